@@ -1,0 +1,44 @@
+# make          set up .venv and install
+# make run      run the example jobs and show what came of them
+# make test     every test, lint and type check
+# make stress   the tests that take minutes
+# make bench    measure, and write the table in docs/benchmarks.md
+# make lint     lint, format, types and import directions alone
+# make clean    remove what the above has made
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: all run test stress lint bench clean
+
+all: .venv/installed
+
+.venv/installed: pyproject.toml src/kvs/version.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "kvs needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: .venv/installed
+	@examples/show $(BIN)/kvs
+
+test: lint
+	$(BIN)/pytest --numprocesses 2
+
+stress: .venv/installed
+	$(BIN)/pytest -m stress
+
+lint: .venv/installed
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
+
+bench: .venv/installed
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f examples/jobs/*.out examples/jobs/*.bck
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

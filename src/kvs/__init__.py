@@ -1,0 +1,46 @@
+"""KVS: a key-value store for one machine's programs and scripts.
+
+The public names are these; everything else may change. `Store` is where to begin.
+"""
+
+from kvs.errors import (
+    BackupFailed,
+    BackupMalformed,
+    BackupUnreadable,
+    DirectoryInUse,
+    DirectoryUnusable,
+    InvalidCommand,
+    JobFailed,
+    KvsError,
+    SnapshotFailed,
+    WordRefused,
+)
+from kvs.jobs.report import JobReport, Report, SnapshotReport, State
+from kvs.library import Store
+from kvs.snapshot.write import Written
+from kvs.store import Pause, Reason
+from kvs.version import VERSION
+
+__version__ = VERSION
+
+__all__ = [
+    "BackupFailed",
+    "BackupMalformed",
+    "BackupUnreadable",
+    "DirectoryInUse",
+    "DirectoryUnusable",
+    "InvalidCommand",
+    "JobFailed",
+    "JobReport",
+    "KvsError",
+    "Pause",
+    "Reason",
+    "Report",
+    "SnapshotFailed",
+    "SnapshotReport",
+    "State",
+    "Store",
+    "WordRefused",
+    "Written",
+    "__version__",
+]

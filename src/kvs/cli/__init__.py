@@ -1,0 +1,110 @@
+"""The command line: arguments in, exit status out.
+
+Exit status: 0 all well, 1 something in the work failed, 2 wrong usage, 128 and the signal's number
+when a signal ended the work.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from kvs.cli.lint import lint
+from kvs.cli.run import run
+from kvs.cli.say import ReaderGone, UsageError, say
+from kvs.errors import KvsError
+from kvs.settings import Settings, cores
+from kvs.version import VERSION
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program with `arguments`, by default the process's; return its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide endings
+    options = _parser().parse_args(arguments)
+    try:
+        return options.action(options)  # type: ignore[no-any-return]
+    except ReaderGone:
+        return 1
+    except UsageError as error:
+        say(f"kvs {options.command}: {error}")
+        return 2
+    except KvsError as error:
+        say(f"kvs {options.command}: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells of wrong usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"{self.prog}: {message}; see '{self.prog} --help'")
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="kvs",
+        description="A key-value store for one machine's programs and scripts.",
+        epilog="Exit status: 0 all well, 1 something in the work failed, 2 wrong usage.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"kvs {VERSION}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands"
+    )
+    _describe_run(
+        commands.add_parser("run", help="run a directory of job files", allow_abbrev=False)
+    )
+    _describe_lint(commands.add_parser("lint", help="check job files", allow_abbrev=False))
+    return parser
+
+
+def _describe_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run every job (NAME.job) of a directory against one new store, in order of name, some at "
+        "the same time. NAME.job gives NAME.out, and its n-th BACKUP gives NAME-n.bck. Ends when "
+        "all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in good order; a second one "
+        "leaves at once."
+    )
+    parser.set_defaults(action=run)
+    parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
+    parser.add_argument(
+        "--threads", metavar="N", type=_positive, default=cores(),
+        help="jobs running at the same time, at most (default: the cores, here %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backups", metavar="N", type=_positive, default=Settings.backups,
+        help="snapshots being written at the same time, at most (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
+    )
+    parser.add_argument(
+        "--report", metavar="FILE.json", help="write what came of every job to this file, as JSON"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress and no table; errors are still told"
+    )
+
+
+def _describe_lint(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tell of every line that is no valid command: file, line, column (in bytes, from 1), "
+        "reason, and the line with a caret under the place. Runs and changes nothing."
+    )
+    parser.set_defaults(action=lint)
+    parser.add_argument(
+        "paths", metavar="JOBS_DIR_OR_FILE", nargs="+", help="a directory of jobs, or one file"
+    )
+
+
+def _positive(text: str) -> int:
+    """Take a whole number of 1 or more; the error's text is shown to the person."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):
+        raise argparse.ArgumentTypeError(
+            f"a whole number from 1 to 999999999 is needed, not {text!r}"
+        )
+    return int(text)

@@ -1,0 +1,96 @@
+"""``kvs lint``: what is wrong with every line of some job files, changing nothing."""
+
+import argparse
+import os
+import unicodedata
+
+from kvs.cli.say import UsageError, put, say
+from kvs.errors import DirectoryUnusable, JobFailed, cause, shown
+from kvs.files import open_regular
+from kvs.jobs.blocks import line_blocks
+from kvs.jobs.directory import JOB, JobsDirectory
+from kvs.language.faults import Fault, faults, line_at
+from kvs.language.grammar import count_commands
+
+BEFORE_BYTES = 40
+AFTER_BYTES = 32
+"""So much of a line is quoted around a fault."""
+
+
+def lint(options: argparse.Namespace) -> int:
+    """Carry out ``kvs lint``; return the exit status."""
+    missing = [path for path in options.paths if not os.path.lexists(path)]
+    if missing:
+        raise UsageError(f"{shown(missing[0])}: no such file or directory")
+    good = True
+    for path in options.paths:
+        if os.path.isdir(path):
+            good &= _lint_directory(path)
+        else:
+            good &= _lint_file(os.fsencode(path), shown(path))
+    return 0 if good else 1
+
+
+def _lint_directory(path: str) -> bool:
+    try:
+        with JobsDirectory(path) as directory:
+            names = [name + JOB for name in directory.names()]
+            results = [
+                _lint_file(name, directory.shown(name), directory.descriptor) for name in names
+            ]
+    except DirectoryUnusable as error:
+        raise UsageError(str(error)) from error
+    return all(results)
+
+
+def _lint_file(name: bytes, shown_name: str, directory: int | None = None) -> bool:
+    try:
+        file = open_regular(name, os.O_RDONLY, directory)
+        try:
+            return _lint_open_file(file, shown_name)
+        finally:
+            os.close(file)
+    except OSError as error:
+        say(str(JobFailed(shown_name, f"cannot read it: {cause(error)}")))
+        return False
+
+
+def _lint_open_file(file: int, name: str) -> bool:
+    lines = commands = invalid = 0
+    for script in line_blocks(file):
+        counted = 0
+        number = lines
+        for fault in faults(script):
+            number += script.count(b"\n", counted, fault.offset)
+            counted = fault.offset
+            put(f"{name}:{number + 1}:{fault.column}: {fault.reason}\n{_pointed_at(script, fault)}")
+            invalid += 1
+        commands += count_commands(script)
+        lines += script.count(b"\n") + (not script.endswith(b"\n"))
+    verdict = f"{invalid} invalid" if invalid else "all valid"
+    put(f"{name}: {_number(lines, 'line')}, {_number(commands, 'command')}, {verdict}")
+    return not invalid
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _pointed_at(script: bytes, fault: Fault) -> str:
+    """Return the line of `fault`, or what stands around the place if it is long, and a caret."""
+    line = line_at(script, fault.offset)
+    at = fault.column - 1
+    start = max(0, at - BEFORE_BYTES)
+    end = at + AFTER_BYTES
+    before = ("..." if start else "") + shown(line[start:at])
+    after = shown(line[at:end]) + ("..." if end < len(line) else "")
+    return f"    {before}{after}\n    {' ' * _width(before)}^"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal `text` takes (Unicode's annex 11)."""
+    return sum(
+        0 if unicodedata.combining(character) else
+        2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+        for character in text
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+"""``kvs run``: a directory of jobs against a new store, to its end."""
+
+import argparse
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from kvs.cli.say import UsageError, say
+from kvs.cli.screen import Screen, choose_screen, put_table
+from kvs.errors import BackupUnreadable, DirectoryUnusable, KvsError, cause, shown
+from kvs.files import Replacement, open_directory, write_all
+from kvs.jobs.report import ERRORS_TOLD, Report, State
+from kvs.jobs.run import Run
+from kvs.settings import Settings
+from kvs.store import Store
+
+
+class Interruption:
+    """SIGINT and SIGTERM while a run is on: the first stops it, a second leaves at once.
+
+    For the main thread, which alone gets signals.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._run: Run | None = None
+        self._screen: Screen | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status as a shell tells it of a process that a signal ended; 0 without one."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Handle the signals meanwhile, then give them back to who had them."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._handle) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def watch(self, run: Run, screen: Screen) -> None:
+        """Stop `run`, shown on `screen`, at a signal; at once, if one has come already."""
+        self._run, self._screen = run, screen
+        if self.signal is not None:
+            run.stop()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+            if self._run is not None:
+                self._run.stop()
+            return
+        if self._run is not None:
+            self._run.abandon()
+        if self._screen is not None:
+            self._screen.leave()
+        os._exit(self.status)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out ``kvs run``; return the exit status."""
+    if options.report is not None:
+        _check_report_path(options.report)
+    interruption = Interruption()
+    with interruption.caught():
+        store = Store()
+        if options.restore is not None:
+            _restore(store, options.restore)
+        report = _run_jobs(store, options, interruption)
+        if options.report is not None:
+            _write_report(report, options.report)
+        _say_what_was_not_told(report)
+        if interruption.signal is not None:
+            unfinished = sum(job.state is not State.DONE for job in report.jobs)
+            say(
+                f"kvs run: stopped by {interruption.signal.name}; "
+                f"{unfinished} of {len(report.jobs)} jobs did not come to their end"
+            )
+        if not options.quiet:
+            put_table(report)
+    return interruption.status or int(report.failed)
+
+
+def _run_jobs(store: Store, options: argparse.Namespace, interruption: Interruption) -> Report:
+    settings = Settings(options.threads, options.backups)
+    screen = choose_screen(quiet=options.quiet)
+    try:
+        with screen, Run(store, options.directory, settings, screen.tell) as jobs:
+            interruption.watch(jobs, screen)
+            screen.follow(jobs)
+    except DirectoryUnusable as error:
+        raise UsageError(str(error)) from error
+    return jobs.report
+
+
+def _restore(store: Store, path: str) -> None:
+    try:
+        store.restore(path)
+    except BackupUnreadable as error:
+        raise UsageError(str(error)) from error
+
+
+def _say_what_was_not_told(report: Report) -> None:
+    for job in report.jobs:
+        if job.errors_not_told:
+            say(
+                f"{job.file}: {job.errors_not_told} more invalid lines; "
+                f"the first {ERRORS_TOLD} were told, 'kvs lint' tells all"
+            )
+
+
+def _check_report_path(path: str) -> None:
+    """Refuse, before any work is done, a place where no report can be written."""
+    parent = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise UsageError(f"--report {shown(path)}: it is a directory")
+    if not os.path.isdir(parent):
+        raise UsageError(f"--report {shown(path)}: there is no directory {shown(parent)}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--report {shown(path)}: the directory {shown(parent)} is not writable")
+
+
+def _write_report(report: Report, path: str) -> None:
+    import json
+
+    text = json.dumps(report.as_data(), indent=2, ensure_ascii=False) + "\n"
+    parent, name = os.path.split(os.fsencode(path))
+    try:
+        directory = open_directory(parent or b".")
+        try:
+            file = Replacement(directory, name)
+            try:
+                write_all(file.file, text.encode())
+                os.fsync(file.file)
+            except OSError:
+                file.discard()
+                raise
+            file.commit()
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise KvsError(f"cannot write the report {shown(path)}: {cause(error)}") from error

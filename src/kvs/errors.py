@@ -1,0 +1,146 @@
+"""Every error the package raises, and how an error shows bytes to a person.
+
+Each is one sentence: what, where, why and, where a person can do something, what. The fields are
+there so that nobody has to take the sentence apart. All derive from `KvsError`.
+"""
+
+import os
+from dataclasses import dataclass
+
+
+def shown(raw: bytes | str | os.PathLike[str] | os.PathLike[bytes], most: int | None = None) -> str:
+    r"""Return `raw` as text that any terminal takes: one line of printable characters.
+
+    Bytes that are no UTF-8 and characters that do not print (newlines, escapes, ...) become
+    ``\xNN``, ``\n`` and so on, a backslash ``\\``. With `most`, what is longer is cut and ends
+    in ``...``.
+    """
+    data = os.fsencode(raw)
+    cut = most is not None and len(data) > most
+    text = data[:most].decode(errors="surrogateescape")
+    printable = "".join(map(_printable, text))
+    return printable + "..." if cut else printable
+
+
+def _printable(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that surrogateescape carried through
+        return f"\\x{code - 0xDC00:02x}"
+    if character.isprintable() and character != "\\":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def cause(error: OSError) -> str:
+    """Return the operating system's word for `error`, with no path and no number."""
+    return error.strerror or str(error)
+
+
+class KvsError(Exception):
+    """What every error of this package is. Its text is one line for a person."""
+
+
+@dataclass(eq=False)
+class InvalidCommand(KvsError):
+    """A line that is no command; it had no effect, the lines around it were carried out."""
+
+    file: str
+    """The file as a person would name it, made printable."""
+    line: int
+    """From 1."""
+    column: int
+    """In bytes, from 1: where the offending part begins."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.reason}"
+
+
+@dataclass(eq=False)
+class JobFailed(KvsError):
+    """A job that could not start, or could not go on. Other jobs are not concerned."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(eq=False)
+class SnapshotFailed(KvsError):
+    """A snapshot that was not written. Nothing stands under its final name but what was there."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: no snapshot was written: {self.reason}"
+
+
+@dataclass(eq=False)
+class BackupFailed(KvsError):
+    """A BACKUP of a job that gave no snapshot; the job went on."""
+
+    file: str
+    """The job."""
+    line: int
+    """From 1."""
+    number: int
+    """The snapshot's, from 1 in each job."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: snapshot {self.number} failed: {self.reason}"
+
+
+@dataclass(eq=False)
+class BackupUnreadable(KvsError):
+    """A backup file that cannot be opened or read."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: cannot read the backup: {self.reason}"
+
+
+@dataclass(eq=False)
+class BackupMalformed(KvsError):
+    """A backup file that is not what a snapshot writes. The store was not touched."""
+
+    file: str
+    line: int
+    """From 1."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}; nothing was restored"
+
+
+class WordRefused(KvsError, ValueError):
+    """A key or value that the command language cannot write."""
+
+
+@dataclass(eq=False)
+class DirectoryUnusable(KvsError):
+    """A jobs directory that cannot be opened, listed or locked."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(eq=False)
+class DirectoryInUse(KvsError):
+    """A jobs directory in which another run is at work."""
+
+    file: str
+    pid: int | None
+    """The process at work there; None if it has not written its number down."""
+
+    def __str__(self) -> str:
+        owner = "another process" if self.pid is None else f"process {self.pid}"
+        return f"{self.file}: {owner} is at work in this directory; wait for it to end, or stop it"

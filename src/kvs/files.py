@@ -1,0 +1,119 @@
+"""Opening and replacing files with care: never through a link, never half a file.
+
+All names are relative to a directory that is held open by descriptor, so that a directory renamed
+or replaced under way changes nothing. Errors are the operating system's own (`OSError`).
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import stat
+
+PRIVATE = 0o600
+"""The mode of every file made here: its owner's alone."""
+
+_TEMPORARY = re.compile(rb"\.kvs-[0-9a-f]{16}\.tmp")
+
+
+class NotARegularFile(OSError):
+    """What was to be opened is a directory, pipe, device, or the like."""
+
+    def __init__(self) -> None:
+        super().__init__("it is no regular file")
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write all of `data`, however little the kernel takes at a time (write(2))."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def open_directory(path: bytes) -> int:
+    """Open a directory, to work below it; the caller closes the descriptor."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_regular(name: bytes, flags: int, directory: int | None = None) -> int:
+    """Open a regular file and return its descriptor; never waits, as a pipe would make it.
+
+    Raises:
+        NotARegularFile: it is there, but is something else.
+        OSError: it cannot be opened.
+
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    file = os.open(name, flags, PRIVATE, dir_fd=directory)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise NotARegularFile
+    return file
+
+
+class Replacement:
+    """A new file, written under a temporary name and then put in the place of `name`.
+
+    The temporary file is locked (flock(2)) for as long as anyone has it open, a child included:
+    so `clear_leftovers` can tell the remains of a crash from a file that is being written. One
+    thread at a time uses an object.
+    """
+
+    def __init__(self, directory: int, name: bytes) -> None:
+        self.directory = directory
+        self.name = name
+        self.file, self.temporary = _create(directory)
+
+    def commit(self) -> None:
+        """Put the file, synced by whoever wrote it, under its name, and make that durable.
+
+        When this raises, nothing has changed under the name, and the temporary file is gone;
+        but a directory that cannot be synced leaves the new file in place.
+        """
+        try:
+            os.rename(
+                self.temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory
+            )
+        except OSError:
+            self.discard()
+            raise
+        os.close(self.file)
+        os.fsync(self.directory)
+
+    def discard(self) -> None:
+        """Remove and close the temporary file; what stood under the name stays."""
+        self.remove()
+        os.close(self.file)
+
+    def remove(self) -> None:
+        """Remove the temporary file, if it is still there; any thread may do so at any time."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.temporary, dir_fd=self.directory)
+
+
+def _create(directory: int) -> tuple[int, bytes]:
+    while True:
+        name = b".kvs-%b.tmp" % secrets.token_hex(8).encode()
+        file = open_regular(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody who clears up found it before it was locked
+            os.close(file)
+            continue
+        if os.fstat(file).st_nlink:
+            return file, name
+        os.close(file)
+
+
+def clear_leftovers(directory: int) -> None:
+    """Remove the temporary files that a crash left in `directory`; those in use stay."""
+    for name in map(os.fsencode, os.listdir(directory)):
+        if _TEMPORARY.fullmatch(name):
+            with contextlib.suppress(OSError):  # not ours, in use, or gone: not ours to remove
+                file = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, directory)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=directory)
+                finally:
+                    os.close(file)

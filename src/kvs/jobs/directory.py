@@ -1,0 +1,181 @@
+"""A jobs directory: its lock, its jobs, and the files that belong to a job.
+
+The directory is held open by descriptor, and every file in it is opened relative to that.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from types import TracebackType
+from typing import Self
+
+from kvs.errors import DirectoryInUse, DirectoryUnusable, JobFailed, cause, shown
+from kvs.files import clear_leftovers, open_directory, open_regular
+
+JOB = b".job"
+OUTPUT = b".out"
+BACKUP = b".bck"
+LOCK = b".kvs.lock"
+"""Holds the number of the process at work in the directory, and its flock(2)."""
+
+
+class JobsDirectory:
+    """A jobs directory, open from `__enter__` to `__exit__`. Thread-safe while it is open."""
+
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path = os.fsencode(path)
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        """Open the directory.
+
+        Raises:
+            DirectoryUnusable: it is no directory, or cannot be opened.
+
+        """
+        try:
+            self.descriptor = open_directory(self.path)
+        except OSError as error:
+            raise DirectoryUnusable(shown(self.path), cause(error)) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unlock and close the directory."""
+        self.unlock()
+        os.close(self.descriptor)
+
+    def lock(self) -> None:
+        """Make this process the only one at work here, and clear away what a crash left.
+
+        Locks nothing where nothing can be written.
+
+        Raises:
+            DirectoryInUse: another run is at work here.
+            DirectoryUnusable: it cannot be locked.
+
+        """
+        try:
+            self._lock = self._acquire()
+            if self._lock is not None:
+                clear_leftovers(self.descriptor)
+        except OSError as error:
+            reason = f"cannot lock it with {LOCK.decode()}: {cause(error)}"
+            raise DirectoryUnusable(shown(self.path), reason) from error
+
+    def unlock(self) -> None:
+        """Let others work here again; a second call does nothing."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):  # gone with its directory, say
+                os.unlink(LOCK, dir_fd=self.descriptor)
+            os.close(lock)
+
+    def names(self) -> list[bytes]:
+        """Return the names of the jobs without their ``.job``, in byte order.
+
+        Raises:
+            DirectoryUnusable: the directory cannot be listed.
+
+        """
+        try:
+            entries = os.listdir(self.descriptor)
+        except OSError as error:
+            raise DirectoryUnusable(shown(self.path), cause(error)) from error
+        names = (os.fsencode(entry) for entry in entries)
+        return sorted(name.removesuffix(JOB) for name in names if name.endswith(JOB))
+
+    def shown(self, name: bytes) -> str:
+        """Return how a person is told of the file `name` in this directory."""
+        return shown(os.path.join(self.path, name))
+
+    def open_job(self, name: bytes) -> int:
+        """Open the job `name`, following links, and return the descriptor.
+
+        Raises:
+            JobFailed: it cannot be opened, or is no regular file.
+
+        """
+        try:
+            return open_regular(name + JOB, os.O_RDONLY, self.descriptor)
+        except OSError as error:
+            raise JobFailed(self.shown(name + JOB), f"cannot open it: {cause(error)}") from error
+
+    def open_output(self, name: bytes, job: int) -> int:
+        """Open and empty the output of the job `name`, open as `job`; return the descriptor.
+
+        It must be a file of its own: no link, no second name of another file, nobody else's.
+
+        Raises:
+            JobFailed: it is not, or it cannot be opened.
+
+        """
+        shown_name = self.shown(name + OUTPUT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+        try:
+            output = open_regular(name + OUTPUT, flags, self.descriptor)
+        except OSError as error:
+            is_link = error.errno == errno.ELOOP
+            reason = "it is a link; remove it" if is_link else cause(error)
+            raise JobFailed(shown_name, f"cannot open the output: {reason}") from error
+        refusal = _not_its_own(os.fstat(output), os.fstat(job))
+        if refusal is None:
+            try:
+                os.ftruncate(output, 0)
+            except OSError as error:
+                refusal = cause(error)
+            else:
+                return output
+        os.close(output)
+        raise JobFailed(shown_name, f"cannot open the output: {refusal}")
+
+    def _acquire(self) -> int | None:
+        while True:
+            try:
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                lock = open_regular(LOCK, flags, self.descriptor)
+            except PermissionError:
+                if os.access(self.descriptor, os.W_OK, effective_ids=True):
+                    raise
+                return None
+            except OSError as error:
+                if error.errno == errno.EROFS:
+                    return None
+                raise
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = _owner(lock)
+                os.close(lock)
+                raise DirectoryInUse(shown(self.path), pid) from None
+            if os.fstat(lock).st_nlink:
+                os.ftruncate(lock, 0)
+                os.write(lock, b"%d\n" % os.getpid())
+                return lock
+            os.close(lock)  # its owner has just removed it: make a new one
+
+
+def _not_its_own(output: os.stat_result, job: os.stat_result) -> str | None:
+    if os.path.samestat(output, job):
+        return "it is the job file itself"
+    if output.st_nlink > 1:
+        return "it is another name of some file, a hard link; remove it"
+    if output.st_uid != os.geteuid():
+        return "it belongs to another user; remove it"
+    return None
+
+
+def _owner(lock: int) -> int | None:
+    """Return the number in a lock file; its owner may just be about to write it."""
+    for _ in range(20):
+        number = os.pread(lock, 32, 0)
+        if number.endswith(b"\n"):
+            return int(number)
+        time.sleep(0.01)
+    return None

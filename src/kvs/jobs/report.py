@@ -1,0 +1,156 @@
+"""What came of a run, as data: one `JobReport` a job, one `SnapshotReport` a BACKUP.
+
+Filled by the threads of the run, each job's by one thread at a time; read it when the run has
+ended.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from kvs.errors import InvalidCommand, shown
+from kvs.snapshot.write import Written
+
+ERRORS_TOLD = 1_000
+"""So many errors of one job are told and listed; the others are counted."""
+
+
+class State(StrEnum):
+    """How far a job has come."""
+
+    WAITING = "not started"
+    RUNNING = "running"
+    DONE = "done"
+    """Every line was carried out or refused as invalid."""
+    STOPPED = "stopped"
+    """The run was stopped before its end; its output is complete up to there."""
+    FAILED = "failed"
+    """It could not start or go on."""
+
+
+@dataclass
+class SnapshotReport:
+    """One BACKUP of one job."""
+
+    number: int
+    """From 1 in each job."""
+    line: int
+    """Of the BACKUP in the job, from 1."""
+    file: str
+    """Its path, made printable."""
+    written: Written | None = None
+    """None if there is no snapshot: it failed, or its child is still at work."""
+    failure: str | None = None
+    """Why there is none, in one line."""
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as the objects of JSON; times are in seconds."""
+        written = self.written
+        return {
+            "number": self.number,
+            "line": self.line,
+            "file": self.file,
+            "written": written is not None,
+            "error": self.failure,
+            "revision": written and written.revision,
+            "pairs": written and written.pairs,
+            "bytes": written and written.bytes,
+            "seconds": written and round(written.seconds, 6),
+            "held_seconds": written and round(written.held_seconds, 6),
+        }
+
+
+@dataclass
+class JobReport:
+    """One job."""
+
+    name: bytes
+    """Its name without ``.job``."""
+    file: str
+    """Its path, made printable."""
+    state: State = State.WAITING
+    commands: int = 0
+    """Commands carried out."""
+    invalid: int = 0
+    """Invalid lines."""
+    seconds: float = 0.0
+    errors: list[InvalidCommand] = field(default_factory=list)
+    """The first `ERRORS_TOLD` of its invalid lines."""
+    snapshots: list[SnapshotReport] = field(default_factory=list)
+    failure: str | None = None
+    """Why it could not start or go on, in one line."""
+
+    def add_error(self, error: InvalidCommand) -> bool:
+        """Count `error`; return whether it is one of those to be told."""
+        self.invalid += 1
+        told = len(self.errors) < ERRORS_TOLD
+        if told:
+            self.errors.append(error)
+        return told
+
+    @property
+    def errors_not_told(self) -> int:
+        """Invalid lines that were counted only."""
+        return self.invalid - len(self.errors)
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything in it went wrong: the job, a line, or a snapshot."""
+        return (
+            self.state is State.FAILED
+            or self.invalid > 0
+            or any(snapshot.written is None for snapshot in self.snapshots)
+        )
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as the objects of JSON; times are in seconds."""
+        return {
+            "name": shown(self.name),
+            "file": self.file,
+            "state": self.state.value,
+            "failed": self.failed,
+            "error": self.failure,
+            "commands": self.commands,
+            "invalid": self.invalid,
+            "seconds": round(self.seconds, 6),
+            "errors": [vars(error) for error in self.errors],
+            "errors_not_told": self.errors_not_told,
+            "snapshots": [snapshot.as_data() for snapshot in self.snapshots],
+        }
+
+
+@dataclass
+class Report:
+    """A run of a directory of jobs."""
+
+    directory: str
+    """Its path, made printable."""
+    jobs: list[JobReport]
+    """In the order in which they were taken: byte order of the names."""
+    seconds: float = 0.0
+    stopped: bool = False
+    """Whether the run was stopped before its end."""
+    revision: int = 0
+    """The store's, at the end."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything in any job went wrong."""
+        return any(job.failed for job in self.jobs)
+
+    @property
+    def commands(self) -> int:
+        """Commands carried out, over all jobs."""
+        return sum(job.commands for job in self.jobs)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as the objects of JSON; times are in seconds."""
+        return {
+            "directory": self.directory,
+            "failed": self.failed,
+            "stopped": self.stopped,
+            "seconds": round(self.seconds, 6),
+            "commands": self.commands,
+            "revision": self.revision,
+            "jobs": [job.as_data() for job in self.jobs],
+        }

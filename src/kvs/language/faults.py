@@ -1,0 +1,238 @@
+"""The second look: why a line is no command, and where.
+
+`grammar` only tells that a line is invalid. Here the line is read again, part by part from the
+left, and the first part that does not fit is named, by the column in which it begins. What this
+finds and what the grammar accepts must agree on every line of bytes; the tests hold them against
+each other.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from kvs.errors import WordRefused, shown
+from kvs.language.grammar import COMMANDS, INVALID, LINE, NOT_IN_WORDS, RESERVED, WORD, WORD_BYTES
+
+SHOWN_BYTES = 24
+"""So much of an offending part is quoted in a reason."""
+
+COUNTED_BYTES = 9_999
+"""A part longer than this is told as longer, not counted: its end may not have been read."""
+
+_BLANKS = re.compile(rb"[ \t]*+")
+_NAME = re.compile(rb"[A-Za-z]++")
+_WORD = re.compile(rb"[^%b]*+" % NOT_IN_WORDS)
+_WHOLE_WORD = re.compile(WORD)
+_DIGITS = re.compile(rb"[0-9]*+")
+_PART = re.compile(rb"[^ \t\[\]()]++|.", re.DOTALL)
+_STRANGE = {0: "a NUL byte", 13: "a carriage return", 9: "a tab", 32: "a space"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why one line of a script is no command."""
+
+    offset: int
+    """Where the line begins, in bytes from the start of the script."""
+    column: int
+    """Where the offending part begins, in bytes from 1, in that line."""
+    reason: str
+
+
+class _Found(Exception):
+    def __init__(self, position: int, reason: str) -> None:
+        self.position = position
+        self.reason = reason
+
+
+def line_at(script: bytes, offset: int) -> bytes:
+    """Return the line of `script` that begins at `offset`, without its ending."""
+    end = script.find(b"\n", offset)
+    return script[offset : end if end >= 0 else len(script)].removesuffix(b"\r")
+
+
+def fault_at(script: bytes, offset: int) -> Fault | None:
+    """Return why the line of `script` that begins at `offset` is invalid; None if it is valid."""
+    try:
+        _Scan(line_at(script, offset)).line()
+    except _Found as found:
+        return Fault(offset, found.position + 1, found.reason)
+    return None
+
+
+def faults(script: bytes) -> list[Fault]:
+    """Return the faults of every invalid line of `script`, in order. Nothing is carried out."""
+    return [
+        fault
+        for match in LINE.finditer(script)
+        if match.lastindex == INVALID and (fault := fault_at(script, match.start()))
+    ]
+
+
+def settled(beginning: bytes) -> bool:
+    """Tell whether what follows `beginning`, the long start of a line, can change nothing.
+
+    It cannot if the line is a comment, or if its fault lies so far back that neither place nor
+    reason depends on what is to come. The rest of such a line need not be kept.
+    """
+    try:
+        _Scan(beginning).line()
+    except _Found as found:
+        return found.position + COUNTED_BYTES < len(beginning)
+    return beginning.lstrip(b" \t").startswith(b"#")
+
+
+def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
+    """Return a key or value given to the library as bytes, a str encoded as UTF-8.
+
+    Raises:
+        WordRefused: the language cannot write it: it is empty, too long, reserved, or holds a
+            byte that no word holds.
+        TypeError: it is neither str nor bytes.
+
+    """
+    if not isinstance(word, str | bytes):
+        raise TypeError(f"a {what} is str or bytes, not {type(word).__name__}")
+    try:
+        raw = word.encode(errors="surrogateescape") if isinstance(word, str) else word
+    except UnicodeEncodeError as error:
+        raise WordRefused(f"{word!r}: it cannot be encoded as UTF-8: {error.reason}") from error
+    if _WHOLE_WORD.fullmatch(raw) and (what == "key" or raw not in RESERVED):
+        return raw
+    scan = _Scan(raw)
+    try:
+        scan.word(what)
+        scan.fail(f"{scan.found()} cannot stand in a {what}")
+    except _Found as found:
+        raise WordRefused(f"'{shown(raw, SHOWN_BYTES)}': {found.reason}") from None
+
+
+class _Scan:
+    """One line, read once from the left; `_Found` is raised at the first part that does not fit."""
+
+    def __init__(self, line: bytes) -> None:
+        self.text = line
+        self.position = 0
+
+    def line(self) -> None:
+        self.blanks()
+        if self.ended() or self.next_is(b"#"):
+            return
+        start = self.position
+        name = self.take(_NAME)
+        if not name:
+            self.fail(f"a line begins with a command or with #, not with {self.found()}")
+        self.command(start, name.decode("ascii"))
+        self.blanks()
+        if not self.ended():
+            self.fail(f"nothing may follow the command, but {self.found()} does")
+
+    def command(self, start: int, name: str) -> None:
+        match name:
+            case "WRITE":
+                self.pairs()
+            case "READ" | "DELETE":
+                self.keys(name)
+            case "WAIT":
+                self.milliseconds()
+            case "SHOW" | "BACKUP" | "HELP":
+                pass
+            case _:
+                self.position = start
+                self.fail(_unknown(name))
+
+    def pairs(self) -> None:
+        self.symbol(b"[", "after WRITE")
+        while True:
+            self.symbol(b"(", "before a key" if self.before(b"[") else "or ']' after a pair")
+            self.blanks()
+            self.word("key")
+            self.symbol(b",", "after a key")
+            self.blanks()
+            self.word("value")
+            self.symbol(b")", "after a value")
+            self.blanks()
+            if self.next_is(b"]"):
+                self.position += 1
+                return
+
+    def keys(self, name: str) -> None:
+        self.symbol(b"[", f"after {name}")
+        while True:
+            self.blanks()
+            self.word("key")
+            self.blanks()
+            if self.next_is(b"]"):
+                self.position += 1
+                return
+            self.symbol(b",", "or ']' after a key")
+
+    def milliseconds(self) -> None:
+        self.blanks()
+        start = self.position
+        digits = len(self.take(_DIGITS))
+        if not digits:
+            self.fail(f"WAIT takes a whole number of milliseconds, not {self.found()}")
+        if digits > 10:
+            self.position = start
+            self.fail(f"milliseconds have at most 10 digits, these have {_count(digits)}")
+
+    def word(self, what: str) -> None:
+        start = self.position
+        word = self.take(_WORD)
+        if not word:
+            self.fail(f"a {what} is missing: {self.found()} stands in its place")
+        if len(word) > WORD_BYTES:
+            self.position = start
+            self.fail(f"a {what} is at most {WORD_BYTES} bytes, this one has {_count(len(word))}")
+        if what == "value" and word in RESERVED:
+            self.position = start
+            self.fail(f"{word.decode('ascii')} is reserved and cannot be a value")
+
+    def symbol(self, symbol: bytes, place: str) -> None:
+        self.blanks()
+        if not self.next_is(symbol):
+            self.fail(f"expected '{symbol.decode('ascii')}' {place}, not {self.found()}")
+        self.position += 1
+
+    def blanks(self) -> None:
+        self.take(_BLANKS)
+
+    def take(self, pattern: re.Pattern[bytes]) -> bytes:
+        match = pattern.match(self.text, self.position)
+        if match is None:
+            return b""
+        self.position = match.end()
+        return match[0]
+
+    def next_is(self, symbol: bytes) -> bool:
+        return self.text.startswith(symbol, self.position)
+
+    def before(self, symbol: bytes) -> bool:
+        return self.text.endswith(symbol, 0, self.position)
+
+    def ended(self) -> bool:
+        return self.position == len(self.text)
+
+    def found(self) -> str:
+        if self.ended():
+            return "the end of the line"
+        byte = self.text[self.position]
+        if byte in _STRANGE:
+            return _STRANGE[byte]
+        part = _PART.match(self.text, self.position, self.position + SHOWN_BYTES + 1)
+        return f"'{shown(part[0], SHOWN_BYTES)}'" if part else "the end of the line"
+
+    def fail(self, reason: str) -> NoReturn:
+        raise _Found(self.position, reason)
+
+
+def _unknown(name: str) -> str:
+    if name.upper() in COMMANDS:
+        return f"command names are upper case: {name.upper()}"
+    names = ", ".join(COMMANDS[:-1]) + " and " + COMMANDS[-1]
+    return f"'{shown(name, SHOWN_BYTES)}' is no command; the commands are {names}"
+
+
+def _count(length: int) -> str:
+    return str(length) if length <= COUNTED_BYTES else f"over {COUNTED_BYTES}"

@@ -1,0 +1,40 @@
+"""The library to embed: the store, and what stands above it in the house."""
+
+import os
+
+from kvs.jobs.job import Tell
+from kvs.jobs.report import Report
+from kvs.jobs.run import Run, tell_nobody
+from kvs.settings import Settings, cores
+from kvs.store import Store as CoreStore
+
+
+class Store(CoreStore):
+    """A store for a program of one's own: everything of `kvs.store.Store`, and its jobs."""
+
+    def run_jobs(
+        self,
+        directory: str | bytes | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        backups: int = 2,
+        tell: Tell = tell_nobody,
+    ) -> Report:
+        """Run every job of `directory` against this store, to the end, and return what came of it.
+
+        At most `threads` jobs run at the same time (default: as many as cores), and at most
+        `backups` snapshots are written at the same time. What goes wrong in a job does not raise:
+        it is in the report, and each error is given to `tell` as it is met, from the thread that
+        met it. An exception in the waiting thread, such as KeyboardInterrupt, stops the run, waits
+        for its end, and goes on. Any number of threads may call this, each with its own directory.
+
+        Raises:
+            DirectoryUnusable: `directory` is none, or cannot be listed or locked.
+            DirectoryInUse: another run is at work in it.
+            ValueError: `threads` or `backups` is below 1.
+
+        """
+        settings = Settings(cores() if threads is None else threads, backups)
+        with Run(self, directory, settings, tell) as run:
+            run.wait()
+        return run.report

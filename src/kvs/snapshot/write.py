@@ -1,0 +1,148 @@
+"""Write a snapshot: fork, let the child write, put its file in place.
+
+The child has the table as it was at the instant of fork(2), and nothing of the parent goes on
+there: no signal handler, no descriptor but the file's, no other thread. It formats, writes, syncs
+and leaves by `os._exit`; its exit status is 0 or the number of the error that stopped it. The
+parent alone makes and renames files, so whatever happens to the child, nothing half-written ever
+stands under the final name.
+"""
+
+import contextlib
+import errno
+import gc
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import NoReturn
+
+from kvs.errors import SnapshotFailed, cause
+from kvs.files import Replacement, write_all
+from kvs.language.results import listing
+from kvs.table import Table, ordered
+
+_UNKNOWN = 255
+"""The child's exit status for an error without a number."""
+
+_IGNORED = (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A snapshot that is on disk under its name."""
+
+    revision: int
+    """The store's revision that it shows."""
+    pairs: int
+    bytes: int
+    seconds: float
+    """From the fork until it was durable under its name."""
+    held_seconds: float
+    """For how long fork held the store, so that no command could run."""
+
+
+class Draft:
+    """A snapshot on its way to `name` in `directory`: `fork` once, then `finish` once.
+
+    `shown` is how errors name the file. `fork` and `finish` may be called from different threads,
+    one after the other; `abandon` from any thread, at any time.
+    """
+
+    def __init__(self, directory: int, name: bytes, shown: str) -> None:
+        self._shown = shown
+        self._pid = 0
+        try:
+            self._replacement = Replacement(directory, name)
+        except OSError as error:
+            raise SnapshotFailed(shown, cause(error)) from error
+
+    def fork(self, table: Table, revision: int) -> None:
+        """Start the child that writes `table`, which the caller keeps unchanged meanwhile.
+
+        Raises:
+            SnapshotFailed: there is no child, and no temporary file any more.
+
+        """
+        self._revision, self._pairs = revision, len(table)
+        self._began = time.perf_counter()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._pid = os.fork()
+            if not self._pid:
+                _child(self._replacement.file, table, mask)
+        except OSError as error:
+            self._replacement.discard()
+            raise SnapshotFailed(self._shown, f"cannot fork: {cause(error)}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._held = time.perf_counter() - self._began
+
+    def finish(self) -> Written:
+        """Wait for the child to end and put its file in place.
+
+        Raises:
+            SnapshotFailed: the child failed, or the file cannot be put in place.
+
+        """
+        failure = _ending(self._pid)
+        self._pid = 0
+        if failure:
+            self._replacement.discard()
+            raise SnapshotFailed(self._shown, failure)
+        size = os.fstat(self._replacement.file).st_size
+        try:
+            self._replacement.commit()
+        except OSError as error:
+            raise SnapshotFailed(self._shown, cause(error)) from error
+        seconds = time.perf_counter() - self._began
+        return Written(self._revision, self._pairs, size, seconds, self._held)
+
+    def abandon(self) -> None:
+        """End the child, if it still runs, and remove its file; for a process about to leave."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pid:
+                os.kill(self._pid, signal.SIGKILL)
+        self._replacement.remove()
+
+
+def _child(file: int, table: Table, mask: set[int | signal.Signals]) -> NoReturn:
+    status = _UNKNOWN
+    try:
+        gc.disable()  # a collection would touch, and so copy, every page
+        _forget_parent(file, mask)
+        for block in listing(ordered(table.pairs())):
+            write_all(file, block)
+        os.fsync(file)
+        status = 0
+    except MemoryError:
+        status = errno.ENOMEM
+    except OSError as error:
+        status = error.errno or _UNKNOWN
+    finally:
+        os._exit(status)
+
+
+def _forget_parent(file: int, mask: set[int | signal.Signals]) -> None:
+    """Drop what is the parent's: wakeup descriptor, handlers, every descriptor but `file`."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.closerange(0, file)
+    os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _ending(pid: int) -> str | None:
+    """Wait for child `pid`; return why it failed, None if it did not."""
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return "its process was reaped by somebody else (is SIGCHLD ignored?)"
+    if code == 0:
+        return None
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name}"
+    return os.strerror(code) if code != _UNKNOWN else "its process failed for an unknown reason"

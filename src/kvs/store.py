@@ -1,0 +1,328 @@
+"""The store: one table, one lock, one order of changes.
+
+State: the table and the revision, both guarded by `Store._lock`. It is a leaf: no other lock is
+taken and nothing is read or written while it is held. Every command takes effect as a whole while
+it is held, so at one instant for everyone, and each that changes something takes the next
+revision.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import repeat
+from threading import Lock
+from typing import Any
+
+from kvs.errors import SnapshotFailed, cause, shown
+from kvs.files import open_directory
+from kvs.language import grammar, results
+from kvs.language.faults import Fault, checked_word, fault_at
+from kvs.snapshot.read import load
+from kvs.snapshot.write import Draft, Written
+from kvs.table import Table, ordered
+
+BUDGET = 65536
+"""Bytes of input or of output after which `Store.execute` comes back to its caller."""
+
+Word = str | bytes
+"""A key or a value; str is encoded as UTF-8."""
+
+
+class Reason(Enum):
+    """Why `Store.execute` came back."""
+
+    END = auto()
+    """The script is at its end."""
+    BUDGET = auto()
+    """The last command went past the budget; there is more script."""
+    WAIT = auto()
+    """The caller is to pause before it goes on."""
+    BACKUP = auto()
+    """The caller is to write a snapshot before it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Where `Store.execute` stopped, and what came of the commands up to there."""
+
+    reason: Reason
+    offset: int
+    """Where to go on, in bytes from the start of the script."""
+    output: bytes
+    """What the commands wrote."""
+    faults: list[Fault]
+    """The invalid lines met, in order."""
+    commands: int
+    """How many commands were carried out; comments and empty lines are none."""
+    revision: int
+    """The revision that the output depends on: the store's, after the last command."""
+    milliseconds: int = 0
+    """How long to pause, with `Reason.WAIT`."""
+
+
+class Store:
+    """Pairs of bytes in memory, shared by any number of threads.
+
+    Every method is thread-safe and takes effect at one instant. Keys and values are given as
+    bytes, or as str and then encoded as UTF-8; they come back as bytes. A word that the command
+    language cannot write is refused everywhere with `WordRefused`, a `ValueError`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._table = Table()  # guarded by _lock
+        self._revision = 0  # guarded by _lock
+
+    # The engine boundary: jobs, and whatever else carries out lines, come through here.
+
+    def execute(self, script: bytes, start: int = 0, budget: int = BUDGET) -> Pause:
+        """Carry out the commands of `script` from byte `start` on, up to what only a host can do.
+
+        Comes back at the end of the script, at a WAIT or BACKUP (which is the caller's to carry
+        out), or after the command that takes input or output past `budget` bytes; the caller goes
+        on from `Pause.offset`. `start` is the start of a line. An invalid line has no effect and
+        is reported in `Pause.faults`; nothing that stands in a script raises.
+        """
+        call = _Call(script, start, budget)
+        while not call.over():
+            with self._lock:
+                self._carry_out(call)
+                pairs = self._table.pairs() if call.stopped_at == grammar.SHOW else None
+            if pairs is not None:
+                call.write(b"".join(results.listing(ordered(pairs))))
+        return call.pause()
+
+    def _carry_out(self, call: "_Call") -> None:  # noqa: PLR0912  (a branch per command)
+        """Carry out lines until `call` is over or comes to a SHOW; the caller holds the lock."""
+        table = self._table
+        revision = self._revision
+        stopped_at = None
+        try:
+            for match in grammar.LINE.finditer(call.script, call.offset, call.end):
+                kind = match.lastindex
+                if kind == grammar.WRITE:
+                    words = grammar.pair_words(match[grammar.WRITE])
+                    table.update(zip(words[::2], words[1::2], strict=True))
+                    revision += 1
+                elif kind == grammar.READ:
+                    keys = grammar.key_words(match[grammar.READ])
+                    keys.sort()
+                    values = map(table.get, keys, repeat(grammar.MISSING_VALUE))
+                    call.write(results.pairs_line(zip(keys, values, strict=True)))
+                    if call.room < 0:
+                        break
+                elif kind == grammar.DELETE:
+                    keys = grammar.key_words(match[grammar.DELETE])
+                    missing = [key for key in keys if table.pop(key, None) is None]
+                    if len(missing) < len(keys):
+                        revision += 1
+                    if missing:
+                        missing.sort()
+                        call.write(results.missing_line(missing))
+                        if call.room < 0:
+                            break
+                elif kind is None:
+                    call.idle_lines += 1
+                elif kind == grammar.INVALID:
+                    call.invalid.append(match.start())
+                elif kind == grammar.HELP:
+                    call.write(results.HELP)
+                    if call.room < 0:
+                        break
+                elif kind != grammar.WAIT:
+                    stopped_at = kind
+                    break
+                elif milliseconds := int(match[grammar.WAIT]):
+                    call.milliseconds = milliseconds
+                    call.write(results.WAITING)
+                    stopped_at = kind
+                    break
+            call.offset = match.end()
+            call.stopped_at = stopped_at
+        finally:
+            call.revision = self._revision = revision
+
+    # The library: the same table and the same lock, without the language's text.
+
+    @property
+    def revision(self) -> int:
+        """The number of changes so far: each command that changes something adds 1."""
+        with self._lock:
+            return self._revision
+
+    def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
+        """Set every pair of a mapping, or of an iterable of pairs, as one change.
+
+        A key named twice keeps the last value. Returns the store's revision after the change; no
+        pairs are no change.
+
+        Raises:
+            WordRefused: a key or value is no word of the language; nothing was written.
+
+        """
+        given = pairs.items() if isinstance(pairs, Mapping) else pairs
+        checked = {checked_word(key, "key"): checked_word(value, "value") for key, value in given}
+        with self._lock:
+            if checked:
+                self._table.update(checked)
+                self._revision += 1
+            return self._revision
+
+    def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
+        """Return the pairs of those `keys` that are there, in the order they are named.
+
+        Raises:
+            WordRefused: a key is no word of the language.
+
+        """
+        wanted = _keys(keys)
+        with self._lock:
+            return {key: self._table[key] for key in wanted if key in self._table}
+
+    def delete(self, keys: Iterable[Word]) -> list[bytes]:
+        """Remove `keys` as one change; return those that were missing, in ascending order.
+
+        As in the language, a key named twice is missing the second time.
+
+        Raises:
+            WordRefused: a key is no word of the language; nothing was removed.
+
+        """
+        doomed = _keys(keys)
+        with self._lock:
+            missing = [key for key in doomed if self._table.pop(key, None) is None]
+            if len(missing) < len(doomed):
+                self._revision += 1
+        return sorted(missing)
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """Return all pairs of one instant, in ascending order of the bytes of the keys."""
+        with self._lock:
+            pairs = self._table.pairs()
+        return ordered(pairs)
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        with self._lock:
+            return len(self._table)
+
+    def __contains__(self, key: Word) -> bool:
+        """Tell whether `key` is there.
+
+        Raises:
+            WordRefused: it is no word of the language.
+
+        """
+        word = checked_word(key, "key")
+        with self._lock:
+            return word in self._table
+
+    # Snapshots.
+
+    def fork_snapshot(self, draft: Draft) -> None:
+        """Start the child of `draft` with this instant's pairs; the store is held for the fork.
+
+        Raises:
+            SnapshotFailed: there is no child.
+
+        """
+        with self._lock:
+            draft.fork(self._table, self._revision)
+
+    def backup(self, path: str | bytes | os.PathLike[str]) -> Written:
+        """Write a snapshot of this instant to `path` and wait until it is on disk.
+
+        A forked child writes it; other threads go on meanwhile. What stood at `path` is replaced
+        by the finished file, or stays if this fails.
+
+        Raises:
+            SnapshotFailed: it could not be written; nothing changed at `path`.
+
+        """
+        parent, name = os.path.split(os.fsencode(path))
+        try:
+            directory = open_directory(parent or b".")
+        except OSError as error:
+            raise SnapshotFailed(shown(path), cause(error)) from error
+        try:
+            draft = Draft(directory, name, shown(path))
+            self.fork_snapshot(draft)
+            return draft.finish()
+        finally:
+            os.close(directory)
+
+    def restore(self, path: str | bytes | os.PathLike[str]) -> int:
+        """Replace everything by the backup at `path`, as one change; return its revision.
+
+        Raises:
+            BackupUnreadable: the file cannot be opened or read.
+            BackupMalformed: it is not what a snapshot writes. The store was not touched.
+
+        """
+        table = Table(load(os.fsencode(path)))
+        with self._lock:
+            self._table = table
+            self._revision += 1
+            return self._revision
+
+
+class _Call:
+    """One `Store.execute` on its way; used by one thread."""
+
+    __slots__ = (
+        "end", "idle_lines", "invalid", "milliseconds", "offset", "output", "revision", "room",
+        "script", "start", "stopped_at",
+    )  # fmt: skip
+
+    def __init__(self, script: bytes, start: int, budget: int) -> None:
+        self.script = script
+        self.start = self.offset = start
+        self.end = script.find(b"\n", start + budget) + 1 or len(script)
+        """Where the first line that goes past the budget of input ends."""
+        self.room = budget
+        """Bytes of output left of the budget; below 0, the call is over."""
+        self.output: list[bytes] = []
+        self.invalid: list[int] = []
+        self.idle_lines = 0
+        self.stopped_at: int | None = None
+        self.milliseconds = 0
+        self.revision = 0
+
+    def write(self, text: bytes) -> None:
+        self.output.append(text)
+        self.room -= len(text)
+
+    def over(self) -> bool:
+        return (
+            self.offset >= self.end
+            or self.room < 0
+            or self.stopped_at in (grammar.WAIT, grammar.BACKUP)
+        )
+
+    def pause(self) -> Pause:
+        lines = self.script.count(b"\n", self.start, self.offset)
+        if self.offset > self.start and self.script[self.offset - 1] != ord("\n"):
+            lines += 1
+        return Pause(
+            reason=self._reason(),
+            offset=self.offset,
+            output=b"".join(self.output),
+            faults=[fault for at in self.invalid if (fault := fault_at(self.script, at))],
+            commands=lines - self.idle_lines - len(self.invalid),
+            revision=self.revision,
+            milliseconds=self.milliseconds,
+        )
+
+    def _reason(self) -> Reason:
+        if self.stopped_at == grammar.WAIT:
+            return Reason.WAIT
+        if self.stopped_at == grammar.BACKUP:
+            return Reason.BACKUP
+        return Reason.END if self.offset == len(self.script) else Reason.BUDGET
+
+
+def _keys(keys: Iterable[Word]) -> list[bytes]:
+    if isinstance(keys, str | bytes):
+        raise TypeError("expected an iterable of keys, not one key; put it into a list")
+    return [checked_word(key, "key") for key in keys]
