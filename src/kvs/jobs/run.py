@@ -123,7 +123,14 @@ class Run:
         return Progress(len(states), done, running, commands, self._snapshots.in_flight)
 
     def _job(self, name: bytes) -> Job:
-        return Job(name, self._directory, self._store, self._snapshots, self._stopping, self._tell)
+        return Job(
+            name,
+            directory=self._directory,
+            store=self._store,
+            snapshots=self._snapshots,
+            stopping=self._stopping,
+            tell=self._tell,
+        )
 
     def _start(self, workers: int) -> None:
         """Start the workers: fewer where there are no more threads to be had, this one at least."""
