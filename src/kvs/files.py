@@ -5,6 +5,7 @@ or replaced under way changes nothing. Errors are the operating system's own (`O
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -45,7 +46,12 @@ def open_regular(name: bytes, flags: int, directory: int | None = None) -> int:
 
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    file = os.open(name, flags, PRIVATE, dir_fd=directory)
+    try:
+        file = os.open(name, flags, PRIVATE, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe with no reader, or a socket (open(2))
+            raise NotARegularFile from error
+        raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise NotARegularFile

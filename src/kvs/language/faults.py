@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from kvs.errors import WordRefused, shown
-from kvs.language.grammar import COMMANDS, INVALID, LINE, NOT_IN_WORDS, RESERVED, WORD, WORD_BYTES
+from kvs.language.grammar import (
+    COMMANDS,
+    GOOD_KEYS,
+    GOOD_PAIRS,
+    INVALID,
+    LINE,
+    NOT_IN_WORDS,
+    RESERVED,
+    WORD,
+    WORD_BYTES,
+)
 
 SHOWN_BYTES = 24
 """So much of an offending part is quoted in a reason."""
@@ -99,6 +109,8 @@ def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
         raise WordRefused(f"{word!r}: it cannot be encoded as UTF-8: {error.reason}") from error
     if _WHOLE_WORD.fullmatch(raw) and (what == "key" or raw not in RESERVED):
         return raw
+    if not raw:
+        raise WordRefused(f"a {what} has at least 1 byte, this one is empty")
     scan = _Scan(raw)
     try:
         scan.word(what)
@@ -143,29 +155,28 @@ class _Scan:
 
     def pairs(self) -> None:
         self.symbol(b"[", "after WRITE")
-        while True:
-            self.symbol(b"(", "before a key" if self.before(b"[") else "or ']' after a pair")
-            self.blanks()
-            self.word("key")
-            self.symbol(b",", "after a key")
-            self.blanks()
-            self.word("value")
-            self.symbol(b")", "after a value")
-            self.blanks()
-            if self.next_is(b"]"):
-                self.position += 1
-                return
+        good = self.take(GOOD_PAIRS)
+        self.blanks()
+        if good and self.next_is(b"]"):
+            self.position += 1
+            return
+        self.symbol(b"(", "or ']' after a pair" if good else "before a key")
+        self.blanks()
+        self.word("key")
+        self.symbol(b",", "after a key")
+        self.blanks()
+        self.word("value")
+        self.symbol(b")", "after a value")
 
     def keys(self, name: str) -> None:
         self.symbol(b"[", f"after {name}")
-        while True:
-            self.blanks()
-            self.word("key")
-            self.blanks()
-            if self.next_is(b"]"):
-                self.position += 1
-                return
+        self.take(GOOD_KEYS)
+        self.blanks()
+        self.word("key")
+        self.blanks()
+        if not self.next_is(b"]"):
             self.symbol(b",", "or ']' after a key")
+        self.position += 1
 
     def milliseconds(self) -> None:
         self.blanks()
@@ -207,9 +218,6 @@ class _Scan:
 
     def next_is(self, symbol: bytes) -> bool:
         return self.text.startswith(symbol, self.position)
-
-    def before(self, symbol: bytes) -> bool:
-        return self.text.endswith(symbol, 0, self.position)
 
     def ended(self) -> bool:
         return self.position == len(self.text)

@@ -56,6 +56,11 @@ LINE = re.compile(
     rb"(?!\Z)(?:%b(?:%b)%b\r?(?:\n|\Z)|([^\n]*+)(?:\n|\Z))" % (BLANKS, _COMMAND, BLANKS)
 )
 
+GOOD_PAIRS = re.compile(rb"(?:%b)*+" % (BLANKS + _PAIR))
+"""As many good pairs as there are: what comes next is the list's end, or its fault."""
+GOOD_KEYS = re.compile(rb"(?:%b,)*+" % (BLANKS + WORD + BLANKS))
+"""As many good keys, each with the comma behind it, as there are."""
+
 
 def key_words(body: bytes) -> list[bytes]:
     """Return the keys in the group of a valid READ or DELETE, in the order they stand there."""

@@ -1,0 +1,292 @@
+"""Runs of whole directories through the library."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvs import InvalidCommand, KvsError, Report, State, Store
+from kvs.jobs.run import Run
+from kvs.language.results import HELP
+from kvs.settings import Settings
+from kvs.snapshot import write
+from tests.model import Model
+from tests.strategies import scripts
+
+SECONDS = 30
+
+
+def make(directory: Path, **jobs: str) -> Path:
+    directory.mkdir(exist_ok=True)
+    for name, text in jobs.items():
+        (directory / f"{name}.job").write_text(text)
+    return directory
+
+
+def run(directory: Path, **options: int) -> Report:
+    return Store().run_jobs(directory, **options)  # type: ignore[arg-type]
+
+
+def test_the_example_of_the_language_page(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        one="READ [c1]\nWRITE [(c1,v1)(key2,some-value)]\nREAD [key2,c1]\n"
+        "WRITE [(key2,other)(aKey,aValue)]\nBACKUP\nDELETE [c1,nothing]\nWAIT 10\nSHOW\n",
+    )
+    report = run(tmp_path)
+    assert (tmp_path / "one.out").read_text() == (
+        "[(c1,KVSERROR)]\n[(c1,v1)(key2,some-value)]\n[(nothing,KVSMISSING)]\nWaiting...\n"
+        "(aKey, aValue)\n(key2, other)\n"
+    )
+    backup = "(aKey, aValue)\n(c1, v1)\n(key2, other)\n"
+    assert (tmp_path / "one-1.bck").read_text() == backup
+    assert sorted(os.listdir(tmp_path)) == ["one-1.bck", "one.job", "one.out"]
+    [job] = report.jobs
+    assert (job.state, job.commands, job.invalid, job.failed) == (State.DONE, 8, 0, False)
+    [snapshot] = job.snapshots
+    assert snapshot.written is not None
+    assert (snapshot.written.revision, snapshot.written.pairs) == (2, 3)
+    assert snapshot.written.held_seconds > 0
+    assert not report.failed
+    assert not report.stopped
+    assert (report.commands, report.revision) == (8, 3)
+
+
+@given(script=scripts(), block=st.sampled_from([3, 20, 1 << 18]))
+def test_a_job_beside_the_model(
+    tmp_path_factory: pytest.TempPathFactory, script: bytes, block: int
+) -> None:
+    directory = tmp_path_factory.mktemp("jobs")
+    (directory / "a.job").write_bytes(script)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kvs.jobs.blocks.BLOCK", block)
+        report = run(directory)
+    model = Model(HELP)
+    model.run(script)
+    [job] = report.jobs
+    assert (directory / "a.out").read_bytes() == model.output
+    assert [error.line for error in job.errors] == model.invalid
+    assert (job.commands, job.invalid) == (model.commands, len(model.invalid))
+    assert report.revision == model.revision
+    for number, pairs in enumerate(model.backups, 1):
+        expected = b"".join(b"(%b, %b)\n" % pair for pair in sorted(pairs.items()))
+        assert (directory / f"a-{number}.bck").read_bytes() == expected
+
+
+def test_jobs_share_one_store_and_are_taken_in_order_of_name(tmp_path: Path) -> None:
+    make(tmp_path, c="SHOW\n", a="WRITE [(from,a)]\n", b="READ [from]\nWRITE [(from,b)]\n")
+    report = run(tmp_path, threads=1)
+    assert [job.name for job in report.jobs] == [b"a", b"b", b"c"]
+    assert (tmp_path / "b.out").read_text() == "[(from,a)]\n"
+    assert (tmp_path / "c.out").read_text() == "(from, b)\n"
+
+
+def test_an_empty_directory_is_a_run_of_no_jobs(tmp_path: Path) -> None:
+    report = run(tmp_path)
+    assert (report.jobs, report.failed, os.listdir(tmp_path)) == ([], False, [])
+
+
+def test_a_wait_pauses_its_job_alone(tmp_path: Path) -> None:
+    make(tmp_path, a="WAIT 9999999999\n", b="WRITE [(b,1)]\n")
+    store = Store()
+    with Run(store, tmp_path, Settings(2)) as jobs:
+        until(lambda: jobs.progress().done == 1)
+        assert store.read(["b"]) == {b"b": b"1"}
+        until(lambda: (tmp_path / "a.out").read_text() == "Waiting...\n")
+        assert jobs.progress().running == 1
+        jobs.stop()
+        assert jobs.wait(SECONDS)
+    assert [job.state for job in jobs.report.jobs] == [State.STOPPED, State.DONE]
+    assert jobs.report.stopped
+
+
+def test_at_most_so_many_jobs_run_at_the_same_time(tmp_path: Path) -> None:
+    make(tmp_path, **{f"j{number}": "WAIT 9999999999\n" for number in range(5)})
+    with Run(Store(), tmp_path, Settings(3)) as jobs:
+        until(lambda: len(list(tmp_path.glob("*.out"))) == 3)
+        until(lambda: jobs.progress().running == 3)
+        jobs.stop()
+    states = [job.state for job in jobs.report.jobs]
+    assert states == [State.STOPPED] * 3 + [State.WAITING] * 2
+
+
+def test_output_can_be_followed_up_to_a_backup_that_waits(
+    tmp_path: Path, slow_snapshots: Callable[[], None]
+) -> None:
+    make(tmp_path, a="WRITE [(a,1)]\nREAD [a]\nBACKUP\nREAD [b]\nBACKUP\nREAD [c]\n")
+    with Run(Store(), tmp_path, Settings(1, 1)) as jobs:
+        until(lambda: (tmp_path / "a.out").read_text() == "[(a,1)]\n[(b,KVSERROR)]\n")
+        assert jobs.progress().snapshots == 1
+        slow_snapshots()
+    assert (tmp_path / "a.out").read_text().endswith("[(c,KVSERROR)]\n")
+
+
+@pytest.fixture
+def slow_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
+    """Let every snapshot's child wait until the function that this gives is called."""
+    gate = tmp_path_factory.mktemp("gate") / "pipe"
+    os.mkfifo(gate)
+    holder = os.open(gate, os.O_RDWR)
+    real = write._child
+
+    def child(file: int, *rest: object) -> None:
+        os.read(os.open(gate, os.O_RDONLY), 1)
+        real(file, *rest)  # type: ignore[arg-type]
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(write, "_child", child)
+
+    def let_go() -> None:
+        patch.undo()
+        os.write(holder, b"x" * 1000)
+
+    return let_go
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_at_most_so_many_snapshots_are_written_at_the_same_time_over_all_jobs(
+    tmp_path: Path, slow_snapshots: Callable[[], None], limit: int
+) -> None:
+    make(tmp_path, **{f"j{number}": "BACKUP\nBACKUP\n" for number in range(4)})
+    with Run(Store(), tmp_path, Settings(4, limit)) as jobs:
+        until(lambda: jobs.progress().snapshots == limit)
+        assert len(list(tmp_path.glob(".kvs-*.tmp"))) == limit
+        assert jobs.progress().done <= limit // 2
+        slow_snapshots()
+    assert not jobs.report.failed
+    assert len(list(tmp_path.glob("*.bck"))) == 8
+    assert not list(tmp_path.glob(".kvs*"))
+
+
+def test_a_stop_wakes_a_backup_that_waits_and_finishes_the_one_being_written(
+    tmp_path: Path, slow_snapshots: Callable[[], None]
+) -> None:
+    make(tmp_path, a="BACKUP\nBACKUP\n")
+    with Run(Store(), tmp_path, Settings(1, 1)) as jobs:
+        until(lambda: jobs.progress().snapshots == 1)
+        jobs.stop()
+        until(lambda: jobs.report.jobs[0].state is State.STOPPED)
+        slow_snapshots()
+    [job] = jobs.report.jobs
+    assert (job.commands, len(job.snapshots)) == (1, 1)
+    assert sorted(os.listdir(tmp_path)) == ["a-1.bck", "a.job", "a.out"]
+
+
+def test_a_job_that_fails_fails_alone(tmp_path: Path) -> None:
+    make(tmp_path, a="WRITE [(a,1)]\n", b="SHOW\n", d="WRITE [(d,1)]\n")
+    (tmp_path / "b.out").symlink_to("elsewhere")
+    (tmp_path / "c.job").mkdir()
+    told: list[str] = []
+    report = Store().run_jobs(tmp_path, tell=lambda error: told.append(str(error)))
+    states = {job.name: job.state for job in report.jobs}
+    assert states == {
+        b"a": State.DONE,
+        b"b": State.FAILED,
+        b"c": State.FAILED,
+        b"d": State.DONE,
+    }
+    assert report.failed
+    assert sorted(told) == [
+        f"{tmp_path}/b.out: cannot open the output: it is a link; remove it",
+        f"{tmp_path}/c.job: cannot open it: it is no regular file",
+    ]
+
+
+def test_lines_are_counted_over_blocks_waits_and_backups(tmp_path: Path) -> None:
+    good = "WRITE [(key,value)]\n" * 20_000
+    make(tmp_path, a=f"BAD\n{good}WAIT 1\nBAD\nBACKUP\n{good}\n# x\n  BAD\nBACKUP\nBAD")
+    told: list[KvsError] = []
+    report = Store().run_jobs(tmp_path, tell=told.append)
+    [job] = report.jobs
+    assert [(error.line, error.column) for error in job.errors] == [
+        (1, 1),
+        (20_003, 1),
+        (40_007, 3),
+        (40_009, 1),
+    ]
+    assert told == list(job.errors)
+    assert [snapshot.line for snapshot in job.snapshots] == [20_004, 40_008]
+
+
+def test_the_first_thousand_errors_are_told_and_all_are_counted(tmp_path: Path) -> None:
+    make(tmp_path, a="nothing\n" * 2500 + "SHOW\n", b="nothing\n")
+    told: list[KvsError] = []
+    report = Store().run_jobs(tmp_path, tell=told.append)
+    [first, second] = report.jobs
+    assert (first.invalid, len(first.errors), first.errors_not_told) == (2500, 1000, 1500)
+    assert (second.invalid, second.errors_not_told) == (1, 0)
+    assert len(told) == 1001
+    assert all(isinstance(error, InvalidCommand) for error in told)
+
+
+def test_a_defect_in_a_worker_is_raised_and_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(*_: object) -> None:
+        raise ZeroDivisionError
+
+    make(tmp_path, a="SHOW\n", b="SHOW\n")
+    monkeypatch.setattr(Store, "execute", execute)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path)
+    assert sorted(os.listdir(tmp_path))[:2] == ["a.job", "a.out"]
+
+
+def test_a_store_runs_several_directories_at_once(tmp_path: Path) -> None:
+    store = Store()
+    paths = [make(tmp_path / f"d{number}", a=f"WRITE [(k{number},1)]\n") for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert not any(report.failed for report in pool.map(store.run_jobs, paths))
+    assert len(store) == 4
+
+
+def test_an_exception_in_who_waits_stops_the_run(tmp_path: Path) -> None:
+    make(tmp_path, a="WAIT 9999999999\n")
+    jobs = Run(Store(), tmp_path, Settings(1))
+
+    def wait_and_be_interrupted() -> None:
+        with jobs:
+            until(lambda: jobs.progress().running == 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_and_be_interrupted()
+    assert jobs.report.jobs[0].state is State.STOPPED
+    assert not (tmp_path / ".kvs.lock").exists()
+
+
+def test_the_report_is_data(tmp_path: Path) -> None:
+    make(tmp_path, a="BAD\nBACKUP\n")
+    data = run(tmp_path).as_data()
+    [job] = data["jobs"]
+    assert (data["failed"], data["commands"], job["state"]) == (True, 1, "done")
+    assert job["errors"] == [
+        {
+            "file": f"{tmp_path}/a.job",
+            "line": 1,
+            "column": 1,
+            "reason": job["errors"][0]["reason"],
+        }
+    ]
+    [snapshot] = job["snapshots"]
+    assert snapshot["file"] == f"{tmp_path}/a-1.bck"
+    assert snapshot["written"] is True
+    assert snapshot["seconds"] >= snapshot["held_seconds"] > 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait, with a limit, for what another thread is to bring about."""
+    waiting = Event()
+    for _ in range(SECONDS * 200):
+        try:
+            if condition():
+                return
+        except FileNotFoundError:
+            pass
+        waiting.wait(0.005)
+    raise TimeoutError(condition)

@@ -1,0 +1,144 @@
+"""The child: its own instant, nothing of the parent's, and failures that say why."""
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvs.errors import SnapshotFailed
+from kvs.files import open_directory
+from kvs.language import results
+from kvs.snapshot import write
+from kvs.snapshot.write import Draft
+from kvs.table import Table
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    descriptor = open_directory(os.fsencode(tmp_path))
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_the_snapshot_is_of_the_instant_of_the_fork(directory: int, tmp_path: Path) -> None:
+    table = Table({b"a": b"1"})
+    draft = Draft(directory, b"x.bck", "x.bck")
+    draft.fork(table, 7)
+    table[b"b"] = b"2"
+    written = draft.finish()
+    assert (written.revision, written.pairs, written.bytes) == (7, 1, 7)
+    assert (tmp_path / "x.bck").read_bytes() == b"(a, 1)\n"
+    assert stat.S_IMODE((tmp_path / "x.bck").stat().st_mode) == 0o600
+
+
+def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+
+    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        # In the child: tell of its descriptors and signals through the snapshot itself.
+        descriptors = len(os.listdir("/proc/self/fd")) - 1
+        ignored = Path("/proc/self/status").read_text().split("SigIgn:\t")[1].split()[0]
+        blocked = Path("/proc/self/status").read_text().split("SigBlk:\t")[1].split()[0]
+        yield f"{descriptors} {ignored} {blocked}\n".encode()
+        yield from results.listing(pairs)
+
+    monkeypatch.setattr(write, "listing", listing)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        draft = Draft(directory, b"x.bck", "x.bck")
+        draft.fork(Table({b"a": b"1"}), 1)
+        draft.finish()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for descriptor in (reader, writer):
+            os.close(descriptor)
+    first, rest = (tmp_path / "x.bck").read_bytes().split(b"\n", 1)
+    descriptors, ignored, blocked = first.split()
+    assert rest == b"(a, 1)\n"
+    assert int(descriptors) == 1
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        assert int(ignored, 16) >> (number - 1) & 1
+    assert not int(ignored, 16) >> (signal.SIGTERM - 1) & 1
+    assert int(blocked, 16) == 0
+
+
+def test_a_child_that_is_killed_is_reported_and_leaves_nothing(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        yield b"half"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(write, "listing", listing)
+    draft = Draft(directory, b"x.bck", "jobs/x.bck")
+    draft.fork(Table(), 1)
+    with pytest.raises(SnapshotFailed) as caught:
+        draft.finish()
+    assert str(caught.value) == (
+        "jobs/x.bck: no snapshot was written: its process was killed by SIGKILL"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "full"), "No space left on device"),
+        (MemoryError(), "Cannot allocate memory"),
+        (RuntimeError("a defect"), "its process failed for an unknown reason"),
+    ],
+)
+def test_a_child_that_fails_says_why_by_its_exit_status(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        yield b"half"
+        raise error
+
+    monkeypatch.setattr(write, "listing", listing)
+    draft = Draft(directory, b"x.bck", "x.bck")
+    draft.fork(Table(), 1)
+    with pytest.raises(SnapshotFailed, match=reason):
+        draft.finish()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_child_reaped_by_somebody_else_is_a_failure(directory: int, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        draft = Draft(directory, b"x.bck", "x.bck")
+        draft.fork(Table(), 1)
+        with pytest.raises(SnapshotFailed, match="SIGCHLD"):
+            draft.finish()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_abandoned_draft_leaves_nothing(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        yield b"half"
+        signal.pause()
+
+    monkeypatch.setattr(write, "listing", listing)
+    draft = Draft(directory, b"x.bck", "x.bck")
+    draft.fork(Table(), 1)
+    draft.abandon()
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(SnapshotFailed, match="SIGKILL"):
+        draft.finish()
+
+
+def test_the_parents_signal_mask_is_as_before(directory: int) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    draft = Draft(directory, b"x.bck", "x.bck")
+    draft.fork(Table(), 1)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    draft.finish()

@@ -1,0 +1,70 @@
+"""Files are replaced whole or not at all, and only leftovers are cleared away."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvs.files import NotARegularFile, Replacement, clear_leftovers, open_directory, open_regular
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    descriptor = open_directory(os.fsencode(tmp_path))
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_replacement_stands_under_its_name_only_when_committed(
+    directory: int, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_text("old")
+    new = Replacement(directory, b"x")
+    os.write(new.file, b"new")
+    assert (tmp_path / "x").read_text() == "old"
+    new.commit()
+    assert (tmp_path / "x").read_text() == "new"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_discarded_replacement_leaves_nothing(directory: int, tmp_path: Path) -> None:
+    new = Replacement(directory, b"x")
+    assert len(os.listdir(tmp_path)) == 1
+    new.discard()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_replacement_that_cannot_be_put_in_place_leaves_nothing(
+    directory: int, tmp_path: Path
+) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        Replacement(directory, b"x").commit()
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_leftovers_are_cleared_and_nothing_else(directory: int, tmp_path: Path) -> None:
+    living = Replacement(directory, b"x")
+    left = ".kvs-0123456789abcdef.tmp"
+    others = [".kvs-.tmp", "kvs-0123456789abcdef.tmp", ".kvs-0123456789abcdef.tmp.bak", "x.job"]
+    for name in (left, *others):
+        (tmp_path / name).touch()
+    (tmp_path / ".kvs-1111111111111111.tmp").mkdir()
+    (tmp_path / ".kvs-2222222222222222.tmp").symlink_to("x.job")
+    before = set(os.listdir(tmp_path))
+    clear_leftovers(directory)
+    assert set(os.listdir(tmp_path)) == before - {left}
+    living.discard()
+
+
+def test_only_regular_files_are_opened_and_a_pipe_never_waits(
+    directory: int, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in (b"pipe", b"folder"):
+        with pytest.raises(NotARegularFile):
+            open_regular(name, os.O_RDONLY, directory)
+    with pytest.raises(FileNotFoundError):
+        open_regular(b"none", os.O_RDONLY, directory)
