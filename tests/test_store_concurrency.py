@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Barrier, Event, Semaphore
 
 import pytest
 
-from kvs import Store
+from kvs import Store, Written
 from tests.model import Model
 
 THREADS = 8
@@ -158,23 +158,29 @@ def test_a_write_of_many_keys_is_never_seen_torn_within_long_scripts() -> None:
 def test_hundreds_of_snapshots_under_eight_writers_each_show_one_revision(tmp_path: Path) -> None:
     store = Store()
     over = Event()
+    permits = Semaphore(0)  # so many changes may be made: a few for each writer and snapshot
 
     def write(number: int) -> list[tuple[int, bytes]]:
         rng = random.Random(number)
         changes: list[tuple[int, bytes]] = []
-        while not over.is_set():
+        while permits.acquire(timeout=60) and not over.is_set():
             keys = rng.sample(KEYS, 5)
             value = b"%d.%d" % (number, len(changes))
             line = b"WRITE [" + b"".join(b"(%b,%b)" % (key, value) for key in keys) + b"]"
             changes.append((store.execute(line).revision, line))
         return changes
 
+    def backup(number: int) -> Written:
+        permits.release(20 * THREADS)
+        return store.backup(tmp_path / f"{number}.bck")
+
     with ThreadPoolExecutor(THREADS) as pool:
         writers = [pool.submit(write, number) for number in range(THREADS)]
         try:
-            written = [store.backup(tmp_path / f"{number}.bck") for number in range(200)]
+            written = [backup(number) for number in range(200)]
         finally:
             over.set()
+            permits.release(THREADS)
         changes = sorted(change for writer in writers for change in writer.result())
     model = Model()
     replayed = iter(changes)

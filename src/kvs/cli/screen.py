@@ -6,6 +6,7 @@ control character. rich is imported only for a terminal, so that scripts do not 
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TextIO
@@ -84,10 +85,12 @@ class LiveScreen(Screen):
 
     def follow(self, run: Run) -> None:
         """Wait for the end of `run`; the line of progress tells how far it is."""
-        began = time.perf_counter()
+        last_second = deque([(time.perf_counter(), 0)], maxlen=round(1 / REFRESH_SECONDS))
         while not run.wait(REFRESH_SECONDS):
             now = run.progress()
-            rate = now.commands / (time.perf_counter() - began)
+            last_second.append((time.perf_counter(), now.commands))
+            (began, before), (ended, after) = last_second[0], last_second[-1]
+            rate = (after - before) / (ended - began)
             self._line.update(
                 text=f"{now.done} of {now.jobs} jobs done, {now.running} running, "
                 f"{rate:,.0f} commands/s, {now.snapshots} snapshots in flight"
