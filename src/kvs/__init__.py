@@ -12,6 +12,7 @@ from kvs.errors import (
     InvalidCommand,
     JobFailed,
     KvsError,
+    NoThread,
     SnapshotFailed,
     WordRefused,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "JobFailed",
     "JobReport",
     "KvsError",
+    "NoThread",
     "Pause",
     "Reason",
     "Report",

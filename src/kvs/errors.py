@@ -144,3 +144,12 @@ class DirectoryInUse(KvsError):
     def __str__(self) -> str:
         owner = "another process" if self.pid is None else f"process {self.pid}"
         return f"{self.file}: {owner} is at work in this directory; wait for it to end, or stop it"
+
+
+class NoThread(KvsError):
+    """The system gives no thread to run jobs on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cannot start a thread to run jobs on; raise the limit of processes (ulimit -u)"
+        )

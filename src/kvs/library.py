@@ -31,6 +31,7 @@ class Store(CoreStore):
         Raises:
             DirectoryUnusable: `directory` is none, or cannot be listed or locked.
             DirectoryInUse: another run is at work in it.
+            NoThread: not one thread could be started.
             ValueError: `threads` or `backups` is below 1.
 
         """

@@ -8,7 +8,7 @@ from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Self
 
-from kvs.errors import KvsError, shown
+from kvs.errors import KvsError, NoThread, shown
 from kvs.jobs.directory import JobsDirectory
 from kvs.jobs.job import Job, Tell
 from kvs.jobs.report import Report, State
@@ -67,20 +67,20 @@ class Run:
         Raises:
             DirectoryUnusable: it is no directory, or cannot be listed or locked.
             DirectoryInUse: another run is at work in it.
+            NoThread: not one worker could be started.
 
         """
         self._began = time.perf_counter()
         self._directory.__enter__()
         try:
             self._directory.lock()
-            names = self._directory.names()
+            jobs = [self._job(name) for name in self._directory.names()]
+            self.report.jobs = [job.report for job in jobs]
+            self._jobs = iter(jobs)
+            self._start(min(self._threads, len(jobs)))
         except BaseException:
             self._directory.__exit__(None, None, None)
             raise
-        jobs = [self._job(name) for name in names]
-        self.report.jobs = [job.report for job in jobs]
-        self._jobs = iter(jobs)
-        self._start(min(self._threads, len(jobs)))
         return self
 
     def __exit__(
@@ -133,18 +133,18 @@ class Run:
         )
 
     def _start(self, workers: int) -> None:
-        """Start the workers: fewer where there are no more threads to be had, this one at least."""
-        self._busy = max(workers, 1)
+        """Start the workers, or as many as there are threads to be had, one at least."""
+        if not workers:
+            self._ended.set()
+        self._busy = workers
         for started in range(workers):
             try:
                 Thread(target=self._work, name=f"kvs-job-{started}").start()
-            except RuntimeError:
-                self._leave(workers - max(started, 1))
+            except RuntimeError as error:
                 if not started:
-                    self._work()
+                    raise NoThread from error
+                self._leave(workers - started)
                 return
-        if not workers:
-            self._leave(1)
 
     def _work(self) -> None:
         try:

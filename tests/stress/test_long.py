@@ -1,0 +1,61 @@
+"""The properties of the ordinary tests, for longer."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvs import Store
+from kvs.language.faults import fault_at
+from kvs.language.grammar import INVALID, LINE
+from tests import test_store, test_store_concurrency
+from tests.strategies import lines
+
+pytestmark = pytest.mark.stress
+
+MANY = settings(max_examples=50_000, deadline=None)
+
+
+@MANY
+@given(st.one_of(lines, st.binary(max_size=40)))
+def test_grammar_and_second_look_agree(line: bytes) -> None:
+    for one in line.split(b"\n"):
+        match = LINE.match(one + b"\n")
+        assert match is not None
+        assert (fault_at(one + b"\n", 0) is not None) == (match.lastindex == INVALID)
+
+
+def test_scripts_beside_the_model() -> None:
+    inner = test_store.test_scripts_beside_the_model_whatever_the_budget
+    settings(max_examples=20_000, deadline=None)(inner)()
+
+
+def test_every_history_is_explained_by_one_order(often_switching: None) -> None:
+    for seed in range(100, 300):
+        store = Store()
+        history = test_store_concurrency.record(store, 300, seed)
+        test_store_concurrency.check(history, store.items())
+
+
+def test_snapshots_each_show_one_revision(tmp_path: Path, often_switching: None) -> None:
+    for round_ in range(10):
+        directory = tmp_path / str(round_)
+        directory.mkdir()
+        test_store_concurrency.check_snapshots(directory, 200)
+
+
+def test_random_bytes_edited_into_random_places_never_break_a_run(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    good = b"WRITE [(a,1)(b,2)]\nREAD [a,b]\nDELETE [a]\nSHOW\nHELP\n" * 50
+    for index in range(300):
+        raw = bytearray(good)
+        for _ in range(rng.randrange(1, 200)):
+            raw[rng.randrange(len(raw))] = rng.randrange(256)
+        (tmp_path / "a.job").write_bytes(raw)
+        report = Store().run_jobs(tmp_path)
+        [job] = report.jobs
+        assert job.failure is None, index
+        lines_of_it = raw.count(b"\n") + (not raw.endswith(b"\n"))
+        assert job.invalid + job.commands <= lines_of_it
