@@ -88,7 +88,7 @@ class Store:
         while not call.over():
             with self._lock:
                 self._carry_out(call)
-                pairs = self._table.pairs() if call.stopped_at == grammar.SHOW else None
+                pairs = self._table.copy() if call.stopped_at == grammar.SHOW else None
             if pairs is not None:
                 call.write(b"".join(results.listing(ordered(pairs))))
         return call.pause()
@@ -199,7 +199,7 @@ class Store:
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs of one instant, in ascending order of the bytes of the keys."""
         with self._lock:
-            pairs = self._table.pairs()
+            pairs = self._table.copy()
         return ordered(pairs)
 
     def __len__(self) -> int:

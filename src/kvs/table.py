@@ -4,22 +4,24 @@ It is CPython's dict, open addressing over hashes of SipHash with a key of the p
 (PEP 456), so that hostile keys cannot make it slow.
 """
 
+from collections.abc import Mapping
+from operator import itemgetter
+
 
 class Table(dict[bytes, bytes]):
     """Keys and their values.
 
     Not to be changed by two threads at once: the store's lock guards it. Overrides nothing of
-    dict, so that its methods stay as fast as dict's.
+    dict, so that its methods stay as fast as dict's; `copy` is the quickest way to one instant.
     """
 
     __slots__ = ()
 
-    def pairs(self) -> list[tuple[bytes, bytes]]:
-        """Return all pairs of this instant, in no order: the part that needs the store's lock."""
-        return list(self.items())
 
+def ordered(pairs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the pairs in ascending order of the bytes of their keys.
 
-def ordered(pairs: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Sort `pairs` in place by the bytes of their keys, and return them; no lock is needed."""
-    pairs.sort()
-    return pairs
+    `pairs` must not change meanwhile: give it a copy, or hold the store's lock.
+    """
+    # By key alone: comparing tuples takes more than twice as long.
+    return sorted(pairs.items(), key=itemgetter(0))

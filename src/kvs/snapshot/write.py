@@ -110,7 +110,7 @@ def _child(file: int, table: Table, mask: set[int | signal.Signals]) -> NoReturn
     try:
         gc.disable()  # a collection would touch, and so copy, every page
         _forget_parent(file, mask)
-        for block in listing(ordered(table.pairs())):
+        for block in listing(ordered(table)):
             write_all(file, block)
         os.fsync(file)
         status = 0
