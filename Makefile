@@ -36,6 +36,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
 
 bench: .venv/installed
+	@bench/get-redis
 	$(BIN)/python -m bench
 
 clean:

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import stat
 
 PRIVATE = 0o600
@@ -100,7 +99,7 @@ class Replacement:
 
 def _create(directory: int) -> tuple[int, bytes]:
     while True:
-        name = b".kvs-%b.tmp" % secrets.token_hex(8).encode()
+        name = b".kvs-%b.tmp" % os.urandom(8).hex().encode()
         file = open_regular(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

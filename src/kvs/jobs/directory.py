@@ -116,24 +116,28 @@ class JobsDirectory:
             JobFailed: it is not, or it cannot be opened.
 
         """
-        shown_name = self.shown(name + OUTPUT)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
         try:
             output = open_regular(name + OUTPUT, flags, self.descriptor)
         except OSError as error:
             is_link = error.errno == errno.ELOOP
             reason = "it is a link; remove it" if is_link else cause(error)
-            raise JobFailed(shown_name, f"cannot open the output: {reason}") from error
-        refusal = _not_its_own(os.fstat(output), os.fstat(job))
+            raise self._output_refused(name, reason) from error
+        found = os.fstat(output)
+        refusal = _not_its_own(found, os.fstat(job))
         if refusal is None:
             try:
-                os.ftruncate(output, 0)
+                if found.st_size:  # on a new file this would only make close slower
+                    os.ftruncate(output, 0)
             except OSError as error:
                 refusal = cause(error)
             else:
                 return output
         os.close(output)
-        raise JobFailed(shown_name, f"cannot open the output: {refusal}")
+        raise self._output_refused(name, refusal)
+
+    def _output_refused(self, name: bytes, reason: str) -> JobFailed:
+        return JobFailed(self.shown(name + OUTPUT), f"cannot open the output: {reason}")
 
     def _acquire(self) -> int | None:
         while True:

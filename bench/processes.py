@@ -1,0 +1,47 @@
+"""Starting processes and timing them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import active_children, get_context
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PYTHON = sys.executable
+KVS = os.path.join(os.path.dirname(PYTHON), "kvs")
+"""The command as it was installed beside this interpreter."""
+
+
+def timed(command: Sequence[str], stdin: str = os.devnull) -> tuple[float, str]:
+    """Run `command` to its end; return its seconds, start-up included, and what it put out.
+
+    Raises:
+        subprocess.CalledProcessError: its exit status is not 0.
+
+    """
+    with open(stdin, "rb") as source:
+        began = time.perf_counter()
+        done = subprocess.run(command, stdin=source, stdout=subprocess.PIPE, check=True)
+        return time.perf_counter() - began, done.stdout.decode()
+
+
+def timing(name: str, command: Sequence[str]) -> Callable[[], Mapping[str, float]]:
+    """Return what runs `command` whenever it is called, and returns its seconds under `name`."""
+    return lambda: {name: timed(command)[0]}
+
+
+def in_fresh_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call `function` in a new interpreter, whose memory holds nothing from before."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args, **kwargs).result()
+        except BaseException:
+            # The pool would wait for the process to come to its end; nobody wants that any more.
+            for child in active_children():
+                child.kill()
+            raise
