@@ -69,13 +69,17 @@ class JobFailed(KvsError):
 
 @dataclass(eq=False)
 class SnapshotFailed(KvsError):
-    """A snapshot that was not written. Nothing stands under its final name but what was there."""
+    """A snapshot that failed.
+
+    Nothing stands under its final name but what was there before; unless only the directory could
+    not be synced: then the reason says that it is in place.
+    """
 
     file: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}: no snapshot was written: {self.reason}"
+        return f"{self.file}: the snapshot failed: {self.reason}"
 
 
 @dataclass(eq=False)
@@ -91,7 +95,7 @@ class BackupFailed(KvsError):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: snapshot {self.number} failed: {self.reason}"
+        return f"{self.file}:{self.line}: BACKUP {self.number}: {self.reason}"
 
 
 @dataclass(eq=False)
@@ -153,3 +157,120 @@ class NoThread(KvsError):
         super().__init__(
             "cannot start a thread to run jobs on; raise the limit of processes (ulimit -u)"
         )
+
+
+class WatchLost(KvsError):
+    """A watch that did not keep up."""
+
+    def __init__(self) -> None:
+        super().__init__("changes came faster than they were read, and the watch was given up")
+
+
+class IdRefused(KvsError, ValueError):
+    """A client's ID that is none."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"'{shown(given, 24)}': an ID is 1 to 15 of the letters a to z and A to Z, digits, - and _"
+        )
+
+
+@dataclass(eq=False)
+class IdInUse(KvsError):
+    """A client's ID that another client has."""
+
+    id: str
+    pid: int | None
+    """The process that has it; None if it has not written its number down."""
+
+    def __str__(self) -> str:
+        owner = "another process" if self.pid is None else f"process {self.pid}"
+        return f"the ID '{self.id}' is in use by {owner}; take another one"
+
+
+@dataclass(eq=False)
+class NoPlaceForPipes(KvsError):
+    """A directory in which a client cannot make its pipes."""
+
+    directory: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.directory}: cannot make the client's pipes there: {self.reason}"
+
+
+@dataclass(eq=False)
+class NoServer(KvsError):
+    """A registration pipe with no server behind it."""
+
+    fifo: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.fifo}: {self.reason}"
+
+
+@dataclass(eq=False)
+class NoAnswer(KvsError, TimeoutError):
+    """A connect that the server left unanswered; it may have as many sessions as it takes."""
+
+    fifo: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.fifo}: the server did not answer within {self.seconds:g} s; "
+            "it may have as many sessions as it takes"
+        )
+
+
+@dataclass(eq=False)
+class ConnectRefused(KvsError):
+    """A connect that the server answered with no."""
+
+    fifo: str
+    result: int
+
+    def __str__(self) -> str:
+        return f"{self.fifo}: the server refused the connection with {self.result}"
+
+
+@dataclass(eq=False)
+class SessionEnded(KvsError):
+    """A session that is at its end: nothing more can be asked or told in it."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ScriptTooLong(KvsError, ValueError):
+    """Commands that are longer than a server takes at a time; nothing was sent."""
+
+    def __init__(self, length: int, most: int) -> None:
+        super().__init__(
+            f"a server takes {most} bytes of commands at a time, these are {length}; "
+            "send them in parts"
+        )
+
+
+@dataclass(eq=False)
+class RequestFailed(KvsError):
+    """A request that the server did not carry out."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the server refused: {self.reason}"
+
+
+@dataclass(eq=False)
+class RegistrationUnusable(KvsError):
+    """A path at which no registration pipe can be made."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"

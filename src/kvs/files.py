@@ -11,6 +11,8 @@ import os
 import re
 import stat
 
+from kvs.errors import cause
+
 PRIVATE = 0o600
 """The mode of every file made here: its owner's alone."""
 
@@ -22,6 +24,13 @@ class NotARegularFile(OSError):
 
     def __init__(self) -> None:
         super().__init__("it is no regular file")
+
+
+class NotSynced(OSError):
+    """A file is in place under its name, but a power loss may undo that."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"it is in place, but its directory could not be synced: {reason}")
 
 
 def write_all(file: int, data: bytes) -> None:
@@ -36,8 +45,10 @@ def open_directory(path: bytes) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def open_regular(name: bytes, flags: int, directory: int | None = None) -> int:
+def open_regular(name: bytes, flags: int, directory: int | None = None, mode: int = PRIVATE) -> int:
     """Open a regular file and return its descriptor; never waits, as a pipe would make it.
+
+    One that is made has the permissions `mode`, less the umask.
 
     Raises:
         NotARegularFile: it is there, but is something else.
@@ -46,7 +57,7 @@ def open_regular(name: bytes, flags: int, directory: int | None = None) -> int:
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        file = os.open(name, flags, PRIVATE, dir_fd=directory)
+        file = os.open(name, flags, mode, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a pipe with no reader, or a socket (open(2))
             raise NotARegularFile from error
@@ -73,8 +84,10 @@ class Replacement:
     def commit(self) -> None:
         """Put the file, synced by whoever wrote it, under its name, and make that durable.
 
-        When this raises, nothing has changed under the name, and the temporary file is gone;
-        but a directory that cannot be synced leaves the new file in place.
+        Raises:
+            NotSynced: the file is in place, but its directory could not be synced.
+            OSError: nothing has changed under the name, and the temporary file is gone.
+
         """
         try:
             os.rename(
@@ -84,7 +97,10 @@ class Replacement:
             self.discard()
             raise
         os.close(self.file)
-        os.fsync(self.directory)
+        try:
+            os.fsync(self.directory)
+        except OSError as error:
+            raise NotSynced(cause(error)) from error
 
     def discard(self) -> None:
         """Remove and close the temporary file; what stood under the name stays."""
@@ -109,6 +125,26 @@ def _create(directory: int) -> tuple[int, bytes]:
         if os.fstat(file).st_nlink:
             return file, name
         os.close(file)
+
+
+def check_replaceable(name: bytes, directory: int | None = None) -> None:
+    """Refuse a place where a finished file may not be put: a device, a pipe or a directory.
+
+    Raises:
+        NotARegularFile: something like that is there.
+        ValueError: no file can be called so.
+
+    """
+    try:
+        found = (
+            os.lstat(name)
+            if directory is None
+            else os.stat(name, dir_fd=directory, follow_symlinks=False)
+        )
+    except OSError:
+        return  # nothing is there; what else is wrong is told when it is made
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+        raise NotARegularFile
 
 
 def clear_leftovers(directory: int) -> None:

@@ -1,16 +1,39 @@
 """The library to embed: the store, and what stands above it in the house."""
 
 import os
+from collections.abc import Iterable
 
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
 from kvs.jobs.run import Run, tell_nobody
 from kvs.settings import Settings, cores
 from kvs.store import Store as CoreStore
+from kvs.store import Word, as_keys
+from kvs.watch import Change, Watch, Watchers
 
 
 class Store(CoreStore):
-    """A store for a program of one's own: everything of `kvs.store.Store`, and its jobs."""
+    """A store for a program of one's own: everything of `kvs.store.Store`, watches, and jobs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watching = Watchers(Change)
+        self.attach(self._watching)
+
+    def watch(self, keys: Iterable[Word]) -> Watch:
+        """Return an iterator of the changes of `keys` from now on, in order; see `Watch`.
+
+        A key need not be there; its removal and coming back are changes too. A watch whose reader
+        does not keep up is given up when 100,000 changes wait: no writer ever waits for it.
+
+        Raises:
+            WordRefused: a key is no word of the language.
+
+        """
+        watch = Watch(lambda outbox: self.leave(self._watching, outbox))
+        for key in as_keys(keys):
+            self.subscribe(self._watching, watch.outbox, key)
+        return watch
 
     def run_jobs(
         self,

@@ -30,3 +30,28 @@ class Settings:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How sessions are served. Immutable, so it may be shared between threads.
+
+    Raises:
+        ValueError: a number is below 1.
+
+    """
+
+    sessions: int = 256
+    """Sessions active at the same time, at most; a further connect waits."""
+    fifo_mode: int = 0o600
+    """Of the registration pipe; one that lets others write also accepts their pipes."""
+    outbox_bytes: int = 8 << 20
+    """Notifications that one client has not read yet, at most; beyond that it is disconnected."""
+    outbox_total_bytes: int = 256 << 20
+    """The same over all clients; beyond that the one that is furthest behind goes first."""
+
+    def __post_init__(self) -> None:
+        for name in ("sessions", "outbox_bytes", "outbox_total_bytes"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")

@@ -1,11 +1,13 @@
 """The store: one table, one lock, one order of changes.
 
-State: the table and the revision, both guarded by `Store._lock`. It is a leaf: no other lock is
-taken and nothing is read or written while it is held. Every command takes effect as a whole while
-it is held, so at one instant for everyone, and each that changes something takes the next
-revision.
+State: the table, the revision and who watches, all guarded by `Store._lock`. While it is held, no
+lock but an outbox's is taken, and nothing is read or written. Every command takes effect as a whole
+while it is held, so at one instant for everyone; each that changes something takes the next
+revision, and its changes enter outboxes in that order. Outboxes are woken when it has been let go,
+once a call.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,15 +17,23 @@ from threading import Lock
 from typing import Any
 
 from kvs.errors import SnapshotFailed, cause, shown
-from kvs.files import open_directory
+from kvs.files import check_replaceable, open_directory
 from kvs.language import grammar, results
 from kvs.language.faults import Fault, checked_word, fault_at
 from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.table import Table, ordered
+from kvs.watch import Outbox, Watchers
 
 BUDGET = 65536
 """Bytes of input or of output after which `Store.execute` comes back to its caller."""
+
+LONG_WRITE = 8192
+"""The words of a WRITE that goes into the table by way of a dict.
+
+From a dict the table makes all its room before it takes the first pair, so that a command for which
+there is not enough memory changes nothing.
+"""
 
 Word = str | bytes
 """A key or a value; str is encoded as UTF-8."""
@@ -73,6 +83,7 @@ class Store:
         self._lock = Lock()
         self._table = Table()  # guarded by _lock
         self._revision = 0  # guarded by _lock
+        self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _lock
 
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
@@ -83,27 +94,41 @@ class Store:
         out), or after the command that takes input or output past `budget` bytes; the caller goes
         on from `Pause.offset`. `start` is the start of a line. An invalid line has no effect and
         is reported in `Pause.faults`; nothing that stands in a script raises.
+
+        Raises:
+            ValueError: `start` is outside of the script, or `budget` is negative.
+
         """
-        call = _Call(script, start, budget)
+        if not 0 <= start <= len(script) or budget < 0:
+            raise ValueError(f"start {start} or budget {budget} is out of range")
+        call = _Call(script, start, budget, self.revision)
         while not call.over():
             with self._lock:
                 self._carry_out(call)
                 pairs = self._table.copy() if call.stopped_at == grammar.SHOW else None
             if pairs is not None:
                 call.write(b"".join(results.listing(ordered(pairs))))
+        _wake(call.woken)
         return call.pause()
 
-    def _carry_out(self, call: "_Call") -> None:  # noqa: PLR0912  (a branch per command)
+    def _carry_out(self, call: "_Call") -> None:  # noqa: PLR0912, PLR0915  (a branch per command)
         """Carry out lines until `call` is over or comes to a SHOW; the caller holds the lock."""
         table = self._table
         revision = self._revision
+        watched = any(watchers.keys for watchers in self._watchers)
         stopped_at = None
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
                 kind = match.lastindex
                 if kind == grammar.WRITE:
                     words = grammar.pair_words(match[grammar.WRITE])
-                    table.update(zip(words[::2], words[1::2], strict=True))
+                    pairs = zip(words[::2], words[1::2], strict=True)
+                    if watched or len(words) > LONG_WRITE:
+                        changes = dict(pairs)
+                        table.update(changes)
+                        call.woken |= self._tell(changes)
+                    else:
+                        table.update(pairs)
                     revision += 1
                 elif kind == grammar.READ:
                     keys = grammar.key_words(match[grammar.READ])
@@ -114,9 +139,12 @@ class Store:
                         break
                 elif kind == grammar.DELETE:
                     keys = grammar.key_words(match[grammar.DELETE])
+                    removed = {key: None for key in keys if key in table} if watched else {}
                     missing = [key for key in keys if table.pop(key, None) is None]
                     if len(missing) < len(keys):
                         revision += 1
+                    if removed:
+                        call.woken |= self._tell(removed)
                     if missing:
                         missing.sort()
                         call.write(results.missing_line(missing))
@@ -161,13 +189,19 @@ class Store:
             WordRefused: a key or value is no word of the language; nothing was written.
 
         """
+        if isinstance(pairs, str | bytes):
+            raise TypeError("expected a mapping or pairs, not one word")
         given = pairs.items() if isinstance(pairs, Mapping) else pairs
         checked = {checked_word(key, "key"): checked_word(value, "value") for key, value in given}
         with self._lock:
-            if checked:
-                self._table.update(checked)
-                self._revision += 1
-            return self._revision
+            if not checked:
+                return self._revision
+            self._table.update(checked)
+            self._revision += 1
+            revision = self._revision
+            woken = self._tell(checked)
+        _wake(woken)
+        return revision
 
     def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
         """Return the pairs of those `keys` that are there, in the order they are named.
@@ -176,7 +210,7 @@ class Store:
             WordRefused: a key is no word of the language.
 
         """
-        wanted = _keys(keys)
+        wanted = as_keys(keys)
         with self._lock:
             return {key: self._table[key] for key in wanted if key in self._table}
 
@@ -189,11 +223,14 @@ class Store:
             WordRefused: a key is no word of the language; nothing was removed.
 
         """
-        doomed = _keys(keys)
+        doomed = as_keys(keys)
         with self._lock:
+            removed = {key: None for key in doomed if key in self._table}
             missing = [key for key in doomed if self._table.pop(key, None) is None]
-            if len(missing) < len(doomed):
+            if removed:
                 self._revision += 1
+            woken = self._tell(removed)
+        _wake(woken)
         return sorted(missing)
 
     def items(self) -> list[tuple[bytes, bytes]]:
@@ -246,9 +283,18 @@ class Store:
         except OSError as error:
             raise SnapshotFailed(shown(path), cause(error)) from error
         try:
+            check_replaceable(name, directory)
             draft = Draft(directory, name, shown(path))
             self.fork_snapshot(draft)
-            return draft.finish()
+            try:
+                return draft.finish()
+            except KeyboardInterrupt:
+                draft.abandon()
+                with contextlib.suppress(SnapshotFailed):
+                    draft.finish()
+                raise
+        except OSError as error:
+            raise SnapshotFailed(shown(path), cause(error)) from error
         finally:
             os.close(directory)
 
@@ -262,9 +308,50 @@ class Store:
         """
         table = Table(load(os.fsencode(path)))
         with self._lock:
-            self._table = table
+            before, self._table = self._table, table
             self._revision += 1
-            return self._revision
+            revision = self._revision
+            keys = set().union(*(watchers.keys for watchers in self._watchers))
+            woken = self._tell({k: table.get(k) for k in sorted(keys) if k in before or k in table})
+        _wake(woken)
+        return revision
+
+    # Watchers.
+
+    def attach(self, watchers: Watchers[Any]) -> None:
+        """Let `watchers` have the changes of this store from now on."""
+        with self._lock:
+            self._watchers = (*self._watchers, watchers)
+
+    def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
+        """Let `outbox` have every change of `key` from now on; return whether the key is there now.
+
+        The key need not be there; subscribing twice is one subscription.
+        """
+        with self._lock:
+            watchers.subscribe(outbox, key)
+            return key in self._table
+
+    def unsubscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
+        """End that; return whether there was such a subscription."""
+        with self._lock:
+            return watchers.unsubscribe(outbox, key)
+
+    def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
+        """End all subscriptions of `outbox`."""
+        with self._lock:
+            watchers.leave(outbox)
+
+    def _tell(self, changes: Mapping[bytes, bytes | None]) -> set[Outbox[Any]]:
+        """Give the changes of one command to who watches them; the caller holds the lock.
+
+        Returns whom to wake once the lock is let go.
+        """
+        woken: set[Outbox[Any]] = set()
+        for watchers in self._watchers:
+            if not watchers.keys.isdisjoint(changes):
+                woken |= watchers.publish(changes)
+        return woken
 
 
 class _Call:
@@ -272,10 +359,10 @@ class _Call:
 
     __slots__ = (
         "end", "idle_lines", "invalid", "milliseconds", "offset", "output", "revision", "room",
-        "script", "start", "stopped_at",
+        "script", "start", "stopped_at", "woken",
     )  # fmt: skip
 
-    def __init__(self, script: bytes, start: int, budget: int) -> None:
+    def __init__(self, script: bytes, start: int, budget: int, revision: int) -> None:
         self.script = script
         self.start = self.offset = start
         self.end = script.find(b"\n", start + budget) + 1 or len(script)
@@ -287,7 +374,8 @@ class _Call:
         self.idle_lines = 0
         self.stopped_at: int | None = None
         self.milliseconds = 0
-        self.revision = 0
+        self.revision = revision
+        self.woken: set[Outbox[Any]] = set()
 
     def write(self, text: bytes) -> None:
         self.output.append(text)
@@ -322,7 +410,19 @@ class _Call:
         return Reason.END if self.offset == len(self.script) else Reason.BUDGET
 
 
-def _keys(keys: Iterable[Word]) -> list[bytes]:
+def _wake(outboxes: Iterable[Outbox[Any]]) -> None:
+    for outbox in outboxes:
+        outbox.wake()
+
+
+def as_keys(keys: Iterable[Word]) -> list[bytes]:
+    """Return keys given to the library as words of bytes.
+
+    Raises:
+        WordRefused: one is no word of the language.
+        TypeError: it is one key, not an iterable of keys.
+
+    """
     if isinstance(keys, str | bytes):
         raise TypeError("expected an iterable of keys, not one key; put it into a list")
     return [checked_word(key, "key") for key in keys]

@@ -13,6 +13,7 @@ from kvs.jobs.directory import JobsDirectory
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[JobsDirectory]:
     with JobsDirectory(tmp_path) as opened:
+        opened.lock()
         yield opened
 
 

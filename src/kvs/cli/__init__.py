@@ -5,8 +5,10 @@ when a signal ended the work.
 """
 
 import argparse
+import io
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -21,6 +23,10 @@ from kvs.version import VERSION
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments`, by default the process's; return its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide endings
+    # Forking beside threads is safe here: docs/design.md says why.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         return options.action(options)  # type: ignore[no-any-return]

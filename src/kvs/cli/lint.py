@@ -35,6 +35,8 @@ def _lint_directory(path: str) -> bool:
     try:
         with JobsDirectory(path) as directory:
             names = [name + JOB for name in directory.names()]
+            if not names:
+                put(f"{shown(path)}: no jobs")
             results = [
                 _lint_file(name, directory.shown(name), directory.descriptor) for name in names
             ]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from kvs.cli.say import UsageError, say
+from kvs.cli.say import OutputLost, ReaderGone, UsageError, say
 from kvs.cli.screen import Screen, choose_screen, put_table
 from kvs.errors import BackupUnreadable, DirectoryUnusable, KvsError, cause, shown
-from kvs.files import Replacement, open_directory, write_all
+from kvs.files import Replacement, check_replaceable, open_directory, write_all
 from kvs.jobs.report import ERRORS_TOLD, Report, State
 from kvs.jobs.run import Run
 from kvs.settings import Settings
@@ -37,11 +37,14 @@ class Interruption:
     def caught(self) -> Iterator[None]:
         """Handle the signals meanwhile, then give them back to who had them."""
         numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._handle) for number in numbers]
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as nohup and scripts set it for what they start
+                signal.signal(number, self._handle)
         try:
             yield
         finally:
-            for number, handler in zip(numbers, before, strict=True):
+            for number, handler in before.items():
                 signal.signal(number, handler)
 
     def watch(self, run: Run, screen: Screen) -> None:
@@ -66,15 +69,13 @@ class Interruption:
 def run(options: argparse.Namespace) -> int:
     """Carry out ``kvs run``; return the exit status."""
     if options.report is not None:
-        _check_report_path(options.report)
+        _check_report_path(options.report, options.directory)
     interruption = Interruption()
     with interruption.caught():
         store = Store()
         if options.restore is not None:
             _restore(store, options.restore)
         report = _run_jobs(store, options, interruption)
-        if options.report is not None:
-            _write_report(report, options.report)
         _say_what_was_not_told(report)
         if interruption.signal is not None:
             unfinished = sum(job.state is not State.DONE for job in report.jobs)
@@ -82,9 +83,8 @@ def run(options: argparse.Namespace) -> int:
                 f"kvs run: stopped by {interruption.signal.name}; "
                 f"{unfinished} of {len(report.jobs)} jobs did not come to their end"
             )
-        if not options.quiet:
-            put_table(report)
-    return interruption.status or int(report.failed)
+        told = _tell(report, options)
+    return interruption.status or int(report.failed or not told)
 
 
 def _run_jobs(store: Store, options: argparse.Namespace, interruption: Interruption) -> Report:
@@ -97,6 +97,29 @@ def _run_jobs(store: Store, options: argparse.Namespace, interruption: Interrupt
     except DirectoryUnusable as error:
         raise UsageError(str(error)) from error
     return jobs.report
+
+
+def _tell(report: Report, options: argparse.Namespace) -> bool:
+    """Write the report and the table; return whether that could be done."""
+    good = True
+    if options.report is not None:
+        try:
+            _write_report(report, options.report)
+        except KvsError as error:
+            say(f"kvs run: {error}")
+            good = False
+    if not options.quiet:
+        failed = sum(job.failed for job in report.jobs)
+        if failed and len(report.jobs) > 1:
+            say(f"kvs run: {failed} of {len(report.jobs)} jobs had errors")
+        try:
+            put_table(report)
+        except ReaderGone:
+            good = False
+        except OutputLost as error:
+            say(f"kvs run: {error}")
+            good = False
+    return good
 
 
 def _restore(store: Store, path: str) -> None:
@@ -115,11 +138,18 @@ def _say_what_was_not_told(report: Report) -> None:
             )
 
 
-def _check_report_path(path: str) -> None:
+def _check_report_path(path: str, jobs: str) -> None:
     """Refuse, before any work is done, a place where no report can be written."""
     parent = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        raise UsageError(f"--report {shown(path)}: it is a directory")
+    if not path:
+        raise UsageError("--report: a name is needed")
+    try:
+        check_replaceable(os.fsencode(path))
+    except OSError as error:
+        raise UsageError(f"--report {shown(path)}: {cause(error)}") from error
+    in_jobs = os.path.realpath(parent) == os.path.realpath(jobs)
+    if in_jobs and path.endswith((".job", ".out", ".bck")):
+        raise UsageError(f"--report {shown(path)}: the name belongs to a job")
     if not os.path.isdir(parent):
         raise UsageError(f"--report {shown(path)}: there is no directory {shown(parent)}")
     if not os.access(parent, os.W_OK | os.X_OK):

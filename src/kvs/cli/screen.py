@@ -4,6 +4,8 @@ A terminal gets rich's progress display and table; anything else gets plain line
 control character. rich is imported only for a terminal, so that scripts do not wait for it.
 """
 
+import os
+import select
 import sys
 import time
 from collections import deque
@@ -13,10 +15,13 @@ from typing import Self, TextIO
 
 from kvs.cli.say import put, say
 from kvs.errors import KvsError, shown
-from kvs.jobs.report import JobReport, Report
+from kvs.jobs.report import JobReport, Report, State
 from kvs.jobs.run import Run
 
 REFRESH_SECONDS = 0.1
+
+NAME_BYTES = 40
+"""So much of a job's name stands in the table; the report has it whole."""
 
 HEADINGS = ("job", "commands", "invalid", "snapshots", "seconds", "state")
 
@@ -75,9 +80,13 @@ class LiveScreen(Screen):
         self._live.stop()
 
     def leave(self) -> None:
-        """Show the cursor again, and leave the line of progress behind."""
-        self._console.show_cursor()
-        self._console.print()
+        """Show the cursor again, and leave the line of progress behind.
+
+        Straight to the terminal, if it takes anything: whoever holds rich's lock may be waiting
+        for a terminal that does not.
+        """
+        if select.select([], [sys.stderr.fileno()], [], 0)[1]:
+            os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
 
     def tell(self, error: KvsError) -> None:
         """Show an error above the line of progress."""
@@ -119,12 +128,12 @@ def _row(job: JobReport) -> tuple[str, ...]:
     written = sum(snapshot.written is not None for snapshot in job.snapshots)
     lost = len(job.snapshots) - written
     return (
-        shown(job.name),
+        shown(job.name, NAME_BYTES),
         str(job.commands),
         str(job.invalid),
         f"{written} ({lost} failed)" if lost else str(written),
         f"{job.seconds:.3f}",
-        job.state.value,
+        "done, errors" if job.failed and job.state is State.DONE else job.state.value,
     )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,8 @@ OUTPUT = b".out"
 BACKUP = b".bck"
 LOCK = b".kvs.lock"
 """Holds the number of the process at work in the directory, and its flock(2)."""
+
+_NUMBER = re.compile(rb"(?:[0-9]{1,10}\n)?")
 
 
 class JobsDirectory:
@@ -110,12 +113,15 @@ class JobsDirectory:
     def open_output(self, name: bytes, job: int) -> int:
         """Open and empty the output of the job `name`, open as `job`; return the descriptor.
 
+        The directory must have been locked.
         It must be a file of its own: no link, no second name of another file, nobody else's.
 
         Raises:
             JobFailed: it is not, or it cannot be opened.
 
         """
+        if self._lock is None:
+            raise self._output_refused(name, "its directory cannot be written to, nor so be locked")
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
         try:
             output = open_regular(name + OUTPUT, flags, self.descriptor)
@@ -140,29 +146,55 @@ class JobsDirectory:
         return JobFailed(self.shown(name + OUTPUT), f"cannot open the output: {reason}")
 
     def _acquire(self) -> int | None:
+        """Take the lock; return its descriptor, None where nothing can be written."""
         while True:
             try:
-                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-                lock = open_regular(LOCK, flags, self.descriptor)
-            except PermissionError:
-                if os.access(self.descriptor, os.W_OK, effective_ids=True):
-                    raise
-                return None
+                lock = self._open_lock(os.O_RDWR | os.O_CREAT)
             except OSError as error:
-                if error.errno == errno.EROFS:
+                if error.errno == errno.EROFS or not self._is_writable():
                     return None
-                raise
+                if not isinstance(error, PermissionError):
+                    raise
+                lock = self._open_lock(os.O_RDONLY)  # somebody else's: to see who it is
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = _owner(lock)
+                if _take(lock, shown(self.path)):
+                    return lock
+            except BaseException:
                 os.close(lock)
-                raise DirectoryInUse(shown(self.path), pid) from None
-            if os.fstat(lock).st_nlink:
-                os.ftruncate(lock, 0)
-                os.write(lock, b"%d\n" % os.getpid())
-                return lock
+                raise
             os.close(lock)  # its owner has just removed it: make a new one
+
+    def _open_lock(self, flags: int) -> int:
+        flags |= os.O_NOFOLLOW
+        return open_regular(LOCK, flags, self.descriptor, mode=0o644)
+
+    def _is_writable(self) -> bool:
+        return os.access(b".", os.W_OK | os.X_OK, dir_fd=self.descriptor, effective_ids=True)
+
+
+def _take(lock: int, path: str) -> bool:
+    """Lock an open lock file and put our number into it; False if it has been removed.
+
+    Raises:
+        DirectoryInUse: it is locked.
+        OSError: it is no lock file of ours.
+
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DirectoryInUse(path, _owner(lock)) from None
+    found = os.fstat(lock)
+    if not found.st_nlink:
+        return False
+    if found.st_uid != os.geteuid():
+        raise OSError("it belongs to another user, and no run holds it; remove it")
+    if found.st_nlink > 1 or not _NUMBER.fullmatch(os.pread(lock, 64, 0)):
+        raise OSError("it is no lock file of a run; remove it, or name it otherwise")
+    os.ftruncate(lock, 0)
+    with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+        os.write(lock, b"%d\n" % os.getpid())
+    return True
 
 
 def _not_its_own(output: os.stat_result, job: os.stat_result) -> str | None:
@@ -178,8 +210,8 @@ def _not_its_own(output: os.stat_result, job: os.stat_result) -> str | None:
 def _owner(lock: int) -> int | None:
     """Return the number in a lock file; its owner may just be about to write it."""
     for _ in range(20):
-        number = os.pread(lock, 32, 0)
-        if number.endswith(b"\n"):
+        number = os.pread(lock, 64, 0)
+        if number and _NUMBER.fullmatch(number):
             return int(number)
         time.sleep(0.01)
     return None

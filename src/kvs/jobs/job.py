@@ -94,8 +94,8 @@ class Job:
                 if self._stopping.is_set():
                     return False
                 pause = self._store.execute(script, offset)
-                self._write(output, pause.output)
                 self._account(script, offset, pause)
+                self._write(output, pause.output)
                 offset = pause.offset
                 if pause.reason is Reason.WAIT:
                     if self._stopping.wait(pause.milliseconds / 1000):

@@ -108,7 +108,7 @@ def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
     except UnicodeEncodeError as error:
         raise WordRefused(f"{word!r}: it cannot be encoded as UTF-8: {error.reason}") from error
     if _WHOLE_WORD.fullmatch(raw) and (what == "key" or raw not in RESERVED):
-        return raw
+        return raw if type(raw) is bytes else bytes(raw)
     if not raw:
         raise WordRefused(f"a {what} has at least 1 byte, this one is empty")
     scan = _Scan(raw)

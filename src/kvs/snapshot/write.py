@@ -144,5 +144,12 @@ def _ending(pid: int) -> str | None:
     if code == 0:
         return None
     if code < 0:
-        return f"its process was killed by {signal.Signals(-code).name}"
+        return f"its process was killed by {_signal_name(-code)}"
     return os.strerror(code) if code != _UNKNOWN else "its process failed for an unknown reason"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
