@@ -1,0 +1,95 @@
+"""One thread's event loop: descriptors (epoll(7)), timers, and calls from other threads."""
+
+import contextlib
+import heapq
+import itertools
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+IN, OUT, HUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR
+"""HUP and ERR are always told, also where nothing was asked for."""
+
+Ready = Callable[[int], None]
+"""Called with the events of a descriptor."""
+
+
+class Timer:
+    """A call that is due; `cancel` makes nothing of it."""
+
+    def __init__(self, call: Callable[[], None] | None) -> None:
+        self.call = call
+
+    def cancel(self) -> None:
+        """Let it not be called."""
+        self.call = None
+
+
+class Loop:
+    """For one thread, but for `soon` and `ask_for`, which any thread may call."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._ready: dict[int, Ready] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        self._soon: deque[Callable[[], None]] = deque()
+        self._wakeup, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.watch(self._wakeup, IN, self._woken)
+
+    def close(self) -> None:
+        """Close what the loop has opened itself."""
+        self._epoll.close()
+        os.close(self._wakeup)
+        os.close(self._wake)
+
+    def watch(self, descriptor: int, events: int, ready: Ready) -> None:
+        """Call `ready` whenever one of `events`, or HUP or ERR, is there."""
+        self._ready[descriptor] = ready
+        self._epoll.register(descriptor, events)
+
+    def ask_for(self, descriptor: int, events: int) -> None:
+        """Ask for other events of a descriptor that is watched."""
+        self._epoll.modify(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Watch it no more; to be called before it is closed."""
+        if self._ready.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def after(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call `call` in so many seconds, unless the timer is cancelled before."""
+        timer = Timer(call)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), timer))
+        return timer
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call `call` in the loop's thread, as soon as it comes to it."""
+        self._soon.append(call)
+        with contextlib.suppress(BlockingIOError):  # full of calls to wake already
+            os.write(self._wake, b"x")
+
+    def turn(self) -> None:
+        """Wait for whatever comes next, and call who is concerned."""
+        for descriptor, events in self._epoll.poll(self._seconds_to_wait()):
+            # One that was closed by a call before it in this turn has nobody to tell any more.
+            if ready := self._ready.get(descriptor):
+                ready(events)
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            if call := heapq.heappop(self._timers)[2].call:
+                call()
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+
+    def _seconds_to_wait(self) -> float | None:
+        if self._soon:
+            return 0
+        if not self._timers:
+            return None
+        return max(0, self._timers[0][0] - time.monotonic())
+
+    def _woken(self, _events: int) -> None:
+        os.read(self._wakeup, 65536)

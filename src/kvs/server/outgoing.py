@@ -1,0 +1,126 @@
+"""What is on its way to a client: replies, and notifications.
+
+`Replies` belongs to the loop's thread. `Notifications` is written by whichever thread has made a
+change, as far as the pipe takes it at once, and by the loop when the pipe takes more.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+from kvs.server.loop import OUT, Loop
+from kvs.watch import Outbox
+from kvs.wire import fifos
+
+FRAMES_A_WRITE = 780
+"""Notifications put into one write: a little less than what a pipe of the usual size takes."""
+
+
+class Replies:
+    """The bytes of replies that the pipe has not taken yet. For the loop's thread."""
+
+    def __init__(self, descriptor: int, loop: Loop, ready: Callable[[int], None]) -> None:
+        self.descriptor = descriptor
+        self._loop = loop
+        self._parts: deque[memoryview] = deque()
+        loop.watch(descriptor, 0, ready)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the client has still to read some."""
+        return bool(self._parts)
+
+    def put(self, parts: Iterable[bytes]) -> None:
+        """Write `parts`, now or as the client reads.
+
+        Raises:
+            BrokenPipeError: nobody reads any more.
+
+        """
+        self._parts.extend(memoryview(part) for part in parts if part)
+        self.write()
+
+    def write(self) -> None:
+        """Write on; what does not fit is asked for again."""
+        while self._parts:
+            part = self._parts.popleft()
+            rest = part[fifos.write(self.descriptor, part) :]
+            if rest:
+                self._parts.appendleft(rest)
+                break
+        self._loop.ask_for(self.descriptor, OUT if self._parts else 0)
+
+    def close(self) -> None:
+        """Close the pipe; what the client has not read is lost to it."""
+        self._parts.clear()
+        self._loop.forget(self.descriptor)
+        fifos.close(self.descriptor)
+
+
+class Notifications:
+    """The way from an outbox to a pipe. `flush` may be called from any thread.
+
+    `_writing` guards the pipe and what is half written: it is held for writes that never wait, and
+    for the closing, so that nobody writes into a descriptor that has become something else.
+    """
+
+    def __init__(self, outbox: Outbox[bytes], loop: Loop) -> None:
+        self._outbox = outbox
+        self._loop = loop
+        self._writing = Lock()
+        self._descriptor: int | None = None  # guarded by _writing, as all below
+        self._unsent = b""
+        self._full = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a pipe to write to."""
+        return self._descriptor is not None
+
+    def open(self, descriptor: int, ready: Callable[[int], None]) -> None:
+        """Begin to write to `descriptor`; `ready` is called with its events, in the loop."""
+        self._loop.watch(descriptor, 0, ready)
+        with self._writing:
+            self._descriptor = descriptor
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the pipe takes now; the loop goes on with the rest when it takes more."""
+        while len(self._outbox) and not self._full and self._descriptor is not None:
+            if not self._writing.acquire(blocking=False):
+                return  # whoever writes looks again after letting go
+            try:
+                self._write()
+            except BrokenPipeError:
+                self._full = True  # its end is told to the loop, as an event of the descriptor
+            finally:
+                self._writing.release()
+
+    def go_on(self) -> None:
+        """Write on, for the loop: the pipe takes more."""
+        with self._writing:
+            if self._descriptor is None:
+                return
+            self._full = False
+            self._loop.ask_for(self._descriptor, 0)
+            self._write()
+        self.flush()
+
+    def close(self) -> None:
+        """Close the pipe."""
+        with self._writing:
+            if self._descriptor is not None:
+                self._loop.forget(self._descriptor)
+                fifos.close(self._descriptor)
+                self._descriptor = None
+
+    def _write(self) -> None:
+        if self._descriptor is None:
+            return
+        data = self._unsent + b"".join(self._outbox.take(FRAMES_A_WRITE))
+        if not data:
+            return
+        self._unsent = data[fifos.write(self._descriptor, data) :]
+        if self._unsent:
+            self._full = True
+            self._loop.ask_for(self._descriptor, OUT)

@@ -1,0 +1,123 @@
+"""The registration pipe: made, kept, read; and which of what it names is acceptable."""
+
+import contextlib
+import errno
+import os
+
+from kvs.errors import RegistrationUnusable, cause, shown
+from kvs.server.session import Pipes
+from kvs.wire import fifos
+from kvs.wire.fifos import Fifo, NotAFifo
+from kvs.wire.frames import Connect
+
+OTHERS_MAY_WRITE = 0o022
+
+
+class RegistrationPipe:
+    """The pipe at a path, open for as long as the server runs. For the loop's thread.
+
+    Both ends are held open, so that clients that come and go never end it.
+    """
+
+    def __init__(self, path: bytes, mode: int) -> None:
+        self._path = path
+        self._mode = mode
+        self._ends: tuple[int, int] | None = None
+        self.identity: tuple[int, int] | None = None
+
+    def make(self) -> int:
+        """Make it and open it; return the descriptor to read from.
+
+        Raises:
+            RegistrationUnusable: a live server has it, something else is there, or it cannot be
+                made.
+
+        """
+        self.close(remove=False)
+        self._remove_stale()
+        try:
+            fifos.make(self._path, self._mode)
+            fifo = Fifo.at(self._path)
+        except OSError as error:
+            reason = f"cannot make the registration pipe: {cause(error)}"
+            raise RegistrationUnusable(shown(self._path), reason) from error
+        reader = fifo.open_for_reading()
+        writer = fifo.open_for_writing()
+        fifo.close()
+        if writer is None:
+            raise AssertionError("it has just been opened for reading")
+        self._ends = (reader, writer)
+        self.identity = fifo.identity
+        return reader
+
+    def is_gone(self) -> bool:
+        """Tell whether the path does not lead to it any more."""
+        try:
+            found = os.lstat(self._path)
+        except OSError:
+            return True
+        return (found.st_dev, found.st_ino) != self.identity
+
+    def close(self, *, remove: bool) -> None:
+        """Close it; with `remove`, also remove it, if it is still there."""
+        if remove and self._ends is not None and not self.is_gone():
+            with contextlib.suppress(OSError):  # gone in between
+                os.unlink(self._path)
+        for end in self._ends or ():
+            fifos.close(end)
+        self._ends = self.identity = None
+
+    def _remove_stale(self) -> None:
+        """Remove a pipe of ours that no server reads any more."""
+        try:
+            fifo = Fifo.at(self._path)
+        except FileNotFoundError:
+            return
+        except NotAFifo as error:
+            reason = "something else than a pipe is there; remove it, or name another path"
+            raise RegistrationUnusable(shown(self._path), reason) from error
+        except OSError as error:
+            raise RegistrationUnusable(shown(self._path), cause(error)) from error
+        try:
+            if fifo.owner != os.geteuid():
+                reason = "a pipe of another user is there"
+                raise RegistrationUnusable(shown(self._path), reason)
+            writer = fifo.open_for_writing()
+            if writer is not None:
+                fifos.close(writer)
+                reason = "a server is already there"
+                raise RegistrationUnusable(shown(self._path), reason)
+            os.unlink(self._path)
+        finally:
+            fifo.close()
+
+
+def found(connect: Connect, registration: tuple[int, int] | None, *, others: bool) -> Pipes | None:
+    """Return the pipes that `connect` names, if they are acceptable; the caller closes them.
+
+    They are three different pipes of one owner, this user (or, with `others`, anybody), and none
+    of them is the registration pipe.
+    """
+    with contextlib.ExitStack() as opened:
+        pipes: list[Fifo] = []
+        for path in connect.paths:
+            try:
+                pipe = Fifo.at(path)
+            except OSError as error:
+                if error.errno in {errno.EMFILE, errno.ENFILE}:
+                    raise
+                return None
+            opened.callback(pipe.close)
+            pipes.append(pipe)
+        owners = {pipe.owner for pipe in pipes}
+        identities = {pipe.identity for pipe in pipes}
+        acceptable = (
+            len(owners) == 1
+            and len(identities) == 3
+            and (others or owners == {os.geteuid()})
+            and registration not in identities
+        )
+        if not acceptable:
+            return None
+        opened.pop_all()
+        return Pipes(*pipes)

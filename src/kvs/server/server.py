@@ -1,0 +1,172 @@
+"""The server: the registration pipe, the sessions, and those that wait for a place."""
+
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+from kvs.errors import RegistrationUnusable, cause
+from kvs.server.loop import IN, Loop
+from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
+from kvs.server.session import House, Pipes, Session
+from kvs.settings import ServerSettings
+from kvs.store import Store
+from kvs.watch import Watchers
+from kvs.wire import fifos, frames
+from kvs.wire.frames import Connect
+from kvs.wire.registration import Registration
+
+log = logging.getLogger("kvs.server")
+
+USUAL_PIPE_BYTES = 65536
+LOOK_SECONDS = 1.0
+"""So often the server looks whether its registration pipe is still there."""
+
+WAITING_CONNECTS = 100_000
+"""So many connects wait for a place, at most; more are dropped, and that is logged."""
+
+SCRIPT_THREADS = 2
+
+
+class Server:
+    """Sessions over named pipes, for one store, on the thread that calls `run`.
+
+    `stop` and `drop_sessions` may be called from any thread and from signal handlers.
+    """
+
+    def __init__(self, store: Store, path: bytes, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._loop = Loop()
+        self._watchers = Watchers(
+            frames.notification,
+            outbox_bytes=settings.outbox_bytes,
+            total_bytes=settings.outbox_total_bytes,
+        )
+        store.attach(self._watchers)
+        self._executor = ThreadPoolExecutor(SCRIPT_THREADS, "kvs-script")
+        self._house = House(self._loop, store, self._watchers, self._executor, self._opened)
+        self._pipe = RegistrationPipe(path, settings.fifo_mode)
+        self._others = bool(settings.fifo_mode & OTHERS_MAY_WRITE)
+        self._registration = Registration(self._judged)
+        self._sessions: set[Session] = set()
+        self._in_use: set[tuple[int, int]] = set()
+        """The pipes of all sessions that have not ended."""
+        self._waiting: deque[Connect] = deque()
+        self._stopping = False
+        self._small_pipes_told = False
+        self._input = self._pipe.make()
+        self._loop.watch(self._input, IN, self._registration_ready)
+        self._loop.after(LOOK_SECONDS, self._look_after_the_pipe)
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are, those being opened included."""
+        return len(self._sessions)
+
+    def run(self) -> None:
+        """Serve until `stop` is called; then end all sessions and remove the pipe."""
+        try:
+            while not self._stopping:
+                self._loop.turn()
+        finally:
+            self._end_sessions("the server stops")
+            self._loop.forget(self._input)
+            self._pipe.close(remove=True)
+            self._executor.shutdown()
+            self._loop.close()
+
+    def stop(self) -> None:
+        """Let `run` come to its end."""
+        self._stopping = True
+        self._loop.soon(lambda: None)
+
+    def drop_sessions(self) -> None:
+        """End every session; then those that waited for a place have their turn."""
+        self._loop.soon(lambda: self._end_sessions("all sessions were dropped"))
+
+    def _end_sessions(self, why: str) -> None:
+        if self._sessions:
+            log.info("ending %d sessions: %s", len(self._sessions), why)
+        for session in list(self._sessions):
+            session.end(why)
+
+    # Connects.
+
+    def _registration_ready(self, _events: int) -> None:
+        while data := fifos.read(self._input):
+            for connect in self._registration.feed(data):
+                self._admit(connect)
+
+    def _judged(self, connect: Connect) -> Connect | None:
+        pipes = self._found(connect)
+        if pipes is None:
+            return None
+        pipes.close()
+        return connect
+
+    def _found(self, connect: Connect) -> Pipes | None:
+        try:
+            return found(connect, self._pipe.identity, others=self._others)
+        except OSError as error:
+            log.warning("a connect was dropped: %s", cause(error))
+            return None
+
+    def _admit(self, connect: Connect) -> None:
+        if len(self._sessions) < self._settings.sessions and not self._waiting:
+            self._begin(connect)
+        elif len(self._waiting) < WAITING_CONNECTS:
+            self._waiting.append(connect)
+        else:
+            log.warning("a connect was dropped: %d wait already", len(self._waiting))
+
+    def _admit_waiting(self) -> None:
+        while self._waiting and len(self._sessions) < self._settings.sessions:
+            self._begin(self._waiting.popleft())
+
+    def _begin(self, connect: Connect) -> None:
+        """Begin a session, if what it names is still, or now, acceptable."""
+        pipes = self._found(connect)
+        if pipes is None:
+            return
+        identities = {pipe.identity for pipe in pipes.all}
+        if identities & self._in_use:
+            log.warning("a connect of %s was dropped: its pipes are in use", pipes.name)
+            pipes.close()
+            return
+        try:
+            session = Session(pipes, self._house, self._ended)
+        except OSError as error:
+            log.warning("a connect of %s was dropped: %s", pipes.name, cause(error))
+            pipes.close()
+            return
+        self._in_use |= identities
+        self._sessions.add(session)
+        log.info("session %s begins", pipes.name)
+        session.begin()
+
+    def _ended(self, session: Session) -> None:
+        self._sessions.discard(session)
+        self._in_use -= {pipe.identity for pipe in session.pipes.all}
+        if not self._stopping:
+            self._loop.soon(self._admit_waiting)
+
+    def _opened(self, descriptor: int) -> None:
+        if not self._small_pipes_told and fifos.capacity(descriptor) < USUAL_PIPE_BYTES:
+            self._small_pipes_told = True
+            log.warning(
+                "the kernel's budget for pipes is used up, and new ones hold %d bytes instead of "
+                "%d: notifications take more writes; see pipe-user-pages-soft in pipe(7)",
+                fifos.capacity(descriptor), USUAL_PIPE_BYTES,
+            )  # fmt: skip
+
+    def _look_after_the_pipe(self) -> None:
+        self._loop.after(LOOK_SECONDS, self._look_after_the_pipe)
+        if not self._pipe.is_gone():
+            return
+        self._loop.forget(self._input)
+        try:
+            self._input = self._pipe.make()
+        except RegistrationUnusable as error:
+            log.warning("%s; trying again every %g s", error, LOOK_SECONDS)
+            return
+        self._loop.watch(self._input, IN, self._registration_ready)
+        log.warning("the registration pipe was gone, and was made again")

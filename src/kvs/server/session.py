@@ -1,0 +1,354 @@
+"""One session: a client's three pipes, its requests, its replies and its notifications."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from kvs.errors import WordRefused, cause, shown
+from kvs.language.faults import checked_word
+from kvs.server import script as scripts
+from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
+from kvs.server.outgoing import Notifications, Replies
+from kvs.server.script import Script
+from kvs.store import Pause, Reason, Store
+from kvs.watch import Outbox, Watchers
+from kvs.wire import fifos, frames
+from kvs.wire.fifos import Fifo
+from kvs.wire.requests import (
+    Disconnect,
+    Execute,
+    Request,
+    Requests,
+    Subscribe,
+    TooLong,
+    Unknown,
+    Unsubscribe,
+)
+from kvs.wire.session import SERVES, TRANSITIONS, Event, Stage
+
+log = logging.getLogger("kvs.server")
+
+OPENING_SECONDS = 5.0
+"""So long a client may take to open responses, and then notifications."""
+
+LEAVING_SECONDS = 0.1
+"""So long a client that disconnected may take to close its end of requests."""
+
+REQUESTS_A_TURN = 64
+"""After so many requests of one session the others are served."""
+
+_RETRY_SECONDS = (0.001,) * 20 + (0.005,) * 20
+"""Between the tries to open a pipe that nobody reads yet; from then on `_RETRY_LATER`."""
+_RETRY_LATER = 0.02
+
+
+@dataclass(frozen=True)
+class Pipes:
+    """The pipes that a connect names, found and judged."""
+
+    requests: Fifo
+    responses: Fifo
+    notifications: Fifo
+
+    @property
+    def all(self) -> tuple[Fifo, Fifo, Fifo]:
+        """In the order of the frame."""
+        return self.requests, self.responses, self.notifications
+
+    @property
+    def name(self) -> str:
+        """How the log names the session."""
+        return shown(self.requests.path)
+
+    def close(self) -> None:
+        """Let go of the files; what was opened stays open."""
+        for pipe in self.all:
+            pipe.close()
+
+
+@dataclass(frozen=True)
+class House:
+    """What all sessions of a server share."""
+
+    loop: Loop
+    store: Store
+    watchers: Watchers[bytes]
+    executor: Executor
+    """For scripts that take long."""
+    opened: Callable[[int], None]
+    """Called with each notifications pipe that was opened."""
+
+
+class Session:
+    """A session from its connect to its end. All but its outbox's wake is the loop's thread's.
+
+    `ended` is called once, when everything of it has been closed.
+    """
+
+    def __init__(self, pipes: Pipes, house: House, ended: Callable[["Session"], None]) -> None:
+        """Open what can be opened at once.
+
+        Raises:
+            OSError: the requests pipe cannot be opened.
+
+        """
+        self.pipes = pipes
+        self.stage = Stage.OPENING
+        self._house = house
+        self._loop = house.loop
+        self._on_end = ended
+        self._requests = Requests()
+        self._requests_ended = False
+        self._script: Script | None = None
+        self._replies: Replies | None = None
+        self._deadline = self._retry = self._pause = Timer(None)
+        self._holds_files = True
+        self._tries = 0
+        self._due = False  # whether a call of _serve is on its way
+        self._outbox: Outbox[bytes] = Outbox(self._wake)
+        self._notifications = Notifications(self._outbox, house.loop)
+        self._input = pipes.requests.open_for_reading()
+        self._loop.watch(self._input, IN, self._requests_ready)
+        self._watching = True
+
+    def begin(self) -> None:
+        """Begin to wait until the client reads its responses and notifications."""
+        self._deadline = self._loop.after(OPENING_SECONDS, self._too_late)
+        self._open()
+
+    # Opening: nobody waits for a client, whichever of its pipes it waits at first.
+
+    def _open(self) -> None:
+        """Open what the client reads by now, and come again for the rest."""
+        try:
+            if not self._notifications.is_open:
+                self._open_notifications(self.pipes.notifications.open_for_writing())
+            if self.stage is Stage.OPENING:
+                self._greet(self.pipes.responses.open_for_writing())
+        except OSError as error:
+            return self.end(f"its pipes cannot be opened: {cause(error)}")
+        if self.stage is Stage.GREETED and self._notifications.is_open:
+            self._move(Event.NOTIFICATIONS_OPEN)
+            self._deadline.cancel()
+            self._let_go_of_files()
+        elif self.stage in {Stage.OPENING, Stage.GREETED}:
+            late = self._tries >= len(_RETRY_SECONDS)
+            self._retry = self._loop.after(
+                _RETRY_LATER if late else _RETRY_SECONDS[self._tries], self._open
+            )
+            self._tries += 1
+        return None
+
+    def _greet(self, responses: int | None) -> None:
+        if responses is None:
+            return
+        self._replies = Replies(responses, self._loop, self._replies_ready)
+        self._move(Event.RESPONSES_OPEN)
+        self._deadline.cancel()
+        self._deadline = self._loop.after(OPENING_SECONDS, self._too_late)
+        self._tries = 0
+        self._reply([frames.reply(frames.CONNECT, 0)])
+        self._serve_soon()
+
+    def _open_notifications(self, notifications: int | None) -> None:
+        if notifications is not None:
+            self._house.opened(notifications)
+            self._notifications.open(notifications, self._notifications_ready)
+
+    def _too_late(self) -> None:
+        what = "responses" if self.stage is Stage.OPENING else "notifications"
+        self.end(f"its client did not open {what} within {OPENING_SECONDS:g} s")
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._deadline, self._retry, self._pause):
+            timer.cancel()
+
+    def _move(self, event: Event) -> None:
+        self.stage = TRANSITIONS[self.stage, event]
+
+    # Requests.
+
+    def _requests_ready(self, events: int) -> None:
+        data = fifos.read(self._input)
+        if data:
+            self._requests.feed(data)
+        elif data == b"" and events & HUP:  # without HUP, no writer has been there yet
+            self._requests_ended = True
+            self._stop_reading()
+            if self.stage is Stage.OPENING:
+                return self.end("its client went before it was greeted")
+        self._serve()
+        return None
+
+    def _serve(self) -> None:
+        """Carry out the requests that are there, as far as the client reads its replies."""
+        self._due = False
+        for _ in range(REQUESTS_A_TURN):
+            if self.stage not in SERVES or self._script is not None or self._unread_replies():
+                break
+            request = self._requests.next()
+            if request is None:
+                if self._requests_ended:
+                    self.end("its client closed its requests")
+                break
+            self._carry_out(request)
+        else:
+            self._serve_soon()
+        if self.stage is Stage.LEAVING and self._requests_ended:
+            self.end(None)
+        self._read_only_when_idle()
+
+    def _serve_soon(self) -> None:
+        if not self._due:
+            self._due = True
+            self._loop.soon(self._serve)
+
+    def _unread_replies(self) -> bool:
+        return self._replies is not None and self._replies.pending
+
+    def _read_only_when_idle(self) -> None:
+        """Read no further requests while one is being carried out or its reply unread."""
+        if self.stage is Stage.ENDED or self._requests_ended:
+            return
+        idle = self._script is None and not self._unread_replies()
+        if idle and not self._watching:
+            self._loop.watch(self._input, IN, self._requests_ready)
+            self._watching = True
+        elif not idle:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._watching:
+            self._loop.forget(self._input)
+            self._watching = False
+
+    def _carry_out(self, request: Request) -> None:
+        match request:
+            case Subscribe(key):
+                self._reply([frames.reply(frames.SUBSCRIBE, int(self._subscribe(key)))])
+            case Unsubscribe(key):
+                house = self._house
+                was_there = house.store.unsubscribe(house.watchers, self._outbox, key)
+                self._reply([frames.reply(frames.UNSUBSCRIBE, int(not was_there))])
+            case Execute(script):
+                self._script = Script(script, self._house.store)
+                self._go_on()
+            case TooLong(length):
+                self._reply(scripts.refused(length))
+            case Disconnect():
+                self._disconnect()
+            case Unknown(operation):
+                self.end(f"it sent an unknown operation, {operation}")
+
+    def _subscribe(self, key: bytes) -> bool:
+        try:
+            checked_word(key, "key")
+        except WordRefused:
+            return False
+        return self._house.store.subscribe(self._house.watchers, self._outbox, key)
+
+    # Scripts: a slice at a time, and those that may take long on another thread.
+
+    def _go_on(self) -> None:
+        script = self._script
+        if script is None or self.stage is Stage.ENDED:
+            return
+        if script.over:
+            self._script = None
+            self._reply(script.reply())
+            self._serve_soon()
+        elif script.lists:
+            future = self._house.executor.submit(script.run_slice)
+            future.add_done_callback(
+                lambda done: self._loop.soon(lambda: self._after_slice(done.result))
+            )
+        else:
+            self._after_slice(script.run_slice)
+
+    def _after_slice(self, slice_: Callable[[], Pause]) -> None:
+        try:
+            pause = slice_()
+        except MemoryError:
+            return self.end("there was not enough memory for its script")
+        if self.stage is Stage.ENDED:
+            return None
+        if pause.reason is Reason.WAIT:
+            self._pause = self._loop.after(pause.milliseconds / 1000, self._go_on)
+        elif self._script is not None and self._script.over:
+            self._go_on()
+        else:
+            self._loop.soon(self._go_on)
+        return None
+
+    # Replies and notifications.
+
+    def _reply(self, parts: list[bytes]) -> None:
+        if self._replies is None or self.stage is Stage.ENDED:
+            return
+        try:
+            self._replies.put(parts)
+        except BrokenPipeError:
+            self.end("its client reads no responses any more")
+
+    def _replies_ready(self, events: int) -> None:
+        if events & ERR:
+            return self.end("its client reads no responses any more")
+        if events & OUT and self._replies is not None:
+            try:
+                self._replies.write()
+            except BrokenPipeError:
+                return self.end("its client reads no responses any more")
+            self._serve()
+        return None
+
+    def _notifications_ready(self, events: int) -> None:
+        if events & ERR:
+            self.end("its client reads no notifications any more")
+        elif events & OUT:
+            self._notifications.go_on()
+
+    def _wake(self) -> None:
+        """There are more changes in the outbox; from the thread that made them."""
+        if self._outbox.given_up:
+            self._loop.soon(lambda: self.end("its client does not keep up with its notifications"))
+        else:
+            self._notifications.flush()
+
+    # The end.
+
+    def _disconnect(self) -> None:
+        self._house.store.leave(self._house.watchers, self._outbox)
+        self._cancel_timers()
+        self._reply([frames.reply(frames.DISCONNECT, 0)])
+        if self.stage is Stage.ENDED:
+            return
+        self._move(Event.DISCONNECT)
+        if self._replies is not None:
+            self._replies.close()
+            self._replies = None
+        self._deadline = self._loop.after(LEAVING_SECONDS, lambda: self.end(None))
+
+    def end(self, why: str | None) -> None:
+        """Close everything; `why` goes to the log. Once it has ended this does nothing."""
+        if self.stage is Stage.ENDED:
+            return
+        if why is not None:
+            log.info("session %s ended: %s", self.pipes.name, why)
+        else:
+            log.info("session %s ended", self.pipes.name)
+        self._move(Event.END)
+        self._cancel_timers()
+        self._house.store.leave(self._house.watchers, self._outbox)
+        self._stop_reading()
+        fifos.close(self._input)
+        if self._replies is not None:
+            self._replies.close()
+        self._notifications.close()
+        self._let_go_of_files()
+        self._on_end(self)
+
+    def _let_go_of_files(self) -> None:
+        if self._holds_files:
+            self._holds_files = False
+            self.pipes.close()

@@ -1,0 +1,133 @@
+"""The layout of every message, as data; the only place that knows it.
+
+Laws:
+
+- Fields are arrays of a fixed number of bytes, padded with NUL, with no alignment between them. A
+  string ends at the first NUL of its field; what stands behind that is noise. A path of exactly
+  `PATH_BYTES` bytes has no NUL.
+- Numbers of four bytes are little-endian.
+"""
+
+import struct
+from dataclasses import dataclass
+
+CONNECT = 1
+DISCONNECT = 2
+SUBSCRIBE = 3
+UNSUBSCRIBE = 4
+EXECUTE = 5
+"""Ours; old clients never send it."""
+
+OPERATIONS = {
+    CONNECT: "connect",
+    DISCONNECT: "disconnect",
+    SUBSCRIBE: "subscribe",
+    UNSUBSCRIBE: "unsubscribe",
+    EXECUTE: "execute",
+}
+
+PATH_BYTES = 40
+FIELD_BYTES = 41
+"""A key or value in a frame: a word of 40 bytes and a NUL."""
+
+SCRIPT_BYTES = 1 << 20
+"""A script of `EXECUTE` has at most so many bytes."""
+
+DELETED = b"DELETED"
+"""The value of a notification of a key that was removed."""
+
+_CONNECT = struct.Struct(f"<B{PATH_BYTES}s{PATH_BYTES}s{PATH_BYTES}s")
+_KEYED = struct.Struct(f"<B{FIELD_BYTES}s")
+_EXECUTE = struct.Struct("<BI")
+_REPLY = struct.Struct("<BB")
+_EXECUTED = struct.Struct("<BBII")
+_NOTIFICATION = struct.Struct(f"<{FIELD_BYTES}s{FIELD_BYTES}s")
+
+CONNECT_BYTES = _CONNECT.size
+KEYED_BYTES = _KEYED.size
+EXECUTE_HEAD_BYTES = _EXECUTE.size
+REPLY_BYTES = _REPLY.size
+EXECUTED_HEAD_BYTES = _EXECUTED.size
+NOTIFICATION_BYTES = _NOTIFICATION.size
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """What a client that connects names: the pipes that it has made."""
+
+    requests: bytes
+    responses: bytes
+    notifications: bytes
+
+    def __post_init__(self) -> None:
+        for path in self.paths:
+            if not 1 <= len(path) <= PATH_BYTES or b"\0" in path:
+                raise ValueError(f"a path is 1 to {PATH_BYTES} bytes without NUL, not {path!r}")
+
+    @property
+    def paths(self) -> tuple[bytes, bytes, bytes]:
+        """All three, in the order of the frame."""
+        return self.requests, self.responses, self.notifications
+
+    def encode(self) -> bytes:
+        """Return the frame, of `CONNECT_BYTES` bytes."""
+        return _CONNECT.pack(CONNECT, *self.paths)
+
+    @classmethod
+    def decode(cls, frame: bytes) -> "Connect | None":
+        """Return what a frame of `CONNECT_BYTES` bytes says; None if it is no connect."""
+        operation, *fields = _CONNECT.unpack(frame)
+        paths = [_string(field) for field in fields]
+        return cls(*paths) if operation == CONNECT and all(paths) else None
+
+
+def keyed_request(operation: int, key: bytes) -> bytes:
+    """Return the frame of a `SUBSCRIBE` or `UNSUBSCRIBE`."""
+    return _KEYED.pack(operation, key)
+
+
+def key_of(frame: bytes) -> bytes:
+    """Return the key in the frame of a `SUBSCRIBE` or `UNSUBSCRIBE`."""
+    return _string(_KEYED.unpack(frame)[1])
+
+
+def execute_request(script: bytes) -> bytes:
+    """Return the frame of an `EXECUTE`."""
+    return _EXECUTE.pack(EXECUTE, len(script)) + script
+
+
+def script_length(head: bytes) -> int:
+    """Return the length of the script that follows the first bytes of an `EXECUTE`."""
+    length: int = _EXECUTE.unpack(head)[1]
+    return length
+
+
+def reply(operation: int, result: int) -> bytes:
+    """Return the response to every operation but `EXECUTE`."""
+    return _REPLY.pack(operation, result)
+
+
+def executed_head(result: int, output: int, errors: int) -> bytes:
+    """Return what stands before so many bytes of output and of errors in the reply to `EXECUTE`."""
+    return _EXECUTED.pack(EXECUTE, result, output, errors)
+
+
+def executed_lengths(head: bytes) -> tuple[int, int, int]:
+    """Return result, and the lengths of output and errors, from the head of such a reply."""
+    _, result, output, errors = _EXECUTED.unpack(head)
+    return result, output, errors
+
+
+def notification(key: bytes, value: bytes | None) -> bytes:
+    """Return the notification of a change: `value` is None for a key that was removed."""
+    return _NOTIFICATION.pack(key, DELETED if value is None else value)
+
+
+def change_of(frame: bytes) -> tuple[bytes, bytes]:
+    """Return key and value of a notification; the value of a removed key is `DELETED`."""
+    key, value = _NOTIFICATION.unpack(frame)
+    return _string(key), _string(value)
+
+
+def _string(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]

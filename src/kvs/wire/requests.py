@@ -1,0 +1,117 @@
+"""What a client sends on its requests pipe, as the server reads it. Pure."""
+
+from dataclasses import dataclass
+
+from kvs.wire import frames
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """The client wants to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """The client wants to be told of every change of a key."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The client does not want to be told any more."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """The client has lines of the command language carried out."""
+
+    script: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """An `Execute` whose script was longer than is taken; it has been read to its end."""
+
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An operation that is none: what follows it means nothing, the session is at its end."""
+
+    operation: int
+
+
+Request = Disconnect | Subscribe | Unsubscribe | Execute | TooLong | Unknown
+
+_LENGTHS = {
+    frames.DISCONNECT: 1,
+    frames.SUBSCRIBE: frames.KEYED_BYTES,
+    frames.UNSUBSCRIBE: frames.KEYED_BYTES,
+    frames.EXECUTE: frames.EXECUTE_HEAD_BYTES,
+}
+"""How many bytes of a request must be there before it can be looked at."""
+
+
+class Requests:
+    """The bytes of one requests pipe, cut anyhow. For one thread."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._skip = 0
+        """Bytes still to come of a script that is too long."""
+        self._skipped = 0
+        """The length of that script."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        self._data += data
+
+    def next(self) -> Request | None:  # noqa: PLR0911  (a table would hide it)
+        """Return the next whole request; None until more is fed."""
+        if self._skipped and not self._skip_script():
+            return None
+        if self._skipped:
+            length, self._skipped = self._skipped, 0
+            return TooLong(length)
+        if not self._data:
+            return None
+        operation = self._data[0]
+        needed = _LENGTHS.get(operation)
+        if needed is None:
+            return Unknown(operation)
+        if len(self._data) < needed:
+            return None
+        if operation == frames.EXECUTE:
+            return self._execute()
+        frame = self._take(needed)
+        if operation == frames.DISCONNECT:
+            return Disconnect()
+        key = frames.key_of(frame)
+        return Subscribe(key) if operation == frames.SUBSCRIBE else Unsubscribe(key)
+
+    def _execute(self) -> Request | None:
+        head = bytes(self._data[: frames.EXECUTE_HEAD_BYTES])
+        length = frames.script_length(head)
+        if length > frames.SCRIPT_BYTES:
+            self._take(len(head))
+            self._skip = self._skipped = length
+            return self.next()
+        if len(self._data) < len(head) + length:
+            return None
+        self._take(len(head))
+        return Execute(self._take(length))
+
+    def _skip_script(self) -> bool:
+        gone = min(self._skip, len(self._data))
+        del self._data[:gone]
+        self._skip -= gone
+        return not self._skip
+
+    def _take(self, length: int) -> bytes:
+        taken = bytes(self._data[:length])
+        del self._data[:length]
+        return taken

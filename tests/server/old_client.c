@@ -1,0 +1,96 @@
+/* A client as they were written in C for the old servers: blocking opens, in an order of its own.
+ *
+ *   old_client ORDER REGISTRATION REQUESTS RESPONSES NOTIFICATIONS KEY COUNT
+ *
+ * ORDER 1: responses, the reply, requests, notifications
+ *       2: requests, responses, notifications, the reply
+ *       3: responses, notifications, requests, the reply
+ * Subscribes to KEY, prints what came back, then COUNT notifications, and disconnects.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int open_or_die(const char *path, int flags)
+{
+    int fd = open(path, flags);
+    if (fd < 0) {
+        perror(path);
+        exit(1);
+    }
+    return fd;
+}
+
+static void read_all(int fd, char *buffer, size_t size)
+{
+    while (size > 0) {
+        ssize_t got = read(fd, buffer, size);
+        if (got <= 0) {
+            fprintf(stderr, "the server has gone\n");
+            exit(1);
+        }
+        buffer += got;
+        size -= (size_t)got;
+    }
+}
+
+static void reply(int fd)
+{
+    char answer[2];
+    read_all(fd, answer, sizeof answer);
+    printf("%d %d\n", answer[0], answer[1]);
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 8)
+        return 2;
+    int order = atoi(argv[1]), requests = -1, responses = -1, notifications = -1;
+    char connect[121] = {1}, request[42] = {3}, change[82];
+    for (int i = 0; i < 3; i++) {
+        unlink(argv[3 + i]);
+        if (mkfifo(argv[3 + i], 0640) != 0) {
+            perror(argv[3 + i]);
+            return 1;
+        }
+        strncpy(connect + 1 + 40 * i, argv[3 + i], 40);
+    }
+    int registration = open_or_die(argv[2], O_WRONLY);
+    if (write(registration, connect, sizeof connect) != sizeof connect)
+        return 1;
+    close(registration);
+    if (order == 2)
+        requests = open_or_die(argv[3], O_WRONLY);
+    responses = open_or_die(argv[4], O_RDONLY);
+    if (order == 1) {
+        reply(responses);
+        requests = open_or_die(argv[3], O_WRONLY);
+    }
+    notifications = open_or_die(argv[5], O_RDONLY);
+    if (order == 3)
+        requests = open_or_die(argv[3], O_WRONLY);
+    if (order != 1)
+        reply(responses);
+    strncpy(request + 1, argv[6], 41);
+    if (write(requests, request, sizeof request) != sizeof request)
+        return 1;
+    reply(responses);
+    for (int left = atoi(argv[7]); left > 0; left--) {
+        read_all(notifications, change, sizeof change);
+        printf("(%s,%s)\n", change, change + 41);
+        fflush(stdout);
+    }
+    request[0] = 2;
+    if (write(requests, request, 1) != 1)
+        return 1;
+    reply(responses);
+    close(requests);
+    if (read(notifications, change, 1) != 0)
+        return 1;
+    printf("end\n");
+    return 0;
+}

@@ -1,0 +1,155 @@
+"""A server on a thread, and a client that does by hand whatever a test wants of it."""
+
+import os
+import select
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvs.server.server import Server
+from kvs.settings import ServerSettings
+from kvs.store import Store
+from kvs.wire import frames
+
+SECONDS = 30.0
+
+
+@dataclass
+class Served:
+    """A server at work, its store, and where to connect."""
+
+    server: Server
+    store: Store
+    path: Path
+    folder: Path
+    """For clients' pipes; its path is short."""
+
+
+@contextmanager
+def serving(settings: ServerSettings | None = None) -> Iterator[Served]:
+    """Run a server on a thread of its own, with everything in a short folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        store = Store()
+        server = Server(store, os.fsencode(folder / "reg"), settings or ServerSettings())
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield Served(server, store, folder / "reg", folder)
+        finally:
+            server.stop()
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+
+
+@dataclass
+class Client:
+    """Three pipes and what is open of them. Blocking opens, as old clients do them."""
+
+    served: Served
+    name: str
+    open: dict[str, int] = field(default_factory=dict)
+
+    def path(self, which: str) -> Path:
+        return self.served.folder / f"{self.name}.{which}"
+
+    def make(self) -> "Client":
+        for which in ("req", "resp", "not"):
+            os.mkfifo(self.path(which), 0o600)
+        return self
+
+    def frame(self) -> bytes:
+        return frames.Connect(
+            *(os.fsencode(self.path(which)) for which in ("req", "resp", "not"))
+        ).encode()
+
+    def register(self) -> "Client":
+        send(self.served, self.frame())
+        return self
+
+    def opens(self, *which: str) -> "Client":
+        for one in which:
+            flags = os.O_WRONLY if one == "req" else os.O_RDONLY
+            self.open[one] = open_within(self.path(one), flags)
+        return self
+
+    def connected(self) -> "Client":
+        """Do it all, in the first of the orders."""
+        self.make().register().opens("resp")
+        assert self.reply() == (frames.CONNECT, 0)
+        return self.opens("req", "not")
+
+    def send(self, data: bytes) -> None:
+        os.write(self.open["req"], data)
+
+    def reply(self) -> tuple[int, int]:
+        operation, result = self.read("resp", frames.REPLY_BYTES)
+        return operation, result
+
+    def executed(self) -> tuple[int, bytes, bytes]:
+        head = self.read("resp", frames.EXECUTED_HEAD_BYTES)
+        result, output, errors = frames.executed_lengths(head)
+        return result, self.read("resp", output), self.read("resp", errors)
+
+    def execute(self, script: bytes) -> tuple[int, bytes, bytes]:
+        self.send(frames.execute_request(script))
+        return self.executed()
+
+    def subscribe(self, key: bytes) -> int:
+        self.send(frames.keyed_request(frames.SUBSCRIBE, key))
+        operation, result = self.reply()
+        assert operation == frames.SUBSCRIBE
+        return result
+
+    def unsubscribe(self, key: bytes) -> int:
+        self.send(frames.keyed_request(frames.UNSUBSCRIBE, key))
+        operation, result = self.reply()
+        assert operation == frames.UNSUBSCRIBE
+        return result
+
+    def change(self) -> tuple[bytes, bytes]:
+        return frames.change_of(self.read("not", frames.NOTIFICATION_BYTES))
+
+    def read(self, which: str, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = read_within(self.open[which], size - len(data))
+            assert piece, f"{which} ended after {data!r}"
+            data += piece
+        return data
+
+    def at_end(self, which: str) -> bool:
+        """Wait for something on a pipe; tell whether it is its end."""
+        return read_within(self.open[which], 1) == b""
+
+    def close(self, *which: str) -> None:
+        for one in which or tuple(self.open):
+            os.close(self.open.pop(one))
+
+
+def send(served: Served, data: bytes) -> None:
+    """Write to the registration pipe, in one piece."""
+    registration = os.open(served.path, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(registration, True)
+    assert os.write(registration, data) == len(data)
+    os.close(registration)
+
+
+def read_within(descriptor: int, size: int) -> bytes:
+    """Read, but not for ever."""
+    ready, _, _ = select.select([descriptor], [], [], SECONDS)
+    assert ready, "nothing came"
+    return os.read(descriptor, size)
+
+
+def open_within(path: Path, flags: int) -> int:
+    """Open with waiting, as blocking opens do, but not for ever."""
+    opened: list[int] = []
+    thread = threading.Thread(target=lambda: opened.append(os.open(path, flags)), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert opened, f"{path} was not opened from the other side"
+    return opened[0]

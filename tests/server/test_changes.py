@@ -1,0 +1,147 @@
+"""Notifications: complete, in order, once, whoever writes and however slowly somebody reads."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from kvs.settings import ServerSettings
+from kvs.wire import frames
+from kvs.wire.replies import Change, Notifications
+from tests.server.raw import SECONDS, Client, read_within, serving
+from tests.tools import until
+
+
+def collect(client: Client, count: int) -> list[Change]:
+    """Read so many notifications."""
+    parser = Notifications()
+    changes: list[Change] = []
+    while len(changes) < count:
+        data = read_within(client.open["not"], 1 << 16)
+        assert data, f"the end came after {len(changes)} of {count}"
+        changes += parser.feed(data)
+    return changes
+
+
+def test_every_change_of_several_writers_comes_once_and_in_the_order_of_revisions() -> None:
+    with serving() as served:
+        clients = [Client(served, f"c{number}").connected() for number in range(3)]
+        for client in clients:
+            client.subscribe(b"hot")
+        history: list[tuple[int, bytes]] = []
+        lock = threading.Lock()
+
+        def write(number: int) -> None:
+            for index in range(1500):
+                value = b"%d.%d" % (number, index)
+                pause = served.store.execute(b"WRITE [(hot,%b)(cold,x)]\n" % value)
+                with lock:
+                    history.append((pause.revision, value))
+
+        writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for writer in writers:
+            writer.start()
+        seen = [collect(client, 6000) for client in clients]
+        for writer in writers:
+            writer.join(SECONDS)
+        expected = [Change(b"hot", value) for _, value in sorted(history)]
+        assert [len(history)] * 3 == [len(changes) for changes in seen]
+        assert all(changes == expected for changes in seen)
+
+
+def test_those_of_one_command_come_together_and_in_its_order() -> None:
+    with serving() as served:
+        client = Client(served, "c").connected()
+        keys = [b"k%d" % number for number in range(20)]
+        for key in keys:
+            client.subscribe(key)
+        script = b"WRITE [" + b"".join(b"(%b,1)" % key for key in reversed(keys)) + b"]\n"
+        writers = [
+            threading.Thread(target=lambda: served.store.execute(script * 50)) for _ in range(3)
+        ]
+        for writer in writers:
+            writer.start()
+        changes = collect(client, 20 * 150)
+        assert [change.key for change in changes] == list(reversed(keys)) * 150
+        for writer in writers:
+            writer.join(SECONDS)
+
+
+def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices() -> None:
+    with serving(ServerSettings(outbox_bytes=82 * 10_000)) as served:
+        slow, quick = (Client(served, name).connected() for name in ("s", "q"))
+        slow.subscribe(b"a")
+        quick.subscribe(b"a")
+        for _ in range(12):
+            served.store.execute(b"WRITE [(a,1)]\n" * 1000)
+            assert len(collect(quick, 1000)) == 1000
+        until(lambda: served.server.sessions == 1)
+        left = collect(slow, 100)
+        assert len(left) >= 100
+        assert quick.execute(b"READ [a]\n") == (0, b"[(a,1)]\n", b"")
+
+
+def test_a_stopped_reader_slows_no_writer_while_a_million_changes_go_by() -> None:
+    program = (
+        "import os,sys\n"
+        "end = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "print('open', flush=True)\n"
+        "while os.read(end, 65536): pass\n"
+    )
+    with serving() as served:
+        client = Client(served, "c").make().register().opens("resp")
+        assert client.reply() == (frames.CONNECT, 0)
+        reader = subprocess.Popen(
+            [sys.executable, "-c", program, str(client.path("not"))], stdout=subprocess.PIPE
+        )
+        try:
+            client.opens("req")
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == b"open\n"
+            client.subscribe(b"a")
+            os.kill(reader.pid, signal.SIGSTOP)
+            before = resident()
+            for _ in range(1000):
+                served.store.execute(b"WRITE [(a,1)]\n" * 1000)
+            until(lambda: served.server.sessions == 0)
+            assert served.store.revision == 1_000_000
+            assert resident() - before < 60_000_000
+        finally:
+            os.kill(reader.pid, signal.SIGCONT)
+            reader.communicate(timeout=SECONDS)
+        assert reader.returncode == 0
+
+
+def resident() -> int:
+    """Return the memory of this process, the server's own, in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_subscribing_and_dropping_while_changes_go_by_loses_and_doubles_nothing() -> None:
+    with serving() as served:
+        over = threading.Event()
+
+        def write() -> None:
+            number = 0
+            while not over.is_set():
+                number += 1
+                served.store.execute(b"WRITE [(n,%d)]\n" % number)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for index in range(15):
+                client = Client(served, f"c{index}").connected()
+                client.subscribe(b"n")
+                numbers = [int(change.value) for change in collect(client, 200)]
+                assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+                if index % 3 == 0:
+                    served.server.drop_sessions()
+                    until(lambda: served.server.sessions == 0)
+                client.close()
+        finally:
+            over.set()
+            writer.join(SECONDS)

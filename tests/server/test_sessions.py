@@ -1,0 +1,336 @@
+"""Sessions of every kind of client: what they are answered, and how they end."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvs.settings import ServerSettings
+from kvs.wire import frames
+from tests.server.raw import SECONDS, Client, Served, send, serving
+from tests.tools import until
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with serving() as one:
+        yield one
+
+
+ORDERS = {
+    "the reply before requests and notifications": ("resp", "reply", "req", "not"),
+    "requests first, and the reply last": ("req", "resp", "not", "reply"),
+    "requests last, then the reply": ("resp", "not", "req", "reply"),
+    "notifications first": ("not", "resp", "req", "reply"),
+    "notifications last": ("req", "resp", "reply", "not"),
+    "notifications, requests": ("not", "req", "resp", "reply"),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=list(ORDERS))
+def test_clients_open_their_pipes_in_any_order(served: Served, order: tuple[str, ...]) -> None:
+    client = Client(served, "c").make().register()
+    for step in order:
+        if step == "reply":
+            assert client.reply() == (frames.CONNECT, 0)
+        else:
+            client.opens(step)
+    served.store.write({"a": "1"})
+    assert client.subscribe(b"a") == 1
+    served.store.write({"a": "2"})
+    assert client.change() == (b"a", b"2")
+
+
+@pytest.fixture(scope="module")
+def old_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no cc here")
+    program = tmp_path_factory.mktemp("cc") / "old_client"
+    source = Path(__file__).with_name("old_client.c")
+    subprocess.run([compiler, "-o", program, source], check=True, timeout=60)
+    return program
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_clients_in_c_work_unchanged(served: Served, old_client: Path, order: int) -> None:
+    names = [served.folder / name for name in ("req", "resp", "not")]
+    arguments = [str(old_client), str(order), str(served.path), *map(str, names), "key", "3"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1 0\n"
+    assert process.stdout.readline() == "3 0\n"
+    served.store.write({"key": "v"})
+    served.store.write({"other": "v", "key": "w" * 40})
+    served.store.delete(["key"])
+    assert process.communicate(timeout=SECONDS)[0] == (
+        f"(key,v)\n(key,{'w' * 40})\n(key,DELETED)\n2 0\nend\n"
+    )
+    assert process.returncode == 0
+    until(lambda: served.server.sessions == 0)
+
+
+def test_subscribing_tells_whether_the_key_is_there_and_unsubscribing_whether_one_was(
+    served: Served,
+) -> None:
+    client = Client(served, "c").connected()
+    served.store.write({"there": "1"})
+    assert client.subscribe(b"there") == 1
+    assert client.subscribe(b"absent") == 0
+    assert client.unsubscribe(b"there") == 0
+    assert client.unsubscribe(b"there") == 1
+    assert client.unsubscribe(b"never") == 1
+    assert client.subscribe(b"absent") == 0
+    served.store.write([("there", "2"), ("absent", "3"), ("absent", "4")])
+    assert client.change() == (b"absent", b"4")
+    served.store.delete(["absent"])
+    served.store.delete(["absent"])
+    served.store.write({"absent": "5"})
+    assert [client.change(), client.change()] == [(b"absent", b"DELETED"), (b"absent", b"5")]
+
+
+def test_a_name_that_is_no_word_is_answered_0_and_subscribes_to_nothing(served: Served) -> None:
+    client = Client(served, "c").connected()
+    for name in (b"", b"a b", b"a)", b"x" * 41):
+        assert client.subscribe(name) == 0
+        assert client.unsubscribe(name) == 1
+
+
+def test_strings_end_at_the_first_nul(served: Served) -> None:
+    client = Client(served, "c").connected()
+    served.store.write({"a": "1"})
+    client.send(b"\x03" + b"a\0" + b"n" * 39)
+    assert client.reply()[0] == frames.SUBSCRIBE
+    served.store.write({"a": "2"})
+    assert client.change() == (b"a", b"2")
+
+
+def test_requests_may_come_together_and_in_pieces(served: Served) -> None:
+    client = Client(served, "c").connected()
+    both = frames.keyed_request(3, b"a") + frames.execute_request(b"WRITE [(a,1)]\nREAD [a]\n")
+    client.send(both + both[:20])
+    assert client.reply() == (3, 0)
+    assert client.executed() == (0, b"[(a,1)]\n", b"")
+    for byte in both[20:]:
+        client.send(bytes([byte]))
+    assert client.reply() == (3, 1)
+    assert client.executed() == (0, b"[(a,1)]\n", b"")
+    assert [client.change(), client.change()] == [(b"a", b"1")] * 2
+
+
+def test_whole_requests_before_the_end_are_carried_out_and_a_half_one_is_dropped(
+    served: Served,
+) -> None:
+    client = Client(served, "c").connected()
+    client.send(frames.execute_request(b"WRITE [(a,1)]\n") * 3 + b"\x05\xff")
+    client.close("req")
+    for _ in range(3):
+        assert client.executed() == (0, b"", b"")
+    assert client.at_end("resp")
+    assert client.at_end("not")
+    assert served.store.revision == 3
+
+
+def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:
+    client = Client(served, "c").connected()
+    script = b"WRITE [(a,1)]\nREAD [a\n\nSHOW\n  BACKUP\nWAIT 1\nBACKUP\nREAD [a]"
+    assert client.execute(script) == (
+        1,
+        b"(a, 1)\nWaiting...\n[(a,1)]\n",
+        b"2:8: expected ',' or ']' after a key, not the end of the line\n"
+        b"5:3: BACKUP belongs to a job, not to a session\n"
+        b"7:1: BACKUP belongs to a job, not to a session\n",
+    )
+    assert client.execute(b"") == (0, b"", b"")
+    assert client.execute(b"BACKUP")[2].startswith(b"1:1: BACKUP")
+
+
+def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served) -> None:
+    client = Client(served, "c").connected()
+    length = frames.SCRIPT_BYTES + 1
+    client.send(b"\x05" + length.to_bytes(4, "little"))
+    left = length
+    while left:
+        piece = min(left, 65536)
+        client.send(b"x" * piece)
+        left -= piece
+    result, output, errors = client.executed()
+    assert (result, output) == (1, b"")
+    assert b"at most 1048576 bytes, this one has 1048577" in errors
+    whole = b"# " + b"x" * (frames.SCRIPT_BYTES - 2)
+    assert client.execute(whole) == (0, b"", b"")
+
+
+def test_a_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> None:
+    waiting = Client(served, "w").connected()
+    waiting.send(frames.execute_request(b"WRITE [(w,1)]\nWAIT 9999999999\n"))
+    until(lambda: b"w" in served.store)
+    other = Client(served, "o").connected()
+    assert other.execute(b"READ [w]\n") == (0, b"[(w,1)]\n", b"")
+    waiting.close()
+    until(lambda: served.server.sessions == 1)
+
+
+def test_a_reply_far_larger_than_the_pipe_holds_up_nobody(served: Served) -> None:
+    served.store.write({f"key{number}": "v" * 30 for number in range(50_000)})
+    reader = Client(served, "r").connected()
+    reader.send(frames.execute_request(b"SHOW\n") + frames.keyed_request(3, b"key1"))
+    other = Client(served, "o").connected()
+    for _ in range(100):
+        assert other.execute(b"READ [key7]\n") == (0, b"[(key7,%b)]\n" % (b"v" * 30), b"")
+    result, output, errors = reader.executed()
+    assert (result, output.count(b"\n"), errors) == (0, 50_000, b"")
+    assert reader.reply() == (3, 1)
+
+
+def test_an_unknown_operation_ends_that_session_alone(served: Served) -> None:
+    bad, good = Client(served, "b").connected(), Client(served, "g").connected()
+    bad.send(b"\x07")
+    assert bad.at_end("resp")
+    assert bad.at_end("not")
+    assert good.execute(b"SHOW\n") == (0, b"", b"")
+
+
+@pytest.mark.parametrize("lost", ["req", "resp", "not"])
+def test_a_session_ends_when_its_client_loses_one_pipe_also_while_idle(
+    served: Served, lost: str
+) -> None:
+    client = Client(served, "c").connected()
+    client.subscribe(b"a")
+    client.close(lost)
+    until(lambda: served.server.sessions == 0)
+    served.store.write({"a": "1"})
+    for which in set(client.open) - {"req"}:
+        assert client.at_end(which)
+
+
+def test_disconnect_is_answered_and_then_the_pipes_end(served: Served) -> None:
+    client = Client(served, "c").connected()
+    client.subscribe(b"a")
+    client.send(b"\x02")
+    assert client.reply() == (frames.DISCONNECT, 0)
+    assert client.at_end("resp")
+    client.close("req")
+    assert client.at_end("not")
+    until(lambda: served.server.sessions == 0)
+
+
+def test_a_client_that_disconnects_and_stays_is_left_after_a_moment(served: Served) -> None:
+    client = Client(served, "c").connected()
+    client.send(b"\x02")
+    assert client.reply() == (frames.DISCONNECT, 0)
+    assert client.at_end("not")
+    until(lambda: served.server.sessions == 0)
+
+
+def test_beyond_the_limit_a_connect_waits_its_turn() -> None:
+    with serving(ServerSettings(sessions=2)) as served:
+        first, second = (Client(served, name).connected() for name in "ab")
+        third = Client(served, "c").make().register()
+        fourth = Client(served, "d").make().register()
+        assert first.execute(b"SHOW\n") == (0, b"", b"")
+        second.close()
+        third.opens("resp")
+        assert third.reply() == (frames.CONNECT, 0)
+        third.opens("req", "not")
+        first.send(b"\x02")
+        assert first.reply() == (frames.DISCONNECT, 0)
+        first.close()
+        fourth.opens("resp", "not", "req")
+        assert fourth.reply() == (frames.CONNECT, 0)
+        assert served.server.sessions == 2
+
+
+def test_a_hundred_connects_at_once_and_few_places() -> None:
+    with serving(ServerSettings(sessions=7)) as served:
+        clients = [Client(served, f"c{number}").make() for number in range(100)]
+        for client in clients:
+            client.register()
+        for client in clients:
+            client.opens("resp")
+            assert client.reply() == (frames.CONNECT, 0)
+            client.opens("req", "not")
+            assert client.execute(b"WRITE [(%b,1)]\n" % client.name.encode()) == (0, b"", b"")
+            client.close()
+        assert len(served.store) == 100
+
+
+def test_dropping_all_sessions_ends_them_and_serves_those_that_waited() -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        first = Client(served, "a").connected()
+        first.subscribe(b"k")
+        second = Client(served, "b").make().register()
+        served.server.drop_sessions()
+        assert first.at_end("resp")
+        assert first.at_end("not")
+        second.opens("resp", "not", "req")
+        assert second.reply() == (frames.CONNECT, 0)
+        served.store.write({"k": "1"})
+        assert second.execute(b"READ [k]\n") == (0, b"[(k,1)]\n", b"")
+
+
+def test_garbage_costs_nothing_but_itself(served: Served) -> None:
+    regular = served.folder / "file"
+    regular.write_text("untouched")
+    path = os.fsencode(regular)
+    for index, garbage in enumerate(
+        (
+            b"\x01",
+            b"\x01" * 200,
+            os.urandom(1000),
+            frames.Connect(path, path, path).encode(),
+            frames.Connect(b"/none", b"/none2", b"/none3").encode(),
+            Client(served, "zz").frame()[:60],
+        )
+    ):
+        send(served, garbage)
+        client = Client(served, f"c{index}").connected()
+        assert client.execute(b"SHOW\n") == (0, b"", b"")
+        client.close()
+    assert regular.read_text() == "untouched"
+
+
+def test_paths_that_are_no_pipes_of_their_own_are_refused(served: Served) -> None:
+    good = Client(served, "g").make()
+    paths = {which: os.fsencode(good.path(which)) for which in ("req", "resp", "not")}
+    link = served.folder / "link"
+    link.symlink_to(good.path("resp"))
+    for requests, responses, notifications in (
+        (paths["req"], os.fsencode(link), paths["not"]),
+        (paths["req"], paths["req"], paths["not"]),
+        (os.fsencode(served.path), paths["resp"], paths["not"]),
+        (paths["req"], os.fsencode(served.folder), paths["not"]),
+        (paths["req"], b"/dev/null", paths["not"]),
+    ):
+        send(served, frames.Connect(requests, responses, notifications).encode())
+    good.register().opens("resp")
+    assert good.reply() == (frames.CONNECT, 0)
+    assert served.server.sessions == 1
+
+
+def test_what_names_a_pipe_of_a_live_session_is_dropped(served: Served) -> None:
+    live = Client(served, "l").connected()
+    other = Client(served, "o").make()
+    paths = [os.fsencode(live.path("resp")), *(os.fsencode(other.path(w)) for w in ("req", "not"))]
+    send(served, frames.Connect(paths[1], paths[0], paths[2]).encode() + live.frame())
+    Client(served, "n").connected()
+    assert live.execute(b"SHOW\n") == (0, b"", b"")
+    assert served.server.sessions == 2
+
+
+def test_a_client_that_never_opens_its_pipes_loses_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.2)
+    with serving(ServerSettings(sessions=1)) as served:
+        Client(served, "dead").make().register()
+        half = Client(served, "half").make().register()
+        living = Client(served, "living").make().register()
+        half.opens("resp")
+        assert half.reply() == (frames.CONNECT, 0)
+        assert half.at_end("resp")
+        living.opens("resp", "not", "req")
+        assert living.reply() == (frames.CONNECT, 0)
