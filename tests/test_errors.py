@@ -43,8 +43,8 @@ def test_what_is_too_long_is_cut() -> None:
     [
         (errors.InvalidCommand("j/a.job", 7, 11, "why"), "j/a.job:7:11: why"),
         (errors.JobFailed("j/a.job", "why"), "j/a.job: why"),
-        (errors.SnapshotFailed("a.bck", "why"), "a.bck: the snapshot failed: why"),
-        (errors.BackupFailed("a.job", 3, 2, "why"), "a.job:3: BACKUP 2: why"),
+        (errors.SnapshotFailed("a.bck", "why"), "a.bck: no snapshot was written: why"),
+        (errors.BackupFailed("a.job", 3, 2, "why"), "a.job:3: snapshot 2 failed: why"),
         (errors.BackupUnreadable("a.bck", "why"), "a.bck: cannot read the backup: why"),
         (errors.BackupMalformed("a.bck", 4, "why"), "a.bck:4: why; nothing was restored"),
         (errors.DirectoryUnusable("j", "why"), "j: why"),

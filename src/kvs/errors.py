@@ -69,17 +69,20 @@ class JobFailed(KvsError):
 
 @dataclass(eq=False)
 class SnapshotFailed(KvsError):
-    """A snapshot that failed.
-
-    Nothing stands under its final name but what was there before; unless only the directory could
-    not be synced: then the reason says that it is in place.
-    """
+    """A snapshot that was not written. Nothing stands under its final name but what was there."""
 
     file: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}: the snapshot failed: {self.reason}"
+        return f"{self.file}: no snapshot was written: {self.reason}"
+
+
+class SnapshotNotSynced(SnapshotFailed):
+    """A snapshot that is in place, but that a power loss may undo."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: its directory could not be synced, it may not last: {self.reason}"
 
 
 @dataclass(eq=False)
@@ -95,7 +98,7 @@ class BackupFailed(KvsError):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: BACKUP {self.number}: {self.reason}"
+        return f"{self.file}:{self.line}: snapshot {self.number} failed: {self.reason}"
 
 
 @dataclass(eq=False)
@@ -171,7 +174,7 @@ class IdRefused(KvsError, ValueError):
 
     def __init__(self, given: str) -> None:
         super().__init__(
-            f"'{shown(given, 24)}': an ID is 1 to 15 of the letters a to z and A to Z, digits, - and _"
+            f"'{shown(given, 24)}': an ID is 1 to 15 letters (a to z, A to Z), digits, - and _"
         )
 
 

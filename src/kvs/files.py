@@ -30,7 +30,7 @@ class NotSynced(OSError):
     """A file is in place under its name, but a power loss may undo that."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"it is in place, but its directory could not be synced: {reason}")
+        super().__init__(reason)
 
 
 def write_all(file: int, data: bytes) -> None:

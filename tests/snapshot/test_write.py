@@ -80,7 +80,7 @@ def test_a_child_that_is_killed_is_reported_and_leaves_nothing(
     with pytest.raises(SnapshotFailed) as caught:
         draft.finish()
     assert str(caught.value) == (
-        "jobs/x.bck: the snapshot failed: its process was killed by SIGKILL"
+        "jobs/x.bck: no snapshot was written: its process was killed by SIGKILL"
     )
     assert os.listdir(tmp_path) == []
 

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from kvs.cli.lint import lint
 from kvs.cli.run import run
-from kvs.cli.say import ReaderGone, UsageError, say
-from kvs.errors import KvsError
+from kvs.cli.say import ReaderGone, UsageError, put, say
+from kvs.errors import KvsError, shown
 from kvs.settings import Settings, cores
 from kvs.version import VERSION
 
@@ -27,16 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    program = "kvs"
     try:
+        options = _parser().parse_args(arguments)
+        program = f"kvs {options.command}"
         return options.action(options)  # type: ignore[no-any-return]
     except ReaderGone:
         return 1
     except UsageError as error:
-        say(f"kvs {options.command}: {error}")
+        say(f"{program}: {error}")
         return 2
     except KvsError as error:
-        say(f"kvs {options.command}: {error}")
+        say(f"{program}: {error}")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -46,8 +48,13 @@ class _Parser(argparse.ArgumentParser):
     """Tells of wrong usage in one line."""
 
     def error(self, message: str) -> NoReturn:
-        say(f"{self.prog}: {message}; see '{self.prog} --help'")
+        line = message if message.isprintable() else shown(message)
+        say(f"{self.prog}: {line}; see '{self.prog} --help'")
         sys.exit(2)
+
+    def _print_message(self, message: str, _file: object = None) -> None:
+        """Write help or the version: results as any other, which may not be lost in silence."""
+        put(message.rstrip("\n"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +118,6 @@ def _positive(text: str) -> int:
     """Take a whole number of 1 or more; the error's text is shown to the person."""
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):
         raise argparse.ArgumentTypeError(
-            f"a whole number from 1 to 999999999 is needed, not {text!r}"
+            f"a whole number from 1 to 999999999 is needed, not '{text}'"
         )
     return int(text)

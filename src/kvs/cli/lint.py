@@ -65,7 +65,7 @@ def _lint_open_file(file: int, name: str) -> bool:
         for fault in faults(script):
             number += script.count(b"\n", counted, fault.offset)
             counted = fault.offset
-            put(f"{name}:{number + 1}:{fault.column}: {fault.reason}\n{_pointed_at(script, fault)}")
+            put(f"{name}:{number + 1}:{fault.column}: {fault.reason}\n{pointed_at(script, fault)}")
             invalid += 1
         commands += count_commands(script)
         lines += script.count(b"\n") + (not script.endswith(b"\n"))
@@ -78,7 +78,7 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _pointed_at(script: bytes, fault: Fault) -> str:
+def pointed_at(script: bytes, fault: Fault) -> str:
     """Return the line of `fault`, or what stands around the place if it is long, and a caret."""
     line = line_at(script, fault.offset)
     at = fault.column - 1
@@ -92,7 +92,7 @@ def _pointed_at(script: bytes, fault: Fault) -> str:
 def _width(text: str) -> int:
     """Return how many columns of a terminal `text` takes (Unicode's annex 11)."""
     return sum(
-        0 if unicodedata.combining(character) else
+        0 if unicodedata.category(character) in {"Mn", "Me"} else
         2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
         for character in text
     )  # fmt: skip

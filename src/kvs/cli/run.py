@@ -109,9 +109,6 @@ def _tell(report: Report, options: argparse.Namespace) -> bool:
             say(f"kvs run: {error}")
             good = False
     if not options.quiet:
-        failed = sum(job.failed for job in report.jobs)
-        if failed and len(report.jobs) > 1:
-            say(f"kvs run: {failed} of {len(report.jobs)} jobs had errors")
         try:
             put_table(report)
         except ReaderGone:
@@ -132,8 +129,9 @@ def _restore(store: Store, path: str) -> None:
 def _say_what_was_not_told(report: Report) -> None:
     for job in report.jobs:
         if job.errors_not_told:
+            lines = "line" if job.errors_not_told == 1 else "lines"
             say(
-                f"{job.file}: {job.errors_not_told} more invalid lines; "
+                f"{job.file}: {job.errors_not_told} more invalid {lines}; "
                 f"the first {ERRORS_TOLD} were told, 'kvs lint' tells all"
             )
 

@@ -7,8 +7,12 @@ import contextlib
 import errno
 import os
 import sys
+from threading import Lock
 
 from kvs.errors import KvsError, cause
+
+_saying = Lock()
+"""Keeps lines whole that several threads tell at the same time."""
 
 
 class UsageError(KvsError):
@@ -26,7 +30,7 @@ class ReaderGone(OutputLost):
 def say(line: str) -> None:
     """Tell a person `line`, on stderr; a stderr that takes nothing is no reason to stop."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        with _saying, contextlib.suppress(OSError):
             print(line, file=sys.stderr, flush=True)
 
 
@@ -42,9 +46,29 @@ def put(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        # What Python has buffered would fail again at exit; give it a place to go.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        kind = ReaderGone if error.errno == errno.EPIPE else OutputLost
-        raise kind(f"stdout: cannot write the results: {cause(error)}") from error
+        raise _lost(error) from error
+
+
+def put_bytes(data: bytes) -> None:
+    """Write `data` to stdout, as it is.
+
+    Raises:
+        OutputLost: it was not written.
+
+    """
+    if sys.stdout is None:
+        raise OutputLost("stdout is closed: the results cannot be written")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise _lost(error) from error
+
+
+def _lost(error: OSError) -> OutputLost:
+    # What Python has buffered would fail again at exit; give it a place to go.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    kind = ReaderGone if error.errno == errno.EPIPE else OutputLost
+    return kind(f"stdout: cannot write the results: {cause(error)}")

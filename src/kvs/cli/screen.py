@@ -4,6 +4,8 @@ A terminal gets rich's progress display and table; anything else gets plain line
 control character. rich is imported only for a terminal, so that scripts do not wait for it.
 """
 
+import contextlib
+import io
 import os
 import select
 import sys
@@ -11,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self, TextIO, cast
 
 from kvs.cli.say import put, say
 from kvs.errors import KvsError, shown
@@ -19,9 +21,6 @@ from kvs.jobs.report import JobReport, Report, State
 from kvs.jobs.run import Run
 
 REFRESH_SECONDS = 0.1
-
-NAME_BYTES = 40
-"""So much of a job's name stands in the table; the report has it whole."""
 
 HEADINGS = ("job", "commands", "invalid", "snapshots", "seconds", "state")
 
@@ -63,9 +62,21 @@ class LiveScreen(Screen):
         from rich.live import Live
         from rich.spinner import Spinner
 
-        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(
+            file=cast("TextIO", _Terminal()),
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+        )
         self._line = Spinner("dots", style="cyan")
-        self._live = Live(self._line, console=self._console, transient=True)
+        self._live = Live(
+            self._line,
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -106,6 +117,25 @@ class LiveScreen(Screen):
             )
 
 
+class _Terminal(io.TextIOBase):
+    """What stderr leads to; it may go away while the work goes on, and nobody is told."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+
 def choose_screen(*, quiet: bool) -> Screen:
     """Return the screen that fits stderr."""
     return LiveScreen() if not quiet and _is_terminal(sys.stderr) else Screen()
@@ -128,7 +158,7 @@ def _row(job: JobReport) -> tuple[str, ...]:
     written = sum(snapshot.written is not None for snapshot in job.snapshots)
     lost = len(job.snapshots) - written
     return (
-        shown(job.name, NAME_BYTES),
+        shown(job.name),
         str(job.commands),
         str(job.invalid),
         f"{written} ({lost} failed)" if lost else str(written),
@@ -159,7 +189,7 @@ def _put_rich_table(rows: Sequence[tuple[str, ...]], failed: Sequence[bool]) -> 
         table.add_column(heading, justify="left" if edge else "right", overflow="fold")
     for row, bad in zip(rows, failed, strict=True):
         table.add_row(*row, style="red" if bad else None)
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(table)
     put(captured.get().rstrip("\n"))

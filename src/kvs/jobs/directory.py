@@ -21,7 +21,7 @@ BACKUP = b".bck"
 LOCK = b".kvs.lock"
 """Holds the number of the process at work in the directory, and its flock(2)."""
 
-_NUMBER = re.compile(rb"(?:[0-9]{1,10}\n)?")
+_NUMBER = re.compile(rb"[0-9]{1,10}\n")
 
 
 class JobsDirectory:
@@ -30,6 +30,8 @@ class JobsDirectory:
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         self.path = os.fsencode(path)
         self._lock: int | None = None
+        self._not_locked = "its directory was not locked"
+        """Why an output may not be opened as long as there is no lock."""
 
     def __enter__(self) -> Self:
         """Open the directory.
@@ -121,7 +123,7 @@ class JobsDirectory:
 
         """
         if self._lock is None:
-            raise self._output_refused(name, "its directory cannot be written to, nor so be locked")
+            raise self._output_refused(name, self._not_locked)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
         try:
             output = open_regular(name + OUTPUT, flags, self.descriptor)
@@ -152,6 +154,7 @@ class JobsDirectory:
                 lock = self._open_lock(os.O_RDWR | os.O_CREAT)
             except OSError as error:
                 if error.errno == errno.EROFS or not self._is_writable():
+                    self._not_locked = cause(error)
                     return None
                 if not isinstance(error, PermissionError):
                     raise
@@ -189,8 +192,8 @@ def _take(lock: int, path: str) -> bool:
         return False
     if found.st_uid != os.geteuid():
         raise OSError("it belongs to another user, and no run holds it; remove it")
-    if found.st_nlink > 1 or not _NUMBER.fullmatch(os.pread(lock, 64, 0)):
-        raise OSError("it is no lock file of a run; remove it, or name it otherwise")
+    if found.st_nlink > 1:
+        raise OSError("it is another name of some file, a hard link; remove it")
     os.ftruncate(lock, 0)
     with contextlib.suppress(OSError):  # a full disk: it is locked all the same
         os.write(lock, b"%d\n" % os.getpid())
@@ -211,7 +214,7 @@ def _owner(lock: int) -> int | None:
     """Return the number in a lock file; its owner may just be about to write it."""
     for _ in range(20):
         number = os.pread(lock, 64, 0)
-        if number and _NUMBER.fullmatch(number):
+        if _NUMBER.fullmatch(number):
             return int(number)
         time.sleep(0.01)
     return None

@@ -56,12 +56,15 @@ class Job:
         """Bytes of output written so far."""
         self.report = JobReport(name, directory.shown(name + JOB))
 
-    def run(self) -> None:
-        """Carry the job out; what goes wrong is told, and is in the report."""
+    def run(self, file: int | None = None) -> None:
+        """Carry the job out; what goes wrong is told, and is in the report.
+
+        With `file`, what is read is that descriptor, opened by the caller, closed here.
+        """
         began = time.perf_counter()
         self.report.state = State.RUNNING
         try:
-            finished = self._open_and_run()
+            finished = self._open_and_run(file)
             self.report.state = State.DONE if finished else State.STOPPED
         except JobFailed as failure:
             self._fail(failure)
@@ -74,8 +77,8 @@ class Job:
         self.report.failure = str(failure)
         self._tell(failure)
 
-    def _open_and_run(self) -> bool:
-        job = self._directory.open_job(self._name)
+    def _open_and_run(self, file: int | None) -> bool:
+        job = self._directory.open_job(self._name) if file is None else file
         try:
             output = self._directory.open_output(self._name, job)
             try:
@@ -162,9 +165,15 @@ class Job:
 
         try:
             draft = Draft(self._directory.descriptor, name, report.file)
-            self._store.fork_snapshot(draft)
         except SnapshotFailed as failure:
             self._snapshots.give_place_back()
+            done(failure)
+            return True
+        self._snapshots.begin(draft)
+        try:
+            self._store.fork_snapshot(draft)
+        except SnapshotFailed as failure:
+            self._snapshots.end(draft)
             done(failure)
         else:
             self._snapshots.finish(draft, done)

@@ -1,5 +1,6 @@
 """A run: the jobs of a directory, in order of name, on worker threads, against one store."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from kvs.jobs.report import Report, State
 from kvs.jobs.snapshots import Snapshots
 from kvs.settings import Settings
 from kvs.store import Store
+
+BEGIN_SECONDS = 1.0
+"""A thread that was started has begun within this time; else it never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,12 @@ class Run:
         self._threads = settings.threads
         self._tell = tell
         self._directory = JobsDirectory(path)
-        self._snapshots = Snapshots(settings.backups)
+        self._snapshots = Snapshots(settings.backups, self._fail)
         self._stopping = Event()
+        self._begun = Event()
         self._ended = Event()
-        self._lock = Lock()
-        self._jobs: Iterator[Job] = iter(())  # guarded by _lock
-        self._busy = 0  # workers not yet at their end; guarded by _lock
+        self._taking = Lock()
+        self._jobs: Iterator[Job] = iter(())  # guarded by _taking
         self._defect: BaseException | None = None
         self.report = Report(shown(os.fsencode(path)), [])
 
@@ -77,7 +81,7 @@ class Run:
             jobs = [self._job(name) for name in self._directory.names()]
             self.report.jobs = [job.report for job in jobs]
             self._jobs = iter(jobs)
-            self._start(min(self._threads, len(jobs)))
+            self._start(max(1, min(self._threads, len(jobs))))
         except BaseException:
             self._directory.__exit__(None, None, None)
             raise
@@ -90,15 +94,26 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         """Wait for the end, after a stop if an exception came this way, and close the directory."""
-        if error is not None:
-            self.stop()
-        self._ended.wait()
-        self._directory.__exit__(kind, error, traceback)
+        try:
+            if error is not None:
+                self.stop()
+            self._wait_for_end()
+        finally:
+            self._directory.__exit__(kind, error, traceback)
         self.report.seconds = time.perf_counter() - self._began
         self.report.stopped = self._stopping.is_set()
         self.report.revision = self._store.revision
         if self._defect is not None:
             raise self._defect
+
+    def _wait_for_end(self) -> None:
+        """Wait for the end; interrupted, stop the run and wait all the same."""
+        try:
+            self._ended.wait()
+        except BaseException:
+            self.stop()
+            self._ended.wait()
+            raise
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the end, or for so many seconds; return whether the run has ended."""
@@ -133,37 +148,48 @@ class Run:
         )
 
     def _start(self, workers: int) -> None:
-        """Start the workers, or as many as there are threads to be had, one at least."""
-        if not workers:
-            self._ended.set()
-        self._busy = workers
-        for started in range(workers):
-            try:
-                Thread(target=self._work, name=f"kvs-job-{started}").start()
-            except RuntimeError as error:
-                if not started:
-                    raise NoThread from error
-                self._leave(workers - started)
-                return
+        """Start the first worker, which starts the others.
+
+        Only this one start can be interrupted (KeyboardInterrupt comes to the main thread alone),
+        and then the run is stopped and at its end before the exception goes on.
+        """
+        first = Thread(target=self._lead, args=(workers - 1,), name="kvs-job-0")
+        try:
+            first.start()
+        except RuntimeError as error:
+            raise NoThread from error
+        except BaseException:
+            self.stop()
+            if self._begun.wait(BEGIN_SECONDS):
+                self._wait_for_end()
+            raise
+
+    def _lead(self, others: int) -> None:
+        """Work, with so many others or as many as there are threads to be had, and end the run."""
+        self._begun.set()
+        workers: list[Thread] = []
+        with contextlib.suppress(RuntimeError):  # no more threads to be had
+            for number in range(others):
+                worker = Thread(target=self._work, name=f"kvs-job-{number + 1}")
+                worker.start()
+                workers.append(worker)
+        self._work()
+        for worker in workers:
+            worker.join()
+        self._snapshots.join()
+        self._ended.set()
 
     def _work(self) -> None:
         try:
             while not self._stopping.is_set() and (job := self._next()):
                 job.run()
         except BaseException as defect:  # noqa: BLE001  (raised again where the run is left)
-            self._defect = defect
-            self.stop()
-        self._leave(1)
+            self._fail(defect)
+
+    def _fail(self, defect: BaseException) -> None:
+        self._defect = defect
+        self.stop()
 
     def _next(self) -> Job | None:
-        with self._lock:
+        with self._taking:
             return next(self._jobs, None)
-
-    def _leave(self, workers: int) -> None:
-        """Count off `workers`; the last one waits for the snapshots and ends the run."""
-        with self._lock:
-            self._busy -= workers
-            last = not self._busy
-        if last:
-            self._snapshots.join()
-            self._ended.set()

@@ -13,8 +13,10 @@ Done = Callable[[Written | SnapshotFailed], None]
 class Snapshots:
     """At most `limit` snapshots at a time. Thread-safe; `_changed` guards everything."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, defect: Callable[[BaseException], None]) -> None:
+        """Make one; `defect` is given what should never happen, from the thread that met it."""
         self._limit = limit
+        self._defect = defect
         self._changed = Condition()
         self._places_taken = 0
         self._in_flight: set[Draft] = set()
@@ -46,24 +48,34 @@ class Snapshots:
             self._stopped = True
             self._changed.notify_all()
 
-    def finish(self, draft: Draft, done: Done) -> None:
-        """Wait for the forked `draft` on a thread of its own, tell `done`, give the place back."""
+    def begin(self, draft: Draft) -> None:
+        """Know of `draft` before it is forked, so that `abandon` leaves nothing of it."""
         with self._changed:
             self._in_flight.add(draft)
+
+    def finish(self, draft: Draft, done: Done) -> None:
+        """Wait for the forked `draft` on a thread of its own, tell `done`, give the place back."""
         try:
             Thread(target=self._finish, args=(draft, done), name="kvs-snapshot").start()
         except RuntimeError:  # no more threads to be had: the caller waits itself
             self._finish(draft, done)
 
+    def end(self, draft: Draft) -> None:
+        """Forget `draft`, and give its place back."""
+        with self._changed:
+            self._in_flight.discard(draft)
+        self.give_place_back()
+
     def _finish(self, draft: Draft, done: Done) -> None:
         try:
-            done(draft.finish())
-        except SnapshotFailed as failure:
-            done(failure)
+            try:
+                done(draft.finish())
+            except SnapshotFailed as failure:
+                done(failure)
+        except BaseException as defect:  # noqa: BLE001  (raised again where the run is left)
+            self._defect(defect)
         finally:
-            with self._changed:
-                self._in_flight.discard(draft)
-            self.give_place_back()
+            self.end(draft)
 
     def join(self) -> None:
         """Wait until none is in flight."""

@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import NoReturn
 
-from kvs.errors import SnapshotFailed, cause
-from kvs.files import Replacement, write_all
+from kvs.errors import SnapshotFailed, SnapshotNotSynced, cause
+from kvs.files import NotSynced, Replacement, write_all
 from kvs.language.results import listing
 from kvs.table import Table, ordered
 
@@ -92,6 +92,8 @@ class Draft:
         size = os.fstat(self._replacement.file).st_size
         try:
             self._replacement.commit()
+        except NotSynced as error:
+            raise SnapshotNotSynced(self._shown, cause(error)) from error
         except OSError as error:
             raise SnapshotFailed(self._shown, cause(error)) from error
         seconds = time.perf_counter() - self._began

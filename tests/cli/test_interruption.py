@@ -1,0 +1,353 @@
+"""SIGINT and SIGTERM in the middle: the first ends the run in good order, a second at once."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.tools import (
+    HOUR,
+    SECONDS,
+    STANDSTILL,
+    Data,
+    Start,
+    alive,
+    content,
+    end,
+    interrupt_until_gone,
+    leftovers,
+    pairs_job,
+    pairs_listing,
+    run_reporting,
+    standing_still,
+    started,
+    stopped_children,
+    unread,
+    until,
+    write_jobs,
+    writes_in_vain,
+)
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+both_signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+
+
+def waiting(directory: Path, *names: str) -> bool:
+    """Tell whether the jobs have all come to a WAIT."""
+    return all(b"Waiting...\n" in content(directory / f"{name}.out") for name in names)
+
+
+def has_open(process: subprocess.Popen[bytes], path: Path) -> bool:
+    """Tell whether the program has the file open (proc(5))."""
+    descriptors = Path("/proc", str(process.pid), "fd")
+    with suppress(FileNotFoundError):  # one of them has just been closed
+        return any(os.readlink(descriptor) == str(path) for descriptor in descriptors.iterdir())
+    return False
+
+
+def threads(process: subprocess.Popen[bytes]) -> int:
+    """Return how many threads the program has (proc(5))."""
+    return len(os.listdir(f"/proc/{process.pid}/task"))
+
+
+def load(report: Path) -> dict[str, Data]:
+    """Return the reports of the jobs, by name."""
+    return {job["name"]: job for job in json.loads(report.read_text())["jobs"]}
+
+
+@both_signals
+def test_jobs_that_wait_are_stopped_and_those_not_begun_do_not_begin(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR, "b": "HELP\n" + HOUR, "c": "HELP\n"})
+    with started("run", jobs, "--threads", "2", "--report", tmp_path / "report") as process:
+        until(lambda: waiting(jobs, "a", "b"))
+        process.send_signal(number)
+        ended = end(process)
+    assert ended.status == 128 + number
+    assert ended.lines == [
+        f"kvs run: stopped by {number.name}; 3 of 3 jobs did not come to their end"
+    ]
+    states = {
+        name: (job["state"], job["commands"]) for name, job in load(tmp_path / "report").items()
+    }
+    assert states == {"a": ("stopped", 1), "b": ("stopped", 2), "c": ("not started", 0)}
+    assert (jobs / "a.out").read_bytes() == b"Waiting...\n"
+    assert not (jobs / "c.out").exists()
+    assert leftovers(jobs) == []
+    assert b"not started" in ended.stdout
+
+
+def stream_output() -> Iterator[bytes]:
+    """Yield what the commands of `STREAM` write, without an end."""
+    listing = pairs_listing(2_000)
+    for number in range(1_000_000):
+        yield b"[(k%06d,KVSERROR)]\n" % number
+        yield listing
+
+
+STREAM = pairs_job(2_000) + b"".join(b"READ [k%06d]\nSHOW\n" % number for number in range(20_000))
+"""Some gigabytes of output: nobody waits for its end."""
+
+
+@both_signals
+def test_a_job_in_a_stream_of_commands_is_stopped_between_two_of_them(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": STREAM, "b": STREAM})
+    with started("run", jobs, "--threads", "2", "--report", tmp_path / "report") as process:
+        until(lambda: all(len(content(jobs / f"{name}.out")) > 1_000_000 for name in "ab"))
+        process.send_signal(number)
+        ended = end(process)
+    assert ended.status == 128 + number
+    assert leftovers(jobs) == []
+    for name, job in load(tmp_path / "report").items():
+        assert job["state"] == "stopped"
+        told = islice(stream_output(), job["commands"] - pairs_job(2_000).count(b"\n"))
+        assert (jobs / f"{name}.out").read_bytes() == b"".join(told)
+
+
+@both_signals
+def test_a_job_that_waits_for_a_place_among_the_snapshots_is_stopped(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    script = "WRITE [(k,v)]\nBACKUP\nREAD [k]\nBACKUP\nREAD [never]\n"
+    jobs = write_jobs(tmp_path / "jobs", {"a": script})
+    arguments = ("run", jobs, "--backups", "1", "--report", tmp_path / "report")
+    with started(*arguments, how=Start(children_stop="birth")) as process:
+        (child,) = stopped_children(process)
+        until(lambda: content(jobs / "a.out"))
+        process.send_signal(number)
+        os.kill(child, signal.SIGCONT)
+        ended = end(process)
+    job = load(tmp_path / "report")["a"]
+    assert ended.status == 128 + number
+    assert (job["state"], job["commands"], len(job["snapshots"])) == ("stopped", 3, 1)
+    assert (jobs / "a.out").read_bytes() == b"[(k,v)]\n"
+    assert (jobs / "a-1.bck").read_bytes() == b"(k, v)\n"
+    assert sorted(os.listdir(jobs)) == ["a-1.bck", "a.job", "a.out"]
+
+
+@both_signals
+@pytest.mark.parametrize("point", ["birth", "sync"])
+def test_snapshots_being_written_are_finished(
+    tmp_path: Path, number: signal.Signals, point: str
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"b": "BACKUP\n", "c": "BACKUP\n" + HOUR})
+    write_jobs(jobs, {"a": pairs_job(3_000)})
+    arguments = ("run", jobs, "--threads", "1", "--backups", "2")
+    with started(*arguments, how=Start(children_stop=point)) as process:
+        until(lambda: waiting(jobs, "c"))
+        stopped = stopped_children(process, 2)
+        process.send_signal(number)
+        for child in stopped:
+            os.kill(child, signal.SIGCONT)
+        ended = end(process)
+    assert ended.status == 128 + number
+    for name in ("b-1.bck", "c-1.bck"):
+        assert (jobs / name).read_bytes() == pairs_listing(3_000)
+    assert leftovers(jobs) == []
+
+
+@both_signals
+def test_a_snapshot_is_finished_or_absent_wherever_the_signal_comes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A real child in the middle of its work, and the signal sent to the whole session."""
+    count = 100_000
+    jobs = write_jobs(tmp_path / "jobs", {"a": pairs_job(count) + b"BACKUP\n" + HOUR.encode()})
+    with started("run", jobs) as process:
+        until(lambda: waiting(jobs, "a"))
+        os.killpg(process.pid, number)
+        ended = end(process)
+        assert alive(process) == []
+    assert ended.status == 128 + number
+    assert content(jobs / "a-1.bck") in {b"", pairs_listing(count)}
+    assert leftovers(jobs) == []
+
+
+@both_signals
+@pytest.mark.parametrize("point", ["birth", "sync"])
+def test_a_second_signal_leaves_at_once_and_takes_the_snapshots_with_it(
+    tmp_path: Path, number: signal.Signals, point: str
+) -> None:
+    script = pairs_job(3_000) + b"BACKUP\nBACKUP\nREAD [k]\n" + HOUR.encode()
+    jobs = write_jobs(tmp_path / "jobs", {"a": script})
+    (jobs / "a-2.bck").write_bytes(b"older\n")
+    with started("run", jobs, how=Start(children_stop=point)) as process:
+        until(lambda: waiting(jobs, "a"))
+        stopped_children(process, 2)
+        assert interrupt_until_gone(process, number) == 128 + number
+        until(lambda: not alive(process))
+    assert sorted(os.listdir(jobs)) == ["a-2.bck", "a.job", "a.out"]
+    assert (jobs / "a.out").read_bytes() == b"[(k,KVSERROR)]\nWaiting...\n"
+    assert (jobs / "a-2.bck").read_bytes() == b"older\n"
+
+
+@both_signals
+def test_the_exit_status_is_that_of_the_first_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n", "b": HOUR, "c": HOUR, "d": HOUR})
+    (other,) = set(SIGNALS) - {number}
+    with started("run", jobs, "--threads", "4", how=Start(children_stop="birth")) as process:
+        stopped_children(process)
+        until(lambda: waiting(jobs, *"bcd"))
+        before = threads(process)
+        process.send_signal(number)
+        until(lambda: threads(process) <= before - 2)  # jobs in WAIT have been stopped
+        process.send_signal(other)
+        assert process.wait(SECONDS) == 128 + number
+
+
+def test_of_two_signals_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n"})
+    with started("run", jobs, how=Start(children_stop="birth")) as process:
+        stopped_children(process)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert until(process.poll, seconds=20) in {130, 143}
+
+
+def test_a_second_signal_leaves_at_once_with_a_big_snapshot_in_flight(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": pairs_job(200_000) + b"BACKUP\n" + HOUR.encode()})
+    with started("run", jobs) as process:
+        until(lambda: waiting(jobs, "a"))
+        # The second signal kills it if the snapshot, and so the run, has just been finished.
+        assert interrupt_until_gone(process) in {130, -signal.SIGINT}
+        until(lambda: not alive(process))
+    assert content(jobs / "a-1.bck") in {b"", pairs_listing(200_000)}
+    assert leftovers(jobs) == []
+
+
+def test_a_second_signal_leaves_no_file_of_a_snapshot_that_is_just_being_forked(
+    tmp_path: Path,
+) -> None:
+    """fork(2) takes its time when there is much memory, and the signals do not wait for it."""
+    jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n"})
+    with started("run", jobs, how=Start(children_stop="fork")) as process:
+        stopped_children(process)
+        assert interrupt_until_gone(process) == 130
+    assert sorted(os.listdir(jobs)) == ["a.job", "a.out"]
+
+
+def test_a_second_signal_leaves_at_once_though_nobody_reads_the_errors(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": STANDSTILL})
+    with standing_still(jobs) as process:
+        until(lambda: writes_in_vain(process, descriptor=2))
+        assert interrupt_until_gone(process) == 130
+    assert leftovers(jobs) == []
+
+
+# The exit status is that of the signal, whatever else failed.
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "2>&-", ">&- 2>&-"])
+def test_the_exit_status_is_the_signals_though_a_stream_takes_nothing(
+    tmp_path: Path, redirection: str
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    with started("run", jobs, how=Start(redirections=redirection)) as process:
+        until(lambda: waiting(jobs, "a"))
+        process.send_signal(signal.SIGTERM)
+        assert end(process).status == 143
+    assert leftovers(jobs) == []
+
+
+def test_the_exit_status_is_the_signals_though_the_reader_has_gone(tmp_path: Path) -> None:
+    """As after Ctrl-C in a pipeline, whose other end it ended too."""
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    with started("run", jobs) as process:
+        until(lambda: waiting(jobs, "a"))
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        process.send_signal(signal.SIGINT)
+        assert end(process).status == 130
+
+
+def test_the_exit_status_is_the_signals_though_the_report_cannot_be_written(
+    tmp_path: Path,
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    place = tmp_path / "place"
+    place.mkdir()
+    with started("run", jobs, "--report", place / "report.json") as process:
+        until(lambda: waiting(jobs, "a"))
+        place.rmdir()
+        process.send_signal(signal.SIGTERM)
+        ended = end(process)
+    assert any("cannot write the report" in line for line in ended.lines)
+    assert any("stopped by SIGTERM" in line for line in ended.lines)
+    assert ended.status == 143
+
+
+@both_signals
+def test_the_exit_status_is_the_signals_though_jobs_lines_and_snapshots_failed(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "foo\n", "b": "BACKUP\n", "z": HOUR})
+    (jobs / "c.job").mkdir()
+    (jobs / "b-1.bck").mkdir()
+    with started("run", jobs, "--threads", "1") as process:
+        until(lambda: waiting(jobs, "z"))
+        process.send_signal(number)
+        ended = end(process)
+    assert ended.status == 128 + number
+    assert [line for line in ended.lines if "stopped by" in line] == [
+        f"kvs run: stopped by {number.name}; 2 of 4 jobs did not come to their end"
+    ]
+    assert len(ended.lines) == 4
+    assert leftovers(jobs) == []
+
+
+# Where signals come from, and what was inherited.
+
+
+def test_a_signal_that_comes_early_ends_the_run_too(tmp_path: Path) -> None:
+    """While the pairs to begin with are being read: the jobs then do not go on for long."""
+    snapshot = tmp_path / "old.bck"
+    snapshot.write_bytes(pairs_listing(300_000))
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    with started("run", jobs, "--restore", snapshot) as process:
+        until(lambda: has_open(process, snapshot) or waiting(jobs, "a"))
+        process.send_signal(signal.SIGTERM)
+        assert end(process).status == 143
+    assert leftovers(jobs) == []
+
+
+def test_a_signal_that_is_ignored_by_inheritance_stays_ignored(tmp_path: Path) -> None:
+    """As a shell lets what it starts in the background ignore the Ctrl-C for the foreground."""
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    with started("run", jobs, how=Start(ignored=[signal.SIGINT])) as process:
+        until(lambda: waiting(jobs, "a"))
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        ended = end(process)
+    assert ended.status == 143
+    assert ended.lines == ["kvs run: stopped by SIGTERM; 1 of 1 jobs did not come to their end"]
+
+
+def test_children_are_waited_for_though_their_end_is_ignored_by_inheritance(
+    tmp_path: Path,
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,v)]\nBACKUP\nBACKUP\n"})
+    ended, report = run_reporting(jobs, how=Start(ignored=[signal.SIGCHLD]))
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert [snapshot["written"] for snapshot in report["jobs"][0]["snapshots"]] == [True, True]
+
+
+def test_lint_ends_at_ctrl_c(tmp_path: Path) -> None:
+    write_jobs(tmp_path, {"a": "x\n" * 200_000})
+    with started("lint", tmp_path) as process:
+        until(lambda: unread(process.stdout) > 3000 and writes_in_vain(process, descriptor=1))
+        process.send_signal(signal.SIGINT)
+        ended = end(process)
+    assert ended.status == 130
+    assert ended.stderr == b""

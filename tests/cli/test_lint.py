@@ -1,0 +1,147 @@
+"""``kvs lint``: what is wrong with which line, and where; nothing is run and nothing changes."""
+
+import os
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from tests.tools import HOUR, Start, content, kvs, one_line, started, until, write_jobs
+
+
+def everything(directory: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Return of each file its content, and when it and its attributes were last changed."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ctime_ns)
+        for path in directory.iterdir()
+    }
+
+
+def test_valid_jobs_are_said_to_be_valid(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n# x\n\nSHOW", "b": "", "c": "BACKUP\n"})
+    ended = kvs("lint", "jobs", how=Start(cwd=tmp_path))
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert ended.stdout.decode().splitlines() == [
+        "jobs/a.job: 4 lines, 2 commands, all valid",
+        "jobs/b.job: 0 lines, 0 commands, all valid",
+        "jobs/c.job: 1 line, 1 command, all valid",
+    ]
+    assert len(list(jobs.iterdir())) == 3
+
+
+def test_an_invalid_line_is_told_with_place_reason_line_and_caret(tmp_path: Path) -> None:
+    write_jobs(tmp_path, {"a": "HELP\n  READ [k,]\nSHOW\nfoo\r\nSHOW\n"})
+    ended = kvs("lint", "a.job", how=Start(cwd=tmp_path))
+    assert (ended.status, ended.stderr) == (1, b"")
+    lines = ended.stdout.decode().splitlines()
+    assert lines[0].startswith("a.job:2:11: a key is missing")
+    assert lines[1:3] == ["      READ [k,]", "              ^"]
+    assert lines[3].startswith("a.job:4:1: 'foo' is no command")
+    assert lines[4:] == ["    foo", "    ^", "a.job: 5 lines, 3 commands, 2 invalid"]
+
+
+def test_directories_and_files_are_linted_as_they_are_named(tmp_path: Path) -> None:
+    write_jobs(tmp_path / "jobs", {"b": "HELP\n", "a": "x\n", "c": "HELP\n"})
+    (tmp_path / "jobs" / "readme.txt").write_text("no job")
+    (tmp_path / "any name").write_text("SHOW\n")
+    ended = kvs("lint", "any name", "jobs", "jobs/b.job", how=Start(cwd=tmp_path))
+    verdicts = [line for line in ended.stdout.decode().splitlines() if "command," in line]
+    verdicts += [line for line in ended.stdout.decode().splitlines() if "commands," in line]
+    assert ended.status == 1
+    assert sorted(line.split(":")[0] for line in verdicts) == sorted(
+        ["any name", "jobs/a.job", "jobs/b.job", "jobs/b.job", "jobs/c.job"]
+    )
+
+
+def test_lint_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": "WRITE [(a,b)]\nBACKUP\nWAIT 3600000\n", "b": "x\n"})
+    (jobs / "a.out").write_text("old")
+    (jobs / ".kvs-0123456789abcdef.tmp").write_text("what a crash left")
+    before = everything(jobs)
+    assert kvs("lint", jobs, jobs / "a.job").status == 1
+    assert everything(jobs) == before
+
+
+def test_lint_does_not_mind_a_run_in_its_directory(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": HOUR})
+    with started("run", jobs):
+        until(lambda: content(jobs / "a.out"))
+        assert kvs("lint", jobs).status == 0
+
+
+def test_lint_tells_of_all_lines_however_many(tmp_path: Path) -> None:
+    write_jobs(tmp_path, {"a": "x\n" * 2_345})
+    ended = kvs("lint", tmp_path)
+    assert ended.stdout.count(b" is no command") == 2_345
+    assert ended.stdout.endswith(b"a.job: 2345 lines, 0 commands, 2345 invalid\n")
+
+
+def test_a_directory_without_jobs_is_valid(tmp_path: Path) -> None:
+    ended = kvs("lint", tmp_path)
+    assert (ended.status, ended.stderr) == (0, b"")
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_linted(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": "HELP\n", "z": "HELP\n"})
+    (jobs / "dir.job").mkdir()
+    (jobs / "gone.job").symlink_to("nowhere")
+    os.mkfifo(jobs / "pipe.job")
+    ended = kvs("lint", ".", how=Start(cwd=jobs))
+    assert ended.status == 1
+    assert ended.lines == [
+        "./dir.job: cannot read it: it is no regular file",
+        "./gone.job: cannot read it: No such file or directory",
+        "./pipe.job: cannot read it: it is no regular file",
+    ]
+    assert ended.stdout.count(b"all valid") == 2
+
+
+def test_a_path_that_is_not_there_is_wrong_usage_before_anything_is_linted(tmp_path: Path) -> None:
+    write_jobs(tmp_path, {"a": "x\n"})
+    ended = kvs("lint", tmp_path, tmp_path / "nowhere")
+    assert ended.status == 2
+    assert f"{tmp_path}/nowhere: no such file or directory" in one_line(ended)
+
+
+def test_names_with_a_leading_dash_are_linted(tmp_path: Path) -> None:
+    write_jobs(tmp_path, {"-rf": "HELP\n"})
+    ended = kvs("lint", "--", "-rf.job", how=Start(cwd=tmp_path))
+    assert (ended.status, ended.stdout) == (0, b"-rf.job: 1 line, 1 command, all valid\n")
+
+
+# The caret stands in the column of the terminal in which the offending part begins.
+
+AT = "here"
+"""Follows a whole line's valid part, so begins the fault."""
+
+BEFORE_THE_PLACE = {
+    "nothing": b"",
+    "plain": b"READ [k] ",
+    "blanks": b"  \t SHOW\t ",
+    "wide": "READ [漢字,한글] ".encode(),
+    "accents of their own": "READ [e\u0301a\u0308] ".encode(),
+    "marks without a class": "READ [\u0e14\u0e31,\u0915\u0941] ".encode(),
+    "escaped bytes": b"READ [\xff\xfe,\x1b[31m\x7f\\] ",
+    "half of a character": b"READ [\xe6\xbc,\xbc] ",
+    "a line that is cut": b"READ [%b] " % b",".join([b"key"] * 100),
+    "a wide line that is cut": "READ [{}] ".format(",".join(["漢字"] * 100)).encode(),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE_THE_PLACE.values(), ids=BEFORE_THE_PLACE)
+@pytest.mark.parametrize("after", [b"", b" and " + b"more " * 50])
+def test_the_caret_stands_under_the_place(tmp_path: Path, before: bytes, after: bytes) -> None:
+    (tmp_path / "a").write_bytes(b"SHOW\n" + before + AT.encode() + after + b"\nSHOW\n")
+    ended = kvs("lint", "a", how=Start(cwd=tmp_path))
+    told, line, caret, _ = ended.stdout.decode().splitlines()
+    assert told.startswith(f"a:2:{len(before) + 1}: ")
+    assert caret.strip(" ") == "^"
+    assert cell_len(caret[:-1]) == cell_len(line[: line.index(AT)])
+    assert cell_len(line) < 400
+    assert line.isprintable()
+
+
+def test_the_caret_stands_behind_a_line_that_ends_too_early(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("READ [漢".encode())
+    _, line, caret, _ = kvs("lint", tmp_path / "a").stdout.decode().splitlines()
+    assert (line, caret) == ("    READ [漢", "            ^")

@@ -1,0 +1,226 @@
+"""``kvs run --report``: what came of a run, as JSON; and ``--restore``, what it begins with."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.tools import (
+    STANDSTILL,
+    Data,
+    Start,
+    end,
+    kvs,
+    no_snapshot,
+    one_line,
+    run_reporting,
+    standing_still,
+    write_jobs,
+)
+
+JOBS = {
+    "a": "WRITE [(k,v)(l,w)]\n\n# a comment\nBACKUP\nDELETE [l]\nBACKUP\n",
+    "b": "READ [none]\nread [k]\n  READ [k,]\nHELP x\n",
+}
+
+
+def run(tmp_path: Path, jobs: dict[str, str]) -> Data:
+    """Run `jobs`, one after the other, in a directory named ``jobs``; return the report."""
+    write_jobs(tmp_path / "jobs", jobs)
+    _, report = run_reporting("jobs", "--threads", "1", how=Start(cwd=tmp_path))
+    return report
+
+
+def test_a_report_tells_of_the_run_as_a_whole(tmp_path: Path) -> None:
+    report = run(tmp_path, JOBS)
+    assert report.pop("seconds") > 0
+    assert [job["name"] for job in report.pop("jobs")] == ["a", "b"]
+    assert report == {
+        "directory": "jobs",
+        "failed": True,
+        "stopped": False,
+        "commands": 5,
+        "revision": 2,
+    }
+
+
+def test_a_report_tells_of_every_invalid_line(tmp_path: Path) -> None:
+    job = run(tmp_path, JOBS)["jobs"][1]
+    errors = job.pop("errors")
+    assert job.pop("seconds") > 0
+    assert job == {
+        "name": "b",
+        "file": "jobs/b.job",
+        "state": "done",
+        "failed": True,
+        "error": None,
+        "commands": 1,
+        "invalid": 3,
+        "errors_not_told": 0,
+        "snapshots": [],
+    }
+    assert [(error["file"], error["line"], error["column"]) for error in errors] == [
+        ("jobs/b.job", 2, 1),
+        ("jobs/b.job", 3, 11),
+        ("jobs/b.job", 4, 6),
+    ]
+    assert errors[0]["reason"] == "command names are upper case: READ"
+    assert all(set(error) == {"file", "line", "column", "reason"} for error in errors)
+
+
+def test_a_report_tells_of_every_snapshot_and_how_long_it_took(tmp_path: Path) -> None:
+    job = run(tmp_path, JOBS)["jobs"][0]
+    snapshots = job["snapshots"]
+    assert (job["failed"], job["commands"], job["error"]) == (False, 4, None)
+    for snapshot in snapshots:
+        assert 0 < snapshot.pop("held_seconds") < snapshot.pop("seconds")
+    assert snapshots == [
+        {
+            "number": number,
+            "line": line,
+            "file": f"jobs/a-{number}.bck",
+            "written": True,
+            "error": None,
+            "revision": number,
+            "pairs": pairs,
+            "bytes": (tmp_path / f"jobs/a-{number}.bck").stat().st_size,
+        }
+        for number, line, pairs in [(1, 4, 2), (2, 6, 1)]
+    ]
+
+
+def test_a_report_tells_of_a_snapshot_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "a-1.bck").mkdir(parents=True)
+    job = run(tmp_path, {"a": "HELP\nBACKUP\nBACKUP\n"})["jobs"][0]
+    failed, written = job["snapshots"]
+    assert (job["state"], job["failed"], job["error"]) == ("done", True, None)
+    error = no_snapshot(Path("jobs"), "a", line=2, number=1, reason="Is a directory")
+    assert failed.pop("error") == error
+    assert failed == {
+        "number": 1,
+        "line": 2,
+        "file": "jobs/a-1.bck",
+        "written": False,
+        "revision": None,
+        "pairs": None,
+        "bytes": None,
+        "seconds": None,
+        "held_seconds": None,
+    }
+    assert (written["number"], written["written"], written["error"]) == (2, True, None)
+
+
+def test_a_report_tells_of_a_job_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "b.job").mkdir(parents=True)
+    report = run(tmp_path, {"a": "HELP\n"})
+    good, bad = report["jobs"]
+    assert (report["failed"], report["commands"]) == (True, 1)
+    assert (good["state"], good["failed"]) == ("done", False)
+    assert (bad["state"], bad["failed"], bad["commands"]) == ("failed", True, 0)
+    assert bad["error"] == "jobs/b.job: cannot open it: it is no regular file"
+
+
+def test_a_report_lists_1000_errors_of_a_job_and_counts_the_rest(tmp_path: Path) -> None:
+    job = run(tmp_path, {"a": "x\n" * 1_234})["jobs"][0]
+    assert (job["invalid"], len(job["errors"]), job["errors_not_told"]) == (1_234, 1_000, 234)
+
+
+def test_a_report_shows_any_name_as_text(tmp_path: Path) -> None:
+    with open(bytes(tmp_path) + b"/latin-\xe9\n\x1b.job", "wb") as job:
+        job.write(b"\x1b\xe9\n")
+    _, report = run_reporting(".", how=Start(cwd=tmp_path))
+    (job_report,) = report["jobs"]
+    assert job_report["name"] == r"latin-\xe9\n\x1b"
+    assert job_report["file"] == r"./latin-\xe9\n\x1b.job"
+    assert r"\x1b\xe9" in job_report["errors"][0]["reason"]
+
+
+def test_a_report_of_no_jobs_is_a_report(tmp_path: Path) -> None:
+    assert run(tmp_path, {})["jobs"] == []
+
+
+def test_a_report_takes_the_place_of_an_older_one_as_a_whole(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
+    report = tmp_path / "report.json"
+    report.write_text("old " * 10_000)
+    with report.open() as old:
+        assert kvs("run", jobs, "--report", report).status == 0
+        assert old.read() == "old " * 10_000
+    assert json.loads(report.read_text())["commands"] == 1
+    assert stat.S_IMODE(report.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["jobs", "report.json"]
+
+
+def test_a_report_stays_when_the_call_was_wrong(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("old")
+    assert kvs("run", tmp_path / "nowhere", "--report", report).status == 2
+    assert report.read_text() == "old"
+
+
+def test_a_report_into_a_pipe_does_not_put_a_file_in_its_place(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
+    pipe = tmp_path / "report.json"
+    os.mkfifo(pipe)
+    ended = kvs("run", jobs, "--report", pipe)
+    assert pipe.is_fifo()
+    assert ended.status == 2
+    assert str(pipe) in one_line(ended)
+
+
+def test_a_report_that_cannot_be_written_in_the_end_is_an_error(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": STANDSTILL})
+    place = tmp_path / "place"
+    place.mkdir()
+    with standing_still(jobs, "--quiet", "--report", place / "r.json") as process:
+        place.rmdir()
+        ended = end(process)
+    assert ended.status == 1
+    assert ended.lines[-1] == (
+        f"kvs run: cannot write the report {place}/r.json: No such file or directory"
+    )
+
+
+# Restore.
+
+
+def test_a_run_begins_with_the_pairs_of_a_snapshot(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,v)(a,b)]\nBACKUP\nWRITE [(k,w)]\n"})
+    assert kvs("run", jobs).status == 0
+    write_jobs(jobs, {"a": "SHOW\nBACKUP\n"})
+    ended, report = run_reporting(jobs, "--restore", jobs / "a-1.bck")
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert (jobs / "a.out").read_bytes() == b"(a, b)\n(k, v)\n"
+    assert (jobs / "a-1.bck").read_bytes() == b"(a, b)\n(k, v)\n"
+    assert report["revision"] == 1
+
+
+MALFORMED = {
+    "no pair": (b"(a, b)\nHELP\n", ":2: expected '(key, value)', not 'HELP'"),
+    "bytes that no terminal takes": (b"\x1b[31m\n", r"not '\x1b[31m'"),
+    "a NUL": (b"(a, b\0)\n", r"\x00"),
+    "no newline at the end": (b"(a, b)\n(c, d)", ":2: the last line has no newline"),
+    "a key twice": (b"(a, b)\n(a, b)\n", ":2: key 'a' does not ascend from 'a'"),
+    "keys that descend": (b"(a, b)\n(c, d)\n(b, x)\n", ":3: key 'b' does not ascend from 'c'"),
+    "a value that is reserved": (b"(a, KVSERROR)\n", ":1: "),
+    "a word too long": (b"(a, %b)\n" % (b"x" * 41), ":1: "),
+    "a line without an end": (b"(" * 3_000_000, ":1: "),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_snapshot_is_refused_before_anything_is_done(
+    tmp_path: Path, text: bytes, told: str
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
+    snapshot = tmp_path / "old.bck"
+    snapshot.write_bytes(text)
+    ended = kvs("run", jobs, "--restore", snapshot)
+    line = one_line(ended)
+    assert ended.status == 1
+    assert line.startswith(f"kvs run: {snapshot}:")
+    assert line.endswith("; nothing was restored")
+    assert told in line
+    assert list(jobs.iterdir()) == [jobs / "a.job"]

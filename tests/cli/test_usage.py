@@ -1,0 +1,184 @@
+"""How the program is called, and what it answers with its exit status.
+
+0 all well, 1 something in the work failed, 2 wrong usage: told in one line, with nothing done.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvs.version import VERSION
+from tests.tools import SECONDS, Start, kvs, leftovers, one_line, write_jobs
+
+GOOD = "WRITE [(k,v)]\nREAD [k]\n"
+
+
+@pytest.fixture(name="jobs")
+def _jobs(tmp_path: Path) -> Path:
+    return write_jobs(tmp_path / "jobs", {"one": GOOD})
+
+
+WRONG_NUMBERS = [
+    "0",
+    "-1",
+    "+1",
+    "1.5",
+    "1e3",
+    "",
+    " 1",
+    "1 ",
+    "two",
+    "²",
+    "٣",
+    "9999999999",
+    "0x1",
+]
+
+
+@pytest.mark.parametrize("option", ["--threads", "--backups"])
+@pytest.mark.parametrize("number", WRONG_NUMBERS)
+def test_a_number_that_is_none_or_below_1_is_wrong_usage(
+    jobs: Path, option: str, number: str
+) -> None:
+    ended = kvs("run", jobs, option, number)
+    line = one_line(ended)
+    assert ended.status == 2
+    assert option in line
+    assert repr(number) in line
+    assert sorted(jobs.iterdir()) == [jobs / "one.job"]
+
+
+WRONG_USAGE = {
+    "no command": ([], "COMMAND"),
+    "an unknown command": (["frobnicate"], "'frobnicate'"),
+    "a command with control characters": (["a\nb\x1b[31m"], r"'a\nb\x1b[31m'"),
+    "an unknown option before the command": (["--frobnicate"], "COMMAND"),
+    "run without a directory": (["run"], "JOBS_DIR"),
+    "run with two directories": (["run", "jobs", "jobs"], "jobs"),
+    "run with an unknown option": (["run", "jobs", "--frobnicate"], "--frobnicate"),
+    "run with an option cut short": (["run", "jobs", "--thread", "2"], "--thread"),
+    "run with an option that lacks its value": (["run", "jobs", "--threads"], "--threads"),
+    "run of no such directory": (["run", "nowhere"], "nowhere"),
+    "run of a name that is empty": (["run", ""], "No such file or directory"),
+    "run of a file": (["run", "jobs/one.job"], "jobs/one.job: Not a directory"),
+    "run of below a file": (["run", "jobs/one.job/x"], "jobs/one.job/x: Not a directory"),
+    "report into no such directory": (["run", "jobs", "--report", "no/r.json"], "no/r.json"),
+    "report into a file": (["run", "jobs", "--report", "jobs/one.job/r"], "jobs/one.job/r"),
+    "report onto a directory": (["run", "jobs", "--report", "jobs"], "--report jobs: it is "),
+    "report onto a job's output": (["run", "jobs", "--report", "jobs/one.out"], "jobs/one.out"),
+    "report to a name that ends in a slash": (["run", "jobs", "--report", "r/"], "r/"),
+    "report to a name that is empty": (["run", "jobs", "--report", ""], "--report"),
+    "restore of no such file": (["run", "jobs", "--restore", "no.bck"], "no.bck"),
+    "restore of a directory": (["run", "jobs", "--restore", "jobs"], "jobs: "),
+    "restore of a device": (["run", "jobs", "--restore", "/dev/null"], "/dev/null: "),
+    "lint without a file": (["lint"], "JOBS_DIR_OR_FILE"),
+    "lint of no such file": (["lint", "jobs", "nowhere"], "nowhere: "),
+    "lint with an unknown option": (["lint", "jobs", "--quiet"], "--quiet"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "told"), WRONG_USAGE.values(), ids=WRONG_USAGE)
+def test_wrong_usage_is_told_in_one_line_and_nothing_is_done(
+    jobs: Path, arguments: list[str], told: str
+) -> None:
+    ended = kvs(*arguments, how=Start(cwd=jobs.parent))
+    line = one_line(ended)
+    assert ended.status == 2
+    assert line.startswith("kvs")
+    assert told in line
+    assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        (b"--new\nline", r"--new\nline"),
+        (b"--red\x1b[31m", r"--red\x1b[31m"),
+        (b"--latin\xe9", r"--latin\xe9"),
+    ],
+)
+def test_an_unknown_option_is_told_escaped(jobs: Path, argument: bytes, told: str) -> None:
+    ended = kvs("run", jobs, argument)
+    assert ended.status == 2
+    assert told in one_line(ended)
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"red\x1b[31m", b"latin\xe9", b"c1\xc2\x9b31m"])
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["lint"], ["run", "jobs", "--restore"], ["run", "jobs", "--report"]]
+)
+def test_a_path_that_is_not_there_is_told_escaped(
+    jobs: Path, arguments: list[str], name: bytes
+) -> None:
+    ended = kvs(*arguments, name + b"/x", how=Start(cwd=jobs.parent))
+    shown = name.replace(b"\xc2\x9b", b"\\x9b").decode(errors="backslashreplace")
+    assert ended.status == 2
+    assert shown.replace("\n", r"\n").replace("\x1b", r"\x1b") in one_line(ended)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
+def test_version_and_help_are_results_and_no_error(arguments: list[str]) -> None:
+    ended = kvs(*arguments)
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert ended.stdout.endswith(b"\n")
+    if arguments == ["--version"]:
+        assert ended.stdout == f"kvs {VERSION}\n".encode()
+
+
+def test_help_names_every_option_and_the_exit_statuses() -> None:
+    usage = kvs("--help").stdout.decode() + kvs("run", "--help").stdout.decode()
+    options = ["--threads", "--backups", "--restore", "--report", "--quiet", "--version", "lint"]
+    for word in [*options, "Exit status"]:
+        assert word in usage
+
+
+def test_a_run_in_which_all_went_well_ends_with_0(jobs: Path) -> None:
+    ended = kvs("run", jobs)
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert (jobs / "one.out").read_bytes() == b"[(k,v)]\n"
+    assert leftovers(jobs) == []
+
+
+def test_a_directory_without_jobs_is_nothing_wrong(tmp_path: Path) -> None:
+    (tmp_path / "no.jobs").touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "x.job").touch()
+    assert kvs("run", tmp_path).status == 0
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["below", "no.jobs", "x.job"]
+
+
+def test_an_invalid_command_is_told_with_its_place_and_the_run_ends_with_1(jobs: Path) -> None:
+    write_jobs(jobs, {"one": "READ [a]\n\n  READ [k,]\nREAD [k]"})
+    ended = kvs("run", "jobs", "--quiet", how=Start(cwd=jobs.parent))
+    line = one_line(ended)
+    assert ended.status == 1
+    assert line.startswith("jobs/one.job:3:11: ")
+    assert (jobs / "one.out").read_bytes() == b"[(a,KVSERROR)]\n[(k,KVSERROR)]\n"
+
+
+def test_a_directory_of_any_name_is_worked_in(tmp_path: Path) -> None:
+    write_jobs(tmp_path / "-jobs", {"-one": GOOD})
+    ended = kvs("run", "--quiet", "--", "-jobs", how=Start(cwd=tmp_path))
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert (tmp_path / "-jobs" / "-one.out").read_bytes() == b"[(k,v)]\n"
+
+
+def test_options_may_stand_before_and_after_the_directory(jobs: Path) -> None:
+    assert kvs("run", "--threads=3", jobs, "--backups", "1").status == 0
+
+
+def test_a_link_to_a_directory_is_that_directory(jobs: Path) -> None:
+    link = jobs.with_name("link")
+    link.symlink_to(jobs)
+    assert kvs("run", link).status == 0
+    assert (jobs / "one.out").exists()
+
+
+def test_it_runs_as_the_installed_command_too(jobs: Path) -> None:
+    program = Path(sys.executable).with_name("kvs")
+    ended = subprocess.run(
+        [program, "run", jobs, "--quiet"], timeout=SECONDS, check=False, capture_output=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
