@@ -14,6 +14,8 @@ from kvs.errors import (
     KvsError,
     NoThread,
     SnapshotFailed,
+    SnapshotNotSynced,
+    WatchLost,
     WordRefused,
 )
 from kvs.jobs.report import JobReport, Report, SnapshotReport, State
@@ -21,6 +23,7 @@ from kvs.library import Store
 from kvs.snapshot.write import Written
 from kvs.store import Pause, Reason
 from kvs.version import VERSION
+from kvs.watch import Change, Watch
 
 __version__ = VERSION
 
@@ -28,6 +31,7 @@ __all__ = [
     "BackupFailed",
     "BackupMalformed",
     "BackupUnreadable",
+    "Change",
     "DirectoryInUse",
     "DirectoryUnusable",
     "InvalidCommand",
@@ -39,9 +43,12 @@ __all__ = [
     "Reason",
     "Report",
     "SnapshotFailed",
+    "SnapshotNotSynced",
     "SnapshotReport",
     "State",
     "Store",
+    "Watch",
+    "WatchLost",
     "WordRefused",
     "Written",
     "__version__",

@@ -1,7 +1,8 @@
 r"""Read a backup: lines ``(key, value)``, strictly ascending by key, each with its newline.
 
-Exactly what a snapshot writes is accepted and nothing else, so that a file cut short, edited by
-hand or joined from two is never loaded in silence.
+Exactly what a snapshot writes is accepted and nothing else, so that a file damaged, joined from two
+or cut within a line is never loaded in silence. One cut right behind a line cannot be told from a
+snapshot of less.
 """
 
 import os
@@ -74,4 +75,7 @@ def _why(block: bytes, position: int) -> str:
     if end < 0 and len(block) - position <= LINE_BYTES:
         return "the last line has no newline: the file was cut short"
     line = block[position : end if end >= 0 else len(block)]
+    for word in RESERVED:
+        if line.endswith(b", %b)" % word):
+            return f"{word.decode('ascii')} is reserved and cannot be a value"
     return f"expected '(key, value)', not '{shown(line, 60)}'"
