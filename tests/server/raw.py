@@ -18,14 +18,20 @@ SECONDS = 30.0
 
 
 @dataclass
-class Served:
-    """A server at work, its store, and where to connect."""
+class Place:
+    """Where to connect."""
 
-    server: Server
-    store: Store
     path: Path
     folder: Path
     """For clients' pipes; its path is short."""
+
+
+@dataclass
+class Served(Place):
+    """A server at work on a thread, and its store."""
+
+    server: Server
+    store: Store
 
 
 @contextmanager
@@ -38,7 +44,7 @@ def serving(settings: ServerSettings | None = None) -> Iterator[Served]:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
-            yield Served(server, store, folder / "reg", folder)
+            yield Served(folder / "reg", folder, server, store)
         finally:
             server.stop()
             thread.join(SECONDS)
@@ -49,7 +55,7 @@ def serving(settings: ServerSettings | None = None) -> Iterator[Served]:
 class Client:
     """Three pipes and what is open of them. Blocking opens, as old clients do them."""
 
-    served: Served
+    served: Place
     name: str
     open: dict[str, int] = field(default_factory=dict)
 
@@ -125,12 +131,22 @@ class Client:
         """Wait for something on a pipe; tell whether it is its end."""
         return read_within(self.open[which], 1) == b""
 
+    def drain(self, which: str) -> None:
+        """Read a pipe to its end."""
+        while read_within(self.open[which], 1 << 16):
+            pass
+
+    def remove(self) -> None:
+        """Remove the pipes, as a client does that has died."""
+        for which in ("req", "resp", "not"):
+            self.path(which).unlink()
+
     def close(self, *which: str) -> None:
         for one in which or tuple(self.open):
             os.close(self.open.pop(one))
 
 
-def send(served: Served, data: bytes) -> None:
+def send(served: Place, data: bytes) -> None:
     """Write to the registration pipe, in one piece."""
     registration = os.open(served.path, os.O_WRONLY | os.O_NONBLOCK)
     os.set_blocking(registration, True)

@@ -16,7 +16,7 @@ from kvs.cli.lint import lint
 from kvs.cli.run import run
 from kvs.cli.say import ReaderGone, UsageError, put, say
 from kvs.errors import KvsError, shown
-from kvs.settings import Settings, cores
+from kvs.settings import ServerSettings, Settings, cores
 from kvs.version import VERSION
 
 
@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("run", help="run a directory of job files", allow_abbrev=False)
     )
     _describe_lint(commands.add_parser("lint", help="check job files", allow_abbrev=False))
+    _describe_serve(
+        commands.add_parser("serve", help="run jobs and serve sessions", allow_abbrev=False)
+    )
     return parser
 
 
@@ -112,6 +115,65 @@ def _describe_lint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", metavar="JOBS_DIR_OR_FILE", nargs="+", help="a directory of jobs, or one file"
     )
+
+
+def _describe_serve(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run the jobs that are in a directory, and serve clients over named pipes against the same "
+        "store, until SIGTERM or Ctrl-C; a second one leaves at once. SIGUSR1 ends all sessions "
+        "and nothing else. Logs to stderr."
+    )
+    defaults = ServerSettings()
+    parser.set_defaults(action=_serve)
+    parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
+    parser.add_argument(
+        "threads", metavar="MAX_THREADS", type=_positive, help="jobs at the same time, at most"
+    )
+    parser.add_argument(
+        "backups", metavar="BACKUPS_MAX", type=_positive, help="snapshots at once, at most"
+    )
+    parser.add_argument("fifo", metavar="FIFO", help="the registration pipe, which is made")
+    parser.add_argument(
+        "--max-sessions", metavar="S", type=_positive, default=defaults.sessions,
+        help="sessions at the same time, at most; others wait (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fifo-mode", metavar="MODE", type=_mode, default=defaults.fifo_mode,
+        help="of the registration pipe; one that lets others write accepts their pipes too "
+        "(default: 600)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--outbox-bytes", metavar="N", type=_positive, default=defaults.outbox_bytes,
+        help="a client this far behind its notifications is disconnected (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--outbox-total-bytes", metavar="N", type=_positive, default=defaults.outbox_total_bytes,
+        help="the same for all clients together (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
+    )
+    parser.add_argument(
+        "--log-level", metavar="LEVEL", default="info",
+        choices=("debug", "info", "warning", "error"), help="debug, info, warning or error",
+    )  # fmt: skip
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from kvs.cli.serve import serve
+
+    return serve(options)
+
+
+def _mode(text: str) -> int:
+    """Take the permissions of a file as chmod(1) does."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"permissions are 0 to 777, octal, not '{text}'")
+    return mode
 
 
 def _positive(text: str) -> int:

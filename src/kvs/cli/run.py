@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     with interruption.caught():
         store = Store()
         if options.restore is not None:
-            _restore(store, options.restore)
+            restore_into(store, options.restore)
         report = _run_jobs(store, options, interruption)
         _say_what_was_not_told(report)
         if interruption.signal is not None:
@@ -119,7 +119,14 @@ def _tell(report: Report, options: argparse.Namespace) -> bool:
     return good
 
 
-def _restore(store: Store, path: str) -> None:
+def restore_into(store: Store, path: str) -> None:
+    """Begin with the backup at `path`.
+
+    Raises:
+        UsageError: it cannot be opened or read.
+        BackupMalformed: it is no backup.
+
+    """
     try:
         store.restore(path)
     except BackupUnreadable as error:

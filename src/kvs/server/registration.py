@@ -60,12 +60,17 @@ class RegistrationPipe:
 
     def close(self, *, remove: bool) -> None:
         """Close it; with `remove`, also remove it, if it is still there."""
-        if remove and self._ends is not None and not self.is_gone():
-            with contextlib.suppress(OSError):  # gone in between
-                os.unlink(self._path)
+        if remove:
+            self.remove()
         for end in self._ends or ():
             fifos.close(end)
         self._ends = self.identity = None
+
+    def remove(self) -> None:
+        """Remove it, if the path still leads to it."""
+        if self._ends is not None and not self.is_gone():
+            with contextlib.suppress(OSError):  # gone in between
+                os.unlink(self._path)
 
     def _remove_stale(self) -> None:
         """Remove a pipe of ours that no server reads any more."""

@@ -79,6 +79,10 @@ class Server:
         self._stopping = True
         self._loop.soon(lambda: None)
 
+    def abandon(self) -> None:
+        """Remove the pipe, for a process that is about to leave at once."""
+        self._pipe.remove()
+
     def drop_sessions(self) -> None:
         """End every session; then those that waited for a place have their turn."""
         self._loop.soon(lambda: self._end_sessions("all sessions were dropped"))

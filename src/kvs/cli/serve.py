@@ -1,0 +1,103 @@
+"""``kvs serve``: the jobs of a directory, and sessions over named pipes, against one store."""
+
+import argparse
+import logging
+import os
+import resource
+import signal
+import sys
+from types import FrameType
+
+from kvs.cli.run import restore_into
+from kvs.cli.say import UsageError
+from kvs.errors import DirectoryUnusable, KvsError
+from kvs.jobs.run import Run
+from kvs.server.server import Server
+from kvs.settings import ServerSettings, Settings
+from kvs.store import Store
+
+log = logging.getLogger("kvs.serve")
+
+DESCRIPTORS_A_SESSION = 6
+"""While it is being opened; half of them once it is."""
+
+DESCRIPTORS_KEPT = 64
+"""For everything but sessions, jobs and snapshots."""
+
+DESCRIPTORS_A_JOB = 4
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Carry out ``kvs serve``; return the exit status."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    settings = Settings(options.threads, options.backups)
+    sessions = _sessions_possible(options.max_sessions, settings)
+    store = Store()
+    if options.restore is not None:
+        restore_into(store, options.restore)
+    jobs = Run(store, options.directory, settings, _tell)
+    try:
+        with jobs:
+            server = Server(
+                store,
+                os.fsencode(options.fifo),
+                ServerSettings(
+                    sessions,
+                    options.fifo_mode,
+                    options.outbox_bytes,
+                    options.outbox_total_bytes,
+                ),
+            )
+            _handle_signals(server, jobs)
+            log.info("serving at %s", options.fifo)
+            server.run()
+            jobs.stop()
+    except DirectoryUnusable as error:
+        raise UsageError(str(error)) from error
+    log.info("stopped")
+    return 0
+
+
+def _tell(error: KvsError) -> None:
+    log.error("%s", error)
+
+
+def _handle_signals(server: Server, jobs: Run) -> None:
+    """Let SIGUSR1 drop all sessions; SIGTERM and SIGINT stop, and a second one leave at once."""
+    signalled = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal signalled
+        if signalled:
+            jobs.abandon()
+            server.abandon()
+            os._exit(128 + number)
+        signalled = True
+        server.stop()
+        jobs.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGUSR1, lambda *_: server.drop_sessions())
+
+
+def _sessions_possible(wanted: int, settings: Settings) -> int:
+    """Raise the limit of open files to the hard one; return how many sessions it allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return wanted
+    kept = DESCRIPTORS_KEPT + DESCRIPTORS_A_JOB * (settings.threads + settings.backups)
+    possible = max(1, (hard - kept) // DESCRIPTORS_A_SESSION)
+    if possible >= wanted:
+        return wanted
+    log.warning(
+        "descriptors set the bound: at most %d sessions at the same time, not %d (ulimit -n)",
+        possible,
+        wanted,
+    )
+    return possible

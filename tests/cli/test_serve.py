@@ -1,0 +1,208 @@
+"""``kvs serve`` as a process: its pipe, its jobs, its signals."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kvs.snapshot.read import load
+from kvs.wire import frames
+from tests.server.raw import SECONDS, Client, Place
+from tests.tools import until
+
+
+@dataclass
+class Serving(Place):
+    """A server's process, and where to connect."""
+
+    process: "subprocess.Popen[bytes]"
+    jobs: Path
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal; return the exit status and the log."""
+        self.process.send_signal(number)
+        _, log = self.process.communicate(timeout=SECONDS)
+        return self.process.returncode, log.decode()
+
+
+@contextmanager
+def serving(*options: str, **jobs: str) -> Iterator[Serving]:
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        directory = folder / "jobs"
+        directory.mkdir()
+        for job, text in jobs.items():
+            (directory / f"{job}.job").write_text(text)
+        path = folder / "reg"
+        process = start(directory, path, *options)
+        try:
+            until(lambda: path.exists() or process.poll() is not None)
+            yield Serving(path, folder, process, directory)
+        finally:
+            process.kill()
+            process.communicate(timeout=SECONDS)
+
+
+def start(directory: Path, path: Path, *options: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "kvs", "serve", str(directory), "2", "2", str(path), *options]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_a_job_changes_what_a_client_watches_and_sigterm_ends_it_all_in_good_order() -> None:
+    with serving(a="WAIT 3000\nWRITE [(a,1)]\nWRITE [(a,2)(b,3)]\nDELETE [a]\n") as server:
+        client = Client(server, "c").connected()
+        client.subscribe(b"a")
+        seen = [client.change() for _ in range(3)]
+        assert seen == [(b"a", b"1"), (b"a", b"2"), (b"a", b"DELETED")]
+        assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+        status, log = server.end()
+        assert status == 0
+        assert "Traceback" not in log
+        assert client.at_end("resp")
+        assert client.at_end("not")
+        assert not server.path.exists()
+        assert sorted(os.listdir(server.jobs)) == ["a.job", "a.out"]
+
+
+def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
+    pairs = "".join(f"(key{number:05},v)" for number in range(20_000))
+    with serving(a=f"WRITE [{pairs}]\nBACKUP\nWAIT 9999999\n", b="WAIT 9999999\n") as server:
+        until(lambda: "Waiting" in (server.jobs / "a.out").read_text())
+        assert server.end(signal.SIGINT)[0] == 0
+        left = set(os.listdir(server.jobs))
+        assert left <= {"a.job", "a.out", "b.job", "b.out", "a-1.bck"}
+        if "a-1.bck" in left:
+            assert len(load(os.fsencode(server.jobs / "a-1.bck"))) == 20_000
+
+
+def test_sigusr1_ends_all_sessions_at_any_moment_and_the_server_lives_on() -> None:
+    pairs = "".join(f"(key{number:06},v)" for number in range(100_000))
+    job = f"WRITE [{pairs}]\nBACKUP\n" + "WRITE [(hot,1)]\n" * 200_000 + "BACKUP\n"
+    with serving("--max-sessions", "3", a=job) as server:
+        for number in range(10):
+            clients = [Client(server, f"c{number}-{index}") for index in range(2)]
+            for client in clients:
+                client.connected().subscribe(b"hot")
+            half = Client(server, f"h{number}").make().register()
+            waiting = Client(server, f"w{number}").make().register()
+            server.process.send_signal(signal.SIGUSR1)
+            for client in clients:
+                client.drain("not")
+                client.drain("resp")
+            waiting.opens("resp", "not", "req")
+            assert waiting.reply() == (frames.CONNECT, 0)
+            waiting.close()
+            half.remove()
+        for number in range(50):
+            client = Client(server, f"s{number}").make().register()
+            server.process.send_signal(signal.SIGUSR1)
+            client.remove()
+        until((server.jobs / "a-2.bck").exists)
+        last = Client(server, "last").connected()
+        assert last.execute(b"READ [hot]\n") == (0, b"[(hot,1)]\n", b"")
+        assert server.end()[0] == 0
+
+
+def test_a_second_signal_leaves_at_once() -> None:
+    with serving(a="WAIT 9999999\n") as server:
+        until((server.jobs / "a.out").exists)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGINT)
+        os.kill(server.process.pid, signal.SIGCONT)
+        _, log = server.process.communicate(timeout=SECONDS)
+        assert server.process.returncode in {128 + signal.SIGTERM, 128 + signal.SIGINT}
+        assert not server.path.exists()
+        assert b"Traceback" not in log
+
+
+def test_a_stale_pipe_is_replaced_and_a_live_server_is_not() -> None:
+    with serving() as server:
+        inode = server.path.stat().st_ino
+        second = start(server.folder, server.path)
+        _, told = second.communicate(timeout=SECONDS)
+        assert second.returncode == 1
+        assert b"a server is already there" in told
+        assert server.path.stat().st_ino == inode
+        server.process.kill()
+        server.process.wait(SECONDS)
+        third = start(server.jobs, server.path)
+        assert third.stderr is not None
+        assert b"serving at" in third.stderr.readline()
+        assert Client(server, "c").connected().execute(b"SHOW\n") == (0, b"", b"")
+        third.send_signal(signal.SIGTERM)
+        third.communicate(timeout=SECONDS)
+        assert third.returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_is_no_pipe_is_left_alone(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "reg"
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "precious").write_text("precious")
+    if kind == "file":
+        place.write_text("precious")
+    elif kind == "directory":
+        place.mkdir()
+    else:
+        place.symlink_to("precious")
+    server = start(tmp_path / "jobs", place)
+    _, told = server.communicate(timeout=SECONDS)
+    assert server.returncode == 1
+    assert b"something else than a pipe is there" in told
+    assert b"Traceback" not in told
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert place.exists()
+
+
+def test_a_registration_pipe_that_is_removed_is_made_again() -> None:
+    with serving() as server:
+        first = Client(server, "a").connected()
+        server.path.unlink()
+        until(server.path.exists)
+        assert Client(server, "b").connected().execute(b"SHOW\n") == (0, b"", b"")
+        assert first.execute(b"SHOW\n") == (0, b"", b"")
+        assert server.end()[0] == 0
+        assert not server.path.exists()
+
+
+def test_the_mode_is_exact_whatever_the_umask() -> None:
+    before = os.umask(0o077)
+    try:
+        with serving("--fifo-mode", "622") as server:
+            until(lambda: stat.S_IMODE(server.path.stat().st_mode) == 0o622)
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["none", "1", "1", "reg"],
+        [".", "0", "1", "reg"],
+        [".", "1", "x", "reg"],
+        [".", "1", "1"],
+        [".", "1", "1", "reg", "--fifo-mode", "9"],
+        [".", "1", "1", "reg", "--max-sessions", "0"],
+        [".", "1", "1", "reg", "--restore", "none.bck"],
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kvs", "serve", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert os.listdir(tmp_path) == []

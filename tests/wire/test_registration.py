@@ -1,0 +1,64 @@
+"""Good connects are found whatever stands between them, and cut anyhow."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvs.wire.frames import Connect
+from kvs.wire.registration import Registration
+from tests.wire.pieces import cut, cut_everywhere
+
+KNOWN = [Connect(b"/%dq" % n, b"/%dr" % n + b"x" * 30, b"/%dn" % n) for n in range(4)]
+
+
+def found(pieces: list[bytes]) -> list[Connect]:
+    """Return what is found where only the pipes of `KNOWN` are acceptable."""
+    registration = Registration(lambda connect: connect if connect in KNOWN else None)
+    return [connect for piece in pieces for connect in registration.feed(piece)]
+
+
+def test_connects_cut_at_every_place() -> None:
+    garbage = b"\x01" + bytes(3) + b"\x01/x\0" + KNOWN[3].encode()[:60]
+    stream = KNOWN[0].encode() + garbage + KNOWN[1].encode() + KNOWN[2].encode()
+    for pieces in cut_everywhere(stream):
+        assert found(pieces) == KNOWN[:3]
+
+
+garbage = st.one_of(
+    st.just(b""),
+    st.binary(max_size=300),
+    st.integers(1, 300).map(lambda count: b"\x01" * count),
+    # The beginnings of frames, up to where the third path is not there as a whole: what has all
+    # three paths is a connect, whatever stands behind them.
+    st.builds(
+        lambda known, length: known.encode()[:length], st.sampled_from(KNOWN), st.integers(0, 84)
+    ),
+    st.builds(
+        lambda a, b, c: Connect(a, b, c).encode(),
+        *(st.binary(min_size=1, max_size=40).map(lambda raw: raw.replace(b"\0", b"/")),) * 3,
+    ),
+)
+
+
+@given(st.lists(st.tuples(garbage, st.sampled_from(KNOWN)), max_size=5), garbage, st.data())
+def test_no_good_connect_is_lost_in_garbage(
+    sent: list[tuple[bytes, Connect]], end: bytes, data: st.DataObject
+) -> None:
+    stream = b"".join(noise + connect.encode() for noise, connect in sent) + end
+    assert found(data.draw(cut(stream))) == [connect for _, connect in sent]
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20))
+def test_what_is_kept_is_less_than_a_frame(pieces: list[bytes]) -> None:
+    registration: Registration[Connect] = Registration(dict[Connect, Connect]().get)
+    for piece in pieces:
+        assert registration.feed(piece) == []
+        assert len(registration._rest) < 121
+
+
+def test_each_candidate_is_judged_once() -> None:
+    judged: list[Connect] = []
+    registration: Registration[None] = Registration(judged.append)
+    stream = KNOWN[0].encode() + KNOWN[1].encode()
+    for at in range(len(stream)):
+        registration.feed(stream[at : at + 1])
+    assert judged == KNOWN[:2]
