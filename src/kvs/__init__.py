@@ -18,10 +18,10 @@ from kvs.errors import (
     WatchLost,
     WordRefused,
 )
+from kvs.execution import Pause, Reason
 from kvs.jobs.report import JobReport, Report, SnapshotReport, State
 from kvs.library import Store
 from kvs.snapshot.write import Written
-from kvs.store import Pause, Reason
 from kvs.version import VERSION
 from kvs.watch import Change, Watch
 

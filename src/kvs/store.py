@@ -10,23 +10,19 @@ once a call.
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import repeat
 from threading import Lock
 from typing import Any
 
 from kvs.errors import SnapshotFailed, cause, shown
+from kvs.execution import BUDGET, Call, Pause
 from kvs.files import check_replaceable, open_directory
 from kvs.language import grammar, results
-from kvs.language.faults import Fault, checked_word, fault_at
+from kvs.language.faults import checked_word
 from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.table import Table, ordered
 from kvs.watch import Outbox, Watchers
-
-BUDGET = 65536
-"""Bytes of input or of output after which `Store.execute` comes back to its caller."""
 
 LONG_WRITE = 8192
 """The words of a WRITE that goes into the table by way of a dict.
@@ -37,38 +33,6 @@ there is not enough memory changes nothing.
 
 Word = str | bytes
 """A key or a value; str is encoded as UTF-8."""
-
-
-class Reason(Enum):
-    """Why `Store.execute` came back."""
-
-    END = auto()
-    """The script is at its end."""
-    BUDGET = auto()
-    """The last command went past the budget; there is more script."""
-    WAIT = auto()
-    """The caller is to pause before it goes on."""
-    BACKUP = auto()
-    """The caller is to write a snapshot before it goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Where `Store.execute` stopped, and what came of the commands up to there."""
-
-    reason: Reason
-    offset: int
-    """Where to go on, in bytes from the start of the script."""
-    output: bytes
-    """What the commands wrote."""
-    faults: list[Fault]
-    """The invalid lines met, in order."""
-    commands: int
-    """How many commands were carried out; comments and empty lines are none."""
-    revision: int
-    """The revision that the output depends on: the store's, after the last command."""
-    milliseconds: int = 0
-    """How long to pause, with `Reason.WAIT`."""
 
 
 class Store:
@@ -101,7 +65,7 @@ class Store:
         """
         if not 0 <= start <= len(script) or budget < 0:
             raise ValueError(f"start {start} or budget {budget} is out of range")
-        call = _Call(script, start, budget, self.revision)
+        call = Call(script, start, budget, self.revision)
         while not call.over():
             with self._lock:
                 self._carry_out(call)
@@ -111,7 +75,7 @@ class Store:
         _wake(call.woken)
         return call.pause()
 
-    def _carry_out(self, call: "_Call") -> None:  # noqa: PLR0912, PLR0915  (a branch per command)
+    def _carry_out(self, call: Call) -> None:  # noqa: PLR0912, PLR0915  (a branch per command)
         """Carry out lines until `call` is over or comes to a SHOW; the caller holds the lock."""
         table = self._table
         revision = self._revision
@@ -352,62 +316,6 @@ class Store:
             if not watchers.keys.isdisjoint(changes):
                 woken |= watchers.publish(changes)
         return woken
-
-
-class _Call:
-    """One `Store.execute` on its way; used by one thread."""
-
-    __slots__ = (
-        "end", "idle_lines", "invalid", "milliseconds", "offset", "output", "revision", "room",
-        "script", "start", "stopped_at", "woken",
-    )  # fmt: skip
-
-    def __init__(self, script: bytes, start: int, budget: int, revision: int) -> None:
-        self.script = script
-        self.start = self.offset = start
-        self.end = script.find(b"\n", start + budget) + 1 or len(script)
-        """Where the first line that goes past the budget of input ends."""
-        self.room = budget
-        """Bytes of output left of the budget; below 0, the call is over."""
-        self.output: list[bytes] = []
-        self.invalid: list[int] = []
-        self.idle_lines = 0
-        self.stopped_at: int | None = None
-        self.milliseconds = 0
-        self.revision = revision
-        self.woken: set[Outbox[Any]] = set()
-
-    def write(self, text: bytes) -> None:
-        self.output.append(text)
-        self.room -= len(text)
-
-    def over(self) -> bool:
-        return (
-            self.offset >= self.end
-            or self.room < 0
-            or self.stopped_at in (grammar.WAIT, grammar.BACKUP)
-        )
-
-    def pause(self) -> Pause:
-        lines = self.script.count(b"\n", self.start, self.offset)
-        if self.offset > self.start and self.script[self.offset - 1] != ord("\n"):
-            lines += 1
-        return Pause(
-            reason=self._reason(),
-            offset=self.offset,
-            output=b"".join(self.output),
-            faults=[fault for at in self.invalid if (fault := fault_at(self.script, at))],
-            commands=lines - self.idle_lines - len(self.invalid),
-            revision=self.revision,
-            milliseconds=self.milliseconds,
-        )
-
-    def _reason(self) -> Reason:
-        if self.stopped_at == grammar.WAIT:
-            return Reason.WAIT
-        if self.stopped_at == grammar.BACKUP:
-            return Reason.BACKUP
-        return Reason.END if self.offset == len(self.script) else Reason.BUDGET
 
 
 def _wake(outboxes: Iterable[Outbox[Any]]) -> None:

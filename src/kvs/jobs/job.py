@@ -14,13 +14,14 @@ from kvs.errors import (
     SnapshotFailed,
     cause,
 )
+from kvs.execution import Pause, Reason
 from kvs.files import write_all
 from kvs.jobs.blocks import line_blocks
 from kvs.jobs.directory import BACKUP, JOB, OUTPUT, JobsDirectory
 from kvs.jobs.report import JobReport, SnapshotReport, State
 from kvs.jobs.snapshots import Snapshots
 from kvs.snapshot.write import Draft, Written
-from kvs.store import Pause, Reason, Store
+from kvs.store import Store
 
 NEWLINE = ord("\n")
 

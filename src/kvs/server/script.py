@@ -1,7 +1,8 @@
 """One `execute` request on its way through the store, a slice at a time."""
 
+from kvs.execution import Pause, Reason
 from kvs.language.faults import line_at
-from kvs.store import Pause, Reason, Store
+from kvs.store import Store
 from kvs.wire import frames
 
 OUTPUT_BYTES = 256 << 20

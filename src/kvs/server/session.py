@@ -6,12 +6,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from kvs.errors import WordRefused, cause, shown
+from kvs.execution import Pause, Reason
 from kvs.language.faults import checked_word
 from kvs.server import script as scripts
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
 from kvs.server.outgoing import Notifications, Replies
 from kvs.server.script import Script
-from kvs.store import Pause, Reason, Store
+from kvs.store import Store
 from kvs.watch import Outbox, Watchers
 from kvs.wire import fifos, frames
 from kvs.wire.fifos import Fifo
