@@ -3,16 +3,27 @@
 The public names are these; everything else may change. `Store` is where to begin.
 """
 
+from typing import TYPE_CHECKING
+
 from kvs.errors import (
     BackupFailed,
     BackupMalformed,
     BackupUnreadable,
+    ConnectRefused,
     DirectoryInUse,
     DirectoryUnusable,
+    IdInUse,
+    IdRefused,
     InvalidCommand,
     JobFailed,
     KvsError,
+    NoAnswer,
+    NoPlaceForPipes,
+    NoServer,
     NoThread,
+    RequestFailed,
+    ScriptTooLong,
+    SessionEnded,
     SnapshotFailed,
     SnapshotNotSynced,
     WatchLost,
@@ -25,6 +36,10 @@ from kvs.snapshot.write import Written
 from kvs.version import VERSION
 from kvs.watch import Change, Watch
 
+if TYPE_CHECKING:
+    from kvs.client.session import Session, connect
+    from kvs.wire.replies import Executed
+
 __version__ = VERSION
 
 __all__ = [
@@ -32,16 +47,27 @@ __all__ = [
     "BackupMalformed",
     "BackupUnreadable",
     "Change",
+    "ConnectRefused",
     "DirectoryInUse",
     "DirectoryUnusable",
+    "Executed",
+    "IdInUse",
+    "IdRefused",
     "InvalidCommand",
     "JobFailed",
     "JobReport",
     "KvsError",
+    "NoAnswer",
+    "NoPlaceForPipes",
+    "NoServer",
     "NoThread",
     "Pause",
     "Reason",
     "Report",
+    "RequestFailed",
+    "ScriptTooLong",
+    "Session",
+    "SessionEnded",
     "SnapshotFailed",
     "SnapshotNotSynced",
     "SnapshotReport",
@@ -52,4 +78,18 @@ __all__ = [
     "WordRefused",
     "Written",
     "__version__",
+    "connect",
 ]
+
+_OF_THE_CLIENT = frozenset({"Executed", "Session", "connect"})
+"""Imported where they are first used (PEP 562): `kvs run` does not wait for them."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _OF_THE_CLIENT:
+        raise AttributeError(f"module 'kvs' has no attribute {name!r}")
+    import kvs.client.session
+
+    for each in _OF_THE_CLIENT:
+        globals()[each] = getattr(kvs.client.session, each)
+    return globals()[name]

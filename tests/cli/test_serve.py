@@ -72,6 +72,25 @@ def test_a_job_changes_what_a_client_watches_and_sigterm_ends_it_all_in_good_ord
         assert sorted(os.listdir(server.jobs)) == ["a.job", "a.out"]
 
 
+def test_jobs_that_come_later_are_run_once_each_and_with_once_they_are_not() -> None:
+    with serving() as server:
+        client = Client(server, "c").connected()
+        client.subscribe(b"later")
+        for number in range(3):
+            (server.folder / "new").write_text(f"WRITE [(later,{number})]\n")
+            (server.folder / "new").rename(server.jobs / "later.job")
+            assert client.change() == (b"later", b"%d" % number)
+        assert client.execute(b"READ [later]\n") == (0, b"[(later,2)]\n", b"")
+        assert server.end()[0] == 0
+    with serving("--once", a="WRITE [(a,1)]\n") as server:
+        until((server.jobs / "a.out").exists)
+        (server.jobs / "b.job").write_text("WRITE [(b,1)]\n")
+        client = Client(server, "c").connected()
+        assert client.execute(b"READ [b]\n") == (0, b"[(b,KVSERROR)]\n", b"")
+        assert server.end()[0] == 0
+        assert not (server.jobs / "b.out").exists()
+
+
 def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
     pairs = "".join(f"(key{number:05},v)" for number in range(20_000))
     with serving(a=f"WRITE [{pairs}]\nBACKUP\nWAIT 9999999\n", b="WAIT 9999999\n") as server:

@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("run", help="run a directory of job files", allow_abbrev=False)
     )
     _describe_lint(commands.add_parser("lint", help="check job files", allow_abbrev=False))
+    _describe_client(
+        commands.add_parser("client", help="talk to a server, or watch it", allow_abbrev=False)
+    )
     _describe_serve(
         commands.add_parser("serve", help="run jobs and serve sessions", allow_abbrev=False)
     )
@@ -119,8 +122,8 @@ def _describe_lint(parser: argparse.ArgumentParser) -> None:
 
 def _describe_serve(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run the jobs that are in a directory, and serve clients over named pipes against the same "
-        "store, until SIGTERM or Ctrl-C; a second one leaves at once. SIGUSR1 ends all sessions "
+        "Run the jobs of a directory, also those that come into it, and serve clients over named "
+        "pipes against the same store, until SIGTERM or Ctrl-C; a second one leaves at once. SIGUSR1 ends all sessions "
         "and nothing else. Logs to stderr."
     )
     defaults = ServerSettings()
@@ -154,6 +157,9 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
         "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
     )
     parser.add_argument(
+        "--once", action="store_true", help="run only the jobs that are there at the start"
+    )
+    parser.add_argument(
         "--log-level", metavar="LEVEL", default="info",
         choices=("debug", "info", "warning", "error"), help="debug, info, warning or error",
     )  # fmt: skip
@@ -174,6 +180,27 @@ def _mode(text: str) -> int:
     if not 0 <= mode <= 0o777:
         raise argparse.ArgumentTypeError(f"permissions are 0 to 777, octal, not '{text}'")
     return mode
+
+
+def _client(options: argparse.Namespace) -> int:
+    from kvs.cli.client import client  # the other commands do not wait for it
+
+    return client(options)
+
+
+def _describe_client(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Open a session with a server. Carries out lines of standard input: SUBSCRIBE [key], "
+        "UNSUBSCRIBE [key], DELAY milliseconds, DISCONNECT, and every command of a job but BACKUP. "
+        "Prints the server's answers, and (key,value) or (key,DELETED) for each change of a "
+        "subscribed key. On a terminal it is a console, with history, completion and help. Ends "
+        "with DISCONNECT or the end of the input; with status 1 if the server ends the session."
+    )
+    parser.set_defaults(action=_client)
+    parser.add_argument(
+        "id", metavar="ID", help="the client's name: 1 to 15 letters, digits, - and _"
+    )
+    parser.add_argument("fifo", metavar="FIFO", help="the server's registration pipe")
 
 
 def _positive(text: str) -> int:

@@ -12,6 +12,7 @@ from kvs.cli.run import restore_into
 from kvs.cli.say import UsageError
 from kvs.errors import DirectoryUnusable, KvsError
 from kvs.jobs.run import Run
+from kvs.jobs.service import Service
 from kvs.server.server import Server
 from kvs.settings import ServerSettings, Settings
 from kvs.store import Store
@@ -39,7 +40,7 @@ def serve(options: argparse.Namespace) -> int:
     store = Store()
     if options.restore is not None:
         restore_into(store, options.restore)
-    jobs = Run(store, options.directory, settings, _tell)
+    jobs = _jobs(store, options, settings)
     try:
         with jobs:
             server = Server(
@@ -62,11 +63,18 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _jobs(store: Store, options: argparse.Namespace, settings: Settings) -> Run | Service:
+    """Return what runs the jobs: those that are there, or also those that come."""
+    if options.once:
+        return Run(store, options.directory, settings, _tell)
+    return Service(store, options.directory, settings, _tell, log.info)
+
+
 def _tell(error: KvsError) -> None:
     log.error("%s", error)
 
 
-def _handle_signals(server: Server, jobs: Run) -> None:
+def _handle_signals(server: Server, jobs: Run | Service) -> None:
     """Let SIGUSR1 drop all sessions; SIGTERM and SIGINT stop, and a second one leave at once."""
     signalled = False
 

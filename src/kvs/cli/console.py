@@ -1,0 +1,241 @@
+"""The console: a session on a terminal, with a prompt, history, completion and help."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.patch_stdout import patch_stdout
+
+from kvs.cli.dialogue import Dialogue, Show, reply_line
+from kvs.cli.lint import pointed_at
+from kvs.cli.signals import SIGNALS
+from kvs.client.lines import COMMANDS, HELP, keys_in, typed
+from kvs.client.link import Link
+from kvs.errors import shown
+from kvs.files import PRIVATE, open_regular
+from kvs.language.faults import Fault
+from kvs.wire.replies import Change, Reply
+
+PROMPT = "kvs> "
+
+GREETING = "HELP lists the commands, Tab completes, Ctrl-D disconnects."
+
+KEYS_KEPT = 10_000
+"""So many keys are offered for completion: the last ones seen."""
+
+
+class Console(Show):
+    """A session on a terminal. For the main thread."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._dialogue = Dialogue(link, self)
+        self._keys = Keys()
+        self._number = 0
+        self._news = asyncio.Event()
+
+    def run(self) -> int:
+        """Talk until a person, the server or a signal ends it; return the exit status."""
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._link.fileno(), self._news.set)
+        session: PromptSession[str] = PromptSession(
+            PROMPT,
+            history=_history(),
+            completer=Completions(self._keys),
+            complete_while_typing=False,
+        )
+        print(GREETING, flush=True)
+        with patch_stdout(raw=True), _cancelled_by_signals(loop) as caught:
+            try:
+                while not self._dialogue.over:
+                    line = await self._ask(session)
+                    await self._carry_out(line.encode(errors="surrogateescape"))
+            except asyncio.CancelledError:
+                if not caught:
+                    raise
+                return 128 + caught[0]
+            finally:
+                loop.remove_reader(self._link.fileno())
+        return 0
+
+    async def _ask(self, session: "PromptSession[str]") -> str:
+        """Ask for a line, showing what comes meanwhile."""
+        asking = asyncio.ensure_future(_line_from(session))
+        showing = asyncio.ensure_future(self._show_for_ever())
+        try:
+            await asyncio.wait({asking, showing}, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else showing.result()
+        finally:
+            asking.cancel()
+            showing.cancel()
+            await asyncio.gather(asking, showing, return_exceptions=True)
+
+    async def _carry_out(self, line: bytes) -> None:
+        self._number += 1
+        if line.strip() == b"HELP":
+            self.output(HELP)
+            return
+        meant = typed(line)
+        if isinstance(meant, Fault):
+            self.error(line, self._number, meant.column, meant.reason)
+            return
+        self._keys.see(keys_in(line))
+        self._dialogue.begin(meant, line, self._number)
+        while not self._dialogue.step():
+            await self._something()
+
+    async def _show_for_ever(self) -> NoReturn:
+        while True:
+            self._dialogue.step()
+            await self._something()
+
+    async def _something(self) -> None:
+        """Wait for the server, or for the time at which the dialogue wants to go on."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), self._dialogue.seconds_left())
+        self._news.clear()
+
+    # What is seen. Control characters are shown escaped: a key may hold any.
+
+    def reply(self, reply: Reply) -> None:
+        """Show the line of a response."""
+        print(reply_line(reply), end="", flush=True)
+
+    def changes(self, changes: list[Change]) -> None:
+        """Show a line for each notification, above the prompt if there is one."""
+        self._keys.see(change.key for change in changes)
+        lines = [f"({shown(change.key)},{shown(change.value)})\n" for change in changes]
+        print("".join(lines), end="", flush=True)
+
+    def output(self, output: bytes) -> None:
+        """Show what commands wrote."""
+        lines = output.split(b"\n")[:-1]
+        print("".join(shown(line) + "\n" for line in lines), end="", flush=True)
+
+    def error(self, line: bytes, number: int, column: int, reason: str) -> None:  # noqa: ARG002
+        """Show the line again, with a caret under the place, and the reason."""
+        print(f"{pointed_at(line, Fault(0, column, reason))}\n{reason}", flush=True)
+
+
+async def _line_from(session: "PromptSession[str]") -> str:
+    """Return a typed line: none (it is empty) after Ctrl-C, the last one after Ctrl-D."""
+    # The exceptions must not leave the task: a loop ends with KeyboardInterrupt.
+    try:
+        return await session.prompt_async(handle_sigint=False)
+    except KeyboardInterrupt:
+        return ""
+    except EOFError:
+        return "DISCONNECT"
+
+
+class Keys:
+    """The keys that were seen, the last ones, in order. For one thread."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, None] = {}
+
+    def see(self, keys: Iterable[bytes]) -> None:
+        """Take note of keys; one that a terminal could not take is left out."""
+        for key in keys:
+            text = key.decode(errors="replace")
+            if text.isprintable() and "\ufffd" not in text:
+                self._seen.pop(text, None)
+                self._seen[text] = None
+        while len(self._seen) > KEYS_KEPT:
+            del self._seen[next(iter(self._seen))]
+
+    def beginning_with(self, start: str) -> list[str]:
+        """Return those that begin so, in order of the alphabet."""
+        return sorted(key for key in self._seen if key.startswith(start))
+
+
+class Completions(Completer):
+    """The names of commands, and where a key is to stand, keys."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:  # noqa: ARG002
+        """Yield what could be meant before the cursor."""
+        place = _PLACE.fullmatch(document.text_before_cursor)
+        if place is None:
+            return
+        key = place["pair"] if place["key"] is None else place["key"]
+        if key is None:
+            found = [name for name in COMMANDS if name.startswith(place["name"])]
+            start = place["name"]
+        else:
+            found, start = self._keys.beginning_with(key), key
+        for text in found:
+            yield Completion(text, start_position=-len(start))
+
+
+_PLACE = re.compile(
+    r"[ \t]*(?P<name>[A-Z]*)"
+    r"(?:(?<=WRITE)[ \t]*\[(?:[ \t]*\([^)]*\))*[ \t]*\([ \t]*(?P<pair>[^ \t,)\]]*)"
+    r"|(?<!WRITE)[ \t]*\[(?:[^,\]]*,)*[ \t]*(?P<key>[^ \t,)\]]*))?"
+)
+
+
+@contextlib.contextmanager
+def _cancelled_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
+    """Cancel the current task at the first signal that has a handler, and yield where it is told.
+
+    The prompt is then put away in good order, which a handler that raises would not let happen.
+    """
+    task = asyncio.current_task()
+    caught: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+
+    def catch(number: int) -> None:
+        if not caught and task is not None:
+            caught.append(number)
+            task.cancel()
+
+    for number in handled:
+        loop.add_signal_handler(number, catch, number)
+    try:
+        yield caught
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN if caught else before[number])
+
+
+class _Remembered(FileHistory):
+    """A history whose file may be lost under way."""
+
+    def store_string(self, string: str) -> None:
+        """Write a line down, if that can be done."""
+        with contextlib.suppress(OSError):
+            super().store_string(string)
+
+
+def _history() -> History:
+    """Return the user's history (XDG Base Directory Specification), private; or one in memory."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        state = os.path.expanduser("~/.local/state")
+    path = os.path.join(state, "kvs", "history")
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        file = open_regular(os.fsencode(path), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+        try:
+            os.fchmod(file, PRIVATE)
+        finally:
+            os.close(file)
+    except OSError:
+        return InMemoryHistory()
+    return _Remembered(path)

@@ -1,0 +1,155 @@
+"""How a client comes to a session: connect, with any server, in whatever order that opens pipes.
+
+Responses and notifications are open before connect is sent, so a server never waits for a reader;
+requests is opened as soon as the server reads it, before or after its reply.
+"""
+
+import contextlib
+import os
+import select
+import time
+
+from kvs.client.link import Link
+from kvs.client.place import check_id, claim
+from kvs.errors import (
+    ConnectRefused,
+    NoAnswer,
+    NoPlaceForPipes,
+    NoServer,
+    SessionEnded,
+    cause,
+    shown,
+)
+from kvs.wire import fifos, frames
+from kvs.wire.replies import Executed
+
+FIRST_TICK_SECONDS = 0.001
+LAST_TICK_SECONDS = 0.05
+"""How often is looked whether the server has opened its end of requests: no event tells."""
+
+GRACE_SECONDS = 1.0
+"""So long a registration pipe may be gone while a server makes it again."""
+
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def open_link(registration: Path, given: str | None, timeout: float | None) -> Link:
+    """Connect to the server at `registration` as the client `given`, or as one with no name.
+
+    Raises:
+        KvsError: it cannot be done; `kvs.client.session.connect` lists the errors.
+
+    """
+    check_id(given)
+    opening = _Opening(registration, timeout)
+    try:
+        link = opening.link(given)
+    finally:
+        opening.close()
+    return link
+
+
+class _Opening:
+    """One connect, and the time that it may take."""
+
+    def __init__(self, registration: Path, timeout: float | None) -> None:
+        # Any path that a person gives may lead there by links; the pipe itself is none.
+        self._path = os.path.realpath(os.fsencode(registration))
+        self._shown = shown(registration)
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._gone_since: float | None = None
+        self._server = self._find_server()
+
+    def close(self) -> None:
+        os.close(self._server)
+
+    def link(self, given: str | None) -> Link:
+        place = claim(given)
+        try:
+            link = Link(place)
+        except OSError as error:
+            place.remove()
+            raise NoPlaceForPipes(
+                os.path.dirname(shown(place.connect.requests)), cause(error)
+            ) from error
+        except BaseException:
+            place.remove()
+            raise
+        try:
+            self._send(place.connect.encode())
+            self._await_answer(link)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _find_server(self) -> int:
+        """Open the registration pipe."""
+        try:
+            fifo = fifos.Fifo.at(self._path)
+            try:
+                server = fifo.open_for_writing()
+            finally:
+                fifo.close()
+        except OSError as error:
+            raise NoServer(self._shown, cause(error)) from error
+        if server is None:
+            raise NoServer(self._shown, "no server reads this pipe")
+        return server
+
+    def _send(self, frame: bytes) -> None:
+        """Write the connect, whole or not at all (pipe(7)); a full pipe is waited for."""
+        try:
+            while not fifos.write(self._server, frame):
+                self._poll(self._left(LAST_TICK_SECONDS), select.POLLOUT)
+        except BrokenPipeError:
+            raise NoServer(self._shown, "the server is gone") from None
+
+    def _await_answer(self, link: Link) -> None:
+        """Wait until the reply is there and requests is open, however long others come first."""
+        tick = FIRST_TICK_SECONDS
+        while not (link.open_requests() and link.replies):
+            if link.ended is not None:
+                raise SessionEnded("the server closed the pipes before it answered the connect")
+            self._look_after_server()
+            self._poll(self._left(tick), 0, link)
+            link.pump()
+            tick = min(2 * tick, LAST_TICK_SECONDS)
+        reply = link.replies.popleft()
+        if isinstance(reply, Executed) or reply.operation != frames.CONNECT:
+            raise SessionEnded("what the server answered to the connect is no answer to it")
+        if reply.result:
+            raise ConnectRefused(self._shown, reply.result)
+
+    def _poll(self, seconds: float, events: int, link: Link | None = None) -> None:
+        poll = select.poll()
+        if self._gone_since is None:
+            poll.register(self._server, events)
+        if link is not None:
+            poll.register(link.fileno(), select.POLLIN)
+        for descriptor, event in poll.poll(seconds * 1000):
+            if descriptor == self._server and event & select.POLLERR:
+                self._gone_since = time.monotonic()
+
+    def _look_after_server(self) -> None:
+        """Bear with a registration pipe that is made again; without one, nobody will answer."""
+        gone_since = self._gone_since
+        if gone_since is None:
+            return
+        with contextlib.suppress(NoServer):
+            server = self._find_server()
+            os.close(self._server)
+            self._server, self._gone_since = server, None
+            return
+        if time.monotonic() > gone_since + GRACE_SECONDS:
+            raise NoServer(self._shown, "the server went before it answered")
+
+    def _left(self, most: float) -> float:
+        """Return how long may be waited now, at most `most` seconds."""
+        if self._deadline is None or self._timeout is None:
+            return most
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise NoAnswer(self._shown, self._timeout)
+        return min(left, most)

@@ -1,0 +1,158 @@
+"""Where a client's pipes lie: a directory of the user's own, under names that are locked.
+
+Laws:
+
+- The directory is the user's, no link, and nobody else gets in (mode 700), so nothing can be put
+  in the place of a pipe.
+- A name belongs to whoever holds the lock (flock(2)) on its ``.lock`` file, and the kernel lets go
+  of that however a process ends: what a crash left behind is replaced, what lives is not touched.
+- A path has at most 40 bytes, for it stands in a field of so many (`kvs.wire.frames`): 20 for the
+  directory, a slash, 15 for the name, 4 for the suffix.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import weakref
+from itertools import count
+
+from kvs.errors import IdInUse, IdRefused, NoPlaceForPipes, cause, shown
+from kvs.wire import fifos
+from kvs.wire.frames import Connect
+
+ID = re.compile(r"[A-Za-z0-9_-]{1,15}")
+
+DIRECTORY_BYTES = 20
+LOCK = b".lock"
+PIPES = (b".req", b".res", b".not")
+"""Requests, responses, notifications."""
+
+_unnamed = count()
+
+
+class Place:
+    """The three pipes of one client, made new, and the lock on their name.
+
+    They are removed with `remove`, when the object is forgotten, or at the end of the process
+    (atexit); only a process that is killed leaves them, for the next of that name to replace. A
+    forked child removes nothing. For one thread.
+    """
+
+    def __init__(self, directory: bytes, name: bytes) -> None:
+        base = os.path.join(directory, name)
+        lock = _lock(base + LOCK, name)
+        paths = [base + suffix for suffix in PIPES]
+        self.remove = weakref.finalize(self, _remove, [*paths, base + LOCK], lock, os.getpid())
+        """Remove the pipes, and let go of the name; a second time does nothing."""
+        self.connect = Connect(*paths)
+        """What a server is to be told of them."""
+        try:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                fifos.make(path)
+        except OSError:
+            self.remove()
+            raise
+
+
+def check_id(given: str | None) -> None:
+    """Check what a client is to be called; None is good, too.
+
+    Raises:
+        IdRefused: it is no ID.
+
+    """
+    if given is not None and not ID.fullmatch(given):
+        raise IdRefused(given)
+
+
+def claim(given: str | None) -> Place:
+    """Make the pipes of the client `given`, which is an ID, or of one with no name.
+
+    Raises:
+        IdInUse: another client has it.
+        NoPlaceForPipes: there is no place for them.
+
+    """
+    directory = _place()
+    try:
+        _make_private(directory)
+        if given is not None:
+            return Place(directory, given.encode("ascii"))
+        return _claim_unnamed(directory)
+    except OSError as error:
+        raise NoPlaceForPipes(shown(directory), cause(error)) from error
+
+
+def _claim_unnamed(directory: bytes) -> Place:
+    """Make pipes under a name that no ID can be; another PID namespace may have the first ones."""
+    while True:
+        name = b"+%d.%d" % (os.getpid(), next(_unnamed) % 10_000)
+        with contextlib.suppress(IdInUse):
+            return Place(directory, name)
+
+
+def _place() -> bytes:
+    """Return the user's runtime directory (XDG Base Directory Specification), or one in /tmp."""
+    runtime = os.fsencode(os.environ.get("XDG_RUNTIME_DIR", ""))
+    ours = os.path.join(runtime, b"kvs")
+    if runtime.startswith(b"/") and len(ours) <= DIRECTORY_BYTES:
+        with contextlib.suppress(OSError):
+            found = os.stat(runtime)
+            if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+                return ours
+    return b"/tmp/kvs-%d" % os.geteuid()
+
+
+def _make_private(directory: bytes) -> None:
+    try:
+        os.mkdir(directory, 0o700)
+        os.chmod(directory, 0o700)  # the umask may have taken some of it
+    except FileExistsError:
+        pass
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode):
+        raise NoPlaceForPipes(shown(directory), "it is no directory")
+    if found.st_uid != os.geteuid():
+        raise NoPlaceForPipes(shown(directory), f"it belongs to user {found.st_uid}")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        mode = stat.S_IMODE(found.st_mode)
+        raise NoPlaceForPipes(shown(directory), f"its mode is {mode:o}, it must be 700")
+
+
+def _lock(path: bytes, name: bytes) -> int:
+    """Lock the file at `path`, which is made if need be; return it, open."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _stands_at(file, path):
+                os.ftruncate(file, 0)
+                os.pwrite(file, b"%d" % os.getpid(), 0)
+                return file
+        except BlockingIOError:
+            pid = os.pread(file, 20, 0)
+            os.close(file)
+            raise IdInUse(name.decode("ascii"), int(pid) if pid.isdigit() else None) from None
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # who had it has just removed it
+
+
+def _stands_at(file: int, path: bytes) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), os.lstat(path))
+    return False
+
+
+def _remove(paths: list[bytes], lock: int, pid: int) -> None:
+    if os.getpid() == pid:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        os.close(lock)

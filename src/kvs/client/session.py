@@ -1,0 +1,238 @@
+"""A session with a server, for programs: any number of threads, and asyncio."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from kvs.client import requests
+from kvs.client.exchange import Exchange
+from kvs.client.opening import Path, open_link
+from kvs.client.requests import Word
+from kvs.language.faults import checked_word
+from kvs.watch import Change
+from kvs.wire import frames
+from kvs.wire.replies import Executed
+
+
+def connect(
+    fifo: Path,
+    *,
+    id: str | None = None,  # noqa: A002
+    timeout: float | None = 30.0,
+) -> "Session":
+    """Connect to the server whose registration pipe is `fifo`.
+
+    `id` names the client, and its pipes: of two at a time with the same one the second is
+    refused. At most `timeout` seconds are waited for the answer (None: as long as it takes; a
+    server that has as many sessions as it takes lets others wait).
+
+    Raises:
+        NoServer: there is no server, or it went before it answered.
+        NoAnswer: the time was up.
+        ConnectRefused: the server answered with no.
+        SessionEnded: the server closed the pipes instead of an answer.
+        IdRefused: `id` is none.
+        IdInUse: another client has it.
+        NoPlaceForPipes: the pipes could not be made.
+
+    """
+    return Session(Exchange(open_link(fifo, id, timeout)))
+
+
+class Session:
+    """A session with a server; as a context manager it is closed at the end.
+
+    Every method may be called from any thread, and waits for the server's answer. Requests are
+    answered in the order in which they were sent. Changes of subscribed keys are kept until
+    somebody takes them, some 200 bytes each while an answer is waited for; beyond 1,048,576 of
+    them the session ends. While nobody waits they stay with the server, which gives up a client
+    that does not keep up. Not to be used in a forked child.
+
+    When the server ends the session, what had come by then can still be taken; after that, every
+    method but `close` raises `SessionEnded`.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._exchange.closed
+
+    # Requests.
+
+    def subscribe(self, key: Word) -> bool:
+        """Ask to be told of every change of `key`, there or not; tell whether it is there now.
+
+        Raises:
+            WordRefused: it is no word of the language.
+            SessionEnded: the session is at its end.
+
+        """
+        return self._ask(frames.SUBSCRIBE, key) == 1
+
+    def unsubscribe(self, key: Word) -> bool:
+        """Ask not to be told of `key` any more; tell whether it was subscribed.
+
+        Raises:
+            WordRefused: it is no word of the language.
+            SessionEnded: the session is at its end.
+
+        """
+        return self._ask(frames.UNSUBSCRIBE, key) == 0
+
+    def execute(self, script: str | bytes) -> Executed:
+        """Have lines of the command language carried out; return what came of them.
+
+        Invalid lines raise nothing: `errors` tells of them, and `result` is then 1.
+
+        Raises:
+            ScriptTooLong: it is longer than 1 MiB; nothing was sent.
+            SessionEnded: the session is at its end; how much was carried out is not known.
+
+        """
+        reply = self._exchange.ask(frames.execute_request(requests.script_bytes(script)))
+        if not isinstance(reply, Executed):
+            raise TypeError(reply)
+        return reply
+
+    def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
+        """Return the pairs of those `keys` that are there, of one instant, in order of the keys.
+
+        Raises:
+            WordRefused: a key is no word of the language.
+            ScriptTooLong: they make more than 1 MiB.
+            RequestFailed: the server refused.
+            SessionEnded: the session is at its end.
+
+        """
+        wanted = requests.checked_keys(keys)
+        if not wanted:
+            return {}
+        executed = self.execute(requests.keys_line(b"READ", wanted))
+        return requests.pairs_read(requests.output_of(executed))
+
+    def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> None:
+        """Set every pair of a mapping, or of an iterable of pairs, as one change.
+
+        Raises:
+            WordRefused: a key or value is no word of the language; nothing was sent.
+            ScriptTooLong: they make more than 1 MiB; nothing was sent.
+            RequestFailed: the server refused.
+            SessionEnded: the session is at its end; whether they were written is not known.
+
+        """
+        line = requests.write_line(pairs)
+        if line:
+            requests.output_of(self.execute(line))
+
+    def delete(self, keys: Iterable[Word]) -> list[bytes]:
+        """Remove `keys` as one change; return those that were missing, in order of the keys.
+
+        As in the language, a key named twice is missing the second time.
+
+        Raises:
+            WordRefused: a key is no word of the language; nothing was sent.
+            ScriptTooLong: they make more than 1 MiB; nothing was sent.
+            RequestFailed: the server refused.
+            SessionEnded: the session is at its end; whether they were removed is not known.
+
+        """
+        doomed = requests.checked_keys(keys)
+        if not doomed:
+            return []
+        executed = self.execute(requests.keys_line(b"DELETE", doomed))
+        return requests.keys_missed(requests.output_of(executed))
+
+    # Changes.
+
+    def changes(self, timeout: float | None = None) -> Iterator[Change]:
+        """Yield the changes of subscribed keys as they come; each goes to one taker alone.
+
+        Ends when none has come for `timeout` seconds (None: waits for ever; 0: takes what is
+        there), or after the last one once this session was closed.
+
+        Raises:
+            SessionEnded: the server ended the session, and all that it told has been taken.
+
+        """
+        while (change := self._exchange.next_change(timeout)) is not None:
+            yield change
+
+    async def __aiter__(self) -> AsyncIterator[Change]:
+        """Yield the changes of subscribed keys as they come, waiting in the running event loop.
+
+        As `changes`, for asyncio; the other methods are for threads (`asyncio.to_thread`).
+
+        Raises:
+            SessionEnded: the server ended the session, and all that it told has been taken, or the
+                session had been closed before.
+
+        """
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(news.set)
+
+        # A descriptor of its own: a loop has one reader for each.
+        descriptor = os.dup(self.fileno())
+        self._exchange.listen(tell)
+        try:
+            while True:
+                news.clear()
+                while (change := self._exchange.next_change(0)) is not None:
+                    yield change
+                if self._exchange.over:
+                    return
+                loop.add_reader(descriptor, news.set)
+                try:
+                    await news.wait()
+                finally:
+                    loop.remove_reader(descriptor)
+        finally:
+            self._exchange.forget(tell)
+            os.close(descriptor)
+
+    def fileno(self) -> int:
+        """Return a descriptor for poll(2) and the like: it can be read from when there is news.
+
+        First take what is there, with ``changes(0)``, then wait: changes that came while an answer
+        was waited for have left the pipe already. Good until the session is closed.
+
+        Raises:
+            SessionEnded: the session was closed.
+
+        """
+        return self._exchange.fileno()
+
+    # The end.
+
+    def close(self) -> None:
+        """Take leave of the server, which ends the subscriptions, and remove the pipes.
+
+        Waits at most some seconds for a server that does not answer. Changes that had come can
+        still be taken. A second time does nothing.
+        """
+        self._exchange.close()
+
+    def _ask(self, operation: int, key: Word) -> int:
+        word = checked_word(key, "key")
+        return self._exchange.ask(frames.keyed_request(operation, word)).result

@@ -1,0 +1,91 @@
+"""What the kernel tells of a directory that is open: inotify(7), as signs of a few kinds.
+
+Linux only. The watch is on the directory that the descriptor holds, not on a path, so that nothing
+can come between.
+"""
+
+import os
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import Any
+
+
+class Sign(Enum):
+    """What may have happened to an entry, or to the directory."""
+
+    WRITTEN = auto()
+    """Some of its contents changed. Changes through a mapping, mmap(2), are not told."""
+    CLOSED = auto()
+    """Somebody who had it open for writing closed it, written or not."""
+    CREATED = auto()
+    """It is new there: made by open(2), by link(2), by symlink(2), ..."""
+    ARRIVED = auto()
+    """It was renamed to there, in the place of another or not."""
+    LEFT = auto()
+    """It was removed or renamed; what stands there now is told by a later sign."""
+    LOST = auto()
+    """The kernel's queue was full: any number of signs are missing here."""
+    MOVED = auto()
+    """The directory itself was renamed, removed or unmounted, or is watched no more."""
+
+
+class Watch:
+    """The signs of one open directory, until `close`. Not thread-safe: its owner locks.
+
+    Raises:
+        OSError: there can be no watch, with what to do about it.
+
+    """
+
+    def __init__(self, directory: int) -> None:
+        try:
+            from inotify_simple import INotify, flags  # type: ignore[import-untyped]
+        except ImportError as error:  # the system has no inotify, or the package is not installed
+            raise OSError("inotify, of Linux, is needed; install inotify-simple") from error
+        self._signs = {
+            flags.MODIFY: Sign.WRITTEN,
+            flags.CLOSE_WRITE: Sign.CLOSED,
+            flags.CREATE: Sign.CREATED,
+            flags.MOVED_TO: Sign.ARRIVED,
+            flags.DELETE | flags.MOVED_FROM: Sign.LEFT,
+            flags.Q_OVERFLOW: Sign.LOST,
+            flags.MOVE_SELF | flags.DELETE_SELF | flags.UNMOUNT | flags.IGNORED: Sign.MOVED,
+        }
+        wanted = (
+            flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM
+            | flags.DELETE | flags.MOVE_SELF | flags.DELETE_SELF
+            | flags.EXCL_UNLINK  # a file that was replaced is still written: not of interest
+        )  # fmt: skip
+        try:
+            self._inotify: Any = INotify(nonblocking=True)
+        except OSError as error:
+            raise _explained(error, "max_user_instances") from error
+        try:
+            self._inotify.add_watch(f"/proc/self/fd/{directory}", wanted)
+        except OSError as error:
+            self.close()
+            raise _explained(error, "max_user_watches") from error
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there are signs."""
+        return int(self._inotify.fileno())
+
+    def signs(self) -> list[tuple[Sign, bytes]]:
+        """Return what has been told since the last call, with the entry's name; never waits."""
+        return list(self._read(self._inotify.read(timeout=0)))
+
+    def close(self) -> None:
+        """End the watch."""
+        self._inotify.close()
+
+    def _read(self, events: Iterable[Any]) -> Iterable[tuple[Sign, bytes]]:
+        for _, mask, _, name in events:
+            for flag, sign in self._signs.items():
+                if mask & flag:
+                    yield sign, os.fsencode(name)
+
+
+def _explained(error: OSError, limit: str) -> OSError:
+    """Return `error` as what it means here: inotify's limits have misleading names."""
+    reason = error.strerror or str(error)
+    return OSError(f"{reason} (the limit may be /proc/sys/fs/inotify/{limit})")

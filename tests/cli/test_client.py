@@ -1,0 +1,340 @@
+"""``kvs client`` with a file or a pipe as its input: to the byte what programs rely on."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kvs.wire import frames
+from tests.client.scripted import Peer, playing
+from tests.server.raw import Served, serving
+from tests.tools import KVS, SECONDS, Ended, until
+
+CONNECTED = b"Server returned 0 for operation: connect\n"
+DISCONNECTED = b"Server returned 0 for operation: disconnect\n"
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A runtime directory: pipes lie in the folder ``kvs`` of it, and are gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        yield Path(name)
+        assert not (Path(name) / "kvs").exists() or not os.listdir(Path(name) / "kvs")
+
+
+@pytest.fixture
+def served(runtime: Path) -> Iterator[Served]:
+    with serving() as server:
+        yield server
+
+
+class Running:
+    """A client at work, whose input is a pipe."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.seen = b""
+
+    def type(self, text: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def read(self, expected: bytes) -> None:
+        """Read exactly this from its output."""
+        assert self.process.stdout is not None
+        got = b""
+        while len(got) < len(expected) and (
+            piece := os.read(self.process.stdout.fileno(), len(expected) - len(got))
+        ):
+            got += piece
+        assert got == expected
+
+    def ended(self) -> Ended:
+        stdout, stderr = self.process.communicate(timeout=SECONDS)
+        return Ended(self.process.returncode, stdout, stderr)
+
+
+@contextmanager
+def running(runtime: Path, fifo: Path, name: str = "me") -> Iterator[Running]:
+    with subprocess.Popen(
+        [*KVS, "client", name, fifo],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield Running(process)
+            process.terminate()
+            process.wait(SECONDS)
+        finally:
+            process.kill()
+
+
+def client(runtime: Path, fifo: Path, text: bytes, name: str = "me") -> Ended:
+    """Run a client with `text` as its input, to its end."""
+    with running(runtime, fifo, name) as started:
+        stdout, stderr = started.process.communicate(text, SECONDS)
+        return Ended(started.process.returncode, stdout, stderr)
+
+
+def test_the_lines_that_programs_rely_on(runtime: Path, served: Served) -> None:
+    served.store.write({"old": "1"})
+    ended = client(
+        runtime,
+        served.path,
+        b"SUBSCRIBE [old]\nSUBSCRIBE [new]\n\n# comment\nDELAY 1\n  UNSUBSCRIBE [new]\r\n"
+        b"UNSUBSCRIBE [new]\nDISCONNECT\nSUBSCRIBE [never]\n",
+    )
+    assert ended.status == 0
+    assert ended.stderr == b""
+    assert ended.stdout == CONNECTED + (
+        b"Server returned 1 for operation: subscribe\n"
+        b"Server returned 0 for operation: subscribe\n"
+        b"Server returned 0 for operation: unsubscribe\n"
+        b"Server returned 1 for operation: unsubscribe\n"
+    ) + DISCONNECTED  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"# no newline", b"DISCONNECT", b" \t"])
+def test_the_end_of_input_disconnects(runtime: Path, served: Served, text: bytes) -> None:
+    ended = client(runtime, served.path, text)
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert ended.stdout == CONNECTED + DISCONNECTED
+
+
+def test_an_input_that_is_closed_is_at_its_end(runtime: Path, served: Served) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *KVS, "client", "me", served.path],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == CONNECTED + DISCONNECTED
+
+
+def test_input_may_be_a_file(runtime: Path, served: Served, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"WRITE [(a,1)]\nREAD [a]\n")
+    with (tmp_path / "in").open("rb") as file:
+        done = subprocess.run(
+            [*KVS, "client", "me", served.path],
+            stdin=file,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.stdout == CONNECTED + b"[(a,1)]\n" + DISCONNECTED
+
+
+def test_notifications_are_printed_as_they_come(runtime: Path, served: Served) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\n")
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        served.store.write({"a": "1"})
+        started.read(b"(a,1)\n")
+        started.type(b"DELAY 3600000\n")
+        served.store.delete(["a"])
+        started.read(b"(a,DELETED)\n")
+        served.store.write({b"a": b"\xff\x1b("})
+        started.read(b"(a,\xff\x1b()\n")
+
+
+def test_notifications_are_printed_while_a_command_is_carried_out(
+    runtime: Path, served: Served
+) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\nWAIT 3600000\n")
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        served.store.write({"a": "1"})
+        started.read(b"(a,1)\n")
+
+
+def test_a_delay_holds_up_what_follows(runtime: Path, served: Served) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"DELAY 300\nWRITE [(a,1)]\nDELAY 0\n")
+        started.read(CONNECTED)
+        assert started.process.stdin is not None
+        started.process.stdin.close()
+        started.process.stdin = None
+        assert "a" not in served.store
+        started.read(DISCONNECTED)
+        assert "a" in served.store
+
+
+def test_every_line_of_the_language(runtime: Path, served: Served) -> None:
+    ended = client(
+        runtime, served.path, b"WRITE [(a,1)(b,2)]\nREAD [b,x]\nDELETE [x,b]\nSHOW\nWAIT 1\n"
+    )
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert ended.stdout == (
+        CONNECTED + b"[(b,2)(x,KVSERROR)]\n[(x,KVSMISSING)]\n(a, 1)\nWaiting...\n" + DISCONNECTED
+    )
+
+
+def test_invalid_lines_are_told_and_passed_over(runtime: Path, served: Served) -> None:
+    long = b"x" * 41
+    ended = client(
+        runtime,
+        served.path,
+        b"SUBSCRIBE a\nfoo\nSUBSCRIBE [" + long + b"]\nBACKUP\nDELAY -1\n\x1b\nREAD [a]\n",
+    )
+    assert ended.status == 0
+    assert ended.stdout == CONNECTED + b"[(a,KVSERROR)]\n" + DISCONNECTED
+    assert [line.partition(" ")[0] for line in ended.lines] == [
+        "stdin:1:11:", "stdin:2:1:", "stdin:3:12:", "stdin:4:1:", "stdin:5:7:", "stdin:6:1:",
+    ]  # fmt: skip
+    assert "a key is at most 40 bytes, this one has 41" in ended.lines[2]
+    assert all(line.isprintable() for line in ended.lines)
+
+
+def test_a_line_too_long_is_told_and_what_follows_carried_out(
+    runtime: Path, served: Served
+) -> None:
+    size = 3 << 20
+    ended = client(
+        runtime, served.path, b"#" * size + b"\nREAD [" + b"a," * size + b"a]\nREAD [a]\n"
+    )
+    assert ended.stdout == CONNECTED + b"[(a,KVSERROR)]\n" + DISCONNECTED
+    assert len(ended.lines) == 1
+    assert ended.lines[0].startswith("stdin:2:1048577: a line has at most 1048576 bytes")
+
+
+def test_many_lines_at_once(runtime: Path, served: Served) -> None:
+    count = 3000
+    text = b"SUBSCRIBE [a]\n" + b"".join(b"WRITE [(a,%d)]\nREAD [a]\n" % n for n in range(count))
+    ended = client(runtime, served.path, text)
+    assert ended.status == 0
+    lines = ended.stdout.splitlines()
+    assert [line for line in lines if line.startswith(b"[")] == [
+        b"[(a,%d)]" % n for n in range(count)
+    ]
+    assert [line for line in lines if line.startswith(b"(")] == [
+        b"(a,%d)" % n for n in range(count)
+    ]
+
+
+# The end of the session.
+
+
+def test_a_server_that_ends_the_session_ends_the_client(runtime: Path, served: Served) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\n")
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        served.store.write({"a": "last"})
+        served.server.drop_sessions()
+        assert started.process.wait(SECONDS) == 1  # its input is still open
+        ended = started.ended()
+    assert ended.stdout == b"(a,last)\n"
+    assert ended.lines == ["kvs client: the server closed the session"]
+
+
+@pytest.mark.parametrize("waiting", [b"DELAY 3600000\n", b"WAIT 3600000\n"])
+def test_so_it_is_while_it_waits(runtime: Path, served: Served, waiting: bytes) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\n" + waiting + b"WRITE [(never,1)]\n")
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        served.server.drop_sessions()
+        assert started.process.wait(SECONDS) == 1
+        assert started.ended().lines == ["kvs client: the server closed the session"]
+    assert "never" not in served.store
+
+
+def test_a_refusal(runtime: Path, tmp_path: Path) -> None:
+    def play(peer: Peer) -> None:
+        peer.open("req", "res")
+        peer.send("res", frames.reply(frames.CONNECT, 1))
+
+    with playing(tmp_path, play) as fifo:
+        ended = client(runtime, fifo, b"")
+    assert ended.status == 1
+    assert ended.stdout == b"Server returned 1 for operation: connect\n"
+    assert "the server refused the connection with 1" in ended.lines[0]
+
+
+def test_an_old_server_that_does_not_know_execute(runtime: Path, tmp_path: Path) -> None:
+    def play(peer: Peer) -> None:
+        assert peer.connected().read(1) == b"\x05"
+
+    with playing(tmp_path, play) as fifo:
+        ended = client(runtime, fifo, b"SHOW\nSHOW\n")
+    assert (ended.status, ended.lines) == (1, ["kvs client: the server closed the session"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("waiting", [b"", b"DELAY 3600000\n", b"WAIT 3600000\n"])
+def test_signals_clean_up(
+    runtime: Path, served: Served, number: signal.Signals, waiting: bytes
+) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\n" + waiting)
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        started.process.send_signal(number)
+        assert started.process.wait(SECONDS) == 128 + number
+        assert os.listdir(runtime / "kvs") == []
+        assert started.ended().stderr == b""
+    until(lambda: served.server.sessions == 0)
+
+
+def test_a_signal_while_it_waits_for_its_turn(runtime: Path, tmp_path: Path) -> None:
+    with playing(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
+        until((runtime / "kvs" / "me.not").exists)
+        started.process.send_signal(signal.SIGTERM)
+        assert started.process.wait(SECONDS) == 143
+    assert os.listdir(runtime / "kvs") == []
+
+
+def test_a_reader_that_goes_ends_it_in_silence(runtime: Path, served: Served) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\n")
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        assert started.process.stdout is not None
+        started.process.stdout.close()
+        served.store.write({"a": "1"})
+        assert started.process.wait(SECONDS) == 1
+        assert started.process.stderr is not None
+        assert started.process.stderr.read() == b""
+
+
+# Names.
+
+
+def test_an_id_in_use_is_refused_and_one_that_was_killed_replaced(
+    runtime: Path, served: Served
+) -> None:
+    with running(runtime, served.path) as first:
+        first.read(CONNECTED)
+        refused = client(runtime, served.path, b"")
+        assert refused.status == 1
+        assert refused.lines == [
+            f"kvs client: the ID 'me' is in use by process {first.process.pid}; take another one"
+        ]
+        assert client(runtime, served.path, b"", "other").status == 0
+        first.process.kill()
+        first.process.wait(SECONDS)
+    assert len(os.listdir(runtime / "kvs")) == 4
+    assert client(runtime, served.path, b"").status == 0
+
+
+@pytest.mark.parametrize("name", ["", "a" * 16, "a.b", "a b", "ä", "\x1b"])
+def test_what_is_no_id_is_wrong_usage(runtime: Path, name: str) -> None:
+    ended = client(runtime, runtime / "none", b"", name)
+    assert ended.status == 2
+    assert "an ID is 1 to 15 letters" in ended.lines[0]
+    assert ended.lines[0].isprintable()
+
+
+def test_without_a_server(runtime: Path) -> None:
+    ended = client(runtime, runtime / "none", b"")
+    assert ended.status == 1
+    assert ended.lines == [f"kvs client: {runtime}/none: No such file or directory"]
+    assert ended.stdout == b""

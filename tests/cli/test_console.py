@@ -1,0 +1,237 @@
+"""``kvs client`` on a terminal, here a pseudo-terminal: what a person sees and types."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+
+from kvs.cli.console import KEYS_KEPT, Completions, Keys
+from tests.cli.terminal import Terminal, on_terminal
+from tests.server.raw import Served, serving
+from tests.tools import SECONDS, Start, until
+
+SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """The runtime and the state directory of a user."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        yield Path(name)
+        assert not (Path(name) / "kvs").exists() or set(os.listdir(Path(name) / "kvs")) <= {
+            "history"
+        }
+
+
+@pytest.fixture
+def served(home: Path) -> Iterator[Served]:
+    with serving() as server:
+        yield server
+
+
+@contextmanager
+def console(home: Path, fifo: Path) -> Iterator[tuple[subprocess.Popen[bytes], Terminal]]:
+    """Start a client on a terminal, and wait for its prompt."""
+    environment = {
+        "XDG_RUNTIME_DIR": str(home),
+        "XDG_STATE_HOME": str(home),
+        "PROMPT_TOOLKIT_NO_CPR": "1",  # no real terminal is there to answer
+    }
+    with on_terminal("client", "me", fifo, how=Start(environment=environment)) as started:
+        process, terminal = started
+        terminal.read_until("Ctrl-D disconnects(.|\n)*kvs>")
+        try:
+            yield started
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                terminal.read_to_end()
+                process.wait(SECONDS)
+
+
+def enter(terminal: Terminal, line: str, answer: str) -> None:
+    """Type a line, and wait for what answers it behind it."""
+    seen = len(re.findall(answer, terminal.text))
+    terminal.type(line.encode() + b"\r")
+    terminal.read_until(f"(?:(?:.|\n)*?{answer}){{{seen + 1}}}")
+
+
+def test_commands_are_answered_and_ctrl_d_disconnects(home: Path, served: Served) -> None:
+    with console(home, served.path) as (process, terminal):
+        assert "Server returned 0 for operation: connect" in terminal.text
+        enter(terminal, "SUBSCRIBE [a]", "returned 0 for operation: subscribe")
+        enter(terminal, "WRITE [(a,1)(b,2)]", r"\(a,1\)\n")
+        enter(terminal, "READ [a,b]", r"\n?\[\(a,1\)\(b,2\)\]")
+        enter(terminal, "UNSUBSCRIBE [a]", "returned 0 for operation: unsubscribe")
+        terminal.type(b"\x04")
+        text = terminal.read_to_end()
+        assert process.wait(SECONDS) == 0
+        assert "returned 0 for operation: disconnect" in text
+        assert terminal.raw.rindex(SHOW_CURSOR) > terminal.raw.rindex(HIDE_CURSOR)
+
+
+def test_disconnect_ends_it(home: Path, served: Served) -> None:
+    with console(home, served.path) as (process, terminal):
+        enter(terminal, "DISCONNECT", "operation: disconnect")
+        terminal.read_to_end()
+        assert process.wait(SECONDS) == 0
+
+
+def test_notifications_come_above_the_prompt_and_what_is_typed_stays(
+    home: Path, served: Served
+) -> None:
+    with console(home, served.path) as (_, terminal):
+        enter(terminal, "SUBSCRIBE [a]", "operation: subscribe")
+        terminal.type(b"READ [half")
+        terminal.read_until(r"READ \[half")
+        served.store.write({"a": "news"})
+        terminal.read_until(r"\(a,news\)\n(.|\n)*kvs> READ \[half")
+        terminal.type(b",a]\r")
+        terminal.read_until(r"\[\(a,news\)\(half,KVSERROR\)\]")
+
+
+def test_an_invalid_line_is_shown_with_a_caret_and_its_reason(home: Path, served: Served) -> None:
+    with console(home, served.path) as (_, terminal):
+        enter(terminal, "SUBSCRIBE a", "expected")
+        assert re.search(
+            r"    SUBSCRIBE a\n {14}\^\nexpected '\[' after SUBSCRIBE, not 'a'", terminal.text
+        )
+        enter(terminal, "foo", "'foo' is no command")
+        enter(terminal, "BACKUP", r" BACKUP\n    \^\n")
+
+
+def test_control_characters_in_words_are_shown_escaped(home: Path, served: Served) -> None:
+    served.store.write({b"a": b"\x1b[31m\xff"})
+    with console(home, served.path) as (_, terminal):
+        enter(terminal, "READ [a]", r"\[\(a,\\x1b\[31m\\xff\)\]")
+        enter(terminal, "SUBSCRIBE [a]", "operation: subscribe")
+        served.store.write({b"a": b"\x9b"})
+        terminal.read_until(r"\(a,\\x9b\)")
+
+
+def test_help(home: Path, served: Served) -> None:
+    with console(home, served.path) as (_, terminal):
+        enter(terminal, "HELP", "a comment")
+        for line in (r"SUBSCRIBE \[key\]", "DELAY milliseconds", r"WRITE \[\(key,value\)", "SHOW"):
+            assert re.search(line, terminal.text)
+        assert "BACKUP" not in terminal.text
+
+
+def test_tab_completes_commands_and_keys_that_were_seen(home: Path, served: Served) -> None:
+    with console(home, served.path) as (_, terminal):
+        terminal.type(b"UNS\t")
+        terminal.read_until("UNSUBSCRIBE")
+        terminal.type(b" [alphabet]\r")
+        terminal.read_until("operation: unsubscribe")
+        terminal.type(b"READ [alp\t")
+        terminal.read_until(
+            r"READ \[(alp)?(.|\n)*habet(.|\n)*READ \[(alp)?(.|\n)*habet|READ \[alphabet"
+        )
+        terminal.type(b"]\r")
+        terminal.read_until(r"\[\(alphabet,KVSERROR\)\]")
+
+
+def test_history_is_there_the_next_time_and_private(home: Path, served: Served) -> None:
+    with console(home, served.path) as (_, terminal):
+        enter(terminal, "READ [remembered]", r"\(remembered,KVSERROR\)")
+    file = home / "kvs" / "history"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with console(home, served.path) as (_, terminal):
+        terminal.type(b"\x1b[A")
+        terminal.read_until("remembered")
+        terminal.type(b"\r")
+        terminal.read_until(r"\(remembered,KVSERROR\)")
+
+
+def test_ctrl_c_abandons_a_line_and_ends_nothing(home: Path, served: Served) -> None:
+    with console(home, served.path) as (process, terminal):
+        terminal.type(b"WRITE [(half")
+        terminal.read_until("half")
+        terminal.type(b"\x03")
+        enter(terminal, "READ [a]", r"\[\(a,KVSERROR\)\]")
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("line", [b"WAIT 3600000\r", b"DELAY 3600000\r"])
+def test_notifications_come_while_a_command_is_carried_out_and_ctrl_c_ends_it(
+    home: Path, served: Served, line: bytes
+) -> None:
+    with console(home, served.path) as (process, terminal):
+        enter(terminal, "SUBSCRIBE [a]", "operation: subscribe")
+        terminal.type(line)
+        terminal.read_until("3600000(.|\n)*\n")
+        served.store.write({"a": "news"})
+        terminal.read_until(r"\(a,news\)")
+        process.send_signal(signal.SIGINT)
+        terminal.read_to_end()
+        assert process.wait(SECONDS) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_give_the_terminal_back(home: Path, served: Served, number: signal.Signals) -> None:
+    with console(home, served.path) as (process, terminal):
+        process.send_signal(number)
+        terminal.read_to_end()
+        assert process.wait(SECONDS) == 128 + number
+        assert terminal.raw.rindex(SHOW_CURSOR) > terminal.raw.rindex(HIDE_CURSOR)
+    assert os.listdir(home / "kvs") == ["history"]
+    until(lambda: served.server.sessions == 0)
+
+
+def test_when_the_server_ends_the_session_the_prompt_ends(home: Path, served: Served) -> None:
+    with console(home, served.path) as (process, terminal):
+        terminal.type(b"READ [ha")
+        terminal.read_until("ha")
+        served.server.drop_sessions()
+        text = terminal.read_to_end()
+        assert process.wait(SECONDS) == 1
+        assert "kvs client: the server closed the session" in text
+        assert "Traceback" not in text
+
+
+def test_a_terminal_that_goes_away_leaves_no_pipes(home: Path, served: Served) -> None:
+    with console(home, served.path) as (process, terminal):
+        terminal.hang_up()
+        assert process.wait(SECONDS) in {0, 1, 129}
+        assert os.listdir(home / "kvs") == ["history"]
+    until(lambda: served.server.sessions == 0)
+
+
+def test_what_is_completed() -> None:
+    keys = Keys()
+    keys.see([b"alpha", b"alps", b"beta", b"\xff", b"\x1b"])
+    completions = Completions(keys)
+
+    def completed(text: str) -> list[str]:
+        return [
+            text[: len(text) + found.start_position] + found.text
+            for found in completions.get_completions(Document(text), CompleteEvent())
+        ]
+
+    assert completed("SU") == ["SUBSCRIBE"]
+    assert completed(" D") == [" DELAY", " DISCONNECT", " DELETE"]
+    assert completed("X") == []
+    assert completed("SUBSCRIBE [al") == ["SUBSCRIBE [alpha", "SUBSCRIBE [alps"]
+    assert completed("READ[beta, be") == ["READ[beta, beta"]
+    assert completed("WRITE [(al") == ["WRITE [(alpha", "WRITE [(alps"]
+    assert completed("WRITE [(al,1) (b") == ["WRITE [(al,1) (beta"]
+    for text in ("WRITE [(a,al", "WRITE [al", "READ [a] ", "READ al", "DELAY 1"):
+        assert completed(text) == []
+
+
+def test_only_so_many_keys_are_kept() -> None:
+    keys = Keys()
+    keys.see(b"k%d" % number for number in range(KEYS_KEPT + 5))
+    keys.see([b"k5"])
+    assert len(keys.beginning_with("k")) == KEYS_KEPT
+    assert "k4" not in keys.beginning_with("k4")
+    assert "k5" in keys.beginning_with("k5")

@@ -1,0 +1,26 @@
+"""A place for pipes and a server, each of the test's own."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.raw import Served, serving
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory for clients' pipes, in a runtime directory with a short path."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        yield Path(name, "kvs")
+        assert os.listdir(name) == [] or os.listdir(os.path.join(name, "kvs")) == []
+
+
+@pytest.fixture
+def served(runtime: Path) -> Iterator[Served]:
+    """A server."""
+    with serving() as server:
+        yield server

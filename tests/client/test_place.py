@@ -1,0 +1,146 @@
+"""Where a client's pipes lie, who may have them, and that they are gone."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvs.client.place import Place, check_id, claim
+from kvs.errors import IdInUse, IdRefused, NoPlaceForPipes
+from tests.tools import SECONDS
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def made(place: Place) -> list[Path]:
+    return [Path(os.fsdecode(path)) for path in place.connect.paths]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_three_private_pipes_in_a_private_directory(runtime: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        place = claim("a-_9")
+    finally:
+        os.umask(before)
+    assert mode(runtime) == 0o700
+    for path in made(place):
+        assert path.is_fifo()
+        assert mode(path) == 0o600
+        assert path.parent == runtime
+    place.remove()
+    place.remove()
+    assert list(runtime.iterdir()) == []
+
+
+def test_paths_are_at_most_40_bytes(runtime: Path) -> None:
+    place = claim("x" * 15)
+    assert max(map(len, place.connect.paths)) <= 40
+    place.remove()
+
+
+@pytest.mark.parametrize(
+    "given", ["", "x" * 16, "a b", "a.b", "a/b", "..", "ä", "a\n", "+1.0", "a\0"]
+)
+def test_what_is_no_id_is_refused(given: str) -> None:
+    with pytest.raises(IdRefused) as refused:
+        check_id(given)
+    assert str(refused.value).isprintable()
+
+
+def test_an_id_in_use_is_refused_and_free_again_afterwards(runtime: Path) -> None:
+    place = claim("me")
+    with pytest.raises(IdInUse) as refused:
+        claim("me")
+    assert (refused.value.id, refused.value.pid) == ("me", os.getpid())
+    assert all(path.is_fifo() for path in made(place))
+    other = claim("me2")
+    place.remove()
+    claim("me").remove()
+    other.remove()
+
+
+def test_clients_with_no_name_do_not_disturb_each_other(runtime: Path) -> None:
+    places = [claim(None) for _ in range(20)]
+    assert len({path for place in places for path in place.connect.paths}) == 60
+    for place in places:
+        place.remove()
+
+
+def test_what_a_crash_left_is_replaced(runtime: Path) -> None:
+    claims = (
+        "from kvs.client.place import claim; p = claim('me'); import os; os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", claims], timeout=SECONDS, check=False)
+    left = {path.name: path.lstat().st_ino for path in runtime.iterdir()}
+    assert set(left) == {"me.lock", "me.req", "me.res", "me.not"}
+    (runtime / "me.req").unlink()
+    (runtime / "me.req").write_text("something else")
+    place = claim("me")
+    assert all(path.is_fifo() for path in made(place))
+    place.remove()
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["", "raise SystemExit(3)", "1 / 0", "del place", "import os\nif os.fork(): os.wait()"],
+    ids=["the end", "exit", "an error", "forgotten", "a forked child ends first"],
+)
+def test_pipes_are_gone_with_the_process(runtime: Path, end: str) -> None:
+    program = f"from kvs.client.place import claim\nplace = claim('me')\n{end}\n"
+    subprocess.run(
+        [sys.executable, "-c", program], timeout=SECONDS, check=False, stderr=subprocess.DEVNULL
+    )
+    assert list(runtime.iterdir()) == []
+
+
+def test_a_forked_child_removes_nothing(runtime: Path) -> None:
+    place = claim("me")
+    child = os.fork()
+    if not child:
+        place.remove()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert all(path.is_fifo() for path in made(place))
+    place.remove()
+
+
+def test_a_directory_that_others_get_into_is_refused(runtime: Path) -> None:
+    runtime.mkdir()
+    runtime.chmod(0o770)
+    with pytest.raises(NoPlaceForPipes, match="its mode is 770, it must be 700"):
+        claim("me")
+    runtime.chmod(0o700)
+
+
+def test_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:
+    runtime.symlink_to(tmp_path)
+    with pytest.raises(NoPlaceForPipes, match="it is no directory"):
+        claim("me")
+    assert list(tmp_path.iterdir()) == []
+    runtime.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_somebody_else_is_refused(runtime: Path) -> None:
+    runtime.mkdir(0o700)
+    os.chown(runtime, 65534, 65534)
+    with pytest.raises(NoPlaceForPipes, match="it belongs to user 65534"):
+        claim("me")
+
+
+@pytest.mark.parametrize("unfit", ["", "relative", "/tmp", "/" + "x" * 30, "/nowhere/at"])
+def test_without_a_runtime_directory_that_fits_pipes_lie_in_tmp(
+    monkeypatch: pytest.MonkeyPatch, unfit: str
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
+    place = claim(None)
+    parent = made(place)[0].parent
+    assert parent == Path(f"/tmp/kvs-{os.geteuid()}")
+    assert mode(parent) == 0o700
+    place.remove()

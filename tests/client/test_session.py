@@ -1,0 +1,431 @@
+"""A session as a program uses it: requests, changes, threads, asyncio, and its end."""
+
+import asyncio
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kvs
+from kvs.client import link
+from kvs.client.session import Session, connect
+from kvs.errors import RequestFailed, ScriptTooLong, SessionEnded, WordRefused
+from kvs.watch import Change
+from kvs.wire import frames
+from tests.client.scripted import Peer, playing
+from tests.server.raw import Served
+from tests.strategies import values, words
+from tests.tools import SECONDS, until
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_it_is_public() -> None:
+    assert (kvs.connect, kvs.Session, kvs.Change) == (connect, Session, Change)
+    with pytest.raises(AttributeError):
+        kvs.nothing  # noqa: B018
+
+
+def test_requests(served: Served) -> None:
+    with connect(served.path) as session:
+        assert session.subscribe("a") is False
+        session.write([("a", "1"), (b"b", b"2")])
+        session.write({"c": "3"})
+        session.write({})
+        assert session.subscribe(b"a") is True
+        assert session.read(["c", "a", "none", "a"]) == {b"a": b"1", b"c": b"3"}
+        assert session.read([]) == {}
+        assert session.delete(["b", "b", "x"]) == [b"b", b"x"]
+        assert session.delete(["c"]) == []
+        assert session.delete([]) == []
+        assert session.unsubscribe("a") is True
+        assert session.unsubscribe("a") is False
+        done = session.execute("SHOW\nfoo\n")
+        assert (done.result, done.output) == (1, b"(a, 1)\n")
+        assert done.errors.startswith(b"2:1: 'foo' is no command")
+    assert session.closed
+
+
+def test_words_are_checked_before_anything_is_sent(served: Served) -> None:
+    with connect(served.path) as session:
+        for refused in (
+            lambda: session.subscribe("two words"),
+            lambda: session.unsubscribe(""),
+            lambda: session.read(["a", "x" * 41]),
+            lambda: session.delete(["a]"]),
+            lambda: session.write({"a": "KVSERROR"}),
+        ):
+            with pytest.raises(WordRefused):
+                refused()
+        with pytest.raises(TypeError):
+            session.read("a")
+        with pytest.raises(ScriptTooLong, match="1048576 bytes of commands at a time"):
+            session.execute(b"#" * (frames.SCRIPT_BYTES + 1))
+        assert served.store.revision == 0
+        assert session.execute(b"#" * frames.SCRIPT_BYTES).result == 0
+
+
+def test_a_server_that_refuses_is_told(runtime: Path, tmp_path: Path) -> None:
+    def play(peer: Peer) -> None:
+        peer.connected().read(5)
+        peer.send("res", frames.executed_head(1, 0, 8) + b"1:1: no\n")
+        assert peer.read(len(b"WRITE [(a,1)]\n\x02")).endswith(b"\x02")
+        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+
+    with (
+        playing(tmp_path, play) as fifo,
+        connect(fifo) as session,
+        pytest.raises(RequestFailed, match="the server refused: 1:1: no"),
+    ):
+        session.write({"a": "1"})
+
+
+def test_any_words_come_back(served: Served) -> None:
+    with connect(served.path) as session:
+
+        @settings(max_examples=50, deadline=None)
+        @given(st.dictionaries(words, values, min_size=1, max_size=8))
+        def check(pairs: dict[bytes, bytes]) -> None:
+            session.write(pairs)
+            assert session.read(pairs) == pairs
+            assert session.delete([*pairs, *pairs]) == sorted(pairs)
+
+        check()
+
+
+def test_replies_and_scripts_larger_than_a_pipe(served: Served) -> None:
+    script = b"".join(b"WRITE [(key%06d,%b)]\n" % (n, b"v" * 20) for n in range(20_000))
+    with connect(served.path) as session:
+        assert session.execute(script).result == 0
+        assert session.execute("SHOW\n" * 5).output.count(b"\n") == 100_000
+
+
+# Changes.
+
+
+def test_changes_come_in_order(served: Served) -> None:
+    with connect(served.path) as session:
+        session.subscribe("a")
+        for number in range(3000):
+            served.store.write({"a": str(number), "b": "x"})
+        served.store.delete(["a"])
+        changes = session.changes()
+        assert [next(changes).value for _ in range(3000)] == [b"%d" % n for n in range(3000)]
+        assert next(changes) == Change(b"a", None)
+        assert list(session.changes(0)) == []
+
+
+def test_a_timeout_ends_the_iterator_and_not_the_session(served: Served) -> None:
+    with connect(served.path) as session:
+        session.subscribe("a")
+        began = time.monotonic()
+        assert list(session.changes(0.05)) == []
+        assert time.monotonic() - began >= 0.05
+        served.store.write({"a": "1"})
+        assert next(session.changes(SECONDS)).value == b"1"
+
+
+def test_changes_are_drained_while_a_reply_is_waited_for(runtime: Path, tmp_path: Path) -> None:
+    """The server writes more notifications than the pipe holds, waiting, before it answers."""
+    count = 10_000
+
+    def play(peer: Peer) -> None:
+        peer.connected().read(42)
+        for number in range(count):
+            peer.send("not", frames.notification(b"k", b"%d" % number))
+        peer.send("res", frames.reply(frames.SUBSCRIBE, 1))
+        peer.read(1)
+        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+
+    with playing(tmp_path, play) as fifo, connect(fifo) as session:
+        assert session.subscribe("k")
+        assert [c.value for c in session.changes(0)] == [b"%d" % number for number in range(count)]
+
+
+def test_changes_that_nobody_takes_end_the_session(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "MOST_KEPT", 100)
+
+    def play(peer: Peer) -> None:
+        peer.connected().read(42)
+        peer.send("not", frames.notification(b"k", b"v") * 200)
+        assert peer.read(1) == b""
+
+    with playing(tmp_path, play) as fifo, connect(fifo) as session:
+        with pytest.raises(SessionEnded, match="more than 100 changes"):
+            session.subscribe("k")
+        assert len([next(session.changes()) for _ in range(101)]) == 101
+
+
+def test_threads_share_a_session(served: Served, often_switching: None) -> None:
+    with connect(served.path) as session:
+        session.subscribe("hot")
+        taken: list[Change] = []
+        failed: list[BaseException] = []
+
+        def take() -> None:
+            try:
+                taken.extend(session.changes())
+            except BaseException as error:  # noqa: BLE001  (told below)
+                failed.append(error)
+
+        def ask(number: int) -> None:
+            try:
+                for turn in range(200):
+                    key = f"k{number}"
+                    session.write({key: str(turn), "hot": f"{number}.{turn}"})
+                    assert session.read([key]) == {key.encode(): str(turn).encode()}
+            except BaseException as error:  # noqa: BLE001  (told below)
+                failed.append(error)
+
+        takers = [in_thread(take) for _ in range(2)]
+        askers = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+        until(lambda: len(taken) >= 800 or failed)
+        session.close()
+        for taker in takers:
+            taker.join(SECONDS)
+            assert not taker.is_alive()
+    assert not failed
+    told = sorted(change.value or b"" for change in taken)
+    assert told == sorted(b"%d.%d" % (n, turn) for n in range(4) for turn in range(200))
+
+
+def test_a_thread_that_waits_does_not_hold_up_another(served: Served) -> None:
+    with connect(served.path) as session:
+        session.subscribe("a")
+        got: list[Change] = []
+        waiting = in_thread(lambda: got.append(next(session.changes())))
+        for number in range(20):
+            session.write({"b": str(number)})
+        session.write({"a": "1"})
+        waiting.join(SECONDS)
+        assert got == [Change(b"a", b"1")]
+
+
+def test_fileno_tells_of_news(served: Served) -> None:
+    with connect(served.path) as session:
+        session.subscribe("a")
+        poll = select.poll()
+        poll.register(session.fileno(), select.POLLIN)
+        assert poll.poll(0) == []
+        served.store.write({"a": "1"})
+        assert poll.poll(SECONDS * 1000)
+        assert [change.value for change in session.changes(0)] == [b"1"]
+        assert poll.poll(0) == []
+    with pytest.raises(SessionEnded):
+        session.fileno()
+
+
+# asyncio.
+
+
+def test_asyncio(served: Served) -> None:
+    async def main() -> list[bytes | None]:
+        with connect(served.path) as session:
+            await asyncio.to_thread(session.subscribe, "a")
+
+            async def write() -> None:
+                for number in range(100):
+                    await asyncio.to_thread(session.write, {"a": str(number)})
+
+            writing = asyncio.create_task(write())
+            got = []
+            async for change in session:
+                got.append(change.value)
+                if len(got) == 100:
+                    break
+            await writing
+            return got
+
+    assert asyncio.run(main()) == [b"%d" % number for number in range(100)]
+
+
+def test_asyncio_waits_without_working(served: Served) -> None:
+    async def main() -> None:
+        with connect(served.path) as session:
+            session.subscribe("a")
+            changes = aiter(session)
+            taking = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0.02)
+            before = time.process_time()
+            await asyncio.wait({taking}, timeout=0.2)
+            assert time.process_time() - before < 0.1
+            served.store.write({"a": "1"})
+            assert (await asyncio.wait_for(taking, SECONDS)).value == b"1"
+            waiting = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+    asyncio.run(main())
+
+
+def test_asyncio_comes_to_the_end(served: Served) -> None:
+    async def take(session: Session) -> list[Change]:
+        return [change async for change in session]
+
+    async def main() -> None:
+        session = connect(served.path)
+        session.subscribe("a")
+        taking = asyncio.create_task(take(session))
+        await asyncio.sleep(0)
+        served.store.write({"a": "1"})
+        await asyncio.to_thread(session.close)
+        assert await asyncio.wait_for(taking, SECONDS) == [Change(b"a", b"1")]
+        session = connect(served.path)
+        taking = asyncio.create_task(take(session))
+        await asyncio.sleep(0)
+        served.server.drop_sessions()
+        with pytest.raises(SessionEnded):
+            await asyncio.wait_for(taking, SECONDS)
+        session.close()
+
+    asyncio.run(main())
+
+
+# The end.
+
+
+def test_when_the_server_ends_it_what_came_can_still_be_taken(served: Served) -> None:
+    with connect(served.path) as session:
+        session.subscribe("a")
+        served.store.write({"a": "1"})
+        served.server.drop_sessions()
+        changes = session.changes()
+        assert next(changes) == Change(b"a", b"1")
+        with pytest.raises(SessionEnded, match="the server closed the session"):
+            next(changes)
+        for request in (lambda: session.subscribe("a"), lambda: session.execute("SHOW")):
+            with pytest.raises(SessionEnded, match="the server closed the session"):
+                request()
+
+
+def test_a_thread_that_waits_learns_of_the_end(served: Served) -> None:
+    session = connect(served.path)
+    errors: list[SessionEnded] = []
+
+    def wait(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except SessionEnded as error:
+            errors.append(error)
+
+    threads = [
+        in_thread(lambda: wait(lambda: next(session.changes()))),
+        in_thread(lambda: wait(lambda: session.execute("WAIT 3600000"))),
+    ]
+    until(lambda: len(session._exchange._calls) == 1)
+    served.server.drop_sessions()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert len(errors) == 2
+    session.close()
+
+
+def test_close_from_another_thread_ends_what_waits(served: Served) -> None:
+    session = connect(served.path)
+    got: list[object] = []
+
+    def wait() -> None:
+        try:
+            got.append(session.execute("WAIT 3600000"))
+        except SessionEnded as error:
+            got.append(str(error))
+
+    threads = [in_thread(wait), in_thread(lambda: got.append(list(session.changes())))]
+    until(lambda: session._exchange._calls and session._exchange._leading)
+    session.close()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert sorted(map(str, got)) == ["[]", "the session is closed"]
+
+
+def test_after_close(served: Served) -> None:
+    session = connect(served.path)
+    session.subscribe("a")
+    served.store.write({"a": "1"})
+    session.close()
+    session.close()
+    assert list(session.changes()) == [Change(b"a", b"1")]
+    with pytest.raises(SessionEnded, match="the session is closed"):
+        session.read(["a"])
+    until(lambda: served.server.sessions == 0)
+
+
+def test_close_does_not_wait_for_ever(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.client.exchange.LEAVE_SECONDS", 0.05)
+    gone = threading.Event()
+
+    def play(peer: Peer) -> None:
+        peer.connected()
+        assert gone.wait(SECONDS)
+
+    with playing(tmp_path, play) as fifo:
+        connect(fifo).close()
+        assert list(runtime.iterdir()) == []
+        gone.set()
+
+
+@pytest.mark.parametrize("wrong", [b"\x04\x00", b"\x00\x00", frames.executed_head(0, 0, 0)])
+def test_an_answer_that_does_not_fit_ends_the_session(
+    runtime: Path, tmp_path: Path, wrong: bytes
+) -> None:
+    def play(peer: Peer) -> None:
+        peer.connected().read(42)
+        peer.send("res", wrong)
+        peer.read(1)
+
+    with (
+        playing(tmp_path, play) as fifo,
+        connect(fifo) as session,
+        pytest.raises(SessionEnded, match="no answer to what it was asked"),
+    ):
+        session.subscribe("k")
+
+
+def test_a_session_that_is_forgotten_leaves_nothing(served: Served, runtime: Path) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    connect(served.path).close()
+    until(lambda: served.server.sessions == 0)
+    before = open_files()
+    connect(served.path)
+    until(lambda: served.server.sessions == 0)
+    until(lambda: open_files() == before)
+    assert list(runtime.iterdir()) == []
+
+
+def test_who_is_interrupted_does_not_take_the_answer_of_the_next(served: Served) -> None:
+    class Enough(Exception):
+        pass
+
+    with connect(served.path) as session:
+        session.write({"a": "1"})
+        wait = session._exchange._link.wait
+
+        def interrupted(seconds: float | None) -> list[tuple[int, int]]:
+            session._exchange._link.wait = wait  # type: ignore[method-assign]
+            raise Enough
+
+        session._exchange._link.wait = interrupted  # type: ignore[method-assign]
+        with pytest.raises(Enough):
+            session.read(["b"])
+        assert session.read(["a"]) == {b"a": b"1"}
