@@ -123,8 +123,8 @@ def _describe_lint(parser: argparse.ArgumentParser) -> None:
 def _describe_serve(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run the jobs of a directory, also those that come into it, and serve clients over named "
-        "pipes against the same store, until SIGTERM or Ctrl-C; a second one leaves at once. SIGUSR1 ends all sessions "
-        "and nothing else. Logs to stderr."
+        "pipes against the same store, until SIGTERM or Ctrl-C; a second one leaves at once. "
+        "SIGUSR1 ends all sessions and nothing else. Logs to stderr."
     )
     defaults = ServerSettings()
     parser.set_defaults(action=_serve)
