@@ -147,9 +147,8 @@ class Client:
 
 
 def send(served: Place, data: bytes) -> None:
-    """Write to the registration pipe, in one piece."""
-    registration = os.open(served.path, os.O_WRONLY | os.O_NONBLOCK)
-    os.set_blocking(registration, True)
+    """Write to the registration pipe, in one piece, once a server is there."""
+    registration = open_within(served.path, os.O_WRONLY)
     assert os.write(registration, data) == len(data)
     os.close(registration)
 
