@@ -16,7 +16,7 @@ import pytest
 from kvs.snapshot.read import load
 from kvs.wire import frames
 from tests.server.raw import SECONDS, Client, Place
-from tests.tools import until
+from tests.tools import content, until
 
 
 @dataclass
@@ -94,7 +94,7 @@ def test_jobs_that_come_later_are_run_once_each_and_with_once_they_are_not() -> 
 def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
     pairs = "".join(f"(key{number:05},v)" for number in range(20_000))
     with serving(a=f"WRITE [{pairs}]\nBACKUP\nWAIT 9999999\n", b="WAIT 9999999\n") as server:
-        until(lambda: "Waiting" in (server.jobs / "a.out").read_text())
+        until(lambda: b"Waiting" in content(server.jobs / "a.out"))
         assert server.end(signal.SIGINT)[0] == 0
         left = set(os.listdir(server.jobs))
         assert left <= {"a.job", "a.out", "b.job", "b.out", "a-1.bck"}
