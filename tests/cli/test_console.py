@@ -79,6 +79,14 @@ def test_commands_are_answered_and_ctrl_d_disconnects(home: Path, served: Served
         assert terminal.raw.rindex(SHOW_CURSOR) > terminal.raw.rindex(HIDE_CURSOR)
 
 
+def test_what_is_typed_ahead_is_not_lost(home: Path, served: Served) -> None:
+    with console(home, served.path) as (process, terminal):
+        terminal.type(b"WAIT 200\rWRITE [(a,1)]\rREAD [a]\r\x04")
+        text = terminal.read_to_end()
+        assert process.wait(SECONDS) == 0
+        assert re.search(r"Waiting...(.|\n)*\[\(a,1\)\](.|\n)*operation: disconnect", text)
+
+
 def test_disconnect_ends_it(home: Path, served: Served) -> None:
     with console(home, served.path) as (process, terminal):
         enter(terminal, "DISCONNECT", "operation: disconnect")

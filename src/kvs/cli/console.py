@@ -1,10 +1,20 @@
-"""The console: a session on a terminal, with a prompt, history, completion and help."""
+"""The console: a session on a terminal, with a prompt, history, completion and help.
+
+Laws:
+
+- The terminal echoes nothing and hands over every key at once from beginning to end, also between
+  two prompts: so what is typed ahead, Ctrl-D included, is there for the next prompt.
+- What comes while a prompt is on is written by `Console._print`, on the loop's thread, between
+  erasing and drawing the prompt. prompt_toolkit's `patch_stdout` would leave that mode meanwhile.
+"""
 
 import asyncio
 import contextlib
 import os
 import re
 import signal
+import sys
+import termios
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -12,14 +22,14 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.patch_stdout import patch_stdout
 
 from kvs.cli.dialogue import Dialogue, Show, reply_line
 from kvs.cli.lint import pointed_at
+from kvs.cli.say import ReaderGone
 from kvs.cli.signals import SIGNALS
 from kvs.client.lines import COMMANDS, HELP, keys_in, typed
 from kvs.client.link import Link
-from kvs.errors import shown
+from kvs.errors import cause, shown
 from kvs.files import PRIVATE, open_regular
 from kvs.language.faults import Fault
 from kvs.wire.replies import Change, Reply
@@ -41,6 +51,12 @@ class Console(Show):
         self._keys = Keys()
         self._number = 0
         self._news = asyncio.Event()
+        self._session: PromptSession[str] = PromptSession(
+            PROMPT,
+            history=_history(),
+            completer=Completions(self._keys),
+            complete_while_typing=False,
+        )
 
     def run(self) -> int:
         """Talk until a person, the server or a signal ends it; return the exit status."""
@@ -49,17 +65,11 @@ class Console(Show):
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._link.fileno(), self._news.set)
-        session: PromptSession[str] = PromptSession(
-            PROMPT,
-            history=_history(),
-            completer=Completions(self._keys),
-            complete_while_typing=False,
-        )
-        print(GREETING, flush=True)
-        with patch_stdout(raw=True), _cancelled_by_signals(loop) as caught:
+        with _every_key(sys.stdin.fileno()), _cancelled_by_signals(loop) as caught:
+            self._print(GREETING + "\n")
             try:
                 while not self._dialogue.over:
-                    line = await self._ask(session)
+                    line = await self._ask()
                     await self._carry_out(line.encode(errors="surrogateescape"))
             except asyncio.CancelledError:
                 if not caught:
@@ -69,9 +79,9 @@ class Console(Show):
                 loop.remove_reader(self._link.fileno())
         return 0
 
-    async def _ask(self, session: "PromptSession[str]") -> str:
+    async def _ask(self) -> str:
         """Ask for a line, showing what comes meanwhile."""
-        asking = asyncio.ensure_future(_line_from(session))
+        asking = asyncio.ensure_future(_line_from(self._session))
         showing = asyncio.ensure_future(self._show_for_ever())
         try:
             await asyncio.wait({asking, showing}, return_when=asyncio.FIRST_COMPLETED)
@@ -110,22 +120,37 @@ class Console(Show):
 
     def reply(self, reply: Reply) -> None:
         """Show the line of a response."""
-        print(reply_line(reply), end="", flush=True)
+        self._print(reply_line(reply))
 
     def changes(self, changes: list[Change]) -> None:
         """Show a line for each notification, above the prompt if there is one."""
         self._keys.see(change.key for change in changes)
         lines = [f"({shown(change.key)},{shown(change.value)})\n" for change in changes]
-        print("".join(lines), end="", flush=True)
+        self._print("".join(lines))
 
     def output(self, output: bytes) -> None:
         """Show what commands wrote."""
         lines = output.split(b"\n")[:-1]
-        print("".join(shown(line) + "\n" for line in lines), end="", flush=True)
+        self._print("".join(shown(line) + "\n" for line in lines))
 
     def error(self, line: bytes, number: int, column: int, reason: str) -> None:  # noqa: ARG002
         """Show the line again, with a caret under the place, and the reason."""
-        print(f"{pointed_at(line, Fault(0, column, reason))}\n{reason}", flush=True)
+        self._print(f"{pointed_at(line, Fault(0, column, reason))}\n{reason}\n")
+
+    def _print(self, text: str) -> None:
+        """Write `text`, whole lines, above the prompt if there is one."""
+        app = self._session.app
+        prompting = app.is_running
+        try:
+            if prompting:
+                app.renderer.erase()
+            app.output.write_raw(text)
+            app.output.flush()
+            if prompting:
+                app.renderer.request_absolute_cursor_position()
+                app.invalidate()
+        except OSError as error:
+            raise ReaderGone(f"the terminal is gone: {cause(error)}") from error
 
 
 async def _line_from(session: "PromptSession[str]") -> str:
@@ -186,6 +211,22 @@ _PLACE = re.compile(
     r"(?:(?<=WRITE)[ \t]*\[(?:[ \t]*\([^)]*\))*[ \t]*\([ \t]*(?P<pair>[^ \t,)\]]*)"
     r"|(?<!WRITE)[ \t]*\[(?:[^,\]]*,)*[ \t]*(?P<key>[^ \t,)\]]*))?"
 )
+
+
+@contextlib.contextmanager
+def _every_key(terminal: int) -> Iterator[None]:
+    """Have every key handed over at once and as it is, with no echo (termios(3)); Ctrl-C stays."""
+    before = termios.tcgetattr(terminal)
+    mode = termios.tcgetattr(terminal)
+    mode[0] &= ~termios.ICRNL
+    mode[3] &= ~(termios.ECHO | termios.ICANON)
+    mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+    termios.tcsetattr(terminal, termios.TCSANOW, mode)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 @contextlib.contextmanager
