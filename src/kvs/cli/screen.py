@@ -51,7 +51,10 @@ class Screen:
 
     def follow(self, run: Run) -> None:
         """Wait for the end of `run`, showing how far it is."""
-        run.wait()
+        # In pieces: handlers run in this thread alone, and a signal that the kernel gave to another
+        # thread would not wake it (signal(7)).
+        while not run.wait(REFRESH_SECONDS):
+            pass
 
 
 class LiveScreen(Screen):
