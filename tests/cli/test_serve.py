@@ -95,6 +95,7 @@ def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
     pairs = "".join(f"(key{number:05},v)" for number in range(20_000))
     with serving(a=f"WRITE [{pairs}]\nBACKUP\nWAIT 9999999\n", b="WAIT 9999999\n") as server:
         until(lambda: b"Waiting" in content(server.jobs / "a.out"))
+        Client(server, "c").connected()
         assert server.end(signal.SIGINT)[0] == 0
         left = set(os.listdir(server.jobs))
         assert left <= {"a.job", "a.out", "b.job", "b.out", "a-1.bck"}
@@ -133,6 +134,7 @@ def test_sigusr1_ends_all_sessions_at_any_moment_and_the_server_lives_on() -> No
 def test_a_second_signal_leaves_at_once() -> None:
     with serving(a="WAIT 9999999\n") as server:
         until((server.jobs / "a.out").exists)
+        Client(server, "c").connected()  # it is answered when the signals are handled, too
         os.kill(server.process.pid, signal.SIGSTOP)
         server.process.send_signal(signal.SIGTERM)
         server.process.send_signal(signal.SIGINT)
