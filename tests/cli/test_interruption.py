@@ -210,9 +210,27 @@ def test_of_two_signals_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n"})
     with started("run", jobs, how=Start(children_stop="birth")) as process:
         stopped_children(process)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+            process.send_signal(number)
         assert until(process.poll, seconds=20) in {130, 143}
+
+
+@both_signals
+def test_a_signal_that_another_thread_gets_is_not_lost(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Python handles it in the main thread alone, which must not sleep through it.
+
+    The same happens where it comes just before the main thread goes to sleep. That kill(2) takes
+    the number of a thread, which then gets the signal first, is Linux's.
+    """
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    with started("run", jobs) as process:
+        until(lambda: waiting(jobs, "a"))
+        others = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")} - {process.pid}
+        os.kill(others.pop(), number)
+        assert until(process.poll, seconds=20) == 128 + number
+    assert leftovers(jobs) == []
 
 
 def test_a_second_signal_leaves_at_once_with_a_big_snapshot_in_flight(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,21 @@ from kvs.settings import ServerSettings
 from kvs.wire import frames
 from tests.client.scripted import CONNECTED, Peer, playing
 from tests.server.raw import Served, serving
-from tests.tools import until
+from tests.tools import SECONDS, until
 
 ORDERS = ["req res reply not", "res reply req not", "not res req reply", "res not reply req"]
+
+
+@contextmanager
+def later(call: Callable[[], object]) -> Iterator[None]:
+    """Have `call` called a moment later, and wait for its end."""
+    timer = threading.Timer(0.05, call)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join(SECONDS)
+        assert not timer.is_alive()
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -134,15 +148,13 @@ def test_beyond_what_the_server_takes_a_connect_waits(runtime: Path) -> None:
         first = connect(served.path)
         with pytest.raises(NoAnswer):
             connect(served.path, timeout=0.05)
-        threading.Timer(0.05, first.close).start()
-        with connect(served.path) as second:
+        with later(first.close), connect(served.path) as second:
             assert not second.subscribe("k")
 
 
 def test_one_that_waits_is_served_when_all_sessions_are_dropped(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served, connect(served.path) as first:
-        threading.Timer(0.05, served.server.drop_sessions).start()
-        with connect(served.path) as second:
+        with later(served.server.drop_sessions), connect(served.path) as second:
             assert not second.subscribe("k")
         with pytest.raises(SessionEnded):
             first.subscribe("k")
