@@ -75,12 +75,19 @@ class JobsDirectory:
             raise DirectoryUnusable(shown(self.path), reason) from error
 
     def unlock(self) -> None:
-        """Let others work here again; a second call does nothing."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            with contextlib.suppress(OSError):  # gone with its directory, say
+        """Let others work here again; a second call does nothing.
+
+        It may be interrupted by a signal handler that calls it, too, and leaves the process.
+        """
+        lock = self._lock
+        if lock is None:
+            return
+        with contextlib.suppress(OSError):  # gone with its directory, say
+            named = os.stat(LOCK, dir_fd=self.descriptor, follow_symlinks=False)
+            if os.path.samestat(named, os.fstat(lock)):
                 os.unlink(LOCK, dir_fd=self.descriptor)
-            os.close(lock)
+        self._lock = None
+        os.close(lock)
 
     def names(self) -> list[bytes]:
         """Return the names of the jobs without their ``.job``, in byte order.
