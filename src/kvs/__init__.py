@@ -5,6 +5,7 @@ The public names are these; everything else may change. `Store` is where to begi
 
 from typing import TYPE_CHECKING
 
+from kvs.engine.boundary import Pause, Reason
 from kvs.errors import (
     BackupFailed,
     BackupMalformed,
@@ -29,7 +30,6 @@ from kvs.errors import (
     WatchLost,
     WordRefused,
 )
-from kvs.execution import Pause, Reason
 from kvs.jobs.report import JobReport, Report, SnapshotReport, State
 from kvs.library import Store
 from kvs.snapshot.write import Written

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
 from kvs.jobs.run import Run, tell_nobody
+from kvs.language.lines import Word, checked_keys
 from kvs.settings import Settings, cores
 from kvs.store import Store as CoreStore
-from kvs.store import Word, as_keys
 from kvs.watch import Change, Watch, Watchers
 
 
@@ -31,7 +31,7 @@ class Store(CoreStore):
 
         """
         watch = Watch(lambda outbox: self.leave(self._watching, outbox))
-        for key in as_keys(keys):
+        for key in checked_keys(keys):
             self.subscribe(self._watching, watch.outbox, key)
         return watch
 

@@ -1,38 +1,27 @@
-"""The store: one table, one lock, one order of changes.
+"""The store: one order of changes, and who is told of them.
 
-State: the table, the revision and who watches, all guarded by `Store._lock`. While it is held, no
-lock but an outbox's is taken, and nothing is read or written. Every command takes effect as a whole
-while it is held, so at one instant for everyone; each that changes something takes the next
-revision, and its changes enter outboxes in that order. Outboxes are woken when it has been let go,
-once a call.
+The engine below carries out commands, each at one instant; here its effects are handed on, in
+their order. State: who watches what, guarded by `Store._handing_on`, which is held while effects
+are taken from the engine and put into outboxes. Under it the engine's lock and an outbox's may be
+taken, and nothing is read or written. Outboxes are woken when it has been let go, once a call.
 """
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
-from itertools import repeat
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any
 
+from kvs.engine.boundary import BUDGET, Effects, Instant, Pause
+from kvs.engine.python import PythonEngine
 from kvs.errors import SnapshotFailed, cause, shown
-from kvs.execution import BUDGET, Call, Pause
 from kvs.files import check_replaceable, open_directory
-from kvs.language import grammar, results
+from kvs.language import lines
 from kvs.language.faults import checked_word
+from kvs.language.lines import Word
 from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
-from kvs.table import Table, ordered
 from kvs.watch import Outbox, Watchers
-
-LONG_WRITE = 8192
-"""The words of a WRITE that goes into the table by way of a dict.
-
-From a dict the table makes all its room before it takes the first pair, so that a command for which
-there is not enough memory changes nothing.
-"""
-
-Word = str | bytes
-"""A key or a value; str is encoded as UTF-8."""
 
 
 class Store:
@@ -44,10 +33,9 @@ class Store:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._table = Table()  # guarded by _lock
-        self._revision = 0  # guarded by _lock
-        self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _lock
+        self._engine = PythonEngine()
+        self._handing_on = Lock()
+        self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
 
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
@@ -65,83 +53,17 @@ class Store:
         """
         if not 0 <= start <= len(script) or budget < 0:
             raise ValueError(f"start {start} or budget {budget} is out of range")
-        call = Call(script, start, budget, self.revision)
-        while not call.over():
-            with self._lock:
-                self._carry_out(call)
-                pairs = self._table.copy() if call.stopped_at == grammar.SHOW else None
-            if pairs is not None:
-                call.write(b"".join(results.listing(ordered(pairs))))
-        _wake(call.woken)
-        return call.pause()
-
-    def _carry_out(self, call: Call) -> None:  # noqa: PLR0912, PLR0915  (a branch per command)
-        """Carry out lines until `call` is over or comes to a SHOW; the caller holds the lock."""
-        table = self._table
-        revision = self._revision
-        watched = any(watchers.keys for watchers in self._watchers)
-        stopped_at = None
         try:
-            for match in grammar.LINE.finditer(call.script, call.offset, call.end):
-                kind = match.lastindex
-                if kind == grammar.WRITE:
-                    words = grammar.pair_words(match[grammar.WRITE])
-                    pairs = zip(words[::2], words[1::2], strict=True)
-                    if watched or len(words) > LONG_WRITE:
-                        changes = dict(pairs)
-                        table.update(changes)
-                        call.woken |= self._tell(changes)
-                    else:
-                        table.update(pairs)
-                    revision += 1
-                elif kind == grammar.READ:
-                    keys = grammar.key_words(match[grammar.READ])
-                    keys.sort()
-                    values = map(table.get, keys, repeat(grammar.MISSING_VALUE))
-                    call.write(results.pairs_line(zip(keys, values, strict=True)))
-                    if call.room < 0:
-                        break
-                elif kind == grammar.DELETE:
-                    keys = grammar.key_words(match[grammar.DELETE])
-                    removed = {key: None for key in keys if key in table} if watched else {}
-                    missing = [key for key in keys if table.pop(key, None) is None]
-                    if len(missing) < len(keys):
-                        revision += 1
-                    if removed:
-                        call.woken |= self._tell(removed)
-                    if missing:
-                        missing.sort()
-                        call.write(results.missing_line(missing))
-                        if call.room < 0:
-                            break
-                elif kind is None:
-                    call.idle_lines += 1
-                elif kind == grammar.INVALID:
-                    call.invalid.append(match.start())
-                elif kind == grammar.HELP:
-                    call.write(results.HELP)
-                    if call.room < 0:
-                        break
-                elif kind != grammar.WAIT:
-                    stopped_at = kind
-                    break
-                elif milliseconds := int(match[grammar.WAIT]):
-                    call.milliseconds = milliseconds
-                    call.write(results.WAITING)
-                    stopped_at = kind
-                    break
-            call.offset = match.end()
-            call.stopped_at = stopped_at
+            return self._engine.execute(script, start, budget)
         finally:
-            call.revision = self._revision = revision
+            self._hand_on()
 
-    # The library: the same table and the same lock, without the language's text.
+    # The library: the same commands, for a program that has words instead of lines.
 
     @property
     def revision(self) -> int:
         """The number of changes so far: each command that changes something adds 1."""
-        with self._lock:
-            return self._revision
+        return self._engine.revision
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
@@ -153,19 +75,7 @@ class Store:
             WordRefused: a key or value is no word of the language; nothing was written.
 
         """
-        if isinstance(pairs, str | bytes):
-            raise TypeError("expected a mapping or pairs, not one word")
-        given = pairs.items() if isinstance(pairs, Mapping) else pairs
-        checked = {checked_word(key, "key"): checked_word(value, "value") for key, value in given}
-        with self._lock:
-            if not checked:
-                return self._revision
-            self._table.update(checked)
-            self._revision += 1
-            revision = self._revision
-            woken = self._tell(checked)
-        _wake(woken)
-        return revision
+        return self.execute(lines.write_line(pairs)).revision
 
     def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
         """Return the pairs of those `keys` that are there, in the order they are named.
@@ -174,9 +84,9 @@ class Store:
             WordRefused: a key is no word of the language.
 
         """
-        wanted = as_keys(keys)
-        with self._lock:
-            return {key: self._table[key] for key in wanted if key in self._table}
+        wanted = lines.checked_keys(keys)
+        values, _ = self._engine.get(wanted)
+        return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
         """Remove `keys` as one change; return those that were missing, in ascending order.
@@ -187,26 +97,19 @@ class Store:
             WordRefused: a key is no word of the language; nothing was removed.
 
         """
-        doomed = as_keys(keys)
-        with self._lock:
-            removed = {key: None for key in doomed if key in self._table}
-            missing = [key for key in doomed if self._table.pop(key, None) is None]
-            if removed:
-                self._revision += 1
-            woken = self._tell(removed)
-        _wake(woken)
-        return sorted(missing)
+        doomed = lines.checked_keys(keys)
+        if not doomed:
+            return []
+        return lines.keys_missed(self.execute(lines.keys_line(b"DELETE", doomed)).output)
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs of one instant, in ascending order of the bytes of the keys."""
-        with self._lock:
-            pairs = self._table.copy()
-        return ordered(pairs)
+        pairs, _ = self._engine.items()
+        return pairs
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        with self._lock:
-            return len(self._table)
+        return len(self._engine)
 
     def __contains__(self, key: Word) -> bool:
         """Tell whether `key` is there.
@@ -215,9 +118,8 @@ class Store:
             WordRefused: it is no word of the language.
 
         """
-        word = checked_word(key, "key")
-        with self._lock:
-            return word in self._table
+        [value], _ = self._engine.get([checked_word(key, "key")])
+        return value is not None
 
     # Snapshots.
 
@@ -228,8 +130,11 @@ class Store:
             SnapshotFailed: there is no child.
 
         """
-        with self._lock:
-            draft.fork(self._table, self._revision)
+
+        def fork(instant: Instant) -> None:
+            draft.fork(instant.revision, len(instant), instant.listing)
+
+        self._at_instant(fork)
 
     def backup(self, path: str | bytes | os.PathLike[str]) -> Written:
         """Write a snapshot of this instant to `path` and wait until it is on disk.
@@ -270,21 +175,15 @@ class Store:
             BackupMalformed: it is not what a snapshot writes. The store was not touched.
 
         """
-        table = Table(load(os.fsencode(path)))
-        with self._lock:
-            before, self._table = self._table, table
-            self._revision += 1
-            revision = self._revision
-            keys = set().union(*(watchers.keys for watchers in self._watchers))
-            woken = self._tell({k: table.get(k) for k in sorted(keys) if k in before or k in table})
-        _wake(woken)
+        revision = self._engine.replace(load(os.fsencode(path)))
+        self._hand_on()
         return revision
 
     # Watchers.
 
     def attach(self, watchers: Watchers[Any]) -> None:
         """Let `watchers` have the changes of this store from now on."""
-        with self._lock:
+        with self._handing_on:
             self._watchers = (*self._watchers, watchers)
 
     def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
@@ -292,45 +191,66 @@ class Store:
 
         The key need not be there; subscribing twice is one subscription.
         """
-        with self._lock:
+        with self._handing_on:
+            if key in outbox.keys:
+                return key in self
+            there, effects = self._engine.watch(key)
+            woken = self._put_into_outboxes(effects)  # before it watches
             watchers.subscribe(outbox, key)
-            return key in self._table
+        _wake(woken)
+        return there
 
     def unsubscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """End that; return whether there was such a subscription."""
-        with self._lock:
-            return watchers.unsubscribe(outbox, key)
+        with self._handing_on:
+            if key not in outbox.keys:
+                return False
+            woken = self._unsubscribe(watchers, outbox, key)
+        _wake(woken)
+        return True
 
     def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""
-        with self._lock:
-            watchers.leave(outbox)
+        woken: set[Outbox[Any]] = set()
+        with self._handing_on:
+            for key in list(outbox.keys):
+                woken |= self._unsubscribe(watchers, outbox, key)
+        _wake(woken)
 
-    def _tell(self, changes: Mapping[bytes, bytes | None]) -> set[Outbox[Any]]:
-        """Give the changes of one command to who watches them; the caller holds the lock.
+    def _unsubscribe(
+        self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes
+    ) -> set[Outbox[Any]]:
+        woken = self._put_into_outboxes(self._engine.unwatch(key))
+        watchers.unsubscribe(outbox, key)
+        return woken
 
-        Returns whom to wake once the lock is let go.
+    # Effects, on their way from the engine to who is to know of them.
+
+    def _hand_on(self) -> None:
+        """Hand on what the engine has, unless another thread is just doing so."""
+        if not self._engine.effects:
+            return
+        with self._handing_on:
+            woken = self._put_into_outboxes(self._engine.take_effects())
+        _wake(woken)
+
+    def _at_instant(self, call: Callable[[Instant], None]) -> None:
+        with self._handing_on:
+            woken = self._put_into_outboxes(self._engine.at_instant(call))
+        _wake(woken)
+
+    def _put_into_outboxes(self, effects: Iterable[Effects]) -> set[Outbox[Any]]:
+        """Give changes to who watches them; the caller holds `_handing_on`.
+
+        Returns whom to wake once that is let go.
         """
         woken: set[Outbox[Any]] = set()
-        for watchers in self._watchers:
-            if not watchers.keys.isdisjoint(changes):
-                woken |= watchers.publish(changes)
+        for each in effects:
+            for watchers in self._watchers:
+                woken |= watchers.publish(each.changes)
         return woken
 
 
 def _wake(outboxes: Iterable[Outbox[Any]]) -> None:
     for outbox in outboxes:
         outbox.wake()
-
-
-def as_keys(keys: Iterable[Word]) -> list[bytes]:
-    """Return keys given to the library as words of bytes.
-
-    Raises:
-        WordRefused: one is no word of the language.
-        TypeError: it is one key, not an iterable of keys.
-
-    """
-    if isinstance(keys, str | bytes):
-        raise TypeError("expected an iterable of keys, not one key; put it into a list")
-    return [checked_word(key, "key") for key in keys]

@@ -2,15 +2,15 @@
 
 Laws:
 
-- Changes enter outboxes under the store's lock, so in the one order of changes, and leave them
-  outside it. `Outbox` has a lock of its own, taken inside the store's and never the other way.
+- Changes enter outboxes one batch at a time, in the one order of changes, while the store's lock of
+  handing on is held, and leave them outside it. `Outbox` has a lock of its own, taken inside that.
 - An item made of a change is made once and shared by all outboxes that hold it.
 - An outbox that outgrows its bound, or is the longest when all together outgrow theirs, is given
   up: it is emptied, takes nothing more, and whoever empties it is told. Nobody else notices.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, KeysView, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Condition, Lock
 from types import TracebackType
@@ -32,10 +32,10 @@ class Outbox(Generic[Item]):
     """The changes that one watcher has not taken yet. Thread-safe."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Make an empty one; `wake` is called, outside the store's lock, when there is more."""
+        """Make an empty one; `wake` is called, outside that lock, when there is more."""
         self.wake = wake
         self.keys: set[bytes] = set()
-        """What it watches; guarded by the store's lock."""
+        """What it watches; guarded by the store's lock of handing on."""
         self.given_up = False
         """Whether it outgrew a bound, and its watcher is lost."""
         self._lock = Lock()
@@ -66,7 +66,7 @@ class Outbox(Generic[Item]):
 class Watchers(Generic[Item]):
     """The outboxes of one kind of watcher, by key.
 
-    Guarded by the store's lock, which is held wherever a method of it is called.
+    Guarded by the store's lock of handing on, which is held wherever a method of it is called.
     """
 
     def __init__(
@@ -85,22 +85,14 @@ class Watchers(Generic[Item]):
         self._published = 0
         """Items put into outboxes since all of them were last counted."""
 
-    @property
-    def keys(self) -> KeysView[bytes]:
-        """The keys that are watched by anybody."""
-        return self._by_key.keys()
-
     def subscribe(self, outbox: Outbox[Item], key: bytes) -> None:
-        """Let `outbox` have the changes of `key` from now on; twice is once."""
-        if key not in outbox.keys:
-            outbox.keys.add(key)
-            self._by_key.setdefault(key, []).append(outbox)
-            self._outboxes.add(outbox)
+        """Let `outbox`, which does not yet have them, have the changes of `key` from now on."""
+        outbox.keys.add(key)
+        self._by_key.setdefault(key, []).append(outbox)
+        self._outboxes.add(outbox)
 
-    def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> bool:
-        """End that; return whether it was so."""
-        if key not in outbox.keys:
-            return False
+    def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> None:
+        """End what `subscribe` began."""
         outbox.keys.remove(key)
         watching = self._by_key[key]
         watching.remove(outbox)
@@ -108,17 +100,11 @@ class Watchers(Generic[Item]):
             del self._by_key[key]
         if not outbox.keys:
             self._outboxes.discard(outbox)
-        return True
 
-    def leave(self, outbox: Outbox[Item]) -> None:
-        """End all subscriptions of `outbox`."""
-        for key in list(outbox.keys):
-            self.unsubscribe(outbox, key)
-
-    def publish(self, changes: Mapping[bytes, bytes | None]) -> set[Outbox[Item]]:
-        """Put the changes of one command, by key, where they are watched; return whom to wake."""
+    def publish(self, changes: Iterable[tuple[bytes, bytes | None]]) -> set[Outbox[Item]]:
+        """Put changes, keys with their new values, where they are watched; return whom to wake."""
         woken: set[Outbox[Item]] = set()
-        for key, value in changes.items():
+        for key, value in changes:
             if watching := self._by_key.get(key):
                 item = self._item(key, value)
                 for outbox in watching:

@@ -11,9 +11,8 @@ import pytest
 from kvs.errors import SnapshotFailed
 from kvs.files import open_directory
 from kvs.language import results
-from kvs.snapshot import write
 from kvs.snapshot.write import Draft
-from kvs.table import Table
+from kvs.table import Table, ordered
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def directory(tmp_path: Path) -> Iterator[int]:
 def test_the_snapshot_is_of_the_instant_of_the_fork(directory: int, tmp_path: Path) -> None:
     table = Table({b"a": b"1"})
     draft = Draft(directory, b"x.bck", "x.bck")
-    draft.fork(table, 7)
+    draft.fork(7, len(table), lambda: results.listing(ordered(table)))
     table[b"b"] = b"2"
     written = draft.finish()
     assert (written.revision, written.pairs, written.bytes) == (7, 1, 7)
@@ -35,23 +34,22 @@ def test_the_snapshot_is_of_the_instant_of_the_fork(directory: int, tmp_path: Pa
 
 
 def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals(
-    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: int, tmp_path: Path
 ) -> None:
     reader, writer = os.pipe()
 
-    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    def blocks() -> Iterator[bytes]:
         # In the child: tell of its descriptors and signals through the snapshot itself.
         descriptors = len(os.listdir("/proc/self/fd")) - 1
         ignored = Path("/proc/self/status").read_text().split("SigIgn:\t")[1].split()[0]
         blocked = Path("/proc/self/status").read_text().split("SigBlk:\t")[1].split()[0]
         yield f"{descriptors} {ignored} {blocked}\n".encode()
-        yield from results.listing(pairs)
+        yield b"(a, 1)\n"
 
-    monkeypatch.setattr(write, "listing", listing)
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         draft = Draft(directory, b"x.bck", "x.bck")
-        draft.fork(Table({b"a": b"1"}), 1)
+        draft.fork(1, 1, blocks)
         draft.finish()
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -68,15 +66,14 @@ def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals
 
 
 def test_a_child_that_is_killed_is_reported_and_leaves_nothing(
-    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: int, tmp_path: Path
 ) -> None:
-    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    def blocks() -> Iterator[bytes]:
         yield b"half"
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(write, "listing", listing)
     draft = Draft(directory, b"x.bck", "jobs/x.bck")
-    draft.fork(Table(), 1)
+    draft.fork(1, 0, blocks)
     with pytest.raises(SnapshotFailed) as caught:
         draft.finish()
     assert str(caught.value) == (
@@ -94,15 +91,14 @@ def test_a_child_that_is_killed_is_reported_and_leaves_nothing(
     ],
 )
 def test_a_child_that_fails_says_why_by_its_exit_status(
-    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    directory: int, tmp_path: Path, error: Exception, reason: str
 ) -> None:
-    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    def blocks() -> Iterator[bytes]:
         yield b"half"
         raise error
 
-    monkeypatch.setattr(write, "listing", listing)
     draft = Draft(directory, b"x.bck", "x.bck")
-    draft.fork(Table(), 1)
+    draft.fork(1, 0, blocks)
     with pytest.raises(SnapshotFailed, match=reason):
         draft.finish()
     assert os.listdir(tmp_path) == []
@@ -112,7 +108,7 @@ def test_a_child_reaped_by_somebody_else_is_a_failure(directory: int, tmp_path: 
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         draft = Draft(directory, b"x.bck", "x.bck")
-        draft.fork(Table(), 1)
+        draft.fork(1, 0, list)
         with pytest.raises(SnapshotFailed, match="SIGCHLD"):
             draft.finish()
     finally:
@@ -120,16 +116,13 @@ def test_a_child_reaped_by_somebody_else_is_a_failure(directory: int, tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-def test_an_abandoned_draft_leaves_nothing(
-    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def listing(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+def test_an_abandoned_draft_leaves_nothing(directory: int, tmp_path: Path) -> None:
+    def blocks() -> Iterator[bytes]:
         yield b"half"
         signal.pause()
 
-    monkeypatch.setattr(write, "listing", listing)
     draft = Draft(directory, b"x.bck", "x.bck")
-    draft.fork(Table(), 1)
+    draft.fork(1, 0, blocks)
     draft.abandon()
     assert os.listdir(tmp_path) == []
     with pytest.raises(SnapshotFailed, match="SIGKILL"):
@@ -139,6 +132,6 @@ def test_an_abandoned_draft_leaves_nothing(
 def test_the_parents_signal_mask_is_as_before(directory: int) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     draft = Draft(directory, b"x.bck", "x.bck")
-    draft.fork(Table(), 1)
+    draft.fork(1, 0, list)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     draft.finish()

@@ -9,8 +9,9 @@ from typing import Any, Self
 from kvs.client import requests
 from kvs.client.exchange import Exchange
 from kvs.client.opening import Path, open_link
-from kvs.client.requests import Word
+from kvs.language import lines
 from kvs.language.faults import checked_word
+from kvs.language.lines import Word
 from kvs.watch import Change
 from kvs.wire import frames
 from kvs.wire.replies import Executed
@@ -120,11 +121,11 @@ class Session:
             SessionEnded: the session is at its end.
 
         """
-        wanted = requests.checked_keys(keys)
+        wanted = lines.checked_keys(keys)
         if not wanted:
             return {}
-        executed = self.execute(requests.keys_line(b"READ", wanted))
-        return requests.pairs_read(requests.output_of(executed))
+        executed = self.execute(lines.keys_line(b"READ", wanted))
+        return lines.pairs_read(requests.output_of(executed))
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> None:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
@@ -136,8 +137,7 @@ class Session:
             SessionEnded: the session is at its end; whether they were written is not known.
 
         """
-        line = requests.write_line(pairs)
-        if line:
+        if line := lines.write_line(pairs):
             requests.output_of(self.execute(line))
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
@@ -152,11 +152,11 @@ class Session:
             SessionEnded: the session is at its end; whether they were removed is not known.
 
         """
-        doomed = requests.checked_keys(keys)
+        doomed = lines.checked_keys(keys)
         if not doomed:
             return []
-        executed = self.execute(requests.keys_line(b"DELETE", doomed))
-        return requests.keys_missed(requests.output_of(executed))
+        executed = self.execute(lines.keys_line(b"DELETE", doomed))
+        return lines.keys_missed(requests.output_of(executed))
 
     # Changes.
 

@@ -1,22 +1,27 @@
-"""One call of `Store.execute`: how far it may go, how far it came, and what it gives back.
+"""What an engine does, whichever it is: commands in, a pause and effects out.
 
-It knows the script's text and offsets; the table and the lock are the store's.
+Laws, for every engine:
+
+- Every method is thread-safe, and each command takes effect at one instant for everyone.
+- Each command that changes something takes the next revision, a number that only grows.
+- What others are to learn of changes, `Effects`, comes out in that one order: who takes effects
+  gets all up to some revision, and none twice. So whoever hands them on must do so one at a time.
+- No engine reads or writes a file, or calls anybody while its table is locked, but `at_instant`.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Protocol
 
-from kvs.language import grammar
-from kvs.language.faults import Fault, fault_at
-from kvs.watch import Outbox
+from kvs.language.faults import Fault
 
 BUDGET = 65536
-"""Bytes of input or of output after which `Store.execute` comes back to its caller."""
+"""Bytes of input or of output after which `Engine.execute` comes back to its caller."""
 
 
 class Reason(Enum):
-    """Why `Store.execute` came back."""
+    """Why `Engine.execute` came back."""
 
     END = auto()
     """The script is at its end."""
@@ -30,7 +35,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Where `Store.execute` stopped, and what came of the commands up to there."""
+    """Where `Engine.execute` stopped, and what came of the commands up to there."""
 
     reason: Reason
     offset: int
@@ -47,63 +52,86 @@ class Pause:
     """How long to pause, with `Reason.WAIT`."""
 
 
-class Call:
-    """One `Store.execute` on its way: what it has still to do, and what has come of it.
+KeyChange = tuple[bytes, bytes | None]
+"""A key and its new value; None if the key was removed."""
 
-    Used by one thread, the one that called `execute`.
-    """
 
-    __slots__ = (
-        "end", "idle_lines", "invalid", "milliseconds", "offset", "output", "revision", "room",
-        "script", "start", "stopped_at", "woken",
-    )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What some commands, one right after the other, have changed."""
 
-    def __init__(self, script: bytes, start: int, budget: int, revision: int) -> None:
-        self.script = script
-        self.start = self.offset = start
-        self.end = script.find(b"\n", start + budget) + 1 or len(script)
-        """Where the first line that goes past the budget of input ends."""
-        self.room = budget
-        """Bytes of output left of the budget; below 0, the call is over."""
-        self.output: list[bytes] = []
-        self.invalid: list[int] = []
-        self.idle_lines = 0
-        self.stopped_at: int | None = None
-        self.milliseconds = 0
-        self.revision = revision
-        self.woken: set[Outbox[Any]] = set()
+    changes: Sequence[KeyChange]
+    """Those of watched keys, in order."""
+    lines: bytes = b""
+    """The commands that changed something, as lines of the language, if they are recorded."""
+    count: int = 0
+    """How many lines these are: as many revisions."""
+    revision: int = 0
+    """The revision after the last of them."""
 
-    def write(self, text: bytes) -> None:
-        """Put `text` behind what the commands have written so far."""
-        self.output.append(text)
-        self.room -= len(text)
 
-    def over(self) -> bool:
-        """Tell whether it is to come back to its caller."""
-        return (
-            self.offset >= self.end
-            or self.room < 0
-            or self.stopped_at in (grammar.WAIT, grammar.BACKUP)
-        )
+class Instant(Protocol):
+    """Everything as it was between two commands. Good only during the call that it is given to."""
 
-    def pause(self) -> Pause:
-        """Return what has come of it."""
-        lines = self.script.count(b"\n", self.start, self.offset)
-        if self.offset > self.start and self.script[self.offset - 1] != ord("\n"):
-            lines += 1
-        return Pause(
-            reason=self._reason(),
-            offset=self.offset,
-            output=b"".join(self.output),
-            faults=[fault for at in self.invalid if (fault := fault_at(self.script, at))],
-            commands=lines - self.idle_lines - len(self.invalid),
-            revision=self.revision,
-            milliseconds=self.milliseconds,
-        )
+    @property
+    def revision(self) -> int:
+        """The revision of the last change."""
 
-    def _reason(self) -> Reason:
-        if self.stopped_at == grammar.WAIT:
-            return Reason.WAIT
-        if self.stopped_at == grammar.BACKUP:
-            return Reason.BACKUP
-        return Reason.END if self.offset == len(self.script) else Reason.BUDGET
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+
+    def listing(self) -> Iterator[bytes]:
+        """Yield the lines of SHOW, in order of the keys, many a block."""
+
+    def writes(self) -> Iterator[bytes]:
+        """Yield lines of WRITE that between them set every pair, in any order, many a block."""
+
+
+class Engine(Protocol):
+    """The table, its lock, and the commands on it."""
+
+    effects: bool
+    """Whether there are effects to be taken."""
+
+    def execute(self, script: bytes, start: int, budget: int) -> Pause:
+        """Carry out commands, as `Store.execute` says; the arguments are in range."""
+
+    def get(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], int]:
+        """Return the values of `keys`, None where one is missing, and the revision."""
+
+    def items(self) -> tuple[list[tuple[bytes, bytes]], int]:
+        """Return all pairs in ascending order of the keys, and the revision."""
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+
+    @property
+    def revision(self) -> int:
+        """The revision of the last change."""
+
+    def replace(self, pairs: dict[bytes, bytes]) -> int:
+        """Let `pairs`, which become the engine's own, be everything; return the revision.
+
+        It is one change, also if it changes nothing. It is not recorded as a line.
+        """
+
+    def record(self, revision: int) -> None:
+        """From now on, record changes as lines, and count on from `revision`."""
+
+    def watch(self, key: bytes) -> tuple[bool, list[Effects]]:
+        """Tell of changes of `key` from now on; return whether it is there, and effects up to now.
+
+        Whoever watches it ends that as often, with `unwatch`.
+        """
+
+    def unwatch(self, key: bytes) -> list[Effects]:
+        """End a `watch`; return the effects up to now."""
+
+    def take_effects(self) -> list[Effects]:
+        """Return the effects that nobody has taken yet, in order."""
+
+    def at_instant(self, call: Callable[[Instant], None]) -> list[Effects]:
+        """Call `call` between two commands, none of which can begin meanwhile.
+
+        Returns the effects up to then.
+        """

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from threading import Event
 
+from kvs.engine.boundary import Pause, Reason
 from kvs.errors import (
     BackupFailed,
     InvalidCommand,
@@ -14,7 +15,6 @@ from kvs.errors import (
     SnapshotFailed,
     cause,
 )
-from kvs.execution import Pause, Reason
 from kvs.files import write_all
 from kvs.jobs.blocks import line_blocks
 from kvs.jobs.directory import BACKUP, JOB, OUTPUT, JobsDirectory

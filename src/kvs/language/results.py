@@ -1,6 +1,7 @@
 """How results are written, to the byte. Thread-safe: pure functions."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from kvs.language.grammar import MISSING_KEY
 
@@ -18,6 +19,7 @@ HELP                               write this list
 """
 
 PAIRS_A_BLOCK = 4096
+PAIRS_A_WRITE = 256
 
 _BETWEEN_MISSING = b",%b)(" % MISSING_KEY
 _AFTER_MISSING = b",%b)]\n" % MISSING_KEY
@@ -38,3 +40,10 @@ def listing(pairs: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
     for start in range(0, len(pairs), PAIRS_A_BLOCK):
         block = pairs[start : start + PAIRS_A_BLOCK]
         yield b"(" + b")\n(".join(map(b", ".join, block)) + b")\n"
+
+
+def writes(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Yield lines of WRITE that between them set `pairs`, some hundred pairs a line."""
+    rest = iter(pairs)
+    while some := list(islice(rest, PAIRS_A_WRITE)):
+        yield b"WRITE " + pairs_line(some)

@@ -1,6 +1,6 @@
 """One `execute` request on its way through the store, a slice at a time."""
 
-from kvs.execution import Pause, Reason
+from kvs.engine.boundary import Pause, Reason
 from kvs.language.faults import line_at
 from kvs.store import Store
 from kvs.wire import frames

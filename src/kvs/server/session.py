@@ -5,8 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from kvs.engine.boundary import Pause, Reason
 from kvs.errors import WordRefused, cause, shown
-from kvs.execution import Pause, Reason
 from kvs.language.faults import checked_word
 from kvs.server import script as scripts
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer

@@ -13,13 +13,12 @@ import gc
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
 from kvs.errors import SnapshotFailed, SnapshotNotSynced, cause
 from kvs.files import NotSynced, Replacement, write_all
-from kvs.language.results import listing
-from kvs.table import Table, ordered
 
 _UNKNOWN = 255
 """The child's exit status for an error without a number."""
@@ -56,20 +55,22 @@ class Draft:
         except OSError as error:
             raise SnapshotFailed(shown, cause(error)) from error
 
-    def fork(self, table: Table, revision: int) -> None:
-        """Start the child that writes `table`, which the caller keeps unchanged meanwhile.
+    def fork(self, revision: int, pairs: int, blocks: Callable[[], Iterable[bytes]]) -> None:
+        """Start the child that writes `blocks`, called and taken there, of so many pairs.
+
+        The caller keeps what they are made of unchanged meanwhile.
 
         Raises:
             SnapshotFailed: there is no child, and no temporary file any more.
 
         """
-        self._revision, self._pairs = revision, len(table)
+        self._revision, self._pairs = revision, pairs
         self._began = time.perf_counter()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._pid = os.fork()
             if not self._pid:
-                _child(self._replacement.file, table, mask)
+                _child(self._replacement.file, blocks, mask)
         except OSError as error:
             self._replacement.discard()
             raise SnapshotFailed(self._shown, f"cannot fork: {cause(error)}") from error
@@ -107,12 +108,14 @@ class Draft:
         self._replacement.remove()
 
 
-def _child(file: int, table: Table, mask: set[int | signal.Signals]) -> NoReturn:
+def _child(
+    file: int, blocks: Callable[[], Iterable[bytes]], mask: set[int | signal.Signals]
+) -> NoReturn:
     status = _UNKNOWN
     try:
         gc.disable()  # a collection would touch, and so copy, every page
         _forget_parent(file, mask)
-        for block in listing(ordered(table)):
+        for block in blocks():
             write_all(file, block)
         os.fsync(file)
         status = 0

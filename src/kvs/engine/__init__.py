@@ -1,0 +1,5 @@
+"""The engine: what carries out commands on the table, behind one boundary.
+
+`boundary` says what every engine does; `python` is the reference. The store alone knows that there
+is an engine, and nobody knows which.
+"""
