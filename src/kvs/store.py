@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Any
 
-from kvs.engine.boundary import BUDGET, Effects, Instant, Pause
+from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
 from kvs.engine.python import PythonEngine
 from kvs.errors import SnapshotFailed, cause, shown
 from kvs.files import check_replaceable, open_directory
@@ -39,13 +39,15 @@ class Store:
 
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
-    def execute(self, script: bytes, start: int = 0, budget: int = BUDGET) -> Pause:
+    def execute(
+        self, script: bytes, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
+    ) -> Pause:
         """Carry out the commands of `script` from byte `start` on, up to what only a host can do.
 
         Comes back at the end of the script, at a WAIT or BACKUP (which is the caller's to carry
         out), or after the command that takes input or output past `budget` bytes; the caller goes
         on from `Pause.offset`. `start` is the start of a line. An invalid line has no effect and
-        is reported in `Pause.faults`; nothing that stands in a script raises.
+        is reported in `Pause.faults`; nothing that stands in a script raises. `mark` is for jobs.
 
         Raises:
             ValueError: `start` is outside of the script, or `budget` is negative.
@@ -54,7 +56,7 @@ class Store:
         if not 0 <= start <= len(script) or budget < 0:
             raise ValueError(f"start {start} or budget {budget} is out of range")
         try:
-            return self._engine.execute(script, start, budget)
+            return self._engine.execute(script, start, budget, mark)
         finally:
             self._hand_on()
 

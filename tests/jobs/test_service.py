@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,7 +237,7 @@ def test_one_that_is_replaced_while_it_runs_is_run_again_after_that_with_the_new
         gate = threading.Event()
         real = served.store.execute
 
-        def execute(script: bytes, *rest: int) -> object:
+        def execute(script: bytes, *rest: Any) -> object:  # noqa: ANN401
             if b"gate" in script:
                 gate.wait()
             return real(script, *rest)
@@ -303,7 +304,7 @@ def held(served: Served) -> Iterator[Callable[[], None]]:
     gate = threading.Event()
     real = served.store.execute
 
-    def execute(script: bytes, *rest: int) -> object:
+    def execute(script: bytes, *rest: Any) -> object:  # noqa: ANN401
         if b"gate" in script:
             gate.wait()
         return real(script, *rest)

@@ -6,13 +6,15 @@ Laws, for every engine:
 - Each command that changes something takes the next revision, a number that only grows.
 - What others are to learn of changes, `Effects`, comes out in that one order: who takes effects
   gets all up to some revision, and none twice. So whoever hands them on must do so one at a time.
+- Of a marked call the effects also tell how far it came. A command's change, and what the call had
+  written by then, come out together: none is ever told without the other.
 - No engine reads or writes a file, or calls anybody while its table is locked, but `at_instant`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kvs.language.faults import Fault
 
@@ -33,6 +35,15 @@ class Reason(Enum):
     """The caller is to write a snapshot before it goes on."""
 
 
+class Mark(NamedTuple):
+    """Who calls, so that the effects can tell how far he came."""
+
+    job: int
+    """The caller's number."""
+    base: int
+    """Where the script begins in what he carries out, in bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pause:
     """Where `Engine.execute` stopped, and what came of the commands up to there."""
@@ -50,6 +61,9 @@ class Pause:
     """The revision that the output depends on: the store's, after the last command."""
     milliseconds: int = 0
     """How long to pause, with `Reason.WAIT`."""
+    untold: bytes | None = None
+    """Of a marked call: the end of the output that its effects do not tell, which belongs to the
+    SHOW, WAIT or BACKUP that it came to at last; None if they tell all."""
 
 
 KeyChange = tuple[bytes, bytes | None]
@@ -68,6 +82,12 @@ class Effects:
     """How many lines these are: as many revisions."""
     revision: int = 0
     """The revision after the last of them."""
+    job: int | None = None
+    """Of a marked call, while lines are recorded: the job of its mark."""
+    offset: int = 0
+    """How far that call had come, from the base of its mark: up to a last SHOW, WAIT or BACKUP."""
+    output: bytes = b""
+    """What it had written since its effects before."""
 
 
 class Instant(Protocol):
@@ -90,11 +110,16 @@ class Instant(Protocol):
 class Engine(Protocol):
     """The table, its lock, and the commands on it."""
 
-    effects: bool
-    """Whether there are effects to be taken."""
+    @property
+    def effects(self) -> bool:
+        """Whether there are effects to be taken."""
 
-    def execute(self, script: bytes, start: int, budget: int) -> Pause:
-        """Carry out commands, as `Store.execute` says; the arguments are in range."""
+    def execute(self, script: bytes, start: int, budget: int, mark: Mark | None = None) -> Pause:
+        """Carry out commands, as `Store.execute` says; the arguments are in range.
+
+        A call with a mark also comes back after a SHOW. Once lines are recorded, it has effects
+        whenever it came further, whether or not anything changed.
+        """
 
     def get(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], int]:
         """Return the values of `keys`, None where one is missing, and the revision."""

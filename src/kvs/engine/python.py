@@ -4,12 +4,13 @@ State: the table, the revision and what is watched, all guarded by one lock, a l
 a whole call of `execute`, but for the sorting and formatting of a SHOW.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 from threading import Lock
 
-from kvs.engine.boundary import Effects, Instant, KeyChange, Pause, Reason
+from kvs.engine.boundary import Effects, Instant, KeyChange, Mark, Pause, Reason
 from kvs.language import grammar, results
 from kvs.language.faults import fault_at
 from kvs.table import Table, ordered
@@ -20,6 +21,10 @@ LONG_WRITE = 8192
 From a dict the table makes all its room before it takes the first pair, so that a command for which
 there is not enough memory changes nothing.
 """
+
+
+_STOPS = (grammar.WAIT, grammar.BACKUP)
+_STOPS_OF_MARKED = (*_STOPS, grammar.SHOW)
 
 
 class PythonEngine:
@@ -41,9 +46,9 @@ class PythonEngine:
         """Whether there are effects to be taken."""
         return bool(self._effects)
 
-    def execute(self, script: bytes, start: int, budget: int) -> Pause:
+    def execute(self, script: bytes, start: int, budget: int, mark: Mark | None = None) -> Pause:
         """Carry out the commands of `script` from byte `start` on."""
-        call = _Call(script, start, budget, self._revision)
+        call = _Call(script, start, budget, self._revision, mark)
         while not call.over():
             with self._lock:
                 self._carry_out(call)
@@ -111,20 +116,27 @@ class PythonEngine:
                     break
                 elif milliseconds := int(match[grammar.WAIT]):
                     call.milliseconds = milliseconds
-                    call.write(results.WAITING)
                     stopped_at = kind
                     break
-            call.offset = match.end()
-            call.stopped_at = stopped_at
+            call.came_to(match, stopped_at)
         finally:
             call.revision = self._revision = revision
-            if changes or lines:
-                if lines and not lines[-1].endswith(b"\n"):  # the script's end is a line's, too
-                    lines.append(b"\n")
-                    count = len(lines) - 1
-                else:
-                    count = len(lines)
-                self._effects.append(Effects(changes, b"".join(lines), count, revision))
+            self._tell(call, changes, lines)
+
+    def _tell(self, call: "_Call", changes: list[KeyChange], lines: list[bytes]) -> None:
+        """Put the effects of what `call` has carried out behind all others."""
+        count = len(lines)
+        if lines and not lines[-1].endswith(b"\n"):  # the end of a script is that of a line, too
+            lines.append(b"\n")
+        text = b"".join(lines)
+        if call.mark is not None and self._recording:
+            offset = call.mark.base + call.told
+            output = b"".join(call.output)
+            call.pieces_told = len(call.output)
+            job = call.mark.job
+            self._effects.append(Effects(changes, text, count, self._revision, job, offset, output))
+        elif changes or lines:
+            self._effects.append(Effects(changes, text, count, self._revision))
 
     def _removals(self, keys: Sequence[bytes]) -> list[KeyChange]:
         """Return the changes that the removal of `keys` will be, of those that are watched."""
@@ -221,13 +233,15 @@ class _Call:
     """
 
     __slots__ = (
-        "end", "idle_lines", "invalid", "milliseconds", "offset", "output", "revision", "room",
-        "script", "start", "stopped_at",
+        "end", "idle_lines", "invalid", "mark", "milliseconds", "offset", "output", "pieces_told",
+        "revision", "room", "script", "start", "stopped_at", "stops", "told",
     )  # fmt: skip
 
-    def __init__(self, script: bytes, start: int, budget: int, revision: int) -> None:
+    def __init__(
+        self, script: bytes, start: int, budget: int, revision: int, mark: Mark | None
+    ) -> None:
         self.script = script
-        self.start = self.offset = start
+        self.start = self.offset = self.told = start
         self.end = script.find(b"\n", start + budget) + 1 or len(script)
         """Where the first line that goes past the budget of input ends."""
         self.room = budget
@@ -236,8 +250,18 @@ class _Call:
         self.invalid: list[int] = []
         self.idle_lines = 0
         self.stopped_at: int | None = None
+        self.stops = _STOPS if mark is None else _STOPS_OF_MARKED
         self.milliseconds = 0
         self.revision = revision
+        self.mark = mark
+        self.pieces_told = 0
+        """How much of `output` is in the effects of a marked call."""
+
+    def came_to(self, line: re.Match[bytes], stopped_at: int | None) -> None:
+        """Take in the last line that was carried out, and its kind if that is for others to do."""
+        self.offset = line.end()
+        self.stopped_at = stopped_at
+        self.told = self.offset if stopped_at is None else line.start()
 
     def write(self, text: bytes) -> None:
         """Put `text` behind what the commands have written so far."""
@@ -246,17 +270,16 @@ class _Call:
 
     def over(self) -> bool:
         """Tell whether it is to come back to its caller."""
-        return (
-            self.offset >= self.end
-            or self.room < 0
-            or self.stopped_at in (grammar.WAIT, grammar.BACKUP)
-        )
+        return self.offset >= self.end or self.room < 0 or self.stopped_at in self.stops
 
     def pause(self) -> Pause:
         """Return what has come of it."""
         lines = self.script.count(b"\n", self.start, self.offset)
         if self.offset > self.start and self.script[self.offset - 1] != ord("\n"):
             lines += 1
+        if self.stopped_at == grammar.WAIT:
+            self.output.append(results.WAITING)
+        all_told = self.mark is None or self.stopped_at is None
         return Pause(
             reason=self._reason(),
             offset=self.offset,
@@ -265,6 +288,7 @@ class _Call:
             commands=lines - self.idle_lines - len(self.invalid),
             revision=self.revision,
             milliseconds=self.milliseconds,
+            untold=None if all_told else b"".join(self.output[self.pieces_told :]),
         )
 
     def _reason(self) -> Reason:

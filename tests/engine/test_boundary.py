@@ -1,0 +1,155 @@
+"""What every engine does: the commands' effects come out whole, in order, and once."""
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvs.engine.boundary import Effects, Engine, Instant, Mark, Reason
+from kvs.engine.python import PythonEngine
+from tests.strategies import scripts
+
+
+def recording() -> Engine:
+    engine = PythonEngine()
+    engine.record(0)
+    return engine
+
+
+def run_to_the_end(
+    engine: Engine, script: bytes, budget: int = 65536, job: int | None = None
+) -> bytes:
+    """Carry out a script; return its output."""
+    output, offset = [], 0
+    while offset < len(script):
+        mark = None if job is None else Mark(job, 0)
+        pause = engine.execute(script, offset, budget, mark)
+        assert pause.offset > offset
+        output.append(pause.output)
+        offset = pause.offset
+    return b"".join(output)
+
+
+@given(st.lists(scripts(), max_size=4), st.sampled_from([0, 1, 30, 65536]))
+def test_the_recorded_lines_carried_out_again_give_the_same(
+    several: list[bytes], budget: int
+) -> None:
+    engine = recording()
+    for script in several:
+        run_to_the_end(engine, script, budget)
+    effects = engine.take_effects()
+    assert engine.take_effects() == []
+    assert not engine.effects
+    again = PythonEngine()
+    for each in effects:
+        assert each.lines.count(b"\n") == each.count
+        run_to_the_end(again, each.lines)
+        assert again.revision == each.revision
+    assert again.items() == engine.items()
+
+
+@given(scripts(), st.sampled_from([0, 1, 30, 65536]))
+def test_marked_effects_tell_how_far_a_job_came_and_all_that_it_wrote(
+    script: bytes, budget: int
+) -> None:
+    """Whoever goes on from any of them, with what was written by then, gets the same in the end."""
+    engine = recording()
+    output, offset = b"", 0
+    told = b""
+    while offset < len(script):
+        pause = engine.execute(script, offset, budget, Mark(7, 1000))
+        output += pause.output
+        for each in engine.take_effects():
+            assert each.job == 7
+            assert offset <= each.offset - 1000 <= pause.offset
+            told += each.output
+            assert output.startswith(told)
+            revision = each.revision
+        assert revision == pause.revision == engine.revision
+        if pause.untold is not None:
+            told += pause.untold
+        else:
+            assert each.offset == 1000 + pause.offset
+        assert told == output
+        offset = pause.offset
+
+
+def test_a_wait_a_show_and_a_backup_are_not_told_as_carried_out() -> None:
+    engine = recording()
+    script = b"WRITE [(a,1)]\nREAD [a]\nSHOW\nWAIT 5\nDELETE [b]\nBACKUP\n"
+    expected = [
+        (Reason.BUDGET, b"[(a,1)]\n(a, 1)\n", b"(a, 1)\n", 23, b"[(a,1)]\n"),
+        (Reason.WAIT, b"Waiting...\n", b"Waiting...\n", 28, b""),
+        (Reason.BACKUP, b"[(b,KVSMISSING)]\n", b"", 46, b"[(b,KVSMISSING)]\n"),
+    ]
+    offset = 0
+    for reason, output, untold, told_offset, told_output in expected:
+        pause = engine.execute(script, offset, 65536, Mark(1, 0))
+        assert (pause.reason, pause.output, pause.untold) == (reason, output, untold)
+        [effects] = engine.take_effects()
+        assert (effects.offset, effects.output) == (told_offset, told_output)
+        offset = pause.offset
+    assert offset == len(script)
+
+
+def test_what_is_neither_watched_nor_recorded_has_no_effects() -> None:
+    engine = PythonEngine()
+    run_to_the_end(engine, b"WRITE [(a,1)(b,2)]\nDELETE [a]\nREAD [a]\n", job=1)
+    assert not engine.effects
+    assert engine.take_effects() == []
+
+
+def test_watched_keys_are_told_until_the_last_watch_ends() -> None:
+    engine = PythonEngine()
+    assert engine.watch(b"a") == (False, [])
+    run_to_the_end(engine, b"WRITE [(b,1)(a,2)(a,3)]\n")
+    there, effects = engine.watch(b"a")
+    assert there
+    assert [each.changes for each in effects] == [[(b"a", b"3")]]
+    run_to_the_end(engine, b"DELETE [b,a,a]\nDELETE [a]\nWRITE [(a,4)]\n")
+    [effects_of_call] = engine.unwatch(b"a")
+    assert effects_of_call.changes == [(b"a", None), (b"a", b"4")]
+    engine.replace({b"a": b"5", b"c": b"6"})
+    assert [each.changes for each in engine.unwatch(b"a")] == [[(b"a", b"5")]]
+    run_to_the_end(engine, b"DELETE [a]\n")
+    assert not engine.effects
+
+
+def test_an_instant_lists_everything_and_brings_the_effects_up_to_it() -> None:
+    engine = recording()
+    run_to_the_end(engine, b"WRITE [(b,2)(a,1)]\nWRITE [(c,3)]\n")
+    seen: list[tuple[int, int, bytes]] = []
+
+    def look(instant: Instant) -> None:
+        again = PythonEngine()
+        run_to_the_end(again, b"".join(instant.writes()))
+        assert again.items()[0] == engine_pairs
+        seen.append((instant.revision, len(instant), b"".join(instant.listing())))
+
+    engine_pairs = engine.items()[0]
+    [effects] = engine.at_instant(look)
+    assert effects.revision == 2
+    assert seen == [(2, 3, b"(a, 1)\n(b, 2)\n(c, 3)\n")]
+
+
+def test_effects_of_many_threads_come_in_the_one_order_of_changes(often_switching: None) -> None:
+    engine = recording()
+    taken: list[Effects] = []
+    taking = threading.Lock()
+
+    def work(number: int) -> None:
+        for index in range(200):
+            engine.execute(b"WRITE [(k,%d-%d)]\nDELETE [x]\n" % (number, index), 0, 65536)
+            with taking:
+                taken.extend(engine.take_effects())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.revision for each in taken] == list(range(1, 801))
+    again = PythonEngine()
+    for each in taken:
+        run_to_the_end(again, each.lines)
+    assert again.items() == engine.items()
