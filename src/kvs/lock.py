@@ -1,0 +1,124 @@
+"""One process at a time at work in a directory: a lock file with its number, and its flock(2)."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import time
+
+from kvs.errors import DirectoryInUse, cause, shown
+from kvs.files import open_regular
+
+LOCK = b".kvs.lock"
+"""Holds the number of the process at work in the directory, and its flock(2)."""
+
+_NUMBER = re.compile(rb"[0-9]{1,10}\n")
+
+
+class DirectoryLock:
+    """The lock of a directory that is held open by descriptor.
+
+    It is removed while it is still locked, and who opens it checks that it still has a name: so two
+    processes can never hold two different ones. One thread at a time uses an object.
+    """
+
+    def __init__(self, directory: int, path: bytes) -> None:
+        """Lock nothing yet; `path` is how errors name the directory."""
+        self._directory = directory
+        self._path = path
+        self._lock: int | None = None
+
+    def acquire(self) -> str | None:
+        """Take the lock; return None, or why nothing can be written there, and so not locked.
+
+        Raises:
+            DirectoryInUse: another process has it.
+            OSError: it cannot be taken.
+
+        """
+        while True:
+            try:
+                lock = self._open(os.O_RDWR | os.O_CREAT)
+            except OSError as error:
+                if error.errno == errno.EROFS or not self._is_writable():
+                    return cause(error)
+                if not isinstance(error, PermissionError):
+                    raise
+                lock = self._open(os.O_RDONLY)  # somebody else's: to see who it is
+            try:
+                if self._take(lock):
+                    self._lock = lock
+                    return None
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)  # its owner has just removed it: make a new one
+
+    def release(self) -> None:
+        """Let others work here again; a second call does nothing.
+
+        It may be interrupted by a signal handler that calls it, too, and leaves the process.
+        """
+        lock = self._lock
+        if lock is None:
+            return
+        with contextlib.suppress(OSError):  # gone with its directory, say
+            named = os.stat(LOCK, dir_fd=self._directory, follow_symlinks=False)
+            if os.path.samestat(named, os.fstat(lock)):
+                os.unlink(LOCK, dir_fd=self._directory)
+        self._lock = None
+        os.close(lock)
+
+    def check(self) -> None:
+        """Refuse if another process is at work here; change and keep nothing.
+
+        Raises:
+            DirectoryInUse: it is.
+            OSError: it cannot be told.
+
+        """
+        try:
+            lock = self._open(os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DirectoryInUse(shown(self._path), _owner(lock)) from None
+        finally:
+            os.close(lock)
+
+    def _open(self, flags: int) -> int:
+        return open_regular(LOCK, flags | os.O_NOFOLLOW, self._directory, mode=0o644)
+
+    def _is_writable(self) -> bool:
+        return os.access(b".", os.W_OK | os.X_OK, dir_fd=self._directory, effective_ids=True)
+
+    def _take(self, lock: int) -> bool:
+        """Lock an open lock file and put our number into it; False if it has been removed."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DirectoryInUse(shown(self._path), _owner(lock)) from None
+        found = os.fstat(lock)
+        if not found.st_nlink:
+            return False
+        if found.st_uid != os.geteuid():
+            raise OSError("it belongs to another user, and no run holds it; remove it")
+        if found.st_nlink > 1:
+            raise OSError("it is another name of some file, a hard link; remove it")
+        os.ftruncate(lock, 0)
+        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+            os.write(lock, b"%d\n" % os.getpid())
+        return True
+
+
+def _owner(lock: int) -> int | None:
+    """Return the number in a lock file; its owner may just be about to write it."""
+    for _ in range(20):
+        number = os.pread(lock, 64, 0)
+        if _NUMBER.fullmatch(number):
+            return int(number)
+        time.sleep(0.01)
+    return None
