@@ -277,3 +277,63 @@ class RegistrationUnusable(KvsError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
+
+
+@dataclass(eq=False)
+class DataUnusable(KvsError):
+    """A data directory that cannot be made, opened or locked."""
+
+    directory: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.directory}: {self.reason}"
+
+
+@dataclass(eq=False)
+class DataDamaged(KvsError):
+    """A data directory in which something does not prove itself; nothing was changed there."""
+
+    file: str
+    offset: int
+    """Where, in bytes from the start of the file."""
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: at byte {self.offset}: {self.reason}; nothing was loaded or changed "
+            "('kvs repair --cut' keeps what comes before it)"
+        )
+
+
+@dataclass(eq=False)
+class JournalFailed(KvsError):
+    """The journal could not be written: nothing after `revision` is kept, or was shown."""
+
+    directory: str
+    revision: int
+    """The last one that is as durable as was asked for."""
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.directory}: the journal cannot be written: {self.reason}; nothing after "
+            f"revision {self.revision} is kept: mend that, and start again"
+        )
+
+
+class StoreClosed(KvsError):
+    """A store with a data directory that was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the store is closed")
+
+
+@dataclass(eq=False)
+class StoreNotEmpty(KvsError):
+    """A restore into a store with a journal that has had changes already."""
+
+    directory: str
+
+    def __str__(self) -> str:
+        return f"{self.directory}: a backup is restored into a new or empty data directory only"

@@ -1,13 +1,14 @@
 """The library to embed: the store, and what stands above it in the house."""
 
-import os
 from collections.abc import Iterable
 
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
 from kvs.jobs.run import Run, tell_nobody
 from kvs.language.lines import Word, checked_keys
-from kvs.settings import Settings, cores
+from kvs.persistence import ShowProgress, show_nobody
+from kvs.settings import DataSettings, Settings, cores
+from kvs.store import Path
 from kvs.store import Store as CoreStore
 from kvs.watch import Change, Watch, Watchers
 
@@ -15,8 +16,30 @@ from kvs.watch import Change, Watch, Watchers
 class Store(CoreStore):
     """A store for a program of one's own: everything of `kvs.store.Store`, watches, and jobs."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        data: Path | None = None,
+        *,
+        fsync: str = "always",
+        fsync_interval: float = 1.0,
+        progress: ShowProgress = show_nobody,
+    ) -> None:
+        """Make an empty store in memory, or open the one that is kept in the directory `data`.
+
+        The directory is made if it is not there; it belongs to this store until `close`. `fsync`
+        says when changes are synced to disk: ``always`` before anything is told that depends on
+        them, ``interval`` within `fsync_interval` seconds, ``never`` when the kernel comes to it.
+        `progress` is told how far the reading of the directory is: bytes read, bytes to read.
+
+        Raises:
+            DataUnusable: the directory cannot be made, opened, locked or read.
+            DirectoryInUse: another process is at work there.
+            DataDamaged: something in it does not prove itself; nothing was changed.
+            ValueError: `fsync` or `fsync_interval` is out of range.
+
+        """
+        settings = DataSettings(fsync, fsync_interval)
+        super().__init__(data, settings, progress=progress)
         self._watching = Watchers(Change)
         self.attach(self._watching)
 
@@ -37,7 +60,7 @@ class Store(CoreStore):
 
     def run_jobs(
         self,
-        directory: str | bytes | os.PathLike[str],
+        directory: Path,
         *,
         threads: int | None = None,
         backups: int = 2,

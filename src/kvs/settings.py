@@ -3,6 +3,9 @@
 import os
 from dataclasses import dataclass
 
+FSYNC = ("always", "interval", "never")
+MOST_SECONDS = 3600
+
 
 def cores() -> int:
     """Return the number of cores this process may use, 1 or more (`sched_getaffinity(2)`)."""
@@ -55,3 +58,31 @@ class ServerSettings:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How a data directory is kept. Immutable, so it may be shared between threads.
+
+    Raises:
+        ValueError: a number is out of range, or `fsync` is none of its words.
+
+    """
+
+    fsync: str = "always"
+    """When the journal is synced to disk: ``always``, ``interval`` or ``never``."""
+    fsync_interval: float = 1.0
+    """With ``interval``: so many seconds after it was written, at the latest."""
+    compact_bytes: int = 16 << 20
+    """The journal is compacted when it is longer than this, and than the last snapshot."""
+    segment_bytes: int = 64 << 20
+    """A segment of the journal that is longer is followed by another."""
+
+    def __post_init__(self) -> None:
+        if self.fsync not in FSYNC:
+            raise ValueError(f"fsync is one of {', '.join(FSYNC)}, not {self.fsync!r}")
+        if not 0 < self.fsync_interval <= MOST_SECONDS:
+            raise ValueError(f"fsync_interval is up to {MOST_SECONDS} seconds, more than 0")
+        for name in ("compact_bytes", "segment_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")

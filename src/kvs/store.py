@@ -2,26 +2,37 @@
 
 The engine below carries out commands, each at one instant; here its effects are handed on, in
 their order. State: who watches what, guarded by `Store._handing_on`, which is held while effects
-are taken from the engine and put into outboxes. Under it the engine's lock and an outbox's may be
-taken, and nothing is read or written. Outboxes are woken when it has been let go, once a call.
+are taken from the engine and put into outboxes and the journal. Under it the engine's lock, an
+outbox's and the journal's may be taken, and nothing is read or written. Outboxes are woken when it
+has been let go, once a call; with a journal, when what they were given is safe.
 """
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from threading import Lock
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
 from kvs.engine.python import PythonEngine
-from kvs.errors import SnapshotFailed, cause, shown
+from kvs.errors import JournalFailed, SnapshotFailed, StoreClosed, StoreNotEmpty, cause, shown
 from kvs.files import check_replaceable, open_directory
 from kvs.language import lines
 from kvs.language.faults import checked_word
 from kvs.language.lines import Word
+from kvs.persistence import Persistence, Recovered, ShowProgress, show_nobody
+from kvs.settings import DataSettings
 from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.watch import Outbox, Watchers
+
+log = logging.getLogger("kvs.store")
+
+T = TypeVar("T")
+
+Path = str | bytes | os.PathLike[str]
 
 
 class Store:
@@ -30,12 +41,60 @@ class Store:
     Every method is thread-safe and takes effect at one instant. Keys and values are given as
     bytes, or as str and then encoded as UTF-8; they come back as bytes. A word that the command
     language cannot write is refused everywhere with `WordRefused`, a `ValueError`.
+
+    With a data directory, every method that tells something waits until what it depends on is as
+    safe as was asked for; `execute` alone does not, and its caller waits with `wait_until_safe`
+    before he shows the output. When the journal fails, every method raises `JournalFailed`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        data: Path | None = None,
+        settings: DataSettings | None = None,
+        *,
+        progress: ShowProgress = show_nobody,
+    ) -> None:
+        """Make an empty store in memory, or open the one that is kept in the directory `data`.
+
+        The directory is made if it is not there. `progress` is told how far the reading of it is.
+
+        Raises:
+            DataUnusable: the directory cannot be made, opened, locked or read.
+            DirectoryInUse: another process is at work there.
+            DataDamaged: something in it does not prove itself; nothing was changed.
+
+        """
         self._engine = PythonEngine()
         self._handing_on = Lock()
+        self._compacting = Lock()
         self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
+        self._data: Persistence | None = None
+        if data is not None:
+            self._data = Persistence(
+                data, self._engine, settings or DataSettings(), progress=progress
+            )
+            self._data.on_grown = self._compact_in_background
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what a data directory needs; a store in memory needs nothing. Twice is once.
+
+        All that was carried out is written before; nobody may use the store any more.
+        """
+        with self._compacting:
+            if self._data is not None:
+                self._hand_on()
+                self._data.close()
 
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
@@ -65,7 +124,7 @@ class Store:
     @property
     def revision(self) -> int:
         """The number of changes so far: each command that changes something adds 1."""
-        return self._engine.revision
+        return self._safe(self._engine.revision)
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
@@ -77,7 +136,9 @@ class Store:
             WordRefused: a key or value is no word of the language; nothing was written.
 
         """
-        return self.execute(lines.write_line(pairs)).revision
+        pause = self.execute(lines.write_line(pairs))
+        self.wait_until_safe(self.position())
+        return pause.revision
 
     def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
         """Return the pairs of those `keys` that are there, in the order they are named.
@@ -87,7 +148,7 @@ class Store:
 
         """
         wanted = lines.checked_keys(keys)
-        values, _ = self._engine.get(wanted)
+        values = self._safe(self._engine.get(wanted))
         return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
@@ -102,16 +163,17 @@ class Store:
         doomed = lines.checked_keys(keys)
         if not doomed:
             return []
-        return lines.keys_missed(self.execute(lines.keys_line(b"DELETE", doomed)).output)
+        pause = self.execute(lines.keys_line(b"DELETE", doomed))
+        self.wait_until_safe(self.position())
+        return lines.keys_missed(pause.output)
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs of one instant, in ascending order of the bytes of the keys."""
-        pairs, _ = self._engine.items()
-        return pairs
+        return self._safe(self._engine.items())
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        return len(self._engine)
+        return self._safe(len(self._engine))
 
     def __contains__(self, key: Word) -> bool:
         """Tell whether `key` is there.
@@ -120,7 +182,7 @@ class Store:
             WordRefused: it is no word of the language.
 
         """
-        [value], _ = self._engine.get([checked_word(key, "key")])
+        [value] = self._safe(self._engine.get([checked_word(key, "key")]))
         return value is not None
 
     # Snapshots.
@@ -136,9 +198,10 @@ class Store:
         def fork(instant: Instant) -> None:
             draft.fork(instant.revision, len(instant), instant.listing)
 
-        self._at_instant(fork)
+        with self._handing_on:
+            self._engine.at_instant(fork)
 
-    def backup(self, path: str | bytes | os.PathLike[str]) -> Written:
+    def backup(self, path: Path) -> Written:
         """Write a snapshot of this instant to `path` and wait until it is on disk.
 
         A forked child writes it; other threads go on meanwhile. What stood at `path` is replaced
@@ -158,7 +221,7 @@ class Store:
             draft = Draft(directory, name, shown(path))
             self.fork_snapshot(draft)
             try:
-                return draft.finish()
+                return draft.finish(self._until_safe())
             except KeyboardInterrupt:
                 draft.abandon()
                 with contextlib.suppress(SnapshotFailed):
@@ -169,15 +232,21 @@ class Store:
         finally:
             os.close(directory)
 
-    def restore(self, path: str | bytes | os.PathLike[str]) -> int:
+    def restore(self, path: Path) -> int:
         """Replace everything by the backup at `path`, as one change; return its revision.
 
         Raises:
             BackupUnreadable: the file cannot be opened or read.
             BackupMalformed: it is not what a snapshot writes. The store was not touched.
+            StoreNotEmpty: it is kept in a data directory, and there were changes before.
 
         """
-        revision = self._engine.replace(load(os.fsencode(path)))
+        pairs = load(os.fsencode(path))
+        if self._data is not None:
+            if self._engine.revision:
+                raise StoreNotEmpty(self._data.shown)
+            return self.write(pairs)
+        revision = self._engine.replace(pairs)
         self._hand_on()
         return revision
 
@@ -194,11 +263,14 @@ class Store:
         The key need not be there; subscribing twice is one subscription.
         """
         with self._handing_on:
-            if key in outbox.keys:
-                return key in self
             there, effects = self._engine.watch(key)
-            woken = self._put_into_outboxes(effects)  # before it watches
-            watchers.subscribe(outbox, key)
+            woken = self._take_in(effects)  # before it watches
+            if key in outbox.keys:
+                woken |= self._take_in(self._engine.unwatch(key))
+            else:
+                if self._data is not None:
+                    outbox.hold_back()
+                watchers.subscribe(outbox, key)
         _wake(woken)
         return there
 
@@ -222,9 +294,107 @@ class Store:
     def _unsubscribe(
         self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes
     ) -> set[Outbox[Any]]:
-        woken = self._put_into_outboxes(self._engine.unwatch(key))
+        woken = self._take_in(self._engine.unwatch(key))
         watchers.unsubscribe(outbox, key)
         return woken
+
+    # Safety: with a journal, what was carried out is shown only when it is as safe as promised.
+
+    @property
+    def recovered(self) -> Recovered | None:
+        """What was found in the data directory; None if there is none."""
+        return None if self._data is None else self._data.recovered
+
+    @property
+    def failure(self) -> JournalFailed | None:
+        """Why nothing is carried out any more, if so."""
+        return None if self._data is None else self._data.log.failure
+
+    def on_failure(self, call: Callable[[JournalFailed], None]) -> None:
+        """Have `call` called, by a thread of the store's, when the journal fails."""
+        if self._data is not None:
+            self._data.log.on_failure = call
+
+    def position(self) -> int:
+        """Return a number for all that has been carried out so far, for the following methods.
+
+        Raises:
+            JournalFailed: nothing is written any more.
+
+        """
+        if self._data is None:
+            return 0
+        with self._handing_on:
+            self._take_in(self._engine.take_effects())
+            return self._data.log.added
+
+    def is_safe(self, position: int) -> bool:
+        """Tell whether what had been carried out by then may be shown."""
+        return self._data is None or self._data.log.is_safe(position)
+
+    def wait_until_safe(self, position: int) -> None:
+        """Wait until it may be shown.
+
+        Raises:
+            JournalFailed: it never may.
+
+        """
+        if self._data is not None:
+            self._data.log.wait(position)
+
+    def when_safe(self, position: int, call: Callable[[], None]) -> None:
+        """Call `call`, by this thread or one of the store's, once it may be shown; else never."""
+        if self._data is None:
+            call()
+        else:
+            self._data.log.after(position, call)
+
+    def _safe(self, found: T) -> T:
+        """Return what was found, once it may be shown."""
+        self.wait_until_safe(self.position())
+        return found
+
+    def _until_safe(self) -> Callable[[], None]:
+        position = self.position()
+        return lambda: self.wait_until_safe(position)
+
+    # Compaction.
+
+    def compact(self) -> Written | None:
+        """Make the journal short: write everything as a snapshot, from which it goes on.
+
+        A forked child writes it; other threads go on meanwhile. Returns None for a store in memory.
+
+        Raises:
+            SnapshotFailed: the snapshot could not be written; the journal is as it was.
+            JournalFailed: the journal failed.
+
+        """
+        data = self._data
+        if data is None:
+            return None
+        with self._compacting:
+            draft = data.draft()
+            number = 0
+
+            def begin(instant: Instant) -> None:
+                nonlocal number
+                self._take_in(self._engine.take_effects())
+                number = data.begin_compaction(draft, instant)
+
+            with self._handing_on:
+                self._engine.at_instant(begin)
+            return data.finish_compaction(draft, number)
+
+    def _compact_in_background(self) -> None:
+        def compact() -> None:
+            with contextlib.suppress(JournalFailed, StoreClosed):  # others are told
+                try:
+                    self.compact()
+                except SnapshotFailed as error:
+                    log.warning("%s; it is tried again when the journal has grown more", error)
+
+        Thread(target=compact, name="kvs-compaction", daemon=True).start()
 
     # Effects, on their way from the engine to who is to know of them.
 
@@ -233,26 +403,32 @@ class Store:
         if not self._engine.effects:
             return
         with self._handing_on:
-            woken = self._put_into_outboxes(self._engine.take_effects())
+            woken = self._take_in(self._engine.take_effects())
         _wake(woken)
 
-    def _at_instant(self, call: Callable[[Instant], None]) -> None:
-        with self._handing_on:
-            woken = self._put_into_outboxes(self._engine.at_instant(call))
-        _wake(woken)
+    def _take_in(self, effects: Sequence[Effects]) -> set[Outbox[Any]]:
+        """Give effects to the journal, and to who watches; the caller holds `_handing_on`.
 
-    def _put_into_outboxes(self, effects: Iterable[Effects]) -> set[Outbox[Any]]:
-        """Give changes to who watches them; the caller holds `_handing_on`.
-
-        Returns whom to wake once that is let go.
+        Returns whom to wake once that is let go. With a journal it is nobody: those are woken when
+        what they were given is safe.
         """
         woken: set[Outbox[Any]] = set()
         for each in effects:
             for watchers in self._watchers:
                 woken |= watchers.publish(each.changes)
-        return woken
+        if self._data is None or not effects:
+            return woken
+        marks = [(outbox, outbox.added) for outbox in woken]
+        self._data.add(effects, (lambda: _release(marks)) if marks else None)
+        return set()
 
 
 def _wake(outboxes: Iterable[Outbox[Any]]) -> None:
     for outbox in outboxes:
+        outbox.wake()
+
+
+def _release(marks: Iterable[tuple[Outbox[Any], int]]) -> None:
+    for outbox, added in marks:
+        outbox.release(added)
         outbox.wake()

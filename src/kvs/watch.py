@@ -9,6 +9,7 @@ Laws:
   up: it is emptied, takes nothing more, and whoever empties it is told. Nobody else notices.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -38,23 +39,50 @@ class Outbox(Generic[Item]):
         """What it watches; guarded by the store's lock of handing on."""
         self.given_up = False
         """Whether it outgrew a bound, and its watcher is lost."""
+        self.added = 0
+        """How many changes were ever put into it."""
         self._lock = Lock()
-        self._items: deque[Item] = deque()  # guarded by _lock
+        self._items: deque[Item] = deque()  # guarded by _lock, as all below
+        self._taken = 0
+        self._released: float = math.inf
+        """How many of all that were put in may be taken out."""
 
     def __len__(self) -> int:
-        """Return how many changes wait in it."""
+        """Return how many changes wait in it, those that are held back included."""
         return len(self._items)
 
-    def take(self, most: int) -> list[Item]:
-        """Take out the oldest changes, `most` at the most, in order."""
+    @property
+    def ready(self) -> int:
+        """How many changes may be taken."""
         with self._lock:
-            return [self._items.popleft() for _ in range(min(most, len(self._items)))]
+            return self._ready()
+
+    def take(self, most: int) -> list[Item]:
+        """Take out the oldest changes that may be taken, `most` at the most, in order."""
+        with self._lock:
+            count = min(most, self._ready())
+            self._taken += count
+            return [self._items.popleft() for _ in range(count)]
 
     def add(self, item: Item) -> None:
         """Put a change behind those that wait."""
         with self._lock:
             if not self.given_up:
                 self._items.append(item)
+                self.added += 1
+
+    def hold_back(self) -> None:
+        """Let no change be taken from now on but those that `release` lets go."""
+        with self._lock:
+            self._released = min(self._released, self.added)
+
+    def release(self, added: int) -> None:
+        """Let what had been added by then be taken."""
+        with self._lock:
+            self._released = max(self._released, added)
+
+    def _ready(self) -> int:
+        return int(min(len(self._items), self._released - self._taken))
 
     def give_up(self) -> None:
         """Empty it for good."""
@@ -163,7 +191,7 @@ class Watch:
         """
         with self._more:
             self._more.wait_for(
-                lambda: len(self.outbox) or self._closed or self.outbox.given_up, timeout
+                lambda: self.outbox.ready or self._closed or self.outbox.given_up, timeout
             )
         for change in self.outbox.take(1):
             return change

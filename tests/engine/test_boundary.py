@@ -119,16 +119,18 @@ def test_an_instant_lists_everything_and_brings_the_effects_up_to_it() -> None:
     engine = recording()
     run_to_the_end(engine, b"WRITE [(b,2)(a,1)]\nWRITE [(c,3)]\n")
     seen: list[tuple[int, int, bytes]] = []
+    effects: list[Effects] = []
 
     def look(instant: Instant) -> None:
         again = PythonEngine()
         run_to_the_end(again, b"".join(instant.writes()))
-        assert again.items()[0] == engine_pairs
+        assert again.items() == engine_pairs
+        effects.extend(engine.take_effects())
         seen.append((instant.revision, len(instant), b"".join(instant.listing())))
 
-    engine_pairs = engine.items()[0]
-    [effects] = engine.at_instant(look)
-    assert effects.revision == 2
+    engine_pairs = engine.items()
+    engine.at_instant(look)
+    assert [each.revision for each in effects] == [2]
     assert seen == [(2, 3, b"(a, 1)\n(b, 2)\n(c, 3)\n")]
 
 

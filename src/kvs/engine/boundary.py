@@ -121,11 +121,11 @@ class Engine(Protocol):
         whenever it came further, whether or not anything changed.
         """
 
-    def get(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], int]:
-        """Return the values of `keys`, None where one is missing, and the revision."""
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of `keys`, None where one is missing."""
 
-    def items(self) -> tuple[list[tuple[bytes, bytes]], int]:
-        """Return all pairs in ascending order of the keys, and the revision."""
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """Return all pairs in ascending order of the keys."""
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -155,8 +155,8 @@ class Engine(Protocol):
     def take_effects(self) -> list[Effects]:
         """Return the effects that nobody has taken yet, in order."""
 
-    def at_instant(self, call: Callable[[Instant], None]) -> list[Effects]:
+    def at_instant(self, call: Callable[[Instant], None]) -> None:
         """Call `call` between two commands, none of which can begin meanwhile.
 
-        Returns the effects up to then.
+        It may take the effects, which are then all up to this instant.
         """

@@ -145,16 +145,16 @@ class PythonEngine:
         there = dict.fromkeys(key for key in keys if key in self._watched and key in self._table)
         return [(key, None) for key in there]
 
-    def get(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], int]:
-        """Return the values of `keys`, None where one is missing, and the revision."""
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of `keys`, None where one is missing."""
         with self._lock:
-            return list(map(self._table.get, keys)), self._revision
+            return list(map(self._table.get, keys))
 
-    def items(self) -> tuple[list[tuple[bytes, bytes]], int]:
-        """Return all pairs in ascending order of the keys, and the revision."""
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """Return all pairs in ascending order of the keys."""
         with self._lock:
-            pairs, revision = self._table.copy(), self._revision
-        return ordered(pairs), revision
+            pairs = self._table.copy()
+        return ordered(pairs)
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -202,11 +202,10 @@ class PythonEngine:
         """Return the effects that nobody has taken yet, in order."""
         return [self._effects.popleft() for _ in range(len(self._effects))]
 
-    def at_instant(self, call: Callable[[Instant], None]) -> list[Effects]:
+    def at_instant(self, call: Callable[[Instant], None]) -> None:
         """Call `call` between two commands."""
         with self._lock:
             call(_Instant(self._table, self._revision))
-            return self.take_effects()
 
 
 class _Instant:

@@ -86,7 +86,7 @@ class Notifications:
 
     def flush(self) -> None:
         """Write what the pipe takes now; the loop goes on with the rest when it takes more."""
-        while len(self._outbox) and not self._full and self._descriptor is not None:
+        while self._outbox.ready and not self._full and self._descriptor is not None:
             if not self._writing.acquire(blocking=False):
                 return  # whoever writes looks again after letting go
             try:

@@ -26,6 +26,10 @@ _UNKNOWN = 255
 _IGNORED = (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
 
+def _at_once() -> None:
+    """Wait for nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A snapshot that is on disk under its name."""
@@ -43,8 +47,9 @@ class Written:
 class Draft:
     """A snapshot on its way to `name` in `directory`: `fork` once, then `finish` once.
 
-    `shown` is how errors name the file. `fork` and `finish` may be called from different threads,
-    one after the other; `abandon` from any thread, at any time.
+    `shown` is how errors name the file, whose name may be changed until `finish`. `fork` and
+    `finish` may be called from different threads, one after the other; `abandon` from any thread,
+    at any time.
     """
 
     def __init__(self, directory: int, name: bytes, shown: str) -> None:
@@ -78,11 +83,16 @@ class Draft:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._held = time.perf_counter() - self._began
 
-    def finish(self) -> Written:
-        """Wait for the child to end and put its file in place.
+    def finish(
+        self,
+        until_safe: Callable[[], None] = _at_once,
+        commit: Callable[[Replacement], None] = Replacement.commit,
+    ) -> Written:
+        """Wait for the child to end, and for `until_safe`; then put its file in place by `commit`.
 
         Raises:
             SnapshotFailed: the child failed, or the file cannot be put in place.
+            KvsError: `until_safe` raised it; nothing is left of the file then.
 
         """
         failure = _ending(self._pid)
@@ -92,13 +102,22 @@ class Draft:
             raise SnapshotFailed(self._shown, failure)
         size = os.fstat(self._replacement.file).st_size
         try:
-            self._replacement.commit()
+            until_safe()
+        except BaseException:
+            self._replacement.discard()
+            raise
+        try:
+            commit(self._replacement)
         except NotSynced as error:
             raise SnapshotNotSynced(self._shown, cause(error)) from error
         except OSError as error:
             raise SnapshotFailed(self._shown, cause(error)) from error
         seconds = time.perf_counter() - self._began
         return Written(self._revision, self._pairs, size, seconds, self._held)
+
+    def rename(self, name: bytes) -> None:
+        """Let the file be called `name` once it is finished."""
+        self._replacement.name = name
 
     def abandon(self) -> None:
         """End the child, if it still runs, and remove its file; for a process about to leave."""

@@ -1,0 +1,62 @@
+"""The steps that change a journal's files, which must come in a certain order.
+
+A crash may come before or after each. Tests put another `Disk` in this one's place, which fails,
+ends the process, or forgets what was not synced, at a step of their choice.
+"""
+
+import contextlib
+import os
+
+from kvs.files import Replacement, open_regular, write_all
+
+
+class Disk:
+    """The files of one data directory, open as `directory`. Thread-safe: it has no state.
+
+    Every method raises OSError where the system refuses.
+    """
+
+    def __init__(self, directory: int) -> None:
+        self.directory = directory
+
+    def create(self, name: bytes, contents: bytes) -> int:
+        """Make a file with `contents`, durable under its name; return it open for appending."""
+        draft = Replacement(self.directory, name)
+        try:
+            self.append(draft.file, contents)
+            self.sync(draft.file)
+        except OSError:
+            draft.discard()
+            raise
+        self.commit(draft)
+        return self.open(name)
+
+    def open(self, name: bytes) -> int:
+        """Open a file for appending."""
+        return open_regular(name, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, self.directory)
+
+    def append(self, file: int, data: bytes) -> None:
+        """Write `data` at the end of `file`."""
+        write_all(file, data)
+
+    def sync(self, file: int) -> None:
+        """Make what was appended to `file` durable (fdatasync(2))."""
+        os.fdatasync(file)
+
+    def cut(self, file: int, size: int) -> None:
+        """Cut `file` to `size` bytes, durably."""
+        os.ftruncate(file, size)
+        os.fsync(file)
+
+    def commit(self, draft: Replacement) -> None:
+        """Put a synced file under its name, durably."""
+        draft.commit()
+
+    def remove(self, name: bytes) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.directory)
+
+    def close(self, file: int) -> None:
+        """Close a file."""
+        os.close(file)

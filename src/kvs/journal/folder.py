@@ -1,0 +1,191 @@
+"""The data directory: its lock, and the files in it."""
+
+import os
+from types import TracebackType
+from typing import Self
+
+from kvs.errors import DataDamaged, DataUnusable, cause, shown
+from kvs.files import clear_leftovers, open_directory, open_regular
+from kvs.journal import form
+from kvs.journal.disk import Disk
+from kvs.journal.form import Head, Kind, file_name, kind_and_number
+from kvs.journal.log import Segment
+from kvs.lock import LOCK, DirectoryLock
+
+OTHERS_MAY_WRITE = 0o022
+
+
+class Folder:
+    """A data directory, open from `__enter__` to `__exit__`. For one thread at a time."""
+
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path = os.fsencode(path)
+
+    def __enter__(self) -> Self:
+        """Open the directory.
+
+        Raises:
+            DataUnusable: it is no directory, cannot be opened, or others may write there.
+
+        """
+        try:
+            self.descriptor = open_directory(self.path)
+        except OSError as error:
+            raise DataUnusable(shown(self.path), cause(error)) from error
+        self._lock = DirectoryLock(self.descriptor, self.path)
+        found = os.fstat(self.descriptor)
+        if found.st_uid != os.geteuid():
+            self._refuse("it belongs to another user")
+        if found.st_mode & OTHERS_MAY_WRITE:
+            self._refuse("others may write there; take that away with 'chmod go-w'")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unlock and close the directory."""
+        self.unlock()
+        os.close(self.descriptor)
+
+    def _refuse(self, reason: str) -> None:
+        os.close(self.descriptor)
+        raise DataUnusable(shown(self.path), reason)
+
+    @classmethod
+    def make(cls, path: str | bytes | os.PathLike[str]) -> Self:
+        """Return the data directory `path`, which is made if it is not there.
+
+        Raises:
+            DataUnusable: it cannot be made.
+
+        """
+        try:
+            os.mkdir(os.fsencode(path), 0o700)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise DataUnusable(shown(path), f"cannot make it: {cause(error)}") from error
+        return cls(path)
+
+    def lock(self) -> None:
+        """Make this process the only one at work here, and clear away what a crash left half made.
+
+        Raises:
+            DirectoryInUse: another process is at work here.
+            DataUnusable: it cannot be locked.
+
+        """
+        try:
+            why_not = self._lock.acquire()
+            if why_not is None:
+                return clear_leftovers(self.descriptor)
+        except OSError as error:
+            why_not = cause(error)
+        raise DataUnusable(shown(self.path), f"cannot lock it with {LOCK.decode()}: {why_not}")
+
+    def check_unlocked(self) -> None:
+        """Refuse if another process is at work here.
+
+        Raises:
+            DirectoryInUse: it is.
+            DataUnusable: it cannot be told.
+
+        """
+        try:
+            self._lock.check()
+        except OSError as error:
+            raise DataUnusable(
+                shown(self.path), f"cannot look at its lock: {cause(error)}"
+            ) from error
+
+    def unlock(self) -> None:
+        """Let others work here again; a second call does nothing."""
+        self._lock.release()
+
+    def shown(self, name: bytes) -> str:
+        """Return how a person is told of a file here."""
+        return shown(os.path.join(self.path, name))
+
+    def numbers(self) -> dict[Kind, list[int]]:
+        """Return the numbers of the files of each kind, ascending.
+
+        Raises:
+            DataUnusable: the directory cannot be listed, or holds other things and no journal.
+
+        """
+        try:
+            names = list(map(os.fsencode, os.listdir(self.descriptor)))
+        except OSError as error:
+            raise DataUnusable(shown(self.path), cause(error)) from error
+        numbers: dict[Kind, list[int]] = {kind: [] for kind in Kind}
+        others = []
+        for name in names:
+            if found := kind_and_number(name):
+                numbers[found[0]].append(found[1])
+            elif name != LOCK:
+                others.append(name)
+        if others and not any(numbers.values()):
+            raise DataUnusable(
+                shown(self.path), "it is not empty, and holds no journal; name another directory"
+            )
+        for each in numbers.values():
+            each.sort()
+        return numbers
+
+    def open_file(self, kind: Kind, number: int) -> int:
+        """Open a file for reading; return the descriptor.
+
+        Raises:
+            DataDamaged: it cannot be opened.
+
+        """
+        name = file_name(kind, number)
+        try:
+            return open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, self.descriptor)
+        except OSError as error:
+            raise DataDamaged(
+                self.shown(name), 0, f"it cannot be opened: {cause(error)}"
+            ) from error
+
+    def begin(self, disk: Disk, store: bytes) -> Segment:
+        """Make the first segment of a new store with the mark `store`.
+
+        Raises:
+            DataUnusable: it cannot be made.
+
+        """
+        head = Head(Kind.JOURNAL, 1, 0, store)
+        try:
+            file = disk.create(head.name, head.encode())
+        except OSError as error:
+            raise DataUnusable(
+                shown(self.path), f"cannot make the journal: {cause(error)}"
+            ) from error
+        _, end, chain = form.decode_head(head.encode())
+        return Segment(file, 1, chain, end)
+
+    def go_on(self, disk: Disk, segment: int, chain: int, end: int) -> Segment:
+        """Open a segment to go on at `end`, which has the checksum `chain`; cut off what follows.
+
+        Raises:
+            DataUnusable: it cannot be opened or cut.
+
+        """
+        name = file_name(Kind.JOURNAL, segment)
+        try:
+            file = disk.open(name)
+            if os.fstat(file).st_size > end:
+                disk.cut(file, end)
+        except OSError as error:
+            raise DataUnusable(self.shown(name), f"cannot go on in it: {cause(error)}") from error
+        return Segment(file, segment, chain, end)
+
+    def remove_older(self, disk: Disk, number: int) -> None:
+        """Remove what a snapshot of this number has made needless; what stays is no harm."""
+        for kind, numbers in self.numbers().items():
+            for each in numbers:
+                if each < number:
+                    disk.remove(file_name(kind, each))

@@ -1,0 +1,211 @@
+"""Recovery: what the files of a data directory prove, read in order into a store.
+
+Laws:
+
+- What counts is the newest snapshot, the segment of the same number, and all later ones without a
+  gap; without a snapshot, the segments from 1 on. Whatever is older is left over and may go.
+- Each segment begins at the revision, and with the checksum, with which the one before it ends.
+- Only the last may be torn at its end. All else that does not prove itself is refused: nothing in
+  the directory is changed then.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvs.errors import DataDamaged, DataUnusable, cause
+from kvs.journal import form
+from kvs.journal.folder import Folder
+from kvs.journal.form import Kind, file_name
+from kvs.journal.scan import Ending, Group, Scan
+
+
+class Target(Protocol):
+    """What is filled with what a data directory holds."""
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+
+    def carry_out(self, lines: bytes) -> int:
+        """Carry out lines of the command language; return how many of them changed something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """The end of the last segment, that a crash left half written."""
+
+    file: str
+    offset: int
+    bytes: int
+    """How much there is of it."""
+    reason: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What is in a data directory."""
+
+    store: bytes = b""
+    """The store's mark."""
+    snapshot: int | None = None
+    """The number of the snapshot, if there is one."""
+    snapshot_bytes: int = 0
+    segments: list[int] = field(default_factory=list)
+    """The numbers of the segments, in order."""
+    journal_bytes: int = 0
+    """Of all segments, as far as they prove themselves."""
+    revision: int = 0
+    changes: int = 0
+    """Commands in the segments."""
+    pairs: int = 0
+    torn: Torn | None = None
+    chain: int = 0
+    """The last checksum."""
+    end: int = 0
+    """Where what is proved ends in the last segment."""
+
+
+class Reader:
+    """Reads a data directory, and fills a target with what it holds. For one thread."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        target: Target,
+        note: Callable[[bytes], None],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Read nothing yet.
+
+        `note` is given the lines of every group, for what else stands in them; `progress` how
+        many         bytes have been read, and how many there are.
+        """
+        self._folder = folder
+        self._target = target
+        self._note = note
+        self._progress = progress
+        self.found = Found()
+        """What has been proved so far."""
+        self.at = (Kind.JOURNAL, 1)
+        """The file that was read last."""
+        self._done = self._all = 0
+
+    def read(self) -> Found:
+        """Read all that counts; return what was found. There must be some file.
+
+        Raises:
+            DataDamaged: something does not prove itself.
+            DataUnusable: the directory cannot be read, or holds other things.
+
+        """
+        numbers = self._folder.numbers()
+        snapshots, segments = numbers[Kind.SNAPSHOT], numbers[Kind.JOURNAL]
+        first = snapshots[-1] if snapshots else 1
+        files = [(Kind.JOURNAL, number) for number in segments if number >= first]
+        if snapshots:
+            files.insert(0, (Kind.SNAPSHOT, first))
+        self._all = sum(self._size(*each) for each in files)
+        expected = first
+        if snapshots:
+            self._read_snapshot(first)
+        for kind, number in files:
+            if kind is Kind.JOURNAL:
+                self._must_be(number, expected)
+                self._read_segment(number, last=number == segments[-1])
+                expected += 1
+        if expected == first:
+            self._must_be(None, first)
+        self.found.pairs = len(self._target)
+        return self.found
+
+    def _size(self, kind: Kind, number: int) -> int:
+        file = self._folder.open_file(kind, number)
+        try:
+            return os.fstat(file).st_size
+        finally:
+            os.close(file)
+
+    def _must_be(self, number: int | None, expected: int) -> None:
+        if number != expected:
+            name = self._folder.shown(file_name(Kind.JOURNAL, expected))
+            raise DataDamaged(name, 0, "this segment of the journal is missing")
+
+    def _read_snapshot(self, number: int) -> None:
+        found = self.found
+        pairs = None
+        with self._scanned(Kind.SNAPSHOT, number) as scan:
+            found.store, found.revision = scan.head.store, scan.head.revision
+            found.snapshot, found.snapshot_bytes = number, scan.size
+            for group in scan:
+                if pairs is not None or group.before != group.after:
+                    raise self._damaged(scan, group.offset, "this group does not belong here")
+                pairs = form.decode_end(group.body)
+                if pairs is None:
+                    self._take_in(group)
+            if scan.ending is not Ending.WHOLE:
+                raise self._damaged(scan, scan.end, scan.reason)
+            if pairs != len(self._target):
+                raise self._damaged(scan, scan.end, "the snapshot is not complete")
+
+    def _read_segment(self, number: int, *, last: bool) -> None:
+        found = self.found
+        with self._scanned(Kind.JOURNAL, number) as scan:
+            head = scan.head
+            if head.revision != found.revision:
+                reason = f"it goes on from revision {head.revision}, not from {found.revision}"
+                raise self._damaged(scan, 0, reason)
+            if found.segments and head.previous != found.chain:
+                raise self._damaged(scan, 0, "it does not go on from the segment before it")
+            found.store = head.store
+            found.segments.append(number)
+            for group in scan:
+                changes = self._take_in(group)
+                if group.before != found.revision or group.after != group.before + changes:
+                    reason = "the lines of the group do not lead to the revision that it tells"
+                    raise self._damaged(scan, group.offset, reason)
+                found.revision = group.after
+                found.changes += changes
+            found.chain, found.end = scan.chain, scan.end
+            found.journal_bytes += scan.end
+            if scan.ending is Ending.TORN and last:
+                name = self._folder.shown(file_name(Kind.JOURNAL, number))
+                found.torn = Torn(name, scan.end, scan.size - scan.end, scan.reason)
+            elif scan.ending is not Ending.WHOLE:
+                raise self._damaged(scan, scan.end, scan.reason)
+
+    @contextmanager
+    def _scanned(self, kind: Kind, number: int) -> Iterator[Scan]:
+        """Open a file whose head is what its name says, and of this store."""
+        self.at = (kind, number)
+        name = self._folder.shown(file_name(kind, number))
+        file = self._folder.open_file(kind, number)
+        try:
+            scan = Scan(file)
+            self._check_head(scan.head, kind, number)
+            yield scan
+        except form.NotAHead as error:
+            raise DataDamaged(name, 0, str(error)) from error
+        except OSError as error:
+            raise DataUnusable(name, f"cannot read it: {cause(error)}") from error
+        finally:
+            os.close(file)
+
+    def _check_head(self, head: form.Head, kind: Kind, number: int) -> None:
+        if (head.kind, head.number) != (kind, number):
+            was = file_name(head.kind, head.number).decode()
+            raise form.NotAHead(f"it is {was}, under another name")
+        if self.found.store not in {b"", head.store}:
+            raise form.NotAHead("it belongs to another store")
+
+    def _take_in(self, group: Group) -> int:
+        self._note(group.body)
+        changes = self._target.carry_out(group.body)
+        self._done += len(group.body) + form.HEADER_BYTES
+        self._progress(self._done, self._all)
+        return changes
+
+    def _damaged(self, scan: Scan, offset: int, reason: str) -> DataDamaged:
+        name = file_name(scan.head.kind, scan.head.number)
+        return DataDamaged(self._folder.shown(name), offset, reason)

@@ -1,0 +1,233 @@
+"""What keeps a store on disk: its data directory opened, its journal written, and compacted.
+
+It brings together what does not know of each other: an engine is filled with what a directory
+holds, its effects go into the journal, and a snapshot of it makes the journal short again. The
+store calls `add` and `begin_compaction` while it hands on effects, and so one at a time.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from kvs.engine.boundary import BUDGET, Effects, Engine, Instant
+from kvs.journal import form
+from kvs.journal.disk import Disk
+from kvs.journal.folder import Folder
+from kvs.journal.form import Head, Kind
+from kvs.journal.log import Log
+from kvs.journal.recovery import Reader, Torn
+from kvs.settings import DataSettings
+from kvs.snapshot.write import Draft, Written
+
+GROUP_BYTES = 1 << 20
+"""Of the lines of a snapshot in one group."""
+
+ShowProgress = Callable[[int, int], None]
+"""Called with the bytes that have been read, and with how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found in a data directory when it was opened."""
+
+    revision: int
+    pairs: int
+    commands: int
+    """Commands of the journal that were carried out again."""
+    seconds: float
+    torn: Torn | None
+    """What a crash had left half written, and was dropped."""
+
+
+def show_nobody(_done: int, _all: int) -> None:
+    """Drop it."""
+
+
+def fill(engine: Engine, folder: Folder, progress: ShowProgress = show_nobody) -> Reader:
+    """Fill a new `engine` with what `folder` holds; return what read it.
+
+    Raises:
+        DataDamaged: something does not prove itself.
+        DataUnusable: the directory cannot be read.
+
+    """
+    reader = Reader(folder, _Target(engine), lambda _: None, progress)
+    reader.read()
+    return reader
+
+
+class _Target:
+    """An engine that is being filled."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __len__(self) -> int:
+        return len(self._engine)
+
+    def carry_out(self, lines: bytes) -> int:
+        before = self._engine.revision
+        offset = 0
+        while offset < len(lines):
+            offset = self._engine.execute(lines, offset, BUDGET).offset
+        return self._engine.revision - before
+
+
+class Persistence:
+    """A data directory that belongs to one engine, from its opening to `close`."""
+
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        engine: Engine,
+        settings: DataSettings,
+        *,
+        progress: ShowProgress = show_nobody,
+        disk: Callable[[int], Disk] = Disk,
+    ) -> None:
+        """Open the directory, which is made if it is not there, and fill `engine`.
+
+        Raises:
+            DataUnusable: it cannot be made, opened, locked or read.
+            DirectoryInUse: another process is at work there.
+            DataDamaged: something in it does not prove itself; nothing was changed.
+
+        """
+        self._settings = settings
+        self._engine = engine
+        self._folder = Folder.make(path)
+        self._folder.__enter__()
+        try:
+            self._folder.lock()
+            self._disk = disk(self._folder.descriptor)
+            self._open(progress)
+        except BaseException:
+            self._folder.__exit__(None, None, None)
+            raise
+
+    def _open(self, progress: ShowProgress) -> None:
+        began = time.perf_counter()
+        if not any(self._folder.numbers().values()):
+            store = os.urandom(form.STORE_DIGITS // 2).hex().encode()
+            segment = self._folder.begin(self._disk, store)
+            revision = since_snapshot = 0
+            self._snapshot_bytes = 0
+            self.recovered = Recovered(0, 0, 0, time.perf_counter() - began, None)
+        else:
+            found = fill(self._engine, self._folder, progress).found
+            segment = self._folder.go_on(self._disk, found.segments[-1], found.chain, found.end)
+            self._folder.remove_older(self._disk, found.segments[0])
+            store, revision = found.store, found.revision
+            since_snapshot = found.journal_bytes
+            self._snapshot_bytes = found.snapshot_bytes
+            seconds = time.perf_counter() - began
+            self.recovered = Recovered(revision, found.pairs, found.changes, seconds, found.torn)
+        self._engine.record(revision)
+        self._store = store
+        self._compact_at = self._bound() - since_snapshot
+        """When the log has so many bytes more, the journal is to be compacted."""
+        self.on_grown: Callable[[], None] = lambda: None
+        """Called by the journal's thread when the journal is to be compacted."""
+        self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
+        self.log.on_written = self._written
+        self.log.start()
+
+    @property
+    def shown(self) -> str:
+        """How a person is told of the directory."""
+        return self._folder.shown(b"").rstrip("/") or "/"
+
+    def add(self, effects: Iterable[Effects], then: Callable[[], None] | None) -> None:
+        """Put effects into the journal; `then` is called once they are safe.
+
+        Raises:
+            JournalFailed: nothing is written any more.
+
+        """
+        texts, changes = [], 0
+        for each in effects:
+            texts.append(each.lines)
+            changes += each.count
+        if changes or then is not None:
+            self.log.add(b"".join(texts), changes, then)
+
+    def close(self) -> None:
+        """Write what has been added, and let others have the directory."""
+        self.log.close()
+        self._folder.__exit__(None, None, None)
+
+    # Compaction.
+
+    def _bound(self) -> int:
+        return max(self._settings.compact_bytes, self._snapshot_bytes)
+
+    def _written(self) -> None:
+        if self.log.bytes >= self._compact_at:
+            self._compact_at = self.log.bytes + self._bound()
+            self.on_grown()
+
+    def draft(self) -> Draft:
+        """Return what a new snapshot of everything becomes.
+
+        Raises:
+            SnapshotFailed: its file cannot be made.
+
+        """
+        return Draft(self._folder.descriptor, b"", f"{self.shown}: compaction")
+
+    def begin_compaction(self, draft: Draft, instant: Instant) -> int:
+        """Fork the child that writes everything, with which the next segment goes on.
+
+        All effects up to `instant` have been added. Returns the number of the snapshot.
+
+        Raises:
+            SnapshotFailed: there is no child.
+            JournalFailed: nothing is written any more.
+
+        """
+        number = self.log.begin_segment()
+        head = Head(Kind.SNAPSHOT, number, instant.revision, self._store)
+        draft.rename(head.name)
+        draft.fork(instant.revision, len(instant), lambda: _snapshot(head, instant))
+        return number
+
+    def finish_compaction(self, draft: Draft, number: int) -> Written:
+        """Wait for the child, put its file in place, and remove what it makes needless.
+
+        Raises:
+            SnapshotFailed: the child failed, or its file could not be put in place.
+            JournalFailed: the journal failed meanwhile.
+
+        """
+        began = self.log.added
+        written = draft.finish(lambda: self.log.wait(began), self._disk.commit)
+        self._folder.remove_older(self._disk, number)
+        self._snapshot_bytes = written.bytes
+        return written
+
+
+def _snapshot(head: Head, instant: Instant) -> Iterator[bytes]:
+    """Yield a snapshot's file, in the child."""
+    first = head.encode()
+    yield first
+    _, _, checksum = form.decode_head(first)
+    for body in chain(_bodies(instant.writes()), [form.encode_end(len(instant))]):
+        header, checksum = form.encode_header(checksum, head.revision, head.revision, body)
+        yield header
+        yield body
+
+
+def _bodies(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Put lines together into bodies of groups."""
+    some: list[bytes] = []
+    size = 0
+    for line in lines:
+        some.append(line)
+        size += len(line)
+        if size >= GROUP_BYTES:
+            yield b"".join(some)
+            some, size = [], 0
+    if some:
+        yield b"".join(some)
