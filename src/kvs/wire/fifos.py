@@ -84,13 +84,14 @@ def make(path: bytes, mode: int = 0o600) -> None:
         OSError: something stands there, or it cannot be made.
 
     """
-    os.mkfifo(path, 0o600)
-    if mode != 0o600:
-        fifo = Fifo.at(path)
-        try:
-            os.chmod(f"/proc/self/fd/{fifo.handle}", mode)
-        finally:
-            fifo.close()
+    os.mkfifo(path, mode & 0o600)
+    fifo = Fifo.at(path)
+    try:
+        if fifo.owner != os.geteuid():
+            raise PermissionError(errno.EPERM, "another one was put in its place")
+        os.chmod(f"/proc/self/fd/{fifo.handle}", mode)
+    finally:
+        fifo.close()
 
 
 def read(descriptor: int, most: int = READ_BYTES) -> bytes | None:

@@ -2,9 +2,9 @@
 
 Laws:
 
-- A connect is taken where, and only where, a frame that names acceptable pipes begins; anything else
-  is passed over one byte at a time. Shape alone would not do: after garbage that happens to look
-  like the start of a frame, a good connect behind it would be lost.
+- A connect is taken where, and only where, a frame that names acceptable pipes begins; anything
+  else is passed over one byte at a time. Shape alone would not do: after garbage that happens to
+  look like the start of a frame, a good connect behind it would be lost.
 - A frame may have been cut off by the next: one that begins within what is behind the third path of
   another is taken beside it, one that begins before that is taken in its place.
 """
