@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -283,6 +284,34 @@ def test_signals_clean_up(
         assert os.listdir(runtime / "kvs") == []
         assert started.ended().stderr == b""
     until(lambda: served.server.sessions == 0)
+
+
+def test_a_signal_while_it_removes_its_pipes(runtime: Path, served: Served) -> None:
+    program = (
+        "import os, signal, sys, kvs.cli\n"
+        "unlink = os.unlink\n"
+        "def and_a_signal(path):\n"
+        "    unlink(path)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import kvs.client.opening\n"
+        "await_answer = kvs.client.opening._Opening._await_answer\n"
+        "def from_then_on(*arguments):\n"
+        "    await_answer(*arguments)\n"
+        "    os.unlink = and_a_signal\n"
+        "kvs.client.opening._Opening._await_answer = from_then_on\n"
+        "sys.exit(kvs.cli.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "client", "me", served.path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (CONNECTED + DISCONNECTED, b"")
+    assert done.returncode == 0
+    assert os.listdir(runtime / "kvs") == []
 
 
 def test_a_signal_while_it_waits_for_its_turn(runtime: Path, tmp_path: Path) -> None:
