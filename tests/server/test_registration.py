@@ -1,7 +1,8 @@
 """The registration pipe, whatever is written to it, put in its place, or done beside it."""
 
 import os
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,29 +11,35 @@ from kvs.errors import RegistrationUnusable
 from kvs.server.registration import RegistrationPipe
 from kvs.settings import ServerSettings
 from kvs.wire import fifos, frames
-from tests.server.raw import SECONDS, Client, open_within, send, serving
+from tests.server.raw import Client, open_within, send, serving
 from tests.tools import until
 
 
-def test_sessions_are_served_beside_somebody_who_never_stops_writing_garbage() -> None:
+@pytest.mark.parametrize("garbage", [b"\0", b"\1", b"\1/none\0"])
+def test_sessions_are_served_beside_somebody_who_never_stops_writing_garbage(
+    garbage: bytes,
+) -> None:
+    program = (
+        "import os, sys\n"
+        "end = os.open(sys.argv[1], os.O_WRONLY)\n"
+        "print(flush=True)\n"
+        "while True: os.write(end, eval(sys.argv[2]) * 4096)\n"
+    )
     with serving() as served:
-        registration = open_within(served.path, os.O_WRONLY)
-        over = threading.Event()
-
-        def write() -> None:
-            while not over.is_set():
-                os.write(registration, b"\x01/none\0" * 9000)
-
-        writer = threading.Thread(target=write)
-        writer.start()
-        try:
-            for number in range(5):
-                client = Client(served, f"c{number}").connected()
-                assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
-        finally:
-            over.set()
-            writer.join(SECONDS)
-            os.close(registration)
+        client = Client(served, "c").connected()
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(served.path), repr(garbage)],
+            stdout=subprocess.PIPE,
+        ) as writer:
+            try:
+                assert writer.stdout is not None
+                assert writer.stdout.readline() == b"\n"
+                for _ in range(20):
+                    assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
+            finally:
+                writer.kill()
+        again = Client(served, "again").connected()
+        assert again.subscribe(b"a") == 0
 
 
 def test_something_else_in_its_place_is_left_alone_and_sessions_go_on(
@@ -117,8 +124,8 @@ def test_a_client_that_disconnected_may_connect_again_at_once_with_the_same_pipe
             client.send(bytes([frames.DISCONNECT]))
             assert client.reply() == (frames.DISCONNECT, 0)
             assert client.at_end("resp")
-            client.close("resp", "not")  # and keeps requests open
-            client.register().opens("resp", "not")
+            client.close("resp")
+            client.register().opens("resp")
             assert client.reply() == (frames.CONNECT, 0)
             assert client.subscribe(b"a") == 0
 
