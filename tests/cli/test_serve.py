@@ -131,6 +131,18 @@ def test_sigusr1_ends_all_sessions_at_any_moment_and_the_server_lives_on() -> No
         assert server.end()[0] == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signal.Signals) -> None:
+    for _ in range(5):
+        with serving() as server:  # its pipe is there, and perhaps not even open
+            if number is signal.SIGUSR1:
+                server.process.send_signal(number)
+            status, log = server.end(signal.SIGTERM if number is signal.SIGUSR1 else number)
+            assert (status, "Traceback" in log) == (0, False), log
+            assert not server.path.exists()
+            assert os.listdir(server.jobs) == []
+
+
 def test_a_second_signal_leaves_at_once() -> None:
     with serving(a="WAIT 9999999\n") as server:
         until((server.jobs / "a.out").exists)
