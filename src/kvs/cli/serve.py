@@ -21,8 +21,8 @@ log = logging.getLogger("kvs.serve")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-DESCRIPTORS_A_SESSION = 6
-"""While it is being opened; half of them once it is."""
+DESCRIPTORS_A_SESSION = 3
+"""One for each pipe: the file that was judged until it is opened, then its end."""
 
 DESCRIPTORS_KEPT = 64
 """For everything but sessions, jobs and snapshots."""
