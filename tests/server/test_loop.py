@@ -71,6 +71,36 @@ def test_one_that_is_forgotten_by_a_call_before_it_is_not_called(loop: Loop) -> 
         os.close(end)
 
 
+def test_what_has_the_number_of_one_that_was_closed_is_not_told_of_that_ones_end(
+    loop: Loop,
+) -> None:
+    ends = [os.pipe() for _ in range(2)]
+    new: list[int] = []
+    told: list[int] = []
+
+    def ready(_: int) -> None:
+        for reader, _writer in ends:
+            loop.forget(reader)
+            os.close(reader)
+        new.extend(os.pipe() + os.pipe())
+        for end in new[::2]:
+            loop.watch(end, IN, told.append)
+
+    for reader, writer in ends:
+        loop.watch(reader, IN, ready)
+        os.close(writer)
+    loop.turn()
+    assert {reader for reader, _ in ends} <= set(new)
+    assert told == []
+    os.write(new[1], b"x")
+    loop.turn()
+    assert told == [IN]
+    for end in new[::2]:
+        loop.forget(end)
+    for end in new:
+        os.close(end)
+
+
 def test_what_is_asked_for_can_be_changed_and_the_end_is_always_told(loop: Loop) -> None:
     reader, writer = os.pipe()
     events: list[int] = []

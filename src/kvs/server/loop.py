@@ -80,9 +80,11 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for whatever comes next, and call who is concerned."""
-        for descriptor, events in self._epoll.poll(self._seconds_to_wait()):
-            # One that was closed by a call before it in this turn has nobody to tell any more.
-            if ready := self._ready.get(descriptor):
+        told = self._epoll.poll(self._seconds_to_wait())
+        for descriptor, events, ready in [(d, events, self._ready.get(d)) for d, events in told]:
+            # One that was forgotten by a call before it in this turn has nobody to tell any more,
+            # and its number may be that of another by now.
+            if ready is not None and self._ready.get(descriptor) is ready:
                 ready(events)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
