@@ -1,6 +1,7 @@
 """The registration pipe, whatever is written to it, put in its place, or done beside it."""
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from kvs.server.registration import RegistrationPipe
 from kvs.settings import ServerSettings
 from kvs.wire import fifos, frames
 from tests.server.raw import Client, open_within, send, serving
-from tests.tools import until
+from tests.tools import NOBODY, until
 
 
 @pytest.mark.parametrize("garbage", [b"\0", b"\1", b"\1/none\0"])
@@ -40,6 +41,41 @@ def test_sessions_are_served_beside_somebody_who_never_stops_writing_garbage(
                 writer.kill()
         again = Client(served, "again").connected()
         assert again.subscribe(b"a") == 0
+
+
+def test_no_good_connect_is_lost_between_random_bytes() -> None:
+    rng = random.Random(1)
+    with serving() as served:
+        lure = Client(served, "lure").make().frame()
+        for number in range(100):
+            client = Client(served, f"c{number}").make()
+            noise = rng.randbytes(rng.randrange(300)) + lure[: rng.randrange(40)]
+            send(served, noise + client.frame() + noise[:7])
+            client.opens("resp", "not", "req")
+            assert client.reply() == (frames.CONNECT, 0)
+            client.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make pipes of others")
+@pytest.mark.parametrize("mode", [0o600, 0o622])
+def test_pipes_of_others_are_served_only_where_they_are_let_in(mode: int) -> None:
+    with serving(ServerSettings(fifo_mode=mode)) as served:
+        mixed, theirs = (Client(served, name).make() for name in ("mixed", "theirs"))
+        os.chown(mixed.path("resp"), NOBODY, NOBODY)
+        for which in ("req", "resp", "not"):
+            os.chown(theirs.path(which), NOBODY, NOBODY)
+        mixed.register()
+        theirs.register()
+        ours = Client(served, "ours").connected()
+        assert served.server.sessions == (1 if mode == 0o600 else 2)
+        for which in ("req", "resp", "not"):  # nobody has it open but us
+            reader = os.open(mixed.path(which), os.O_RDONLY | os.O_NONBLOCK)
+            assert os.read(reader, 1) == b""
+            os.close(reader)
+        if mode != 0o600:
+            theirs.opens("resp", "req", "not")
+            assert theirs.reply() == (frames.CONNECT, 0)
+        assert ours.subscribe(b"a") == 0
 
 
 def test_something_else_in_its_place_is_left_alone_and_sessions_go_on(
