@@ -172,6 +172,17 @@ def test_a_delay_holds_up_what_follows(runtime: Path, served: Served) -> None:
         assert "a" in served.store
 
 
+@pytest.mark.parametrize("line", [b"DELAY 9999999999\n", b"WAIT 9999999999\n"])
+def test_the_longest_of_waits(runtime: Path, served: Served, line: bytes) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\n" + line)
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        served.store.write({"a": "1"})
+        started.read(b"(a,1)\n")
+        started.process.terminate()
+        assert started.ended().stderr == b""
+
+
 def test_every_line_of_the_language(runtime: Path, served: Served) -> None:
     ended = client(
         runtime, served.path, b"WRITE [(a,1)(b,2)]\nREAD [b,x]\nDELETE [x,b]\nSHOW\nWAIT 1\n"
