@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,6 +172,17 @@ def test_a_delay_holds_up_what_follows(runtime: Path, served: Served) -> None:
         assert "a" in served.store
 
 
+@pytest.mark.parametrize("line", [b"DELAY 9999999999\n", b"WAIT 9999999999\n"])
+def test_the_longest_of_waits(runtime: Path, served: Served, line: bytes) -> None:
+    with running(runtime, served.path) as started:
+        started.type(b"SUBSCRIBE [a]\n" + line)
+        started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
+        served.store.write({"a": "1"})
+        started.read(b"(a,1)\n")
+        started.process.terminate()
+        assert started.ended().stderr == b""
+
+
 def test_every_line_of_the_language(runtime: Path, served: Served) -> None:
     ended = client(
         runtime, served.path, b"WRITE [(a,1)(b,2)]\nREAD [b,x]\nDELETE [x,b]\nSHOW\nWAIT 1\n"
@@ -283,6 +295,34 @@ def test_signals_clean_up(
         assert os.listdir(runtime / "kvs") == []
         assert started.ended().stderr == b""
     until(lambda: served.server.sessions == 0)
+
+
+def test_a_signal_while_it_removes_its_pipes(runtime: Path, served: Served) -> None:
+    program = (
+        "import os, signal, sys, kvs.cli\n"
+        "unlink = os.unlink\n"
+        "def and_a_signal(path):\n"
+        "    unlink(path)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import kvs.client.opening\n"
+        "await_answer = kvs.client.opening._Opening._await_answer\n"
+        "def from_then_on(*arguments):\n"
+        "    await_answer(*arguments)\n"
+        "    os.unlink = and_a_signal\n"
+        "kvs.client.opening._Opening._await_answer = from_then_on\n"
+        "sys.exit(kvs.cli.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "client", "me", served.path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (CONNECTED + DISCONNECTED, b"")
+    assert done.returncode == 0
+    assert os.listdir(runtime / "kvs") == []
 
 
 def test_a_signal_while_it_waits_for_its_turn(runtime: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from kvs.snapshot.read import load
 from kvs.wire import frames
 from tests.server.raw import SECONDS, Client, Place
-from tests.tools import content, until
+from tests.tools import Start, content, end, started, stopped_children, until
 
 
 @dataclass
@@ -129,6 +129,45 @@ def test_sigusr1_ends_all_sessions_at_any_moment_and_the_server_lives_on() -> No
         last = Client(server, "last").connected()
         assert last.execute(b"READ [hot]\n") == (0, b"[(hot,1)]\n", b"")
         assert server.end()[0] == 0
+
+
+def test_a_snapshot_being_written_keeps_nobodys_pipe_open() -> None:
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        jobs = folder / "jobs"
+        jobs.mkdir()
+        how = Start(children_stop="sync")
+        with started("serve", jobs, "1", "2", folder / "reg", how=how) as process:
+            until((folder / "reg").exists)
+            place = Place(folder / "reg", folder)
+            clients = [Client(place, f"c{number}").connected() for number in range(3)]
+            (folder / "a").write_text("WRITE [(a,1)]\nBACKUP\n")
+            (folder / "a").rename(jobs / "a.job")
+            [child] = stopped_children(process)
+            for _ in range(20):
+                process.send_signal(signal.SIGUSR1)
+            for client in clients:
+                client.drain("resp")
+                client.drain("not")
+                with pytest.raises(BrokenPipeError):
+                    client.send(b"\x02")
+            assert Client(place, "next").connected().execute(b"READ [a]\n")[1] == b"[(a,1)]\n"
+            os.kill(child, signal.SIGCONT)
+            until((jobs / "a-1.bck").exists)
+            process.terminate()
+            assert end(process).status == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signal.Signals) -> None:
+    for _ in range(5):
+        with serving() as server:  # its pipe is there, and perhaps not even open
+            if number is signal.SIGUSR1:
+                server.process.send_signal(number)
+            status, log = server.end(signal.SIGTERM if number is signal.SIGUSR1 else number)
+            assert (status, "Traceback" in log) == (0, False), log
+            assert not server.path.exists()
+            assert os.listdir(server.jobs) == []
 
 
 def test_a_second_signal_leaves_at_once() -> None:

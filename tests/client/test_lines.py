@@ -1,7 +1,9 @@
 """What a person types: the four commands of a client, and those of the language."""
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from kvs.client.lines import (
     COMMANDS,
@@ -20,6 +22,8 @@ from kvs.language.faults import Fault, fault_at
 from kvs.language.grammar import count_commands
 from tests.strategies import blanks, words
 from tests.strategies import lines as any_line
+
+OURS = re.compile(rb"[ \t]*(SUBSCRIBE|UNSUBSCRIBE|DELAY|DISCONNECT)(?![A-Za-z])")
 
 MEANT: dict[bytes, Typed] = {
     b"SUBSCRIBE [a]": Subscribe(b"a"),
@@ -84,6 +88,7 @@ def test_every_word_can_be_subscribed(key: bytes, a: bytes, b: bytes, c: bytes) 
 @given(any_line)
 def test_the_language_is_as_it_is_elsewhere(line: bytes) -> None:
     line = line.partition(b"\n")[0]
+    assume(not OURS.match(line))
     meant = typed(line)
     fault = fault_at(line, 0)
     if fault is not None:

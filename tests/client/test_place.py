@@ -21,7 +21,7 @@ def made(place: Place) -> list[Path]:
     return [Path(os.fsdecode(path)) for path in place.connect.paths]
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
 def test_three_private_pipes_in_a_private_directory(runtime: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
@@ -33,6 +33,7 @@ def test_three_private_pipes_in_a_private_directory(runtime: Path, umask: int) -
         assert path.is_fifo()
         assert mode(path) == 0o600
         assert path.parent == runtime
+    assert mode(runtime / "a-_9.lock") == 0o600
     place.remove()
     place.remove()
     assert list(runtime.iterdir()) == []

@@ -135,6 +135,16 @@ def test_a_timeout_ends_the_iterator_and_not_the_session(served: Served) -> None
         assert next(session.changes(SECONDS)).value == b"1"
 
 
+@pytest.mark.parametrize("seconds", [1e10, float("inf")])
+def test_a_timeout_may_be_longer_than_the_kernel_knows(served: Served, seconds: float) -> None:
+    with kvs.connect(served.path) as session:
+        session.subscribe("a")
+        writer = threading.Timer(0.05, lambda: served.store.write({"a": "1"}))
+        writer.start()
+        assert next(session.changes(seconds)) == Change(b"a", b"1")
+        writer.join()
+
+
 def test_changes_are_drained_while_a_reply_is_waited_for(runtime: Path, tmp_path: Path) -> None:
     """The server writes more notifications than the pipe holds, waiting, before it answers."""
     count = 10_000

@@ -2,9 +2,8 @@
  *
  *   old_client ORDER REGISTRATION REQUESTS RESPONSES NOTIFICATIONS KEY COUNT
  *
- * ORDER 1: responses, the reply, requests, notifications
- *       2: requests, responses, notifications, the reply
- *       3: responses, notifications, requests, the reply
+ * ORDER: a letter for each step, q r n to open requests, responses, notifications, c to read the
+ * reply to the connect.
  * Subscribes to KEY, prints what came back, then COUNT notifications, and disconnects.
  */
 #include <fcntl.h>
@@ -49,7 +48,7 @@ int main(int argc, char **argv)
 {
     if (argc != 8)
         return 2;
-    int order = atoi(argv[1]), requests = -1, responses = -1, notifications = -1;
+    int requests = -1, responses = -1, notifications = -1;
     char connect[121] = {1}, request[42] = {3}, change[82];
     for (int i = 0; i < 3; i++) {
         unlink(argv[3 + i]);
@@ -63,18 +62,16 @@ int main(int argc, char **argv)
     if (write(registration, connect, sizeof connect) != sizeof connect)
         return 1;
     close(registration);
-    if (order == 2)
-        requests = open_or_die(argv[3], O_WRONLY);
-    responses = open_or_die(argv[4], O_RDONLY);
-    if (order == 1) {
-        reply(responses);
-        requests = open_or_die(argv[3], O_WRONLY);
+    for (const char *step = argv[1]; *step; step++) {
+        if (*step == 'q')
+            requests = open_or_die(argv[3], O_WRONLY);
+        else if (*step == 'r')
+            responses = open_or_die(argv[4], O_RDONLY);
+        else if (*step == 'n')
+            notifications = open_or_die(argv[5], O_RDONLY);
+        else
+            reply(responses);
     }
-    notifications = open_or_die(argv[5], O_RDONLY);
-    if (order == 3)
-        requests = open_or_die(argv[3], O_WRONLY);
-    if (order != 1)
-        reply(responses);
     strncpy(request + 1, argv[6], 41);
     if (write(requests, request, sizeof request) != sizeof request)
         return 1;

@@ -155,8 +155,9 @@ def send(served: Place, data: bytes) -> None:
 
 def read_within(descriptor: int, size: int) -> bytes:
     """Read, but not for ever."""
-    ready, _, _ = select.select([descriptor], [], [], SECONDS)
-    assert ready, "nothing came"
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    assert poll.poll(SECONDS * 1000), "nothing came"
     return os.read(descriptor, size)
 
 

@@ -78,8 +78,8 @@ def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices(
             served.store.execute(b"WRITE [(a,1)]\n" * 1000)
             assert len(collect(quick, 1000)) == 1000
         until(lambda: served.server.sessions == 1)
-        left = collect(slow, 100)
-        assert len(left) >= 100
+        left = collect(slow, 40)
+        assert len(left) >= 40
         assert quick.execute(b"READ [a]\n") == (0, b"[(a,1)]\n", b"")
 
 

@@ -1,5 +1,6 @@
 """Sessions of every kind of client: what they are answered, and how they end."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -32,6 +33,10 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=list(ORDERS))
 def test_clients_open_their_pipes_in_any_order(served: Served, order: tuple[str, ...]) -> None:
+    check_order(served, order)
+
+
+def check_order(served: Served, order: tuple[str, ...]) -> None:
     client = Client(served, "c").make().register()
     for step in order:
         if step == "reply":
@@ -42,6 +47,19 @@ def test_clients_open_their_pipes_in_any_order(served: Served, order: tuple[str,
     assert client.subscribe(b"a") == 1
     served.store.write({"a": "2"})
     assert client.change() == (b"a", b"2")
+    client.close()
+    client.remove()
+
+
+def test_notifications_may_be_opened_twice(served: Served) -> None:
+    client = Client(served, "c").make().register().opens("not")
+    first = client.open.pop("not")
+    client.opens("resp", "req", "not")
+    assert client.reply() == (frames.CONNECT, 0)
+    client.subscribe(b"a")
+    os.close(first)
+    served.store.write({"a": "1"})
+    assert client.change() == (b"a", b"1")
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +73,17 @@ def old_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_clients_in_c_work_unchanged(served: Served, old_client: Path, order: int) -> None:
+C_ORDERS = [
+    "".join(steps)
+    for steps in itertools.permutations("qrnc")
+    if steps.index("r") < steps.index("c")
+]
+
+
+@pytest.mark.parametrize("order", C_ORDERS)
+def test_clients_in_c_work_unchanged(served: Served, old_client: Path, order: str) -> None:
     names = [served.folder / name for name in ("req", "resp", "not")]
-    arguments = [str(old_client), str(order), str(served.path), *map(str, names), "key", "3"]
+    arguments = [str(old_client), order, str(served.path), *map(str, names), "key", "3"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "1 0\n"
@@ -324,13 +349,14 @@ def test_what_names_a_pipe_of_a_live_session_is_dropped(served: Served) -> None:
 def test_a_client_that_never_opens_its_pipes_loses_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.2)
+    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.5)
     with serving(ServerSettings(sessions=1)) as served:
         Client(served, "dead").make().register()
         half = Client(served, "half").make().register()
         living = Client(served, "living").make().register()
         half.opens("resp")
         assert half.reply() == (frames.CONNECT, 0)
+        monkeypatch.undo()  # the next has all the time that it may need
         assert half.at_end("resp")
         living.opens("resp", "not", "req")
         assert living.reply() == (frames.CONNECT, 0)

@@ -1,5 +1,6 @@
 """Good connects are found whatever stands between them, and cut anyhow."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,23 @@ def test_connects_cut_at_every_place() -> None:
     stream = KNOWN[0].encode() + garbage + KNOWN[1].encode() + KNOWN[2].encode()
     for pieces in cut_everywhere(stream):
         assert found(pieces) == KNOWN[:3]
+
+
+@pytest.mark.parametrize("length", range(1, 121))
+def test_one_that_is_cut_off_never_takes_the_next_with_it(length: int) -> None:
+    """Whatever it names then: here every pipe of the two is acceptable beside any other."""
+    first, second = KNOWN[0], KNOWN[1]
+    good = {*first.paths, *second.paths}
+
+    def accept(connect: Connect) -> Connect | None:
+        return connect if len(good & set(connect.paths)) == 3 else None
+
+    registration = Registration(accept)
+    stream = first.encode()[:length] + second.encode() + second.encode()
+    whole = length > 81 + len(first.notifications)
+    assert registration.feed(stream) == [*([first] if whole else []), second, second]
+    for pieces in cut_everywhere(first.encode()[:length] + second.encode()):
+        assert found(pieces) == [*([first] if whole else []), second]
 
 
 garbage = st.one_of(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from kvs.cli.dialogue import Dialogue, Plain, Show, reply_line
 from kvs.cli.say import UsageError, put_bytes, say
-from kvs.cli.signals import Interrupted, interruptible
+from kvs.cli.signals import Interrupted, interruptible, leave_undisturbed
 from kvs.client.lines import typed
 from kvs.client.link import Link
 from kvs.client.opening import open_link
@@ -32,6 +32,7 @@ def client(options: argparse.Namespace) -> int:
                     return Console(link).run()
                 return _Lines(link).run()
             finally:
+                leave_undisturbed()
                 link.close()
         except Interrupted as interrupted:
             return int(interrupted.code or 0)

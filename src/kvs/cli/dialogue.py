@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 from kvs.cli.say import put_bytes, say
 from kvs.client.lines import Delay, Disconnect, Execute, Nothing, Subscribe, Typed, Unsubscribe
-from kvs.client.link import Link
+from kvs.client.link import LONGEST_WAIT_SECONDS, Link
 from kvs.errors import SessionEnded
 from kvs.wire import frames
 from kvs.wire.replies import Change, Executed, Reply
@@ -124,7 +124,9 @@ class Dialogue:
 
     def seconds_left(self) -> float | None:
         """Return when `step` is to be called though nothing has come; None: need not be."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        if self._deadline is None:
+            return None
+        return min(max(0.0, self._deadline - time.monotonic()), LONGEST_WAIT_SECONDS)
 
     def _send(self, frame: bytes) -> None:
         self._awaited = frame[0]

@@ -19,8 +19,10 @@ from kvs.store import Store
 
 log = logging.getLogger("kvs.serve")
 
-DESCRIPTORS_A_SESSION = 6
-"""While it is being opened; half of them once it is."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+DESCRIPTORS_A_SESSION = 3
+"""One for each pipe: the file that was judged until it is opened, then its end."""
 
 DESCRIPTORS_KEPT = 64
 """For everything but sessions, jobs and snapshots."""
@@ -30,6 +32,7 @@ DESCRIPTORS_A_JOB = 4
 
 def serve(options: argparse.Namespace) -> int:
     """Carry out ``kvs serve``; return the exit status."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is no session to end yet
     logging.basicConfig(
         stream=sys.stderr,
         level=options.log_level.upper(),
@@ -41,6 +44,9 @@ def serve(options: argparse.Namespace) -> int:
     if options.restore is not None:
         restore_into(store, options.restore)
     jobs = _jobs(store, options, settings)
+    # Held back until there is something to stop. Threads of jobs never get one, so that the main
+    # thread, in which alone handlers run, is always the one that is woken (signal(7)).
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         with jobs:
             server = Server(
@@ -54,11 +60,14 @@ def serve(options: argparse.Namespace) -> int:
                 ),
             )
             _handle_signals(server, jobs)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             log.info("serving at %s", options.fifo)
             server.run()
             jobs.stop()
     except DirectoryUnusable as error:
         raise UsageError(str(error)) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     log.info("stopped")
     return 0
 

@@ -22,8 +22,7 @@ def interruptible() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        leave_undisturbed()
         raise Interrupted(128 + number)
 
     for number, handler in before.items():
@@ -34,3 +33,9 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_undisturbed() -> None:
+    """Ignore them from now on: the program only clears away what is its own, and ends."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from threading import Condition, Lock
 
 from kvs.client.changes import change_from
-from kvs.client.link import Events, Link
+from kvs.client.link import LONGEST_WAIT_SECONDS, Events, Link
 from kvs.errors import SessionEnded
 from kvs.watch import Change
 from kvs.wire import frames
@@ -152,11 +152,12 @@ class Exchange:
 
     def _wait(self, enough: Callable[[], bool], deadline: float | None) -> bool:
         """Move bytes until it is `enough`, or time; tell which. Looks at least once."""
-        left: float | None = 1.0
+        left: float | None = None
         while not enough():
             if left == 0:
                 return False
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if deadline is not None:
+                left = min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS)
             if self._leading:
                 self._moved.wait(left)
             else:

@@ -25,6 +25,9 @@ MOST_KEPT = 1 << 20
 SENT_BYTES = 1 << 16
 """Bytes written at a time: what a pipe holds by default (pipe(7))."""
 
+LONGEST_WAIT_SECONDS = 3600.0
+"""Longer waits are made of several: poll(2) takes no more than some 24 days."""
+
 CLOSED = "the server closed the session"
 
 Events = list[tuple[int, int]]

@@ -131,6 +131,7 @@ def _lock(path: bytes, name: bytes) -> int:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _stands_at(file, path):
+                os.fchmod(file, 0o600)  # the umask may have taken some of it
                 os.ftruncate(file, 0)
                 os.pwrite(file, b"%d" % os.getpid(), 0)
                 return file

@@ -8,6 +8,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from threading import RLock
 
 IN, OUT, HUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR
 """HUP and ERR are always told, also where nothing was asked for."""
@@ -37,10 +38,15 @@ class Loop:
         self._numbers = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._wakeup, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._waking = RLock()  # a signal handler may come while its own thread has it
+        """Held for a write that never waits, and for the closing."""
+        self._closed = False  # guarded by _waking
         self.watch(self._wakeup, IN, self._woken)
 
     def close(self) -> None:
-        """Close what the loop has opened itself."""
+        """Close what the loop has opened itself; from now on `soon` does nothing."""
+        with self._waking:
+            self._closed = True
         self._epoll.close()
         os.close(self._wakeup)
         os.close(self._wake)
@@ -68,14 +74,17 @@ class Loop:
     def soon(self, call: Callable[[], None]) -> None:
         """Call `call` in the loop's thread, as soon as it comes to it."""
         self._soon.append(call)
-        with contextlib.suppress(BlockingIOError):  # full of calls to wake already
-            os.write(self._wake, b"x")
+        with self._waking, contextlib.suppress(BlockingIOError):  # full of calls to wake already
+            if not self._closed:
+                os.write(self._wake, b"x")
 
     def turn(self) -> None:
         """Wait for whatever comes next, and call who is concerned."""
-        for descriptor, events in self._epoll.poll(self._seconds_to_wait()):
-            # One that was closed by a call before it in this turn has nobody to tell any more.
-            if ready := self._ready.get(descriptor):
+        told = self._epoll.poll(self._seconds_to_wait())
+        for descriptor, events, ready in [(d, events, self._ready.get(d)) for d, events in told]:
+            # One that was forgotten by a call before it in this turn has nobody to tell any more,
+            # and its number may be that of another by now.
+            if ready is not None and self._ready.get(descriptor) is ready:
                 ready(events)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:

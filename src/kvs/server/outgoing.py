@@ -6,14 +6,19 @@ change, as far as the pipe takes it at once, and by the loop when the pipe takes
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from select import PIPE_BUF
 from threading import Lock
 
 from kvs.server.loop import OUT, Loop
 from kvs.watch import Outbox
 from kvs.wire import fifos
+from kvs.wire.frames import NOTIFICATION_BYTES
 
-FRAMES_A_WRITE = 780
-"""Notifications put into one write: a little less than what a pipe of the usual size takes."""
+FRAMES_A_WRITE = PIPE_BUF // NOTIFICATION_BYTES
+"""Notifications put into one write: a pipe takes so many whole or not at all (pipe(7)).
+
+So no client ever finds a part of one, and no more is taken out of an outbox than the pipe takes.
+"""
 
 
 class Replies:
@@ -91,8 +96,6 @@ class Notifications:
                 return  # whoever writes looks again after letting go
             try:
                 self._write()
-            except BrokenPipeError:
-                self._full = True  # its end is told to the loop, as an event of the descriptor
             finally:
                 self._writing.release()
 
@@ -117,10 +120,14 @@ class Notifications:
     def _write(self) -> None:
         if self._descriptor is None:
             return
-        data = self._unsent + b"".join(self._outbox.take(FRAMES_A_WRITE))
+        data = self._unsent or b"".join(self._outbox.take(FRAMES_A_WRITE))
         if not data:
             return
-        self._unsent = data[fifos.write(self._descriptor, data) :]
+        try:
+            self._unsent = data[fifos.write(self._descriptor, data) :]
+        except BrokenPipeError:
+            self._full = True  # its end is told to the loop, as an event of the descriptor
+            return
         if self._unsent:
             self._full = True
             self._loop.ask_for(self._descriptor, OUT)

@@ -1,7 +1,6 @@
 """The registration pipe: made, kept, read; and which of what it names is acceptable."""
 
 import contextlib
-import errno
 import os
 
 from kvs.errors import RegistrationUnusable, cause, shown
@@ -37,17 +36,10 @@ class RegistrationPipe:
         self._remove_stale()
         try:
             fifos.make(self._path, self._mode)
-            fifo = Fifo.at(self._path)
+            reader = self._open()
         except OSError as error:
             reason = f"cannot make the registration pipe: {cause(error)}"
             raise RegistrationUnusable(shown(self._path), reason) from error
-        reader = fifo.open_for_reading()
-        writer = fifo.open_for_writing()
-        fifo.close()
-        if writer is None:
-            raise AssertionError("it has just been opened for reading")
-        self._ends = (reader, writer)
-        self.identity = fifo.identity
         return reader
 
     def is_gone(self) -> bool:
@@ -71,6 +63,28 @@ class RegistrationPipe:
         if self._ends is not None and not self.is_gone():
             with contextlib.suppress(OSError):  # gone in between
                 os.unlink(self._path)
+
+    def _open(self) -> int:
+        """Open the pipe that stands at the path; return the end to read from.
+
+        It may be that of a server that was started at the same moment: whoever locks it has it.
+        """
+        fifo = Fifo.at(self._path)
+        try:
+            reader = fifo.open_for_reading()
+            try:
+                writer = fifo.open_for_writing() if fifos.lock(reader) else None
+            except OSError:
+                fifos.close(reader)
+                raise
+        finally:
+            fifo.close()
+        if writer is None:
+            fifos.close(reader)
+            raise RegistrationUnusable(shown(self._path), "a server is already there")
+        self._ends = (reader, writer)
+        self.identity = fifo.identity
+        return reader
 
     def _remove_stale(self) -> None:
         """Remove a pipe of ours that no server reads any more."""
@@ -102,6 +116,10 @@ def found(connect: Connect, registration: tuple[int, int] | None, *, others: boo
 
     They are three different pipes of one owner, this user (or, with `others`, anybody), and none
     of them is the registration pipe.
+
+    Raises:
+        OSError: no descriptor is left to look at them with.
+
     """
     with contextlib.ExitStack() as opened:
         pipes: list[Fifo] = []
@@ -109,7 +127,7 @@ def found(connect: Connect, registration: tuple[int, int] | None, *, others: boo
             try:
                 pipe = Fifo.at(path)
             except OSError as error:
-                if error.errno in {errno.EMFILE, errno.ENFILE}:
+                if error.errno in fifos.NO_DESCRIPTORS:
                     raise
                 return None
             opened.callback(pipe.close)

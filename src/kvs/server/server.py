@@ -5,7 +5,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 from kvs.errors import RegistrationUnusable, cause
-from kvs.server.loop import IN, Loop
+from kvs.server.loop import IN, Loop, Timer
 from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
 from kvs.server.session import House, Pipes, Session
 from kvs.settings import ServerSettings
@@ -14,6 +14,7 @@ from kvs.watch import Watchers
 from kvs.wire import fifos, frames
 from kvs.wire.frames import Connect
 from kvs.wire.registration import Registration
+from kvs.wire.session import Stage
 
 log = logging.getLogger("kvs.server")
 
@@ -23,6 +24,12 @@ LOOK_SECONDS = 1.0
 
 WAITING_CONNECTS = 100_000
 """So many connects wait for a place, at most; more are dropped, and that is logged."""
+
+REGISTRATION_BYTES = 4096
+"""Read from the registration pipe at a time: sessions are served in between, garbage or not."""
+
+DESCRIPTORS_SECONDS = 0.1
+"""So long a connect waits for a descriptor before it is tried again."""
 
 SCRIPT_THREADS = 2
 
@@ -48,12 +55,16 @@ class Server:
         self._others = bool(settings.fifo_mode & OTHERS_MAY_WRITE)
         self._registration = Registration(self._judged)
         self._sessions: set[Session] = set()
-        self._in_use: set[tuple[int, int]] = set()
+        self._in_use: dict[tuple[int, int], Session] = {}
         """The pipes of all sessions that have not ended."""
         self._waiting: deque[Connect] = deque()
         self._stopping = False
         self._small_pipes_told = False
-        self._input = self._pipe.make()
+        self._no_descriptors_told = False
+        self._retry = Timer(None)
+        self._complaint = ""
+        """The last reason told why the registration pipe cannot be made again."""
+        self._input: int | None = self._pipe.make()
         self._loop.watch(self._input, IN, self._registration_ready)
         self._loop.after(LOOK_SECONDS, self._look_after_the_pipe)
 
@@ -69,8 +80,7 @@ class Server:
                 self._loop.turn()
         finally:
             self._end_sessions("the server stops")
-            self._loop.forget(self._input)
-            self._pipe.close(remove=True)
+            self._close_registration(remove=True)
             self._executor.shutdown()
             self._loop.close()
 
@@ -96,60 +106,94 @@ class Server:
     # Connects.
 
     def _registration_ready(self, _events: int) -> None:
-        while data := fifos.read(self._input):
+        if self._input is not None and (data := fifos.read(self._input, REGISTRATION_BYTES)):
             for connect in self._registration.feed(data):
                 self._admit(connect)
 
     def _judged(self, connect: Connect) -> Connect | None:
-        pipes = self._found(connect)
+        try:
+            pipes = self._found(connect)
+        except OSError:
+            return connect  # it waits for descriptors, and is judged when its turn comes
         if pipes is None:
             return None
         pipes.close()
         return connect
 
     def _found(self, connect: Connect) -> Pipes | None:
-        try:
-            return found(connect, self._pipe.identity, others=self._others)
-        except OSError as error:
-            log.warning("a connect was dropped: %s", cause(error))
-            return None
+        return found(connect, self._pipe.identity, others=self._others)
 
     def _admit(self, connect: Connect) -> None:
-        if len(self._sessions) < self._settings.sessions and not self._waiting:
-            self._begin(connect)
-        elif len(self._waiting) < WAITING_CONNECTS:
-            self._waiting.append(connect)
-        else:
+        if len(self._waiting) >= WAITING_CONNECTS:
             log.warning("a connect was dropped: %d wait already", len(self._waiting))
+            return
+        self._waiting.append(connect)
+        self._admit_waiting()
 
     def _admit_waiting(self) -> None:
         while self._waiting and len(self._sessions) < self._settings.sessions:
-            self._begin(self._waiting.popleft())
+            connect = self._waiting.popleft()
+            try:
+                self._begin(connect)
+            except OSError as error:
+                self._waiting.appendleft(connect)
+                self._wait_for_descriptors(error)
+                return
+
+    def _wait_for_descriptors(self, error: OSError) -> None:
+        if not self._no_descriptors_told:
+            self._no_descriptors_told = True
+            log.warning(
+                "descriptors set the bound: %s with %d sessions; connects wait until some are free",
+                cause(error),
+                len(self._sessions),
+            )
+        self._retry.cancel()
+        self._retry = self._loop.after(DESCRIPTORS_SECONDS, self._admit_waiting)
 
     def _begin(self, connect: Connect) -> None:
-        """Begin a session, if what it names is still, or now, acceptable."""
+        """Begin a session, if what it names is still, or now, acceptable.
+
+        Raises:
+            OSError: there are no descriptors for it.
+
+        """
         pipes = self._found(connect)
         if pipes is None:
             return
-        identities = {pipe.identity for pipe in pipes.all}
-        if identities & self._in_use:
+        if self._are_in_use(pipes):
             log.warning("a connect of %s was dropped: its pipes are in use", pipes.name)
             pipes.close()
             return
         try:
             session = Session(pipes, self._house, self._ended)
         except OSError as error:
-            log.warning("a connect of %s was dropped: %s", pipes.name, cause(error))
             pipes.close()
+            if error.errno in fifos.NO_DESCRIPTORS:
+                raise
+            log.warning("a connect of %s was dropped: %s", pipes.name, cause(error))
             return
-        self._in_use |= identities
+        self._in_use.update((pipe.identity, session) for pipe in pipes.all)
         self._sessions.add(session)
         log.info("session %s begins", pipes.name)
         session.begin()
 
+    def _are_in_use(self, pipes: Pipes) -> bool:
+        """Tell whether a session has one of them; one that is leaving does not keep it.
+
+        Its client may use its pipes again as soon as it was answered, and the kernel the number of
+        one that was removed.
+        """
+        for pipe in pipes.all:
+            session = self._in_use.get(pipe.identity)
+            if session is not None and session.stage is Stage.LEAVING:
+                session.end(None)
+        return any(pipe.identity in self._in_use for pipe in pipes.all)
+
     def _ended(self, session: Session) -> None:
         self._sessions.discard(session)
-        self._in_use -= {pipe.identity for pipe in session.pipes.all}
+        for pipe in session.pipes.all:
+            del self._in_use[pipe.identity]
         if not self._stopping:
             self._loop.soon(self._admit_waiting)
 
@@ -166,11 +210,22 @@ class Server:
         self._loop.after(LOOK_SECONDS, self._look_after_the_pipe)
         if not self._pipe.is_gone():
             return
-        self._loop.forget(self._input)
+        for _ in range(USUAL_PIPE_BYTES // REGISTRATION_BYTES):
+            self._registration_ready(IN)  # what had come to the one that is gone
+        self._close_registration(remove=False)
         try:
             self._input = self._pipe.make()
         except RegistrationUnusable as error:
-            log.warning("%s; trying again every %g s", error, LOOK_SECONDS)
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.warning("%s; it is tried again every %g s", error, LOOK_SECONDS)
             return
+        self._complaint = ""
         self._loop.watch(self._input, IN, self._registration_ready)
         log.warning("the registration pipe was gone, and was made again")
+
+    def _close_registration(self, *, remove: bool) -> None:
+        if self._input is not None:
+            self._loop.forget(self._input)
+            self._input = None
+        self._pipe.close(remove=remove)

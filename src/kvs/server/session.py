@@ -104,7 +104,7 @@ class Session:
         self._script: Script | None = None
         self._replies: Replies | None = None
         self._deadline = self._retry = self._pause = Timer(None)
-        self._holds_files = True
+        self._unopened = set(pipes.all)
         self._tries = 0
         self._due = False  # whether a call of _serve is on its way
         self._outbox: Outbox[bytes] = Outbox(self._wake)
@@ -112,6 +112,7 @@ class Session:
         self._input = pipes.requests.open_for_reading()
         self._loop.watch(self._input, IN, self._requests_ready)
         self._watching = True
+        self._let_go(pipes.requests)
 
     def begin(self) -> None:
         """Begin to wait until the client reads its responses and notifications."""
@@ -128,11 +129,11 @@ class Session:
             if self.stage is Stage.OPENING:
                 self._greet(self.pipes.responses.open_for_writing())
         except OSError as error:
-            return self.end(f"its pipes cannot be opened: {cause(error)}")
+            if error.errno not in fifos.NO_DESCRIPTORS:  # those may be there before its deadline
+                return self.end(f"its pipes cannot be opened: {cause(error)}")
         if self.stage is Stage.GREETED and self._notifications.is_open:
             self._move(Event.NOTIFICATIONS_OPEN)
             self._deadline.cancel()
-            self._let_go_of_files()
         elif self.stage in {Stage.OPENING, Stage.GREETED}:
             late = self._tries >= len(_RETRY_SECONDS)
             self._retry = self._loop.after(
@@ -144,6 +145,7 @@ class Session:
     def _greet(self, responses: int | None) -> None:
         if responses is None:
             return
+        self._let_go(self.pipes.responses)
         self._replies = Replies(responses, self._loop, self._replies_ready)
         self._move(Event.RESPONSES_OPEN)
         self._deadline.cancel()
@@ -154,6 +156,7 @@ class Session:
 
     def _open_notifications(self, notifications: int | None) -> None:
         if notifications is not None:
+            self._let_go(self.pipes.notifications)
             self._house.opened(notifications)
             self._notifications.open(notifications, self._notifications_ready)
 
@@ -346,10 +349,11 @@ class Session:
         if self._replies is not None:
             self._replies.close()
         self._notifications.close()
-        self._let_go_of_files()
+        self._let_go(*self._unopened)
         self._on_end(self)
 
-    def _let_go_of_files(self) -> None:
-        if self._holds_files:
-            self._holds_files = False
-            self.pipes.close()
+    def _let_go(self, *files: Fifo) -> None:
+        """Close the handles of files that are open by now, or will never be."""
+        self._unopened.difference_update(files)
+        for file in files:
+            file.close()

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 _ALWAYS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors of a process, or a machine, that has no descriptor left."""
+
 READ_BYTES = 1 << 16
 """Bytes read at a time: what a pipe holds by default (pipe(7))."""
 
@@ -84,13 +87,22 @@ def make(path: bytes, mode: int = 0o600) -> None:
         OSError: something stands there, or it cannot be made.
 
     """
-    os.mkfifo(path, 0o600)
-    if mode != 0o600:
-        fifo = Fifo.at(path)
-        try:
-            os.chmod(f"/proc/self/fd/{fifo.handle}", mode)
-        finally:
-            fifo.close()
+    os.mkfifo(path, mode & 0o600)
+    fifo = Fifo.at(path)
+    try:
+        if fifo.owner != os.geteuid():
+            raise PermissionError(errno.EPERM, "another one was put in its place")
+        os.chmod(f"/proc/self/fd/{fifo.handle}", mode)
+    finally:
+        fifo.close()
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an end against all others that do this (flock(2)), until it is closed; tell if it is."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def read(descriptor: int, most: int = READ_BYTES) -> bytes | None:

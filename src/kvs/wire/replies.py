@@ -58,9 +58,12 @@ class Replies:
         end = start + output + errors
         if len(self._data) < end:
             return None
-        body = bytes(self._data[start:end])
+        with memoryview(self._data) as data:  # a slice of it is no copy, and it may be very large
+            executed = Executed(
+                result, bytes(data[start : start + output]), bytes(data[start + output : end])
+            )
         del self._data[:end]
-        return Executed(result, body[:output], body[output:])
+        return executed
 
 
 class Notifications:

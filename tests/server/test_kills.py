@@ -1,0 +1,122 @@
+"""Clients that are killed at every stage: each costs its own session, and nothing else."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kvs.settings import ServerSettings
+from tests.server.raw import SECONDS, Client, Served, serving
+from tests.tools import until
+
+CLIENT = """
+import os, sys
+from pathlib import Path
+from kvs.wire import frames
+from tests.server.raw import Client, Place
+path, folder, steps = sys.argv[1:]
+client = Client(Place(Path(path), Path(folder)), "k")
+for step in steps.split():
+    match step:
+        case "make": client.make()
+        case "connect": client.register()
+        case "reply": assert client.reply() == (1, 0)
+        case "subscribe": client.subscribe(b"hot")
+        case "half": client.send(frames.keyed_request(3, b"never")[:20])
+        case "wait": client.send(frames.execute_request(b"WRITE [(k,1)]\\nWAIT 9999999\\n"))
+        case "show": client.send(frames.execute_request(b"SHOW\\n" * 3))
+        case "goodbye": client.send(bytes([2]))
+        case which: client.opens(which)
+print("there", flush=True)
+os.read(0, 1)
+"""
+"""A client that does what it is told, and then waits for its end."""
+
+STAGES = [
+    "make",
+    "make connect",
+    "make connect req",
+    "make connect resp",
+    "make connect not",
+    "make connect not req",
+    "make connect req resp",
+    "make connect resp reply",
+    "make connect resp reply req",
+    "make connect resp reply not",
+    "make connect resp reply req half",
+    "make connect resp reply req subscribe",
+    "make connect resp reply req not",
+    "make connect resp reply req not half",
+    "make connect resp reply req not subscribe",
+    "make connect resp reply req not subscribe half",
+    "make connect resp reply req not subscribe wait",
+    "make connect resp reply req not subscribe show",
+    "make connect resp reply req not subscribe goodbye",
+]
+
+
+def kill_at(served: Served, steps: str, *, after_changes: int = 0) -> None:
+    """Start a client, have it do `steps`, and kill it, with so many notifications unread."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, str(served.path), str(served.folder), steps],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"there\n"
+            served.store.execute(b"WRITE [(hot,1)]\n" * after_changes)
+        finally:
+            process.kill()
+    Client(served, "k").remove()
+
+
+@pytest.mark.parametrize("steps", STAGES)
+def test_a_client_is_killed_and_nobody_else_notices(
+    steps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as served:
+        served.store.write({f"key{number}": "v" * 30 for number in range(5000)})
+        other = Client(served, "o").connected()
+        other.subscribe(b"hot")
+        if steps == "make connect":  # nothing but time can tell that it will never open its pipes
+            monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.2)
+        kill_at(served, steps)
+        until(lambda: served.server.sessions == 1)
+        monkeypatch.undo()
+        served.store.execute(b"WRITE [(hot,2)]\n")
+        assert other.change() == (b"hot", b"2")
+        again = Client(served, "k").connected()
+        assert again.execute(b"READ [hot,never]\n")[1] == b"[(hot,2)(never,KVSERROR)]\n"
+
+
+def test_one_whose_pipe_is_full_of_notifications_is_killed() -> None:
+    with serving() as served:
+        other = Client(served, "o").connected()
+        kill_at(served, "make connect resp reply req not subscribe", after_changes=5000)
+        until(lambda: served.server.sessions == 1)
+        assert other.execute(b"READ [hot]\n") == (0, b"[(hot,1)]\n", b"")
+
+
+def test_one_is_killed_while_it_waits_for_its_turn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with serving(ServerSettings(sessions=1)) as served:
+        first = Client(served, "o").connected()
+        with subprocess.Popen(
+            [sys.executable, "-c", CLIENT, str(served.path), str(served.folder), "make connect"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"there\n"
+            process.kill()
+            process.wait(SECONDS)
+        next_ = Client(served, "n").make().register()
+        monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.2)
+        first.close()
+        until(lambda: "k.req begins" in caplog.text)
+        monkeypatch.undo()
+        next_.opens("resp", "req", "not")
+        assert next_.reply() == (1, 0)

@@ -1,0 +1,160 @@
+"""The loop of a server: timers, descriptors, calls from elsewhere."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from kvs.server.loop import HUP, IN, OUT, Loop
+from tests.tools import SECONDS
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    one = Loop()
+    yield one
+    one.close()
+
+
+def test_calls_from_other_threads_come_in_order_and_wake_it(loop: Loop) -> None:
+    called: list[int] = []
+
+    def call() -> None:
+        for number in range(9):
+            loop.soon(partial(called.append, number))
+
+    ask = threading.Thread(target=call)
+    ask.start()
+    while len(called) < 9:
+        loop.turn()
+    ask.join(SECONDS)
+    assert called == list(range(9))
+
+
+def test_more_calls_than_its_pipe_takes_are_all_made(loop: Loop) -> None:
+    called: list[int] = []
+    for number in range(100_000):
+        loop.soon(partial(called.append, number))
+    while len(called) < 100_000:
+        loop.turn()
+    assert called == list(range(100_000))
+
+
+def test_timers_come_in_the_order_of_their_times_and_cancelled_ones_do_not(loop: Loop) -> None:
+    called: list[str] = []
+    loop.after(0.03, lambda: called.append("late"))
+    loop.after(0.01, lambda: called.append("early"))
+    loop.after(0.02, lambda: called.append("never")).cancel()
+    while len(called) < 2:
+        loop.turn()
+    assert called == ["early", "late"]
+
+
+def test_one_that_is_forgotten_by_a_call_before_it_is_not_called(loop: Loop) -> None:
+    ends = [os.pipe() for _ in range(2)]
+    called: list[int] = []
+
+    def ready(reader: int) -> None:
+        called.append(reader)
+        for other, _ in ends:
+            loop.forget(other)
+
+    for reader, writer in ends:
+        os.write(writer, b"x")
+        loop.watch(reader, IN, lambda _, reader=reader: ready(reader))  # type: ignore[misc]
+    loop.turn()
+    assert len(called) == 1
+    for end in sum(ends, ()):
+        os.close(end)
+
+
+def test_what_has_the_number_of_one_that_was_closed_is_not_told_of_that_ones_end(
+    loop: Loop,
+) -> None:
+    ends = [os.pipe() for _ in range(2)]
+    new: list[int] = []
+    told: list[int] = []
+
+    def ready(_: int) -> None:
+        for reader, _writer in ends:
+            loop.forget(reader)
+            os.close(reader)
+        new.extend(os.pipe() + os.pipe())
+        for end in new[::2]:
+            loop.watch(end, IN, told.append)
+
+    for reader, writer in ends:
+        loop.watch(reader, IN, ready)
+        os.close(writer)
+    loop.turn()
+    assert {reader for reader, _ in ends} <= set(new)
+    assert told == []
+    os.write(new[1], b"x")
+    loop.turn()
+    assert told == [IN]
+    for end in new[::2]:
+        loop.forget(end)
+    for end in new:
+        os.close(end)
+
+
+def test_what_is_asked_for_can_be_changed_and_the_end_is_always_told(loop: Loop) -> None:
+    reader, writer = os.pipe()
+    events: list[int] = []
+    loop.watch(reader, 0, events.append)
+    loop.watch(writer, OUT, events.append)
+    loop.turn()
+    assert events == [OUT]
+    loop.forget(writer)
+    os.close(writer)
+    loop.turn()
+    assert events == [OUT, HUP]
+    loop.forget(reader)
+    os.close(reader)
+
+
+def test_a_call_after_its_end_does_nothing_and_harms_nobody() -> None:
+    loop = Loop()
+    loop.close()
+    others = [os.pipe2(os.O_NONBLOCK) for _ in range(4)]  # they have the numbers that it had
+    loop.soon(lambda: None)
+    for reader, writer in others:
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_signal_handlers_may_call_it_at_any_moment(loop: Loop) -> None:
+    called: list[int] = []
+    handled = threading.Event()
+    over = threading.Event()
+
+    def handle(*_: object) -> None:
+        loop.soon(lambda: called.append(0))
+        handled.set()
+
+    def storm() -> None:
+        while not over.is_set():
+            handled.clear()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+            handled.wait(SECONDS)
+
+    before = signal.signal(signal.SIGUSR2, handle)
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+        for _ in range(3000):
+            loop.soon(lambda: called.append(1))
+            loop.turn()
+    finally:
+        over.set()
+        thread.join(SECONDS)
+        signal.signal(signal.SIGUSR2, before)
+    loop.soon(lambda: None)
+    loop.turn()
+    assert called.count(1) == 3000
+    assert called.count(0) > 0

@@ -1,0 +1,120 @@
+"""Random requests, cut anyhow, beside a model of one session."""
+
+import os
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvs.wire import frames
+from tests.server.raw import Client, serving
+from tests.wire.pieces import cut
+
+KEYS = [b"a", b"b", b"key", b"x" * 40]
+NO_KEYS = [b"", b"a b", b"]", b"x" * 41]
+VALUES = [b"1", b"two", b"v" * 40, b"DELETED"]
+
+keys = st.sampled_from(KEYS)
+pairs = st.lists(st.tuples(keys, st.sampled_from(VALUES)), min_size=1, max_size=4)
+Step = tuple[str, bytes] | tuple[str, list[tuple[bytes, bytes]]] | tuple[str, list[bytes]]
+
+steps: st.SearchStrategy[list[Step]] = st.lists(
+    st.one_of(
+        st.tuples(st.just("subscribe"), st.sampled_from(KEYS + NO_KEYS)),
+        st.tuples(st.just("unsubscribe"), st.sampled_from(KEYS + NO_KEYS)),
+        st.tuples(st.just("write"), pairs),
+        st.tuples(st.just("delete"), st.lists(keys, min_size=1, max_size=4)),
+        st.tuples(st.just("read"), st.lists(keys, min_size=1, max_size=4)),
+        st.tuples(st.just("nonsense"), st.binary(max_size=20).map(lambda raw: b"!" + raw)),
+        st.tuples(st.just("too long"), st.just(b"")),
+    ),
+    max_size=30,
+)
+
+
+@dataclass
+class Model:
+    """What a session is told, in the plainest of ways."""
+
+    table: dict[bytes, bytes] = field(default_factory=dict)
+    subscribed: set[bytes] = field(default_factory=set)
+    sent: bytes = b""
+    """What the client sends."""
+    replies: list[tuple[int, int, bytes | None]] = field(default_factory=list)
+    """Operation, result, and the output of an execute."""
+    changes: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def step(self, kind: str, what: object) -> None:
+        match kind, what:
+            case "subscribe", bytes(key):
+                self.sent += frames.keyed_request(frames.SUBSCRIBE, key)
+                self.replies.append((frames.SUBSCRIBE, int(key in self.table), None))
+                self.subscribed |= {key} & set(KEYS)
+            case "unsubscribe", bytes(key):
+                self.sent += frames.keyed_request(frames.UNSUBSCRIBE, key)
+                self.replies.append((frames.UNSUBSCRIBE, int(key not in self.subscribed), None))
+                self.subscribed.discard(key)
+            case "write", list(given):
+                self._execute(b"WRITE [" + b"".join(b"(%b,%b)" % pair for pair in given) + b"]\n")
+                self.table |= dict(given)
+                # One naming, the first, is its place; one value, the last, is its own.
+                self._tell(dict(given))
+            case "delete", list(given):
+                there = [key for key in dict.fromkeys(given) if key in self.table]
+                missing = sorted(set(given) - set(there)) + [
+                    key for key in KEYS for _ in range(given.count(key) - 1)
+                ]
+                line = b"".join(b"(%b,KVSMISSING)" % key for key in sorted(missing))
+                self._execute(
+                    b"DELETE [" + b",".join(given) + b"]", b"[" + line + b"]\n" if line else b""
+                )
+                for key in there:
+                    del self.table[key]
+                self._tell(dict.fromkeys(there, frames.DELETED))
+            case "read", list(given):
+                line = b"".join(
+                    b"(%b,%b)" % (key, self.table.get(key, b"KVSERROR")) for key in sorted(given)
+                )
+                self._execute(b"READ [" + b",".join(given) + b"]", b"[" + line + b"]\n")
+            case "nonsense", bytes(script):
+                self._execute(script.replace(b"\n", b"!"), b"", 1)
+            case _:
+                length = frames.SCRIPT_BYTES + 1
+                self.sent += bytes([frames.EXECUTE]) + length.to_bytes(4, "little")
+                self.sent += bytes([frames.DISCONNECT]) * length  # it means nothing in there
+                self.replies.append((frames.EXECUTE, 1, b""))
+
+    def _execute(self, script: bytes, output: bytes = b"", result: int = 0) -> None:
+        self.sent += frames.execute_request(script)
+        self.replies.append((frames.EXECUTE, result, output))
+
+    def _tell(self, changes: dict[bytes, bytes]) -> None:
+        self.changes += [change for change in changes.items() if change[0] in self.subscribed]
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps, st.data())
+def test_a_session_beside_the_model(given: list[Step], data: st.DataObject) -> None:
+    model = Model()
+    for kind, what in given:
+        model.step(kind, what)
+    model.sent += bytes([frames.DISCONNECT]) + os.urandom(3)
+    with serving() as served:
+        client = Client(served, "c").connected()
+        for piece in data.draw(cut(model.sent)):
+            left = memoryview(piece)
+            while left:
+                left = left[os.write(client.open["req"], left) :]
+        for operation, result, output in model.replies:
+            if operation == frames.EXECUTE:
+                got, out, errors = client.executed()
+                assert (got, out, bool(errors)) == (result, output, bool(result))
+            else:
+                assert client.reply() == (operation, result)
+        assert client.reply() == (frames.DISCONNECT, 0)
+        assert client.at_end("resp")
+        assert [client.change() for _ in model.changes] == model.changes
+        client.close("req")
+        assert client.at_end("not")
+        assert served.store.items() == sorted(model.table.items())
+        client.close()

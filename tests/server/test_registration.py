@@ -1,0 +1,174 @@
+"""The registration pipe, whatever is written to it, put in its place, or done beside it."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvs.errors import RegistrationUnusable
+from kvs.server.registration import RegistrationPipe
+from kvs.settings import ServerSettings
+from kvs.wire import fifos, frames
+from tests.server.raw import Client, open_within, send, serving
+from tests.tools import NOBODY, until
+
+
+@pytest.mark.parametrize("garbage", [b"\0", b"\1", b"\1/none\0"])
+def test_sessions_are_served_beside_somebody_who_never_stops_writing_garbage(
+    garbage: bytes,
+) -> None:
+    program = (
+        "import os, sys\n"
+        "end = os.open(sys.argv[1], os.O_WRONLY)\n"
+        "print(flush=True)\n"
+        "while True: os.write(end, eval(sys.argv[2]) * 4096)\n"
+    )
+    with serving() as served:
+        client = Client(served, "c").connected()
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(served.path), repr(garbage)],
+            stdout=subprocess.PIPE,
+        ) as writer:
+            try:
+                assert writer.stdout is not None
+                assert writer.stdout.readline() == b"\n"
+                for _ in range(20):
+                    assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
+            finally:
+                writer.kill()
+        again = Client(served, "again").connected()
+        assert again.subscribe(b"a") == 0
+
+
+def test_no_good_connect_is_lost_between_random_bytes() -> None:
+    rng = random.Random(1)
+    with serving() as served:
+        lure = Client(served, "lure").make().frame()
+        for number in range(100):
+            client = Client(served, f"c{number}").make()
+            noise = rng.randbytes(rng.randrange(300)) + lure[: rng.randrange(40)]
+            send(served, noise + client.frame() + noise[:7])
+            client.opens("resp", "not", "req")
+            assert client.reply() == (frames.CONNECT, 0)
+            client.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make pipes of others")
+@pytest.mark.parametrize("mode", [0o600, 0o622])
+def test_pipes_of_others_are_served_only_where_they_are_let_in(mode: int) -> None:
+    with serving(ServerSettings(fifo_mode=mode)) as served:
+        mixed, theirs = (Client(served, name).make() for name in ("mixed", "theirs"))
+        os.chown(mixed.path("resp"), NOBODY, NOBODY)
+        for which in ("req", "resp", "not"):
+            os.chown(theirs.path(which), NOBODY, NOBODY)
+        mixed.register()
+        theirs.register()
+        ours = Client(served, "ours").connected()
+        assert served.server.sessions == (1 if mode == 0o600 else 2)
+        for which in ("req", "resp", "not"):  # nobody has it open but us
+            reader = os.open(mixed.path(which), os.O_RDONLY | os.O_NONBLOCK)
+            assert os.read(reader, 1) == b""
+            os.close(reader)
+        if mode != 0o600:
+            theirs.opens("resp", "req", "not")
+            assert theirs.reply() == (frames.CONNECT, 0)
+        assert ours.subscribe(b"a") == 0
+
+
+def test_something_else_in_its_place_is_left_alone_and_sessions_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kvs.server.server.LOOK_SECONDS", 0.01)
+    with serving(ServerSettings(sessions=1)) as served:
+        first = Client(served, "a").connected()
+        waiting = Client(served, "b").make().register()
+        first.execute(b"READ [a]\n")  # so the connect has been read
+        (served.folder / "precious").write_text("precious")
+        (served.folder / "precious").rename(served.path)
+        until(lambda: "something else than a pipe is there" in caplog.text)
+        # The one that waited may get the descriptor that the pipe had.
+        first.close()
+        waiting.opens("resp", "not", "req")
+        assert waiting.reply() == (frames.CONNECT, 0)
+        for _ in range(20):
+            waiting.execute(b"WAIT 10\n")
+        assert caplog.text.count("something else than a pipe is there") == 1
+        assert served.path.read_text() == "precious"
+        served.path.unlink()
+        until(lambda: served.path.exists() and served.path.is_fifo())
+        waiting.close()
+        assert Client(served, "c").connected().subscribe(b"a") == 0
+
+
+def test_connects_that_had_come_to_one_that_is_removed_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving() as served:
+        live = Client(served, "live").connected()
+        clients = [Client(served, f"c{number}").make() for number in range(100)]
+        registration = open_within(served.path, os.O_WRONLY)
+        os.write(registration, b"".join(client.frame() for client in clients))
+        served.path.unlink()
+        for client in clients:
+            client.opens("resp", "not", "req")
+            assert client.reply() == (frames.CONNECT, 0)
+            client.close()
+        os.close(registration)
+        assert live.subscribe(b"a") == 0
+
+
+def test_of_two_servers_that_start_at_the_same_moment_one_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = os.fsencode(tmp_path / "reg")
+    other = RegistrationPipe(path, 0o600)
+    make = fifos.make
+
+    def made(path: bytes, mode: int) -> None:
+        make(path, mode)
+        monkeypatch.setattr(fifos, "make", make)
+        other.make()  # it takes what was made, and is not open yet, for one left behind
+
+    monkeypatch.setattr(fifos, "make", made)
+    with pytest.raises(RegistrationUnusable, match="a server is already there"):
+        RegistrationPipe(path, 0o600).make()
+    assert not other.is_gone()
+    other.close(remove=True)
+
+
+def test_one_that_cannot_be_opened_for_want_of_descriptors_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: fifos.Fifo) -> int:
+        raise OSError(24, os.strerror(24))
+
+    monkeypatch.setattr(fifos.Fifo, "open_for_reading", fail)
+    with pytest.raises(RegistrationUnusable, match="Too many open files"):
+        RegistrationPipe(os.fsencode(tmp_path / "reg"), 0o600).make()
+
+
+def test_a_client_that_disconnected_may_connect_again_at_once_with_the_same_pipes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kvs.server.session.LEAVING_SECONDS", 3600)
+    with serving() as served:
+        client = Client(served, "c").connected()
+        for _ in range(3):
+            client.send(bytes([frames.DISCONNECT]))
+            assert client.reply() == (frames.DISCONNECT, 0)
+            assert client.at_end("resp")
+            client.close("resp")
+            client.register().opens("resp")
+            assert client.reply() == (frames.CONNECT, 0)
+            assert client.subscribe(b"a") == 0
+
+
+def test_a_session_that_is_served_keeps_its_pipes(caplog: pytest.LogCaptureFixture) -> None:
+    with serving() as served:
+        client = Client(served, "c").connected()
+        send(served, client.frame())
+        until(lambda: "its pipes are in use" in caplog.text)
+        assert client.subscribe(b"a") == 0

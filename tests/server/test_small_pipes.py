@@ -1,0 +1,24 @@
+"""Where the kernel's budget for pipes is used up (pipe-user-pages-soft, pipe(7))."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.server.raw import SECONDS
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a user whose budget may be used up")
+def test_every_promise_holds_on_pipes_of_a_page_or_two_and_they_are_told_once() -> None:
+    uid = 20_000 + os.getpid() % 40_000  # others may run this at the same time
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.server.small_pipes", str(uid)],
+        capture_output=True,
+        text=True,
+        timeout=10 * SECONDS,
+        check=False,
+    )
+    if done.stdout == "no budget\n":
+        pytest.skip("there is no budget for pipes here")
+    assert (done.stdout, done.stderr, done.returncode) == ("all well\n", "", 0)
