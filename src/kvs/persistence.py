@@ -17,7 +17,8 @@ from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder
 from kvs.journal.form import Head, Kind
 from kvs.journal.log import Log
-from kvs.journal.recovery import Reader, Torn
+from kvs.journal.progress import Jobs, came_to
+from kvs.journal.recovery import Found, Reader, Torn
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
 
@@ -45,17 +46,15 @@ def show_nobody(_done: int, _all: int) -> None:
     """Drop it."""
 
 
-def fill(engine: Engine, folder: Folder, progress: ShowProgress = show_nobody) -> Reader:
-    """Fill a new `engine` with what `folder` holds; return what read it.
+def fill(engine: Engine, jobs: Jobs, folder: Folder, progress: ShowProgress = show_nobody) -> Found:
+    """Fill a new `engine`, and `jobs`, with what `folder` holds; return what was found.
 
     Raises:
         DataDamaged: something does not prove itself.
         DataUnusable: the directory cannot be read.
 
     """
-    reader = Reader(folder, _Target(engine), lambda _: None, progress)
-    reader.read()
-    return reader
+    return Reader(folder, _Target(engine), jobs.take_in, progress).read()
 
 
 class _Target:
@@ -97,6 +96,8 @@ class Persistence:
         """
         self._settings = settings
         self._engine = engine
+        self.jobs = Jobs()
+        """How far jobs came; guarded as `add` is."""
         self._folder = Folder.make(path)
         self._folder.__enter__()
         try:
@@ -116,7 +117,7 @@ class Persistence:
             self._snapshot_bytes = 0
             self.recovered = Recovered(0, 0, 0, time.perf_counter() - began, None)
         else:
-            found = fill(self._engine, self._folder, progress).found
+            found = fill(self._engine, self.jobs, self._folder, progress)
             segment = self._folder.go_on(self._disk, found.segments[-1], found.chain, found.end)
             self._folder.remove_older(self._disk, found.segments[0])
             store, revision = found.store, found.revision
@@ -150,8 +151,20 @@ class Persistence:
         for each in effects:
             texts.append(each.lines)
             changes += each.count
-        if changes or then is not None:
+            if each.job is not None:
+                self.jobs[each.job].came_to(each.offset, each.output)
+                texts.append(came_to(each.job, each.offset, each.output))
+        if texts:
             self.log.add(b"".join(texts), changes, then)
+
+    def note(self, lines: bytes) -> None:
+        """Put comments about jobs into the journal.
+
+        Raises:
+            JournalFailed: nothing is written any more.
+
+        """
+        self.log.add(lines, 0)
 
     def close(self) -> None:
         """Write what has been added, and let others have the directory."""
@@ -190,7 +203,8 @@ class Persistence:
         number = self.log.begin_segment()
         head = Head(Kind.SNAPSHOT, number, instant.revision, self._store)
         draft.rename(head.name)
-        draft.fork(instant.revision, len(instant), lambda: _snapshot(head, instant))
+        lines = chain(self.jobs.lines(), instant.writes())
+        draft.fork(instant.revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
         return number
 
     def finish_compaction(self, draft: Draft, number: int) -> Written:
@@ -208,12 +222,12 @@ class Persistence:
         return written
 
 
-def _snapshot(head: Head, instant: Instant) -> Iterator[bytes]:
+def _snapshot(head: Head, lines: Iterable[bytes], pairs: int) -> Iterator[bytes]:
     """Yield a snapshot's file, in the child."""
     first = head.encode()
     yield first
     _, _, checksum = form.decode_head(first)
-    for body in chain(_bodies(instant.writes()), [form.encode_end(len(instant))]):
+    for body in chain(_bodies(lines), [form.encode_end(pairs)]):
         header, checksum = form.encode_header(checksum, head.revision, head.revision, body)
         yield header
         yield body
