@@ -1,6 +1,7 @@
 """``kvs serve`` as a process: its pipe, its jobs, its signals."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -89,6 +90,26 @@ def test_jobs_that_come_later_are_run_once_each_and_with_once_they_are_not() -> 
         assert client.execute(b"READ [b]\n") == (0, b"[(b,KVSERROR)]\n", b"")
         assert server.end()[0] == 0
         assert not (server.jobs / "b.out").exists()
+
+
+def test_sessions_go_on_while_the_jobs_directory_is_away() -> None:
+    with serving() as server:
+        client = Client(server, "c").connected()
+        client.subscribe(b"a")
+        server.jobs.rename(server.folder / "away")
+        (server.folder / "away" / "a.job").write_text("WRITE [(a,1)]\n")
+        assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
+        (server.folder / "away").rename(server.jobs)
+        assert client.change() == (b"a", b"1")
+        shutil.rmtree(server.jobs)
+        assert client.execute(b"READ [a]\n") == (0, b"[(a,1)]\n", b"")
+        server.jobs.mkdir()
+        (server.jobs / "a.job").write_text("WRITE [(a,2)]\n")
+        assert client.change() == (b"a", b"2")
+        status, log = server.end()
+        assert status == 0
+        assert "it is gone" in log
+        assert "it is back" in log
 
 
 def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
