@@ -1,5 +1,6 @@
 # make          set up .venv and install
 # make run      run the example jobs and show what came of them
+# make demo     play a server, two clients, and a job that is dropped in
 # make test     every test, lint and type check
 # make stress   the tests that take minutes
 # make bench    measure, and write the table in docs/benchmarks.md
@@ -9,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: all run test stress lint bench clean
+.PHONY: all run demo test stress lint bench clean
 
 all: .venv/installed
 
@@ -22,6 +23,9 @@ all: .venv/installed
 
 run: .venv/installed
 	@examples/show $(BIN)/kvs
+
+demo: .venv/installed
+	@examples/demo $(BIN)/kvs
 
 test: lint
 	$(BIN)/pytest --numprocesses 2

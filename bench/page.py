@@ -20,7 +20,8 @@ def written(outcomes: Mapping[str, Outcome]) -> str:
     goals = [goal for outcome in outcomes.values() for goal in outcome.goals]
     if goals:
         parts.append("Goals:\n\n" + "\n".join(map(_goal, goals)))
-    parts += [remark for outcome in outcomes.values() for remark in outcome.remarks]
+    remarks = (remark for outcome in outcomes.values() for remark in outcome.remarks)
+    parts += dict.fromkeys(remarks)  # several may say the same
     return "\n\n".join(parts) + "\n"
 
 

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context
-from typing import ParamSpec, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,3 +47,26 @@ def in_fresh_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
             for child in active_children():
                 child.kill()
             raise
+
+
+@contextmanager
+def beside(
+    function: Callable[Concatenate["Connection[Any, Any]", P], None],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Iterator["Connection[Any, Any]"]:
+    """Run `function` in a new interpreter meanwhile; what it is given first leads to what we get.
+
+    It is killed where the block is left. If it fails, waiting for a word of it raises `EOFError`.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=function, args=(theirs, *args), kwargs=kwargs)
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        process.kill()
+        process.join()
+        ours.close()

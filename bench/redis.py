@@ -60,8 +60,59 @@ def _request(line: bytes) -> bytes:
         words = [b"MSET", *body[1:-1].replace(b")(", b",").split(b",")]
     else:
         words = [b"MGET" if command == b"READ" else b"DEL", *body.split(b",")]
+    return encoded(*words)
+
+
+def encoded(*words: bytes) -> bytes:
+    """Return a request of these words in the Redis serialization protocol."""
     bulk = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
     return b"*%d\r\n%b" % (len(words), bulk)
+
+
+def message(channel: bytes, payload: bytes) -> bytes:
+    """Return what a subscriber gets for a payload: it has the form of a request."""
+    return encoded(b"message", channel, payload)
+
+
+class Connection:
+    """A connection by the bare socket, for one thread; it is closed where the block is left."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def ask(self, *words: bytes, reply: bytes) -> None:
+        """Send a request and wait for its reply, which is known.
+
+        Raises:
+            RedisFailed: it is another.
+
+        """
+        self.socket.sendall(encoded(*words))
+        self.expect(reply)
+
+    def expect(self, data: bytes) -> None:
+        """Read as many bytes as `data` has.
+
+        Raises:
+            RedisFailed: they are others.
+
+        """
+        found = self.socket.recv(len(data), socket.MSG_WAITALL)
+        if found != data:
+            raise RedisFailed(f"Redis answered {found!r}, not {data!r}")
+
+    def subscribe(self, channel: bytes, before: int = 0) -> None:
+        """Subscribe to a channel; this connection is to so many others `before`."""
+        confirmed = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:%d\r\n"
+        reply = confirmed % (len(channel), channel, before + 1)
+        self.ask(b"SUBSCRIBE", channel, reply=reply)
 
 
 class Redis:

@@ -24,6 +24,19 @@ class Scale:
     pairs: int
     """Pairs in a table that is shown or backed up."""
     small_jobs: int
+    pings: int
+    """Messages sent one after the other, in each turn."""
+    subscribers: tuple[int, ...]
+    changes: int
+    """Changes told to each of the subscribers."""
+    many_sessions: int
+    many_changes: int
+    """Changes told to each of so many sessions."""
+    requests: int
+    """Requests of one session, in each turn."""
+    connects: int
+    busy_requests: int
+    """Requests of one session while jobs run."""
 
 
 FULL = Scale(
@@ -36,6 +49,14 @@ FULL = Scale(
     table_commands=50_000,
     pairs=1_000_000,
     small_jobs=10_000,
+    pings=500,
+    subscribers=(1, 10, 100),
+    changes=20_000,
+    many_sessions=1_000,
+    many_changes=1_000,
+    requests=5_000,
+    connects=300,
+    busy_requests=100,
 )
 
 QUICK = Scale(
@@ -48,4 +69,12 @@ QUICK = Scale(
     table_commands=500,
     pairs=20_000,
     small_jobs=50,
+    pings=20,
+    subscribers=(1, 3),
+    changes=200,
+    many_sessions=20,
+    many_changes=50,
+    requests=100,
+    connects=5,
+    busy_requests=5,
 )

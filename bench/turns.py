@@ -41,3 +41,8 @@ class Turns:
         figures = [figure / per for figure in self.figures[name]]
         least, most = duration(min(figures)), duration(max(figures))
         return f"{duration(median(figures))} ({least} to {most})"
+
+    def rate(self, name: str, count: float) -> str:
+        """Write the median of so many things in each of the seconds called `name`, a second."""
+        rates = [count / figure for figure in self.figures[name]]
+        return f"{median(rates):,.0f} a second ({min(rates):,.0f} to {max(rates):,.0f})"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +14,12 @@ def often_switching() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def kvs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a program called `kvs` that is this package, alone in its folder."""
+    program = tmp_path_factory.mktemp("bin") / "kvs"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kvs "$@"\n')
+    program.chmod(0o700)
+    return program

@@ -1,8 +1,13 @@
 """The bench works; what it measures here means nothing."""
 
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+
+import pytest
+from bench.listeners import listening
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +29,15 @@ def test_every_row_can_be_measured() -> None:
         "BACKUP",
         "empty directory",
         "jobs of",
+        "from a WRITE to its notification",
+        "through a bare named pipe",
+        "notifications to 1 session",
+        "notifications to 20 sessions at once",
+        "connects: ",
+        "subscribes of one session",
+        "beside no session",
+        "beside 100 idle sessions",
+        "while 2 jobs run flat out",
     ):
         assert row in done.stdout
     assert "Goals" not in done.stdout
@@ -40,3 +54,26 @@ def test_the_workload_is_the_same_for_the_same_arguments(tmp_path: Path) -> None
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
     assert one[0].read_bytes() != one[1].read_bytes()
     assert one[0].read_bytes().count(b"\n") == 50
+
+
+def test_a_byte_that_is_missing_twice_or_out_of_order_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+
+    def heard(data: bytes) -> None:
+        pipe = os.open(path, os.O_RDWR)  # so that neither side waits for the other to open it
+        try:
+            with listening(partial(opened, path)) as listen:
+                assert listen(b"one two three", lambda: os.write(pipe, data)) > 0
+        finally:
+            os.close(pipe)
+
+    heard(b"one two three")
+    for wrong in (b"one three", b"one two two", b"two one three"):
+        with pytest.raises(EOFError):
+            heard(wrong)
+
+
+def opened(path: Path) -> list[int]:
+    """Return what the listening process listens to."""
+    return [os.open(path, os.O_RDONLY)]

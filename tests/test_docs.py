@@ -51,13 +51,9 @@ def type_in(typed: list[str], directory: Path, path: str) -> list[str]:
 
 
 @pytest.fixture
-def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+def path(kvs: Path) -> str:
     """A PATH on which `kvs` is this package."""
-    folder = tmp_path_factory.mktemp("bin")
-    program = folder / "kvs"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kvs "$@"\n')
-    program.chmod(0o700)
-    return f"{folder}:{os.environ['PATH']}"
+    return f"{kvs.parent}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize("page", PAGES)

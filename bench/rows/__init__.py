@@ -3,7 +3,11 @@
 from collections.abc import Callable
 
 from bench.figures import Outcome
+from bench.rows.changes import changes, many_sessions
+from bench.rows.idle import idle_sessions
 from bench.rows.jobs import small_jobs
+from bench.rows.latency import latency
+from bench.rows.requests import busy, requests
 from bench.rows.run import run
 from bench.rows.snapshots import backup, show
 from bench.rows.start import start
@@ -20,4 +24,10 @@ MEASURES: dict[str, Measure] = {
     "backup": backup,
     "start": start,
     "small-jobs": small_jobs,
+    "latency": latency,
+    "changes": changes,
+    "many-sessions": many_sessions,
+    "requests": requests,
+    "idle-sessions": idle_sessions,
+    "busy": busy,
 }

@@ -1,16 +1,13 @@
 """Many jobs of one line: what a job costs beside its commands."""
 
 import os
-import tempfile
 
 from bench import floor
 from bench.figures import Outcome, Row, duration, times
+from bench.folders import IN_MEMORY, memory_is_usable, short_folder
 from bench.processes import KVS, PYTHON, timed, timing
 from bench.scale import Scale
 from bench.turns import Turns
-
-_IN_MEMORY = "/dev/shm"
-"""Where Linux keeps files in memory (tmpfs(5), shm_overview(7))."""
 
 
 def small_jobs(scale: Scale, directory: str) -> Outcome:
@@ -19,10 +16,10 @@ def small_jobs(scale: Scale, directory: str) -> Outcome:
     In memory where that can be: how long a disk takes for so many small files differs by ten
     times from turn to turn, and hides what the programs take.
     """
-    if os.access(_IN_MEMORY, os.W_OK | os.X_OK):
-        with tempfile.TemporaryDirectory(prefix="kvs-bench-", dir=_IN_MEMORY) as in_memory:
+    if memory_is_usable():
+        with short_folder() as in_memory:
             return Outcome(_rows(scale, in_memory, "on files in memory"))
-    remark = f"Small jobs were measured on disk: {_IN_MEMORY} cannot be used."
+    remark = f"Small jobs were measured on disk: {IN_MEMORY} cannot be used."
     return Outcome(_rows(scale, directory, "on files on disk"), remarks=[remark])
 
 

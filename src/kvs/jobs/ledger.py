@@ -26,13 +26,14 @@ class Version(NamedTuple):
     digest: bytes | None = None
     """None if it could not be read to its end."""
 
-    def same_file(self, other: "Version") -> bool:
-        """Tell whether both are of one file, of one size."""
-        return self[:3] == other[:3]
-
-    def same_times(self, other: "Version") -> bool:
-        """Tell whether nobody even touched the file in between."""
+    def is_untouched_since(self, other: "Version") -> bool:
+        """Tell whether it is the same file, of the same times: its contents need not be read."""
         return self[:5] == other[:5]
+
+    def has_contents_of(self, other: "Version") -> bool:
+        """Tell whether it is the same file, and holds the same, whatever its times are."""
+        same_file = self[:3] == other[:3]
+        return same_file and self.digest is not None and self.digest == other.digest
 
     @classmethod
     def of(cls, found: os.stat_result, digest: bytes | None = None) -> Self:
