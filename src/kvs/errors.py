@@ -68,6 +68,16 @@ class JobFailed(KvsError):
 
 
 @dataclass(eq=False)
+class JobStartsOver(KvsError):
+    """A job that was not done, and cannot be gone on with. It is no failure."""
+
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: it has changed since it was last worked at: it starts over"
+
+
+@dataclass(eq=False)
 class SnapshotFailed(KvsError):
     """A snapshot that was not written. Nothing stands under its final name but what was there."""
 

@@ -136,6 +136,11 @@ class Persistence:
         self.log.start()
 
     @property
+    def syncs(self) -> bool:
+        """Whether the journal is ever synced, but by the kernel."""
+        return self._settings.fsync != "never"
+
+    @property
     def shown(self) -> str:
         """How a person is told of the directory."""
         return self._folder.shown(b"").rstrip("/") or "/"

@@ -27,6 +27,8 @@ class Settings:
     """Jobs running at the same time, at most."""
     backups: int = 2
     """Snapshots being written at the same time, at most, over all jobs."""
+    resume: bool = False
+    """Whether to go on with jobs that a data directory knows, but for those that are done."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "backups"):

@@ -19,6 +19,7 @@ from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
 from kvs.engine.python import PythonEngine
 from kvs.errors import JournalFailed, SnapshotFailed, StoreClosed, StoreNotEmpty, cause, shown
 from kvs.files import check_replaceable, open_directory
+from kvs.journal.progress import Jobs
 from kvs.language import lines
 from kvs.language.faults import checked_word
 from kvs.language.lines import Word
@@ -31,6 +32,9 @@ from kvs.watch import Outbox, Watchers
 log = logging.getLogger("kvs.store")
 
 T = TypeVar("T")
+
+BACKLOG_BYTES = 8 << 20
+"""So much may be on its way to the journal before jobs wait for it."""
 
 Path = str | bytes | os.PathLike[str]
 
@@ -221,7 +225,7 @@ class Store:
             draft = Draft(directory, name, shown(path))
             self.fork_snapshot(draft)
             try:
-                return draft.finish(self._until_safe())
+                return draft.finish(self.until_safe())
             except KeyboardInterrupt:
                 draft.abandon()
                 with contextlib.suppress(SnapshotFailed):
@@ -349,12 +353,54 @@ class Store:
         else:
             self._data.log.after(position, call)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is kept in a data directory."""
+        return self._data is not None
+
+    @property
+    def syncs(self) -> bool:
+        """Whether what is kept is ever synced to disk by this program."""
+        return self._data is not None and self._data.syncs
+
+    def keep_pace(self) -> None:
+        """Wait until not too much is on its way to the disk; memory is bounded so.
+
+        Raises:
+            JournalFailed: nothing is written any more.
+
+        """
+        if self._data is not None and self._data.log.waiting_bytes > BACKLOG_BYTES:
+            self.wait_until_safe(self.position())
+
+    def note(self, change: Callable[[Jobs], bytes]) -> None:
+        """Change what is known of jobs, and put the lines that `change` returns into the journal.
+
+        For a store that is kept in a data directory.
+
+        Raises:
+            JournalFailed: nothing is written any more.
+
+        """
+        if self._data is None:
+            raise ValueError("a store in memory keeps no notes")
+        with self._handing_on:
+            self._take_in(self._engine.take_effects())
+            if lines_of_it := change(self._data.jobs):
+                self._data.note(lines_of_it)
+
     def _safe(self, found: T) -> T:
         """Return what was found, once it may be shown."""
         self.wait_until_safe(self.position())
         return found
 
-    def _until_safe(self) -> Callable[[], None]:
+    def until_safe(self) -> Callable[[], None]:
+        """Return what waits until all may be shown that has been carried out by now.
+
+        Raises:
+            JournalFailed: it never may.
+
+        """
         position = self.position()
         return lambda: self.wait_until_safe(position)
 

@@ -158,7 +158,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _row(job: JobReport) -> tuple[str, ...]:
-    written = sum(snapshot.written is not None for snapshot in job.snapshots)
+    written = sum(not snapshot.failed for snapshot in job.snapshots)
     lost = len(job.snapshots) - written
     return (
         shown(job.name),

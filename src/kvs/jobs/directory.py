@@ -101,8 +101,10 @@ class JobsDirectory:
         except OSError as error:
             raise JobFailed(self.shown(name + JOB), f"cannot open it: {cause(error)}") from error
 
-    def open_output(self, name: bytes, job: int) -> int:
-        """Open and empty the output of the job `name`, open as `job`; return the descriptor.
+    def open_output(self, name: bytes, job: int, keep: int = 0) -> int:
+        """Open the output of the job `name`, open as `job`; return the descriptor.
+
+        Only its first `keep` bytes stay, and what is written is put behind them.
 
         The directory must have been locked.
         It must be a file of its own: no link, no second name of another file, nobody else's.
@@ -113,7 +115,7 @@ class JobsDirectory:
         """
         if self._not_locked is not None:
             raise self._output_refused(name, self._not_locked)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND
         try:
             output = open_regular(name + OUTPUT, flags, self.descriptor)
         except OSError as error:
@@ -122,16 +124,30 @@ class JobsDirectory:
             raise self._output_refused(name, reason) from error
         found = os.fstat(output)
         refusal = _not_its_own(found, os.fstat(job))
+        if found.st_size < keep:
+            refusal = "it is shorter than it was; to start the job over, touch it"
         if refusal is None:
             try:
-                if found.st_size:  # on a new file this would only make close slower
-                    os.ftruncate(output, 0)
+                if found.st_size > keep:  # on a new file this would only make close slower
+                    os.ftruncate(output, keep)
             except OSError as error:
                 refusal = cause(error)
             else:
                 return output
         os.close(output)
         raise self._output_refused(name, refusal)
+
+    def sync(self) -> None:
+        """Make the names in the directory durable.
+
+        Raises:
+            JobFailed: the system could not.
+
+        """
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            raise JobFailed(shown(self.path), f"cannot sync it: {cause(error)}") from error
 
     def _output_refused(self, name: bytes, reason: str) -> JobFailed:
         return JobFailed(self.shown(name + OUTPUT), f"cannot open the output: {reason}")

@@ -1,25 +1,29 @@
 """One job: its file read in blocks, its commands carried out, its output written as it goes."""
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from threading import Event
 
-from kvs.engine.boundary import Pause, Reason
+from kvs.engine.boundary import BUDGET, Pause, Reason
 from kvs.errors import (
     BackupFailed,
     InvalidCommand,
     JobFailed,
+    JobStartsOver,
+    JournalFailed,
     KvsError,
     SnapshotFailed,
     cause,
 )
-from kvs.files import write_all
 from kvs.jobs.blocks import line_blocks
+from kvs.jobs.course import SYNCED_BYTES, Course, begin
 from kvs.jobs.directory import BACKUP, JOB, OUTPUT, JobsDirectory
+from kvs.jobs.output import Output
 from kvs.jobs.report import JobReport, SnapshotReport, State
 from kvs.jobs.snapshots import Snapshots
+from kvs.language import grammar
+from kvs.language.faults import Fault, faults
 from kvs.snapshot.write import Draft, Written
 from kvs.store import Store
 
@@ -43,6 +47,7 @@ class Job:
         store: Store,
         snapshots: Snapshots,
         stopping: Event,
+        resume: bool,
         tell: Tell,
     ) -> None:
         self._name = name
@@ -50,11 +55,10 @@ class Job:
         self._store = store
         self._snapshots = snapshots
         self._stopping = stopping
+        self._resume = resume
         self._tell = tell
         self._lines = 0
         """Lines carried out so far."""
-        self._written = 0
-        """Bytes of output written so far."""
         self.report = JobReport(name, directory.shown(name + JOB))
 
     def run(self, file: int | None = None) -> None:
@@ -65,10 +69,12 @@ class Job:
         began = time.perf_counter()
         self.report.state = State.RUNNING
         try:
-            finished = self._open_and_run(file)
-            self.report.state = State.DONE if finished else State.STOPPED
+            self.report.state = self._open_and_run(file)
         except JobFailed as failure:
             self._fail(failure)
+        except JournalFailed as failure:
+            reason = f"what it did after revision {failure.revision} is not kept"
+            self._fail(JobFailed(self.report.file, f"the journal failed, and {reason}"))
         except MemoryError:
             self._fail(JobFailed(self.report.file, "there was not enough memory to go on"))
         self.report.seconds = time.perf_counter() - began
@@ -78,37 +84,110 @@ class Job:
         self.report.failure = str(failure)
         self._tell(failure)
 
-    def _open_and_run(self, file: int | None) -> bool:
+    def _open_and_run(self, file: int | None) -> State:
         job = self._directory.open_job(self._name) if file is None else file
         try:
-            output = self._directory.open_output(self._name, job)
+            course = begin(
+                self._store, self._directory.descriptor, self._name, job, resume=self._resume
+            )
+            if course is not None and course.was_done:
+                return State.DONE_BEFORE
+            if course is not None and course.changed:
+                self._tell(JobStartsOver(self.report.file))
+            output = self._open_output(job, course)
             try:
-                return self._run_scripts(job, output)
+                finished = self._run_scripts(job, output, course)
+                output.settle()
+                if finished and course is not None:
+                    self._end(output, course)
             finally:
-                self._close(output)
+                output.close()
         finally:
             os.close(job)
+        return State.DONE if finished else State.STOPPED
 
-    def _run_scripts(self, job: int, output: int) -> bool:
+    def _open_output(self, job: int, course: Course | None) -> Output:
+        """Open the output; of a job that is gone on with, it is made what it was."""
+        keep = 0 if course is None else course.synced
+        file = self._directory.open_output(self._name, job, keep)
+        output = Output(file, self._directory.shown(self._name + OUTPUT), self._store, keep)
+        if course is not None and course.output:
+            try:
+                output.put(course.output)
+                output.settle()
+            except BaseException:
+                output.close()
+                raise
+        return output
+
+    def _end(self, output: Output, course: Course) -> None:
+        """Note that it is done, with its output on disk."""
+        if self._store.syncs and output.size:
+            output.sync()
+            self._directory.sync()
+        course.done()
+
+    def _run_scripts(self, job: int, output: Output, course: Course | None) -> bool:
         """Run to the end, True, or to a stop, False."""
         scripts = line_blocks(job)
+        base = 0
+        before = 0 if course is None else course.offset
         while script := self._next(scripts):
-            offset = 0
+            offset = min(max(0, before - base), len(script))
+            if offset:
+                self._pass_over(script[:offset], course)
             while offset < len(script):
                 if self._stopping.is_set():
                     return False
-                pause = self._store.execute(script, offset)
-                self._account(script, offset, pause)
-                self._write(output, pause.output)
+                mark = None if course is None else course.mark(base)
+                pause = self._store.execute(script, offset, BUDGET, mark)
+                self._account(script, offset, pause.offset, pause.faults)
+                self.report.commands += pause.commands
+                output.put(pause.output)
                 offset = pause.offset
-                if pause.reason is Reason.WAIT:
-                    if self._stopping.wait(pause.milliseconds / 1000):
-                        return False
-                elif pause.reason is Reason.BACKUP:
-                    line = self._lines + (script[offset - 1] != NEWLINE)
-                    if not self._backup(line):
-                        return False
+                line = self._lines + (script[offset - 1] != NEWLINE)
+                if not self._carry_out(pause, line, output, course):
+                    return False
+                if course is not None:
+                    if pause.untold is not None:
+                        course.came_to(base + offset, pause.untold)
+                    self._keep_up(output, course)
+            base += len(script)
         return True
+
+    def _carry_out(self, pause: Pause, line: int, output: Output, course: Course | None) -> bool:
+        """Carry out what the engine leaves to its host; return False if stopped meanwhile."""
+        if pause.reason is Reason.WAIT:
+            output.settle()
+            return not self._stopping.wait(pause.milliseconds / 1000)
+        if pause.reason is Reason.BACKUP:
+            output.settle()
+            return self._backup(line, course)
+        return True
+
+    def _keep_up(self, output: Output, course: Course) -> None:
+        """Bound what is on its way to the journal, and the output that it has to keep."""
+        self._store.keep_pace()
+        if output.size - course.synced > SYNCED_BYTES:
+            if self._store.syncs:
+                output.sync()
+            course.synced_to(output.size)
+
+    def _pass_over(self, script: bytes, course: Course | None) -> None:
+        """Take in lines that were carried out before; their errors were told then."""
+        self.report.commands += grammar.count_commands(script)
+        for match in grammar.LINE.finditer(script):
+            if match.lastindex == grammar.BACKUP:
+                line = self._lines + script.count(b"\n", 0, match.start()) + 1
+                self._backup_before(line, course)
+        self._account(script, 0, len(script), faults(script), tell=False)
+
+    def _backup_before(self, line: int, course: Course | None) -> None:
+        report = self._snapshot_report(line)
+        if course is not None and report.number not in course.snapshots:
+            self._lost(report, "it was not finished when the process ended; it is lost")
+        else:
+            report.written_before = True
 
     def _next(self, scripts: Iterator[bytes]) -> bytes:
         try:
@@ -116,54 +195,48 @@ class Job:
         except OSError as error:
             raise JobFailed(self.report.file, f"cannot read it: {cause(error)}") from error
 
-    def _write(self, output: int, text: bytes) -> None:
-        """Append to the output; when that fails, no part of `text` stays in it."""
-        try:
-            write_all(output, text)
-            self._written += len(text)
-        except OSError as error:
-            with contextlib.suppress(OSError):  # what is told is why it could not be written
-                os.ftruncate(output, self._written)
-            name = self._directory.shown(self._name + OUTPUT)
-            raise JobFailed(name, f"cannot write the output: {cause(error)}") from error
-
-    def _close(self, output: int) -> None:
-        """Close the output; some filesystems tell only now that they could not write it."""
-        try:
-            os.close(output)
-        except OSError as error:
-            name = self._directory.shown(self._name + OUTPUT)
-            raise JobFailed(name, f"cannot write the output: {cause(error)}") from error
-
-    def _account(self, script: bytes, start: int, pause: Pause) -> None:
-        self.report.commands += pause.commands
+    def _account(
+        self, script: bytes, start: int, end: int, found: list[Fault], *, tell: bool = True
+    ) -> None:
         counted = start
-        for fault in pause.faults:
+        for fault in found:
             self._lines += script.count(b"\n", counted, fault.offset)
             counted = fault.offset
             error = InvalidCommand(self.report.file, self._lines + 1, fault.column, fault.reason)
-            if self.report.add_error(error):
+            if self.report.add_error(error) and tell:
                 self._tell(error)
-        self._lines += script.count(b"\n", counted, pause.offset)
+        self._lines += script.count(b"\n", counted, end)
 
-    def _backup(self, line: int) -> bool:
+    def _snapshot_report(self, line: int) -> SnapshotReport:
+        number = len(self.report.snapshots) + 1
+        name = snapshot_name(self._name, number)
+        report = SnapshotReport(number, line, self._directory.shown(name))
+        self.report.snapshots.append(report)
+        return report
+
+    def _lost(self, report: SnapshotReport, reason: str) -> None:
+        failure = BackupFailed(self.report.file, report.line, report.number, reason)
+        report.failure = str(failure)
+        self._tell(failure)
+
+    def _backup(self, line: int, course: Course | None) -> bool:
         """Start a snapshot once there is a place for it; return False if stopped before."""
         if not self._snapshots.take_place():
             self.report.commands -= 1
             return False
-        number = len(self.report.snapshots) + 1
-        name = b"%b-%d%b" % (self._name, number, BACKUP)
-        report = SnapshotReport(number, line, self._directory.shown(name))
-        self.report.snapshots.append(report)
+        report = self._snapshot_report(line)
 
         def done(result: Written | SnapshotFailed) -> None:
             if isinstance(result, Written):
                 report.written = result
             else:
-                failure = BackupFailed(self.report.file, line, number, str(result))
-                report.failure = str(failure)
-                self._tell(failure)
+                self._lost(report, str(result))
+            if course is not None:
+                course.ended(report.number, written=isinstance(result, Written))
 
+        name = snapshot_name(self._name, report.number)
+        if course is not None:
+            course.began()
         try:
             draft = Draft(self._directory.descriptor, name, report.file)
         except SnapshotFailed as failure:
@@ -173,9 +246,15 @@ class Job:
         self._snapshots.begin(draft)
         try:
             self._store.fork_snapshot(draft)
+            until_safe = self._store.until_safe()
         except SnapshotFailed as failure:
             self._snapshots.end(draft)
             done(failure)
         else:
-            self._snapshots.finish(draft, done)
+            self._snapshots.finish(draft, until_safe, done)
         return True
+
+
+def snapshot_name(job: bytes, number: int) -> bytes:
+    """Return the name of a job's snapshot."""
+    return b"%b-%d%b" % (job, number, BACKUP)

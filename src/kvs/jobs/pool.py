@@ -29,6 +29,7 @@ class Pool:
     def __init__(self, store: Store, settings: Settings, tell: Tell) -> None:
         self._store = store
         self._tell = tell
+        self._resume = settings.resume
         self._changed = Condition()
         self._work: deque[Work] = deque()
         self._closed = False
@@ -51,6 +52,7 @@ class Pool:
             store=self._store,
             snapshots=self.snapshots,
             stopping=self.stopping,
+            resume=self._resume,
             tell=self._tell,
         )
 
@@ -119,6 +121,8 @@ class Pool:
         try:
             while work := self._take():
                 work()
+                if self._store.failure is not None:
+                    self.stop()
         except BaseException as defect:  # noqa: BLE001  (raised again by who owns the pool)
             self.fail(defect)
 

@@ -22,6 +22,8 @@ class State(StrEnum):
     RUNNING = "running"
     DONE = "done"
     """Every line was carried out or refused as invalid."""
+    DONE_BEFORE = "done before"
+    """It was done when the data directory was opened, and was left alone."""
     STOPPED = "stopped"
     """The run was stopped before its end; its output is complete up to there."""
     FAILED = "failed"
@@ -42,6 +44,13 @@ class SnapshotReport:
     """None if there is no snapshot: it failed, or its child is still at work."""
     failure: str | None = None
     """Why there is none, in one line."""
+    written_before: bool = False
+    """Whether it was written before the process began that goes on with the job."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no snapshot."""
+        return self.written is None and not self.written_before
 
     def as_data(self) -> dict[str, Any]:
         """Return it as the objects of JSON; times are in seconds."""
@@ -50,7 +59,7 @@ class SnapshotReport:
             "number": self.number,
             "line": self.line,
             "file": self.file,
-            "written": written is not None,
+            "written": not self.failed,
             "error": self.failure,
             "revision": written and written.revision,
             "pairs": written and written.pairs,
@@ -99,7 +108,7 @@ class JobReport:
         return (
             self.state is State.FAILED
             or self.invalid > 0
-            or any(snapshot.written is None for snapshot in self.snapshots)
+            or any(snapshot.failed for snapshot in self.snapshots)
         )
 
     def as_data(self) -> dict[str, Any]:

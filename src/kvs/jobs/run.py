@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from kvs.errors import KvsError, shown
+from kvs.jobs.course import forget_gone
 from kvs.jobs.directory import JobsDirectory
 from kvs.jobs.job import Tell
 from kvs.jobs.pool import Pool
@@ -59,13 +60,16 @@ class Run:
             DirectoryUnusable: it is no directory, or cannot be listed or locked.
             DirectoryInUse: another run is at work in it.
             NoThread: not one worker could be started.
+            JournalFailed: the store's journal has failed before.
 
         """
         self._began = time.perf_counter()
         self._directory.__enter__()
         try:
             self._directory.lock()
-            jobs = [self._pool.job(self._directory, name) for name in self._directory.names()]
+            names = self._directory.names()
+            forget_gone(self._store, self._directory.descriptor, names)
+            jobs = [self._pool.job(self._directory, name) for name in names]
             self.report.jobs = [job.report for job in jobs]
             for job in jobs:
                 self._pool.add(job.run)
@@ -91,7 +95,8 @@ class Run:
             self._directory.__exit__(kind, error, traceback)
         self.report.seconds = time.perf_counter() - self._began
         self.report.stopped = self._pool.stopping.is_set()
-        self.report.revision = self._store.revision
+        if self._store.failure is None:
+            self.report.revision = self._store.revision
         if self._pool.defect is not None:
             raise self._pool.defect
 

@@ -1,9 +1,10 @@
 """The snapshots that a run has in flight: their limit, and who waits for their children."""
 
+import contextlib
 from collections.abc import Callable
 from threading import Condition, Thread
 
-from kvs.errors import SnapshotFailed
+from kvs.errors import JournalFailed, SnapshotFailed
 from kvs.snapshot.write import Draft, Written
 
 Done = Callable[[Written | SnapshotFailed], None]
@@ -53,12 +54,16 @@ class Snapshots:
         with self._changed:
             self._in_flight.add(draft)
 
-    def finish(self, draft: Draft, done: Done) -> None:
-        """Wait for the forked `draft` on a thread of its own, tell `done`, give the place back."""
+    def finish(self, draft: Draft, until_safe: Callable[[], None], done: Done) -> None:
+        """Wait for the forked `draft` on a thread of its own, tell `done`, give the place back.
+
+        Its file is put in place after `until_safe`, which waits for what it shows.
+        """
+        arguments = (draft, until_safe, done)
         try:
-            Thread(target=self._finish, args=(draft, done), name="kvs-snapshot").start()
+            Thread(target=self._finish, args=arguments, name="kvs-snapshot").start()
         except RuntimeError:  # no more threads to be had: the caller waits itself
-            self._finish(draft, done)
+            self._finish(*arguments)
 
     def end(self, draft: Draft) -> None:
         """Forget `draft`, and give its place back."""
@@ -66,12 +71,16 @@ class Snapshots:
             self._in_flight.discard(draft)
         self.give_place_back()
 
-    def _finish(self, draft: Draft, done: Done) -> None:
+    def _finish(self, draft: Draft, until_safe: Callable[[], None], done: Done) -> None:
         try:
             try:
-                done(draft.finish())
+                result: Written | SnapshotFailed = draft.finish(until_safe)
             except SnapshotFailed as failure:
-                done(failure)
+                result = failure
+            except JournalFailed as failure:
+                result = SnapshotFailed(draft.shown, str(failure))
+            with contextlib.suppress(JournalFailed):  # it is told to who waits for it
+                done(result)
         except BaseException as defect:  # noqa: BLE001  (raised again where the run is left)
             self._defect(defect)
         finally:

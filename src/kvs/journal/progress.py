@@ -74,6 +74,10 @@ class Job:
         """How long its output is, in bytes."""
         return self.synced + sum(map(len, self.output))
 
+    def is_still(self, version: Version) -> bool:
+        """Tell whether a file is what it was: for a job that is done, its size and time tell."""
+        return self.version[2 if self.done else 0 :] == version[2 if self.done else 0 :]
+
     def synced_to(self, size: int) -> None:
         """Take in that the first `size` bytes of its output are on disk."""
         rest = b"".join(self.output)[size - self.synced :]

@@ -53,7 +53,7 @@ class Draft:
     """
 
     def __init__(self, directory: int, name: bytes, shown: str) -> None:
-        self._shown = shown
+        self.shown = shown
         self._pid = 0
         try:
             self._replacement = Replacement(directory, name)
@@ -78,7 +78,7 @@ class Draft:
                 _child(self._replacement.file, blocks, mask)
         except OSError as error:
             self._replacement.discard()
-            raise SnapshotFailed(self._shown, f"cannot fork: {cause(error)}") from error
+            raise SnapshotFailed(self.shown, f"cannot fork: {cause(error)}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._held = time.perf_counter() - self._began
@@ -99,7 +99,7 @@ class Draft:
         self._pid = 0
         if failure:
             self._replacement.discard()
-            raise SnapshotFailed(self._shown, failure)
+            raise SnapshotFailed(self.shown, failure)
         size = os.fstat(self._replacement.file).st_size
         try:
             until_safe()
@@ -109,9 +109,9 @@ class Draft:
         try:
             commit(self._replacement)
         except NotSynced as error:
-            raise SnapshotNotSynced(self._shown, cause(error)) from error
+            raise SnapshotNotSynced(self.shown, cause(error)) from error
         except OSError as error:
-            raise SnapshotFailed(self._shown, cause(error)) from error
+            raise SnapshotFailed(self.shown, cause(error)) from error
         seconds = time.perf_counter() - self._began
         return Written(self._revision, self._pairs, size, seconds, self._held)
 
