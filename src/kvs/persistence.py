@@ -172,9 +172,16 @@ class Persistence:
         self.log.add(lines, 0)
 
     def close(self) -> None:
-        """Write what has been added, and let others have the directory."""
-        self.log.close()
-        self._folder.__exit__(None, None, None)
+        """Write what has been added, and let others have the directory.
+
+        Raises:
+            JournalFailed: it was not all written.
+
+        """
+        try:
+            self.log.close()
+        finally:
+            self._folder.__exit__(None, None, None)
 
     # Compaction.
 

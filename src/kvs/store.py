@@ -72,6 +72,7 @@ class Store:
         self._handing_on = Lock()
         self._compacting = Lock()
         self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
+        self._closed = False
         self._data: Persistence | None = None
         if data is not None:
             self._data = Persistence(
@@ -94,9 +95,14 @@ class Store:
         """End what a data directory needs; a store in memory needs nothing. Twice is once.
 
         All that was carried out is written before; nobody may use the store any more.
+
+        Raises:
+            JournalFailed: it was not all written.
+
         """
         with self._compacting:
-            if self._data is not None:
+            if self._data is not None and not self._closed:
+                self._closed = True
                 self._hand_on()
                 self._data.close()
 
@@ -114,10 +120,14 @@ class Store:
 
         Raises:
             ValueError: `start` is outside of the script, or `budget` is negative.
+            JournalFailed: the store is kept, and its journal failed.
+            StoreClosed: it is kept, and was closed.
 
         """
         if not 0 <= start <= len(script) or budget < 0:
             raise ValueError(f"start {start} or budget {budget} is out of range")
+        if self._data is not None:
+            self._data.log.check()
         try:
             return self._engine.execute(script, start, budget, mark)
         finally:
@@ -330,6 +340,7 @@ class Store:
             return 0
         with self._handing_on:
             self._take_in(self._engine.take_effects())
+            self._data.log.check()
             return self._data.log.added
 
     def is_safe(self, position: int) -> bool:
@@ -465,7 +476,8 @@ class Store:
         if self._data is None or not effects:
             return woken
         marks = [(outbox, outbox.added) for outbox in woken]
-        self._data.add(effects, (lambda: _release(marks)) if marks else None)
+        with contextlib.suppress(JournalFailed, StoreClosed):  # told to whoever waits for it
+            self._data.add(effects, (lambda: _release(marks)) if marks else None)
         return set()
 
 

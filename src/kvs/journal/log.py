@@ -142,7 +142,7 @@ class Log:
 
         """
         with self._changed:
-            self._check()
+            self.check()
             self._waiting.append(_Added(text, changes, then))
             self._waiting_bytes += len(text)
             self._bytes_in_segment += len(text)
@@ -159,7 +159,7 @@ class Log:
 
         """
         with self._changed:
-            self._check()
+            self.check()
             self._begin_segment()
             self._changed.notify_all()
             return self._number
@@ -174,7 +174,7 @@ class Log:
         with self._changed:
             self._changed.wait_for(lambda: self._safe >= added or self._failure is not None)
             if self._safe < added:
-                self._check()
+                self.check()
 
     def after(self, added: int, call: Call) -> None:
         """Call `call`, by this thread or the one that writes, once that is safe; else never."""
@@ -185,13 +185,21 @@ class Log:
         call()
 
     def close(self) -> None:
-        """Write what has been added, and end; a second call does nothing."""
+        """Write what has been added, and end; a second call does nothing.
+
+        Raises:
+            JournalFailed: it was not all written.
+
+        """
         with self._changed:
             if self._closing:
                 return
             self._closing = True
             self._changed.notify_all()
         self._writer.join()
+        self._disk.close(self._segment.file)
+        if self._failure is not None:
+            raise self._failure
 
     def _begin_segment(self) -> None:
         self._number += 1
@@ -199,7 +207,14 @@ class Log:
         self._waiting.append(_NewSegment(self._number))
         self._added += 1
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse if nothing is written any more.
+
+        Raises:
+            JournalFailed: writing failed.
+            StoreClosed: it was closed.
+
+        """
         if self._failure is not None:
             raise self._failure
         if self._closing:

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from kvs.engine.boundary import Pause, Reason
-from kvs.errors import WordRefused, cause, shown
+from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause, shown
 from kvs.language.faults import checked_word
 from kvs.server import script as scripts
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
@@ -35,6 +35,8 @@ OPENING_SECONDS = 5.0
 
 LEAVING_SECONDS = 0.1
 """So long a client that disconnected may take to close its end of requests."""
+
+NOTHING_IS_SHOWN = "the journal failed, and nothing more is told"
 
 REQUESTS_A_TURN = 64
 """After so many requests of one session the others are served."""
@@ -107,6 +109,7 @@ class Session:
         self._unopened = set(pipes.all)
         self._tries = 0
         self._due = False  # whether a call of _serve is on its way
+        self._unsafe = False  # whether a reply waits until it may be shown
         self._outbox: Outbox[bytes] = Outbox(self._wake)
         self._notifications = Notifications(self._outbox, house.loop)
         self._input = pipes.requests.open_for_reading()
@@ -189,7 +192,7 @@ class Session:
         """Carry out the requests that are there, as far as the client reads its replies."""
         self._due = False
         for _ in range(REQUESTS_A_TURN):
-            if self.stage not in SERVES or self._script is not None or self._unread_replies():
+            if self.stage not in SERVES or self._is_busy():
                 break
             request = self._requests.next()
             if request is None:
@@ -208,19 +211,20 @@ class Session:
             self._due = True
             self._loop.soon(self._serve)
 
-    def _unread_replies(self) -> bool:
-        return self._replies is not None and self._replies.pending
+    def _is_busy(self) -> bool:
+        """Tell whether a request is being carried out, or its reply is still on its way."""
+        unread = self._replies is not None and self._replies.pending
+        return self._script is not None or self._unsafe or unread
 
     def _read_only_when_idle(self) -> None:
         """Read no further requests while one is being carried out or its reply unread."""
         if self.stage is Stage.ENDED or self._requests_ended:
             return
-        idle = self._script is None and not self._unread_replies()
-        if idle and not self._watching:
+        if self._is_busy():
+            self._stop_reading()
+        elif not self._watching:
             self._loop.watch(self._input, IN, self._requests_ready)
             self._watching = True
-        elif not idle:
-            self._stop_reading()
 
     def _stop_reading(self) -> None:
         if self._watching:
@@ -230,7 +234,8 @@ class Session:
     def _carry_out(self, request: Request) -> None:
         match request:
             case Subscribe(key):
-                self._reply([frames.reply(frames.SUBSCRIBE, int(self._subscribe(key)))])
+                there = self._subscribe(key)
+                self._reply_when_safe([frames.reply(frames.SUBSCRIBE, int(there))])
             case Unsubscribe(key):
                 house = self._house
                 was_there = house.store.unsubscribe(house.watchers, self._outbox, key)
@@ -260,7 +265,7 @@ class Session:
             return
         if script.over:
             self._script = None
-            self._reply(script.reply())
+            self._reply_when_safe(script.reply())
             self._serve_soon()
         elif script.lists:
             future = self._house.executor.submit(script.run_slice)
@@ -275,6 +280,8 @@ class Session:
             pause = slice_()
         except MemoryError:
             return self.end("there was not enough memory for its script")
+        except (JournalFailed, StoreClosed):
+            return self.end(NOTHING_IS_SHOWN)
         if self.stage is Stage.ENDED:
             return None
         if pause.reason is Reason.WAIT:
@@ -286,6 +293,24 @@ class Session:
         return None
 
     # Replies and notifications.
+
+    def _reply_when_safe(self, parts: list[bytes]) -> None:
+        """Reply as soon as all that the reply tells may be shown; requests wait as long."""
+        store = self._house.store
+        try:
+            position = store.position()
+        except (JournalFailed, StoreClosed):
+            return self.end(NOTHING_IS_SHOWN)
+        if store.is_safe(position):
+            return self._reply(parts)
+        self._unsafe = True
+        store.when_safe(position, lambda: self._loop.soon(lambda: self._is_safe(parts)))
+        return None
+
+    def _is_safe(self, parts: list[bytes]) -> None:
+        self._unsafe = False
+        self._reply(parts)
+        self._serve()
 
     def _reply(self, parts: list[bytes]) -> None:
         if self._replies is None or self.stage is Stage.ENDED:
