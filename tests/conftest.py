@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is the machine's affair, and no reason to fail.
+settings.register_profile("kvs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kvs")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from statistics import median
@@ -118,7 +118,7 @@ def _in_redis(server: redis.Redis, scale: Scale) -> Mapping[str, float]:
 
 
 @contextmanager
-def _echoing() -> Iterator[Any]:
+def _echoing() -> Iterator[Callable[[int], float]]:
     """Have a process that sends back each byte; give what sends so many and returns the seconds."""
     with short_folder() as folder:
         there, back = (os.path.join(folder, name) for name in ("there", "back"))

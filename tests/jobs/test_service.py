@@ -20,7 +20,7 @@ from kvs.jobs.service import Service
 from kvs.jobs.watched import WatchedDirectory
 from kvs.jobs.watching import Sign, Watch
 from kvs.settings import Settings
-from tests.tools import HOUR, content, until, write_jobs
+from tests.tools import HOUR, SECONDS, content, until, write_jobs
 
 
 class Served:
@@ -300,18 +300,19 @@ def test_one_that_is_deleted_before_its_turn_is_told_and_run_when_it_comes_again
 
 @contextmanager
 def held(served: Served) -> Iterator[Callable[[], None]]:
-    """Keep the one worker busy until the function that this gives is called."""
-    gate = threading.Event()
+    """Keep the one worker at a command until the function that this gives is called."""
+    reached, gate = threading.Event(), threading.Event()
     real = served.store.execute
 
     def execute(script: bytes, *rest: Any) -> object:  # noqa: ANN401
         if b"gate" in script:
+            reached.set()
             gate.wait()
         return real(script, *rest)
 
     served.store.execute = execute  # type: ignore[method-assign,assignment]
     (served.path / "gate.job").write_text("# gate\n")
-    until(lambda: "gate.job: started" in served.lines)
+    assert reached.wait(SECONDS)
     try:
         yield gate.set
     finally:
@@ -330,6 +331,35 @@ def test_one_that_waits_for_its_turn_and_is_rewritten_is_run_once_as_it_is_then(
     served.settle()
     assert served.runs("a") == 1
     assert content(served.path / "a.out") == b"[(b,KVSERROR)]\n"
+
+
+def test_one_that_is_rewritten_in_place_while_it_runs_is_run_again_after_that(
+    served: Served,
+) -> None:
+    with held(served) as let_go:
+        for _ in range(3):
+            (served.path / "gate.job").write_text("# gate\n")
+        let_go()
+        served.has_run("gate", 2)
+    served.settle()
+    assert served.runs("gate") == 2
+
+
+def test_one_without_a_name_while_it_is_written_is_run_when_it_is_closed(served: Served) -> None:
+    """Made by O_TMPFILE, and linked into the directory when there is something in it (open(2))."""
+    file = os.open(served.path, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    here = os.open("/", os.O_RDONLY)  # with a directory, os.link follows the link to the file
+    try:
+        os.write(file, b"READ [a]\n")
+        os.link(f"/proc/self/fd/{file}", served.path / "a.job", src_dir_fd=here)
+        served.settle()
+        assert served.runs("a") == 0
+    finally:
+        os.close(here)
+        os.close(file)
+    served.has_run("a")
+    served.settle()
+    assert served.runs("a") == 1
 
 
 def test_one_that_fails_fails_alone(served: Served) -> None:
