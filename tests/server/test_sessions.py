@@ -1,9 +1,12 @@
 """Sessions of every kind of client: what they are answered, and how they end."""
 
+import fcntl
 import itertools
 import os
 import shutil
 import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -241,6 +244,27 @@ def test_disconnect_is_answered_and_then_the_pipes_end(served: Served) -> None:
     client.close("req")
     assert client.at_end("not")
     until(lambda: served.server.sessions == 0)
+
+
+def test_disconnect_is_answered_though_answers_before_it_fill_the_pipe(served: Served) -> None:
+    client = Client(served, "c").connected()
+    served.store.write({"a": "v" * 40, "b": "v" * 37})
+    page = fcntl.fcntl(client.open["resp"], fcntl.F_SETPIPE_SZ, 4096)
+    lines, rest = divmod(page - frames.EXECUTED_HEAD_BYTES, 47)
+    assert (page, rest) == (4096, 44), "an answer that fills a page"
+    client.send(frames.execute_request(b"READ [a]\n" * lines + b"READ [b]\n") + b"\2\2\2")
+    client.close("req")
+    until(lambda: unread(client.open["resp"]) == page)
+    assert [len(part) for part in client.executed()[1:]] == [page - 10, 0]
+    assert client.reply() == (frames.DISCONNECT, 0)
+    assert client.at_end("resp")
+    assert client.at_end("not")
+    until(lambda: served.server.sessions == 0)
+
+
+def unread(descriptor: int) -> int:
+    """Return how many bytes are in a pipe."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_client_that_disconnects_and_stays_is_left_after_a_moment(served: Served) -> None:

@@ -31,7 +31,8 @@ from kvs.wire.session import SERVES, TRANSITIONS, Event, Stage
 log = logging.getLogger("kvs.server")
 
 OPENING_SECONDS = 5.0
-"""So long a client may take to open responses, and then notifications."""
+"""So long a client may take to open responses, and then notifications; or, when it disconnects, to
+make room for the answer."""
 
 LEAVING_SECONDS = 0.1
 """So long a client that disconnected may take to close its end of requests."""
@@ -199,7 +200,7 @@ class Session:
             self._carry_out(request)
         else:
             self._serve_soon()
-        if self.stage is Stage.LEAVING and self._requests_ended:
+        if self.stage is Stage.LEAVING and self._requests_ended and self._replies is None:
             self.end(None)
         self._read_only_when_idle()
 
@@ -303,6 +304,8 @@ class Session:
                 self._replies.write()
             except BrokenPipeError:
                 return self.end("its client reads no responses any more")
+            if self.stage is Stage.LEAVING and not self._replies.pending:
+                self._see_off()
             self._serve()
         return None
 
@@ -328,9 +331,17 @@ class Session:
         if self.stage is Stage.ENDED:
             return
         self._move(Event.DISCONNECT)
+        if self._unread_replies():  # what it was answered before fills the pipe
+            self._deadline = self._loop.after(OPENING_SECONDS, lambda: self.end(None))
+        else:
+            self._see_off()
+
+    def _see_off(self) -> None:
+        """Close responses, as the answer is on its way, and give the client a moment to go."""
         if self._replies is not None:
             self._replies.close()
             self._replies = None
+        self._deadline.cancel()
         self._deadline = self._loop.after(LEAVING_SECONDS, lambda: self.end(None))
 
     def end(self, why: str | None) -> None:
