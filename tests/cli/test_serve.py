@@ -172,7 +172,7 @@ def test_a_snapshot_being_written_keeps_nobodys_pipe_open() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signal.Signals) -> None:
-    for _ in range(5):
+    for _ in range(3):
         with serving() as server:  # its pipe is there, and perhaps not even open
             if number is signal.SIGUSR1:
                 server.process.send_signal(number)
