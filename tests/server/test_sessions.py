@@ -1,5 +1,6 @@
 """Sessions of every kind of client: what they are answered, and how they end."""
 
+import contextlib
 import fcntl
 import itertools
 import os
@@ -7,12 +8,16 @@ import shutil
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kvs.errors import NoThread
+from kvs.server.server import Server
 from kvs.settings import ServerSettings
+from kvs.store import Store
 from kvs.wire import frames
 from tests.server.raw import SECONDS, Client, Served, send, serving
 from tests.tools import until
@@ -176,6 +181,28 @@ def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:
     assert client.execute(b"BACKUP")[2].startswith(b"1:1: BACKUP")
 
 
+def test_scripts_need_no_thread_that_is_not_there_from_the_start(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(served, "c").connected()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        assert client.execute(b"WRITE [(a,1)]\nSHOW\n") == (0, b"(a, 1)\n", b"")
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_no_thread_can_be_started_a_server_cannot_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(NoThread):
+        Server(Store(), os.fsencode(tmp_path / "reg"), ServerSettings())
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served) -> None:
     client = Client(served, "c").connected()
     length = frames.SCRIPT_BYTES + 1
@@ -305,6 +332,36 @@ def test_a_hundred_connects_at_once_and_few_places() -> None:
             assert client.execute(b"WRITE [(%b,1)]\n" % client.name.encode()) == (0, b"", b"")
             client.close()
         assert len(served.store) == 100
+
+
+def test_a_hundred_clients_in_c_at_once_and_few_places(old_client: Path) -> None:
+    with serving(ServerSettings(sessions=7)) as served, contextlib.ExitStack() as opened:
+        processes = []
+        for number in range(100):
+            pipes = [str(served.folder / f"{number}{which}") for which in "qrn"]
+            order = C_ORDERS[number % len(C_ORDERS)]
+            command = [str(old_client), order, str(served.path), *pipes, "key", "3"]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+            opened.callback(process.wait)
+            opened.callback(process.kill)
+            processes.append(process)
+        over = threading.Event()
+
+        def write() -> None:
+            while not over.wait(0.001):
+                served.store.write({"key": "v"})
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            told = [process.communicate(timeout=SECONDS)[0] for process in processes]
+        finally:
+            over.set()
+            writer.join(SECONDS)
+        for text in told:
+            assert text in {
+                b"1 0\n3 %d\n" % there + b"(key,v)\n" * 3 + b"2 0\nend\n" for there in (0, 1)
+            }
 
 
 def test_dropping_all_sessions_ends_them_and_serves_those_that_waited() -> None:

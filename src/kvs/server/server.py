@@ -3,8 +3,9 @@
 import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
-from kvs.errors import RegistrationUnusable, cause
+from kvs.errors import NoThread, RegistrationUnusable, cause
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
 from kvs.server.session import House, Pipes, Session
@@ -49,7 +50,7 @@ class Server:
             total_bytes=settings.outbox_total_bytes,
         )
         store.attach(self._watchers)
-        self._executor = ThreadPoolExecutor(SCRIPT_THREADS, "kvs-script")
+        self._executor = _started_executor()
         self._house = House(self._loop, store, self._watchers, self._executor, self._opened)
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
         self._others = bool(settings.fifo_mode & OTHERS_MAY_WRITE)
@@ -229,3 +230,22 @@ class Server:
             self._loop.forget(self._input)
             self._input = None
         self._pipe.close(remove=remove)
+
+
+def _started_executor() -> ThreadPoolExecutor:
+    """Return one whose threads run: when a script needs one there may be no room for it.
+
+    Raises:
+        NoThread: there is none now.
+
+    """
+    executor = ThreadPoolExecutor(SCRIPT_THREADS, "kvs-script")
+    together = Barrier(SCRIPT_THREADS)
+    try:
+        for _ in range(SCRIPT_THREADS):
+            executor.submit(together.wait)  # none is idle, so each has a thread of its own
+    except RuntimeError as error:
+        together.abort()
+        executor.shutdown()
+        raise NoThread from error
+    return executor
