@@ -29,8 +29,8 @@ WAITING_CONNECTS = 100_000
 REGISTRATION_BYTES = 4096
 """Read from the registration pipe at a time: sessions are served in between, garbage or not."""
 
-DESCRIPTORS_SECONDS = 0.1
-"""So long a connect waits for a descriptor before it is tried again."""
+ROOM_SECONDS = 0.1
+"""So long a connect waits for a descriptor, or a pipe, before it is tried again."""
 
 SCRIPT_THREADS = 2
 
@@ -61,7 +61,7 @@ class Server:
         self._waiting: deque[Connect] = deque()
         self._stopping = False
         self._small_pipes_told = False
-        self._no_descriptors_told = False
+        self._no_room_told = False
         self._retry = Timer(None)
         self._complaint = ""
         """The last reason told why the registration pipe cannot be made again."""
@@ -115,7 +115,7 @@ class Server:
         try:
             pipes = self._found(connect)
         except OSError:
-            return connect  # it waits for descriptors, and is judged when its turn comes
+            return connect  # it waits for a descriptor, and is judged when its turn comes
         if pipes is None:
             return None
         pipes.close()
@@ -138,25 +138,25 @@ class Server:
                 self._begin(connect)
             except OSError as error:
                 self._waiting.appendleft(connect)
-                self._wait_for_descriptors(error)
+                self._wait_for_room(error)
                 return
 
-    def _wait_for_descriptors(self, error: OSError) -> None:
-        if not self._no_descriptors_told:
-            self._no_descriptors_told = True
+    def _wait_for_room(self, error: OSError) -> None:
+        if not self._no_room_told:
+            self._no_room_told = True
             log.warning(
-                "descriptors set the bound: %s with %d sessions; connects wait until some are free",
+                "descriptors or pipes set the bound: %s with %d sessions; connects wait for some",
                 cause(error),
                 len(self._sessions),
             )
         self._retry.cancel()
-        self._retry = self._loop.after(DESCRIPTORS_SECONDS, self._admit_waiting)
+        self._retry = self._loop.after(ROOM_SECONDS, self._admit_waiting)
 
     def _begin(self, connect: Connect) -> None:
         """Begin a session, if what it names is still, or now, acceptable.
 
         Raises:
-            OSError: there are no descriptors for it.
+            OSError: there is no room for it (`fifos.NO_ROOM`).
 
         """
         pipes = self._found(connect)
@@ -170,7 +170,7 @@ class Server:
             session = Session(pipes, self._house, self._ended)
         except OSError as error:
             pipes.close()
-            if error.errno in fifos.NO_DESCRIPTORS:
+            if error.errno in fifos.NO_ROOM:
                 raise
             log.warning("a connect of %s was dropped: %s", pipes.name, cause(error))
             return

@@ -130,7 +130,7 @@ class Session:
             if self.stage is Stage.OPENING:
                 self._greet(self.pipes.responses.open_for_writing())
         except OSError as error:
-            if error.errno not in fifos.NO_DESCRIPTORS:  # those may be there before its deadline
+            if error.errno not in fifos.NO_ROOM:  # those may be there before its deadline
                 return self.end(f"its pipes cannot be opened: {cause(error)}")
         if self.stage is Stage.GREETED and self._notifications.is_open:
             self._move(Event.NOTIFICATIONS_OPEN)
