@@ -167,6 +167,44 @@ def test_whole_requests_before_the_end_are_carried_out_and_a_half_one_is_dropped
     assert served.store.revision == 3
 
 
+@contextlib.contextmanager
+def standing_still(served: Served) -> Iterator[None]:
+    """Let the server look at nothing until the end."""
+    still, go_on = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        still.set()
+        go_on.wait(SECONDS)
+
+    served.server._loop.soon(stand)
+    assert still.wait(SECONDS)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+@pytest.mark.parametrize("end", ["resp", "not", "all", "dropped"])
+def test_whole_requests_before_any_other_end_are_carried_out_too(served: Served, end: str) -> None:
+    client = Client(served, "c").connected()
+    requests = [frames.execute_request(b"WRITE [(a,%d)]\n" % number * 1000) for number in range(3)]
+    requests += [frames.keyed_request(frames.SUBSCRIBE, b"a")] * 100
+    requests += [frames.execute_request(b"SHOW\nWRITE [(b,1)]\nWAIT 9999999\nWRITE [(c,1)]\n")]
+    with standing_still(served):
+        client.send(b"".join(requests))
+        match end:
+            case "all":
+                client.close("resp", "not", "req")
+            case "dropped":
+                served.server.drop_sessions()
+            case which:
+                client.close(which)
+    until(lambda: served.server.sessions == 0)
+    assert served.store.items() == [(b"a", b"2"), (b"b", b"1")]
+    assert served.store.revision == 3001
+    assert served.server._watchers.keys == set()
+
+
 def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:
     client = Client(served, "c").connected()
     script = b"WRITE [(a,1)]\nREAD [a\n\nSHOW\n  BACKUP\nWAIT 1\nBACKUP\nREAD [a]"

@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -80,7 +81,7 @@ class Server:
             while not self._stopping:
                 self._loop.turn()
         finally:
-            self._end_sessions("the server stops")
+            self._end_sessions(Session.end, "the server stops")
             self._close_registration(remove=True)
             self._executor.shutdown()
             self._loop.close()
@@ -96,13 +97,13 @@ class Server:
 
     def drop_sessions(self) -> None:
         """End every session; then those that waited for a place have their turn."""
-        self._loop.soon(lambda: self._end_sessions("all sessions were dropped"))
+        self._loop.soon(lambda: self._end_sessions(Session.finish, "all sessions were dropped"))
 
-    def _end_sessions(self, why: str) -> None:
+    def _end_sessions(self, end: Callable[[Session, str], None], why: str) -> None:
         if self._sessions:
             log.info("ending %d sessions: %s", len(self._sessions), why)
         for session in list(self._sessions):
-            session.end(why)
+            end(session, why)
 
     # Connects.
 
@@ -189,12 +190,14 @@ class Server:
             session = self._in_use.get(pipe.identity)
             if session is not None and session.stage is Stage.LEAVING:
                 session.end(None)
-        return any(pipe.identity in self._in_use for pipe in pipes.all)
+        sessions = (self._in_use.get(pipe.identity) for pipe in pipes.all)
+        return any(session is not None and session.holds_pipes for session in sessions)
 
     def _ended(self, session: Session) -> None:
         self._sessions.discard(session)
         for pipe in session.pipes.all:
-            del self._in_use[pipe.identity]
+            if self._in_use.get(pipe.identity) is session:
+                del self._in_use[pipe.identity]
         if not self._stopping:
             self._loop.soon(self._admit_waiting)
 

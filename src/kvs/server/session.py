@@ -106,6 +106,8 @@ class Session:
         self._replies: Replies | None = None
         self._deadline = self._retry = self._pause = Timer(None)
         self._unopened = set(pipes.all)
+        self._finishing: str | None = None
+        """Why it ends, once what had been asked is carried out; its pipes are closed by then."""
         self._tries = 0
         self._due = False  # whether a call of _serve is on its way
         self._outbox: Outbox[bytes] = Outbox(self._wake)
@@ -195,7 +197,7 @@ class Session:
             request = self._requests.next()
             if request is None:
                 if self._requests_ended:
-                    self.end("its client closed its requests")
+                    self.end(self._finishing or "its client closed its requests")
                 break
             self._carry_out(request)
         else:
@@ -257,6 +259,7 @@ class Session:
 
     def _go_on(self) -> None:
         script = self._script
+        self._pause = Timer(None)
         if script is None or self.stage is Stage.ENDED:
             return
         if script.over:
@@ -278,7 +281,9 @@ class Session:
             return self.end("there was not enough memory for its script")
         if self.stage is Stage.ENDED:
             return None
-        if pause.reason is Reason.WAIT:
+        if pause.reason is Reason.WAIT and self._finishing is not None:
+            self.end(self._finishing)
+        elif pause.reason is Reason.WAIT:
             self._pause = self._loop.after(pause.milliseconds / 1000, self._go_on)
         elif self._script is not None and self._script.over:
             self._go_on()
@@ -294,16 +299,16 @@ class Session:
         try:
             self._replies.put(parts)
         except BrokenPipeError:
-            self.end("its client reads no responses any more")
+            self.finish("its client reads no responses any more")
 
     def _replies_ready(self, events: int) -> None:
         if events & ERR:
-            return self.end("its client reads no responses any more")
+            return self.finish("its client reads no responses any more")
         if events & OUT and self._replies is not None:
             try:
                 self._replies.write()
             except BrokenPipeError:
-                return self.end("its client reads no responses any more")
+                return self.finish("its client reads no responses any more")
             if self.stage is Stage.LEAVING and not self._replies.pending:
                 self._see_off()
             self._serve()
@@ -311,14 +316,15 @@ class Session:
 
     def _notifications_ready(self, events: int) -> None:
         if events & ERR:
-            self.end("its client reads no notifications any more")
+            self.finish("its client reads no notifications any more")
         elif events & OUT:
             self._notifications.go_on()
 
     def _wake(self) -> None:
         """There are more changes in the outbox; from the thread that made them."""
         if self._outbox.given_up:
-            self._loop.soon(lambda: self.end("its client does not keep up with its notifications"))
+            why = "its client does not keep up with its notifications"
+            self._loop.soon(lambda: self.finish(why))
         else:
             self._notifications.flush()
 
@@ -344,6 +350,23 @@ class Session:
         self._deadline.cancel()
         self._deadline = self._loop.after(LEAVING_SECONDS, lambda: self.end(None))
 
+    def finish(self, why: str) -> None:
+        """Close everything, and carry out the whole requests that had come; then it has ended.
+
+        Nobody is answered any more, and a WAIT ends with the session.
+        """
+        if self._finishing is not None:
+            return None
+        if self.stage not in SERVES or self._pause.call is not None:
+            return self.end(why)
+        if not self._requests_ended:
+            self._requests_ended = True
+            self._requests.feed(fifos.read(self._input, fifos.capacity(self._input)) or b"")
+        self._close()
+        self._finishing = why
+        self._serve()
+        return None
+
     def end(self, why: str | None) -> None:
         """Close everything; `why` goes to the log. Once it has ended this does nothing."""
         if self.stage is Stage.ENDED:
@@ -353,15 +376,26 @@ class Session:
         else:
             log.info("session %s ended", self.pipes.name)
         self._move(Event.END)
+        if self._finishing is None:
+            self._close()
+        self._house.store.leave(self._house.watchers, self._outbox)
+        self._on_end(self)
+
+    @property
+    def holds_pipes(self) -> bool:
+        """Whether its pipes are still open."""
+        return self._finishing is None and self.stage is not Stage.ENDED
+
+    def _close(self) -> None:
         self._cancel_timers()
         self._house.store.leave(self._house.watchers, self._outbox)
         self._stop_reading()
         fifos.close(self._input)
         if self._replies is not None:
             self._replies.close()
+            self._replies = None
         self._notifications.close()
         self._let_go(*self._unopened)
-        self._on_end(self)
 
     def _let_go(self, *files: Fifo) -> None:
         """Close the handles of files that are open by now, or will never be."""
