@@ -86,8 +86,8 @@ int main(int argc, char **argv)
         return 1;
     reply(responses);
     close(requests);
-    if (read(notifications, change, 1) != 0)
-        return 1;
+    while (read(notifications, change, sizeof change) > 0)
+        ;
     printf("end\n");
     return 0;
 }

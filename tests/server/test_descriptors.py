@@ -72,7 +72,7 @@ def test_without_a_descriptor_connects_wait_and_sessions_go_on() -> None:
             _, told = process.communicate(timeout=SECONDS)
             assert process.returncode == 0
             assert told.count(b"\n") == 1
-            assert b"descriptors set the bound: Too many open files with " in told
+            assert b"descriptors or pipes set the bound: Too many open files with " in told
 
 
 def test_the_bound_is_told_once_and_kept() -> None:

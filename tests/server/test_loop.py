@@ -53,6 +53,18 @@ def test_timers_come_in_the_order_of_their_times_and_cancelled_ones_do_not(loop:
     assert called == ["early", "late"]
 
 
+def test_cancelled_timers_are_not_kept_until_they_are_due(loop: Loop) -> None:
+    called: list[int] = []
+    for number in range(100):
+        loop.after(0.001 * number, partial(called.append, number))
+    for _ in range(10_000):
+        loop.after(1e7, lambda: called.append(-1)).cancel()
+    assert len(loop._timers) < 500
+    while len(called) < 100:
+        loop.turn()
+    assert called == list(range(100))
+
+
 def test_one_that_is_forgotten_by_a_call_before_it_is_not_called(loop: Loop) -> None:
     ends = [os.pipe() for _ in range(2)]
     called: list[int] = []

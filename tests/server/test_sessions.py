@@ -1,15 +1,23 @@
 """Sessions of every kind of client: what they are answered, and how they end."""
 
+import contextlib
+import fcntl
 import itertools
 import os
 import shutil
 import subprocess
+import sys
+import termios
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kvs.errors import NoThread
+from kvs.server.server import Server
 from kvs.settings import ServerSettings
+from kvs.store import Store
 from kvs.wire import frames
 from tests.server.raw import SECONDS, Client, Served, send, serving
 from tests.tools import until
@@ -159,6 +167,44 @@ def test_whole_requests_before_the_end_are_carried_out_and_a_half_one_is_dropped
     assert served.store.revision == 3
 
 
+@contextlib.contextmanager
+def standing_still(served: Served) -> Iterator[None]:
+    """Let the server look at nothing until the end."""
+    still, go_on = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        still.set()
+        go_on.wait(SECONDS)
+
+    served.server._loop.soon(stand)
+    assert still.wait(SECONDS)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+@pytest.mark.parametrize("end", ["resp", "not", "all", "dropped"])
+def test_whole_requests_before_any_other_end_are_carried_out_too(served: Served, end: str) -> None:
+    client = Client(served, "c").connected()
+    requests = [frames.execute_request(b"WRITE [(a,%d)]\n" % number * 1000) for number in range(3)]
+    requests += [frames.keyed_request(frames.SUBSCRIBE, b"a")] * 100
+    requests += [frames.execute_request(b"SHOW\nWRITE [(b,1)]\nWAIT 9999999\nWRITE [(c,1)]\n")]
+    with standing_still(served):
+        client.send(b"".join(requests))
+        match end:
+            case "all":
+                client.close("resp", "not", "req")
+            case "dropped":
+                served.server.drop_sessions()
+            case which:
+                client.close(which)
+    until(lambda: served.server.sessions == 0)
+    assert served.store.items() == [(b"a", b"2"), (b"b", b"1")]
+    assert served.store.revision == 3001
+    assert not served.server._watchers._by_key
+
+
 def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:
     client = Client(served, "c").connected()
     script = b"WRITE [(a,1)]\nREAD [a\n\nSHOW\n  BACKUP\nWAIT 1\nBACKUP\nREAD [a]"
@@ -171,6 +217,28 @@ def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:
     )
     assert client.execute(b"") == (0, b"", b"")
     assert client.execute(b"BACKUP")[2].startswith(b"1:1: BACKUP")
+
+
+def test_scripts_need_no_thread_that_is_not_there_from_the_start(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(served, "c").connected()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        assert client.execute(b"WRITE [(a,1)]\nSHOW\n") == (0, b"(a, 1)\n", b"")
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_no_thread_can_be_started_a_server_cannot_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(NoThread):
+        Server(Store(), os.fsencode(tmp_path / "reg"), ServerSettings())
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served) -> None:
@@ -243,6 +311,27 @@ def test_disconnect_is_answered_and_then_the_pipes_end(served: Served) -> None:
     until(lambda: served.server.sessions == 0)
 
 
+def test_disconnect_is_answered_though_answers_before_it_fill_the_pipe(served: Served) -> None:
+    client = Client(served, "c").connected()
+    served.store.write({"a": "v" * 40, "b": "v" * 37})
+    page = fcntl.fcntl(client.open["resp"], fcntl.F_SETPIPE_SZ, 4096)
+    lines, rest = divmod(page - frames.EXECUTED_HEAD_BYTES, 47)
+    assert (page, rest) == (4096, 44), "an answer that fills a page"
+    client.send(frames.execute_request(b"READ [a]\n" * lines + b"READ [b]\n") + b"\2\2\2")
+    client.close("req")
+    until(lambda: unread(client.open["resp"]) == page)
+    assert [len(part) for part in client.executed()[1:]] == [page - 10, 0]
+    assert client.reply() == (frames.DISCONNECT, 0)
+    assert client.at_end("resp")
+    assert client.at_end("not")
+    until(lambda: served.server.sessions == 0)
+
+
+def unread(descriptor: int) -> int:
+    """Return how many bytes are in a pipe."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_a_client_that_disconnects_and_stays_is_left_after_a_moment(served: Served) -> None:
     client = Client(served, "c").connected()
     client.send(b"\x02")
@@ -281,6 +370,36 @@ def test_a_hundred_connects_at_once_and_few_places() -> None:
             assert client.execute(b"WRITE [(%b,1)]\n" % client.name.encode()) == (0, b"", b"")
             client.close()
         assert len(served.store) == 100
+
+
+def test_a_hundred_clients_in_c_at_once_and_few_places(old_client: Path) -> None:
+    with serving(ServerSettings(sessions=7)) as served, contextlib.ExitStack() as opened:
+        processes = []
+        for number in range(100):
+            pipes = [str(served.folder / f"{number}{which}") for which in "qrn"]
+            order = C_ORDERS[number % len(C_ORDERS)]
+            command = [str(old_client), order, str(served.path), *pipes, "key", "3"]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
+            opened.callback(process.wait)
+            opened.callback(process.kill)
+            processes.append(process)
+        over = threading.Event()
+
+        def write() -> None:
+            while not over.wait(0.001):
+                served.store.write({"key": "v"})
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            told = [process.communicate(timeout=SECONDS)[0] for process in processes]
+        finally:
+            over.set()
+            writer.join(SECONDS)
+        for text in told:
+            assert text in {
+                b"1 0\n3 %d\n" % there + b"(key,v)\n" * 3 + b"2 0\nend\n" for there in (0, 1)
+            }
 
 
 def test_dropping_all_sessions_ends_them_and_serves_those_that_waited() -> None:

@@ -13,6 +13,9 @@ from threading import RLock
 IN, OUT, HUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR
 """HUP and ERR are always told, also where nothing was asked for."""
 
+TIMERS_KEPT = 64
+"""So many timers may be there, beyond twice those that are due some time, before they are swept."""
+
 Ready = Callable[[int], None]
 """Called with the events of a descriptor."""
 
@@ -35,6 +38,7 @@ class Loop:
         self._epoll = select.epoll()
         self._ready: dict[int, Ready] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._sweep_at = TIMERS_KEPT
         self._numbers = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._wakeup, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -68,6 +72,11 @@ class Loop:
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call `call` in so many seconds, unless the timer is cancelled before."""
         timer = Timer(call)
+        if len(self._timers) > self._sweep_at:
+            # Those that were cancelled would stay until they were due, which may take months.
+            self._timers = [entry for entry in self._timers if entry[2].call is not None]
+            heapq.heapify(self._timers)
+            self._sweep_at = 2 * len(self._timers) + TIMERS_KEPT
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), timer))
         return timer
 

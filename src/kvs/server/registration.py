@@ -127,7 +127,7 @@ def found(connect: Connect, registration: tuple[int, int] | None, *, others: boo
             try:
                 pipe = Fifo.at(path)
             except OSError as error:
-                if error.errno in fifos.NO_DESCRIPTORS:
+                if error.errno in fifos.NO_ROOM:
                     raise
                 return None
             opened.callback(pipe.close)

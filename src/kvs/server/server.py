@@ -2,9 +2,11 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
-from kvs.errors import RegistrationUnusable, cause
+from kvs.errors import NoThread, RegistrationUnusable, cause
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
 from kvs.server.session import House, Pipes, Session
@@ -28,8 +30,8 @@ WAITING_CONNECTS = 100_000
 REGISTRATION_BYTES = 4096
 """Read from the registration pipe at a time: sessions are served in between, garbage or not."""
 
-DESCRIPTORS_SECONDS = 0.1
-"""So long a connect waits for a descriptor before it is tried again."""
+ROOM_SECONDS = 0.1
+"""So long a connect waits for a descriptor, or a pipe, before it is tried again."""
 
 SCRIPT_THREADS = 2
 
@@ -49,7 +51,7 @@ class Server:
             total_bytes=settings.outbox_total_bytes,
         )
         store.attach(self._watchers)
-        self._executor = ThreadPoolExecutor(SCRIPT_THREADS, "kvs-script")
+        self._executor = _started_executor()
         self._house = House(self._loop, store, self._watchers, self._executor, self._opened)
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
         self._others = bool(settings.fifo_mode & OTHERS_MAY_WRITE)
@@ -60,7 +62,7 @@ class Server:
         self._waiting: deque[Connect] = deque()
         self._stopping = False
         self._small_pipes_told = False
-        self._no_descriptors_told = False
+        self._no_room_told = False
         self._retry = Timer(None)
         self._complaint = ""
         """The last reason told why the registration pipe cannot be made again."""
@@ -79,7 +81,7 @@ class Server:
             while not self._stopping:
                 self._loop.turn()
         finally:
-            self._end_sessions("the server stops")
+            self._end_sessions(Session.end, "the server stops")
             self._close_registration(remove=True)
             self._executor.shutdown()
             self._loop.close()
@@ -95,13 +97,13 @@ class Server:
 
     def drop_sessions(self) -> None:
         """End every session; then those that waited for a place have their turn."""
-        self._loop.soon(lambda: self._end_sessions("all sessions were dropped"))
+        self._loop.soon(lambda: self._end_sessions(Session.finish, "all sessions were dropped"))
 
-    def _end_sessions(self, why: str) -> None:
+    def _end_sessions(self, end: Callable[[Session, str], None], why: str) -> None:
         if self._sessions:
             log.info("ending %d sessions: %s", len(self._sessions), why)
         for session in list(self._sessions):
-            session.end(why)
+            end(session, why)
 
     # Connects.
 
@@ -114,7 +116,7 @@ class Server:
         try:
             pipes = self._found(connect)
         except OSError:
-            return connect  # it waits for descriptors, and is judged when its turn comes
+            return connect  # it waits for a descriptor, and is judged when its turn comes
         if pipes is None:
             return None
         pipes.close()
@@ -137,25 +139,25 @@ class Server:
                 self._begin(connect)
             except OSError as error:
                 self._waiting.appendleft(connect)
-                self._wait_for_descriptors(error)
+                self._wait_for_room(error)
                 return
 
-    def _wait_for_descriptors(self, error: OSError) -> None:
-        if not self._no_descriptors_told:
-            self._no_descriptors_told = True
+    def _wait_for_room(self, error: OSError) -> None:
+        if not self._no_room_told:
+            self._no_room_told = True
             log.warning(
-                "descriptors set the bound: %s with %d sessions; connects wait until some are free",
+                "descriptors or pipes set the bound: %s with %d sessions; connects wait for some",
                 cause(error),
                 len(self._sessions),
             )
         self._retry.cancel()
-        self._retry = self._loop.after(DESCRIPTORS_SECONDS, self._admit_waiting)
+        self._retry = self._loop.after(ROOM_SECONDS, self._admit_waiting)
 
     def _begin(self, connect: Connect) -> None:
         """Begin a session, if what it names is still, or now, acceptable.
 
         Raises:
-            OSError: there are no descriptors for it.
+            OSError: there is no room for it (`fifos.NO_ROOM`).
 
         """
         pipes = self._found(connect)
@@ -169,7 +171,7 @@ class Server:
             session = Session(pipes, self._house, self._ended)
         except OSError as error:
             pipes.close()
-            if error.errno in fifos.NO_DESCRIPTORS:
+            if error.errno in fifos.NO_ROOM:
                 raise
             log.warning("a connect of %s was dropped: %s", pipes.name, cause(error))
             return
@@ -188,12 +190,14 @@ class Server:
             session = self._in_use.get(pipe.identity)
             if session is not None and session.stage is Stage.LEAVING:
                 session.end(None)
-        return any(pipe.identity in self._in_use for pipe in pipes.all)
+        sessions = (self._in_use.get(pipe.identity) for pipe in pipes.all)
+        return any(session is not None and session.holds_pipes for session in sessions)
 
     def _ended(self, session: Session) -> None:
         self._sessions.discard(session)
         for pipe in session.pipes.all:
-            del self._in_use[pipe.identity]
+            if self._in_use.get(pipe.identity) is session:
+                del self._in_use[pipe.identity]
         if not self._stopping:
             self._loop.soon(self._admit_waiting)
 
@@ -229,3 +233,22 @@ class Server:
             self._loop.forget(self._input)
             self._input = None
         self._pipe.close(remove=remove)
+
+
+def _started_executor() -> ThreadPoolExecutor:
+    """Return one whose threads run: when a script needs one there may be no room for it.
+
+    Raises:
+        NoThread: there is none now.
+
+    """
+    executor = ThreadPoolExecutor(SCRIPT_THREADS, "kvs-script")
+    together = Barrier(SCRIPT_THREADS)
+    try:
+        for _ in range(SCRIPT_THREADS):
+            executor.submit(together.wait)  # none is idle, so each has a thread of its own
+    except RuntimeError as error:
+        together.abort()
+        executor.shutdown()
+        raise NoThread from error
+    return executor

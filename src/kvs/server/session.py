@@ -31,7 +31,8 @@ from kvs.wire.session import SERVES, TRANSITIONS, Event, Stage
 log = logging.getLogger("kvs.server")
 
 OPENING_SECONDS = 5.0
-"""So long a client may take to open responses, and then notifications."""
+"""So long a client may take to open responses, and then notifications; or, when it disconnects, to
+make room for the answer."""
 
 LEAVING_SECONDS = 0.1
 """So long a client that disconnected may take to close its end of requests."""
@@ -107,6 +108,8 @@ class Session:
         self._replies: Replies | None = None
         self._deadline = self._retry = self._pause = Timer(None)
         self._unopened = set(pipes.all)
+        self._finishing: str | None = None
+        """Why it ends, once what had been asked is carried out; its pipes are closed by then."""
         self._tries = 0
         self._due = False  # whether a call of _serve is on its way
         self._unsafe = False  # whether a reply waits until it may be shown
@@ -132,7 +135,7 @@ class Session:
             if self.stage is Stage.OPENING:
                 self._greet(self.pipes.responses.open_for_writing())
         except OSError as error:
-            if error.errno not in fifos.NO_DESCRIPTORS:  # those may be there before its deadline
+            if error.errno not in fifos.NO_ROOM:  # those may be there before its deadline
                 return self.end(f"its pipes cannot be opened: {cause(error)}")
         if self.stage is Stage.GREETED and self._notifications.is_open:
             self._move(Event.NOTIFICATIONS_OPEN)
@@ -197,12 +200,12 @@ class Session:
             request = self._requests.next()
             if request is None:
                 if self._requests_ended:
-                    self.end("its client closed its requests")
+                    self.end(self._finishing or "its client closed its requests")
                 break
             self._carry_out(request)
         else:
             self._serve_soon()
-        if self.stage is Stage.LEAVING and self._requests_ended:
+        if self.stage is Stage.LEAVING and self._requests_ended and self._replies is None:
             self.end(None)
         self._read_only_when_idle()
 
@@ -213,8 +216,10 @@ class Session:
 
     def _is_busy(self) -> bool:
         """Tell whether a request is being carried out, or its reply is still on its way."""
-        unread = self._replies is not None and self._replies.pending
-        return self._script is not None or self._unsafe or unread
+        return self._script is not None or self._unsafe or self._unread_replies()
+
+    def _unread_replies(self) -> bool:
+        return self._replies is not None and self._replies.pending
 
     def _read_only_when_idle(self) -> None:
         """Read no further requests while one is being carried out or its reply unread."""
@@ -261,6 +266,7 @@ class Session:
 
     def _go_on(self) -> None:
         script = self._script
+        self._pause = Timer(None)
         if script is None or self.stage is Stage.ENDED:
             return
         if script.over:
@@ -284,7 +290,9 @@ class Session:
             return self.end(NOTHING_IS_SHOWN)
         if self.stage is Stage.ENDED:
             return None
-        if pause.reason is Reason.WAIT:
+        if pause.reason is Reason.WAIT and self._finishing is not None:
+            self.end(self._finishing)
+        elif pause.reason is Reason.WAIT:
             self._pause = self._loop.after(pause.milliseconds / 1000, self._go_on)
         elif self._script is not None and self._script.over:
             self._go_on()
@@ -318,29 +326,32 @@ class Session:
         try:
             self._replies.put(parts)
         except BrokenPipeError:
-            self.end("its client reads no responses any more")
+            self.finish("its client reads no responses any more")
 
     def _replies_ready(self, events: int) -> None:
         if events & ERR:
-            return self.end("its client reads no responses any more")
+            return self.finish("its client reads no responses any more")
         if events & OUT and self._replies is not None:
             try:
                 self._replies.write()
             except BrokenPipeError:
-                return self.end("its client reads no responses any more")
+                return self.finish("its client reads no responses any more")
+            if self.stage is Stage.LEAVING and not self._replies.pending:
+                self._see_off()
             self._serve()
         return None
 
     def _notifications_ready(self, events: int) -> None:
         if events & ERR:
-            self.end("its client reads no notifications any more")
+            self.finish("its client reads no notifications any more")
         elif events & OUT:
             self._notifications.go_on()
 
     def _wake(self) -> None:
         """There are more changes in the outbox; from the thread that made them."""
         if self._outbox.given_up:
-            self._loop.soon(lambda: self.end("its client does not keep up with its notifications"))
+            why = "its client does not keep up with its notifications"
+            self._loop.soon(lambda: self.finish(why))
         else:
             self._notifications.flush()
 
@@ -353,10 +364,35 @@ class Session:
         if self.stage is Stage.ENDED:
             return
         self._move(Event.DISCONNECT)
+        if self._unread_replies():  # what it was answered before fills the pipe
+            self._deadline = self._loop.after(OPENING_SECONDS, lambda: self.end(None))
+        else:
+            self._see_off()
+
+    def _see_off(self) -> None:
+        """Close responses, as the answer is on its way, and give the client a moment to go."""
         if self._replies is not None:
             self._replies.close()
             self._replies = None
+        self._deadline.cancel()
         self._deadline = self._loop.after(LEAVING_SECONDS, lambda: self.end(None))
+
+    def finish(self, why: str) -> None:
+        """Close everything, and carry out the whole requests that had come; then it has ended.
+
+        Nobody is answered any more, and a WAIT ends with the session.
+        """
+        if self._finishing is not None:
+            return None
+        if self.stage not in SERVES or self._pause.call is not None:
+            return self.end(why)
+        if not self._requests_ended:
+            self._requests_ended = True
+            self._requests.feed(fifos.read(self._input, fifos.capacity(self._input)) or b"")
+        self._close()
+        self._finishing = why
+        self._serve()
+        return None
 
     def end(self, why: str | None) -> None:
         """Close everything; `why` goes to the log. Once it has ended this does nothing."""
@@ -367,15 +403,26 @@ class Session:
         else:
             log.info("session %s ended", self.pipes.name)
         self._move(Event.END)
+        if self._finishing is None:
+            self._close()
+        self._house.store.leave(self._house.watchers, self._outbox)
+        self._on_end(self)
+
+    @property
+    def holds_pipes(self) -> bool:
+        """Whether its pipes are still open."""
+        return self._finishing is None and self.stage is not Stage.ENDED
+
+    def _close(self) -> None:
         self._cancel_timers()
         self._house.store.leave(self._house.watchers, self._outbox)
         self._stop_reading()
         fifos.close(self._input)
         if self._replies is not None:
             self._replies.close()
+            self._replies = None
         self._notifications.close()
         self._let_go(*self._unopened)
-        self._on_end(self)
 
     def _let_go(self, *files: Fifo) -> None:
         """Close the handles of files that are open by now, or will never be."""

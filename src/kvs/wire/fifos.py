@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 _ALWAYS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
-NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-"""Errors of a process, or a machine, that has no descriptor left."""
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of a process or machine with no descriptor left, or a user with no pipe left (pipe(7))."""
 
 READ_BYTES = 1 << 16
 """Bytes read at a time: what a pipe holds by default (pipe(7))."""
