@@ -54,19 +54,21 @@ def fill(engine: Engine, jobs: Jobs, folder: Folder, progress: ShowProgress = sh
         DataUnusable: the directory cannot be read.
 
     """
-    return Reader(folder, _Target(engine), jobs.take_in, progress).read()
+    return Reader(folder, EngineTarget(engine), jobs.take_in, progress).read()
 
 
-class _Target:
+class EngineTarget:
     """An engine that is being filled."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def __len__(self) -> int:
+        """Return the number of pairs."""
         return len(self._engine)
 
     def carry_out(self, lines: bytes) -> int:
+        """Carry out lines; return how many of them changed something."""
         before = self._engine.revision
         offset = 0
         while offset < len(lines):

@@ -9,14 +9,14 @@ import io
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from kvs.cli.lint import lint
 from kvs.cli.run import run
 from kvs.cli.say import ReaderGone, UsageError, put, say
 from kvs.errors import KvsError, shown
-from kvs.settings import ServerSettings, Settings, cores
+from kvs.settings import FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
 from kvs.version import VERSION
 
 
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _describe_serve(
         commands.add_parser("serve", help="run jobs and serve sessions", allow_abbrev=False)
     )
+    _describe_upkeep(commands)
     return parser
 
 
@@ -101,6 +102,11 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
     )
+    _describe_data(parser)
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on with jobs that the data directory knows, and leave alone those that are done",
+    )  # fmt: skip
     parser.add_argument(
         "--report", metavar="FILE.json", help="write what came of every job to this file, as JSON"
     )
@@ -156,6 +162,7 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
     )
+    _describe_data(parser)
     parser.add_argument(
         "--once", action="store_true", help="run only the jobs that are there at the start"
     )
@@ -163,6 +170,72 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
         "--log-level", metavar="LEVEL", default="info",
         choices=("debug", "info", "warning", "error"), help="debug, info, warning or error",
     )  # fmt: skip
+
+
+def _describe_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", metavar="DIR", help="keep the store in this directory, which is made if need be"
+    )
+    parser.add_argument(
+        "--fsync", choices=FSYNC,
+        help="when changes are synced to disk: before anything that depends on them is told, "
+        "within an interval, or when the kernel comes to it (default: always)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fsync-interval", metavar="SECONDS", type=_seconds,
+        help="with --fsync interval: so long after the change, at the latest (default: 1)",
+    )  # fmt: skip
+
+
+def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    """Describe the commands that look after a data directory that nobody has open."""
+    for name, action, what in (
+        ("check", _of_data("check"), "verify all of a data directory, and change nothing"),
+        ("dump", _of_data("dump"), "write the pairs of a data directory, as SHOW does"),
+        ("compact", _of_data("compact"), "make the journal of a data directory short"),
+    ):
+        parser = commands.add_parser(name, help=what, allow_abbrev=False)
+        parser.description = what[0].upper() + what[1:] + "."
+        parser.set_defaults(action=action)
+        parser.add_argument("directory", metavar="DIR", help="the data directory")
+    parser = commands.add_parser(
+        "repair", help="cut a damaged journal at its first damage", allow_abbrev=False
+    )
+    parser.description = (
+        "Cut the journal of a data directory at its first damage. What is cut off is kept in files "
+        "beside it. Tells what was lost."
+    )
+    parser.set_defaults(action=_of_data("repair"))
+    parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
+    parser.add_argument("directory", metavar="DIR", help="the data directory")
+    parser = commands.add_parser(
+        "restore", help="begin a data directory with a backup", allow_abbrev=False
+    )
+    parser.description = "Make a data directory that begins with the pairs of a backup."
+    parser.set_defaults(action=_of_data("restore"))
+    parser.add_argument("file", metavar="FILE.bck", help="the backup")
+    parser.add_argument("directory", metavar="DIR", help="a new or empty directory")
+
+
+def _of_data(name: str) -> Callable[[argparse.Namespace], int]:
+    def act(options: argparse.Namespace) -> int:
+        from kvs.cli import data  # the other commands do not wait for it
+
+        action: Callable[[argparse.Namespace], int] = getattr(data, name)
+        return action(options)
+
+    return act
+
+
+def _seconds(text: str) -> float:
+    """Take a length of time, as a decimal number of seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.001 <= seconds <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"seconds are 0.001 to {MOST_SECONDS}, not '{text}'")
+    return seconds
 
 
 def _serve(options: argparse.Namespace) -> int:

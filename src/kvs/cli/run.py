@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from kvs.cli.data import open_store
 from kvs.cli.say import OutputLost, ReaderGone, UsageError, say
 from kvs.cli.screen import Screen, choose_screen, put_table
-from kvs.errors import BackupUnreadable, DirectoryUnusable, KvsError, cause, shown
+from kvs.errors import DirectoryUnusable, JournalFailed, KvsError, cause, shown
 from kvs.files import Replacement, check_replaceable, open_directory, write_all
 from kvs.jobs.report import ERRORS_TOLD, Report, State
 from kvs.jobs.run import Run
@@ -72,23 +73,33 @@ def run(options: argparse.Namespace) -> int:
         _check_report_path(options.report, options.directory)
     interruption = Interruption()
     with interruption.caught():
-        store = Store()
-        if options.restore is not None:
-            restore_into(store, options.restore)
-        report = _run_jobs(store, options, interruption)
+        with open_store(options, lambda line: say(f"kvs run: {line}")) as store:
+            report = _run_jobs(store, options, interruption)
+            failed = not _close(store)
         _say_what_was_not_told(report)
         if interruption.signal is not None:
-            unfinished = sum(job.state is not State.DONE for job in report.jobs)
+            ended = {State.DONE, State.DONE_BEFORE}
+            unfinished = sum(job.state not in ended for job in report.jobs)
             say(
                 f"kvs run: stopped by {interruption.signal.name}; "
                 f"{unfinished} of {len(report.jobs)} jobs did not come to their end"
             )
         told = _tell(report, options)
-    return interruption.status or int(report.failed or not told)
+    return interruption.status or int(report.failed or failed or not told)
+
+
+def _close(store: Store) -> bool:
+    """Close the store; tell, and return False, if not all of it is kept."""
+    try:
+        store.close()
+    except JournalFailed as failure:
+        say(f"kvs run: {failure}")
+        return False
+    return True
 
 
 def _run_jobs(store: Store, options: argparse.Namespace, interruption: Interruption) -> Report:
-    settings = Settings(options.threads, options.backups)
+    settings = Settings(options.threads, options.backups, options.resume)
     screen = choose_screen(quiet=options.quiet)
     try:
         with screen, Run(store, options.directory, settings, screen.tell) as jobs:
@@ -117,20 +128,6 @@ def _tell(report: Report, options: argparse.Namespace) -> bool:
             say(f"kvs run: {error}")
             good = False
     return good
-
-
-def restore_into(store: Store, path: str) -> None:
-    """Begin with the backup at `path`.
-
-    Raises:
-        UsageError: it cannot be opened or read.
-        BackupMalformed: it is no backup.
-
-    """
-    try:
-        store.restore(path)
-    except BackupUnreadable as error:
-        raise UsageError(str(error)) from error
 
 
 def _say_what_was_not_told(report: Report) -> None:

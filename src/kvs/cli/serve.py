@@ -6,11 +6,12 @@ import os
 import resource
 import signal
 import sys
+from functools import partial
 from types import FrameType
 
-from kvs.cli.run import restore_into
+from kvs.cli.data import open_store
 from kvs.cli.say import UsageError
-from kvs.errors import DirectoryUnusable, KvsError
+from kvs.errors import DirectoryUnusable, JournalFailed, KvsError
 from kvs.jobs.run import Run
 from kvs.jobs.service import Service
 from kvs.server.server import Server
@@ -38,11 +39,16 @@ def serve(options: argparse.Namespace) -> int:
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    settings = Settings(options.threads, options.backups)
+    settings = Settings(options.threads, options.backups, resume=options.data is not None)
     sessions = _sessions_possible(options.max_sessions, settings)
-    store = Store()
-    if options.restore is not None:
-        restore_into(store, options.restore)
+    with open_store(options, log.info) as store:
+        _serve(store, options, settings, sessions)
+    log.info("stopped")
+    return 0
+
+
+def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessions: int) -> None:
+    """Serve until a signal, or until the journal fails; that is raised when the store is closed."""
     jobs = _jobs(store, options, settings)
     # Held back until there is something to stop. Threads of jobs never get one, so that the main
     # thread, in which alone handlers run, is always the one that is woken (signal(7)).
@@ -59,6 +65,7 @@ def serve(options: argparse.Namespace) -> int:
                     options.outbox_total_bytes,
                 ),
             )
+            store.on_failure(partial(_stop, server, jobs))
             _handle_signals(server, jobs)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             log.info("serving at %s", options.fifo)
@@ -68,8 +75,6 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    log.info("stopped")
-    return 0
 
 
 def _jobs(store: Store, options: argparse.Namespace, settings: Settings) -> Run | Service:
@@ -83,6 +88,13 @@ def _tell(error: KvsError) -> None:
     log.error("%s", error)
 
 
+def _stop(server: Server, jobs: Run | Service, failure: JournalFailed | None = None) -> None:
+    if failure is not None:
+        log.error("%s", failure)
+    server.stop()
+    jobs.stop()
+
+
 def _handle_signals(server: Server, jobs: Run | Service) -> None:
     """Let SIGUSR1 drop all sessions; SIGTERM and SIGINT stop, and a second one leave at once."""
     signalled = False
@@ -94,8 +106,7 @@ def _handle_signals(server: Server, jobs: Run | Service) -> None:
             server.abandon()
             os._exit(128 + number)
         signalled = True
-        server.stop()
-        jobs.stop()
+        _stop(server, jobs)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from kvs.errors import DirectoryInUse, DirectoryUnusable, JobFailed, NoThread, cause, shown
+from kvs.jobs.course import forget_gone
 from kvs.jobs.directory import JOB
 from kvs.jobs.job import Tell
 from kvs.jobs.pool import Pool
@@ -73,6 +74,7 @@ class Service:
     ) -> None:
         self._path = os.fsencode(path)
         self._shown = shown(self._path)
+        self._store = store
         self._threads = settings.threads
         self._tell = tell
         self._log = log
@@ -99,10 +101,13 @@ class Service:
             DirectoryUnusable: it is no directory, or cannot be listed, locked or watched.
             DirectoryInUse: another run is at work in it.
             NoThread: not one worker could be started.
+            JournalFailed: the store's journal has failed before.
 
         """
         self._directory = WatchedDirectory(self._path, self._log, self._wakeup.wake, None)
+        files = self._directory.files
         try:
+            forget_gone(self._store, files.descriptor, files.names())
             self._pool.start(self._threads)
             try:
                 Thread(target=self._serve, name="kvs-jobs").start()

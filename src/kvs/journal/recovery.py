@@ -89,7 +89,7 @@ class Reader:
         self.found = Found()
         """What has been proved so far."""
         self.at = (Kind.JOURNAL, 1)
-        """The file that was read last."""
+        """The file that was read last, or is missing."""
         self._done = self._all = 0
 
     def read(self) -> Found:
@@ -129,6 +129,7 @@ class Reader:
 
     def _must_be(self, number: int | None, expected: int) -> None:
         if number != expected:
+            self.at = (Kind.JOURNAL, expected)
             name = self._folder.shown(file_name(Kind.JOURNAL, expected))
             raise DataDamaged(name, 0, "this segment of the journal is missing")
 
