@@ -11,12 +11,16 @@ from kvs.errors import (
     BackupMalformed,
     BackupUnreadable,
     ConnectRefused,
+    DataDamaged,
+    DataUnusable,
     DirectoryInUse,
     DirectoryUnusable,
     IdInUse,
     IdRefused,
     InvalidCommand,
     JobFailed,
+    JobStartsOver,
+    JournalFailed,
     KvsError,
     NoAnswer,
     NoPlaceForPipes,
@@ -27,11 +31,14 @@ from kvs.errors import (
     SessionEnded,
     SnapshotFailed,
     SnapshotNotSynced,
+    StoreClosed,
+    StoreNotEmpty,
     WatchLost,
     WordRefused,
 )
 from kvs.jobs.report import JobReport, Report, SnapshotReport, State
 from kvs.library import Store
+from kvs.persistence import Recovered
 from kvs.snapshot.write import Written
 from kvs.version import VERSION
 from kvs.watch import Change, Watch
@@ -48,6 +55,8 @@ __all__ = [
     "BackupUnreadable",
     "Change",
     "ConnectRefused",
+    "DataDamaged",
+    "DataUnusable",
     "DirectoryInUse",
     "DirectoryUnusable",
     "Executed",
@@ -56,6 +65,8 @@ __all__ = [
     "InvalidCommand",
     "JobFailed",
     "JobReport",
+    "JobStartsOver",
+    "JournalFailed",
     "KvsError",
     "NoAnswer",
     "NoPlaceForPipes",
@@ -63,6 +74,7 @@ __all__ = [
     "NoThread",
     "Pause",
     "Reason",
+    "Recovered",
     "Report",
     "RequestFailed",
     "ScriptTooLong",
@@ -73,6 +85,8 @@ __all__ = [
     "SnapshotReport",
     "State",
     "Store",
+    "StoreClosed",
+    "StoreNotEmpty",
     "Watch",
     "WatchLost",
     "WordRefused",

@@ -64,15 +64,18 @@ class Store(CoreStore):
         *,
         threads: int | None = None,
         backups: int = 2,
+        resume: bool = False,
         tell: Tell = tell_nobody,
     ) -> Report:
         """Run every job of `directory` against this store, to the end, and return what came of it.
 
         At most `threads` jobs run at the same time (default: as many as cores), and at most
-        `backups` snapshots are written at the same time. What goes wrong in a job does not raise:
-        it is in the report, and each error is given to `tell` as it is met, from the thread that
-        met it. An exception in the waiting thread, such as KeyboardInterrupt, stops the run, waits
-        for its end, and goes on. Any number of threads may call this, each with its own directory.
+        `backups` snapshots are written at the same time. With `resume`, jobs that the data
+        directory knows go on where they were, and those that were done are left alone. What goes
+        wrong in a job does not raise: it is in the report, and each error is given to `tell` as it
+        is met, from the thread that met it. An exception in the waiting thread, such as
+        KeyboardInterrupt, stops the run, waits for its end, and goes on. Any number of threads may
+        call this, each with its own directory.
 
         Raises:
             DirectoryUnusable: `directory` is none, or cannot be listed or locked.
@@ -81,7 +84,7 @@ class Store(CoreStore):
             ValueError: `threads` or `backups` is below 1.
 
         """
-        settings = Settings(cores() if threads is None else threads, backups)
+        settings = Settings(cores() if threads is None else threads, backups, resume)
         with Run(self, directory, settings, tell) as run:
             run.wait()
         return run.report
