@@ -1,20 +1,38 @@
 """The library to embed: the store, and what stands above it in the house."""
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from kvs.errors import SnapshotFailed, StoreNotEmpty, cause, shown
+from kvs.files import check_replaceable, open_directory
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
 from kvs.jobs.run import Run, tell_nobody
-from kvs.language.lines import Word, checked_keys
+from kvs.language import lines
+from kvs.language.faults import checked_word
+from kvs.language.lines import Word
 from kvs.persistence import ShowProgress, show_nobody
 from kvs.settings import DataSettings, Settings, cores
+from kvs.snapshot.read import load
+from kvs.snapshot.write import Draft, Written
 from kvs.store import Path
 from kvs.store import Store as CoreStore
 from kvs.watch import Change, Watch, Watchers
 
 
 class Store(CoreStore):
-    """A store for a program of one's own: everything of `kvs.store.Store`, watches, and jobs."""
+    """Pairs of bytes in memory, and perhaps on disk, shared by any number of threads.
+
+    Every method is thread-safe and takes effect at one instant. Keys and values are given as
+    bytes, or as str and then encoded as UTF-8; they come back as bytes. A word that the command
+    language cannot write is refused everywhere with `WordRefused`, a `ValueError`.
+
+    With a data directory, every method that tells something waits until what it depends on is as
+    safe as was asked for; `execute` alone does not, and its caller waits with `wait_until_safe`
+    before he shows the output. When the journal fails, every method raises `JournalFailed`.
+    """
 
     def __init__(
         self,
@@ -43,6 +61,114 @@ class Store(CoreStore):
         self._watching = Watchers(Change)
         self.attach(self._watching)
 
+    def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
+        """Set every pair of a mapping, or of an iterable of pairs, as one change.
+
+        A key named twice keeps the last value. Returns the store's revision after the change; no
+        pairs are no change.
+
+        Raises:
+            WordRefused: a key or value is no word of the language; nothing was written.
+
+        """
+        pause = self.execute(lines.write_line(pairs))
+        self.wait_until_safe(self.position())
+        return pause.revision
+
+    def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
+        """Return the pairs of those `keys` that are there, in the order they are named.
+
+        Raises:
+            WordRefused: a key is no word of the language.
+
+        """
+        wanted = lines.checked_keys(keys)
+        values = self.safe(self._engine.get(wanted))
+        return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
+
+    def delete(self, keys: Iterable[Word]) -> list[bytes]:
+        """Remove `keys` as one change; return those that were missing, in ascending order.
+
+        As in the language, a key named twice is missing the second time.
+
+        Raises:
+            WordRefused: a key is no word of the language; nothing was removed.
+
+        """
+        doomed = lines.checked_keys(keys)
+        if not doomed:
+            return []
+        pause = self.execute(lines.keys_line(b"DELETE", doomed))
+        self.wait_until_safe(self.position())
+        return lines.keys_missed(pause.output)
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """Return all pairs of one instant, in ascending order of the bytes of the keys."""
+        return self.safe(self._engine.items())
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return self.safe(len(self._engine))
+
+    def __contains__(self, key: Word) -> bool:
+        """Tell whether `key` is there.
+
+        Raises:
+            WordRefused: it is no word of the language.
+
+        """
+        [value] = self.safe(self._engine.get([checked_word(key, "key")]))
+        return value is not None
+
+    def backup(self, path: Path) -> Written:
+        """Write a snapshot of this instant to `path` and wait until it is on disk.
+
+        A forked child writes it; other threads go on meanwhile. What stood at `path` is replaced
+        by the finished file, or stays if this fails.
+
+        Raises:
+            SnapshotFailed: it could not be written; nothing changed at `path`.
+
+        """
+        parent, name = os.path.split(os.fsencode(path))
+        try:
+            directory = open_directory(parent or b".")
+        except OSError as error:
+            raise SnapshotFailed(shown(path), cause(error)) from error
+        try:
+            check_replaceable(name, directory)
+            draft = Draft(directory, name, shown(path))
+            self.fork_snapshot(draft)
+            try:
+                return draft.finish(self.until_safe())
+            except KeyboardInterrupt:
+                draft.abandon()
+                with contextlib.suppress(SnapshotFailed):
+                    draft.finish()
+                raise
+        except OSError as error:
+            raise SnapshotFailed(shown(path), cause(error)) from error
+        finally:
+            os.close(directory)
+
+    def restore(self, path: Path) -> int:
+        """Replace everything by the backup at `path`, as one change; return its revision.
+
+        Raises:
+            BackupUnreadable: the file cannot be opened or read.
+            BackupMalformed: it is not what a snapshot writes. The store was not touched.
+            StoreNotEmpty: it is kept in a data directory, and there were changes before.
+
+        """
+        pairs = load(os.fsencode(path))
+        if self._data is not None:
+            if self._engine.revision:
+                raise StoreNotEmpty(self._data.shown)
+            return self.write(pairs)
+        revision = self._engine.replace(pairs)
+        self._hand_on()
+        return revision
+
     def watch(self, keys: Iterable[Word]) -> Watch:
         """Return an iterator of the changes of `keys` from now on, in order; see `Watch`.
 
@@ -54,7 +180,7 @@ class Store(CoreStore):
 
         """
         watch = Watch(lambda outbox: self.leave(self._watching, outbox))
-        for key in checked_keys(keys):
+        for key in lines.checked_keys(keys):
             self.subscribe(self._watching, watch.outbox, key)
         return watch
 

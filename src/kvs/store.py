@@ -10,22 +10,17 @@ has been let go, once a call; with a journal, when what they were given is safe.
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
 from kvs.engine.python import PythonEngine
-from kvs.errors import JournalFailed, SnapshotFailed, StoreClosed, StoreNotEmpty, cause, shown
-from kvs.files import check_replaceable, open_directory
+from kvs.errors import JournalFailed, SnapshotFailed, StoreClosed
 from kvs.journal.progress import Jobs
-from kvs.language import lines
-from kvs.language.faults import checked_word
-from kvs.language.lines import Word
 from kvs.persistence import Persistence, Recovered, ShowProgress, show_nobody
 from kvs.settings import DataSettings
-from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.watch import Outbox, Watchers
 
@@ -40,15 +35,12 @@ Path = str | bytes | os.PathLike[str]
 
 
 class Store:
-    """Pairs of bytes in memory, shared by any number of threads.
+    """Pairs of bytes in memory, and perhaps on disk, shared by any number of threads.
 
-    Every method is thread-safe and takes effect at one instant. Keys and values are given as
-    bytes, or as str and then encoded as UTF-8; they come back as bytes. A word that the command
-    language cannot write is refused everywhere with `WordRefused`, a `ValueError`.
-
-    With a data directory, every method that tells something waits until what it depends on is as
-    safe as was asked for; `execute` alone does not, and its caller waits with `wait_until_safe`
-    before he shows the output. When the journal fails, every method raises `JournalFailed`.
+    Every method is thread-safe and takes effect at one instant. With a data directory, what
+    `execute` gives may be shown only when it is safe: the caller waits for that, by `position` and
+    the methods beside it. When the journal fails, what carries something out raises
+    `JournalFailed`.
     """
 
     def __init__(
@@ -133,71 +125,10 @@ class Store:
         finally:
             self._hand_on()
 
-    # The library: the same commands, for a program that has words instead of lines.
-
     @property
     def revision(self) -> int:
         """The number of changes so far: each command that changes something adds 1."""
-        return self._safe(self._engine.revision)
-
-    def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
-        """Set every pair of a mapping, or of an iterable of pairs, as one change.
-
-        A key named twice keeps the last value. Returns the store's revision after the change; no
-        pairs are no change.
-
-        Raises:
-            WordRefused: a key or value is no word of the language; nothing was written.
-
-        """
-        pause = self.execute(lines.write_line(pairs))
-        self.wait_until_safe(self.position())
-        return pause.revision
-
-    def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
-        """Return the pairs of those `keys` that are there, in the order they are named.
-
-        Raises:
-            WordRefused: a key is no word of the language.
-
-        """
-        wanted = lines.checked_keys(keys)
-        values = self._safe(self._engine.get(wanted))
-        return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
-
-    def delete(self, keys: Iterable[Word]) -> list[bytes]:
-        """Remove `keys` as one change; return those that were missing, in ascending order.
-
-        As in the language, a key named twice is missing the second time.
-
-        Raises:
-            WordRefused: a key is no word of the language; nothing was removed.
-
-        """
-        doomed = lines.checked_keys(keys)
-        if not doomed:
-            return []
-        pause = self.execute(lines.keys_line(b"DELETE", doomed))
-        self.wait_until_safe(self.position())
-        return lines.keys_missed(pause.output)
-
-    def items(self) -> list[tuple[bytes, bytes]]:
-        """Return all pairs of one instant, in ascending order of the bytes of the keys."""
-        return self._safe(self._engine.items())
-
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return self._safe(len(self._engine))
-
-    def __contains__(self, key: Word) -> bool:
-        """Tell whether `key` is there.
-
-        Raises:
-            WordRefused: it is no word of the language.
-
-        """
-        [value] = self._safe(self._engine.get([checked_word(key, "key")]))
-        return value is not None
+        return self.safe(self._engine.revision)
 
     # Snapshots.
 
@@ -214,55 +145,6 @@ class Store:
 
         with self._handing_on:
             self._engine.at_instant(fork)
-
-    def backup(self, path: Path) -> Written:
-        """Write a snapshot of this instant to `path` and wait until it is on disk.
-
-        A forked child writes it; other threads go on meanwhile. What stood at `path` is replaced
-        by the finished file, or stays if this fails.
-
-        Raises:
-            SnapshotFailed: it could not be written; nothing changed at `path`.
-
-        """
-        parent, name = os.path.split(os.fsencode(path))
-        try:
-            directory = open_directory(parent or b".")
-        except OSError as error:
-            raise SnapshotFailed(shown(path), cause(error)) from error
-        try:
-            check_replaceable(name, directory)
-            draft = Draft(directory, name, shown(path))
-            self.fork_snapshot(draft)
-            try:
-                return draft.finish(self.until_safe())
-            except KeyboardInterrupt:
-                draft.abandon()
-                with contextlib.suppress(SnapshotFailed):
-                    draft.finish()
-                raise
-        except OSError as error:
-            raise SnapshotFailed(shown(path), cause(error)) from error
-        finally:
-            os.close(directory)
-
-    def restore(self, path: Path) -> int:
-        """Replace everything by the backup at `path`, as one change; return its revision.
-
-        Raises:
-            BackupUnreadable: the file cannot be opened or read.
-            BackupMalformed: it is not what a snapshot writes. The store was not touched.
-            StoreNotEmpty: it is kept in a data directory, and there were changes before.
-
-        """
-        pairs = load(os.fsencode(path))
-        if self._data is not None:
-            if self._engine.revision:
-                raise StoreNotEmpty(self._data.shown)
-            return self.write(pairs)
-        revision = self._engine.replace(pairs)
-        self._hand_on()
-        return revision
 
     # Watchers.
 
@@ -400,7 +282,7 @@ class Store:
             if lines_of_it := change(self._data.jobs):
                 self._data.note(lines_of_it)
 
-    def _safe(self, found: T) -> T:
+    def safe(self, found: T) -> T:
         """Return what was found, once it may be shown."""
         self.wait_until_safe(self.position())
         return found

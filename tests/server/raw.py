@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvs.library import Store
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
-from kvs.store import Store
 from kvs.wire import frames
 
 SECONDS = 30.0

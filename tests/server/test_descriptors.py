@@ -19,7 +19,7 @@ UNBOUNDED = """
 import logging, os, resource, signal, sys
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
-from kvs.store import Store
+from kvs.library import Store
 logging.basicConfig(level="WARNING", stream=sys.stderr)
 server = Server(Store(), os.fsencode(sys.argv[1]), ServerSettings())
 signal.signal(signal.SIGTERM, lambda *_: server.stop())

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from kvs.errors import NoThread
+from kvs.library import Store
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
-from kvs.store import Store
 from kvs.wire import frames
 from tests.server.raw import SECONDS, Client, Served, send, serving
 from tests.tools import until

@@ -16,9 +16,9 @@ from kvs.errors import (
     shown,
 )
 from kvs.journal.recovery import Found, Torn
+from kvs.library import Store
 from kvs.persistence import ShowProgress, show_nobody
 from kvs.settings import DataSettings
-from kvs.store import Store
 
 QUICK_SECONDS = 0.5
 """A reading that takes longer shows how far it is."""
@@ -36,9 +36,10 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
         _refuse_without_data(options)
         store = Store()
     else:
-        settings = DataSettings(options.fsync or "always", options.fsync_interval or 1.0)
+        fsync = options.fsync or DataSettings.fsync
+        interval = options.fsync_interval or DataSettings.fsync_interval
         with _usage(), _progress() as progress:
-            store = Store(options.data, settings, progress=progress)
+            store = Store(options.data, fsync=fsync, fsync_interval=interval, progress=progress)
         _tell_what_was_found(store, options.data, tell)
     if options.restore is not None:
         try:

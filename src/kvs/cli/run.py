@@ -14,8 +14,8 @@ from kvs.errors import DirectoryUnusable, JournalFailed, KvsError, cause, shown
 from kvs.files import Replacement, check_replaceable, open_directory, write_all
 from kvs.jobs.report import ERRORS_TOLD, Report, State
 from kvs.jobs.run import Run
+from kvs.library import Store
 from kvs.settings import Settings
-from kvs.store import Store
 
 
 class Interruption:

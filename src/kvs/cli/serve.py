@@ -14,9 +14,9 @@ from kvs.cli.say import UsageError
 from kvs.errors import DirectoryUnusable, JournalFailed, KvsError
 from kvs.jobs.run import Run
 from kvs.jobs.service import Service
+from kvs.library import Store
 from kvs.server.server import Server
 from kvs.settings import ServerSettings, Settings
-from kvs.store import Store
 
 log = logging.getLogger("kvs.serve")
 
