@@ -137,7 +137,7 @@ class Session:
         if self.stage is Stage.GREETED and self._notifications.is_open:
             self._move(Event.NOTIFICATIONS_OPEN)
             self._deadline.cancel()
-        elif self.stage in {Stage.OPENING, Stage.GREETED}:
+        elif self.holds_pipes and self.stage in {Stage.OPENING, Stage.GREETED}:
             late = self._tries >= len(_RETRY_SECONDS)
             self._retry = self._loop.after(
                 _RETRY_LATER if late else _RETRY_SECONDS[self._tries], self._open
