@@ -333,10 +333,10 @@ class Session:
     def _disconnect(self) -> None:
         self._house.store.leave(self._house.watchers, self._outbox)
         self._cancel_timers()
+        self._move(Event.DISCONNECT)
         self._reply([frames.reply(frames.DISCONNECT, 0)])
         if self.stage is Stage.ENDED:
             return
-        self._move(Event.DISCONNECT)
         if self._unread_replies():  # what it was answered before fills the pipe
             self._deadline = self._loop.after(OPENING_SECONDS, lambda: self.end(None))
         else:
