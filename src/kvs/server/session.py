@@ -140,7 +140,7 @@ class Session:
         if self.stage is Stage.GREETED and self._notifications.is_open:
             self._move(Event.NOTIFICATIONS_OPEN)
             self._deadline.cancel()
-        elif self.stage in {Stage.OPENING, Stage.GREETED}:
+        elif self.holds_pipes and self.stage in {Stage.OPENING, Stage.GREETED}:
             late = self._tries >= len(_RETRY_SECONDS)
             self._retry = self._loop.after(
                 _RETRY_LATER if late else _RETRY_SECONDS[self._tries], self._open
@@ -360,10 +360,10 @@ class Session:
     def _disconnect(self) -> None:
         self._house.store.leave(self._house.watchers, self._outbox)
         self._cancel_timers()
+        self._move(Event.DISCONNECT)
         self._reply([frames.reply(frames.DISCONNECT, 0)])
         if self.stage is Stage.ENDED:
             return
-        self._move(Event.DISCONNECT)
         if self._unread_replies():  # what it was answered before fills the pipe
             self._deadline = self._loop.after(OPENING_SECONDS, lambda: self.end(None))
         else:
