@@ -479,3 +479,36 @@ def test_a_client_that_never_opens_its_pipes_loses_its_place(
         assert half.at_end("resp")
         living.opens("resp", "not", "req")
         assert living.reply() == (frames.CONNECT, 0)
+
+
+@pytest.mark.parametrize("blocked", ["resp", "not", "both", "req"])
+def test_a_client_dropped_while_it_opens_its_pipes_finds_their_end(
+    served: Served, blocked: str
+) -> None:
+    """Its opens wait for the other side, and it must not wait for ever."""
+    client = Client(served, "c").make().register()
+    until(lambda: served.server.sessions == 1)
+    if blocked == "not":  # the responses are open, and the reply is read
+        client.opens("resp")
+        assert client.reply() == (frames.CONNECT, 0)
+    served.server.drop_sessions()
+    until(lambda: served.server.sessions == 0)
+    names = {"both": ("resp", "not"), "req": ("req", "resp")}.get(blocked, (blocked,))
+    client.opens(*names)
+    for name in names:
+        if name != "req":
+            assert client.at_end(name)
+    again = Client(served, "d").connected()
+    assert again.subscribe(b"k") == 0
+
+
+def test_what_a_dropped_client_never_opens_is_let_go(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
+    before = len(os.listdir("/proc/self/fd"))
+    Client(served, "c").make().register()
+    until(lambda: served.server.sessions == 1)
+    served.server.drop_sessions()
+    until(lambda: served.server.sessions == 0)
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)

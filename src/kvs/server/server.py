@@ -97,7 +97,7 @@ class Server:
 
     def drop_sessions(self) -> None:
         """End every session; then those that waited for a place have their turn."""
-        self._loop.soon(lambda: self._end_sessions(Session.finish, "all sessions were dropped"))
+        self._loop.soon(lambda: self._end_sessions(Session.drop, "all sessions were dropped"))
 
     def _end_sessions(self, end: Callable[[Session, str], None], why: str) -> None:
         if self._sessions:

@@ -9,6 +9,7 @@ from kvs.engine.boundary import Pause, Reason
 from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause, shown
 from kvs.language.faults import checked_word
 from kvs.server import script as scripts
+from kvs.server.farewell import Farewell
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
 from kvs.server.outgoing import Notifications, Replies
 from kvs.server.script import Script
@@ -112,6 +113,7 @@ class Session:
         """Why it ends, once what had been asked is carried out; its pipes are closed by then."""
         self._tries = 0
         self._due = False  # whether a call of _serve is on its way
+        self._dropped = False
         self._unsafe = False  # whether a reply waits until it may be shown
         self._outbox: Outbox[bytes] = Outbox(self._wake)
         self._notifications = Notifications(self._outbox, house.loop)
@@ -377,6 +379,11 @@ class Session:
         self._deadline.cancel()
         self._deadline = self._loop.after(LEAVING_SECONDS, lambda: self.end(None))
 
+    def drop(self, why: str) -> None:
+        """Finish, though the client did nothing; one that still opens its pipes is seen off."""
+        self._dropped = True
+        self.finish(why)
+
     def finish(self, why: str) -> None:
         """Close everything, and carry out the whole requests that had come; then it has ended.
 
@@ -417,11 +424,14 @@ class Session:
         self._cancel_timers()
         self._house.store.leave(self._house.watchers, self._outbox)
         self._stop_reading()
-        fifos.close(self._input)
         if self._replies is not None:
             self._replies.close()
             self._replies = None
         self._notifications.close()
+        if self._dropped and self._unopened:
+            Farewell(self._loop, self._input, self._unopened)
+            return
+        fifos.close(self._input)
         self._let_go(*self._unopened)
 
     def _let_go(self, *files: Fifo) -> None:
