@@ -19,7 +19,7 @@ from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.store import Path
 from kvs.store import Store as CoreStore
-from kvs.watch import Change, Watch, Watchers
+from kvs.watch import Change, Outbox, Watch, Watchers
 
 
 class Store(CoreStore):
@@ -179,7 +179,13 @@ class Store(CoreStore):
             WordRefused: a key is no word of the language.
 
         """
-        watch = Watch(lambda outbox: self.leave(self._watching, outbox))
+
+        def leave(outbox: Outbox[Change]) -> None:
+            self.leave(self._watching, outbox)
+            self.forget(watch.fail)
+
+        watch = Watch(leave)
+        self.on_failure(watch.fail)
         for key in lines.checked_keys(keys):
             self.subscribe(self._watching, watch.outbox, key)
         return watch

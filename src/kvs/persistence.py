@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kvs.engine.boundary import BUDGET, Effects, Engine, Instant
+from kvs.errors import DataUnusable
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder
@@ -135,7 +136,12 @@ class Persistence:
         """Called by the journal's thread when the journal is to be compacted."""
         self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
         self.log.on_written = self._written
-        self.log.start()
+        try:
+            self.log.start()
+        except RuntimeError as error:
+            self._disk.close(segment.file)
+            reason = "there is no thread to be had to write the journal (ulimit -u)"
+            raise DataUnusable(self.shown, reason) from error
 
     @property
     def syncs(self) -> bool:

@@ -64,13 +64,15 @@ class Store:
         self._handing_on = Lock()
         self._compacting = Lock()
         self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
-        self._closed = False
+        self._closed = False  # guarded by _compacting
+        self._on_failure: list[Callable[[JournalFailed], None]] = []
         self._data: Persistence | None = None
         if data is not None:
             self._data = Persistence(
                 data, self._engine, settings or DataSettings(), progress=progress
             )
             self._data.on_grown = self._compact_in_background
+            self._data.log.on_failure = self._failed
 
     def __enter__(self) -> Self:
         return self
@@ -207,9 +209,22 @@ class Store:
         return None if self._data is None else self._data.log.failure
 
     def on_failure(self, call: Callable[[JournalFailed], None]) -> None:
-        """Have `call` called, by a thread of the store's, when the journal fails."""
-        if self._data is not None:
-            self._data.log.on_failure = call
+        """Have `call` called, by a thread of the store's, when the journal fails; now, if it has.
+
+        It may be called twice if the journal fails in this moment.
+        """
+        self._on_failure.append(call)
+        if self.failure is not None:
+            call(self.failure)
+
+    def forget(self, call: Callable[[JournalFailed], None]) -> None:
+        """End what `on_failure` began, if it was not ended."""
+        with contextlib.suppress(ValueError):
+            self._on_failure.remove(call)
+
+    def _failed(self, failure: JournalFailed) -> None:
+        for call in list(self._on_failure):
+            call(failure)
 
     def position(self) -> int:
         """Return a number for all that has been carried out so far, for the following methods.
@@ -307,12 +322,15 @@ class Store:
         Raises:
             SnapshotFailed: the snapshot could not be written; the journal is as it was.
             JournalFailed: the journal failed.
+            StoreClosed: the store was closed.
 
         """
         data = self._data
         if data is None:
             return None
         with self._compacting:
+            if self._closed:
+                raise StoreClosed
             draft = data.draft()
             number = 0
 

@@ -6,12 +6,11 @@ import os
 import resource
 import signal
 import sys
-from functools import partial
 from types import FrameType
 
 from kvs.cli.data import open_store
 from kvs.cli.say import UsageError
-from kvs.errors import DirectoryUnusable, JournalFailed, KvsError
+from kvs.errors import DirectoryUnusable, KvsError
 from kvs.jobs.run import Run
 from kvs.jobs.service import Service
 from kvs.library import Store
@@ -65,7 +64,7 @@ def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessio
                     options.outbox_total_bytes,
                 ),
             )
-            store.on_failure(partial(_stop, server, jobs))
+            store.on_failure(lambda _: server.stop())
             _handle_signals(server, jobs)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             log.info("serving at %s", options.fifo)
@@ -88,13 +87,6 @@ def _tell(error: KvsError) -> None:
     log.error("%s", error)
 
 
-def _stop(server: Server, jobs: Run | Service, failure: JournalFailed | None = None) -> None:
-    if failure is not None:
-        log.error("%s", failure)
-    server.stop()
-    jobs.stop()
-
-
 def _handle_signals(server: Server, jobs: Run | Service) -> None:
     """Let SIGUSR1 drop all sessions; SIGTERM and SIGINT stop, and a second one leave at once."""
     signalled = False
@@ -106,7 +98,8 @@ def _handle_signals(server: Server, jobs: Run | Service) -> None:
             server.abandon()
             os._exit(128 + number)
         signalled = True
-        _stop(server, jobs)
+        server.stop()
+        jobs.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -121,8 +121,6 @@ class Pool:
         try:
             while work := self._take():
                 work()
-                if self._store.failure is not None:
-                    self.stop()
         except BaseException as defect:  # noqa: BLE001  (raised again by who owns the pool)
             self.fail(defect)
 

@@ -1,5 +1,6 @@
 """The data directory: its lock, and the files in it."""
 
+import contextlib
 import os
 from types import TracebackType
 from typing import Self
@@ -185,7 +186,8 @@ class Folder:
 
     def remove_older(self, disk: Disk, number: int) -> None:
         """Remove what a snapshot of this number has made needless; what stays is no harm."""
-        for kind, numbers in self.numbers().items():
-            for each in numbers:
-                if each < number:
-                    disk.remove(file_name(kind, each))
+        with contextlib.suppress(OSError, DataUnusable):
+            for kind, numbers in self.numbers().items():
+                for each in numbers:
+                    if each < number:
+                        disk.remove(file_name(kind, each))

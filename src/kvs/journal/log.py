@@ -110,7 +110,12 @@ class Log:
         self._writer = Thread(target=self._write, name="kvs-journal", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that writes."""
+        """Start the thread that writes.
+
+        Raises:
+            RuntimeError: there is none to be had.
+
+        """
         self._writer.start()
 
     @property
@@ -232,6 +237,9 @@ class Log:
             self._fail(cause(error))
         except MemoryError:
             self._fail("there is not enough memory")
+        except BaseException as defect:
+            self._fail(f"{type(defect).__name__}: {defect}")  # nobody may wait for ever
+            raise
 
     def _wait_for_work(self) -> bool:
         """Wait until something waits, or is to be synced; return whether to go on."""

@@ -1,8 +1,8 @@
 """Seeing off a client that was dropped while its pipes were being opened.
 
 It may wait in an open(2) of a pipe that nobody opens any more. So each pipe that was not open yet
-is opened once its client reads it, and closed at once: the client finds its end, and stops. Requests
-is kept open meanwhile, for one that waits there.
+is opened once its client reads it, and closed at once: the client finds its end, and stops.
+Requests is kept open meanwhile, for one that waits there.
 """
 
 import contextlib
