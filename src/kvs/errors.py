@@ -277,3 +277,16 @@ class RegistrationUnusable(KvsError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
+
+
+@dataclass(eq=False)
+class EngineUnavailable(KvsError):
+    """An engine was asked for by name that is not there."""
+
+    variable: str
+    """The environment variable that names it."""
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.name}: {self.reason}"

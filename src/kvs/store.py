@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any
 
 from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
-from kvs.engine.python import PythonEngine
+from kvs.engine.choice import new_engine
 from kvs.errors import SnapshotFailed, cause, shown
 from kvs.files import check_replaceable, open_directory
 from kvs.language import lines
@@ -33,7 +33,7 @@ class Store:
     """
 
     def __init__(self) -> None:
-        self._engine = PythonEngine()
+        self._engine = new_engine()
         self._handing_on = Lock()
         self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
 
