@@ -14,6 +14,8 @@ from kvs.language.results import HELP
 from tests.model import Model
 from tests.strategies import scripts, values, words
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 def execute_all(store: Store, script: bytes, budget: int = 65536) -> list[Pause]:
     pauses: list[Pause] = []

@@ -7,11 +7,15 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from kvs.settings import ServerSettings
 from kvs.wire import frames
 from kvs.wire.replies import Change, Notifications
 from tests.server.raw import SECONDS, Client, read_within, serving
 from tests.tools import until
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 def collect(client: Client, count: int) -> list[Change]:

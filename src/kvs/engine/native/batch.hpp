@@ -33,15 +33,15 @@ public:
     explicit Batch(Grammar grammar, std::string_view help) : grammar_(grammar), help_(help) {}
 
     // Read lines up to `end`, to a line that only others can carry out, or until it is a batch.
-    // Throws std::bad_alloc.
-    void read(const char* at, const char* end) {
+    // Throws std::bad_alloc; then fewer lines at a time, `most`, may do.
+    void read(const char* at, const char* end, std::size_t most = LINES) {
         lines_.clear();
         words_.clear();
         stop_ = Kind::IDLE;
         std::size_t commands = 0, found = 0;
         most_output_ = 0;
         while (at != end && commands < COMMANDS && words_.keys.size() < WORDS &&
-               lines_.size() < LINES && stop_ == Kind::IDLE) {
+               lines_.size() < most && stop_ == Kind::IDLE) {
             Line line{Kind::IDLE, at, at, words_.keys.size(), 0, words_.values.size()};
             line.kind = grammar_.line(at, words_);
             line.end = at = grammar_.next();

@@ -77,7 +77,7 @@ public:
         turn.call = next_call_.fetch_add(1, std::memory_order_relaxed);
         call.revision = revision();
         while (!call.over()) {
-            batch.read(call.script + call.offset, call.script + call.end);
+            read(call, batch, turn);
             if (!carry_out(call, batch, turn)) throw std::bad_alloc();
             if (call.stop == Kind::SHOW) {
                 Listing listing(turn.copy->spans(), turn.copy->count());
@@ -202,7 +202,7 @@ private:
 
     // Carry out a batch that has been read; return false if memory was not enough for a command.
     bool carry_out(Call& call, Batch& batch, Turn& turn) {
-        prepare(call, batch, turn);
+        if (turn.table) batch.prefetch(*turn.table);
         std::shared_ptr<Table> before;  // dropped, if it is the last that holds it, without the lock
         std::unique_lock<Lock> held(lock_);
         while (!turn.effect && wants_effects()) {  // only since a moment
@@ -227,14 +227,26 @@ private:
         return enough;
     }
 
-    // All that may fail for lack of memory, and all that takes time, but for the commands themselves.
+    // Read a batch, and make ready for it. One line alone, if there is not enough memory for more: so
+    // those before the one that fails are carried out.
+    void read(Call& call, Batch& batch, Turn& turn) {
+        const char* const at = call.script + call.offset;
+        const char* const end = call.script + call.end;
+        try {
+            batch.read(at, end);
+            prepare(call, batch, turn);
+        } catch (const std::bad_alloc&) {
+            batch.read(at, end, 1);
+            prepare(call, batch, turn);
+        }
+    }
+
     void prepare(Call& call, const Batch& batch, Turn& turn) {
         call.output.make_room(batch.most_output());
         if (call.invalid.capacity() < call.invalid.size() + batch.lines().size())
             call.invalid.reserve(2 * call.invalid.size() + batch.lines().size());
         if (batch.shows()) turn.copy.emplace(probable_bytes());
         if (turn.effect || wants_effects()) make_effect(call, batch, turn);
-        if (turn.table) batch.prefetch(*turn.table);
     }
 
     bool wants_effects() const {
