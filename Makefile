@@ -9,16 +9,19 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+ENGINE := setup.py $(wildcard src/kvs/engine/*.pyx src/kvs/engine/native/*.hpp)
 
 .PHONY: all run demo test stress lint bench clean
 
 all: .venv/installed
 
-.venv/installed: pyproject.toml src/kvs/version.py
+.venv/installed: pyproject.toml src/kvs/version.py $(ENGINE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "kvs needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
+	@rm -f src/kvs/engine/*.so
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/kvs --version
 	@touch $@
 
 run: .venv/installed
@@ -45,5 +48,5 @@ bench: .venv/installed
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f examples/jobs/*.out examples/jobs/*.bck
+	rm -f examples/jobs/*.out examples/jobs/*.bck src/kvs/engine/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,6 +11,18 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("kvs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kvs")
 
+from kvs.engine.choice import COMPILED, PYTHON, VARIABLE
+from tests.engine.engines import engine_called
+
+
+@pytest.fixture(scope="module", params=[PYTHON, COMPILED])
+def each_engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let all stores of a module, and the programs it starts, have one engine, then the other."""
+    engine_called(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, request.param)
+        yield
+
 
 @pytest.fixture
 def often_switching() -> Iterator[None]:

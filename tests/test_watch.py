@@ -10,6 +10,8 @@ from kvs import Store, WordRefused
 from kvs.errors import WatchLost
 from kvs.watch import CHANGE_BYTES, Change, Outbox, Watchers
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 SECONDS = 30.0
 
 

@@ -347,3 +347,16 @@ class StoreNotEmpty(KvsError):
 
     def __str__(self) -> str:
         return f"{self.directory}: a backup is restored into a new or empty data directory only"
+
+
+@dataclass(eq=False)
+class EngineUnavailable(KvsError):
+    """An engine was asked for by name that is not there."""
+
+    variable: str
+    """The environment variable that names it."""
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.name}: {self.reason}"

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
-from kvs.engine.python import PythonEngine
+from kvs.engine.choice import new_engine
 from kvs.errors import JournalFailed, SnapshotFailed, StoreClosed
 from kvs.journal.progress import Jobs
 from kvs.persistence import Persistence, Recovered, ShowProgress, show_nobody
@@ -60,7 +60,7 @@ class Store:
             DataDamaged: something in it does not prove itself; nothing was changed.
 
         """
-        self._engine = PythonEngine()
+        self._engine = new_engine()
         self._handing_on = Lock()
         self._compacting = Lock()
         self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
@@ -236,7 +236,7 @@ class Store:
         if self._data is None:
             return 0
         with self._handing_on:
-            self._take_in(self._engine.take_effects())
+            self._take_in(self._engine.take_all_effects())
             self._data.log.check()
             return self._data.log.added
 
@@ -293,7 +293,7 @@ class Store:
         if self._data is None:
             raise ValueError("a store in memory keeps no notes")
         with self._handing_on:
-            self._take_in(self._engine.take_effects())
+            self._take_in(self._engine.take_all_effects())
             if lines_of_it := change(self._data.jobs):
                 self._data.note(lines_of_it)
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvs.engine.boundary import Instant
-from kvs.engine.python import PythonEngine
+from kvs.engine.boundary import Engine, Instant
+from kvs.engine.choice import new_engine
 from kvs.errors import DataDamaged, DataUnusable, cause, shown
 from kvs.files import Replacement, open_regular, write_all
 from kvs.journal import form
@@ -39,7 +39,7 @@ def check(path: Path, progress: ShowProgress = show_nobody) -> Found:
 
     """
     with _looked_at(path) as folder:
-        return _reader(folder, PythonEngine(), progress).read()
+        return _reader(folder, new_engine(), progress).read()
 
 
 def dump(path: Path, progress: ShowProgress = show_nobody) -> Iterator[bytes]:
@@ -51,7 +51,7 @@ def dump(path: Path, progress: ShowProgress = show_nobody) -> Iterator[bytes]:
         DataDamaged: something does not prove itself; nothing was yielded.
 
     """
-    engine = PythonEngine()
+    engine = new_engine()
     with _looked_at(path) as folder:
         _reader(folder, engine, progress).read()
     blocks: list[Iterator[bytes]] = []
@@ -96,7 +96,7 @@ def repair(path: Path, progress: ShowProgress = show_nobody) -> Cut | None:
     with Folder(path) as folder:
         folder.lock()
         _check_there(folder)
-        reader = _reader(folder, PythonEngine(), progress)
+        reader = _reader(folder, new_engine(), progress)
         try:
             reader.read()
         except DataDamaged as damage:
@@ -129,7 +129,7 @@ def _check_there(folder: Folder) -> None:
         raise DataUnusable(shown(folder.path), "it holds no journal")
 
 
-def _reader(folder: Folder, engine: PythonEngine, progress: ShowProgress) -> Reader:
+def _reader(folder: Folder, engine: Engine, progress: ShowProgress) -> Reader:
     return Reader(folder, EngineTarget(engine), Jobs().take_in, progress)
 
 

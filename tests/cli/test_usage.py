@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kvs.engine.choice import engine_name
 from kvs.version import VERSION
 from tests.tools import SECONDS, Start, kvs, leftovers, one_line, write_jobs
 
@@ -124,7 +125,7 @@ def test_version_and_help_are_results_and_no_error(arguments: list[str]) -> None
     assert (ended.status, ended.stderr) == (0, b"")
     assert ended.stdout.endswith(b"\n")
     if arguments == ["--version"]:
-        assert ended.stdout == f"kvs {VERSION}\n".encode()
+        assert ended.stdout == f"kvs {VERSION} (engine: {engine_name()})\n".encode()
 
 
 def test_help_names_every_option_and_the_exit_statuses() -> None:

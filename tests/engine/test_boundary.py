@@ -2,45 +2,39 @@
 
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.engine.boundary import Effects, Engine, Instant, Mark, Reason
-from kvs.engine.python import PythonEngine
+from kvs.engine.choice import COMPILED, PYTHON
+from tests.engine.engines import NewEngine, engine_called, run_to_the_end
 from tests.strategies import scripts
 
 
-def recording() -> Engine:
-    engine = PythonEngine()
+@pytest.fixture(scope="module", params=[PYTHON, COMPILED])
+def new_engine(request: pytest.FixtureRequest) -> NewEngine:
+    """Return what makes an engine: all of this holds for each of them."""
+    return engine_called(request.param)
+
+
+def recording(new_engine: NewEngine) -> Engine:
+    engine = new_engine()
     engine.record(0)
     return engine
 
 
-def run_to_the_end(
-    engine: Engine, script: bytes, budget: int = 65536, job: int | None = None
-) -> bytes:
-    """Carry out a script; return its output."""
-    output, offset = [], 0
-    while offset < len(script):
-        mark = None if job is None else Mark(job, 0)
-        pause = engine.execute(script, offset, budget, mark)
-        assert pause.offset > offset
-        output.append(pause.output)
-        offset = pause.offset
-    return b"".join(output)
-
-
 @given(st.lists(scripts(), max_size=4), st.sampled_from([0, 1, 30, 65536]))
 def test_the_recorded_lines_carried_out_again_give_the_same(
-    several: list[bytes], budget: int
+    new_engine: NewEngine, several: list[bytes], budget: int
 ) -> None:
-    engine = recording()
+    engine = recording(new_engine)
     for script in several:
         run_to_the_end(engine, script, budget)
     effects = engine.take_effects()
     assert engine.take_effects() == []
     assert not engine.effects
-    again = PythonEngine()
+    again = new_engine()
     for each in effects:
         assert each.lines.count(b"\n") == each.count
         run_to_the_end(again, each.lines)
@@ -50,10 +44,10 @@ def test_the_recorded_lines_carried_out_again_give_the_same(
 
 @given(scripts(), st.sampled_from([0, 1, 30, 65536]))
 def test_marked_effects_tell_how_far_a_job_came_and_all_that_it_wrote(
-    script: bytes, budget: int
+    new_engine: NewEngine, script: bytes, budget: int
 ) -> None:
     """Whoever goes on from any of them, with what was written by then, gets the same in the end."""
-    engine = recording()
+    engine = recording(new_engine)
     output, offset = b"", 0
     told = b""
     while offset < len(script):
@@ -74,8 +68,8 @@ def test_marked_effects_tell_how_far_a_job_came_and_all_that_it_wrote(
         offset = pause.offset
 
 
-def test_a_wait_a_show_and_a_backup_are_not_told_as_carried_out() -> None:
-    engine = recording()
+def test_a_wait_a_show_and_a_backup_are_not_told_as_carried_out(new_engine: NewEngine) -> None:
+    engine = recording(new_engine)
     script = b"WRITE [(a,1)]\nREAD [a]\nSHOW\nWAIT 5\nDELETE [b]\nBACKUP\n"
     expected = [
         (Reason.BUDGET, b"[(a,1)]\n(a, 1)\n", b"(a, 1)\n", 23, b"[(a,1)]\n"),
@@ -92,15 +86,15 @@ def test_a_wait_a_show_and_a_backup_are_not_told_as_carried_out() -> None:
     assert offset == len(script)
 
 
-def test_what_is_neither_watched_nor_recorded_has_no_effects() -> None:
-    engine = PythonEngine()
+def test_what_is_neither_watched_nor_recorded_has_no_effects(new_engine: NewEngine) -> None:
+    engine = new_engine()
     run_to_the_end(engine, b"WRITE [(a,1)(b,2)]\nDELETE [a]\nREAD [a]\n", job=1)
     assert not engine.effects
     assert engine.take_effects() == []
 
 
-def test_watched_keys_are_told_until_the_last_watch_ends() -> None:
-    engine = PythonEngine()
+def test_watched_keys_are_told_until_the_last_watch_ends(new_engine: NewEngine) -> None:
+    engine = new_engine()
     assert engine.watch(b"a") == (False, [])
     run_to_the_end(engine, b"WRITE [(b,1)(a,2)(a,3)]\n")
     there, effects = engine.watch(b"a")
@@ -115,14 +109,14 @@ def test_watched_keys_are_told_until_the_last_watch_ends() -> None:
     assert not engine.effects
 
 
-def test_an_instant_lists_everything_and_brings_the_effects_up_to_it() -> None:
-    engine = recording()
+def test_an_instant_lists_everything_and_brings_the_effects_up_to_it(new_engine: NewEngine) -> None:
+    engine = recording(new_engine)
     run_to_the_end(engine, b"WRITE [(b,2)(a,1)]\nWRITE [(c,3)]\n")
     seen: list[tuple[int, int, bytes]] = []
     effects: list[Effects] = []
 
     def look(instant: Instant) -> None:
-        again = PythonEngine()
+        again = new_engine()
         run_to_the_end(again, b"".join(instant.writes()))
         assert again.items() == engine_pairs
         effects.extend(engine.take_effects())
@@ -134,8 +128,10 @@ def test_an_instant_lists_everything_and_brings_the_effects_up_to_it() -> None:
     assert seen == [(2, 3, b"(a, 1)\n(b, 2)\n(c, 3)\n")]
 
 
-def test_effects_of_many_threads_come_in_the_one_order_of_changes(often_switching: None) -> None:
-    engine = recording()
+def test_effects_of_many_threads_come_in_the_one_order_of_changes(
+    new_engine: NewEngine, often_switching: None
+) -> None:
+    engine = recording(new_engine)
     taken: list[Effects] = []
     taking = threading.Lock()
 
@@ -151,7 +147,7 @@ def test_effects_of_many_threads_come_in_the_one_order_of_changes(often_switchin
     for thread in threads:
         thread.join()
     assert [each.revision for each in taken] == list(range(1, 801))
-    again = PythonEngine()
+    again = new_engine()
     for each in taken:
         run_to_the_end(again, each.lines)
     assert again.items() == engine.items()

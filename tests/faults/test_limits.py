@@ -26,6 +26,8 @@ from tests.tools import (
     write_jobs,
 )
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 # The size of a file.
 
 NUMBERED = "".join(f"READ [k{number:06}]\n" for number in range(20_000))

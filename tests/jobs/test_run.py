@@ -18,6 +18,8 @@ from kvs.snapshot import write
 from tests.model import Model
 from tests.strategies import scripts
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 SECONDS = 30
 
 

@@ -22,6 +22,8 @@ from kvs.jobs.watching import Sign, Watch
 from kvs.settings import Settings
 from tests.tools import HOUR, SECONDS, content, until, write_jobs
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 class Served:
     """A directory being served, and what was told of it."""

@@ -15,6 +15,8 @@ from kvs.wire.replies import Change, Notifications
 from tests.server.raw import SECONDS, Client, read_within, serving
 from tests.tools import until
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 def collect(client: Client, count: int) -> list[Change]:
     """Read so many notifications."""

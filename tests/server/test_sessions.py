@@ -22,6 +22,8 @@ from kvs.wire import frames
 from tests.server.raw import SECONDS, Client, Served, send, serving
 from tests.tools import until
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 @pytest.fixture
 def served() -> Iterator[Served]:

@@ -14,6 +14,8 @@ from kvs.language import results
 from kvs.snapshot.write import Draft
 from kvs.table import Table, ordered
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[int]:

@@ -15,7 +15,8 @@ from typing import NoReturn
 from kvs.cli.lint import lint
 from kvs.cli.run import run
 from kvs.cli.say import ReaderGone, UsageError, put, say
-from kvs.errors import KvsError, shown
+from kvs.engine.choice import engine_name
+from kvs.errors import EngineUnavailable, KvsError, shown
 from kvs.settings import FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
 from kvs.version import VERSION
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.action(options)  # type: ignore[no-any-return]
     except ReaderGone:
         return 1
-    except UsageError as error:
+    except (UsageError, EngineUnavailable) as error:
         say(f"{program}: {error}")
         return 2
     except KvsError as error:
@@ -64,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 all well, 1 something in the work failed, 2 wrong usage.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"kvs {VERSION}")
+    parser.add_argument(
+        "--version", action="version", version=f"kvs {VERSION} (engine: {engine_name()})"
+    )
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands"
     )

@@ -153,7 +153,13 @@ class Engine(Protocol):
         """End a `watch`; return the effects up to now."""
 
     def take_effects(self) -> list[Effects]:
-        """Return the effects that nobody has taken yet, in order."""
+        """Return the effects that nobody has taken yet, in order.
+
+        Those of a command that is just being carried out, and those behind them, may be missing.
+        """
+
+    def take_all_effects(self) -> list[Effects]:
+        """Return them up to now, those of all calls that have come back included."""
 
     def at_instant(self, call: Callable[[Instant], None]) -> None:
         """Call `call` between two commands, none of which can begin meanwhile.

@@ -202,6 +202,10 @@ class PythonEngine:
         """Return the effects that nobody has taken yet, in order."""
         return [self._effects.popleft() for _ in range(len(self._effects))]
 
+    def take_all_effects(self) -> list[Effects]:
+        """Return them up to now."""
+        return self.take_effects()
+
     def at_instant(self, call: Callable[[Instant], None]) -> None:
         """Call `call` between two commands."""
         with self._lock:

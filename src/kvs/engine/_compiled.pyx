@@ -1,0 +1,436 @@
+# cython: language_level=3, freethreading_compatible=True, binding=True
+# distutils: language=c++
+"""The compiled engine: a door of Cython to the rooms of C++ in `native`.
+
+Here Python's objects are turned into bytes and back, with the interpreter's lock; commands are
+carried out there, without it. Law: nobody waits for the engine's lock while holding the
+interpreter's. `at_instant` calls Python while it holds the engine's, and only it does.
+"""
+
+import os
+
+from kvs.engine.boundary import Effects, Pause, Reason
+from kvs.language import results
+from kvs.language.faults import fault_at
+
+from libc.stdint cimport uint64_t
+from libcpp cimport bool as cbool
+from libcpp.memory cimport unique_ptr
+from libcpp.string cimport string
+from libcpp.utility cimport move
+from libcpp.vector cimport vector
+
+
+cdef extern from "<string_view>" namespace "std" nogil:
+    cdef cppclass string_view:
+        string_view(const char*, size_t)
+
+cdef extern from "native/engine.hpp" namespace "kvs" nogil:
+    cdef struct HashKey:
+        uint64_t first
+        uint64_t second
+
+    uint64_t siphash13(HashKey, const char*, size_t)
+
+    cdef cppclass Word:
+        const char* at
+        unsigned char size
+
+    cdef cppclass Key(Word):
+        pass
+
+    cdef cppclass Value:
+        const char* bytes
+        unsigned char size
+
+    cdef enum class Kind:
+        IDLE, WAIT, SHOW, BACKUP
+
+    cdef cppclass Buffer:
+        const char* data()
+        size_t size()
+        void clear()
+
+    cdef cppclass Span:
+        pass
+
+    cdef cppclass Records:
+        vector[Span] spans() except +
+
+    cdef cppclass Table:
+        size_t size()
+        const Records& records()
+
+    cdef cppclass Copy:
+        Copy(size_t) except +
+        const vector[Span]& spans()
+        size_t count()
+
+    cdef cppclass Listing:
+        Listing(const vector[Span]&, size_t) except +
+        size_t size()
+        Word key(size_t)
+        Word value(size_t)
+        cbool ended()
+        void put_block(Buffer&) except +
+
+    cdef cppclass Writes:
+        Writes(const vector[Span]&) except +
+        cbool ended()
+        void put_block(Buffer&) except +
+
+    cdef cppclass Change:
+        string key
+        string value
+        cbool removed
+
+    cdef cppclass Effect:
+        unique_ptr[Effect] next
+        vector[Change] changes
+        Buffer lines
+        uint64_t count
+        uint64_t revision
+        cbool marked
+        long long job
+        long long offset
+        Buffer output
+        cbool continues(const Effect&)
+
+    cdef cppclass EffectQueue "kvs::Effects":
+        cbool any()
+        unique_ptr[Effect] take()
+        void put_back(unique_ptr[Effect])
+
+    void drop "kvs::Effects::drop"(unique_ptr[Effect])
+
+    cdef cppclass Call:
+        Call(const char*, size_t, size_t, size_t) except +
+        void mark(long long, long long)
+        size_t offset
+        size_t size
+        Kind stop
+        uint64_t milliseconds
+        Buffer output
+        size_t told
+        vector[size_t] invalid
+        size_t commands
+        uint64_t revision
+
+    cdef cppclass Engine:
+        Engine(HashKey, string) except +
+        void execute(Call&) except +
+        void get(const vector[Key]&, vector[Value]&) except +
+        void copy(Copy&) except +
+        size_t probable_bytes()
+        size_t size()
+        uint64_t revision()
+        uint64_t replace(const vector[Key]&, const vector[Word]&) except +
+        void record(uint64_t)
+        cbool watch(const string&, unique_ptr[Effect]&) except +
+        unique_ptr[Effect] unwatch(const string&) except +
+        unique_ptr[Effect] take_all()
+        EffectQueue& effects()
+        cbool try_hold()
+        void hold()
+        void let_go()
+        const Table& table()
+        Key hashed(string_view)
+
+
+cdef HashKey _process_key
+_process_key.first = int.from_bytes(os.urandom(8), "little")
+_process_key.second = int.from_bytes(os.urandom(8), "little")
+
+cdef size_t _MOST_BUDGET = <size_t>1 << 62
+cdef Py_ssize_t _WORD_BYTES = 40
+
+
+def siphash(key, bytes text not None):
+    """Return the hash of `text` under a key of two numbers of 64 bits."""
+    cdef HashKey hash_key
+    hash_key.first, hash_key.second = key
+    return siphash13(hash_key, text, len(text))
+
+
+cdef class CompiledEngine:
+    """A table, its lock and commands, in C++. Thread-safe; see `kvs.engine.boundary`."""
+
+    cdef unique_ptr[Engine] _engine
+
+    name = "compiled"
+
+    def __cinit__(self):
+        self._engine.reset(new Engine(_process_key, results.HELP))
+
+    @property
+    def effects(self):
+        """Whether there are effects to be taken."""
+        return self._engine.get().effects().any()
+
+    def execute(self, bytes script not None, size_t start, budget, mark=None):
+        """Carry out the commands of `script` from byte `start` on."""
+        cdef Engine* engine = self._engine.get()
+        cdef unique_ptr[Call] call
+        call.reset(new Call(script, len(script), start, min(budget, _MOST_BUDGET)))
+        if mark is not None:
+            call.get().mark(mark.job, mark.base)
+        with nogil:
+            engine.execute(call.get()[0])
+        return _pause(script, call.get(), mark is not None)
+
+    def get(self, keys):
+        """Return the values of `keys`, None where one is missing."""
+        cdef Engine* engine = self._engine.get()
+        cdef vector[Key] wanted
+        cdef vector[Value] values
+        cdef bytes key
+        held = tuple(keys)  # their bytes stay where they are
+        wanted.reserve(len(held))
+        for key in held:
+            wanted.push_back(engine.hashed(string_view(key, len(key))))
+        with nogil:
+            engine.get(wanted, values)
+        return [value.bytes[: value.size] if value.size else None for value in values]
+
+    def items(self):
+        """Return all pairs in ascending order of the keys."""
+        cdef Engine* engine = self._engine.get()
+        cdef unique_ptr[Copy] copy
+        cdef unique_ptr[Listing] listing
+        with nogil:
+            copy.reset(new Copy(engine.probable_bytes()))
+            engine.copy(copy.get()[0])
+            listing.reset(new Listing(copy.get().spans(), copy.get().count()))
+        cdef size_t number
+        pairs = []
+        for number in range(listing.get().size()):
+            pairs.append((_bytes(listing.get().key(number)), _bytes(listing.get().value(number))))
+        return pairs
+
+    def __len__(self):
+        """Return the number of pairs."""
+        return self._engine.get().size()
+
+    @property
+    def revision(self):
+        """The revision of the last change."""
+        return self._engine.get().revision()
+
+    def replace(self, dict pairs not None):
+        """Let `pairs` be everything, as one change; return its revision."""
+        cdef Engine* engine = self._engine.get()
+        cdef vector[Key] keys
+        cdef vector[Word] values
+        cdef uint64_t revision
+        cdef bytes key, value
+        keys.reserve(len(pairs))
+        values.reserve(len(pairs))
+        for key, value in pairs.items():
+            if not (0 < len(key) <= _WORD_BYTES and 0 < len(value) <= _WORD_BYTES):
+                raise ValueError(f"a word has 1 to {_WORD_BYTES} bytes")
+            keys.push_back(engine.hashed(string_view(key, len(key))))
+            values.push_back(<Word>engine.hashed(string_view(value, len(value))))
+        with nogil:
+            revision = engine.replace(keys, values)
+        return revision
+
+    def record(self, uint64_t revision):
+        """From now on, record changes as lines, and count on from `revision`."""
+        with nogil:
+            self._engine.get().record(revision)
+
+    def watch(self, bytes key not None):
+        """Tell of changes of `key` from now on."""
+        cdef string watched = key
+        cdef unique_ptr[Effect] taken
+        cdef cbool there
+        with nogil:
+            there = self._engine.get().watch(watched, taken)
+        return there, self._told(move(taken))
+
+    def unwatch(self, bytes key not None):
+        """End a `watch`."""
+        cdef string watched = key
+        cdef unique_ptr[Effect] taken
+        with nogil:
+            taken = self._engine.get().unwatch(watched)
+        return self._told(move(taken))
+
+    def take_effects(self):
+        """Return the effects that nobody has taken yet, in order."""
+        return self._told(self._engine.get().effects().take())
+
+    def take_all_effects(self):
+        """Return them up to now, those of all calls that have come back included."""
+        cdef unique_ptr[Effect] taken
+        with nogil:
+            taken = self._engine.get().take_all()
+        return self._told(move(taken))
+
+    def at_instant(self, call):
+        """Call `call` between two commands."""
+        cdef Engine* engine = self._engine.get()
+        if not engine.try_hold():
+            with nogil:
+                engine.hold()
+        try:
+            instant = _instant(engine)
+            try:
+                call(instant)
+            finally:
+                instant.end()
+        finally:
+            engine.let_go()
+
+    cdef list _told(self, unique_ptr[Effect] taken):
+        """Return effects as the boundary has them, or put them back."""
+        cdef Effect* each = taken.get()
+        told = []
+        try:
+            while each is not NULL:
+                changes, lines, output, count = [], [], [], 0
+                while True:
+                    _put_changes(each, changes)
+                    lines.append(_text(each.lines, 0))
+                    output.append(_text(each.output, 0))
+                    count += each.count
+                    if each.next.get() is NULL or not each.next.get().continues(each[0]):
+                        break
+                    each = each.next.get()
+                told.append(
+                    Effects(
+                        changes,
+                        b"".join(lines),
+                        count,
+                        each.revision,
+                        each.job if each.marked else None,
+                        each.offset,
+                        b"".join(output),
+                    )
+                )
+                each = each.next.get()
+        except BaseException:
+            self._engine.get().effects().put_back(move(taken))
+            raise
+        drop(move(taken))
+        return told
+
+
+cdef class Instant:
+    """Everything as it is while the engine's lock is held, or in a child that was forked then."""
+
+    cdef const Table* _table
+    cdef readonly uint64_t revision
+
+    def __len__(self):
+        return self._there().size()
+
+    def listing(self):
+        """Yield the lines of SHOW, in order of the keys, many a block."""
+        return _ListingBlocks(self)
+
+    def writes(self):
+        """Yield lines of WRITE that between them set every pair, in any order, many a block."""
+        return _WritesBlocks(self)
+
+    def end(self):
+        """Let nobody use it any more."""
+        self._table = NULL
+
+    cdef const Table* _there(self) except NULL:
+        if self._table is NULL:
+            raise ValueError("this instant is over")
+        return self._table
+
+
+cdef Instant _instant(Engine* engine):
+    cdef Instant instant = Instant.__new__(Instant)
+    instant._table = &engine.table()
+    instant.revision = engine.revision()
+    return instant
+
+
+cdef class _ListingBlocks:
+    cdef Instant _instant
+    cdef unique_ptr[Listing] _listing
+    cdef Buffer _block
+
+    def __cinit__(self, Instant instant not None):
+        cdef const Table* table = instant._there()
+        self._instant = instant
+        with nogil:
+            self._listing.reset(new Listing(table.records().spans(), table.size()))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._instant._there()
+        if self._listing.get().ended():
+            raise StopIteration
+        self._block.clear()
+        self._listing.get().put_block(self._block)
+        return _text(self._block, 0)
+
+
+cdef class _WritesBlocks:
+    cdef Instant _instant
+    cdef unique_ptr[Writes] _writes
+    cdef Buffer _block
+
+    def __cinit__(self, Instant instant not None):
+        self._instant = instant
+        self._writes.reset(new Writes(instant._there().records().spans()))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._instant._there()
+        if self._writes.get().ended():
+            raise StopIteration
+        self._block.clear()
+        self._writes.get().put_block(self._block)
+        return _text(self._block, 0)
+
+
+cdef _pause(bytes script, Call* call, bint marked):
+    reason = Reason.END if call.offset == call.size else Reason.BUDGET
+    waiting = b""
+    if call.stop == Kind.WAIT:
+        reason = Reason.WAIT
+        waiting = results.WAITING
+    elif call.stop == Kind.BACKUP:
+        reason = Reason.BACKUP
+    untold = None
+    if marked and call.stop != Kind.IDLE:
+        untold = _text(call.output, call.told) + waiting
+    found = [fault_at(script, offset) for offset in call.invalid]
+    return Pause(
+        reason,
+        call.offset,
+        _text(call.output, 0) + waiting,
+        [fault for fault in found if fault is not None],
+        call.commands,
+        call.revision,
+        call.milliseconds,
+        untold,
+    )
+
+
+cdef _put_changes(Effect* effect, list changes):
+    cdef size_t number
+    cdef Change* change
+    for number in range(effect.changes.size()):
+        change = &effect.changes[number]
+        changes.append((<bytes>change.key, None if change.removed else <bytes>change.value))
+
+
+cdef bytes _text(Buffer& buffer, size_t start):
+    if buffer.size() == start:
+        return b""
+    return buffer.data()[start : buffer.size()]
+
+
+cdef bytes _bytes(Word word):
+    return word.at[: word.size]

@@ -1,0 +1,91 @@
+// A lock that is mostly held for microseconds: whoever waits spins for some, and then sleeps.
+//
+// Law: nobody waits for it while holding the interpreter's lock; its holder may wait for that one.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#include <mutex>
+#endif
+
+namespace kvs {
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// So often a waiter looks before it sleeps: some times as long as a batch takes.
+inline int spins() {
+    static const int count = std::thread::hardware_concurrency() > 1 ? 1000 : 0;
+    return count;
+}
+
+#if defined(__linux__)
+
+// futex(2); the three states are those of Drepper's "Futexes are tricky".
+class Lock {
+public:
+    bool try_lock() {
+        std::uint32_t expected = FREE;
+        return state_.compare_exchange_strong(expected, HELD, std::memory_order_acquire,
+                                              std::memory_order_relaxed);
+    }
+
+    void lock() {
+        for (int left = spins(); left >= 0; --left) {
+            if (state_.load(std::memory_order_relaxed) == FREE && try_lock()) return;
+            relax();
+        }
+        while (state_.exchange(AWAITED, std::memory_order_acquire) != FREE)
+            call(FUTEX_WAIT_PRIVATE, AWAITED);
+    }
+
+    void unlock() {
+        if (state_.exchange(FREE, std::memory_order_release) == AWAITED) call(FUTEX_WAKE_PRIVATE, 1);
+    }
+
+private:
+    static constexpr std::uint32_t FREE = 0, HELD = 1, AWAITED = 2;
+
+    void call(int operation, std::uint32_t value) {
+        syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&state_), operation, value, nullptr,
+                nullptr, 0);
+    }
+
+    std::atomic<std::uint32_t> state_{FREE};
+};
+
+#else
+
+class Lock {
+public:
+    bool try_lock() { return mutex_.try_lock(); }
+
+    void lock() {
+        for (int left = spins(); left >= 0; --left) {
+            if (mutex_.try_lock()) return;
+            relax();
+        }
+        mutex_.lock();
+    }
+
+    void unlock() { mutex_.unlock(); }
+
+private:
+    std::mutex mutex_;
+};
+
+#endif
+
+}  // namespace kvs

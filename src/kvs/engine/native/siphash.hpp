@@ -1,0 +1,77 @@
+// SipHash-1-3 (Aumasson and Bernstein, 2012; the rounds that CPython and Rust use): a hash of bytes
+// under a secret key, so that nobody who lacks the key can choose words that collide.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace kvs {
+
+struct HashKey {
+    std::uint64_t first = 0;
+    std::uint64_t second = 0;
+};
+
+namespace sip {
+
+struct State {
+    std::uint64_t v0, v1, v2, v3;
+
+    static std::uint64_t rotated(std::uint64_t value, int by) {
+        return value << by | value >> (64 - by);
+    }
+
+    void round() {
+        v0 += v1; v1 = rotated(v1, 13); v1 ^= v0; v0 = rotated(v0, 32);
+        v2 += v3; v3 = rotated(v3, 16); v3 ^= v2;
+        v0 += v3; v3 = rotated(v3, 21); v3 ^= v0;
+        v2 += v1; v1 = rotated(v1, 17); v1 ^= v2; v2 = rotated(v2, 32);
+    }
+
+    void take(std::uint64_t block) {
+        v3 ^= block;
+        round();
+        v0 ^= block;
+    }
+};
+
+// Blocks are little-endian numbers.
+inline std::uint64_t block(const char* at, std::size_t size) {
+    std::uint64_t value = 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    std::memcpy(&value, at, size);
+#else
+    for (std::size_t i = 0; i < size; ++i)
+        value |= std::uint64_t(static_cast<unsigned char>(at[i])) << (8 * i);
+#endif
+    return value;
+}
+
+// The last 0 to 7 bytes of `size`, without a call for so few.
+inline std::uint64_t rest(const char* at, std::size_t size) {
+    std::uint64_t value = 0;
+    if (size & 4) value = block(at, 4);
+    if (size & 2) value |= block(at + (size & 4), 2) << (8 * (size & 4));
+    if (size & 1) value |= block(at + (size & 6), 1) << (8 * (size & 6));
+    return value;
+}
+
+}  // namespace sip
+
+inline std::uint64_t siphash13(HashKey key, const char* at, std::size_t size) {
+    sip::State state{
+        key.first ^ 0x736f6d6570736575, key.second ^ 0x646f72616e646f6d,
+        key.first ^ 0x6c7967656e657261, key.second ^ 0x7465646279746573,
+    };
+    const std::uint64_t last = std::uint64_t(size) << 56;
+    for (; size >= 8; at += 8, size -= 8) state.take(sip::block(at, 8));
+    state.take(last | sip::rest(at, size));
+    state.v2 ^= 0xff;
+    state.round();
+    state.round();
+    state.round();
+    return state.v0 ^ state.v1 ^ state.v2 ^ state.v3;
+}
+
+}  // namespace kvs

@@ -1,0 +1,125 @@
+// Which keys are watched, and the changes of those. Guarded by the engine's lock.
+//
+// A key that nobody watches is told apart by one bit of its hash, mostly.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "siphash.hpp"
+#include "words.hpp"
+
+namespace kvs {
+
+struct Change {
+    std::string key;
+    std::string value;
+    bool removed;
+};
+
+class Watched {
+public:
+    explicit Watched(HashKey key) : key_(key), counts_(0, Hash{key}), filter_(WORDS) {}
+
+    bool none() const { return counts_.empty(); }
+    const auto& keys() const { return counts_; }
+
+    // Throw std::bad_alloc, and have then done nothing.
+
+    void add(const std::string& key) {
+        const auto found = counts_.find(key);
+        if (found != counts_.end()) {
+            ++found->second.count;
+            return;
+        }
+        if ((counts_.size() + 1) * SPARSE > filter_.size() * 64) {
+            std::vector<std::uint64_t> larger(filter_.size() * 2);
+            filter_.swap(larger);
+            for (const auto& each : counts_) set_bit(each.first);
+        }
+        counts_.emplace(key, Entry{1, 0, 0});
+        set_bit(key);
+    }
+
+    // Bits stay until nobody watches anything, or the filter grows: they cost a look-up.
+    void remove(const std::string& key) {
+        const auto found = counts_.find(key);
+        if (found == counts_.end() || --found->second.count) return;
+        counts_.erase(found);
+        if (counts_.empty()) filter_.assign(filter_.size(), 0);
+    }
+
+    bool maybe(std::uint64_t hash) const {
+        return filter_[place(hash)] >> (hash & 63) & 1;
+    }
+
+    // Put what a WRITE will change: a key named twice once, in its first place, with the last value.
+    void put_writes(const Key* keys, const Word* values, std::size_t count,
+                    std::vector<Change>& changes) {
+        ++command_;
+        for (std::size_t i = 0; i < count; ++i) {
+            if (Entry* entry = find(keys[i])) {
+                const std::string value(values[i].view());
+                if (entry->command == command_) {
+                    changes[entry->change].value = value;
+                } else {
+                    changes.push_back({std::string(keys[i].view()), value, false});
+                    entry->command = command_;
+                    entry->change = changes.size() - 1;
+                }
+            }
+        }
+    }
+
+    // The same of a DELETE; `is_there` tells of a key whether it is.
+    template <typename IsThere>
+    void put_removals(const Key* keys, std::size_t count, std::vector<Change>& changes,
+                      IsThere is_there) {
+        ++command_;
+        for (std::size_t i = 0; i < count; ++i) {
+            Entry* entry = find(keys[i]);
+            if (!entry || entry->command == command_ || !is_there(keys[i])) continue;
+            changes.push_back({std::string(keys[i].view()), std::string(), true});
+            entry->command = command_;
+        }
+    }
+
+private:
+    struct Hash {
+        HashKey key;
+        std::size_t operator()(const std::string& text) const {
+            return std::size_t(siphash13(key, text.data(), text.size()));
+        }
+    };
+
+    struct Entry {
+        std::size_t count;
+        std::uint64_t command;  // the last that changed it, and where that change stands
+        std::size_t change;
+    };
+
+    static constexpr std::size_t WORDS = 64;  // of the filter, at first; 64 bits each
+    static constexpr std::size_t SPARSE = 16;  // bits of the filter a key, at least
+
+    std::size_t place(std::uint64_t hash) const { return (hash >> 6) & (filter_.size() - 1); }
+
+    void set_bit(const std::string& key) {
+        const std::uint64_t hash = siphash13(key_, key.data(), key.size());
+        filter_[place(hash)] |= std::uint64_t(1) << (hash & 63);
+    }
+
+    Entry* find(const Key& key) {
+        if (!maybe(key.hash)) return nullptr;
+        const auto found = counts_.find(std::string(key.view()));
+        return found == counts_.end() ? nullptr : &found->second;
+    }
+
+    const HashKey key_;
+    std::unordered_map<std::string, Entry, Hash> counts_;
+    std::vector<std::uint64_t> filter_;
+    std::uint64_t command_ = 0;
+};
+
+}  // namespace kvs

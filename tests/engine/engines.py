@@ -1,0 +1,44 @@
+"""The engines that there are, for tests that hold for each of them."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import pytest
+
+from kvs.engine.boundary import Engine, Mark, Pause
+from kvs.engine.choice import PYTHON
+from kvs.engine.python import PythonEngine
+
+NewEngine = Callable[[], Engine]
+
+
+def engine_called(name: str) -> NewEngine:
+    """Return what makes an engine of that name; the test is skipped if it was not built."""
+    if name == PYTHON:
+        return PythonEngine
+    if find_spec("kvs.engine._compiled") is None:
+        pytest.skip("the compiled engine was not built")
+    from kvs.engine._compiled import CompiledEngine
+
+    return CompiledEngine
+
+
+def pauses(
+    engine: Engine, script: bytes, budget: int = 65536, job: int | None = None
+) -> list[Pause]:
+    """Carry out a script to its end; return every pause on the way."""
+    met: list[Pause] = []
+    offset = 0
+    while offset < len(script):
+        mark = None if job is None else Mark(job, 0)
+        met.append(engine.execute(script, offset, budget, mark))
+        assert met[-1].offset > offset
+        offset = met[-1].offset
+    return met
+
+
+def run_to_the_end(
+    engine: Engine, script: bytes, budget: int = 65536, job: int | None = None
+) -> bytes:
+    """Carry out a script; return its output."""
+    return b"".join(pause.output for pause in pauses(engine, script, budget, job))

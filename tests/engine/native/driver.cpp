@@ -1,0 +1,203 @@
+// Tests of the compiled engine from inside, for the sanitizers: no interpreter stands between.
+// Ends with status 1, and a line, at the first thing that is not as it should be.
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine.hpp"
+
+#define CHECK(condition)                                                          \
+    do {                                                                          \
+        if (!(condition)) {                                                       \
+            std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            std::exit(1);                                                         \
+        }                                                                         \
+    } while (false)
+
+namespace {
+
+using Model = std::map<std::string, std::string>;
+
+const std::string HELP = "help\n";
+
+std::string run(kvs::Engine& engine, const std::string& script, std::size_t budget = 65536,
+                long long job = -1) {
+    std::string output;
+    std::size_t offset = 0;
+    while (offset < script.size()) {
+        kvs::Call call(script.data(), script.size(), offset, budget);
+        if (job >= 0) call.mark(job, 0);
+        engine.execute(call);
+        CHECK(call.offset > offset);
+        offset = call.offset;
+        if (call.output.size()) output.append(call.output.data(), call.output.size());
+    }
+    return output;
+}
+
+std::string listing(const Model& model) {
+    std::string text;
+    for (const auto& [key, value] : model) text += "(" + key + ", " + value + ")\n";
+    return text;
+}
+
+kvs::Key key(const std::string& text, std::uint64_t hash) {
+    return {{text.data(), std::uint8_t(text.size())}, false, hash};
+}
+
+// Random puts and removals beside a map; `hash` decides how bad it gets.
+template <typename Hash>
+void check_table(unsigned seed, int keys, int steps, Hash hash) {
+    std::mt19937 random(seed);
+    kvs::Table table;
+    Model model;
+    for (int step = 0; step < steps; ++step) {
+        std::string name = "k" + std::to_string(random() % unsigned(keys));
+        const kvs::Key each = key(name, hash(name));
+        if (random() % 3) {
+            const std::string value(1 + random() % 40, char('a' + random() % 26));
+            table.make_room(&each, 1);
+            table.put(each, {value.data(), std::uint8_t(value.size())});
+            model[name] = value;
+        } else {
+            CHECK(table.remove(each) == (model.erase(name) == 1));
+        }
+        CHECK(table.size() == model.size());
+    }
+    for (int number = 0; number < keys; ++number) {
+        const std::string name = "k" + std::to_string(number);
+        const kvs::Ref ref = table.find(key(name, hash(name)));
+        const auto found = model.find(name);
+        CHECK((ref != 0) == (found != model.end()));
+        if (ref) CHECK(table.records()[ref].value().view() == found->second);
+    }
+    kvs::Listing all(table.records().spans(), table.size());
+    kvs::Buffer text;
+    while (!all.ended()) all.put_block(text);
+    CHECK(text.from(0) == listing(model));
+}
+
+void check_tables() {
+    const auto good = [](const std::string& name) {
+        return kvs::siphash13({1, 2}, name.data(), name.size());
+    };
+    check_table(1, 30000, 200000, good);
+    check_table(2, 50, 200000, good);
+    check_table(3, 3000, 20000, [](const std::string&) { return std::uint64_t(0); });
+    check_table(4, 3000, 20000, [](const std::string&) { return ~std::uint64_t(0); });
+    // The same segment at any depth, and homes that differ.
+    check_table(5, 5000, 50000, [&](const std::string& name) { return good(name) >> 18; });
+    // The same home everywhere, and segments that differ.
+    check_table(6, 5000, 30000, [&](const std::string& name) { return good(name) << 28; });
+}
+
+// One command of many keys, for which room is made in many segments at once.
+void check_long_command() {
+    kvs::Engine engine({5, 6}, HELP);
+    Model model;
+    std::string script = "WRITE [";
+    for (int number = 0; number < 50000; ++number) {
+        const std::string name = std::to_string(number % 40000), value = std::to_string(number);
+        script += "(" + name + "," + value + ")";
+        model[name] = value;
+    }
+    CHECK(run(engine, script + "]\nSHOW\n") == listing(model));
+    CHECK(engine.revision() == 1);
+}
+
+// Threads write, read, delete, show, watch and hold, all at once. The recorded lines, carried out
+// in their order, must give what is there in the end; and marked outputs must all be told.
+void check_threads() {
+    kvs::Engine engine({7, 8}, HELP);
+    engine.record(0);
+    std::atomic<bool> over{false};
+    std::string lines;
+    std::uint64_t revision = 0;
+    std::map<long long, std::string> told;
+    const auto take = [&](std::unique_ptr<kvs::Effect> effects) {
+        for (kvs::Effect* each = effects.get(); each; each = each->next.get()) {
+            CHECK(each->revision == revision + each->count);
+            revision = each->revision;
+            lines += each->lines.from(0);
+            if (each->marked) told[each->job] += each->output.from(0);
+        }
+        kvs::Effects::drop(std::move(effects));
+    };
+    std::thread taker([&] {
+        while (!over) {
+            take(engine.effects().take());
+            engine.hold();
+            std::unique_ptr<kvs::Effect> up_to_now = engine.effects().take();
+            const std::uint64_t now = engine.revision();
+            const kvs::Listing all(engine.table().records().spans(), engine.table().size());
+            CHECK(all.size() == engine.table().size());
+            engine.let_go();
+            take(std::move(up_to_now));
+            CHECK(revision == now);
+            std::unique_ptr<kvs::Effect> effects;
+            engine.watch("k3", effects);
+            take(std::move(effects));
+            take(engine.unwatch("k3"));
+        }
+    });
+    std::vector<std::thread> workers;
+    std::vector<std::string> outputs(4);
+    for (unsigned number = 0; number < 4; ++number)
+        workers.emplace_back([&, number] {
+            std::mt19937 random(number);
+            for (int round = 0; round < 60; ++round) {
+                std::string script;
+                for (int line = 0; line < 200; ++line) {
+                    const std::string one = "k" + std::to_string(random() % 500);
+                    const std::string two = "k" + std::to_string(random() % 500);
+                    switch (random() % 4) {
+                    case 0: script += "DELETE [" + one + "," + two + "]\n"; break;
+                    case 1: script += "READ [" + one + "," + two + "]\n"; break;
+                    default: script += "WRITE [(" + one + "," + two + ")(" + two + ",x)]\n";
+                    }
+                }
+                outputs[number] += run(engine, script, 65536, number);
+                run(engine, "SHOW\nREAD [k1]\n" + script, 4096);
+            }
+        });
+    for (std::thread& worker : workers) worker.join();
+    over = true;
+    taker.join();
+    take(engine.effects().take());
+    CHECK(!engine.effects().any());
+    CHECK(revision == engine.revision());
+    for (unsigned number = 0; number < 4; ++number) CHECK(told[number] == outputs[number]);
+    kvs::Engine again({9, 9}, HELP);
+    run(again, lines);
+    CHECK(again.revision() == engine.revision());
+    CHECK(run(again, "SHOW\n") == run(engine, "SHOW\n"));
+}
+
+// The table is replaced under the feet of those who work.
+void check_replacing() {
+    kvs::Engine engine({3, 4}, HELP);
+    std::thread worker([&] {
+        for (int round = 0; round < 300; ++round)
+            run(engine, "WRITE [(a,1)(b,2)]\nREAD [a,b,c]\nDELETE [a]\nSHOW\n");
+    });
+    const std::vector<kvs::Key> keys{engine.hashed("a"), engine.hashed("c")};
+    const std::vector<kvs::Word> values{keys[1], keys[0]};
+    for (int round = 0; round < 300; ++round) engine.replace(keys, values);
+    worker.join();
+    CHECK(engine.revision() == 900);
+}
+
+}  // namespace
+
+int main() {
+    check_tables();
+    check_long_command();
+    check_threads();
+    check_replacing();
+    return 0;
+}

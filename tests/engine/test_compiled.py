@@ -1,0 +1,305 @@
+"""What is the compiled engine's own: its hash, its threads, its memory, its children."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from kvs.engine.boundary import Engine, Instant
+from kvs.engine.choice import COMPILED
+from tests.engine.engines import NewEngine, engine_called, run_to_the_end
+from tests.tools import SECONDS
+
+
+@pytest.fixture(name="new_engine", scope="module")
+def _new_engine() -> NewEngine:
+    return engine_called(COMPILED)
+
+
+# The hash, which nobody can foresee.
+
+
+def test_the_hash_is_the_siphash_of_the_interpreter(new_engine: NewEngine) -> None:
+    """Which is SipHash-1-3 since 3.11, and has a key of zeros if told not to be random."""
+    from kvs.engine._compiled import siphash
+
+    if sys.hash_info.algorithm != "siphash13" or sys.hash_info.cutoff:
+        pytest.skip("this interpreter has another hash")
+    rng = random.Random(0)
+    texts = [rng.randbytes(size) for size in range(1, 65)]
+    program = "import sys, json; print([hash(bytes(t)) for t in json.load(sys.stdin)])"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps([list(text) for text in texts]),
+        env={"PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    ours = [siphash((0, 0), text) for text in texts]
+    assert [number % 2**64 for number in json.loads(done.stdout)] == ours
+    assert siphash((0, 1), texts[9]) != ours[9] != siphash((1, 0), texts[9])
+
+
+def test_keys_that_collide_under_hashes_without_a_key_are_keys_as_any(
+    new_engine: NewEngine,
+) -> None:
+    """Words made of pairs with equal sums collide under djb2 and its like, all of them."""
+    pieces = [b"Ez", b"FY", b"G8"]
+    keys = [
+        b"".join(pieces[number // 3**place % 3] for place in range(9)) for number in range(3**9)
+    ]
+    engine = new_engine()
+    for start in range(0, len(keys), 100):
+        pairs = b"".join(b"(%b,%d)" % (key, start) for key in keys[start : start + 100])
+        run_to_the_end(engine, b"WRITE [%b]\n" % pairs)
+    assert len(engine) == len(keys)
+    assert engine.get(keys) == [b"%d" % (number // 100 * 100) for number in range(len(keys))]
+
+
+# Threads, without the interpreter's lock.
+
+
+def test_calls_of_many_commands_at_once_are_explained_by_the_recorded_order(
+    new_engine: NewEngine,
+) -> None:
+    """Several batches a call: they interleave, and the recorded lines tell how.
+
+    Every READ must be what the lines up to some revision give, and those revisions must be in
+    order within a call, and not before what had been done when the call began.
+    """
+    engine = new_engine()
+    engine.record(0)
+    keys = [b"k%d" % number for number in range(6)]
+    start = threading.Barrier(4)
+
+    def work(number: int) -> list[tuple[int, bytes, int]]:
+        rng = random.Random(number)
+        start.wait(SECONDS)
+        seen = []
+        for call in range(60):
+            lines = []
+            for line in range(150):
+                named = rng.sample(keys, 3)
+                if rng.random() < 0.5:
+                    value = b"%d.%d.%d" % (number, call, line)
+                    lines.append(
+                        b"WRITE [" + b"".join(b"(%b,%b)" % (k, value) for k in named) + b"]"
+                    )
+                else:
+                    lines.append(b"READ [" + b",".join(named) + b"]")
+            began = engine.revision
+            pause = engine.execute(b"\n".join(lines), 0, 10**6)
+            assert pause.revision <= engine.revision
+            seen.append((began, pause.output, pause.revision))
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        calls = [call for seen in pool.map(work, range(4)) for call in seen]
+    states = _states(engine, keys)
+    for began, output, ended in calls:
+        revision = began
+        for line in output.splitlines():
+            while not _agrees(states[revision], line):
+                revision += 1
+                assert revision <= ended, line
+
+
+def _states(engine: Engine, keys: list[bytes]) -> list[dict[bytes, bytes]]:
+    """Return what was there after each revision."""
+    states = [dict.fromkeys(keys, b"KVSERROR")]
+    for each in engine.take_effects():
+        for line in each.lines.splitlines():
+            pairs = [pair.split(b",") for pair in line[8:-2].split(b")(")]
+            states.append(states[-1] | dict(pairs))
+    assert len(states) == engine.revision + 1
+    return states
+
+
+def _agrees(state: dict[bytes, bytes], line: bytes) -> bool:
+    pairs = (pair.split(b",") for pair in line[2:-2].split(b")("))
+    return all(state[key] == value for key, value in pairs)
+
+
+@contextmanager
+def busy(engine: Engine, threads: int = 3) -> Iterator[None]:
+    """Let threads work on the engine meanwhile, each on keys of its own."""
+    over = threading.Event()
+    script = b"".join(
+        b"WRITE [(a%d,1)(b%d,2)]\nREAD [a%d,c%d]\nDELETE [a%d]\n" % ((n % 997,) * 5)
+        for n in range(1500)
+    )
+
+    def work() -> None:
+        while not over.is_set():
+            engine.execute(script, 0, 10**6)
+
+    with ThreadPoolExecutor(threads) as pool:
+        workers = [pool.submit(work) for _ in range(threads)]
+        try:
+            yield
+        finally:
+            over.set()
+        for worker in workers:
+            worker.result(SECONDS)
+
+
+def test_a_hundred_children_of_a_fork_under_load_can_all_list_everything(
+    new_engine: NewEngine,
+) -> None:
+    engine = new_engine()
+    run_to_the_end(engine, b"WRITE [(x,1)(y,2)]\n")
+
+    def fork(instant: Instant) -> None:
+        pid = os.fork()
+        if pid:
+            children.append((pid, instant.revision))
+            return
+        status = 1
+        try:
+            again = new_engine()
+            run_to_the_end(again, b"".join(instant.writes()))
+            listing = b"".join(instant.listing())
+            good = listing.count(b"\n") == len(instant) and b"(x, 1)\n(y, 2)\n" in listing
+            good = good and run_to_the_end(again, b"SHOW\n") == listing
+            status = 0 if good else 2
+        finally:
+            os._exit(status)
+
+    children: list[tuple[int, int]] = []
+    with busy(engine):
+        for _ in range(100):
+            engine.at_instant(fork)
+            pid, _ = children[-1]
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert len({revision for _, revision in children}) > 50
+
+
+def test_every_call_comes_back_beside_busy_threads(new_engine: NewEngine) -> None:
+    """Also those that hold the engine's lock and need the interpreter's, and the other way."""
+    engine = new_engine()
+    seen: list[int] = []
+    with busy(engine):
+        for number in range(100):
+            engine.watch(b"a%d" % number)
+            engine.at_instant(lambda instant: seen.append(len(b"".join(instant.listing()))))
+            engine.unwatch(b"a%d" % number)
+            engine.take_effects()
+            assert engine.get([b"missing"]) == [None]
+            engine.replace({b"q": b"1"})
+    assert len(seen) == 100
+
+
+# An instant, and what is refused.
+
+
+def test_an_instant_that_is_over_is_refused(new_engine: NewEngine) -> None:
+    kept: list[Instant] = []
+    engine = new_engine()
+    engine.at_instant(kept.append)
+    for use in (lambda: len(kept[0]), lambda: list(kept[0].listing()), kept[0].writes):
+        with pytest.raises(ValueError, match="over"):
+            use()
+
+
+def test_a_failing_call_lets_the_engine_go_and_loses_no_effects(new_engine: NewEngine) -> None:
+    engine = new_engine()
+    engine.record(0)
+    run_to_the_end(engine, b"WRITE [(a,1)]\n")
+
+    def fail(_instant: Instant) -> None:
+        raise OSError("no child")
+
+    with pytest.raises(OSError, match="no child"):
+        engine.at_instant(fail)
+    assert [each.lines for each in engine.take_effects()] == [b"WRITE [(a,1)]\n"]
+
+
+@pytest.mark.parametrize("pair", [(b"", b"v"), (b"k", b""), (b"k" * 41, b"v"), (b"k", b"v" * 41)])
+def test_what_is_no_word_cannot_come_in_by_replace(
+    new_engine: NewEngine, pair: tuple[bytes, bytes]
+) -> None:
+    engine = new_engine()
+    run_to_the_end(engine, b"WRITE [(a,1)]\n")
+    with pytest.raises(ValueError, match="1 to 40 bytes"):
+        engine.replace(dict([pair]))
+    assert engine.items() == [(b"a", b"1")]
+    assert engine.revision == 1
+
+
+# Memory that runs out.
+
+SCARCE = """
+import resource, sys
+from kvs.engine._compiled import CompiledEngine
+what, room = sys.argv[1], int(sys.argv[2])
+engine = CompiledEngine()
+engine.record(0)
+engine.watch(b"key1")
+pairs = [b"(key%d,%040d)" % (n, n) for n in range(300_000)]
+long = b"WRITE [(a,1)]\\nWRITE [%b]" % b"".join(pairs)
+lines = [b"WRITE [%b]\\n" % b"".join(pairs[at:at + 50]) for at in range(0, len(pairs), 50)]
+script = b"".join(lines)
+show = b"WRITE [(q,1)]\\nSHOW\\n"
+with open("/proc/self/statm") as statm:
+    mapped = int(statm.read().split()[0]) * resource.getpagesize()
+limit = mapped + room
+most = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+failures = 0
+offset = 0
+try:
+    if what == "long":
+        engine.execute(long, 0, 1 << 40)
+    while offset < len(script):
+        offset = engine.execute(script, offset, 65536).offset
+        if what == "effects":
+            engine.take_effects()
+    engine.execute(show, 0, 65536)
+except MemoryError:
+    failures += 1
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+assert failures == 1
+revision = engine.revision
+effects = engine.take_effects()
+if what == "long":
+    assert revision == 1 and engine.items() == ([(b"a", b"1")], 1)
+else:
+    # Whole commands, and those that are recorded.
+    assert len(engine) == 50 * revision
+    if what != "effects":
+        assert sum(each.count for each in effects) == revision
+        again = CompiledEngine()
+        for each in effects:
+            again.execute(each.lines, 0, 1 << 40)
+        assert again.items() == engine.items()
+engine.execute(b"WRITE [(key1,2)]\\n", 0, 65536)
+assert engine.revision == revision + 1
+assert [each.changes for each in engine.take_effects()] == [[(b"key1", b"2")]]
+print("good")
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "room"),
+    [("long", 12_000_000), ("long", 42_000_000), ("effects", 12_000_000), ("all", 12_000_000)],
+)
+def test_a_command_for_which_memory_is_not_enough_is_undone_and_nothing_else(
+    new_engine: NewEngine, what: str, room: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCARCE, what, str(room)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "good\n", "")
