@@ -2,6 +2,7 @@
 # make run      run the example jobs and show what came of them
 # make test     every test, lint and type check
 # make stress   the tests that take minutes
+# make sanitize the compiled engine under the compiler's sanitizers, and a fuzzer, some minutes
 # make bench    measure, and write the table in docs/benchmarks.md
 # make lint     lint, format, types and import directions alone
 # make clean    remove what the above has made
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENGINE := setup.py $(wildcard src/kvs/engine/*.pyx src/kvs/engine/native/*.hpp)
 
-.PHONY: all run test stress lint bench clean
+.PHONY: all run test stress sanitize lint bench clean
 
 all: .venv/installed
 
@@ -31,6 +32,9 @@ test: lint
 
 stress: .venv/installed
 	$(BIN)/pytest -m stress
+
+sanitize: .venv/installed
+	tests/engine/native/sanitize $(BIN)/python
 
 lint: .venv/installed
 	$(BIN)/ruff check --quiet .

@@ -4,9 +4,13 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from kvs.engine.choice import COMPILED, PYTHON, VARIABLE
 from tests.engine.engines import engine_called
+
+settings.register_profile("kvs", deadline=None)  # a loaded machine is slow, not wrong
+settings.load_profile("kvs")
 
 
 @pytest.fixture(scope="module", params=[PYTHON, COMPILED])
