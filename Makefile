@@ -3,6 +3,7 @@
 # make demo     play a server, two clients, and a job that is dropped in
 # make test     every test, lint and type check
 # make stress   the tests that take minutes
+# make sanitize the compiled engine under the compiler's sanitizers, and a fuzzer, some minutes
 # make bench    measure, and write the table in docs/benchmarks.md
 # make lint     lint, format, types and import directions alone
 # make clean    remove what the above has made
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENGINE := setup.py $(wildcard src/kvs/engine/*.pyx src/kvs/engine/native/*.hpp)
 
-.PHONY: all run demo test stress lint bench clean
+.PHONY: all run demo test stress sanitize lint bench clean
 
 all: .venv/installed
 
@@ -35,6 +36,9 @@ test: lint
 
 stress: .venv/installed
 	$(BIN)/pytest -m stress
+
+sanitize: .venv/installed
+	tests/engine/native/sanitize $(BIN)/python
 
 lint: .venv/installed
 	$(BIN)/ruff check --quiet .

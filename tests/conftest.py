@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from kvs.engine.choice import COMPILED, PYTHON, VARIABLE
+from tests.engine.engines import engine_called
+
 # How long an example takes is the machine's affair, and no reason to fail.
 settings.register_profile("kvs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kvs")
-
-from kvs.engine.choice import COMPILED, PYTHON, VARIABLE
-from tests.engine.engines import engine_called
 
 
 @pytest.fixture(scope="module", params=[PYTHON, COMPILED])

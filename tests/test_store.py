@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from kvs import BackupMalformed, BackupUnreadable, Pause, Reason, SnapshotFailed, Store, WordRefused
 from kvs.language.faults import faults
 from kvs.language.results import HELP
 from tests.model import Model
 from tests.strategies import scripts, values, words
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 def execute_all(store: Store, script: bytes, budget: int = 65536) -> list[Pause]:
@@ -271,5 +278,7 @@ class StoreBesideDict(RuleBasedStateMachine):
         assert self.store.revision == self.revision
 
 
-TestStoreBesideDict = StoreBesideDict.TestCase
-TestStoreBesideDict.settings = settings(max_examples=50, stateful_step_count=20)
+def test_any_order_of_library_calls_beside_a_dict() -> None:
+    run_state_machine_as_test(
+        StoreBesideDict, settings=settings(max_examples=50, stateful_step_count=20)
+    )

@@ -1,0 +1,108 @@
+// A fuzzer of whole scripts: any bytes, carried out at once, line by line, and again from what was
+// recorded, must come to the same. The first byte chooses the budget; the rest is the script.
+//
+// With libFuzzer it is led by what it has not covered yet. Built with -DALONE, it draws pieces of
+// the language at random for as many seconds as it is told.
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine.hpp"
+
+namespace {
+
+struct Outcome {
+    std::string output;
+    std::vector<std::size_t> invalid;
+    std::size_t commands = 0;
+    std::uint64_t revision = 0;
+    std::string shown;
+
+    bool operator==(const Outcome& other) const {
+        return output == other.output && invalid == other.invalid && commands == other.commands &&
+               revision == other.revision && shown == other.shown;
+    }
+};
+
+std::string recorded(kvs::Engine& engine) {
+    std::string lines;
+    std::unique_ptr<kvs::Effect> taken = engine.effects().take();
+    for (kvs::Effect* each = taken.get(); each; each = each->next.get()) lines += each->lines.from(0);
+    kvs::Effects::drop(std::move(taken));
+    return lines;
+}
+
+// Carry out from `start` to `end`, and add what comes of it.
+void carry_out(kvs::Engine& engine, const std::string& script, std::size_t budget,
+               std::size_t shift, bool marked, Outcome& outcome) {
+    for (std::size_t offset = 0; offset < script.size();) {
+        kvs::Call call(script.data(), script.size(), offset, budget);
+        if (marked) call.mark(1, 0);
+        engine.execute(call);
+        if (call.offset <= offset) std::abort();
+        offset = call.offset;
+        outcome.output += call.output.from(0);
+        for (const std::size_t at : call.invalid) outcome.invalid.push_back(shift + at);
+        outcome.commands += call.commands;
+    }
+}
+
+void finish(kvs::Engine& engine, Outcome& outcome) {
+    outcome.revision = engine.revision();
+    Outcome last;
+    carry_out(engine, "SHOW\n", 0, 0, false, last);
+    outcome.shown = last.output;
+}
+
+void check(const std::string& script, std::size_t budget) {
+    const std::string help = "help\n";
+    kvs::Engine whole({1, 2}, help), lines({3, 4}, help), again({5, 6}, help);
+    whole.record(0);
+    Outcome of_whole, of_lines, of_again;
+    carry_out(whole, script, budget, 0, budget & 1, of_whole);
+    for (std::size_t start = 0, end = 0; start < script.size(); start = end) {
+        end = script.find('\n', start);
+        end = end == std::string::npos ? script.size() : end + 1;
+        carry_out(lines, script.substr(start, end - start), 0, start, false, of_lines);
+    }
+    const std::string record = recorded(whole);
+    carry_out(again, record, 65536, 0, false, of_again);
+    finish(whole, of_whole);
+    finish(lines, of_lines);
+    finish(again, of_again);
+    if (!(of_whole == of_lines)) std::abort();
+    if (of_again.shown != of_whole.shown || of_again.revision != of_whole.revision) std::abort();
+    if (!of_again.invalid.empty() || of_again.commands != of_again.revision) std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    if (size) check({reinterpret_cast<const char*>(data) + 1, size - 1}, std::size_t(data[0]) * 3);
+    return 0;
+}
+
+#ifdef ALONE
+
+int main(int, char** arguments) {
+    const char* const pieces[] = {"WRITE", "READ", "DELETE", "SHOW", "WAIT", "BACKUP", "HELP", "[",
+                                  "]", "(", ")", ",", " ", "\t", "\r", "\n", "\n", "#", "a", "b",
+                                  "KVSERROR", "WRITE [(a,b)(c,d)]\n", "READ [a,b]\n", "DELETE [a]\n",
+                                  "0123456789", "abcdefghijklmnopqrstuvwxyz0123456789-_+*"};
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(arguments[1]));
+    std::mt19937 random(std::random_device{}());
+    while (std::chrono::steady_clock::now() < end) {
+        std::string script;
+        for (unsigned left = random() % 200; left; --left) {
+            if (random() % 50) script += pieces[random() % (sizeof pieces / sizeof *pieces)];
+            else script += char(random());
+        }
+        check(script, random() % 1000);
+    }
+}
+
+#endif
