@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvs.engine.boundary import Engine, Instant
+from kvs.engine.boundary import Engine
 from kvs.engine.choice import new_engine
 from kvs.errors import DataDamaged, DataUnusable, cause, shown
 from kvs.files import Replacement, open_regular, write_all
@@ -19,6 +19,7 @@ from kvs.journal.folder import Folder
 from kvs.journal.form import Head, Kind, file_name
 from kvs.journal.progress import Jobs
 from kvs.journal.recovery import Found, Reader
+from kvs.language.results import listing
 from kvs.persistence import EngineTarget, ShowProgress, show_nobody
 
 Path = str | bytes | os.PathLike[str]
@@ -54,13 +55,7 @@ def dump(path: Path, progress: ShowProgress = show_nobody) -> Iterator[bytes]:
     engine = new_engine()
     with _looked_at(path) as folder:
         _reader(folder, engine, progress).read()
-    blocks: list[Iterator[bytes]] = []
-
-    def listing(instant: Instant) -> None:
-        blocks.append(instant.listing())
-
-    engine.at_instant(listing)
-    yield from blocks[0]
+    yield from listing(engine.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,7 +271,7 @@ assert failures == 1
 revision = engine.revision
 effects = engine.take_effects()
 if what == "long":
-    assert revision == 1 and engine.items() == ([(b"a", b"1")], 1)
+    assert revision == 1 and engine.items() == [(b"a", b"1")]
 else:
     # Whole commands, and those that are recorded.
     assert len(engine) == 50 * revision
