@@ -22,14 +22,20 @@ KVS = os.path.join(os.path.dirname(PYTHON), "kvs")
 def timed(command: Sequence[str], stdin: str = os.devnull) -> tuple[float, str]:
     """Run `command` to its end; return its seconds, start-up included, and what it put out.
 
+    What it says on standard error is shown if it fails.
+
     Raises:
         subprocess.CalledProcessError: its exit status is not 0.
 
     """
     with open(stdin, "rb") as source:
         began = time.perf_counter()
-        done = subprocess.run(command, stdin=source, stdout=subprocess.PIPE, check=True)
-        return time.perf_counter() - began, done.stdout.decode()
+        done = subprocess.run(command, stdin=source, capture_output=True, check=False)
+        seconds = time.perf_counter() - began
+    if done.returncode:
+        sys.stderr.buffer.write(done.stderr)
+        done.check_returncode()
+    return seconds, done.stdout.decode()
 
 
 def timing(name: str, command: Sequence[str]) -> Callable[[], Mapping[str, float]]:

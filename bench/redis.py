@@ -1,7 +1,7 @@
 """The same commands for Redis: a server of our own, and the jobs in its protocol.
 
-The server listens on a socket in the bench's own directory and nowhere else, keeps nothing on
-disk, and is killed in the end.
+The server listens on a socket in the bench's own directory and nowhere else, keeps on disk what it
+is told to, by default nothing, and is killed in the end.
 """
 
 import contextlib
@@ -141,8 +141,11 @@ class Redis:
 
 
 @contextlib.contextmanager
-def running(directory: str) -> Iterator[Redis]:
+def running(directory: str, fsync: str | None = None) -> Iterator[Redis]:
     """Start a server with its socket in `directory`; it is killed where the block is left.
+
+    With `fsync`, one of ``no``, ``everysec`` and ``always``, it appends its changes to a file in
+    `directory`, which it syncs so often (its `appendfsync`).
 
     Raises:
         RedisFailed: it does not start.
@@ -151,7 +154,9 @@ def running(directory: str) -> Iterator[Redis]:
     redis = Redis(directory)
     # No file of settings is read: everything a system's own server would do is off by this.
     command = [SERVER, "--port", "0", "--unixsocket", redis.socket, "--unixsocketperm", "700"]
-    command += ["--dir", directory, "--save", "", "--appendonly", "no", "--daemonize", "no"]
+    command += ["--dir", directory, "--save", "", "--daemonize", "no"]
+    command += ["--appendonly", "no"] if fsync is None else ["--appendonly", "yes"]
+    command += [] if fsync is None else ["--appendfsync", fsync]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         _await(redis.socket, server)

@@ -37,6 +37,12 @@ class Scale:
     connects: int
     busy_requests: int
     """Requests of one session while jobs run."""
+    synced_commands: int
+    """Commands of which each is a transaction of its own, on disk before the next."""
+    writers: tuple[int, ...]
+    """Sessions that write at the same time."""
+    writes: int
+    """Of all of them together, in each turn."""
 
 
 FULL = Scale(
@@ -57,6 +63,9 @@ FULL = Scale(
     requests=5_000,
     connects=300,
     busy_requests=100,
+    synced_commands=1_000,
+    writers=(1, 10, 100),
+    writes=3_000,
 )
 
 QUICK = Scale(
@@ -77,4 +86,7 @@ QUICK = Scale(
     requests=100,
     connects=5,
     busy_requests=5,
+    synced_commands=30,
+    writers=(1, 3),
+    writes=60,
 )

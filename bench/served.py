@@ -108,8 +108,10 @@ class Served:
 
 
 @contextmanager
-def serving(threads: int = 1) -> Iterator[Served]:
+def serving(threads: int = 1, data: str | None = None) -> Iterator[Served]:
     """Start a server, in a folder of its own with a short path; end it where the block is left.
+
+    With `data` it keeps its store in that directory.
 
     Raises:
         ServerFailed: it does not start, or does not end in good order.
@@ -122,6 +124,8 @@ def serving(threads: int = 1) -> Iterator[Served]:
             KVS, "serve", served.jobs, str(threads), "1", served.registration,
             "--max-sessions", str(_MANY_SESSIONS),
         ]  # fmt: skip
+        if data is not None:
+            command += ["--data", data]
         with open(served.log, "wb") as log:
             server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
         try:

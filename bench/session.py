@@ -24,20 +24,20 @@ class Session:
             os.mkfifo(path, 0o600)
         requests, responses, notifications = self._paths
         # Both before the server is told, so that it need not come again.
-        self._responses = os.open(responses, os.O_RDONLY | os.O_NONBLOCK)
+        self.responses = os.open(responses, os.O_RDONLY | os.O_NONBLOCK)
         self.notifications = os.open(notifications, os.O_RDONLY | os.O_NONBLOCK)
-        for descriptor in (self._responses, self.notifications):
+        for descriptor in (self.responses, self.notifications):
             os.set_blocking(descriptor, True)
         connect = frames.Connect(*map(os.fsencode, self._paths)).encode()
         with open(registration, "wb", buffering=0) as pipe:
             pipe.write(connect)
         # A read would be told of the end of a pipe that nobody has opened for writing yet.
         poll = select.poll()
-        poll.register(self._responses, select.POLLIN)
+        poll.register(self.responses, select.POLLIN)
         if not poll.poll(ANSWER_SECONDS * 1000):
             raise NoAnswer("the server did not answer a connect")
         self._expect(frames.reply(frames.CONNECT, 0))
-        self._requests = os.open(requests, os.O_WRONLY)
+        self.requests = os.open(requests, os.O_WRONLY)
 
     def subscribe(self, key: bytes) -> None:
         """Subscribe to a key that is not there."""
@@ -55,13 +55,13 @@ class Session:
             NoAnswer: they are others.
 
         """
-        os.write(self._requests, request)
+        os.write(self.requests, request)
         self._expect(reply)
 
     def close(self) -> None:
         """Take leave, and remove the pipes."""
         self.ask(bytes([frames.DISCONNECT]), frames.reply(frames.DISCONNECT, 0))
-        for descriptor in (self._requests, self._responses, self.notifications):
+        for descriptor in (self.requests, self.responses, self.notifications):
             os.close(descriptor)
         for path in self._paths:
             os.unlink(path)
@@ -69,7 +69,7 @@ class Session:
     def _expect(self, reply: bytes) -> None:
         found = b""
         while len(found) < len(reply):
-            piece = os.read(self._responses, len(reply) - len(found))
+            piece = os.read(self.responses, len(reply) - len(found))
             if not piece:
                 raise NoAnswer(f"the server ended the session after {found!r}")
             found += piece

@@ -38,6 +38,20 @@ def test_every_row_can_be_measured() -> None:
         "beside no session",
         "beside 100 idle sessions",
         "while 2 jobs run flat out",
+        "`kvs run` in memory alone",
+        "`--fsync always` |",
+        "`--fsync interval` |",
+        "`--fsync never` |",
+        "each a transaction and synced if it changed: `kvs.Store`",
+        "each a transaction and synced if it changed: SQLite",
+        "each a transaction and synced if it changed: LMDB",
+        "WRITEs of 1 session",
+        "WRITEs of 3 sessions at once",
+        "appended to a bare file and synced",
+        "from the journal alone",
+        "from a snapshot",
+        "a writer beside a compaction",
+        "the same in memory alone",
     ):
         assert row in done.stdout
     assert "Goals" not in done.stdout

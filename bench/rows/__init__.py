@@ -3,10 +3,13 @@
 from collections.abc import Callable
 
 from bench.figures import Outcome
+from bench.rows.acknowledged import acknowledged
 from bench.rows.changes import changes, many_sessions
 from bench.rows.idle import idle_sessions
 from bench.rows.jobs import small_jobs
+from bench.rows.journal import journal
 from bench.rows.latency import latency
+from bench.rows.recovery import recovery, stalls
 from bench.rows.requests import busy, requests
 from bench.rows.run import run
 from bench.rows.snapshots import backup, show
@@ -30,4 +33,8 @@ MEASURES: dict[str, Measure] = {
     "requests": requests,
     "idle-sessions": idle_sessions,
     "busy": busy,
+    "journal": journal,
+    "acknowledged": acknowledged,
+    "recovery": recovery,
+    "stalls": stalls,
 }

@@ -33,7 +33,7 @@ def run(scale: Scale, directory: str) -> Outcome:
         timing("kvs", [KVS, "run", jobs]),
         timing("kvs 1", [KVS, "run", "--threads", "1", jobs]),
     ]
-    keys = _keys_left(jobs)
+    keys = keys_left(jobs)
     why_no_redis = redis.missing()
     with ExitStack() as stack:
         if why_no_redis is None:
@@ -50,20 +50,32 @@ def _floor(jobs: str) -> Mapping[str, float]:
 
 
 def _redis(server: redis.Redis, jobs: str, scale: Scale, keys: int) -> Subject:
+    requests = requests_of(jobs)
+    return lambda: {"redis": fed(server, requests, scale, keys)}
+
+
+def requests_of(jobs: str) -> str:
+    """Write the commands of all jobs, in order, as Redis takes them; return the file's path."""
     requests = jobs + ".resp"
     with open(requests, "wb") as file:
-        file.writelines(redis.protocol(path + ".job" for path in _paths(jobs)))
-
-    def subject() -> Mapping[str, float]:
-        seconds = server.feed(requests, scale.files * scale.commands)
-        if server.keys() != keys:
-            raise WrongOutput(f"Redis has {server.keys()} keys in the end, kvs {keys}")
-        return {"redis": seconds}
-
-    return subject
+        file.writelines(redis.protocol(path + ".job" for path in paths(jobs)))
+    return requests
 
 
-def _keys_left(jobs: str) -> int:
+def fed(server: redis.Redis, requests: str, scale: Scale, keys: int) -> float:
+    """Feed all commands to Redis, which then must have so many keys; return the seconds.
+
+    Raises:
+        WrongOutput: it has more or fewer.
+
+    """
+    seconds = server.feed(requests, scale.files * scale.commands)
+    if server.keys() != keys:
+        raise WrongOutput(f"Redis has {server.keys()} keys in the end, kvs {keys}")
+    return seconds
+
+
+def keys_left(jobs: str) -> int:
     """Run the jobs in order, for which there is but one right output, and check that it came.
 
     Returns how many keys there are in the end.
@@ -71,13 +83,13 @@ def _keys_left(jobs: str) -> int:
     store = Store()
     store.run_jobs(jobs, threads=1)
     _floor(jobs)
-    for path in _paths(jobs):
+    for path in paths(jobs):
         if not filecmp.cmp(path + ".out", path + ".floor", shallow=False):
             raise WrongOutput(f"{path}.out and {path}.floor differ")
     return len(store)
 
 
-def _paths(jobs: str) -> list[str]:
+def paths(jobs: str) -> list[str]:
     """Return the paths of the jobs in order, without their extension."""
     names = sorted(name for name in os.listdir(jobs) if name.endswith(".job"))
     return [os.path.join(jobs, name.removesuffix(".job")) for name in names]

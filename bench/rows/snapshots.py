@@ -1,25 +1,18 @@
 """SHOW and BACKUP of a large table: how long, how long others wait, how much memory."""
 
 import os
-import random
 import time
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from operator import itemgetter
 
 from bench import memory
 from bench.figures import Outcome, Row, size, times
+from bench.pairs import PAIR_BYTES, drawn, fill
+from bench.prober import Prober
 from bench.processes import in_fresh_process
-from bench.reader import Reader
 from bench.scale import Scale
 from bench.turns import Turns
 from kvs import Store
-
-_FILL_AT_ONCE = 10_000
-_KEY = b"key%013d"
-_KEYS = 10**13
-_VALUE = b"value%021d"
-_PAIR_BYTES = len(_KEY % 0) + len(_VALUE % 0)
 
 
 def show(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no files)
@@ -47,7 +40,7 @@ def show(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no fi
             Row(
                 f"memory of a pair (16 + 26 bytes), of {scale.pairs:,}",
                 f"{pair:.0f} bytes",
-                f"{times(pair / _PAIR_BYTES)} what it holds",
+                f"{times(pair / PAIR_BYTES)} what it holds",
             ),
         ]
     )
@@ -59,12 +52,12 @@ def _show(pairs: int) -> Mapping[str, float]:
     resident = memory.resident()
     seconds = _timed_show(store)
     extra = memory.peak() - resident
-    reader = Reader(store)
-    with reader.reading():
+    prober = Prober(lambda: store.read([b"k"]))
+    with prober.probing():
         _timed_show(store)
-    bare = _timed_bare_show(dict(_drawn(pairs)))
+    bare = _timed_bare_show(dict(drawn(pairs)))
     return {
-        "show": seconds, "wait": reader.longest_wait, "bare": bare, "extra": extra, "table": table,
+        "show": seconds, "wait": prober.longest_wait, "bare": bare, "extra": extra, "table": table,
     }  # fmt: skip
 
 
@@ -121,8 +114,8 @@ def _backup(pairs: int, path: str) -> Mapping[str, float]:
     resident = memory.resident()
     memory.forget_peak()
     written = store.backup(path)
-    reader = Reader(store)
-    with reader.reading():
+    prober = Prober(lambda: store.read([b"k"]))
+    with prober.probing():
         store.backup(path)
     watch = memory.ChildWatch()
     with watch.watching():
@@ -131,7 +124,7 @@ def _backup(pairs: int, path: str) -> Mapping[str, float]:
     return {
         "backup": written.seconds,
         "held": written.held_seconds,
-        "wait": reader.longest_wait,
+        "wait": prober.longest_wait,
         "table": table,
         "resident": resident,
         "peak": peak,
@@ -145,17 +138,5 @@ def _filled(pairs: int) -> tuple[Store, int]:
     """Return a store of so many pairs, and by how much the process grew with it."""
     before = memory.resident()
     store = Store()
-    drawn = _drawn(pairs)
-    while some := dict(islice(drawn, _FILL_AT_ONCE)):
-        store.write(some)
+    fill(store, pairs)
     return store, memory.resident() - before
-
-
-def _drawn(pairs: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield so many pairs, always the same, in no order: keys in order sort in no time.
-
-    That a key comes twice is possible and too rare to matter.
-    """
-    rng = random.Random(pairs)
-    for number in range(pairs):
-        yield _KEY % rng.randrange(_KEYS), _VALUE % number

@@ -22,7 +22,7 @@ first snapshot is on disk. In a snapshot of the store ``from`` stands in the pla
 how much of the output was synced before what follows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -211,12 +211,12 @@ def _progress(number: int, offset: int, output: bytes, synced: int | None) -> by
     note = b"at %d %d" % (offset, len(output))
     if synced is not None:
         note = b"from %d %d %d" % (offset, len(output), synced)
-    return b"# job %d %b\n" % (number, note) + b"".join(_as_comments(output))
+    return b"# job %d %b\n" % (number, note) + _as_comments(output)
 
 
-def _as_comments(output: bytes) -> Iterable[bytes]:
-    """Return a comment for each line of `output`, which ends with a newline."""
-    return (_OUTPUT + line + b"\n" for line in output.split(b"\n")[:-1])
+def _as_comments(output: bytes) -> bytes:
+    """Return a comment for each line of `output`, which ends with a newline or is empty."""
+    return output and _OUTPUT + output[:-1].replace(b"\n", b"\n" + _OUTPUT) + b"\n"
 
 
 def _output(size: int, following: Iterator[bytes]) -> bytes:

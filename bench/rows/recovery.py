@@ -1,0 +1,140 @@
+"""A data directory with many pairs: how long it takes to open, and what compacting it holds up."""
+
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from tempfile import TemporaryDirectory
+from threading import Lock
+
+from bench import floor
+from bench.figures import Outcome, Row, size, times
+from bench.pairs import drawn, fill
+from bench.prober import Prober
+from bench.processes import KVS, in_fresh_process, timed
+from bench.scale import Scale
+from bench.turns import Turns
+from kvs.settings import DataSettings
+from kvs.store import Store
+
+_NEVER = 1 << 40
+"""No journal here grows so long that it is compacted, unless that is asked for."""
+
+_MODES = ("always", "never")
+
+
+def recovery(scale: Scale, directory: str) -> Outcome:
+    """Measure the opening of a directory, from its journal alone and from a snapshot."""
+    journal, compacted = (os.path.join(directory, name) for name in ("journal", "compacted"))
+    for data in (journal, compacted):
+        in_fresh_process(_write_singly, data, scale.pairs)
+    timed([KVS, "compact", compacted])
+    turns = Turns(
+        [
+            lambda: {"journal": in_fresh_process(_open, journal)},
+            lambda: {"snapshot": in_fresh_process(_open, compacted)},
+            lambda: {"floor": in_fresh_process(_carry_out_bare, journal)},
+        ],
+        scale.long_turns,
+    )
+    what = f"opening a data directory of {scale.pairs:,} pairs"
+    return Outcome(
+        [
+            Row(
+                f"{what}, from the journal alone, as many WRITEs in {size(_bytes(journal))}",
+                turns.duration("journal"),
+                f"{times(turns.ratio('journal', 'floor'))} the floor's loop on the same files",
+            ),
+            Row(
+                f"{what}, from a snapshot of {size(_bytes(compacted))}, as `kvs compact` makes it",
+                turns.duration("snapshot"),
+                f"{times(turns.ratio('snapshot', 'journal'))} from the journal",
+            ),
+        ]
+    )
+
+
+def _write_singly(data: str, pairs: int) -> None:
+    script = b"".join(b"WRITE [(%b,%b)]\n" % pair for pair in drawn(pairs))
+    with Store(data, DataSettings("never", compact_bytes=_NEVER)) as store:
+        offset = 0
+        while offset < len(script):
+            offset = store.execute(script, offset).offset
+
+
+def _open(data: str) -> float:
+    began = time.perf_counter()
+    with Store(data, DataSettings(compact_bytes=_NEVER)):
+        return time.perf_counter() - began
+
+
+def _carry_out_bare(data: str) -> float:
+    table: dict[bytes, bytes] = {}
+    began = time.perf_counter()
+    for name in sorted(os.listdir(data)):
+        with open(os.path.join(data, name), "rb") as file:
+            floor.carry_out(file.read(), table, Lock())
+    return time.perf_counter() - began
+
+
+def _bytes(data: str) -> int:
+    return sum(os.path.getsize(os.path.join(data, name)) for name in os.listdir(data))
+
+
+def stalls(scale: Scale, directory: str) -> Outcome:
+    """Measure the longest wait of a thread that writes, while another compacts and while not."""
+    turns = Turns([partial(_stalls, scale.pairs, directory)], scale.long_turns)
+    rows = []
+    for mode in _MODES:
+        seconds = turns.duration(f"{mode} compaction")
+        quiet = times(turns.ratio(f"{mode} beside", f"{mode} quiet"))
+        memory = times(turns.ratio(f"{mode} beside", "memory"))
+        rows.append(
+            Row(
+                f"`--fsync {mode}`: the longest wait of a writer beside a compaction of "
+                f"{scale.pairs:,} pairs, which takes {seconds}",
+                turns.duration(f"{mode} beside"),
+                f"{quiet} without a compaction, {memory} in memory alone",
+            )
+        )
+        rows.append(Row("the same without a compaction", turns.duration(f"{mode} quiet")))
+    rows.append(Row("the same in memory alone", turns.duration("memory")))
+    return Outcome(rows)
+
+
+def _stalls(pairs: int, directory: str) -> Mapping[str, float]:
+    figures: dict[str, float] = {}
+    for mode in _MODES:
+        with TemporaryDirectory(dir=directory) as data:
+            figures |= in_fresh_process(_compact_beside, data, mode, pairs)
+    seconds = figures[f"{_MODES[0]} compaction"]
+    return figures | {"memory": in_fresh_process(_write_in_memory, pairs, seconds)}
+
+
+def _compact_beside(data: str, mode: str, pairs: int) -> Mapping[str, float]:
+    with Store(data, DataSettings(mode, compact_bytes=_NEVER)) as store:
+        fill(store, pairs)
+        beside = Prober(lambda: store.write({b"k": b"v"}))
+        with beside.probing():
+            began = time.perf_counter()
+            store.compact()
+            seconds = time.perf_counter() - began
+        return {
+            f"{mode} compaction": seconds,
+            f"{mode} beside": beside.longest_wait,
+            f"{mode} quiet": _longest_wait(store, seconds),
+        }
+
+
+def _write_in_memory(pairs: int, seconds: float) -> float:
+    store = Store()
+    fill(store, pairs)
+    return _longest_wait(store, seconds)
+
+
+def _longest_wait(store: Store, seconds: float) -> float:
+    """Write for so long; return the longest wait."""
+    prober = Prober(lambda: store.write({b"k": b"v"}))
+    with prober.probing():
+        time.sleep(seconds)
+    return prober.longest_wait
