@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 
-from kvs.store import Store
+from kvs.library import Store
 
 _FILL_AT_ONCE = 10_000
 _KEY = b"key%013d"

@@ -14,8 +14,8 @@ from bench.prober import Prober
 from bench.processes import KVS, in_fresh_process, timed
 from bench.scale import Scale
 from bench.turns import Turns
+from kvs.library import Store
 from kvs.settings import DataSettings
-from kvs.store import Store
 
 _NEVER = 1 << 40
 """No journal here grows so long that it is compacted, unless that is asked for."""

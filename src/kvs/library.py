@@ -182,10 +182,10 @@ class Store(CoreStore):
 
         def leave(outbox: Outbox[Change]) -> None:
             self.leave(self._watching, outbox)
-            self.forget(watch.fail)
+            end_telling()
 
         watch = Watch(leave)
-        self.on_failure(watch.fail)
+        end_telling = self.on_failure(watch.fail)
         for key in lines.checked_keys(keys):
             self.subscribe(self._watching, watch.outbox, key)
         return watch

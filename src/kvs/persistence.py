@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kvs.engine.boundary import BUDGET, Effects, Engine, Instant
-from kvs.errors import DataUnusable
+from kvs.errors import DataUnusable, KvsError
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder
@@ -131,17 +131,18 @@ class Persistence:
         self._engine.record(revision)
         self._store = store
         self._compact_at = self._bound() - since_snapshot
-        """When the log has so many bytes more, the journal is to be compacted."""
+        """When the log has written so many bytes, the journal is to be compacted."""
+        self._begun_at = 0
+        """How many it had written when the last compaction began."""
         self.on_grown: Callable[[], None] = lambda: None
         """Called by the journal's thread when the journal is to be compacted."""
         self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
         self.log.on_written = self._written
         try:
             self.log.start()
-        except RuntimeError as error:
+        except DataUnusable:
             self._disk.close(segment.file)
-            reason = "there is no thread to be had to write the journal (ulimit -u)"
-            raise DataUnusable(self.shown, reason) from error
+            raise
 
     @property
     def syncs(self) -> bool:
@@ -220,7 +221,12 @@ class Persistence:
             JournalFailed: nothing is written any more.
 
         """
-        number = self.log.begin_segment()
+        try:
+            number = self.log.begin_segment()
+        except KvsError:
+            draft.discard()
+            raise
+        self._begun_at = self.log.bytes
         head = Head(Kind.SNAPSHOT, number, instant.revision, self._store)
         draft.rename(head.name)
         lines = chain(self.jobs.lines(), instant.writes())
@@ -232,13 +238,15 @@ class Persistence:
 
         Raises:
             SnapshotFailed: the child failed, or its file could not be put in place.
+            DataUnusable: something that is needless now could not be removed.
             JournalFailed: the journal failed meanwhile.
 
         """
         began = self.log.added
         written = draft.finish(lambda: self.log.wait(began), self._disk.commit)
-        self._folder.remove_older(self._disk, number)
         self._snapshot_bytes = written.bytes
+        self._compact_at = self._begun_at + self._bound()
+        self._folder.remove_older(self._disk, number)
         return written
 
 

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
 from kvs.engine.choice import new_engine
-from kvs.errors import JournalFailed, SnapshotFailed, StoreClosed
+from kvs.errors import DataUnusable, JournalFailed, SnapshotFailed, StoreClosed
 from kvs.journal.progress import Jobs
 from kvs.persistence import Persistence, Recovered, ShowProgress, show_nobody
 from kvs.settings import DataSettings
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 BACKLOG_BYTES = 8 << 20
 """So much may be on its way to the journal before jobs wait for it."""
+
+TRIED_AGAIN = "it is tried again when the journal has grown more"
 
 Path = str | bytes | os.PathLike[str]
 
@@ -65,14 +68,12 @@ class Store:
         self._compacting = Lock()
         self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
         self._closed = False  # guarded by _compacting
-        self._on_failure: list[Callable[[JournalFailed], None]] = []
         self._data: Persistence | None = None
         if data is not None:
             self._data = Persistence(
                 data, self._engine, settings or DataSettings(), progress=progress
             )
-            self._data.on_grown = self._compact_in_background
-            self._data.log.on_failure = self._failed
+            self._data.on_grown = partial(self._compact_in_background, self._data)
 
     def __enter__(self) -> Self:
         return self
@@ -208,23 +209,12 @@ class Store:
         """Why nothing is carried out any more, if so."""
         return None if self._data is None else self._data.log.failure
 
-    def on_failure(self, call: Callable[[JournalFailed], None]) -> None:
-        """Have `call` called, by a thread of the store's, when the journal fails; now, if it has.
+    def on_failure(self, call: Callable[[JournalFailed], None]) -> Callable[[], None]:
+        """Have `call` called once when the journal fails; return what ends that.
 
-        It may be called twice if the journal fails in this moment.
+        A thread of the store's calls it; if the journal has failed already, this one, at once.
         """
-        self._on_failure.append(call)
-        if self.failure is not None:
-            call(self.failure)
-
-    def forget(self, call: Callable[[JournalFailed], None]) -> None:
-        """End what `on_failure` began, if it was not ended."""
-        with contextlib.suppress(ValueError):
-            self._on_failure.remove(call)
-
-    def _failed(self, failure: JournalFailed) -> None:
-        for call in list(self._on_failure):
-            call(failure)
+        return _nothing if self._data is None else self._data.log.on_failure(call)
 
     def position(self) -> int:
         """Return a number for all that has been carried out so far, for the following methods.
@@ -305,11 +295,17 @@ class Store:
     def until_safe(self) -> Callable[[], None]:
         """Return what waits until all may be shown that has been carried out by now.
 
-        Raises:
-            JournalFailed: it never may.
-
+        If it never may, what is returned raises `JournalFailed`.
         """
-        position = self.position()
+        try:
+            position = self.position()
+        except (JournalFailed, StoreClosed) as error:
+            never = error
+
+            def fail() -> None:
+                raise never
+
+            return fail
         return lambda: self.wait_until_safe(position)
 
     # Compaction.
@@ -321,37 +317,48 @@ class Store:
 
         Raises:
             SnapshotFailed: the snapshot could not be written; the journal is as it was.
+            DataUnusable: it was written, but what it makes needless could not be removed.
             JournalFailed: the journal failed.
             StoreClosed: the store was closed.
 
         """
-        data = self._data
-        if data is None:
+        if self._data is None:
             return None
         with self._compacting:
-            if self._closed:
-                raise StoreClosed
-            draft = data.draft()
-            number = 0
+            return self._compact(self._data)
 
-            def begin(instant: Instant) -> None:
-                nonlocal number
-                self._take_in(self._engine.take_effects())
-                number = data.begin_compaction(draft, instant)
+    def _compact(self, data: Persistence) -> Written:
+        """Do so; the caller holds `_compacting`."""
+        if self._closed:
+            raise StoreClosed
+        draft = data.draft()
+        number = 0
 
-            with self._handing_on:
-                self._engine.at_instant(begin)
-            return data.finish_compaction(draft, number)
+        def begin(instant: Instant) -> None:
+            nonlocal number
+            self._take_in(self._engine.take_effects())
+            number = data.begin_compaction(draft, instant)
 
-    def _compact_in_background(self) -> None:
+        with self._handing_on:
+            self._engine.at_instant(begin)
+        return data.finish_compaction(draft, number)
+
+    def _compact_in_background(self, data: Persistence) -> None:
         def compact() -> None:
-            with contextlib.suppress(JournalFailed, StoreClosed):  # others are told
-                try:
-                    self.compact()
-                except SnapshotFailed as error:
-                    log.warning("%s; it is tried again when the journal has grown more", error)
+            if not self._compacting.acquire(blocking=False):
+                return  # one is on its way, and when it is done the journal may grow anew
+            try:
+                with contextlib.suppress(JournalFailed, StoreClosed):  # others are told
+                    self._compact(data)
+            except (SnapshotFailed, DataUnusable) as error:
+                log.warning("%s; %s", error, TRIED_AGAIN)
+            finally:
+                self._compacting.release()
 
-        Thread(target=compact, name="kvs-compaction", daemon=True).start()
+        try:
+            Thread(target=compact, name="kvs-compaction", daemon=True).start()
+        except RuntimeError as error:  # no more threads to be had
+            log.warning("%s: no compaction: %s; %s", data.shown, error, TRIED_AGAIN)
 
     # Effects, on their way from the engine to who is to know of them.
 
@@ -379,6 +386,10 @@ class Store:
         with contextlib.suppress(JournalFailed, StoreClosed):  # told to whoever waits for it
             self._data.add(effects, (lambda: _release(marks)) if marks else None)
         return set()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _wake(outboxes: Iterable[Outbox[Any]]) -> None:

@@ -169,7 +169,9 @@ def compact(options: argparse.Namespace) -> int:
     with _usage(), _progress() as progress:
         before = upkeep.check(options.directory)
         store = Store(options.directory, progress=progress)
-    with store:
+    with store, _usage():
+        if store.recovered is not None and store.recovered.torn is not None:
+            say(f"kvs compact: {_torn(store.recovered.torn)} and was dropped")
         written = store.compact()
     if written is not None:
         put(

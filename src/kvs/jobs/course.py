@@ -20,7 +20,10 @@ SYNCED_BYTES = 4 << 20
 
 
 class Course:
-    """How far one job came. Used by the job's thread, and `ended` by its snapshots' threads."""
+    """How far one job came. Used by the job's thread, and `ended` by its snapshots' threads.
+
+    A snapshot may end after the job has begun anew, and then nobody asks any more.
+    """
 
     def __init__(self, store: Store, known: Known, *, changed: bool, resumed: bool) -> None:
         self._store = store
@@ -65,6 +68,8 @@ class Course:
         """Note that a snapshot is on disk, or take in that it will not be."""
 
         def note(jobs: Jobs) -> bytes:
+            if self._number not in jobs:
+                return b""
             jobs[self._number].snapshots.add(snapshot)
             return progress.wrote(self._number, snapshot)
 
@@ -93,6 +98,8 @@ class Course:
                 return
 
         def note(jobs: Jobs) -> bytes:
+            if self._number not in jobs:
+                return b""
             jobs[self._number].finished()
             return progress.done(self._number)
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from threading import Event
 
 from kvs.engine.boundary import BUDGET, Pause, Reason
@@ -143,26 +144,35 @@ class Job:
                 pause = self._store.execute(script, offset, BUDGET, mark)
                 self._account(script, offset, pause.offset, pause.faults)
                 self.report.commands += pause.commands
-                output.put(pause.output)
                 offset = pause.offset
                 line = self._lines + (script[offset - 1] != NEWLINE)
-                if not self._carry_out(pause, line, output, course):
+                note = _Note(course, base + offset, pause.untold)
+                if not self._carry_out(pause, line, output, note):
                     return False
                 if course is not None:
-                    if pause.untold is not None:
-                        course.came_to(base + offset, pause.untold)
                     self._keep_up(output, course)
             base += len(script)
         return True
 
-    def _carry_out(self, pause: Pause, line: int, output: Output, course: Course | None) -> bool:
-        """Carry out what the engine leaves to its host; return False if stopped meanwhile."""
+    def _carry_out(self, pause: Pause, line: int, output: Output, note: "_Note") -> bool:
+        """Carry out what the engine leaves to its host; return False if stopped meanwhile.
+
+        The end of the pause is noted before anything of it can be seen, so that it is not carried
+        out a second time; of a WAIT when it is over.
+        """
         if pause.reason is Reason.WAIT:
+            output.put(pause.output)
             output.settle()
-            return not self._stopping.wait(pause.milliseconds / 1000)
+            if self._stopping.wait(pause.milliseconds / 1000):
+                return False
+            note.take_down()
+            return True
         if pause.reason is Reason.BACKUP:
+            output.put(pause.output)
             output.settle()
-            return self._backup(line, course)
+            return self._backup(line, note)
+        note.take_down()
+        output.put(pause.output)
         return True
 
     def _keep_up(self, output: Output, course: Course) -> None:
@@ -171,6 +181,7 @@ class Job:
         if output.size - course.synced > SYNCED_BYTES:
             if self._store.syncs:
                 output.sync()
+                self._directory.sync()
             course.synced_to(output.size)
 
     def _pass_over(self, script: bytes, course: Course | None) -> None:
@@ -219,11 +230,17 @@ class Job:
         report.failure = str(failure)
         self._tell(failure)
 
-    def _backup(self, line: int, course: Course | None) -> bool:
+    def _backup(self, line: int, note: "_Note") -> bool:
         """Start a snapshot once there is a place for it; return False if stopped before."""
         if not self._snapshots.take_place():
             self.report.commands -= 1
             return False
+        try:
+            note.take_down()
+        except BaseException:
+            self._snapshots.give_place_back()
+            raise
+        course = note.course
         report = self._snapshot_report(line)
 
         def done(result: Written | SnapshotFailed) -> None:
@@ -253,6 +270,20 @@ class Job:
         else:
             self._snapshots.finish(draft, until_safe, done)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """How far a job will have come, and what it wrote that is not noted yet; None if all is."""
+
+    course: Course | None
+    offset: int
+    untold: bytes | None
+
+    def take_down(self) -> None:
+        """Note it."""
+        if self.course is not None and self.untold is not None:
+            self.course.came_to(self.offset, self.untold)
 
 
 def snapshot_name(job: bytes, number: int) -> bytes:

@@ -105,6 +105,7 @@ class Pool:
     def _lead(self, others: int) -> None:
         """Start the other workers, be one, wait for all of them and the snapshots."""
         self._begun.set()
+        end_telling = self._store.on_failure(lambda _: self.stop())
         workers: list[Thread] = []
         with contextlib.suppress(RuntimeError):  # no more threads to be had
             for number in range(1, others + 1):
@@ -115,6 +116,7 @@ class Pool:
         for worker in workers:
             worker.join()
         self.snapshots.join()
+        end_telling()
         self._ended.set()
 
     def _carry_out(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from kvs.errors import JournalFailed, KvsError, shown
+from kvs.errors import KvsError, shown
 from kvs.jobs.course import forget_gone
 from kvs.jobs.directory import JobsDirectory
 from kvs.jobs.job import Tell
@@ -74,10 +74,8 @@ class Run:
             for job in jobs:
                 self._pool.add(job.run)
             self._pool.close()
-            self._store.on_failure(self._fail)
             self._pool.start(max(1, min(self._threads, len(jobs))))
         except BaseException:
-            self._store.forget(self._fail)
             self._directory.__exit__(None, None, None)
             raise
         return self
@@ -94,7 +92,6 @@ class Run:
                 self.stop()
             self._wait_for_end()
         finally:
-            self._store.forget(self._fail)
             self._directory.__exit__(kind, error, traceback)
         self.report.seconds = time.perf_counter() - self._began
         self.report.stopped = self._pool.stopping.is_set()
@@ -119,9 +116,6 @@ class Run:
     def stop(self) -> None:
         """Let jobs end after the `execute` they are in; snapshots being written are finished."""
         self._pool.stop()
-
-    def _fail(self, _failure: JournalFailed) -> None:
-        self.stop()
 
     def abandon(self) -> None:
         """Leave nothing half done behind, for a process that is about to leave at once."""

@@ -14,7 +14,6 @@ from kvs.errors import (
     DirectoryInUse,
     DirectoryUnusable,
     JobFailed,
-    JournalFailed,
     NoThread,
     cause,
     shown,
@@ -116,14 +115,12 @@ class Service:
         files = self._directory.files
         try:
             forget_gone(self._store, files.descriptor, files.names())
-            self._store.on_failure(self._fail)
             self._pool.start(self._threads)
             try:
                 Thread(target=self._serve, name="kvs-jobs").start()
             except RuntimeError as error:
                 raise NoThread from error
         except BaseException:
-            self._store.forget(self._fail)
             self._pool.stop()
             self._directory.close()
             raise
@@ -142,8 +139,6 @@ class Service:
         except BaseException:  # interrupted: wait all the same
             self._ended.wait()
             raise
-        finally:
-            self._store.forget(self._fail)
         if self._pool.defect is not None:
             raise self._pool.defect
 
@@ -288,9 +283,6 @@ class Service:
             self._log(_ended(job.report))
         finally:
             directory.ended(name)
-
-    def _fail(self, _failure: JournalFailed) -> None:
-        self.stop()
 
     def _count(self, ended: JobReport | None, *, running: int) -> None:
         with self._lock:

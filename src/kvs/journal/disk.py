@@ -43,6 +43,17 @@ class Disk:
         """Make what was appended to `file` durable (fdatasync(2))."""
         os.fdatasync(file)
 
+    def sync_parent(self) -> None:
+        """Make the directory's own name durable, where its parent may be read (fsync(2))."""
+        with contextlib.suppress(PermissionError):
+            parent = os.open(
+                b"..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directory
+            )
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+
     def cut(self, file: int, size: int) -> None:
         """Cut `file` to `size` bytes, durably."""
         os.ftruncate(file, size)

@@ -1,6 +1,5 @@
 """The data directory: its lock, and the files in it."""
 
-import contextlib
 import os
 from types import TracebackType
 from typing import Self
@@ -161,6 +160,7 @@ class Folder:
         head = Head(Kind.JOURNAL, 1, 0, store)
         try:
             file = disk.create(head.name, head.encode())
+            disk.sync_parent()
         except OSError as error:
             raise DataUnusable(
                 shown(self.path), f"cannot make the journal: {cause(error)}"
@@ -185,9 +185,17 @@ class Folder:
         return Segment(file, segment, chain, end)
 
     def remove_older(self, disk: Disk, number: int) -> None:
-        """Remove what a snapshot of this number has made needless; what stays is no harm."""
-        with contextlib.suppress(OSError, DataUnusable):
-            for kind, numbers in self.numbers().items():
-                for each in numbers:
-                    if each < number:
-                        disk.remove(file_name(kind, each))
+        """Remove what a snapshot of this number has made needless; what stays is no harm.
+
+        Raises:
+            DataUnusable: something could not be removed.
+
+        """
+        for kind, numbers in self.numbers().items():
+            for name in [file_name(kind, each) for each in numbers if each < number]:
+                try:
+                    disk.remove(name)
+                except OSError as error:
+                    raise DataUnusable(
+                        self.shown(name), f"cannot remove it: {cause(error)}"
+                    ) from error

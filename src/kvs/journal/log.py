@@ -10,6 +10,7 @@ Laws:
   failed fsync(2) nobody knows what the disk has. Nothing is tried again, nothing more is told.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,13 +18,14 @@ from dataclasses import dataclass
 from enum import Enum
 from threading import Condition, Thread
 
-from kvs.errors import JournalFailed, StoreClosed, cause
+from kvs.errors import DataUnusable, JournalFailed, StoreClosed, cause
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind
 from kvs.settings import DataSettings
 
 Call = Callable[[], None]
+FailureCall = Callable[[JournalFailed], None]
 
 
 class Fsync(Enum):
@@ -101,10 +103,9 @@ class Log:
         self._afters: deque[tuple[int, Call]] = deque()
         self._closing = False
         self._failure: JournalFailed | None = None
+        self._failure_calls: list[FailureCall] = []
         self.bytes = 0
         """How many bytes of groups were written since it was opened."""
-        self.on_failure: Callable[[JournalFailed], None] = lambda _: None
-        """Called once, by the thread that writes, when it fails."""
         self.on_written: Call = lambda: None
         """Called by the thread that writes, after each group."""
         self._writer = Thread(target=self._write, name="kvs-journal", daemon=True)
@@ -113,15 +114,37 @@ class Log:
         """Start the thread that writes.
 
         Raises:
-            RuntimeError: there is none to be had.
+            DataUnusable: the system gives none.
 
         """
-        self._writer.start()
+        try:
+            self._writer.start()
+        except RuntimeError as error:
+            reason = "cannot start a thread to write the journal; raise the limit of processes"
+            raise DataUnusable(self._shown, f"{reason} (ulimit -u)") from error
 
     @property
     def failure(self) -> JournalFailed | None:
         """Why nothing more is written, if so."""
         return self._failure
+
+    def on_failure(self, call: FailureCall) -> Call:
+        """Have `call` called once when writing fails; return what ends that.
+
+        The thread that writes calls it; if writing has failed already, this one does, at once.
+        """
+        with self._changed:
+            failure = self._failure
+            if failure is None:
+                self._failure_calls.append(call)
+        if failure is not None:
+            call(failure)
+
+        def end() -> None:
+            with self._changed, contextlib.suppress(ValueError):  # it was called, or ended before
+                self._failure_calls.remove(call)
+
+        return end
 
     @property
     def added(self) -> int:
@@ -237,8 +260,8 @@ class Log:
             self._fail(cause(error))
         except MemoryError:
             self._fail("there is not enough memory")
-        except BaseException as defect:
-            self._fail(f"{type(defect).__name__}: {defect}")  # nobody may wait for ever
+        except BaseException as defect:  # who waits must not wait for ever
+            self._fail(f"a defect: {defect!r}")
             raise
 
     def _wait_for_work(self) -> bool:
@@ -323,5 +346,7 @@ class Log:
             self._failure = JournalFailed(self._shown, self._safe_revision, reason)
             self._waiting.clear()
             self._afters.clear()
+            calls, self._failure_calls = self._failure_calls, []
             self._changed.notify_all()
-        self.on_failure(self._failure)
+        for call in calls:
+            call(self._failure)

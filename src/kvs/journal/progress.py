@@ -112,6 +112,10 @@ class Jobs:
         """Return what is known of a job."""
         return self._by_place.get(place)
 
+    def __contains__(self, number: int) -> bool:
+        """Tell whether the job with this number is known."""
+        return number in self._by_number
+
     def __getitem__(self, number: int) -> Job:
         """Return the job with this number."""
         return self._by_number[number]

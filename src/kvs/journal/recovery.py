@@ -80,7 +80,7 @@ class Reader:
         """Read nothing yet.
 
         `note` is given the lines of every group, for what else stands in them; `progress` how
-        many         bytes have been read, and how many there are.
+        many bytes have been read, and how many there are.
         """
         self._folder = folder
         self._target = target

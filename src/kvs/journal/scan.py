@@ -6,7 +6,8 @@ Laws:
 - After the last one the file is over (`Ending.WHOLE`), or it is torn, as a crash while a group was
   written leaves it: it ends within the group, or from some byte of the group on it is zeros to its
   end. Whatever else is there is damage.
-- A single zero byte at the end may be a flipped one: it is damage, unless it begins a page.
+- A single zero byte at the end of a group may be a flipped one: it is damage, unless it begins a
+  page.
 """
 
 import os
@@ -101,7 +102,7 @@ class Scan:
         zeros = self.size - zeros_at
         if (
             zeros
-            and (zeros > 1 or zeros_at % PAGE == 0)
+            and (zeros > 1 or zeros_at % PAGE == 0 or zeros_at == self.end)
             and b"\0" not in data[: zeros_at - at]
             and self._zeros_from(at + len(data))
         ):

@@ -119,6 +119,10 @@ class Draft:
         """Let the file be called `name` once it is finished."""
         self._replacement.name = name
 
+    def discard(self) -> None:
+        """Remove its file; it was not forked."""
+        self._replacement.discard()
+
     def abandon(self) -> None:
         """End the child, if it still runs, and remove its file; for a process about to leave."""
         with contextlib.suppress(ProcessLookupError):
