@@ -50,8 +50,8 @@ def test_every_row_can_be_measured() -> None:
         "appended to a bare file and synced",
         "from the journal alone",
         "from a snapshot",
-        "a writer beside a compaction",
-        "the same in memory alone",
+        "another thread that writes single pairs",
+        "with the store in memory alone",
     ):
         assert row in done.stdout
     assert "Goals" not in done.stdout
