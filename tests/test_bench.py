@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from bench import redis
 from bench.listeners import listening
 
 ROOT = Path(__file__).parent.parent
@@ -50,11 +51,31 @@ def test_every_row_can_be_measured() -> None:
         "appended to a bare file and synced",
         "from the journal alone",
         "from a snapshot",
-        "a writer beside a compaction",
-        "the same in memory alone",
+        "another thread that writes single pairs",
+        "with the store in memory alone",
     ):
         assert row in done.stdout
     assert "Goals" not in done.stdout
+    if redis.missing() is None:
+        assert "`appendonly yes`, `appendfsync everysec` |" in done.stdout
+        assert "x Redis with `appendfsync always` |" in done.stdout
+
+
+def test_rows_beside_redis_do_without_it(tmp_path: Path) -> None:
+    rows = ["run", "journal", "acknowledged"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--rows", *rows],
+        cwd=ROOT,
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    for row in ("the floor", "each a transaction", "WRITEs of 3 sessions"):
+        assert row in done.stdout
+    assert done.stdout.count("Redis") == 1
+    assert "Redis was not measured" in done.stdout
 
 
 def test_the_workload_is_the_same_for_the_same_arguments(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _rows(turns: Turns, scale: Scale) -> Iterator[Row]:
         bases = {
             "disk": "appending and syncing on the bare disk",
             f"memory {count}": "in memory alone",
-            f"redis {count}": f"Redis {redis.version()} with `appendfsync always`",
+            f"redis {count}": "Redis with `appendfsync always`",
         }
         ratios = (
             f"{times(turns.ratio(base, f'kvs {count}'))} {called}"

@@ -20,6 +20,7 @@ _NEVER = 1 << 40
 """No journal here grows so long that it is compacted, unless that is asked for."""
 
 _MODES = ("always", "never")
+_FIGURES = ("compaction", "held", "beside", "quiet")
 
 
 def recovery(scale: Scale, directory: str) -> Outcome:
@@ -85,19 +86,29 @@ def stalls(scale: Scale, directory: str) -> Outcome:
     turns = Turns([partial(_stalls, scale.pairs, directory)], scale.long_turns)
     rows = []
     for mode in _MODES:
-        seconds = turns.duration(f"{mode} compaction")
-        quiet = times(turns.ratio(f"{mode} beside", f"{mode} quiet"))
-        memory = times(turns.ratio(f"{mode} beside", "memory"))
-        rows.append(
+        took, held, beside, quiet = (f"{mode} {name}" for name in _FIGURES)
+        rows += [
             Row(
-                f"`--fsync {mode}`: the longest wait of a writer beside a compaction of "
-                f"{scale.pairs:,} pairs, which takes {seconds}",
-                turns.duration(f"{mode} beside"),
-                f"{quiet} without a compaction, {memory} in memory alone",
-            )
-        )
-        rows.append(Row("the same without a compaction", turns.duration(f"{mode} quiet")))
-    rows.append(Row("the same in memory alone", turns.duration("memory")))
+                f"compacting {scale.pairs:,} pairs with `--fsync {mode}`, until it is on disk",
+                turns.duration(took),
+            ),
+            Row(
+                "the same: for how long the fork held the store",
+                turns.duration(held),
+                f"{times(turns.ratio(held, took))} the compaction",
+            ),
+            Row(
+                "the same: the longest wait of another thread that writes single pairs",
+                turns.duration(beside),
+                f"{times(turns.ratio(beside, quiet))} without a compaction, "
+                f"{times(turns.ratio(beside, 'memory'))} in memory alone",
+            ),
+            Row(
+                "the longest wait of such a thread in as much time without a compaction",
+                turns.duration(quiet),
+            ),
+        ]
+    rows.append(Row("the same with the store in memory alone", turns.duration("memory")))
     return Outcome(rows)
 
 
@@ -115,14 +126,12 @@ def _compact_beside(data: str, mode: str, pairs: int) -> Mapping[str, float]:
         fill(store, pairs)
         beside = Prober(lambda: store.write({b"k": b"v"}))
         with beside.probing():
-            began = time.perf_counter()
-            store.compact()
-            seconds = time.perf_counter() - began
-        return {
-            f"{mode} compaction": seconds,
-            f"{mode} beside": beside.longest_wait,
-            f"{mode} quiet": _longest_wait(store, seconds),
-        }
+            written = store.compact()
+        if written is None:
+            raise AssertionError("a store in memory is not compacted")
+        quiet = _longest_wait(store, written.seconds)
+        found = (written.seconds, written.held_seconds, beside.longest_wait, quiet)
+        return {f"{mode} {name}": figure for name, figure in zip(_FIGURES, found, strict=True)}
 
 
 def _write_in_memory(pairs: int, seconds: float) -> float:

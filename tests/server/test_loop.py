@@ -43,6 +43,47 @@ def test_more_calls_than_its_pipe_takes_are_all_made(loop: Loop) -> None:
     assert called == list(range(100_000))
 
 
+def test_no_call_is_slept_over_that_comes_one_at_a_time(loop: Loop) -> None:
+    count = 1_000
+    over: list[bool] = []
+
+    def call() -> None:
+        called = threading.Semaphore(0)
+        for _ in range(count):
+            loop.soon(called.release)
+            if not called.acquire(timeout=SECONDS):
+                return
+        loop.soon(lambda: over.append(True))
+
+    loop.after(2 * SECONDS, lambda: over.append(False))
+    ask = threading.Thread(target=call)
+    ask.start()
+    while not over:
+        loop.turn()
+    ask.join(SECONDS)
+    assert over == [True]
+
+
+def test_no_call_is_slept_over_that_comes_just_before_it_waits(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    look = loop._seconds_to_wait
+
+    def look_and_be_called() -> float | None:
+        seconds = look()
+        monkeypatch.undo()
+        loop.soon(lambda: called.append("in time"))
+        return seconds
+
+    loop.after(SECONDS, lambda: called.append("late"))
+    loop.soon(lambda: None)
+    loop.turn()  # so that it has been at work before
+    monkeypatch.setattr(loop, "_seconds_to_wait", look_and_be_called)
+    loop.turn()
+    assert called == ["in time"]
+
+
 def test_timers_come_in_the_order_of_their_times_and_cancelled_ones_do_not(loop: Loop) -> None:
     called: list[str] = []
     loop.after(0.03, lambda: called.append("late"))

@@ -45,6 +45,8 @@ class Loop:
         self._waking = RLock()  # a signal handler may come while its own thread has it
         """Held for a write that never waits, and for the closing."""
         self._closed = False  # guarded by _waking
+        self._awake = False
+        """Whether it is not waiting, and will look at `_soon` before it waits."""
         self.watch(self._wakeup, IN, self._woken)
 
     def close(self) -> None:
@@ -83,13 +85,17 @@ class Loop:
     def soon(self, call: Callable[[], None]) -> None:
         """Call `call` in the loop's thread, as soon as it comes to it."""
         self._soon.append(call)
+        if self._awake:  # looked at after the appending, as the loop lets go of it before it looks
+            return
         with self._waking, contextlib.suppress(BlockingIOError):  # full of calls to wake already
             if not self._closed:
                 os.write(self._wake, b"x")
 
     def turn(self) -> None:
         """Wait for whatever comes next, and call who is concerned."""
+        self._awake = False
         told = self._epoll.poll(self._seconds_to_wait())
+        self._awake = True
         for descriptor, events, ready in [(d, events, self._ready.get(d)) for d, events in told]:
             # One that was forgotten by a call before it in this turn has nobody to tell any more,
             # and its number may be that of another by now.
