@@ -63,12 +63,12 @@ def void(_: object) -> None:
     """Drop it."""
 
 
-def reopened(path: Path, settings: DataSettings | None = None) -> Store:
+def reopened(path: Path, settings: DataSettings | None = None, kind: type[Store] = Store) -> Store:
     """Open a store that a child of one that was killed may have locked for a moment more."""
 
     def opened() -> list[Store]:
         try:
-            return [Store(path, settings)]
+            return [kind(path, settings)]
         except DirectoryInUse:
             return []
 
