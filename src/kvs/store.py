@@ -284,6 +284,7 @@ class Store:
             raise ValueError("a store in memory keeps no notes")
         with self._handing_on:
             self._take_in(self._engine.take_all_effects())
+            self._data.log.check()
             if lines_of_it := change(self._data.jobs):
                 self._data.note(lines_of_it)
 

@@ -424,15 +424,15 @@ class Session:
         self._cancel_timers()
         self._house.store.leave(self._house.watchers, self._outbox)
         self._stop_reading()
+        if self._dropped and self._unopened:
+            Farewell(self._loop, self._input, self._unopened)
+        else:
+            fifos.close(self._input)
+            self._let_go(*self._unopened)
         if self._replies is not None:
             self._replies.close()
             self._replies = None
         self._notifications.close()
-        if self._dropped and self._unopened:
-            Farewell(self._loop, self._input, self._unopened)
-            return
-        fifos.close(self._input)
-        self._let_go(*self._unopened)
 
     def _let_go(self, *files: Fifo) -> None:
         """Close the handles of files that are open by now, or will never be."""
