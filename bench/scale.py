@@ -24,6 +24,12 @@ class Scale:
     pairs: int
     """Pairs in a table that is shown or backed up."""
     small_jobs: int
+    engine_keys: tuple[int, ...]
+    """Of `make_jobs`, which draws from 26 times as many."""
+    engine_commands: int
+    """Commands in each file for the engines: so many that start-up is little of a run."""
+    growth_pairs: int
+    growth_turns: int
 
 
 FULL = Scale(
@@ -36,6 +42,10 @@ FULL = Scale(
     table_commands=50_000,
     pairs=1_000_000,
     small_jobs=10_000,
+    engine_keys=(1_000, 100_000),
+    engine_commands=250_000,
+    growth_pairs=10_000_000,
+    growth_turns=2,
 )
 
 QUICK = Scale(
@@ -48,4 +58,8 @@ QUICK = Scale(
     table_commands=500,
     pairs=20_000,
     small_jobs=50,
+    engine_keys=(10,),
+    engine_commands=500,
+    growth_pairs=5_000,
+    growth_turns=1,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from bench.figures import Outcome
+from bench.rows.engines import engines, growth
 from bench.rows.jobs import small_jobs
 from bench.rows.run import run
 from bench.rows.snapshots import backup, show
@@ -15,6 +16,8 @@ Measure = Callable[[Scale, str], Outcome]
 
 MEASURES: dict[str, Measure] = {
     "run": run,
+    "engines": engines,
+    "growth": growth,
     "tables": tables,
     "show": show,
     "backup": backup,
