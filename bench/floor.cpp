@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -15,9 +14,9 @@
 
 using Table = std::unordered_map<std::string, std::string>;
 
-// Take what stands before the next of `ends` from the front of `text`, and that too.
-static std::string_view take(std::string_view& text, const char* ends) {
-    const std::size_t size = std::min(text.find_first_of(ends), text.size());
+// Take what stands before the next `end` from the front of `text`, and that too.
+static std::string_view take(std::string_view& text, char end) {
+    const std::size_t size = std::min(text.find(end), text.size());
     const std::string_view word = text.substr(0, size);
     text.remove_prefix(std::min(size + 1, text.size()));
     return word;
@@ -25,16 +24,17 @@ static std::string_view take(std::string_view& text, const char* ends) {
 
 static std::vector<std::string> sorted_keys(std::string_view list) {
     std::vector<std::string> keys;
-    while (!list.empty()) keys.emplace_back(take(list, ",]"));
+    list = take(list, ']');
+    while (!list.empty()) keys.emplace_back(take(list, ','));
     std::sort(keys.begin(), keys.end());
     return keys;
 }
 
 static void write(std::string_view list, Table& table) {
     while (list.size() > 1) {
-        take(list, "(");
-        std::string key(take(list, ","));
-        table[std::move(key)] = take(list, ")");
+        take(list, '(');
+        std::string key(take(list, ','));
+        table[std::move(key)] = take(list, ')');
     }
 }
 
@@ -67,11 +67,11 @@ int main(int, char** arguments) {
     Table table;
     for (std::filesystem::path path : jobs) {
         std::ifstream file(path, std::ios::binary);
-        const std::string script{std::istreambuf_iterator<char>(file), {}};
-        std::string output;
+        std::string script(std::filesystem::file_size(path), '\0'), output;
+        file.read(script.data(), std::streamsize(script.size()));
         for (std::string_view rest = script; !rest.empty();) {
-            std::string_view line = take(rest, "\n");
-            const std::string_view name = take(line, "[");
+            std::string_view line = take(rest, '\n');
+            const std::string_view name = take(line, '[');
             if (name == "WRITE ") write(line, table);
             if (name == "READ ") read(line, table, output);
             if (name == "DELETE ") remove(line, table, output);
