@@ -43,6 +43,12 @@ class Scale:
     """Sessions that write at the same time."""
     writes: int
     """Of all of them together, in each turn."""
+    engine_keys: tuple[int, ...]
+    """Of `make_jobs`, which draws from 26 times as many."""
+    engine_commands: int
+    """Commands in each file for the engines: so many that start-up is little of a run."""
+    growth_pairs: int
+    growth_turns: int
 
 
 FULL = Scale(
@@ -66,6 +72,10 @@ FULL = Scale(
     synced_commands=1_000,
     writers=(1, 10, 100),
     writes=3_000,
+    engine_keys=(1_000, 100_000),
+    engine_commands=250_000,
+    growth_pairs=10_000_000,
+    growth_turns=2,
 )
 
 QUICK = Scale(
@@ -89,4 +99,8 @@ QUICK = Scale(
     synced_commands=30,
     writers=(1, 3),
     writes=60,
+    engine_keys=(10,),
+    engine_commands=500,
+    growth_pairs=5_000,
+    growth_turns=1,
 )

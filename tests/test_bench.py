@@ -10,6 +10,8 @@ import pytest
 from bench import redis
 from bench.listeners import listening
 
+from kvs.engine.choice import COMPILED, engine_name
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -25,6 +27,8 @@ def test_every_row_can_be_measured() -> None:
     for row in (
         "`kvs run`",
         "the floor",
+        "compiled engine" if engine_name() == COMPILED else "python engine",
+        "the longest WRITE",
         "1,000 keys",
         "SHOW",
         "BACKUP",

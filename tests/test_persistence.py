@@ -86,7 +86,7 @@ def test_whatever_was_carried_out_it_is_there_again(
     path, model = tmp_path_factory.mktemp("data"), Model()
     path.chmod(0o700)
     for number, script in enumerate(scripts):
-        with CoreStore(path, DataSettings("never", segment_bytes=100)) as store:
+        with Store(path, DataSettings("never", segment_bytes=100)) as store:
             offset = 0
             while offset < len(script):
                 offset = store.execute(script, offset).offset
@@ -398,7 +398,7 @@ def test_a_compaction_leaves_a_snapshot_and_an_empty_segment(tmp_path: Path) -> 
 
 def test_it_comes_by_itself_when_the_journal_has_outgrown_its_bound(tmp_path: Path) -> None:
     settings = DataSettings("never", compact_bytes=2000)
-    with CoreStore(tmp_path / "d", settings) as store:
+    with Store(tmp_path / "d", settings) as store:
         for number in range(1000):
             store.execute(b"WRITE [(k%d,%d)]\n" % (number % 10, number))
             store.wait_until_safe(store.position())
@@ -411,7 +411,7 @@ def test_it_comes_by_itself_when_the_journal_has_outgrown_its_bound(tmp_path: Pa
 
 def test_the_bound_follows_the_size_of_the_last_snapshot(tmp_path: Path) -> None:
     settings = DataSettings("never", compact_bytes=1)
-    with CoreStore(tmp_path / "d", settings) as store:
+    with Store(tmp_path / "d", settings) as store:
         store.write({f"key{number}": "x" * 40 for number in range(2000)})
         until(lambda: list((tmp_path / "d").glob("*.snapshot")))
         until(lambda: len(contents(tmp_path / "d")) == 3)
@@ -458,7 +458,7 @@ def test_a_compaction_whose_child_fails_loses_nothing_and_is_tried_again_later(
     reason: str,
 ) -> None:
     failing = AtSync(monkeypatch, act)
-    with CoreStore(tmp_path / "d", DataSettings("never", compact_bytes=1000)) as store:
+    with Store(tmp_path / "d", DataSettings("never", compact_bytes=1000)) as store:
         with pytest.raises(SnapshotFailed) as told:
             store.compact()
         assert told.value.reason == reason
@@ -502,7 +502,7 @@ def test_a_needless_file_that_cannot_be_removed_is_told_and_no_harm(
 
 
 def test_compactions_beside_writers_lose_nothing(tmp_path: Path, often_switching: None) -> None:
-    with CoreStore(tmp_path / "d", DataSettings(compact_bytes=3000, segment_bytes=2000)) as store:
+    with Store(tmp_path / "d", DataSettings(compact_bytes=3000, segment_bytes=2000)) as store:
 
         def write(name: int) -> None:
             for number in range(150):

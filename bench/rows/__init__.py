@@ -5,6 +5,7 @@ from collections.abc import Callable
 from bench.figures import Outcome
 from bench.rows.acknowledged import acknowledged
 from bench.rows.changes import changes, many_sessions
+from bench.rows.engines import engines, growth
 from bench.rows.idle import idle_sessions
 from bench.rows.jobs import small_jobs
 from bench.rows.journal import journal
@@ -22,6 +23,8 @@ Measure = Callable[[Scale, str], Outcome]
 
 MEASURES: dict[str, Measure] = {
     "run": run,
+    "engines": engines,
+    "growth": growth,
     "tables": tables,
     "show": show,
     "backup": backup,

@@ -15,6 +15,7 @@ from bench.processes import KVS, in_fresh_process, timed
 from bench.scale import Scale
 from bench.turns import Turns
 from kvs.library import Store
+from kvs.settings import DataSettings
 
 _NEVER = 1 << 40
 """No journal here grows so long that it is compacted, unless that is asked for."""
@@ -56,7 +57,7 @@ def recovery(scale: Scale, directory: str) -> Outcome:
 
 def _write_singly(data: str, pairs: int) -> None:
     script = b"".join(b"WRITE [(%b,%b)]\n" % pair for pair in drawn(pairs))
-    with Store(data, fsync="never", compact_bytes=_NEVER) as store:
+    with Store(data, DataSettings("never", compact_bytes=_NEVER)) as store:
         offset = 0
         while offset < len(script):
             offset = store.execute(script, offset).offset
@@ -64,7 +65,7 @@ def _write_singly(data: str, pairs: int) -> None:
 
 def _open(data: str) -> float:
     began = time.perf_counter()
-    with Store(data, compact_bytes=_NEVER):
+    with Store(data, DataSettings(compact_bytes=_NEVER)):
         return time.perf_counter() - began
 
 
@@ -122,7 +123,7 @@ def _stalls(pairs: int, directory: str) -> Mapping[str, float]:
 
 
 def _compact_beside(data: str, mode: str, pairs: int) -> Mapping[str, float]:
-    with Store(data, fsync=mode, compact_bytes=_NEVER) as store:
+    with Store(data, DataSettings(mode, compact_bytes=_NEVER)) as store:
         fill(store, pairs)
         beside = Prober(lambda: store.write({b"k": b"v"}))
         with beside.probing():

@@ -40,6 +40,7 @@ from kvs.errors import (
 from kvs.jobs.report import JobReport, Report, SnapshotReport, State
 from kvs.library import Store
 from kvs.persistence import Recovered
+from kvs.settings import DataSettings
 from kvs.snapshot.write import Written
 from kvs.version import VERSION
 from kvs.watch import Change, Watch
@@ -57,6 +58,7 @@ __all__ = [
     "Change",
     "ConnectRefused",
     "DataDamaged",
+    "DataSettings",
     "DataUnusable",
     "DirectoryInUse",
     "DirectoryUnusable",

@@ -37,28 +37,22 @@ class Store(CoreStore):
     def __init__(
         self,
         data: Path | None = None,
+        settings: DataSettings | None = None,
         *,
-        fsync: str = DataSettings.fsync,
-        fsync_interval: float = DataSettings.fsync_interval,
-        compact_bytes: int = DataSettings.compact_bytes,
         progress: ShowProgress = show_nobody,
     ) -> None:
         """Make an empty store in memory, or open the one that is kept in the directory `data`.
 
-        The directory is made if it is not there; it belongs to this store until `close`. `fsync`
-        says when changes are synced to disk: ``always`` before anything is told that depends on
-        them, ``interval`` within `fsync_interval` seconds, ``never`` when the kernel comes to it.
-        The journal is made short when it is longer than `compact_bytes`, and than a snapshot.
-        `progress` is told how far the reading of the directory is: bytes read, bytes to read.
+        The directory is made if it is not there; it belongs to this store until `close`. `settings`
+        say how it is kept. `progress` is told how far the reading of it is: bytes read, bytes to
+        read.
 
         Raises:
             DataUnusable: the directory cannot be made, opened, locked or read.
             DirectoryInUse: another process is at work there.
             DataDamaged: something in it does not prove itself; nothing was changed.
-            ValueError: one of the settings is out of range.
 
         """
-        settings = DataSettings(fsync, fsync_interval, compact_bytes)
         super().__init__(data, settings, progress=progress)
         self._watching = Watchers(Change)
         self.attach(self._watching)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvs.engine.boundary import Engine, Instant
+from kvs.engine.boundary import Effects, Engine, Instant, Mark
 from kvs.engine.choice import COMPILED
 from tests.engine.engines import NewEngine, engine_called, run_to_the_end
 from tests.tools import SECONDS
@@ -127,6 +127,46 @@ def _states(engine: Engine, keys: list[bytes]) -> list[dict[bytes, bytes]]:
 def _agrees(state: dict[bytes, bytes], line: bytes) -> bool:
     pairs = (pair.split(b",") for pair in line[2:-2].split(b")("))
     return all(state[key] == value for key, value in pairs)
+
+
+def test_effects_come_out_whole_and_in_order_while_others_are_being_formatted(
+    new_engine: NewEngine,
+) -> None:
+    """Long READs: a batch is being written out for long after it has let the lock go."""
+    engine = new_engine()
+    engine.record(0)
+    told: dict[int | None, bytes] = {0: b"", 1: b""}
+    revision = 0
+
+    def check(effects: list[Effects]) -> None:
+        nonlocal revision
+        for each in effects:
+            told[each.job] += each.output
+            assert each.lines.count(b"\n") == each.count
+            revision += each.count
+            assert each.revision == revision
+
+    def work(job: int) -> bytes:
+        keys = b",".join(b"%d-%d" % (job, number) for number in range(900))
+        reads = 2 * (b"READ [%b]\n" % keys)
+        script = b"WRITE [(%d-1,1)(%d-2,2)]\n%bDELETE [%d-1]\n" % (job, job, reads, job)
+        outputs = [engine.execute(script, 0, 10**6, Mark(job, 0)).output for _ in range(150)]
+        return b"".join(outputs)
+
+    def look(instant: Instant) -> None:
+        seen.append(instant.revision)
+        check(engine.take_effects())
+
+    seen: list[int] = []
+    with ThreadPoolExecutor(2) as pool:
+        workers = [pool.submit(work, job) for job in told if job is not None]
+        while not all(worker.done() for worker in workers):
+            check(engine.take_effects())
+            engine.at_instant(look)
+            assert seen[-1] == revision
+        check(engine.take_all_effects())
+        assert [worker.result(SECONDS) for worker in workers] == [told[0], told[1]]
+    assert revision == engine.revision == 600
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kvs.library import Store
 from kvs.settings import FSYNC, DataSettings
-from kvs.store import Store
 from tests.journal.victims import (
     Acknowledge,
     Work,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kvs.journal.disk import Disk
+from kvs.library import Store
 from kvs.persistence import Persistence
 from kvs.settings import DataSettings
-from kvs.store import Store
 from tests.journal.journals import put
 from tests.journal.power import Record, Recorder
 from tests.journal.victims import pairs_at, write

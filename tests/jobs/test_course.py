@@ -15,8 +15,8 @@ from kvs.jobs.course import begin
 from kvs.jobs.report import Report, State
 from kvs.jobs.run import Run
 from kvs.journal.progress import Jobs
+from kvs.library import Store
 from kvs.settings import DataSettings, Settings
-from kvs.store import Store
 from tests.journal.victims import Acknowledge, Work, killed_at_every_step, reopened, victim
 from tests.tools import content, write_jobs
 

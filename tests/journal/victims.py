@@ -9,9 +9,9 @@ from pathlib import Path
 
 from kvs import store as stores
 from kvs.errors import DirectoryInUse
+from kvs.library import Store
 from kvs.persistence import Persistence
 from kvs.settings import DataSettings
-from kvs.store import Store
 from tests.journal.disks import Kill, stepping
 from tests.tools import until
 

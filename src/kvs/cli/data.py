@@ -39,7 +39,7 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
         fsync = options.fsync or DataSettings.fsync
         interval = options.fsync_interval or DataSettings.fsync_interval
         with _usage(), _progress() as progress:
-            store = Store(options.data, fsync=fsync, fsync_interval=interval, progress=progress)
+            store = Store(options.data, DataSettings(fsync, interval), progress=progress)
         _tell_what_was_found(store, options.data, tell)
     if options.restore is not None:
         try:

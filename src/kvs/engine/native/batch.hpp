@@ -59,11 +59,16 @@ public:
         changed_.reserve(lines_.size());
     }
 
-    // Bring what the commands will look at into the cache, without the lock.
-    void prefetch(const Table& table) const {
+    // Bring what the commands will look at into the cache, and note where it is, without the lock.
+    void prefetch(const Table& table) {
         const std::size_t count = std::min(words_.keys.size(), PREFETCHED);
         for (std::size_t i = 0; i < count; ++i) table.prefetch_slot(words_.keys[i].hash);
-        for (std::size_t i = 0; i < count; ++i) table.prefetch_record(words_.keys[i].hash);
+        for (std::size_t i = 0; i < count; ++i) table.prefetch_record(words_.keys[i]);
+    }
+
+    // There is another table now.
+    void forget_seen() {
+        for (Key& key : words_.keys) key.seen = nullptr;
     }
 
     // Carry out lines, under the lock, until they or `room` bytes of output are at their end; put

@@ -6,6 +6,8 @@
 #include <new>
 #include <string_view>
 
+#include "words.hpp"
+
 namespace kvs {
 
 class Buffer {
@@ -31,6 +33,12 @@ public:
         if (text.empty()) return;
         std::memcpy(at_ + size_, text.data(), text.size());
         size_ += text.size();
+    }
+
+    // The same for few bytes.
+    void put_word(std::string_view word) {
+        copy_word(at_ + size_, word.data(), word.size());
+        size_ += word.size();
     }
 
     void clear() { size_ = 0; }

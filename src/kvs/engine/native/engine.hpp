@@ -192,7 +192,7 @@ public:
     Key hashed(std::string_view key) const {
         // Longer ones, and those of no bytes, are no words, and equal to none.
         const std::uint8_t size = key.size() > WORD_BYTES ? 0 : std::uint8_t(key.size());
-        return {{key.data(), size}, false, siphash13(key_, key.data(), key.size())};
+        return {{key.data(), size}, false, siphash13(key_, key.data(), key.size()), nullptr};
     }
 
 private:
@@ -218,6 +218,7 @@ private:
         if (turn.table != table_) {
             before.swap(turn.table);
             turn.table = table_;
+            batch.forget_seen();
         }
         bool enough = batch.carry_out({*table_, watched_, revision_}, call.room,
                                       watched_.none() ? nullptr : &turn.effect->changes);

@@ -72,7 +72,8 @@ private:
 
     template <std::size_t N>
     bool name(const char (&text)[N]) {
-        if (std::strncmp(at_, text, N - 1) != 0) return false;
+        for (std::size_t i = 0; i < N - 1; ++i)
+            if (at_[i] != text[i]) return false;
         at_ += N - 1;
         return true;
     }
@@ -112,7 +113,7 @@ private:
             if (!word(value) || value.view() == MISSING_VALUE || value.view() == MISSING_KEY)
                 return false;
             if (!symbol(')')) return false;
-            words.keys.push_back({key, false, siphash13(key_, key.at, key.size)});
+            words.keys.push_back({key, false, siphash13(key_, key.at, key.size), nullptr});
             words.values.push_back(value);
         } while (!symbol(']'));
         return true;
@@ -123,7 +124,7 @@ private:
         do {
             Word key;
             if (!word(key)) return false;
-            words.keys.push_back({key, false, siphash13(key_, key.at, key.size)});
+            words.keys.push_back({key, false, siphash13(key_, key.at, key.size), nullptr});
         } while (symbol(','));
         return symbol(']');
     }

@@ -28,7 +28,7 @@ public:
     Word key() const { return {at_ + 2, std::uint8_t(at_[0])}; }
     Word value() const { return {at_ + 2 + at_[0], std::uint8_t(at_[1])}; }
     bool holds(const Word& key) const {
-        return std::uint8_t(at_[0]) == key.size && !std::memcmp(at_ + 2, key.at, key.size);
+        return std::uint8_t(at_[0]) == key.size && same_word(at_ + 2, key.at, key.size);
     }
 
     // Always as many bytes, which takes no time; chunks end so far behind their last record.
@@ -39,13 +39,13 @@ public:
 
     void set(const Word& key, const Word& value) {
         at_[0] = char(key.size);
-        std::memcpy(at_ + 2, key.at, key.size);
+        copy_word(at_ + 2, key.at, key.size);
         set_value(value);
     }
 
     void set_value(const Word& value) {
         at_[1] = char(value.size);
-        std::memcpy(at_ + 2 + at_[0], value.at, value.size);
+        copy_word(at_ + 2 + at_[0], value.at, value.size);
     }
 
 private:

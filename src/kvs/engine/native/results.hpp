@@ -12,9 +12,9 @@ constexpr std::size_t LINE_BYTES = 3;  // around the pairs of a line
 
 inline void put_pair(Buffer& out, std::string_view key, std::string_view value) {
     out.put('(');
-    out.put(key);
+    out.put_word(key);
     out.put(',');
-    out.put(value);
+    out.put_word(value);
     out.put(')');
 }
 
@@ -23,9 +23,9 @@ constexpr std::size_t MOST_SHOWN_BYTES = 2 * WORD_BYTES + 5;
 
 inline void put_shown(Buffer& out, std::string_view key, std::string_view value) {
     out.put('(');
-    out.put(key);
+    out.put_word(key);
     out.put(", ");
-    out.put(value);
+    out.put_word(value);
     out.put(")\n");
 }
 

@@ -46,11 +46,13 @@ public:
     int bits() const { return bits_; }
     std::size_t count() const { return count_; }
     // So many more can be put in before it is so full that searches become long.
-    bool has_room(std::size_t more) const { return count_ + more <= capacity() / 4 * 3; }
+    bool has_room(std::size_t more) const { return count_ + more <= capacity() / 8 * 5; }
 
     // Return the slot of `key`, or the empty one where it belongs.
     Slot* find(const Key& key, const Records& records) {
         const Slot tag = tag_of(key.hash);
+        if (key.seen && tag_of_slot(*key.seen) == tag && records[ref_of(*key.seen)].holds(key))
+            return key.seen;
         for (std::size_t i = home(tag);; i = next(i)) {
             Slot& slot = slots()[i];
             if (!slot || (tag_of_slot(slot) == tag && records[ref_of(slot)].holds(key)))
@@ -94,9 +96,12 @@ public:
         }
     }
 
-    void copy_to(Segment* other) const {
-        for (std::size_t i = 0; i < capacity(); ++i)
+    // Give all to `other`, which is larger. Who has seen a slot here finds it empty.
+    void move_to(Segment* other) {
+        for (std::size_t i = 0; i < capacity(); ++i) {
             if (slots()[i]) other->put(slots()[i]);
+            racy_store(slots()[i], Slot(0));
+        }
     }
 
     // What the table counts while it makes room for a long command.
@@ -106,16 +111,19 @@ public:
         __builtin_prefetch(&slots()[home(tag_of(hash))]);
     }
 
-    // Return the record that probably is the one of `hash`; 0 if none is seen.
-    Ref racy_find(std::uint64_t hash) const {
+    // Return the slot that probably is the one of `hash`, null if none is seen; and its record.
+    Slot* racy_find(std::uint64_t hash, Ref& ref) {
         const Slot tag = tag_of(hash);
         std::size_t i = home(tag);
         for (int left = FAR; left; --left, i = next(i)) {
             const Slot slot = racy_load(slots()[i]);
             if (!slot) break;
-            if (tag_of_slot(slot) == tag) return ref_of(slot);
+            if (tag_of_slot(slot) == tag) {
+                ref = ref_of(slot);
+                return &slots()[i];
+            }
         }
-        return 0;
+        return nullptr;
     }
 
 private:

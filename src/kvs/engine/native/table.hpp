@@ -81,15 +81,16 @@ public:
         return true;
     }
 
-    // Without the lock: bring what a command on `hash` will look at into the cache.
+    // Without the lock: bring what a command will look at into the cache, and note where that is.
 
     void prefetch_slot(std::uint64_t hash) const {
         if (const Segment* there = racy_segment(hash)) there->prefetch(hash);
     }
 
-    void prefetch_record(std::uint64_t hash) const {
-        const Segment* there = racy_segment(hash);
-        if (const Ref ref = there ? there->racy_find(hash) : 0) records_.prefetch(ref);
+    void prefetch_record(Key& key) const {
+        Ref ref = 0;
+        if (Segment* there = racy_segment(key.hash)) key.seen = there->racy_find(key.hash, ref);
+        if (ref) records_.prefetch(ref);
     }
 
 private:
@@ -103,7 +104,7 @@ private:
 
     Segment* segment(std::uint64_t hash) const { return segments()[place(hash, depth_)]; }
 
-    const Segment* racy_segment(std::uint64_t hash) const {
+    Segment* racy_segment(std::uint64_t hash) const {
         return racy_load_first(segments()[place(hash, racy_load_first(depth_))]);
     }
 
@@ -114,7 +115,7 @@ private:
         if (depth == MOST_DEPTH) {
             outgrown_.reserve(outgrown_.size() + 1);
             Segment* const larger = Segment::make(depth, there->bits() + 1);
-            there->copy_to(larger);
+            there->move_to(larger);
             put_in_directory(larger, place(hash, depth));
             outgrown_.push_back(there);
         } else {

@@ -12,6 +12,52 @@ constexpr std::size_t WORD_BYTES = 40;
 constexpr std::string_view MISSING_VALUE = "KVSERROR";
 constexpr std::string_view MISSING_KEY = "KVSMISSING";
 
+// For so few bytes a call of memcpy or memcmp takes longer than the work. Pieces of a fixed size,
+// which may overlap, cover any size; nothing beyond it is touched.
+
+template <std::size_t N>
+void copy_piece(char* to, const char* from) {
+    std::memcpy(to, from, N);
+}
+
+inline void copy_word(char* to, const char* from, std::size_t size) {
+    if (size >= 16) {
+        for (std::size_t i = 0; i + 16 < size; i += 16) copy_piece<16>(to + i, from + i);
+        copy_piece<16>(to + size - 16, from + size - 16);
+    } else if (size >= 8) {
+        copy_piece<8>(to, from);
+        copy_piece<8>(to + size - 8, from + size - 8);
+    } else if (size >= 4) {
+        copy_piece<4>(to, from);
+        copy_piece<4>(to + size - 4, from + size - 4);
+    } else {
+        for (std::size_t i = 0; i < size; ++i) to[i] = from[i];
+    }
+}
+
+template <typename T>
+T piece(const char* at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+
+inline bool same_word(const char* one, const char* other, std::size_t size) {
+    using Long = std::uint64_t;
+    using Short = std::uint32_t;
+    if (size >= 8) {
+        for (std::size_t i = 0; i + 8 < size; i += 8)
+            if (piece<Long>(one + i) != piece<Long>(other + i)) return false;
+        return piece<Long>(one + size - 8) == piece<Long>(other + size - 8);
+    }
+    if (size >= 4)
+        return piece<Short>(one) == piece<Short>(other) &&
+               piece<Short>(one + size - 4) == piece<Short>(other + size - 4);
+    for (std::size_t i = 0; i < size; ++i)
+        if (one[i] != other[i]) return false;
+    return true;
+}
+
 // Bytes that stay where they are as long as the script does.
 struct Word {
     const char* at;
@@ -23,6 +69,9 @@ struct Word {
 struct Key : Word {
     bool missing;  // what a DELETE found
     std::uint64_t hash;
+    // Where in the table it was seen before the lock was taken; null if it was not. A hint: what
+    // is there must be looked at again.
+    std::uint64_t* seen;
 };
 
 // A value as it was at one instant.
@@ -31,7 +80,20 @@ struct Value {
     std::uint8_t size;
 };
 
+// The first four bytes as a number that is in the order of the bytes.
+inline std::uint32_t beginning(const char* at) {
+    std::uint32_t value = 0;
+    for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<unsigned char>(at[i]);
+    return value;
+}
+
 // The order of the language is that of the bytes.
-inline bool operator<(const Word& one, const Word& other) { return one.view() < other.view(); }
+inline bool operator<(const Word& one, const Word& other) {
+    if (one.size >= 4 && other.size >= 4) {
+        const std::uint32_t first = beginning(one.at), second = beginning(other.at);
+        if (first != second) return first < second;
+    }
+    return one.view() < other.view();
+}
 
 }  // namespace kvs
