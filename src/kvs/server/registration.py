@@ -4,7 +4,7 @@ import contextlib
 import os
 
 from kvs.errors import RegistrationUnusable, cause, shown
-from kvs.server.session import Pipes
+from kvs.server.pipes import Pipes
 from kvs.wire import fifos
 from kvs.wire.fifos import Fifo, NotAFifo
 from kvs.wire.frames import Connect

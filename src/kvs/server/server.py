@@ -8,8 +8,9 @@ from threading import Barrier
 
 from kvs.errors import NoThread, RegistrationUnusable, cause
 from kvs.server.loop import IN, Loop, Timer
+from kvs.server.pipes import Pipes
 from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
-from kvs.server.session import House, Pipes, Session
+from kvs.server.session import House, Session
 from kvs.settings import ServerSettings
 from kvs.store import Store
 from kvs.watch import Watchers

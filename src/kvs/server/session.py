@@ -6,12 +6,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from kvs.engine.boundary import Pause, Reason
-from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause, shown
+from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause
 from kvs.language.faults import checked_word
 from kvs.server import script as scripts
 from kvs.server.farewell import Farewell
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
 from kvs.server.outgoing import Notifications, Replies
+from kvs.server.pipes import Pipes
 from kvs.server.script import Script
 from kvs.store import Store
 from kvs.watch import Outbox, Watchers
@@ -46,30 +47,6 @@ REQUESTS_A_TURN = 64
 _RETRY_SECONDS = (0.001,) * 20 + (0.005,) * 20
 """Between the tries to open a pipe that nobody reads yet; from then on `_RETRY_LATER`."""
 _RETRY_LATER = 0.02
-
-
-@dataclass(frozen=True)
-class Pipes:
-    """The pipes that a connect names, found and judged."""
-
-    requests: Fifo
-    responses: Fifo
-    notifications: Fifo
-
-    @property
-    def all(self) -> tuple[Fifo, Fifo, Fifo]:
-        """In the order of the frame."""
-        return self.requests, self.responses, self.notifications
-
-    @property
-    def name(self) -> str:
-        """How the log names the session."""
-        return shown(self.requests.path)
-
-    def close(self) -> None:
-        """Let go of the files; what was opened stays open."""
-        for pipe in self.all:
-            pipe.close()
 
 
 @dataclass(frozen=True)

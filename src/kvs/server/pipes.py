@@ -1,0 +1,30 @@
+"""The pipes that a client has made for a session."""
+
+from dataclasses import dataclass
+
+from kvs.errors import shown
+from kvs.wire.fifos import Fifo
+
+
+@dataclass(frozen=True)
+class Pipes:
+    """The pipes that a connect names, found and judged."""
+
+    requests: Fifo
+    responses: Fifo
+    notifications: Fifo
+
+    @property
+    def all(self) -> tuple[Fifo, Fifo, Fifo]:
+        """In the order of the frame."""
+        return self.requests, self.responses, self.notifications
+
+    @property
+    def name(self) -> str:
+        """How the log names the session."""
+        return shown(self.requests.path)
+
+    def close(self) -> None:
+        """Let go of the files; what was opened stays open."""
+        for pipe in self.all:
+            pipe.close()
