@@ -160,7 +160,7 @@ def test_compact_says_what_has_become_of_it(data: Path) -> None:
     assert ended.status == 0
     assert ended.lines == [
         f"kvs compact: {data}/0000000002.journal: the file ends in zeros: the last 100 bytes, "
-        f"from byte {len(segments()[1].data)} on, were never wholly written and was dropped"
+        f"from byte {len(segments()[1].data)} on, were never wholly written, and were dropped"
     ]
     [told] = ended.stdout.decode().split("\n")[:-1]
     written = len(contents(data)["0000000003.snapshot"])
