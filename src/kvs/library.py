@@ -10,7 +10,7 @@ from kvs.persistence import ShowProgress, show_nobody
 from kvs.settings import DataSettings, Settings, cores
 from kvs.store import Path
 from kvs.store import Store as CoreStore
-from kvs.watch import Change, Watch, Watchers
+from kvs.watch import Change, Outbox, Watch, Watchers
 
 
 class Store(CoreStore):
@@ -53,7 +53,13 @@ class Store(CoreStore):
             WordRefused: a key is no word of the language.
 
         """
-        watch = Watch(lambda outbox: self.leave(self._watching, outbox))
+
+        def leave(outbox: Outbox[Change]) -> None:
+            end_telling()
+            self.leave(self._watching, outbox)
+
+        watch = Watch(leave)
+        end_telling = self.on_failure(watch.fail)
         for key in checked_keys(keys):
             self.subscribe(self._watching, watch.outbox, key)
         return watch

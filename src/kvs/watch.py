@@ -17,7 +17,7 @@ from threading import Condition, Lock
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from kvs.errors import WatchLost
+from kvs.errors import KvsError, WatchLost
 
 Item = TypeVar("Item")
 """What a change becomes in an outbox: a frame, say."""
@@ -181,23 +181,36 @@ class Watch:
         self._leave = leave
         self._more = Condition()
         self._closed = False
+        self._failure: KvsError | None = None
 
     def next(self, timeout: float | None = None) -> Change | None:
         """Wait for the next change, at most `timeout` seconds; None if none came, or it is closed.
 
         Raises:
             WatchLost: more changes waited than its bound allows; those that waited are gone.
+            JournalFailed: the store's journal failed, and no more changes are told.
 
         """
         with self._more:
-            self._more.wait_for(
-                lambda: self.outbox.ready or self._closed or self.outbox.given_up, timeout
-            )
+            self._more.wait_for(self._is_over, timeout)
         for change in self.outbox.take(1):
             return change
         if self.outbox.given_up:
             raise WatchLost
+        if self._failure is not None:
+            raise self._failure
         return None
+
+    def _is_over(self) -> bool:
+        """Tell whether there is nothing to wait for."""
+        ended = self._closed or self.outbox.given_up or self._failure is not None
+        return ended or self.outbox.ready > 0
+
+    def fail(self, failure: KvsError) -> None:
+        """Let whoever waits for the next change, and comes to do so, be told of `failure`."""
+        with self._more:
+            self._failure = failure
+            self._more.notify_all()
 
     def close(self) -> None:
         """End it: nothing more is noted, and who waits is woken. A second call does nothing."""
