@@ -204,7 +204,7 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
     ended = kvs("run", "--quiet", jobs, "--data", data)
     assert ended.status == 0
     assert "the last 5 bytes" in ended.lines[0]
-    assert ended.lines[0].endswith("and was dropped")
+    assert ended.lines[0].endswith("were never wholly written, and were dropped")
     assert len(ended.lines) == 2
 
 

@@ -136,7 +136,7 @@ def test_killed_at_any_step_it_comes_to_the_same(
     each_by_itself: bool,
 ) -> None:
     """With a budget of 0, each command is a call of its own, and can be the last one."""
-    settings, kind = DataSettings("never", segment_bytes=300), Store
+    settings, kind = DataSettings("never", compact_bytes=300, segment_bytes=300), Store
     if each_by_itself:
         monkeypatch.setattr(job_module, "BUDGET", 0)
         settings, kind = DataSettings(), Patient
