@@ -176,3 +176,20 @@ def test_a_run_whose_disk_breaks(
     fault.armed = False
     assert cli.main(["run", "--quiet", str(jobs), "--data", str(data), "--resume"]) == 0
     assert fault.failed == 1
+
+
+def test_a_sync_that_fails_at_the_very_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fault = Fault()
+    put_in(monkeypatch, fault)
+    data = tmp_path / "d"
+    jobs = write_jobs(tmp_path / "jobs", {"a": numbered(3)})
+    with kvs.Store(data):
+        pass
+    fault.armed = True
+    lazy = ("--fsync", "interval", "--fsync-interval", "3600")
+    status = cli.main(["run", "--quiet", str(jobs), "--data", str(data), *lazy])
+    _, err = capfd.readouterr()
+    assert len(err.splitlines()) == 2
+    assert failed(data, "Input/output error", Ended(status, b"", err.encode())) == 0
