@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from kvs.errors import (
     DataUnusable,
     DirectoryInUse,
     JournalFailed,
+    KvsError,
     SnapshotFailed,
     StoreClosed,
     StoreNotEmpty,
@@ -30,7 +31,7 @@ from kvs.settings import DataSettings
 from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.store import Store as CoreStore
-from kvs.watch import Change
+from kvs.watch import Change, Watch
 from tests import strategies
 from tests.journal.disks import Count, Fault, Gate, put_in
 from tests.journal.journals import contents, read
@@ -210,16 +211,30 @@ def test_a_job_of_fifty_thousand_commands_costs_tens_of_syncs(
 # Failures.
 
 
+def failure_of(watch: Watch) -> KvsError | None:
+    """Wait for the next change; return what was raised instead."""
+    try:
+        watch.next(SECONDS)
+    except KvsError as error:
+        return error
+    return None
+
+
 def test_when_the_journal_fails_every_method_says_so_and_nothing_is_told(
     tmp_path: Path, fault: Fault
 ) -> None:
     store = Store(tmp_path / "d")
-    watch = store.watch(["k"])
+    watch, closed = store.watch(["k"]), store.watch(["k"])
     store.write({"k": "1"})
     assert watch.next(SECONDS) == Change(b"k", b"1")
+    closed.close()
     fault.armed = True
-    with pytest.raises(JournalFailed) as failed:
+    with in_background(lambda: failure_of(watch)) as waited, pytest.raises(JournalFailed) as failed:
         store.write({"k": "2"})
+    assert waited == [failed.value]
+    assert failure_of(store.watch(["k"])) is failed.value
+    assert closed.next() == Change(b"k", b"1")
+    assert closed.next() is None
     assert failed.value.revision == 1
     jobs = write_jobs(tmp_path / "jobs", {"a": "READ [k]\n"})
     more: list[Callable[[Store], object]] = [
@@ -373,8 +388,10 @@ class AtSync:
     @staticmethod
     def child() -> int:
         """Return a child of this process that has stopped itself; 0 if there is none."""
-        found = os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
-        return 0 if found is None else found.si_pid
+        with suppress(ChildProcessError):  # there is none yet
+            found = os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+            return 0 if found is None else found.si_pid
+        return 0
 
 
 def test_a_compaction_leaves_a_snapshot_and_an_empty_segment(tmp_path: Path) -> None:

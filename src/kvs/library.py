@@ -177,8 +177,8 @@ class Store(CoreStore):
         """
 
         def leave(outbox: Outbox[Change]) -> None:
-            self.leave(self._watching, outbox)
             end_telling()
+            self.leave(self._watching, outbox)
 
         watch = Watch(leave)
         end_telling = self.on_failure(watch.fail)

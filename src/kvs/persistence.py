@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kvs.engine.boundary import BUDGET, Effects, Engine, Instant
-from kvs.errors import DataUnusable, KvsError
+from kvs.errors import DataUnusable, KvsError, SnapshotFailed, cause
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder
@@ -116,24 +116,24 @@ class Persistence:
         if not any(self._folder.numbers().values()):
             store = os.urandom(form.STORE_DIGITS // 2).hex().encode()
             segment = self._folder.begin(self._disk, store)
-            revision = since_snapshot = 0
-            self._snapshot_bytes = 0
+            revision = 0
+            self._snapshot_bytes = self._since_snapshot = 0
             self.recovered = Recovered(0, 0, 0, time.perf_counter() - began, None)
         else:
             found = fill(self._engine, self.jobs, self._folder, progress)
             segment = self._folder.go_on(self._disk, found.segments[-1], found.chain, found.end)
             self._folder.remove_older(self._disk, found.segments[0])
             store, revision = found.store, found.revision
-            since_snapshot = found.journal_bytes
+            self._since_snapshot = found.journal_bytes
             self._snapshot_bytes = found.snapshot_bytes
             seconds = time.perf_counter() - began
             self.recovered = Recovered(revision, found.pairs, found.changes, seconds, found.torn)
         self._engine.record(revision)
         self._store = store
-        self._compact_at = self._bound() - since_snapshot
+        self._compact_at = self._bound() - self._since_snapshot
         """When the log has written so many bytes, the journal is to be compacted."""
         self._begun_at = 0
-        """How many it had written when the last compaction began."""
+        """How many it had written when the last snapshot began."""
         self.on_grown: Callable[[], None] = lambda: None
         """Called by the journal's thread when the journal is to be compacted."""
         self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
@@ -206,15 +206,25 @@ class Persistence:
         """Return what a new snapshot of everything becomes.
 
         Raises:
-            SnapshotFailed: its file cannot be made.
+            SnapshotFailed: its file cannot be made; or it might take all the space that the journal
+                needs to go on.
 
         """
-        return Draft(self._folder.descriptor, b"", f"{self.shown}: compaction")
+        name = f"{self.shown}: compaction"
+        try:
+            free = os.fstatvfs(self._folder.descriptor)
+        except OSError as error:
+            raise SnapshotFailed(name, cause(error)) from error
+        most = self._snapshot_bytes + self._since_snapshot + self.log.bytes - self._begun_at
+        if most > free.f_bavail * free.f_frsize:
+            raise SnapshotFailed(name, f"it may take {most} bytes, and there is no space for that")
+        return Draft(self._folder.descriptor, b"", name)
 
-    def begin_compaction(self, draft: Draft, instant: Instant) -> int:
+    def begin_compaction(self, draft: Draft, instant: Instant) -> tuple[int, int]:
         """Fork the child that writes everything, with which the next segment goes on.
 
-        All effects up to `instant` have been added. Returns the number of the snapshot.
+        All effects up to `instant` have been added. Returns the number of the snapshot, and how
+        much the log had written then.
 
         Raises:
             SnapshotFailed: there is no child.
@@ -226,14 +236,14 @@ class Persistence:
         except KvsError:
             draft.discard()
             raise
-        self._begun_at = self.log.bytes
+        begun_at = self.log.bytes
         head = Head(Kind.SNAPSHOT, number, instant.revision, self._store)
         draft.rename(head.name)
         lines = chain(self.jobs.lines(), instant.writes())
         draft.fork(instant.revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
-        return number
+        return number, begun_at
 
-    def finish_compaction(self, draft: Draft, number: int) -> Written:
+    def finish_compaction(self, draft: Draft, number: int, begun_at: int) -> Written:
         """Wait for the child, put its file in place, and remove what it makes needless.
 
         Raises:
@@ -245,7 +255,9 @@ class Persistence:
         began = self.log.added
         written = draft.finish(lambda: self.log.wait(began), self._disk.commit)
         self._snapshot_bytes = written.bytes
-        self._compact_at = self._begun_at + self._bound()
+        self._since_snapshot = 0
+        self._begun_at = begun_at
+        self._compact_at = begun_at + self._bound()
         self._folder.remove_older(self._disk, number)
         return written
 

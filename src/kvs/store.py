@@ -333,16 +333,16 @@ class Store:
         if self._closed:
             raise StoreClosed
         draft = data.draft()
-        number = 0
+        number = begun_at = 0
 
         def begin(instant: Instant) -> None:
-            nonlocal number
+            nonlocal number, begun_at
             self._take_in(self._engine.take_effects())
-            number = data.begin_compaction(draft, instant)
+            number, begun_at = data.begin_compaction(draft, instant)
 
         with self._handing_on:
             self._engine.at_instant(begin)
-        return data.finish_compaction(draft, number)
+        return data.finish_compaction(draft, number, begun_at)
 
     def _compact_in_background(self, data: Persistence) -> None:
         def compact() -> None:

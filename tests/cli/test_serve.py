@@ -200,3 +200,50 @@ def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signa
             assert (status, "Traceback" in log) == (0, False), log
             assert not server.path.exists()
             assert os.listdir(server.jobs) == []
+
+
+def test_on_a_data_directory_jobs_are_gone_on_with_where_a_killed_server_was() -> None:
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        jobs, data = folder / "jobs", folder / "data"
+        jobs.mkdir()
+        (jobs / "done.job").write_text("WRITE [(done,1)]\n")
+        (jobs / "a.job").write_text("WRITE [(a,1)]\nREAD [a]\nWAIT 3600000\nREAD [a]\n")
+        for number in range(2):
+            process = start(jobs, folder / f"reg{number}", "--data", str(data))
+            place = Place(folder / f"reg{number}", folder)
+            until(lambda: b"Waiting" in content(jobs / "a.out"))
+            assert output(place, b"READ [a,done]\n") == b"[(a,1)(done,1)]\n"
+            if not number:
+                until(lambda: b" done\n" in content(data / "0000000001.journal"))
+                (jobs / "a.out").unlink()  # it is written anew, as far as it was
+                process.kill()
+            else:
+                process.terminate()
+            _, log = process.communicate(timeout=SECONDS)
+        assert content(jobs / "a.out") == b"[(a,1)]\nWaiting...\n"
+        assert process.returncode == 0
+        assert "done.job: done before, 0 commands" in log.decode()
+        assert f"{data}: at revision 2, 2 pairs" in log.decode()
+
+
+def test_a_job_that_is_run_again_while_its_snapshot_is_written_costs_the_server_nothing() -> None:
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        jobs = folder / "jobs"
+        jobs.mkdir()
+        how = Start(children_stop="sync")
+        options = ("--data", folder / "data")
+        with started("serve", jobs, "1", "2", folder / "reg", *options, how=how) as process:
+            until((folder / "reg").exists)
+            (folder / "new").write_text("WRITE [(a,1)]\nBACKUP\n")
+            (folder / "new").rename(jobs / "a.job")
+            [child] = stopped_children(process)
+            (folder / "new").write_text("WRITE [(a,2)]\nREAD [a]\n")
+            (folder / "new").rename(jobs / "a.job")
+            until(lambda: content(jobs / "a.out") == b"[(a,2)]\n")
+            os.kill(child, signal.SIGCONT)
+            until((jobs / "a-1.bck").exists)
+            assert output(Place(folder / "reg", folder), b"READ [a]\n") == b"[(a,2)]\n"
+            process.terminate()
+            assert end(process).status == 0

@@ -17,6 +17,7 @@ from kvs.jobs.run import Run
 from kvs.journal.progress import Jobs
 from kvs.library import Store
 from kvs.settings import DataSettings, Settings
+from tests.journal.disks import put_in
 from tests.journal.victims import Acknowledge, Work, killed_at_every_step, reopened, victim
 from tests.tools import content, write_jobs
 
@@ -135,7 +136,7 @@ def test_killed_at_any_step_it_comes_to_the_same(
     each_by_itself: bool,
 ) -> None:
     """With a budget of 0, each command is a call of its own, and can be the last one."""
-    settings, kind = DataSettings("never", segment_bytes=300), Store
+    settings, kind = DataSettings("never", compact_bytes=300, segment_bytes=300), Store
     if each_by_itself:
         monkeypatch.setattr(job_module, "BUDGET", 0)
         settings, kind = DataSettings(), Patient
@@ -196,6 +197,34 @@ def test_killed_again_and_again_it_comes_to_the_same(
         after = results(jobs)
         assert after["a.out"] == whole["a.out"]
         assert after.items() <= whole.items()
+
+
+def test_nothing_of_a_job_is_seen_before_the_journal_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no answer is given twice, and no snapshot is taken twice."""
+    monkeypatch.setattr(job_module, "BUDGET", 0)
+    text = b"WRITE [(a,1)]\nSHOW\nBACKUP\nWRITE [(b,1)]\nREAD [a]\nSHOW\nBACKUP\nSHOW\n"
+    jobs = write_jobs(tmp_path / "jobs", {"a": text})
+    found = jobs.stat()
+    looks = []
+
+    def look(name: str) -> None:
+        if name == "within append":  # half of a note is no note
+            return
+        out, snapshots = content(jobs / "a.out"), len(list(jobs.glob("*.bck")))
+        known = Jobs()
+        for segment in (tmp_path / "data").glob("*.journal"):
+            known.take_in(segment.read_bytes())
+        for job in known.in_directory(found.st_dev, found.st_ino):
+            told = b"".join(job.output)
+            backups = text[: job.offset].count(b"BACKUP\n")
+            looks.append((out, told.startswith(out) or job.done, snapshots <= backups))
+
+    put_in(monkeypatch, look)
+    run(tmp_path / "data", jobs, kind=Patient)
+    assert len({out for out, *_ in looks}) >= 3
+    assert all(out_known and snapshots_known for _, out_known, snapshots_known in looks)
 
 
 def test_two_jobs_that_share_keys_are_gone_on_with_each_where_it_was(

@@ -125,12 +125,14 @@ class Fault:
         self._name = name
         self._number = number
         self.armed = False
-        self.failed = 0
+        self.passed = self.failed = 0
+        """How many such steps went well, and how many did not."""
 
     def __call__(self, name: str) -> None:
         if self.armed and name == self._name:
             self.failed += 1
             raise OSError(self._number, os.strerror(self._number))
+        self.passed += name == self._name
 
 
 class Kill:

@@ -221,9 +221,14 @@ def test_a_defect_in_the_thread_that_writes_leaves_nobody_waiting(tmp_path: Path
 def test_a_failed_sync_between_writes_is_told_to_the_next(tmp_path: Path) -> None:
     fault = Fault()
     with opened(tmp_path / "d", fault, DataSettings("interval", 0.01)) as log:
+        before = fault.passed
+        log.add(write(0), 1)
+        until(lambda: fault.passed > before)
         fault.armed = True
         log.add(write(0), 1)
-        until(lambda: log.failure)
+        failure = until(lambda: log.failure)
+        assert failure is not None
+        assert failure.revision == 1
         with pytest.raises(JournalFailed):
             log.add(write(1), 1)
         with pytest.raises(JournalFailed):

@@ -62,7 +62,7 @@ def _tell_what_was_found(store: Store, path: str, tell: Callable[[str], None]) -
     if found is None:
         return
     if found.torn is not None:
-        tell(_torn(found.torn) + " and was dropped")
+        tell(_torn(found.torn) + ", and were dropped")
     tell(
         f"{shown(path)}: at revision {found.revision}, {found.pairs} pairs; {found.commands} "
         f"commands of the journal were carried out again; {found.seconds:.3f} s"
@@ -171,7 +171,7 @@ def compact(options: argparse.Namespace) -> int:
         store = Store(options.directory, progress=progress)
     with store, _usage():
         if store.recovered is not None and store.recovered.torn is not None:
-            say(f"kvs compact: {_torn(store.recovered.torn)} and was dropped")
+            say(f"kvs compact: {_torn(store.recovered.torn)}, and were dropped")
         written = store.compact()
     if written is not None:
         put(

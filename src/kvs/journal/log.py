@@ -89,7 +89,7 @@ class Log:
         self._fsync = Fsync(settings.fsync)
         self._interval = settings.fsync_interval
         self._segment_bytes = settings.segment_bytes
-        self._written_revision = revision
+        self._written_revision = self._synced_revision = revision
         self._unsynced_since: float | None = None
         self._changed = Condition()
         self._waiting: deque[_Added | _NewSegment] = deque()
@@ -328,6 +328,7 @@ class Log:
 
     def _sync(self) -> None:
         self._disk.sync(self._segment.file)
+        self._synced_revision = self._written_revision
         self._unsynced_since = None
 
     def _next_segment(self, number: int) -> None:
@@ -342,8 +343,10 @@ class Log:
         self._segment = Segment(file, number, chain, size)
 
     def _fail(self, reason: str) -> None:
+        # With an interval, what was told is not yet as durable as it should have become.
+        kept = self._synced_revision if self._fsync is Fsync.INTERVAL else self._safe_revision
         with self._changed:
-            self._failure = JournalFailed(self._shown, self._safe_revision, reason)
+            self._failure = JournalFailed(self._shown, kept, reason)
             self._waiting.clear()
             self._afters.clear()
             calls, self._failure_calls = self._failure_calls, []

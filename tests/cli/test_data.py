@@ -1,0 +1,304 @@
+"""Data directories on the command line: what is told, and the exit status."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from kvs import Store
+from tests.journal.journals import Made, contents, files, put
+from tests.tools import (
+    HOUR,
+    content,
+    end,
+    kvs,
+    one_line,
+    run_reporting,
+    started,
+    until,
+    write_jobs,
+)
+
+
+def segments() -> tuple[Made, Made]:
+    first = Made().group(b"WRITE [(b,1)]\n", 1).group(b"WRITE [(a,2)(c,3)]\n", 1)
+    return first, first.next().group(b"DELETE [c]\n", 1)
+
+
+@pytest.fixture(name="data")
+def _data(tmp_path: Path) -> Path:
+    return put(tmp_path / "data", files(*segments()))
+
+
+@pytest.fixture(name="damaged")
+def _damaged(data: Path) -> Path:
+    first = data / "0000000001.journal"
+    first.write_bytes(first.read_bytes().replace(b"(b,1)", b"(b,7)"))
+    return data
+
+
+def test_check_prints_what_is_there(data: Path) -> None:
+    before = contents(data)
+    ended = kvs("check", data)
+    size = sum(map(len, before.values()))
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert ended.stdout.decode() == (
+        f"{data}: revision 3, 2 keys, {size} bytes: no snapshot, "
+        f"2 segments of the journal of {size} bytes\n"
+    )
+    with open(data / "0000000002.journal", "ab") as file:
+        file.write(b"# group")
+    ended = kvs("check", data)
+    assert ended.status == 0
+    assert ended.stdout.decode().split("\n")[0] == (
+        f"{data}/0000000002.journal: the file ends within the header of a group: the last 7 bytes, "
+        f"from byte {len(segments()[1].data)} on, were never wholly written: the next start drops "
+        "them"
+    )
+    assert kvs("compact", data).status == 0
+    ended = kvs("check", data)
+    assert re.fullmatch(
+        rf"{data}: revision 3, 2 keys, \d+ bytes: a snapshot of \d+ bytes, "
+        r"1 segment of the journal of \d+ bytes\n",
+        ended.stdout.decode(),
+    )
+
+
+def test_check_prints_the_first_damage_and_changes_nothing(damaged: Path) -> None:
+    before = contents(damaged)
+    ended = kvs("check", damaged)
+    assert (ended.status, ended.stderr) == (1, b"")
+    at = segments()[0].ends[0]
+    assert ended.stdout.decode() == (
+        f"{damaged}/0000000001.journal: at byte {at}: a group does not match its checksum\n"
+    )
+    assert contents(damaged) == before
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "dump", "compact"])
+def test_what_is_damaged_is_refused_with_what_to_do(
+    damaged: Path, tmp_path: Path, command: str
+) -> None:
+    before = contents(damaged)
+    jobs = write_jobs(tmp_path / "jobs", {"a": "SHOW\n"})
+    arguments = {
+        "run": ("run", jobs, "--data", damaged),
+        "serve": ("serve", jobs, "1", "1", tmp_path / "fifo", "--data", damaged),
+    }.get(command, (command, damaged))
+    ended = kvs(*arguments)
+    assert ended.status == 1
+    assert one_line(ended) == (
+        f"kvs {command}: {damaged}/0000000001.journal: at byte {segments()[0].ends[0]}: a group "
+        "does not match its checksum; nothing was loaded or changed ('kvs repair --cut' keeps what "
+        "comes before it)"
+    )
+    assert contents(damaged) == before
+    assert [path.name for path in jobs.iterdir()] == ["a.job"]
+
+
+def test_repair_cuts_only_when_told_to_and_says_what_was_lost(damaged: Path) -> None:
+    before = contents(damaged)
+    ended = kvs("repair", damaged)
+    assert ended.status == 2
+    assert "--cut" in one_line(ended)
+    assert contents(damaged) == before
+    ended = kvs("repair", "--cut", damaged)
+    first, second = segments()
+    cut = len(first.data) - first.ends[0] + len(second.data)
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert ended.stdout.decode() == (
+        f"{damaged}/0000000001.journal: at byte {first.ends[0]}: a group does not match its "
+        f"checksum\ncut there: {cut} bytes were taken away, and are kept in "
+        f"{damaged}/0000000001.journal.cut, {damaged}/0000000002.journal.cut\n"
+        f"{damaged}: at revision 0; lost is what followed, up to revision 3 as far as can be made "
+        "out\n"
+    )
+    ended = kvs("repair", "--cut", damaged)
+    assert (ended.status, ended.stdout.decode()) == (
+        0,
+        f"{damaged}: nothing is damaged, and nothing was cut\n",
+    )
+
+
+def test_dump_writes_what_restore_takes(data: Path, tmp_path: Path) -> None:
+    before = contents(data)
+    ended = kvs("dump", data)
+    assert (ended.status, ended.stdout, ended.stderr) == (0, b"(a, 2)\n(b, 1)\n", b"")
+    assert contents(data) == before
+    (tmp_path / "x.bck").write_bytes(ended.stdout)
+    ended = kvs("restore", tmp_path / "x.bck", tmp_path / "new")
+    assert (ended.status, ended.stdout) == (0, b"")
+    assert ended.lines == [f"{tmp_path}/new: 2 pairs, at revision 1"]
+    assert kvs("dump", tmp_path / "new").stdout == b"(a, 2)\n(b, 1)\n"
+    ended = kvs("restore", tmp_path / "x.bck", data)
+    assert (ended.status, one_line(ended)) == (
+        2,
+        f"kvs restore: {data}: a backup is restored into a new or empty data directory only",
+    )
+    assert contents(data) == before
+
+
+def test_restore_refuses_what_is_no_backup(tmp_path: Path) -> None:
+    (tmp_path / "x.bck").write_bytes(b"(a, 1)\nnonsense\n")
+    ended = kvs("restore", tmp_path / "x.bck", tmp_path / "new")
+    assert ended.status == 1
+    assert one_line(ended).startswith(f"kvs restore: {tmp_path}/x.bck:2: ")
+    ended = kvs("restore", tmp_path / "none.bck", tmp_path / "new")
+    assert ended.status == 2
+    assert one_line(ended) == (
+        f"kvs restore: {tmp_path}/none.bck: cannot read the backup: No such file or directory"
+    )
+
+
+def test_compact_says_what_has_become_of_it(data: Path) -> None:
+    size = sum(map(len, contents(data).values()))
+    with open(data / "0000000002.journal", "ab") as file:
+        file.write(bytes(100))
+    ended = kvs("compact", data)
+    assert ended.status == 0
+    assert ended.lines == [
+        f"kvs compact: {data}/0000000002.journal: the file ends in zeros: the last 100 bytes, "
+        f"from byte {len(segments()[1].data)} on, were never wholly written, and were dropped"
+    ]
+    [told] = ended.stdout.decode().split("\n")[:-1]
+    written = len(contents(data)["0000000003.snapshot"])
+    assert told == (f"{data}: {size} bytes have become {written}; 2 pairs at revision 3")
+    assert set(contents(data)) == {"0000000003.snapshot", "0000000003.journal"}
+
+
+@pytest.mark.parametrize("command", ["check", "dump", "compact", "repair"])
+def test_what_is_no_data_directory_is_wrong_usage(tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty").mkdir(mode=0o700)
+    more = ("--cut",) if command == "repair" else ()
+    ended = kvs(command, *more, tmp_path / "empty")
+    assert (ended.status, one_line(ended)) == (
+        2,
+        f"kvs {command}: {tmp_path}/empty: it holds no journal",
+    )
+    ended = kvs(command, *more, tmp_path / "none")
+    assert (ended.status, one_line(ended)) == (
+        2,
+        f"kvs {command}: {tmp_path}/none: No such file or directory",
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+
+
+def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    jobs = write_jobs(tmp_path / "jobs", {"a": "READ [k]\nWRITE [(k,1)]\n"})
+    for number in range(3):
+        ended = kvs("run", "--quiet", jobs, "--data", data)
+        assert ended.status == 0
+        assert re.fullmatch(
+            rf"kvs run: {data}: at revision {number}, {min(number, 1)} pairs; {number} commands of "
+            r"the journal were carried out again; \d+\.\d{3} s",
+            one_line(ended),
+        )
+        value = b"1" if number else b"KVSERROR"
+        assert content(jobs / "a.out") == b"[(k,%b)]\n" % value
+    [segment] = data.iterdir()
+    with open(segment, "ab") as file:
+        file.write(b"# gro")
+    ended = kvs("run", "--quiet", jobs, "--data", data)
+    assert ended.status == 0
+    assert "the last 5 bytes" in ended.lines[0]
+    assert ended.lines[0].endswith("were never wholly written, and were dropped")
+    assert len(ended.lines) == 2
+
+
+def test_resume_leaves_alone_what_is_done_and_reports_so(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,1)]\nREAD [k]\n"})
+    assert kvs("run", "--quiet", jobs, "--data", data).status == 0
+    (jobs / "b.job").write_text("READ [k]\n")
+    ended, report = run_reporting(jobs, "--data", data, "--resume")
+    assert ended.status == 0
+    assert [(job["name"], job["state"]) for job in report["jobs"]] == [
+        ("a", "done before"),
+        ("b", "done"),
+    ]
+    assert content(jobs / "b.out") == b"[(k,1)]\n"
+
+
+def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+    data, text = tmp_path / "data", f"WRITE [(k,1)]\nREAD [k]\n{HOUR}READ [k]\n"
+    jobs = write_jobs(tmp_path / "jobs", {"a": text})
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        (jobs / "a.out").unlink(missing_ok=True)
+        with started("run", "--quiet", jobs, "--data", data, "--resume") as process:
+            until(lambda: b"Waiting" in content(jobs / "a.out"))
+            process.send_signal(number)
+            assert end(process).status in {128 + number, -signal.SIGKILL}
+        assert content(jobs / "a.out") == b"[(k,1)]\nWaiting...\n"
+    times = (jobs / "a.job").stat()
+    (jobs / "a.job").write_text(text.replace("3600000", "0000001"))
+    os.utime(jobs / "a.job", ns=(times.st_atime_ns, times.st_mtime_ns))
+    ended, report = run_reporting(jobs, "--data", data, "--resume")
+    assert (ended.status, report["jobs"][0]["state"]) == (0, "done")
+    assert report["jobs"][0]["commands"] == 4
+    assert content(jobs / "a.out") == b"[(k,1)]\nWaiting...\n[(k,1)]\n"
+    with Store(data) as store:
+        assert (store.revision, store.items()) == (1, [(b"k", b"1")])
+
+
+def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    other = write_jobs(tmp_path / "other", {"a": "READ [k]\n"})
+    with started("run", "--quiet", jobs, "--data", data) as process:
+        until(lambda: b"Waiting" in content(jobs / "a.out"))
+        for arguments in [
+            ("run", "--quiet", other, "--data", data),
+            ("serve", other, "1", "1", tmp_path / "fifo", "--data", data),
+            ("check", data),
+            ("dump", data),
+            ("compact", data),
+            ("repair", "--cut", data),
+        ]:
+            ended = kvs(*arguments)
+            assert (ended.status, one_line(ended)) == (
+                1,
+                f"kvs {arguments[0]}: {data}: process {process.pid} is at work in this directory; "
+                "wait for it to end, or stop it",
+            )
+        process.terminate()
+        assert end(process).status == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--fsync", "always"), "--fsync needs --data"),
+        (("--fsync-interval", "2"), "--fsync-interval needs --data"),
+        (("--resume",), "--resume needs --data"),
+    ],
+)
+def test_options_that_need_data_say_so(tmp_path: Path, option: tuple[str, ...], told: str) -> None:
+    ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option)
+    assert (ended.status, one_line(ended)) == (2, f"kvs run: {told}")
+
+
+def test_others_must_not_be_able_to_write_there(data: Path, tmp_path: Path) -> None:
+    data.chmod(0o777)
+    ended = kvs("run", write_jobs(tmp_path / "jobs", {}), "--data", data)
+    assert (ended.status, one_line(ended)) == (
+        2,
+        f"kvs run: {data}: others may write there; take that away with 'chmod go-w'",
+    )
+
+
+def test_a_backup_is_restored_into_new_data_alone(data: Path, tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "SHOW\n"})
+    (tmp_path / "x.bck").write_bytes(b"(k, 1)\n")
+    new = tmp_path / "new"
+    assert kvs("run", "--quiet", jobs, "--data", new, "--restore", tmp_path / "x.bck").status == 0
+    assert content(jobs / "a.out") == b"(k, 1)\n"
+    assert kvs("dump", new).stdout == b"(k, 1)\n"
+    ended = kvs("run", "--quiet", jobs, "--data", data, "--restore", tmp_path / "x.bck")
+    assert (ended.status, ended.lines[-1]) == (
+        2,
+        f"kvs run: {data}: a backup is restored into a new or empty data directory only",
+    )
+    assert kvs("dump", data).stdout == b"(a, 2)\n(b, 1)\n"

@@ -1,0 +1,195 @@
+"""Disks that are full or broken for real: one line, exit status 1, and a whole store after it."""
+
+import errno
+import os
+import re
+import resource
+from pathlib import Path
+
+import pytest
+
+import kvs
+from kvs import cli
+from kvs.wire import frames
+from tests.cli.test_serve import serving
+from tests.faults.conftest import Mount
+from tests.journal.disks import Fault, put_in
+from tests.server.raw import Client
+from tests.tools import SECONDS, Ended, Start, content, told, write_jobs
+from tests.tools import kvs as program
+
+FULL = "No space left on device"
+
+
+def failed(data: Path, reason: str, ended: Ended) -> int:
+    """Check how a failure of the journal is told; return the last revision that is kept."""
+    start = f"{data}: the journal cannot be written: {reason}; nothing after revision "
+    [line] = [line for line in ended.lines if "the journal cannot be written" in line]
+    before, _, rest = line.partition(start)
+    assert before.endswith(": ")
+    revision, _, advice = rest.partition(" ")
+    assert advice == "is kept: mend that, and start again"
+    assert ended.status == 1
+    return int(revision)
+
+
+def numbered(count: int) -> str:
+    return "".join(f"WRITE [(k{n},{'v' * 40})(last,{n + 1})]\nREAD [last]\n" for n in range(count))
+
+
+def check_whole(data: Path, jobs: Path, kept: int) -> None:
+    """Check that a restart has all that was kept and shown."""
+    shown = content(jobs / "a.out")
+    with kvs.Store(data) as store:
+        revision = store.revision
+        assert revision >= kept
+        assert revision >= shown.count(b"\n")
+        assert store.read(["last"]) == ({b"last": b"%d" % revision} if revision else {})
+    assert shown == b"".join(b"[(last,%d)]\n" % (n + 1) for n in range(shown.count(b"\n")))
+
+
+@pytest.mark.parametrize("fsync", ["always", "interval", "never"])
+def test_a_run_whose_journal_may_not_grow_any_more(tmp_path: Path, fsync: str) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": numbered(3000)})
+    how = Start(limits={resource.RLIMIT_FSIZE: 100_000})
+    ended = program("run", "--quiet", jobs, "--data", tmp_path / "d", "--fsync", fsync, how=how)
+    kept = failed(tmp_path / "d", "File too large", ended)
+    assert (
+        ended.lines[1]
+        == f"{jobs}/a.job: the journal failed, and what it did after revision {kept} is not kept"
+    )
+    assert len(ended.lines) == 3
+    check_whole(tmp_path / "d", jobs, kept)
+    shown = content(jobs / "a.out")
+    ended = program("run", "--quiet", jobs, "--data", tmp_path / "d", "--resume")
+    assert ended.status == 0
+    assert content(jobs / "a.out").startswith(shown)
+    check_whole(tmp_path / "d", jobs, 3000)
+
+
+def test_a_run_whose_disk_is_full(mount: Mount, tmp_path: Path) -> None:
+    place = mount("size=300k,mode=755")
+    jobs = write_jobs(tmp_path / "jobs", {"a": numbered(5000)})
+    ended = program("run", "--quiet", jobs, "--data", place / "d")
+    check_whole(place / "d", jobs, failed(place / "d", FULL, ended))
+    again = program("run", "--quiet", jobs, "--data", place / "d", "--resume")
+    failed(place / "d", FULL, again)
+    os.system(f"mount -o remount,size=30m {place}")
+    again = program("run", "--quiet", jobs, "--data", place / "d", "--resume")
+    assert again.status == 0
+    check_whole(place / "d", jobs, 5000)
+
+
+def test_a_directory_for_which_there_is_no_space_at_all(mount: Mount, tmp_path: Path) -> None:
+    place = mount("size=64k,mode=755")
+    free = os.statvfs(place)
+    (place / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
+    ended = program("run", write_jobs(tmp_path / "jobs", {}), "--data", place / "d")
+    assert ended.status == 2
+    [line] = ended.lines
+    assert line == f"kvs run: {place}/d: cannot make the journal: {FULL}"
+
+
+def test_a_compaction_for_which_there_is_no_space_is_a_warning(
+    mount: Mount, tmp_path: Path
+) -> None:
+    place = mount("size=400k,mode=755")
+    with kvs.Store(place / "d") as store:
+        store.write({f"key{number}": "x" * 40 for number in range(3000)})
+        size = sum(path.stat().st_size for path in (place / "d").glob("*.journal"))
+        free = os.statvfs(place)
+        filler = free.f_bavail * free.f_frsize - size + 4096
+        (place / "filler").write_bytes(bytes(filler))
+        with pytest.raises(kvs.SnapshotFailed) as error:
+            store.compact()
+        assert re.fullmatch(
+            r"it may take \d+ bytes, and there is no space for that", error.value.reason
+        )
+        (place / "filler").unlink()
+        assert store.compact() is not None
+        assert store.write({"more": "1"}) == 2
+    with kvs.Store(place / "d") as store:
+        assert len(store) == 3001
+        assert not list((place / "d").glob(".kvs-*"))
+
+
+def test_a_server_whose_journal_may_not_grow_any_more_ends_its_sessions_and_itself(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "d"
+    with serving("--data", str(data), "--log-level", "error", a="WAIT 3600000\n") as server:
+        writer, watcher = (Client(server, name).connected() for name in "wx")
+        watcher.subscribe(b"k")
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+        acknowledged = 0
+        script = b"".join(b"WRITE [(k,1)(%s,x)]\n" % (b"y" * 40) for _ in range(20))
+        while True:
+            try:
+                writer.send(frames.execute_request(script))
+                assert writer.executed() == (0, b"", b"")
+            except (AssertionError, BrokenPipeError):
+                break
+            acknowledged += 20
+        watcher.drain("not")
+        assert watcher.at_end("resp")
+        _, log = server.process.communicate(timeout=SECONDS)
+        assert server.process.returncode == 1
+        lines = told(log)
+        assert len([line for line in lines if line.startswith("kvs serve: ")]) == 1
+        ended = Ended(
+            1, b"", b"".join(line.encode() + b"\n" for line in lines if "kvs serve: " in line)
+        )
+        kept = failed(data, "File too large", ended)
+        assert kept == acknowledged > 0
+        assert not server.path.exists()
+    with kvs.Store(data) as store:
+        assert store.revision >= acknowledged
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.EIO, "before sync"),
+        (errno.EIO, "after sync"),
+        (errno.ENOSPC, "within append"),
+    ],
+)
+def test_a_run_whose_disk_breaks(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+    step: str,
+) -> None:
+    fault = Fault(step, number)
+    put_in(monkeypatch, fault)
+    data = tmp_path / "d"
+    jobs = write_jobs(tmp_path / "jobs", {"a": numbered(10) + "WAIT 1\n" + numbered(10)})
+    with kvs.Store(data):
+        pass
+    fault.armed = True
+    status = cli.main(["run", "--quiet", str(jobs), "--data", str(data)])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert failed(data, os.strerror(number), Ended(status, b"", err.encode())) == 0
+    assert content(jobs / "a.out") == b""
+    fault.armed = False
+    assert cli.main(["run", "--quiet", str(jobs), "--data", str(data), "--resume"]) == 0
+    assert fault.failed == 1
+
+
+def test_a_sync_that_fails_at_the_very_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fault = Fault()
+    put_in(monkeypatch, fault)
+    data = tmp_path / "d"
+    jobs = write_jobs(tmp_path / "jobs", {"a": numbered(3)})
+    with kvs.Store(data):
+        pass
+    fault.armed = True
+    lazy = ("--fsync", "interval", "--fsync-interval", "3600")
+    status = cli.main(["run", "--quiet", str(jobs), "--data", str(data), *lazy])
+    _, err = capfd.readouterr()
+    assert len(err.splitlines()) == 2
+    assert failed(data, "Input/output error", Ended(status, b"", err.encode())) == 0

@@ -1,0 +1,104 @@
+"""A job's output, which waits until it may be shown."""
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from kvs.errors import JobFailed, JournalFailed
+from kvs.jobs import output as output_module
+from kvs.jobs.output import Output
+from kvs.library import Store
+from tests.journal.disks import Fault, Gate, put_in
+from tests.tools import content
+
+
+def opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def test_in_memory_it_is_written_at_once(tmp_path: Path) -> None:
+    output = Output(opened(tmp_path / "a.out"), "a.out", Store())
+    output.put(b"one\n")
+    assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
+    output.put(b"")
+    output.sync()
+    output.close()
+
+
+def test_it_waits_until_what_it_tells_is_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    put_in(monkeypatch, gate)
+    with Store(tmp_path / "d") as store:
+        output = Output(opened(tmp_path / "a.out"), "a.out", store)
+        store.execute(b"WRITE [(a,1)]\n")
+        output.settle()
+        output.put(b"one\n")
+        assert content(tmp_path / "a.out") == b"one\n"
+        with gate.shut():
+            store.execute(b"WRITE [(a,2)]\n")
+            output.put(b"two\n")
+            gate.wait_until_held()
+            output.put(b"three\n")
+            assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
+        output.settle()
+        assert content(tmp_path / "a.out") == b"one\ntwo\nthree\n"
+        output.close()
+
+
+def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_module, "MOST_HELD_BACK", 10)
+    with Store(tmp_path / "d") as store:
+        output = Output(opened(tmp_path / "a.out"), "a.out", store)
+        for number in range(20):
+            store.execute(b"WRITE [(a,%d)]\n" % number)
+            output.put(b"%03d\n" % number)
+            assert output.size >= 4 * (number + 1) - 12
+        output.settle()
+        assert output.size == 80
+        output.close()
+
+
+def test_what_may_never_be_shown_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = Fault()
+    put_in(monkeypatch, fault)
+    store = Store(tmp_path / "d")
+    output = Output(opened(tmp_path / "a.out"), "a.out", store)
+    fault.armed = True
+    store.execute(b"WRITE [(a,1)]\n")
+    with suppress(JournalFailed):  # known by now, or not yet
+        output.put(b"one\n")
+    with pytest.raises(JournalFailed):
+        output.settle()
+    output.close()
+    assert content(tmp_path / "a.out") == b""
+    with pytest.raises(JournalFailed):
+        store.close()
+
+
+def test_what_cannot_be_written_is_told_and_no_part_of_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(opened(tmp_path / "a.out"), "a.out", Store())
+    output.put(b"one\n")
+
+    def half(file: int, data: bytes) -> None:
+        os.write(file, data[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(output_module, "write_all", half)
+    with pytest.raises(JobFailed) as told:
+        output.put(b"two\n")
+    assert str(told.value) == "a.out: cannot write the output: No space left on device"
+    assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
+    output.close()
+    with pytest.raises(JobFailed, match="cannot write the output: Bad file descriptor"):
+        output.sync()
+    with pytest.raises(JobFailed, match="cannot write the output: Bad file descriptor"):
+        output.close()

@@ -1,0 +1,130 @@
+"""Sessions of a store that is kept: nothing is sent before what it tells is on disk."""
+
+import os
+import select
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from kvs.errors import JournalFailed
+from kvs.library import Store
+from kvs.server.server import Server
+from kvs.settings import ServerSettings
+from kvs.wire import frames
+from tests.journal.disks import Fault, Gate, put_in
+from tests.server.raw import SECONDS, Client, Served
+
+
+@contextmanager
+def keeping(data: Path) -> Iterator[Served]:
+    """Run a server on a thread of its own, of a store that is kept."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder, store = Path(name), Store(data)
+        server = Server(store, os.fsencode(folder / "reg"), ServerSettings())
+        store.on_failure(lambda _: server.stop())
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield Served(folder / "reg", folder, server, store)
+        finally:
+            server.stop()
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+            with suppress(JournalFailed):
+                store.close()
+
+
+def nothing_came(client: Client, other: Client) -> bool:
+    """Tell whether a client was sent nothing, after all that the server could do by now."""
+    assert other.unsubscribe(b"nothing") == 1  # an answer that depends on no change
+    poll = select.poll()
+    for which in ("resp", "not"):
+        poll.register(client.open[which], select.POLLIN)
+    return poll.poll(0) == []
+
+
+@pytest.fixture(name="gate")
+def _gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate()
+    put_in(monkeypatch, gate)
+    return gate
+
+
+def test_a_reply_and_its_notifications_wait_for_the_disk(tmp_path: Path, gate: Gate) -> None:
+    with keeping(tmp_path / "d") as server:
+        writer, reader, other = (Client(server, name).connected() for name in "wro")
+        watcher = Client(server, "x").connected()
+        watcher.subscribe(b"k")
+        with gate.shut():
+            writer.send(frames.execute_request(b"WRITE [(k,1)]\nREAD [k]\n"))
+            gate.wait_until_held()
+            reader.send(frames.execute_request(b"READ [k]\n"))
+            for _ in range(5):
+                for client in (writer, reader, watcher):
+                    assert nothing_came(client, other)
+        assert writer.executed() == (0, b"[(k,1)]\n", b"")
+        assert reader.executed() == (0, b"[(k,1)]\n", b"")
+        assert watcher.change() == (b"k", b"1")
+
+
+def test_whether_a_key_is_there_is_answered_when_it_is_for_sure(tmp_path: Path, gate: Gate) -> None:
+    with keeping(tmp_path / "d") as server:
+        writer, asker, other = (Client(server, name).connected() for name in "wao")
+        with gate.shut():
+            writer.send(frames.execute_request(b"WRITE [(k,1)]\n"))
+            gate.wait_until_held()
+            asker.send(frames.keyed_request(frames.SUBSCRIBE, b"k"))
+            for _ in range(5):
+                assert nothing_came(asker, other)
+        assert asker.reply() == (frames.SUBSCRIBE, 1)
+        writer.executed()
+        writer.execute(b"WRITE [(k,2)]\n")
+        assert asker.change() == (b"k", b"2")
+
+
+def test_requests_behind_a_reply_that_waits_are_served_after_it_in_order(
+    tmp_path: Path, gate: Gate
+) -> None:
+    with keeping(tmp_path / "d") as server:
+        client = Client(server, "c").connected()
+        with gate.shut():
+            for number in range(10):
+                client.send(frames.execute_request(b"WRITE [(k,%d)]\nREAD [k]\n" % number))
+            gate.wait_until_held()
+        for number in range(10):
+            assert client.executed() == (0, b"[(k,%d)]\n" % number, b"")
+
+
+def test_when_the_journal_fails_sessions_end_and_nothing_more_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = Fault()
+    put_in(monkeypatch, fault)
+    with keeping(tmp_path / "d") as server:
+        writer, watcher, idle = (Client(server, name).connected() for name in "wxi")
+        watcher.subscribe(b"k")
+        assert writer.execute(b"WRITE [(k,1)]\n") == (0, b"", b"")
+        assert watcher.change() == (b"k", b"1")
+        fault.armed = True
+        writer.send(frames.execute_request(b"WRITE [(k,2)]\nREAD [k]\n"))
+        for client in (writer, watcher, idle):
+            assert client.at_end("resp")
+            assert client.at_end("not")
+
+
+def test_a_client_that_is_gone_while_its_reply_waits_is_nobodys_concern(
+    tmp_path: Path, gate: Gate
+) -> None:
+    with keeping(tmp_path / "d") as server:
+        other = Client(server, "o").connected()
+        gone = Client(server, "g").connected()
+        with gate.shut():
+            gone.send(frames.execute_request(b"WRITE [(k,1)]\nREAD [k]\n"))
+            gate.wait_until_held()
+            gone.close()
+            assert other.unsubscribe(b"nothing") == 1
+        assert other.execute(b"READ [k]\n") == (0, b"[(k,1)]\n", b"")

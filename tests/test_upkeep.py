@@ -1,0 +1,229 @@
+"""Looking after a data directory: check, dump, and repair at every damage."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvs import Store, upkeep
+from kvs.errors import DataDamaged, DataUnusable, DirectoryInUse
+from kvs.settings import DataSettings
+from tests.journal.disks import Kill, Stepping
+from tests.journal.journals import Files, Made, contents, files, put, read
+from tests.journal.victims import killed_at_every_step, pairs_at, write
+
+
+def made() -> tuple[Made, Made, Made]:
+    """Return three segments, each with a pair of its own."""
+    first = Made().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\n", 1)
+    second = first.next().group(b"WRITE [(c,3)]\n", 1)
+    return first, second, second.next().group(b"WRITE [(d,4)]\n", 1)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_check_tells_what_is_there_and_changes_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "d", {**files(*made()), "mine": b"", ".kvs-0123456789abcdef.tmp": b"x"})
+    before = contents(tmp_path / "d")
+    found = upkeep.check(tmp_path / "d")
+    assert (found.revision, found.pairs, found.segments) == (4, 4, [1, 2, 3])
+    assert found == read(tmp_path / "d")[0]
+    assert contents(tmp_path / "d") == before
+
+
+def test_dump_writes_the_pairs_as_show_does(tmp_path: Path) -> None:
+    with Store(tmp_path / "d") as store:
+        store.write({"b": "2", "a": "1", "c": "3"})
+        store.compact()
+        store.delete(["c"])
+        assert store.items()
+        with pytest.raises(DirectoryInUse):
+            upkeep.check(tmp_path / "d")
+        with pytest.raises(DirectoryInUse):
+            list(upkeep.dump(tmp_path / "d"))
+    before = contents(tmp_path / "d")
+    assert b"".join(upkeep.dump(tmp_path / "d")) == b"(a, 1)\n(b, 2)\n"
+    assert contents(tmp_path / "d") == before
+
+
+@pytest.mark.parametrize("act", [upkeep.check, upkeep.repair, lambda path: list(upkeep.dump(path))])
+def test_what_holds_no_journal_is_refused(tmp_path: Path, act: Callable[[Path], object]) -> None:
+    put(tmp_path / "empty", {})
+    with pytest.raises(DataUnusable) as told:
+        act(tmp_path / "empty")
+    assert str(told.value) == f"{tmp_path}/empty: it holds no journal"
+    put(tmp_path / "other", {"file": b"mine"})
+    with pytest.raises(DataUnusable) as told:
+        act(tmp_path / "other")
+    assert told.value.reason == "it is not empty, and holds no journal; name another directory"
+    with pytest.raises(DataUnusable) as told:
+        act(tmp_path / "none")
+    assert told.value.reason == "No such file or directory"
+    assert contents(tmp_path / "other") == {"file": b"mine"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
+
+
+def test_what_is_damaged_is_not_dumped_and_not_repaired_by_a_check(tmp_path: Path) -> None:
+    first, *others = made()
+    put(tmp_path / "d", {**files(*others), first.name: flipped(first.data, first.ends[1] + 3)})
+    before = contents(tmp_path / "d")
+    for look in (upkeep.check, lambda path: list(upkeep.dump(path))):
+        with pytest.raises(DataDamaged) as told:
+            look(tmp_path / "d")
+        assert told.value.offset == first.ends[1]
+    assert contents(tmp_path / "d") == before
+
+
+def test_a_repair_of_what_is_whole_or_only_torn_changes_nothing(tmp_path: Path) -> None:
+    *others, last = made()
+    for data in (last.data, last.data + b"# group", last.data[:-1]):
+        put(tmp_path / "d", {**files(*others), last.name: data})
+        before = contents(tmp_path / "d")
+        assert upkeep.repair(tmp_path / "d") is None
+        assert contents(tmp_path / "d") == before
+
+
+def test_a_repair_cuts_at_the_first_damage_and_keeps_what_it_cuts_off(tmp_path: Path) -> None:
+    first, second, third = made()
+    at = first.ends[1]
+    damaged = flipped(first.data, at + 90)
+    put(tmp_path / "d", {**files(second, third), first.name: damaged})
+    cut = upkeep.repair(tmp_path / "d")
+    assert cut is not None
+    assert (cut.file, cut.offset) == (f"{tmp_path}/d/{first.name}", at)
+    assert cut.reason == "a group does not match its checksum"
+    assert (cut.revision, cut.lost_up_to) == (1, 4)
+    assert cut.bytes == len(damaged) - at + len(second.data) + len(third.data)
+    assert cut.kept == [f"{tmp_path}/d/{each.name}.cut" for each in (first, second, third)]
+    assert contents(tmp_path / "d") == {
+        first.name: damaged[:at],
+        f"{first.name}.cut": damaged[at:],
+        f"{second.name}.cut": second.data,
+        f"{third.name}.cut": third.data,
+    }
+    with Store(tmp_path / "d") as store:
+        assert (store.items(), store.revision) == ([(b"a", b"1")], 1)
+        store.write({"b": "3"})
+    with Store(tmp_path / "d") as store:
+        assert store.items() == [(b"a", b"1"), (b"b", b"3")]
+
+
+def test_what_was_kept_before_is_not_replaced(tmp_path: Path) -> None:
+    first, second, third = made()
+    names = {f"{third.name}.cut": b"old", f"{third.name}.cut2": b"older"}
+    put(tmp_path / "d", {**files(first, second), third.name: third.data[:-1] + b"x", **names})
+    cut = upkeep.repair(tmp_path / "d")
+    assert cut is not None
+    assert cut.kept == [f"{tmp_path}/d/{third.name}.cut3"]
+    assert contents(tmp_path / "d").items() >= names.items()
+
+
+def repaired(directory: Path, contents_of_it: Files, revision: int) -> None:
+    """Check that a repair leaves a store that is whole at `revision`, and goes on."""
+    put(directory, contents_of_it)
+    cut = upkeep.repair(directory)
+    assert cut is not None
+    assert cut.revision == revision
+    keys = [b"a", b"b", b"c", b"d"][:revision]
+    with Store(directory) as store:
+        assert [key for key, _ in store.items()] == keys
+        assert store.write({"z": "9"}) == revision + 1
+    with Store(directory) as store:
+        assert [key for key, _ in store.items()] == [*keys, b"z"]
+
+
+def test_whatever_is_wrong_with_a_segment_it_is_cut_there(tmp_path: Path) -> None:
+    first, second, third = made()
+    everything = files(first, second, third)
+    directory = tmp_path / "d"
+    for damage in (
+        flipped(second.data, 3),
+        b"",
+        b"\x7fELF",
+        first.data,
+        second.data[: second.ends[0]],
+        Made(number=2, revision=2, store=b"f" * 16, previous=first.chain).data,
+    ):
+        lost = damage == second.data[: second.ends[0]]
+        repaired(directory, {**everything, second.name: damage}, 2)
+        kept = contents(directory).get(f"{second.name}.cut")
+        assert kept == (None if lost else damage)
+        assert contents(directory)[f"{third.name}.cut"] == third.data
+    repaired(directory, files(first, third), 2)
+    repaired(directory, files(second, third), 0)
+    repaired(directory, {**everything, first.name: b"nonsense"}, 0)
+    repaired(directory, {**everything, first.name: first.data + b"nonsense"}, 2)
+
+
+def test_a_damaged_snapshot_cannot_be_repaired(tmp_path: Path) -> None:
+    snapshot = Made("snapshot", 3, 4).group(b"WRITE [(a,1)]\n", 0).group(b"# end 1\n", 0)
+    data = flipped(snapshot.data, snapshot.ends[0] + 1)
+    put(tmp_path / "d", {snapshot.name: data, **files(Made(number=3, revision=4))})
+    before = contents(tmp_path / "d")
+    with pytest.raises(DataUnusable) as told:
+        upkeep.repair(tmp_path / "d")
+    assert str(told.value) == (
+        f"{tmp_path}/d/{snapshot.name}: what stands there is no header of a group (at byte "
+        f"{snapshot.ends[0]}); all that follows depends on it, so nothing can be cut: begin a new "
+        "data directory with 'kvs restore' from a backup"
+    )
+    assert contents(tmp_path / "d") == before
+
+
+def test_no_repair_while_a_store_is_open(tmp_path: Path) -> None:
+    with Store(tmp_path / "d"), pytest.raises(DirectoryInUse):
+        upkeep.repair(tmp_path / "d")
+
+
+def test_a_repair_that_cannot_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = made()
+    put(tmp_path / "d", {**files(first, third), second.name: b"x"})
+
+    def full(_file: int, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kvs.upkeep.write_all", full)
+    before = contents(tmp_path / "d")
+    with pytest.raises(DataUnusable) as told:
+        upkeep.repair(tmp_path / "d")
+    assert str(told.value) == f"{tmp_path}/d: cannot repair it: No space left on device"
+    assert contents(tmp_path / "d") == before
+
+
+def test_a_repair_that_is_killed_at_any_step_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path / "whole", DataSettings(segment_bytes=100)) as store:
+        write(store, 12)
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*.journal"))
+    assert len(names) > 2
+    damaged = tmp_path / "whole" / names[1]
+    damaged.write_bytes(flipped(damaged.read_bytes(), damaged.stat().st_size - 3))
+    everything = {os.path.basename(name): data for name, data in contents(damaged.parent).items()}
+
+    def prepared(number: int) -> Callable[[object], None]:
+        directory = shutil.copytree(damaged.parent, tmp_path / f"{number}")
+
+        def repair(_acknowledge: object) -> None:
+            kill = Kill(number)
+            monkeypatch.setattr("kvs.upkeep.Disk", lambda opened: Stepping(opened, kill))
+            upkeep.repair(directory)
+
+        return repair
+
+    revision = read(put(tmp_path / "first", {names[0]: everything[names[0]]}))[0].revision
+    for number, _ in killed_at_every_step(prepared):
+        directory = tmp_path / f"{number}"
+        upkeep.repair(directory)
+        with Store(directory) as store:
+            assert revision <= store.revision < 12
+            assert store.items() == pairs_at(store.revision)
+        kept = b"".join(data for name, data in contents(directory).items() if ".cut" in name)
+        for name in names[2:]:
+            assert everything[name] in kept
