@@ -212,6 +212,7 @@ def test_on_a_data_directory_jobs_are_gone_on_with_where_a_killed_server_was() -
         for number in range(2):
             process = start(jobs, folder / f"reg{number}", "--data", str(data))
             place = Place(folder / f"reg{number}", folder)
+            until(place.path.exists)
             until(lambda: b"Waiting" in content(jobs / "a.out"))
             assert output(place, b"READ [a,done]\n") == b"[(a,1)(done,1)]\n"
             if not number:

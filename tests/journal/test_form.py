@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.journal import form
-from kvs.journal.form import Head, Kind, NotAHead
+from kvs.journal.form import Head, Kind, NotAHead, OtherVersion
 from tests.journal.journals import STORE, Made, crc
 
 numbers = st.integers(0, 10**10 - 1)
@@ -87,8 +87,8 @@ def test_no_changed_byte_of_a_head_or_header_goes_unseen() -> None:
         (b"", "it does not begin as a file of a journal does"),
         (b"PK\3\4", "it does not begin as a file of a journal does"),
         (b"# kvs journal 1 00", "its first line is damaged"),
-        (b"# kvs journal 2 more", "it is of version 2 of the form; this kvs reads 1"),
-        (b"# kvs snapshot 17 ", "it is of version 17 of the form; this kvs reads 1"),
+        (b"# kvs journal 2 more\n", "its first line is damaged"),
+        (b"# kvs snapshot 17 ", "its first line is damaged"),
         (
             Head(Kind.JOURNAL, 1, 0, STORE).encode().replace(b"1 0000000001", b"1 0000000002"),
             "its first line does not match its checksum",
@@ -99,6 +99,17 @@ def test_what_is_no_head_is_told_with_its_reason(start: bytes, reason: str) -> N
     with pytest.raises(NotAHead) as told:
         form.decode_head(start)
     assert str(told.value) == reason
+
+
+@pytest.mark.parametrize(("kind", "version"), [("journal", 2), ("snapshot", 17)])
+def test_a_head_of_another_version_is_told_by_its_checksum(kind: str, version: int) -> None:
+    line = f"# kvs {kind} {version} whatever ".encode()
+    with pytest.raises(OtherVersion) as told:
+        form.decode_head(line + b"%08x\nmore" % crc(line))
+    assert str(told.value) == f"it is of version {version} of the form; this kvs reads 1"
+    with pytest.raises(NotAHead) as damaged:
+        form.decode_head(line + b"%08x\nmore" % (crc(line) ^ 1))
+    assert str(damaged.value) == "its first line is damaged"
 
 
 @pytest.mark.parametrize(

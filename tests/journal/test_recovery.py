@@ -1,14 +1,27 @@
 """Recovery: what a directory holds, whole, cut, changed, and with files that do not belong."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kvs import upkeep
 from kvs.errors import DataDamaged, DataUnusable
 from kvs.journal.folder import Folder
 from kvs.journal.recovery import Reader
-from tests.journal.journals import OTHER, Files, Made, Naive, contents, damage, files, put, read
+from tests.journal.journals import (
+    OTHER,
+    Files,
+    Made,
+    Naive,
+    contents,
+    crc,
+    damage,
+    files,
+    put,
+    read,
+)
 
 PAIRS = b"WRITE [(a,1)(b,2)]\n"
 
@@ -200,12 +213,24 @@ def test_a_segment_of_another_store_or_of_another_past_is_told(tmp_path: Path) -
     )  # fmt: skip
 
 
-def test_a_newer_form_or_a_foreign_file_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("act", [read, upkeep.check, upkeep.repair])
+def test_a_newer_form_is_told_and_is_no_damage(
+    tmp_path: Path, act: Callable[[Path], object]
+) -> None:
+    newer = b"# kvs journal 2 0000000002 something new "
+    made = {**before_it(), "0000000002.journal": newer + b"%08x\n" % crc(newer)}
+    put(tmp_path / "d", made)
+    with pytest.raises(DataUnusable) as told:
+        act(tmp_path / "d")
+    assert str(told.value) == (
+        f"{tmp_path}/d/0000000002.journal: at byte 0: it is of version 2 of the form; this kvs "
+        "reads 1; use the kvs that wrote it"
+    )
+    assert contents(tmp_path / "d") == made
+
+
+def test_a_foreign_file_is_told(tmp_path: Path) -> None:
     first, second = history()[:2]
-    newer = second.data.replace(b"# kvs journal 1 ", b"# kvs journal 2 ")
-    assert damage(put(tmp_path / "d", {**files(first), second.name: newer})) == (
-        second.name, 0, "it is of version 2 of the form; this kvs reads 1",
-    )  # fmt: skip
     assert damage(put(tmp_path / "d", {**files(first), second.name: b"\x7fELF..."})) == (
         second.name, 0, "it does not begin as a file of a journal does",
     )  # fmt: skip

@@ -4,10 +4,11 @@ Laws:
 
 - Every file is a job: lines of WRITE and DELETE, and comments. What proves the lines is in
   comments.
-- A file begins with a head: what it is, the version of the form, its number, a revision, the
-  store's mark, the last checksum of the segment before, and one of the head itself. The segments
-  of a journal are numbered from 1 without a gap, and tell the revision before their first change. A
-  snapshot has the number of the segment that goes on from it, and the revision that it shows.
+- A file begins with a head, a line that ends in its own checksum in every version of the form: what
+  the file is, the version, its number, a revision, the store's mark, the last checksum of the
+  segment before. The segments of a journal are numbered from 1 without a gap, and tell the revision
+  before their first change. A snapshot has the number of the segment that goes on from it, and the
+  revision that it shows.
 - Then come groups. A group is a header of `HEADER_BYTES` bytes and a body of whole lines, committed
   together. The header has the revisions before and after the group, the length of the body, the
   checksum of the body, and one of the header itself.
@@ -76,8 +77,9 @@ _HEAD = re.compile(
     rb"([0-9a-f]{8})\n" % VERSION
 )
 _ANY_VERSION = re.compile(rb"# kvs (?:journal|snapshot) ([0-9]{1,9}) ")
+_SEALED = re.compile(rb"([^\n]*)([0-9a-f]{8})\n")
 HEAD_BYTES = 128
-"""No head is longer."""
+"""No head is longer, of any version."""
 
 _NAME = re.compile(rb"([0-9]{10})\.(journal|snapshot)")
 
@@ -86,18 +88,30 @@ class NotAHead(ValueError):
     """The first line of a file is no head; its text says why."""
 
 
+class OtherVersion(NotAHead):
+    """It is one, of another version of the form."""
+
+
 def decode_head(start: bytes) -> tuple[Head, int, int]:
     """Return the head at the start of a file, its length, and its checksum.
 
     Raises:
-        NotAHead: it is none, or of another version.
+        NotAHead: it is none.
+        OtherVersion: it is of another version.
 
     """
     version = _ANY_VERSION.match(start)
     if version is None:
         raise NotAHead("it does not begin as a file of a journal does")
-    if int(version[1]) != VERSION:
-        raise NotAHead(f"it is of version {int(version[1])} of the form; this kvs reads {VERSION}")
+    sealed = _SEALED.match(start)
+    if (
+        int(version[1]) != VERSION
+        and sealed is not None
+        and crc(0, sealed[1]) == int(sealed[2], 16)
+    ):
+        raise OtherVersion(
+            f"it is of version {int(version[1])} of the form; this kvs reads {VERSION}"
+        )
     found = _HEAD.match(start)
     if found is None:
         raise NotAHead("its first line is damaged")

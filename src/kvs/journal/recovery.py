@@ -186,6 +186,8 @@ class Reader:
             scan = Scan(file)
             self._check_head(scan.head, kind, number)
             yield scan
+        except form.OtherVersion as error:  # no damage, and nothing to be cut off
+            raise DataUnusable(name, f"at byte 0: {error}; use the kvs that wrote it") from error
         except form.NotAHead as error:
             raise DataDamaged(name, 0, str(error)) from error
         except OSError as error:
