@@ -91,11 +91,11 @@ def test_wait_and_backup_are_left_to_the_caller() -> None:
     store = Store()
     script = b"WRITE [(a,1)]\nWAIT 250\nBACKUP\nREAD [a]\n"
     first = store.execute(script)
-    assert first == Pause(Reason.WAIT, 23, b"Waiting...\n", [], 2, 1, 250)
+    assert first == Pause(Reason.WAIT, 23, b"Waiting...\n", [], 2, 2, 1, 250)
     second = store.execute(script, first.offset)
-    assert second == Pause(Reason.BACKUP, 30, b"", [], 1, 1)
+    assert second == Pause(Reason.BACKUP, 30, b"", [], 1, 1, 1)
     assert store.execute(script, second.offset) == Pause(
-        Reason.END, len(script), b"[(a,1)]\n", [], 1, 1
+        Reason.END, len(script), b"[(a,1)]\n", [], 1, 1, 1
     )
 
 

@@ -114,6 +114,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         size_t told
         vector[size_t] invalid
         size_t commands
+        size_t lines
         uint64_t revision
 
     cdef cppclass Engine:
@@ -412,6 +413,7 @@ cdef _pause(bytes script, Call* call, bint marked):
         _text(call.output, 0) + waiting,
         [fault for fault in found if fault is not None],
         call.commands,
+        call.lines,
         call.revision,
         call.milliseconds,
         untold,

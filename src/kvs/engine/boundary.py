@@ -57,6 +57,8 @@ class Pause:
     """The invalid lines met, in order."""
     commands: int
     """How many commands were carried out; comments and empty lines are none."""
+    lines: int
+    """How many lines it went through, of whatever kind."""
     revision: int
     """The revision that the output depends on: the store's, after the last command."""
     milliseconds: int = 0

@@ -289,6 +289,7 @@ class _Call:
             output=b"".join(self.output),
             faults=[fault for at in self.invalid if (fault := fault_at(self.script, at))],
             commands=lines - self.idle_lines - len(self.invalid),
+            lines=lines,
             revision=self.revision,
             milliseconds=self.milliseconds,
             untold=None if all_told else b"".join(self.output[self.pieces_told :]),

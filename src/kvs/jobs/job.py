@@ -142,19 +142,19 @@ class Job:
                     return False
                 mark = None if course is None else course.mark(base)
                 pause = self._store.execute(script, offset, BUDGET, mark)
-                self._account(script, offset, pause.offset, pause.faults)
+                self._account(script, offset, pause.faults)
                 self.report.commands += pause.commands
+                self._lines += pause.lines
                 offset = pause.offset
-                line = self._lines + (script[offset - 1] != NEWLINE)
                 note = _Note(course, base + offset, pause.untold)
-                if not self._carry_out(pause, line, output, note):
+                if not self._carry_out(pause, output, note):
                     return False
                 if course is not None:
                     self._keep_up(output, course)
             base += len(script)
         return True
 
-    def _carry_out(self, pause: Pause, line: int, output: Output, note: "_Note") -> bool:
+    def _carry_out(self, pause: Pause, output: Output, note: "_Note") -> bool:
         """Carry out what the engine leaves to its host; return False if stopped meanwhile.
 
         The end of the pause is noted before anything of it can be seen, so that it is not carried
@@ -170,7 +170,7 @@ class Job:
         if pause.reason is Reason.BACKUP:
             output.put(pause.output)
             output.settle()
-            return self._backup(line, note)
+            return self._backup(note)
         note.take_down()
         output.put(pause.output)
         return True
@@ -191,7 +191,8 @@ class Job:
             if match.lastindex == grammar.BACKUP:
                 line = self._lines + script.count(b"\n", 0, match.start()) + 1
                 self._backup_before(line, course)
-        self._account(script, 0, len(script), faults(script), tell=False)
+        self._account(script, 0, faults(script), tell=False)
+        self._lines += script.count(b"\n") + (script[-1] != NEWLINE)
 
     def _backup_before(self, line: int, course: Course | None) -> None:
         report = self._snapshot_report(line)
@@ -206,17 +207,15 @@ class Job:
         except OSError as error:
             raise JobFailed(self.report.file, f"cannot read it: {cause(error)}") from error
 
-    def _account(
-        self, script: bytes, start: int, end: int, found: list[Fault], *, tell: bool = True
-    ) -> None:
-        counted = start
+    def _account(self, script: bytes, start: int, found: list[Fault], *, tell: bool = True) -> None:
+        """Take in the invalid lines of what begins at `start`."""
+        line, counted = self._lines + 1, start
         for fault in found:
-            self._lines += script.count(b"\n", counted, fault.offset)
+            line += script.count(b"\n", counted, fault.offset)
             counted = fault.offset
-            error = InvalidCommand(self.report.file, self._lines + 1, fault.column, fault.reason)
+            error = InvalidCommand(self.report.file, line, fault.column, fault.reason)
             if self.report.add_error(error) and tell:
                 self._tell(error)
-        self._lines += script.count(b"\n", counted, end)
 
     def _snapshot_report(self, line: int) -> SnapshotReport:
         number = len(self.report.snapshots) + 1
@@ -230,7 +229,7 @@ class Job:
         report.failure = str(failure)
         self._tell(failure)
 
-    def _backup(self, line: int, note: "_Note") -> bool:
+    def _backup(self, note: "_Note") -> bool:
         """Start a snapshot once there is a place for it; return False if stopped before."""
         if not self._snapshots.take_place():
             self.report.commands -= 1
@@ -241,7 +240,7 @@ class Job:
             self._snapshots.give_place_back()
             raise
         course = note.course
-        report = self._snapshot_report(line)
+        report = self._snapshot_report(self._lines)
 
         def done(result: Written | SnapshotFailed) -> None:
             if isinstance(result, Written):

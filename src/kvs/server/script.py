@@ -38,15 +38,15 @@ class Script:
         start = self._offset
         pause = self._store.execute(self._script, start, 0 if one_by_one else SLICE_BYTES)
         self._offset = pause.offset
-        counted = start
+        line, counted = self._lines + 1, start
         for fault in pause.faults:
-            self._lines += self._script.count(b"\n", counted, fault.offset)
+            line += self._script.count(b"\n", counted, fault.offset)
             counted = fault.offset
-            self._error(self._lines + 1, fault.column, fault.reason)
-        self._lines += self._script.count(b"\n", counted, pause.offset)
+            self._error(line, fault.column, fault.reason)
+        self._lines += pause.lines
         if self._size + len(pause.output) > OUTPUT_BYTES:
             reason = f"the output would be longer than {OUTPUT_BYTES} bytes; the script stops here"
-            self._error(self._last_line(), 1, reason)
+            self._error(self._lines, 1, reason)
             self._offset = len(self._script)
         else:
             self._output.append(pause.output)
@@ -69,16 +69,12 @@ class Script:
             errors,
         ]
 
-    def _last_line(self) -> int:
-        """Return the number of the line that was carried out last."""
-        return self._lines + (not self._script.endswith(b"\n", 0, self._offset))
-
     def _refuse_backup(self) -> None:
         """Tell that the BACKUP just passed belongs to a job."""
         end = self._offset - self._script.endswith(b"\n", 0, self._offset)
         line = line_at(self._script, self._script.rfind(b"\n", 0, end) + 1)
         column = len(line) - len(line.lstrip(b" \t")) + 1
-        self._error(self._last_line(), column, "BACKUP belongs to a job, not to a session")
+        self._error(self._lines, column, "BACKUP belongs to a job, not to a session")
 
     def _error(self, line: int, column: int, reason: str) -> None:
         self._errors.append(f"{line}:{column}: {reason}\n".encode())

@@ -60,6 +60,7 @@ struct Call {
     std::size_t told = 0;  // so much of the output is in the effects of a marked call
     std::vector<std::size_t> invalid;
     std::size_t commands = 0;
+    std::size_t lines = 0;
     std::uint64_t revision = 0;
 };
 
@@ -293,6 +294,7 @@ private:
                 call.commands += line.kind != Kind::IDLE;
             call.offset = std::size_t(line.end - call.script);
         }
+        call.lines += batch.done();
         call.stop = batch.stop();
         if (call.stop == Kind::WAIT) call.milliseconds = batch.milliseconds();
     }
