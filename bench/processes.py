@@ -30,12 +30,19 @@ def timed(command: Sequence[str], stdin: str = os.devnull) -> tuple[float, str]:
     """
     with open(stdin, "rb") as source:
         began = time.perf_counter()
-        done = subprocess.run(command, stdin=source, capture_output=True, check=False)
+        done = subprocess.run(
+            command, stdin=source, env=_environment(), capture_output=True, check=False
+        )
         seconds = time.perf_counter() - began
     if done.returncode:
         sys.stderr.buffer.write(done.stderr)
         done.check_returncode()
     return seconds, done.stdout.decode()
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment in which Python keeps what it has compiled, as users have it."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def timing(name: str, command: Sequence[str]) -> Callable[[], Mapping[str, float]]:

@@ -73,7 +73,7 @@ FULL = Scale(
     writers=(1, 10, 100),
     writes=3_000,
     engine_keys=(1_000, 100_000),
-    engine_commands=250_000,
+    engine_commands=500_000,
     growth_pairs=10_000_000,
     growth_turns=2,
 )

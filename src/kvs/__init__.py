@@ -39,7 +39,6 @@ from kvs.errors import (
 )
 from kvs.jobs.report import JobReport, Report, SnapshotReport, State
 from kvs.library import Store
-from kvs.persistence import Recovered
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Written
 from kvs.version import VERSION
@@ -47,6 +46,7 @@ from kvs.watch import Change, Watch
 
 if TYPE_CHECKING:
     from kvs.client.session import Session, connect
+    from kvs.persistence import Recovered
     from kvs.wire.replies import Executed
 
 __version__ = VERSION
@@ -99,15 +99,19 @@ __all__ = [
     "connect",
 ]
 
-_OF_THE_CLIENT = frozenset({"Executed", "Session", "connect"})
+_LATER = {
+    "Executed": "kvs.client.session",
+    "Recovered": "kvs.persistence",
+    "Session": "kvs.client.session",
+    "connect": "kvs.client.session",
+}
 """Imported where they are first used (PEP 562): `kvs run` does not wait for them."""
 
 
 def __getattr__(name: str) -> object:
-    if name not in _OF_THE_CLIENT:
+    if name not in _LATER:
         raise AttributeError(f"module 'kvs' has no attribute {name!r}")
-    import kvs.client.session
+    from importlib import import_module
 
-    for each in _OF_THE_CLIENT:
-        globals()[each] = getattr(kvs.client.session, each)
+    globals()[name] = getattr(import_module(_LATER[name]), name)
     return globals()[name]

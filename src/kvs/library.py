@@ -13,7 +13,7 @@ from kvs.jobs.run import Run, tell_nobody
 from kvs.language import lines
 from kvs.language.faults import checked_word
 from kvs.language.lines import Word
-from kvs.persistence import ShowProgress, show_nobody
+from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings, Settings, cores
 from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written

@@ -20,14 +20,12 @@ from kvs.journal.form import Head, Kind
 from kvs.journal.log import Log
 from kvs.journal.progress import Jobs, came_to
 from kvs.journal.recovery import Found, Reader, Torn
+from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
 
 GROUP_BYTES = 1 << 20
 """Of the lines of a snapshot in one group."""
-
-ShowProgress = Callable[[int, int], None]
-"""Called with the bytes that have been read, and with how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +39,6 @@ class Recovered:
     seconds: float
     torn: Torn | None
     """What a crash had left half written, and was dropped."""
-
-
-def show_nobody(_done: int, _all: int) -> None:
-    """Drop it."""
 
 
 def fill(engine: Engine, jobs: Jobs, folder: Folder, progress: ShowProgress = show_nobody) -> Found:

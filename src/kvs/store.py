@@ -8,31 +8,29 @@ has been let go, once a call; with a journal, when what they were given is safe.
 """
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
 from kvs.engine.choice import new_engine
 from kvs.errors import DataUnusable, JournalFailed, SnapshotFailed, StoreClosed
-from kvs.journal.progress import Jobs
-from kvs.persistence import Persistence, Recovered, ShowProgress, show_nobody
+from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
 from kvs.watch import Outbox, Watchers
 
-log = logging.getLogger("kvs.store")
+if TYPE_CHECKING:  # a store in memory does not wait for what keeps one on disk
+    from kvs.journal.progress import Jobs
+    from kvs.persistence import Persistence, Recovered
 
 T = TypeVar("T")
 
 BACKLOG_BYTES = 8 << 20
 """So much may be on its way to the journal before jobs wait for it."""
-
-TRIED_AGAIN = "it is tried again when the journal has grown more"
 
 Path = str | bytes | os.PathLike[str]
 
@@ -70,7 +68,9 @@ class Store:
         self._closed = False  # guarded by _compacting
         self._data: Persistence | None = None
         if data is not None:
-            self._data = Persistence(
+            from kvs import persistence
+
+            self._data = persistence.Persistence(
                 data, self._engine, settings or DataSettings(), progress=progress
             )
             self._data.on_grown = partial(self._compact_in_background, self._data)
@@ -200,7 +200,7 @@ class Store:
     # Safety: with a journal, what was carried out is shown only when it is as safe as promised.
 
     @property
-    def recovered(self) -> Recovered | None:
+    def recovered(self) -> "Recovered | None":
         """What was found in the data directory; None if there is none."""
         return None if self._data is None else self._data.recovered
 
@@ -271,7 +271,7 @@ class Store:
         if self._data is not None and self._data.log.waiting_bytes > BACKLOG_BYTES:
             self.wait_until_safe(self.position())
 
-    def note(self, change: Callable[[Jobs], bytes]) -> None:
+    def note(self, change: "Callable[[Jobs], bytes]") -> None:
         """Change what is known of jobs, and put the lines that `change` returns into the journal.
 
         For a store that is kept in a data directory.
@@ -328,7 +328,7 @@ class Store:
         with self._compacting:
             return self._compact(self._data)
 
-    def _compact(self, data: Persistence) -> Written:
+    def _compact(self, data: "Persistence") -> Written:
         """Do so; the caller holds `_compacting`."""
         if self._closed:
             raise StoreClosed
@@ -344,7 +344,7 @@ class Store:
             self._engine.at_instant(begin)
         return data.finish_compaction(draft, number, begun_at)
 
-    def _compact_in_background(self, data: Persistence) -> None:
+    def _compact_in_background(self, data: "Persistence") -> None:
         def compact() -> None:
             if not self._compacting.acquire(blocking=False):
                 return  # one is on its way, and when it is done the journal may grow anew
@@ -352,14 +352,14 @@ class Store:
                 with contextlib.suppress(JournalFailed, StoreClosed):  # others are told
                     self._compact(data)
             except (SnapshotFailed, DataUnusable) as error:
-                log.warning("%s; %s", error, TRIED_AGAIN)
+                _warn(str(error))
             finally:
                 self._compacting.release()
 
         try:
             Thread(target=compact, name="kvs-compaction", daemon=True).start()
         except RuntimeError as error:  # no more threads to be had
-            log.warning("%s: no compaction: %s; %s", data.shown, error, TRIED_AGAIN)
+            _warn(f"{data.shown}: no compaction: {error}")
 
     # Effects, on their way from the engine to who is to know of them.
 
@@ -391,6 +391,14 @@ class Store:
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _warn(reason: str) -> None:
+    """Log why the journal was not made short."""
+    import logging
+
+    text = "%s; it is tried again when the journal has grown more"
+    logging.getLogger("kvs.store").warning(text, reason)
 
 
 def _wake(outboxes: Iterable[Outbox[Any]]) -> None:

@@ -20,7 +20,8 @@ from kvs.journal.form import Head, Kind, file_name
 from kvs.journal.progress import Jobs
 from kvs.journal.recovery import Found, Reader
 from kvs.language.results import listing
-from kvs.persistence import EngineTarget, ShowProgress, show_nobody
+from kvs.persistence import EngineTarget
+from kvs.progress import ShowProgress, show_nobody
 
 Path = str | bytes | os.PathLike[str]
 

@@ -28,7 +28,7 @@ def _record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
     def disk(directory: int) -> Disk:
         return Disk(directory) if record.over else Recorder(directory, record)
 
-    monkeypatch.setattr("kvs.store.Persistence", partial(Persistence, disk=disk))
+    monkeypatch.setattr("kvs.persistence.Persistence", partial(Persistence, disk=disk))
     yield record
     record.close()
 
@@ -130,7 +130,7 @@ def test_a_new_directory_is_durable_under_its_own_name(
 
     record = Record()
     disk: Callable[[int], Recorder] = lambda directory: Parental(directory, record)  # noqa: E731
-    monkeypatch.setattr("kvs.store.Persistence", partial(Persistence, disk=disk))
+    monkeypatch.setattr("kvs.persistence.Persistence", partial(Persistence, disk=disk))
     with Store(tmp_path / "d") as store:
         write(store, 1, acknowledge(record))
     assert synced == [0]

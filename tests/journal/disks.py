@@ -69,7 +69,7 @@ def stepping(step: Step) -> Callable[[int], Disk]:
 def put_in(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
     """Let every store that is opened from now on have a disk that calls `step`."""
     persistence = partial(Persistence, disk=stepping(step))
-    monkeypatch.setattr("kvs.store.Persistence", persistence)
+    monkeypatch.setattr("kvs.persistence.Persistence", persistence)
 
 
 class Count:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from kvs import store as stores
+from kvs import persistence as kept
 from kvs.errors import DirectoryInUse
 from kvs.library import Store
 from kvs.persistence import Persistence
@@ -43,7 +43,7 @@ def victim(number: int, work: Work) -> tuple[bool, int]:
         try:
             os.close(source)
             persistence = partial(Persistence, disk=stepping(Kill(number)))
-            vars(stores)["Persistence"] = persistence
+            vars(kept)["Persistence"] = persistence
             work(lambda revision: void(os.write(sink, b"%d\n" % revision)))
             status = 0
         except BaseException:  # noqa: BLE001  (it is shown, and the test fails)

@@ -222,9 +222,9 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
 def _of_data(name: str) -> Callable[[argparse.Namespace], int]:
     def act(options: argparse.Namespace) -> int:
-        from kvs.cli import data  # the other commands do not wait for it
+        from kvs.cli import upkeep  # the other commands do not wait for it
 
-        action: Callable[[argparse.Namespace], int] = getattr(data, name)
+        action: Callable[[argparse.Namespace], int] = getattr(upkeep, name)
         return action(options)
 
     return act

@@ -1,0 +1,85 @@
+"""Looking after data directories: ``kvs check``, ``repair``, ``dump``, ``compact``, ``restore``."""
+
+import argparse
+
+from kvs import upkeep
+from kvs.cli.data import as_usage, shown_progress, torn_end
+from kvs.cli.say import put, put_bytes, say
+from kvs.errors import DataDamaged, shown
+from kvs.journal.recovery import Found
+from kvs.library import Store
+
+
+def check(options: argparse.Namespace) -> int:
+    """Carry out ``kvs check``; return the exit status."""
+    with as_usage(), shown_progress() as progress:
+        try:
+            found = upkeep.check(options.directory, progress)
+        except DataDamaged as damage:
+            put(f"{damage.file}: at byte {damage.offset}: {damage.reason}")
+            return 1
+    if found.torn is not None:
+        put(f"{torn_end(found.torn)}: the next start drops them")
+    put(f"{shown(options.directory)}: {_sizes(found)}")
+    return 0
+
+
+def _sizes(found: Found) -> str:
+    snapshot = "no snapshot"
+    if found.snapshot is not None:
+        snapshot = f"a snapshot of {found.snapshot_bytes} bytes"
+    segments = f"{len(found.segments)} segment{'s' if len(found.segments) > 1 else ''}"
+    return (
+        f"revision {found.revision}, {found.pairs} keys, "
+        f"{found.snapshot_bytes + found.journal_bytes} bytes: {snapshot}, "
+        f"{segments} of the journal of {found.journal_bytes} bytes"
+    )
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Carry out ``kvs repair``; return the exit status."""
+    with as_usage(), shown_progress() as progress:
+        cut = upkeep.repair(options.directory, progress)
+    if cut is None:
+        put(f"{shown(options.directory)}: nothing is damaged, and nothing was cut")
+        return 0
+    put(
+        f"{cut.file}: at byte {cut.offset}: {cut.reason}\n"
+        f"cut there: {cut.bytes} bytes were taken away, and are kept in {', '.join(cut.kept)}\n"
+        f"{shown(options.directory)}: at revision {cut.revision}; lost is what followed, up to "
+        f"revision {cut.lost_up_to} as far as can be made out"
+    )
+    return 0
+
+
+def dump(options: argparse.Namespace) -> int:
+    """Carry out ``kvs dump``; return the exit status."""
+    with as_usage(), shown_progress() as progress:
+        for block in upkeep.dump(options.directory, progress):
+            put_bytes(block)
+    return 0
+
+
+def compact(options: argparse.Namespace) -> int:
+    """Carry out ``kvs compact``; return the exit status."""
+    with as_usage(), shown_progress() as progress:
+        before = upkeep.check(options.directory)
+        store = Store(options.directory, progress=progress)
+    with store, as_usage():
+        if store.recovered is not None and store.recovered.torn is not None:
+            say(f"kvs compact: {torn_end(store.recovered.torn)}, and were dropped")
+        written = store.compact()
+    if written is not None:
+        put(
+            f"{shown(options.directory)}: {before.snapshot_bytes + before.journal_bytes} bytes "
+            f"have become {written.bytes}; {written.pairs} pairs at revision {written.revision}"
+        )
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Carry out ``kvs restore``; return the exit status."""
+    with as_usage(), Store(options.directory) as store:
+        revision = store.restore(options.file)
+        say(f"{shown(options.directory)}: {len(store)} pairs, at revision {revision}")
+    return 0
