@@ -47,6 +47,7 @@ class Scale:
     """Of `make_jobs`, which draws from 26 times as many."""
     engine_commands: int
     """Commands in each file for the engines: so many that start-up is little of a run."""
+    engine_turns: int
     growth_pairs: int
     growth_turns: int
 
@@ -74,6 +75,7 @@ FULL = Scale(
     writes=3_000,
     engine_keys=(1_000, 100_000),
     engine_commands=500_000,
+    engine_turns=3,
     growth_pairs=10_000_000,
     growth_turns=2,
 )
@@ -101,6 +103,7 @@ QUICK = Scale(
     writes=60,
     engine_keys=(10,),
     engine_commands=500,
+    engine_turns=2,
     growth_pairs=5_000,
     growth_turns=1,
 )

@@ -33,7 +33,7 @@ def engines(scale: Scale, directory: str) -> Outcome:
         subjects = _subjects(jobs, program)
         if program:
             _check_floor(jobs, program)
-        turns = Turns(list(subjects.values()), scale.turns)
+        turns = Turns(list(subjects.values()), scale.engine_turns)
         rows += _rows(turns, scale, 26 * keys, list(subjects))
     return Outcome(rows, remarks=remarks)
 
