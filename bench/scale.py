@@ -77,7 +77,7 @@ FULL = Scale(
     engine_commands=500_000,
     engine_turns=3,
     growth_pairs=10_000_000,
-    growth_turns=2,
+    growth_turns=1,
 )
 
 QUICK = Scale(

@@ -43,6 +43,13 @@ class Served:
         os.rename(path, os.path.join(self.jobs, f"{name}.job"))
         return name
 
+    def drop_again(self, name: str) -> str:
+        """Put a job there under another name too, to be run once more; return that name."""
+        self._dropped += 1
+        other = f"job{self._dropped}"
+        os.link(os.path.join(self.jobs, f"{name}.job"), os.path.join(self.jobs, f"{other}.job"))
+        return other
+
     def await_output(self, name: str) -> None:
         """Come back when a job has put something out: it is at its commands then.
 
