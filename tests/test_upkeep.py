@@ -227,3 +227,25 @@ def test_a_repair_that_is_killed_at_any_step_can_be_done_again(
         kept = b"".join(data for name, data in contents(directory).items() if ".cut" in name)
         for name in names[2:]:
             assert everything[name] in kept
+
+
+@pytest.mark.parametrize("number", [b"0000000002.snapshot", b"0000000002.journal"])
+def test_what_cannot_be_opened_is_no_damage_and_is_not_cut(tmp_path: Path, number: bytes) -> None:
+    """A link in its place, say: when that is mended, everything is there."""
+    directory = tmp_path / "d"
+    with Store(directory) as store:
+        store.write({"a": "1"})
+        store.compact()
+        store.write({"b": "2"})
+    name = directory / number.decode()
+    name.rename(tmp_path / "elsewhere")
+    name.symlink_to(tmp_path / "elsewhere")
+    before = sorted(directory.iterdir())
+    with pytest.raises(DataUnusable, match="cannot be opened"):
+        upkeep.repair(directory)
+    assert sorted(directory.iterdir()) == before
+    name.unlink()
+    (tmp_path / "elsewhere").rename(name)
+    assert upkeep.repair(directory) is None
+    with Store(directory) as store:
+        assert store.items() == [(b"a", b"1"), (b"b", b"2")]

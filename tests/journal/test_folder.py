@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import DataDamaged, DataUnusable, DirectoryInUse
+from kvs.errors import DataUnusable, DirectoryInUse
 from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder
 from kvs.journal.form import Kind
@@ -108,15 +108,15 @@ def test_a_directory_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_called_as_a_segment_but_is_no_file_is_damage(tmp_path: Path) -> None:
+def test_what_is_called_as_a_segment_but_is_no_file_cannot_be_opened(tmp_path: Path) -> None:
     (put(tmp_path / "d", {}) / "0000000001.journal").mkdir()
-    with Folder(tmp_path / "d") as folder, pytest.raises(DataDamaged) as told:
+    with Folder(tmp_path / "d") as folder, pytest.raises(DataUnusable) as told:
         folder.open_file(Kind.JOURNAL, 1)
     assert told.value.reason == "it cannot be opened: it is no regular file"
     (tmp_path / "d" / "0000000001.journal").rmdir()
     (tmp_path / "elsewhere").write_bytes(Made().data)
     (tmp_path / "d" / "0000000001.journal").symlink_to(tmp_path / "elsewhere")
-    with Folder(tmp_path / "d") as folder, pytest.raises(DataDamaged) as told:
+    with Folder(tmp_path / "d") as folder, pytest.raises(DataUnusable) as told:
         folder.open_file(Kind.JOURNAL, 1)
     assert told.value.reason == "it cannot be opened: Too many levels of symbolic links"
 

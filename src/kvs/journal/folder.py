@@ -4,7 +4,7 @@ import os
 from types import TracebackType
 from typing import Self
 
-from kvs.errors import DataDamaged, DataUnusable, cause, shown
+from kvs.errors import DataUnusable, cause, shown
 from kvs.files import clear_leftovers, open_directory, open_regular
 from kvs.journal import form
 from kvs.journal.disk import Disk
@@ -139,16 +139,14 @@ class Folder:
         """Open a file for reading; return the descriptor.
 
         Raises:
-            DataDamaged: it cannot be opened.
+            DataUnusable: it cannot be opened, which says nothing of what it holds.
 
         """
         name = file_name(kind, number)
         try:
             return open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, self.descriptor)
         except OSError as error:
-            raise DataDamaged(
-                self.shown(name), 0, f"it cannot be opened: {cause(error)}"
-            ) from error
+            raise DataUnusable(self.shown(name), f"it cannot be opened: {cause(error)}") from error
 
     def begin(self, disk: Disk, store: bytes) -> Segment:
         """Make the first segment of a new store with the mark `store`.
