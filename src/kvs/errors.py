@@ -322,7 +322,7 @@ class JournalFailed(KvsError):
 
     directory: str
     revision: int
-    """The last one that is as durable as was asked for."""
+    """The last one that is as durable as was asked for, and that was in its place for sure."""
     reason: str
 
     def __str__(self) -> str:

@@ -4,18 +4,21 @@ import errno
 import os
 import re
 import resource
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import kvs
 from kvs import cli
+from kvs.settings import DataSettings
 from kvs.wire import frames
 from tests.cli.test_serve import serving
 from tests.faults.conftest import Mount
 from tests.journal.disks import Fault, put_in
 from tests.server.raw import Client
-from tests.tools import SECONDS, Ended, Start, content, told, write_jobs
+from tests.tools import HOUR, SECONDS, Ended, Start, content, end, started, told, until, write_jobs
 from tests.tools import kvs as program
 
 FULL = "No space left on device"
@@ -193,3 +196,77 @@ def test_a_sync_that_fails_at_the_very_end_is_told(
     _, err = capfd.readouterr()
     assert len(err.splitlines()) == 2
     assert failed(data, "Input/output error", Ended(status, b"", err.encode())) == 0
+
+
+SEGMENT = "0000000001.journal"
+
+
+def _replaced(data: Path) -> None:
+    data.rename(data.with_name("elsewhere"))
+    shutil.copytree(data.with_name("elsewhere"), data)
+
+
+def _segment_replaced(data: Path) -> None:
+    shutil.copy(data / SEGMENT, data / "copy")
+    (data / "copy").rename(data / SEGMENT)
+
+
+TAKEN_AWAY: list[tuple[Callable[[Path], object], str]] = [
+    (shutil.rmtree, "the directory"),
+    (lambda data: data.rename(data.with_name("elsewhere")), "the directory"),
+    (_replaced, "the directory"),
+    (lambda data: (data / SEGMENT).unlink(), SEGMENT),
+    (_segment_replaced, SEGMENT),
+]
+
+
+@pytest.mark.parametrize(("take_away", "what"), TAKEN_AWAY)
+@pytest.mark.parametrize("fsync", ["always", "never"])
+def test_a_store_whose_files_are_taken_away_tells_nothing_more(
+    tmp_path: Path, take_away: Callable[[Path], object], what: str, fsync: str
+) -> None:
+    """Without anybody who writes, and when it is closed before it has looked again."""
+    for idle in (True, False):
+        data = tmp_path / f"{idle}"
+        store = kvs.Store(data, DataSettings(fsync))
+        store.write({"a": "1"})
+        take_away(data)
+        if idle:
+            until(lambda: store.failure)  # noqa: B023
+            with pytest.raises(kvs.JournalFailed):
+                store.write({"a": "2"})
+        with pytest.raises(kvs.JournalFailed) as failed:
+            store.close()
+        assert failed.value.reason == f"{what} was removed, renamed or replaced"
+        shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+
+
+def test_a_directory_is_known_wherever_the_program_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with kvs.Store("d") as store:
+        store.write({"a": "1"})
+        monkeypatch.chdir("/")
+
+
+def test_a_run_whose_directory_is_removed_stops_and_says_so(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\nREAD [a]\n" + HOUR})
+    data = tmp_path / "d"
+    with started("run", "--quiet", jobs, "--data", data) as process:
+        until(lambda: content(jobs / "a.out").startswith(b"[(a,1)]\n"))
+        shutil.rmtree(data)
+        failed(data, "the directory was removed, renamed or replaced", end(process))
+
+
+def test_a_server_whose_directory_is_removed_ends_its_sessions_and_itself(tmp_path: Path) -> None:
+    data = tmp_path / "d"
+    with serving("--data", str(data), "--log-level", "error") as server:
+        watcher = Client(server, "w").connected()
+        watcher.subscribe(b"k")
+        shutil.rmtree(data)
+        _, log = server.process.communicate(timeout=SECONDS)
+        ended = Ended(server.process.returncode, b"", log)
+        assert failed(data, "the directory was removed, renamed or replaced", ended) == 0
+        assert watcher.at_end("resp")
+        assert len(ended.lines) == 1

@@ -20,6 +20,8 @@ class Folder:
 
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         self.path = os.fsencode(path)
+        self._place = os.path.abspath(self.path)
+        """Where it is, for a process that changes its own directory, too."""
 
     def __enter__(self) -> Self:
         """Open the directory.
@@ -148,6 +150,18 @@ class Folder:
         except OSError as error:
             raise DataUnusable(self.shown(name), f"it cannot be opened: {cause(error)}") from error
 
+    def gone(self, segment: Segment) -> str | None:
+        """Return what is no more where it was, this directory or `segment`; None if both are.
+
+        What cannot be looked at is taken for there. Any thread may call it.
+        """
+        name = file_name(Kind.JOURNAL, segment.number)
+        if not _stands_at(self._place, None, self.descriptor):
+            return "the directory"
+        if not _stands_at(name, self.descriptor, segment.file):
+            return name.decode()
+        return None
+
     def begin(self, disk: Disk, store: bytes) -> Segment:
         """Make the first segment of a new store with the mark `store`.
 
@@ -197,3 +211,13 @@ class Folder:
                     raise DataUnusable(
                         self.shown(name), f"cannot remove it: {cause(error)}"
                     ) from error
+
+
+def _stands_at(path: bytes, directory: int | None, opened: int) -> bool:
+    """Tell whether what was opened is still what `path` leads to."""
+    try:
+        return os.path.samestat(os.stat(path, dir_fd=directory), os.fstat(opened))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # no right to look there, say
+        return True

@@ -8,6 +8,8 @@ Laws:
 - What is durable is told only after it is: by `wait`, by `after`, and by what was added with it.
 - When a write or a sync fails, that is the end: memory has run ahead of the disk, and after a
   failed fsync(2) nobody knows what the disk has. Nothing is tried again, nothing more is told.
+- So it is when the directory, or the segment, is not where it was any more: what goes into a file
+  without a name is on no disk for anybody. That is looked at every `LOOK_SECONDS`.
 """
 
 import contextlib
@@ -23,6 +25,9 @@ from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind
 from kvs.settings import DataSettings
+
+LOOK_SECONDS = 1.0
+"""So often the thread that writes looks whether what it writes is still where it was."""
 
 Call = Callable[[], None]
 FailureCall = Callable[[JournalFailed], None]
@@ -64,6 +69,10 @@ class Segment:
     chain: int
     """The last checksum in it."""
     size: int
+
+
+class _Gone(Exception):
+    """What is written is not where it was any more."""
 
 
 class Log:
@@ -108,6 +117,11 @@ class Log:
         """How many bytes of groups were written since it was opened."""
         self.on_written: Call = lambda: None
         """Called by the thread that writes, after each group."""
+        self.gone: Callable[[Segment], str | None] = lambda _: None
+        """Called by it now and then: what is not where it was any more, None if all is."""
+        self._looked_at = time.monotonic()
+        self._seen_revision = revision
+        """The last one that was written when all was where it was."""
         self._writer = Thread(target=self._write, name="kvs-journal", daemon=True)
 
     def start(self) -> None:
@@ -253,9 +267,14 @@ class Log:
     def _write(self) -> None:
         try:
             while self._wait_for_work():
+                if time.monotonic() >= self._looked_at + LOOK_SECONDS:
+                    self._look()
                 self._write_what_waits()
             if self._fsync is not Fsync.NEVER:
                 self._sync()
+            self._look()
+        except _Gone as gone:
+            self._fail(str(gone), self._seen_revision)
         except OSError as error:
             self._fail(cause(error))
         except MemoryError:
@@ -265,13 +284,27 @@ class Log:
             raise
 
     def _wait_for_work(self) -> bool:
-        """Wait until something waits, or is to be synced; return whether to go on."""
+        """Wait until something waits, or is to be synced or looked at; return whether to go on."""
         with self._changed:
-            seconds = None
+            until = self._looked_at + LOOK_SECONDS
             if self._unsynced_since is not None:
-                seconds = max(0.0, self._unsynced_since + self._interval - time.monotonic())
+                until = min(until, self._unsynced_since + self._interval)
+            seconds = max(0.0, until - time.monotonic())
             self._changed.wait_for(lambda: self._waiting or self._closing, seconds)
             return bool(self._waiting) or not self._closing
+
+    def _look(self) -> None:
+        """See that what is written is where it was.
+
+        Raises:
+            _Gone: it is not.
+
+        """
+        what = self.gone(self._segment)
+        if what is not None:
+            raise _Gone(f"{what} was removed, renamed or replaced")
+        self._looked_at = time.monotonic()
+        self._seen_revision = self._written_revision
 
     def _write_what_waits(self) -> None:
         group: list[_Added] = []
@@ -342,9 +375,11 @@ class Log:
         _, size, chain = form.decode_head(first)
         self._segment = Segment(file, number, chain, size)
 
-    def _fail(self, reason: str) -> None:
-        # With an interval, what was told is not yet as durable as it should have become.
-        kept = self._synced_revision if self._fsync is Fsync.INTERVAL else self._safe_revision
+    def _fail(self, reason: str, kept: int | None = None) -> None:
+        """Make an end; what comes after the revision `kept`, or what was not safe, is not kept."""
+        if kept is None:
+            # With an interval, what was told is not yet as durable as it should have become.
+            kept = self._synced_revision if self._fsync is Fsync.INTERVAL else self._safe_revision
         with self._changed:
             self._failure = JournalFailed(self._shown, kept, reason)
             self._waiting.clear()
