@@ -154,7 +154,6 @@ def test_whatever_is_wrong_with_a_segment_it_is_cut_there(tmp_path: Path) -> Non
         assert kept == (None if lost else damage)
         assert contents(directory)[f"{third.name}.cut"] == third.data
     repaired(directory, files(first, third), 2)
-    repaired(directory, files(second, third), 0)
     repaired(directory, {**everything, first.name: b"nonsense"}, 0)
     repaired(directory, {**everything, first.name: first.data + b"nonsense"}, 2)
 
@@ -164,14 +163,66 @@ def test_a_damaged_snapshot_cannot_be_repaired(tmp_path: Path) -> None:
     data = flipped(snapshot.data, snapshot.ends[0] + 1)
     put(tmp_path / "d", {snapshot.name: data, **files(Made(number=3, revision=4))})
     before = contents(tmp_path / "d")
-    with pytest.raises(DataUnusable) as told:
+    with pytest.raises(DataDamaged) as told:
         upkeep.repair(tmp_path / "d")
     assert str(told.value) == (
-        f"{tmp_path}/d/{snapshot.name}: what stands there is no header of a group (at byte "
-        f"{snapshot.ends[0]}); all that follows depends on it, so nothing can be cut: begin a new "
-        "data directory with 'kvs restore' from a backup"
+        f"{tmp_path}/d/{snapshot.name}: at byte {snapshot.ends[0]}: what stands there is no header "
+        "of a group; nothing was loaded or changed (nothing goes on without it: begin a new data "
+        "directory with 'kvs restore' from a backup)"
     )
     assert contents(tmp_path / "d") == before
+
+
+def test_a_damaged_snapshot_is_put_aside_if_what_is_older_is_whole(tmp_path: Path) -> None:
+    first, second, third = made()
+    older = Made("snapshot", 2, 2).group(b"WRITE [(a,1)(b,2)]\n", 0).group(b"# end 2\n", 0)
+    snapshot = Made("snapshot", 3, 3).group(b"WRITE [(a,1)(b,2)(c,3)]\n", 0)
+    damaged = {snapshot.name: snapshot.data}
+    for others in (files(first, second, third), files(older, second, third)):
+        put(tmp_path / "d", {**damaged, **others})
+        cut = upkeep.repair(tmp_path / "d")
+        assert cut is not None
+        assert (cut.revision, cut.lost_up_to, cut.bytes) == (4, None, len(snapshot.data))
+        assert cut.kept == [f"{tmp_path}/d/{snapshot.name}.cut"]
+        assert contents(tmp_path / "d") == {f"{snapshot.name}.cut": snapshot.data, **others}
+        with Store(tmp_path / "d") as store:
+            assert [key for key, _ in store.items()] == [b"a", b"b", b"c", b"d"]
+    put(tmp_path / "d", {**damaged, **files(second, third)})
+    before = contents(tmp_path / "d")
+    with pytest.raises(DataDamaged) as told:
+        upkeep.repair(tmp_path / "d")
+    assert told.value.file == f"{tmp_path}/d/{snapshot.name}"
+    assert contents(tmp_path / "d") == before
+
+
+@pytest.mark.parametrize("segment", [2, 3])
+def test_what_lacks_its_beginning_is_not_cut(tmp_path: Path, segment: int) -> None:
+    """The snapshot from which it goes on was removed, say: put back, it makes all whole."""
+    put(tmp_path / "d", files(*made()[segment - 1 :]))
+    before = contents(tmp_path / "d")
+    with pytest.raises(DataDamaged) as told:
+        upkeep.repair(tmp_path / "d")
+    assert f"missing, or else 000000000{segment}.snapshot" in str(told.value)
+    assert contents(tmp_path / "d") == before
+
+
+def test_what_was_lost_is_told_from_what_proves_itself(tmp_path: Path) -> None:
+    first, second, third = made()
+
+    def lost_up_to(damaged: Files) -> int | None:
+        cut = upkeep.repair(put(tmp_path / "d", damaged))
+        assert cut is not None
+        return cut.lost_up_to
+
+    assert lost_up_to(files(first, second.next())) == 3  # from a head alone
+    wrong = second.data.replace(b"003 000000000014", b"903 000000000014")
+    assert wrong != second.data
+    assert lost_up_to({**files(first), second.name: wrong}) == 2
+    assert lost_up_to({**files(first, third), second.name: wrong}) == 4
+    long = Made().group(b"WRITE [(a,1)]\n", 1).group(b"#" + b"x" * (upkeep.BLOCK - 200) + b"\n", 0)
+    long.group(b"WRITE [(b,1)]\n", 1)
+    at = long.ends[0] + 83
+    assert lost_up_to({long.name: flipped(long.data, at)}) == 2  # a header across two blocks
 
 
 def test_no_repair_while_a_store_is_open(tmp_path: Path) -> None:

@@ -308,11 +308,13 @@ class DataDamaged(KvsError):
     offset: int
     """Where, in bytes from the start of the file."""
     reason: str
+    advice: str = "'kvs repair --cut' keeps what comes before it"
+    """What can be done."""
 
     def __str__(self) -> str:
         return (
             f"{self.file}: at byte {self.offset}: {self.reason}; nothing was loaded or changed "
-            "('kvs repair --cut' keeps what comes before it)"
+            f"({self.advice})"
         )
 
 

@@ -5,7 +5,6 @@ For one thread. Each locks the directory against changes, or sees that nobody is
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder
 from kvs.journal.form import Head, Kind, file_name
 from kvs.journal.progress import Jobs
-from kvs.journal.recovery import Found, Reader
+from kvs.journal.recovery import START_ANEW, Found, Reader
 from kvs.language.results import listing
 from kvs.persistence import EngineTarget
 from kvs.progress import ShowProgress, show_nobody
@@ -71,21 +70,23 @@ class Cut:
     bytes: int
     """How much was cut off, over all files."""
     kept: list[str]
-    """The files that hold it now."""
+    """The files that hold it now; none if what was damaged was not there."""
     revision: int
     """At which the store is now."""
-    lost_up_to: int
-    """The last revision that can be made out in what was cut off."""
+    lost_up_to: int | None
+    """The last revision that can be made out in what was cut off; None if nothing was lost."""
 
 
 def repair(path: Path, progress: ShowProgress = show_nobody) -> Cut | None:
     """Cut the journal at its first damage, and keep what is cut off in files beside it.
 
-    Returns None if nothing is damaged.
+    A damaged snapshot is put aside, if the files before it are still there, and whole. Returns None
+    if nothing is damaged.
 
     Raises:
-        DataUnusable: it is no data directory, or cannot be read or changed; or the damage is in a
-            snapshot, without which the rest is nothing.
+        DataDamaged: a snapshot is damaged, or with everything before it missing, without which the
+            rest is nothing; nothing was changed.
+        DataUnusable: it is no data directory, or cannot be read or changed.
         DirectoryInUse: a process is at work there.
 
     """
@@ -97,14 +98,12 @@ def repair(path: Path, progress: ShowProgress = show_nobody) -> Cut | None:
             reader.read()
         except DataDamaged as damage:
             kind, number = reader.at
-            if kind is Kind.SNAPSHOT:
-                reason = f"{damage.reason} (at byte {damage.offset})"
-                raise DataUnusable(
-                    damage.file,
-                    f"{reason}; all that follows depends on it, so nothing can be cut: begin a new "
-                    "data directory with 'kvs restore' from a backup",
-                ) from damage
             try:
+                if kind is Kind.SNAPSHOT:
+                    found = _found_before(folder, number, damage, progress)
+                    return _Repair(folder, found, damage, number).put_aside()
+                if number == 1 and number not in folder.numbers()[Kind.JOURNAL]:
+                    raise
                 return _Repair(folder, reader.found, damage, number).cut()
             except OSError as error:
                 reason = f"cannot repair it: {cause(error)}"
@@ -129,8 +128,19 @@ def _reader(folder: Folder, engine: Engine, progress: ShowProgress) -> Reader:
     return Reader(folder, EngineTarget(engine), Jobs().take_in, progress)
 
 
+def _found_before(
+    folder: Folder, number: int, damage: DataDamaged, progress: ShowProgress
+) -> Found:
+    """Return what there is without the snapshot of this number, which is damaged."""
+    try:
+        return _reader(folder, new_engine(), progress).read(before=number)
+    except DataDamaged:
+        damage.advice = f"nothing goes on without it: {START_ANEW}"
+        raise damage from None
+
+
 class _Repair:
-    """One cut: at the damage in the segment `number`, or where that is missing."""
+    """One repair of the damage in the file `number`, or where that is missing."""
 
     def __init__(self, folder: Folder, found: Found, damage: DataDamaged, number: int) -> None:
         self._folder = folder
@@ -142,14 +152,21 @@ class _Repair:
         self._kept: list[str] = []
         self._lost_up_to = found.revision
 
+    def put_aside(self) -> Cut:
+        """Take a snapshot away; what is older, and what follows, are as good without it."""
+        name = file_name(Kind.SNAPSHOT, self._number)
+        self._save(name, 0)
+        self._disk.remove(name)
+        return self._done(None)
+
     def cut(self) -> Cut:
         """Save what follows the damage, then take it away, the last file first."""
         segments = self._folder.numbers()[Kind.JOURNAL]
         later = [each for each in segments if each > self._number]
         if self._number in segments:
-            self._save(self._number, self._damage.offset)
+            self._save(file_name(Kind.JOURNAL, self._number), self._damage.offset)
         for each in later:
-            self._save(each, 0)
+            self._save(file_name(Kind.JOURNAL, each), 0)
         for each in reversed(later):
             self._disk.remove(file_name(Kind.JOURNAL, each))
         if self._damage.offset:
@@ -158,6 +175,9 @@ class _Repair:
             self._disk.close(file)
         else:
             self._begin_again()
+        return self._done(self._lost_up_to)
+
+    def _done(self, lost_up_to: int | None) -> Cut:
         return Cut(
             self._damage.file,
             self._damage.offset,
@@ -165,7 +185,7 @@ class _Repair:
             self._bytes,
             self._kept,
             self._found.revision,
-            self._lost_up_to,
+            lost_up_to,
         )
 
     def _begin_again(self) -> None:
@@ -175,18 +195,17 @@ class _Repair:
         head = Head(Kind.JOURNAL, self._number, found.revision, store, found.chain)
         self._disk.close(self._disk.create(head.name, head.encode()))
 
-    def _save(self, number: int, offset: int) -> None:
-        """Copy a segment from `offset` on, durably, into a file that is not there yet."""
-        name = file_name(Kind.JOURNAL, number)
+    def _save(self, name: bytes, offset: int) -> None:
+        """Copy a file from `offset` on, durably, into one that is not there yet."""
         source = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, self._folder.descriptor)
         try:
+            self._look_for_revisions(source)
             draft = Replacement(self._folder.descriptor, self._free_name(name))
             try:
                 while block := os.pread(source, BLOCK, offset):
                     write_all(draft.file, block)
                     offset += len(block)
                     self._bytes += len(block)
-                    self._look_for_revisions(block)
                 os.fsync(draft.file)
             except OSError:
                 draft.discard()
@@ -204,7 +223,18 @@ class _Repair:
             free = b"%b%b%d" % (name, CUT, count)
         return free
 
-    def _look_for_revisions(self, block: bytes) -> None:
-        """See how far the headers in what is cut off went: a guess, as they may be damaged."""
-        for after in re.findall(rb"# group [0-9]{20} ([0-9]{20}) ", block):
-            self._lost_up_to = max(self._lost_up_to, int(after))
+    def _look_for_revisions(self, segment: int) -> None:
+        """See how far the head, and the headers, of a segment go that prove themselves.
+
+        Where one does not, the next is proved by the checksum that stands there.
+        """
+        chain = 0
+        with open(segment, "rb", closefd=False) as lines:
+            for line in lines:
+                with contextlib.suppress(form.NotAHead):
+                    head, _, chain = form.decode_head(line)
+                    self._lost_up_to = max(self._lost_up_to, head.revision)
+                if header := form.decode_header(chain, line):
+                    self._lost_up_to = max(self._lost_up_to, header[0].after)
+                stated = form.stated_checksum(line)
+                chain = chain if stated is None else stated

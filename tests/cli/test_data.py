@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
-from tests.journal.journals import Made, contents, files, put
+from tests.journal.journals import Files, Made, contents, files, put
 from tests.tools import (
     HOUR,
     content,
@@ -91,8 +91,8 @@ def test_what_is_damaged_is_refused_with_what_to_do(
     assert ended.status == 1
     assert one_line(ended) == (
         f"kvs {command}: {damaged}/0000000001.journal: at byte {segments()[0].ends[0]}: a group "
-        "does not match its checksum; nothing was loaded or changed ('kvs repair --cut' keeps what "
-        "comes before it)"
+        "does not match its checksum; nothing was loaded or changed (nothing comes before it: "
+        "begin a new data directory with 'kvs restore' from a backup)"
     )
     assert contents(damaged) == before
     assert [path.name for path in jobs.iterdir()] == ["a.job"]
@@ -107,19 +107,51 @@ def test_repair_cuts_only_when_told_to_and_says_what_was_lost(damaged: Path) -> 
     ended = kvs("repair", "--cut", damaged)
     first, second = segments()
     cut = len(first.data) - first.ends[0] + len(second.data)
-    assert (ended.status, ended.stderr) == (0, b"")
+    assert (ended.status, ended.stderr) == (1, b"")
     assert ended.stdout.decode() == (
         f"{damaged}/0000000001.journal: at byte {first.ends[0]}: a group does not match its "
         f"checksum\ncut there: {cut} bytes were taken away, and are kept in "
         f"{damaged}/0000000001.journal.cut, {damaged}/0000000002.journal.cut\n"
-        f"{damaged}: at revision 0; lost is what followed, up to revision 3 as far as can be made "
-        "out\n"
+        f"{damaged}: at revision 0; nothing is left, lost is everything, up to revision 3 as far "
+        "as can be made out\n"
     )
     ended = kvs("repair", "--cut", damaged)
     assert (ended.status, ended.stdout.decode()) == (
         0,
         f"{damaged}: nothing is damaged, and nothing was cut\n",
     )
+
+
+def test_repair_says_what_it_has_done_in_every_case(data: Path) -> None:
+    first, second = segments()
+    pairs = b"WRITE [(a,2)(b,1)]\n"
+    snapshot = Made("snapshot", 2, 2).group(pairs, 0).group(b"# end 2\n", 0)
+
+    def told(damaged: Files) -> tuple[int, list[str]]:
+        put(data, damaged)
+        ended = kvs("repair", data, "--cut")
+        assert ended.stderr == b""
+        return ended.status, ended.stdout.decode().replace(f"{data}/", "").splitlines()[1:]
+
+    broken = snapshot.data[:-1]
+    assert told({**files(first, second), snapshot.name: broken}) == (0, [
+        f"put aside: {len(broken)} bytes were taken away, and are kept in {snapshot.name}.cut",
+        f"{data}: at revision 3; nothing is lost: what is older than the snapshot was still there",
+    ])  # fmt: skip
+    assert told(files(snapshot)) == (0, [
+        "nothing of it was there to be kept; it begins anew, empty",
+        f"{data}: at revision 2; lost is what followed; how much that was cannot be made out",
+    ])  # fmt: skip
+    assert told({first.name: first.data[:40]}) == (1, [
+        f"cut there: 40 bytes were taken away, and are kept in {first.name}.cut",
+        f"{data}: at revision 0; nothing is left, lost is everything; how much that was cannot be "
+        "made out",
+    ])  # fmt: skip
+    last = second.data[:-2] + b"~\n"
+    assert told({**files(first), second.name: last}) == (0, [
+        f"cut there: {len(last) - 83} bytes were taken away, and are kept in {second.name}.cut",
+        f"{data}: at revision 2; lost is what followed, up to revision 3 as far as can be made out",
+    ])  # fmt: skip
 
 
 def test_dump_writes_what_restore_takes(data: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def damage(directory: Path) -> tuple[str, int, str]:
     assert contents(directory) == before
     assert str(error) == (
         f"{error.file}: at byte {error.offset}: {error.reason}; nothing was loaded or changed "
-        "('kvs repair --cut' keeps what comes before it)"
+        f"({error.advice})"
     )
     parent, name = os.path.split(error.file)
     assert parent == str(directory)

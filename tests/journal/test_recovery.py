@@ -158,27 +158,76 @@ def test_zeros_behind_the_last_segment_are_dropped_and_told_behind_others_refuse
 def test_a_missing_segment_is_told(tmp_path: Path, missing: str) -> None:
     made = {**files(*history()[:2]), **files(history()[1].next().group(b"DELETE [a]\n", 1))}
     del made[missing]
-    assert damage(put(tmp_path / "d", made)) == (
-        missing, 0, "this segment of the journal is missing",
-    )  # fmt: skip
+    reason = "this segment of the journal is missing"
+    if missing == "0000000001.journal":
+        reason += ", or else 0000000002.snapshot"
+    assert damage(put(tmp_path / "d", made)) == (missing, 0, reason)
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "told", "other"),
     [
-        ("0000000003.snapshot", "0000000001.journal"),
-        ("0000000003.journal", "0000000003.journal"),
+        ("0000000003.snapshot", "0000000001.journal", ", or else 0000000003.snapshot"),
+        ("0000000003.journal", "0000000003.journal", ""),
     ],
 )
 def test_what_goes_on_from_a_snapshot_is_nothing_without_it_nor_it_without_that(
-    tmp_path: Path, missing: str, told: str
+    tmp_path: Path, missing: str, told: str, other: str
 ) -> None:
     made = after_the_snapshot()
     del made[missing]
     reason = "this segment of the journal is missing"
-    assert damage(put(tmp_path / "d", made)) == (told, 0, reason)
+    assert damage(put(tmp_path / "d", made)) == (told, 0, reason + other)
     put(tmp_path / "d", files(history()[2]))
     assert damage(tmp_path / "d") == ("0000000003.journal", 0, reason)
+
+
+ANEW = "begin a new data directory with 'kvs restore' from a backup"
+CUT = "'kvs repair --cut' keeps what comes before it"
+
+
+@pytest.mark.parametrize(
+    ("missing", "damaged", "advice"),
+    [
+        ("", (3, 100), CUT),
+        ("", (0, 200), CUT),
+        ("", (0, 100), f"nothing comes before it: {ANEW}"),
+        ("", (0, 20), f"nothing comes before it: {ANEW}"),
+        ("", (2, 100), "'kvs repair --cut' goes on without it, if what is older is whole"),
+        (
+            "0000000001.journal 0000000002.journal",
+            (2, 100),
+            f"all that follows depends on it: {ANEW}",
+        ),
+        ("0000000001.journal 0000000002.journal", (3, 100), CUT),
+        ("0000000003.journal", None, f"put it back; else {CUT}"),
+        ("0000000001.journal 0000000003.snapshot", None, f"put it back; else {ANEW}"),
+    ],
+)
+def test_what_is_advised_does_work(
+    tmp_path: Path, missing: str, damaged: tuple[int, int] | None, advice: str
+) -> None:
+    """That is, a repair keeps something, or refuses, as it says."""
+    made = files(*history())
+    if damaged is not None:
+        each = history()[damaged[0]]
+        made[each.name] = each.data[: damaged[1]] + b"~" + each.data[damaged[1] + 1 :]
+        if damaged[0] < 2:
+            del made["0000000003.snapshot"]
+    for name in missing.split():
+        del made[name]
+    with pytest.raises(DataDamaged) as told:
+        read(put(tmp_path / "d", made))
+    assert told.value.advice == advice
+    try:
+        cut = upkeep.repair(tmp_path / "d")
+    except DataDamaged:
+        assert ANEW in advice
+        assert contents(tmp_path / "d") == made
+    else:
+        assert cut is not None
+        assert (ANEW in advice) == (cut.revision == 0)
+        assert upkeep.check(tmp_path / "d").revision == cut.revision
 
 
 def test_segments_under_each_others_names_are_told(tmp_path: Path) -> None:

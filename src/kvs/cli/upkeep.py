@@ -43,13 +43,23 @@ def repair(options: argparse.Namespace) -> int:
     if cut is None:
         put(f"{shown(options.directory)}: nothing is damaged, and nothing was cut")
         return 0
-    put(
-        f"{cut.file}: at byte {cut.offset}: {cut.reason}\n"
-        f"cut there: {cut.bytes} bytes were taken away, and are kept in {', '.join(cut.kept)}\n"
-        f"{shown(options.directory)}: at revision {cut.revision}; lost is what followed, up to "
-        f"revision {cut.lost_up_to} as far as can be made out"
-    )
-    return 0
+    put(f"{cut.file}: at byte {cut.offset}: {cut.reason}")
+    if cut.kept:
+        how = "put aside" if cut.lost_up_to is None else "cut there"
+        put(f"{how}: {cut.bytes} bytes were taken away, and are kept in {', '.join(cut.kept)}")
+    else:
+        put("nothing of it was there to be kept; it begins anew, empty")
+    put(f"{shown(options.directory)}: at revision {cut.revision}; {_lost(cut)}")
+    return int(cut.lost_up_to is not None and not cut.revision)
+
+
+def _lost(cut: upkeep.Cut) -> str:
+    if cut.lost_up_to is None:
+        return "nothing is lost: what is older than the snapshot was still there"
+    lost = "lost is what followed" if cut.revision else "nothing is left, lost is everything"
+    if cut.lost_up_to > cut.revision:
+        return f"{lost}, up to revision {cut.lost_up_to} as far as can be made out"
+    return f"{lost}; how much that was cannot be made out"
 
 
 def dump(options: argparse.Namespace) -> int:

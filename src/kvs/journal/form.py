@@ -165,6 +165,12 @@ def decode_header(chain: int, header: bytes) -> tuple[Header, int] | None:
     return Header(before, after, length, int(found[5], 16)), int(found[6], 16)
 
 
+def stated_checksum(line: bytes) -> int | None:
+    """Return the checksum that a header states, proved or not; None if it is no header."""
+    found = _GROUP.fullmatch(line)
+    return None if found is None else int(found[6], 16)
+
+
 def could_begin_header(start: bytes) -> bool:
     """Tell whether `start` may be how a header begins that was not written to its end."""
     return all(

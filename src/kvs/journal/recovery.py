@@ -21,6 +21,9 @@ from kvs.journal.folder import Folder
 from kvs.journal.form import Kind, file_name
 from kvs.journal.scan import Ending, Group, Scan
 
+START_ANEW = "begin a new data directory with 'kvs restore' from a backup"
+"""The advice where nothing can be kept."""
+
 
 class Target(Protocol):
     """What is filled with what a data directory holds."""
@@ -92,8 +95,10 @@ class Reader:
         """The file that was read last, or is missing."""
         self._done = self._all = 0
 
-    def read(self) -> Found:
+    def read(self, before: int | None = None) -> Found:
         """Read all that counts; return what was found. There must be some file.
+
+        With `before`, what counts is what would without snapshots from that number on.
 
         Raises:
             DataDamaged: something does not prove itself.
@@ -102,6 +107,29 @@ class Reader:
         """
         numbers = self._folder.numbers()
         snapshots, segments = numbers[Kind.SNAPSHOT], numbers[Kind.JOURNAL]
+        if before is not None:
+            snapshots = [number for number in snapshots if number < before]
+        try:
+            return self._read(snapshots, segments)
+        except DataDamaged as damage:
+            damage.advice = self._advice(snapshots, segments)
+            raise
+
+    def _advice(self, snapshots: list[int], segments: list[int]) -> str:
+        """Say what can be done about the damage in the file that was read last."""
+        kind, number = self.at
+        if kind is Kind.SNAPSHOT:
+            if min(snapshots[0], *segments, number) < number:
+                return "'kvs repair --cut' goes on without it, if what is older is whole"
+            return f"all that follows depends on it: {START_ANEW}"
+        is_missing = number not in segments
+        if snapshots or self.found.revision:
+            advice = "'kvs repair --cut' keeps what comes before it"
+        else:
+            advice = START_ANEW if is_missing else f"nothing comes before it: {START_ANEW}"
+        return f"put it back; else {advice}" if is_missing else advice
+
+    def _read(self, snapshots: list[int], segments: list[int]) -> Found:
         first = snapshots[-1] if snapshots else 1
         files = [(Kind.JOURNAL, number) for number in segments if number >= first]
         if snapshots:
@@ -131,7 +159,10 @@ class Reader:
         if number != expected:
             self.at = (Kind.JOURNAL, expected)
             name = self._folder.shown(file_name(Kind.JOURNAL, expected))
-            raise DataDamaged(name, 0, "this segment of the journal is missing")
+            reason = "this segment of the journal is missing"
+            if number is not None and self.found.snapshot is None and not self.found.segments:
+                reason += f", or else {file_name(Kind.SNAPSHOT, number).decode()}"
+            raise DataDamaged(name, 0, reason)
 
     def _read_snapshot(self, number: int) -> None:
         found = self.found
