@@ -156,7 +156,17 @@ class Store(CoreStore):
             StoreNotEmpty: it is kept in a data directory, and there were changes before.
 
         """
-        pairs = load(os.fsencode(path))
+        return self.begin_with(load(os.fsencode(path)))
+
+    def begin_with(self, pairs: dict[bytes, bytes]) -> int:
+        """Replace everything by the `pairs` of a backup, as one change; return its revision.
+
+        They are as `kvs.snapshot.read.load` returns them, and the caller's no more.
+
+        Raises:
+            StoreNotEmpty: it is kept in a data directory, and there were changes before.
+
+        """
         if self._data is not None:
             if self._engine.revision:
                 raise StoreNotEmpty(self._data.shown)

@@ -182,6 +182,18 @@ def test_restore_refuses_what_is_no_backup(tmp_path: Path) -> None:
     assert one_line(ended) == (
         f"kvs restore: {tmp_path}/none.bck: cannot read the backup: No such file or directory"
     )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_backup_that_is_refused_makes_no_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "x.bck").write_bytes(b"(a, 1)\nnonsense\n")
+    jobs = write_jobs(tmp_path / "jobs", {"a": "SHOW\n"})
+    for backup, status in (("x.bck", 1), ("none.bck", 2)):
+        for command in (("run", jobs), ("serve", jobs, "1", "1", tmp_path / "fifo")):
+            ended = kvs(*command, "--data", tmp_path / "new", "--restore", tmp_path / backup)
+            assert (ended.status, backup in one_line(ended)) == (status, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.bck", "jobs"}
+    assert [path.name for path in jobs.iterdir()] == ["a.job"]
 
 
 def test_compact_says_what_has_become_of_it(data: Path) -> None:

@@ -1,6 +1,7 @@
 """Data directories on the command line: opened for a run or a server."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, shown
 from kvs.library import Store
 from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
+from kvs.snapshot.read import load
 
 if TYPE_CHECKING:
     from kvs.journal.recovery import Torn
@@ -30,20 +32,29 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
     """
     if options.data is None:
         _refuse_without_data(options)
-        store = Store()
-    else:
-        fsync = options.fsync or DataSettings.fsync
-        interval = options.fsync_interval or DataSettings.fsync_interval
-        with as_usage(), shown_progress() as progress:
-            store = Store(options.data, DataSettings(fsync, interval), progress=progress)
-        _tell_what_was_found(store, options.data, tell)
+    pairs = None
     if options.restore is not None:
+        with as_usage():
+            pairs = load(os.fsencode(options.restore))  # before a data directory is made
+    store = _opened(options, tell)
+    if pairs is not None:
         try:
             with as_usage():
-                store.restore(options.restore)
+                store.begin_with(pairs)
         except BaseException:
             store.close()
             raise
+    return store
+
+
+def _opened(options: argparse.Namespace, tell: Callable[[str], None]) -> Store:
+    if options.data is None:
+        return Store()
+    fsync = options.fsync or DataSettings.fsync
+    interval = options.fsync_interval or DataSettings.fsync_interval
+    with as_usage(), shown_progress() as progress:
+        store = Store(options.data, DataSettings(fsync, interval), progress=progress)
+    _tell_what_was_found(store, options.data, tell)
     return store
 
 

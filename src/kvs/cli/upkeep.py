@@ -1,6 +1,7 @@
 """Looking after data directories: ``kvs check``, ``repair``, ``dump``, ``compact``, ``restore``."""
 
 import argparse
+import os
 
 from kvs import upkeep
 from kvs.cli.data import as_usage, shown_progress, torn_end
@@ -8,6 +9,7 @@ from kvs.cli.say import put, put_bytes, say
 from kvs.errors import DataDamaged, shown
 from kvs.journal.recovery import Found
 from kvs.library import Store
+from kvs.snapshot.read import load
 
 
 def check(options: argparse.Namespace) -> int:
@@ -89,7 +91,10 @@ def compact(options: argparse.Namespace) -> int:
 
 def restore(options: argparse.Namespace) -> int:
     """Carry out ``kvs restore``; return the exit status."""
-    with as_usage(), Store(options.directory) as store:
-        revision = store.restore(options.file)
-        say(f"{shown(options.directory)}: {len(store)} pairs, at revision {revision}")
+    with as_usage():
+        pairs = load(os.fsencode(options.file))  # before the directory is made
+        with Store(options.directory) as store:
+            revision = store.begin_with(pairs)
+            count = len(store)
+    say(f"{shown(options.directory)}: {count} pairs, at revision {revision}")
     return 0
