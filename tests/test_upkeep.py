@@ -166,9 +166,9 @@ def test_a_damaged_snapshot_cannot_be_repaired(tmp_path: Path) -> None:
     with pytest.raises(DataDamaged) as told:
         upkeep.repair(tmp_path / "d")
     assert str(told.value) == (
-        f"{tmp_path}/d/{snapshot.name}: at byte {snapshot.ends[0]}: what stands there is no header "
-        "of a group; nothing was loaded or changed (nothing goes on without it: begin a new data "
-        "directory with 'kvs restore' from a backup)"
+        f"{tmp_path}/d/{snapshot.name}: at byte {snapshot.ends[0]}: a line that begins with "
+        "'# group' should stand there; nothing was loaded or changed (nothing goes on without it: "
+        "begin a new data directory with 'kvs restore' from a backup)"
     )
     assert contents(tmp_path / "d") == before
 

@@ -162,7 +162,7 @@ def test_what_is_no_header_at_all_is_told_so() -> None:
     scan, _ = scanned(small().data + b"WRITE [(c,3)]\n")
     assert (scan.ending, scan.reason) == (
         Ending.DAMAGED,
-        "what stands there is no header of a group",
+        "a line that begins with '# group' should stand there",
     )
     flipped = bytearray(small().data)
     flipped[-2] ^= 1

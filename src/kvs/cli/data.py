@@ -69,18 +69,19 @@ def _tell_what_was_found(store: Store, path: str, tell: Callable[[str], None]) -
     if found is None:
         return
     if found.torn is not None:
-        tell(torn_end(found.torn) + ", and were dropped")
+        tell(torn_end(found.torn, "was dropped"))
     tell(
         f"{shown(path)}: at revision {found.revision}, {found.pairs} pairs; {found.commands} "
         f"commands of the journal were carried out again; {found.seconds:.3f} s"
     )
 
 
-def torn_end(torn: "Torn") -> str:
-    """Say what a crash had left half written."""
+def torn_end(torn: "Torn", fate: str) -> str:
+    """Say what a crash had left half written, and what becomes of it."""
+    size = "1 byte" if torn.bytes == 1 else f"{torn.bytes} bytes"
     return (
-        f"{torn.file}: {torn.reason}: the last {torn.bytes} bytes, from byte {torn.offset} on, "
-        "were never wholly written"
+        f"{torn.file}: {torn.reason}: what begins at byte {torn.offset} was never wholly written, "
+        f"and {fate} ({size})"
     )
 
 

@@ -21,7 +21,7 @@ def check(options: argparse.Namespace) -> int:
             put(f"{damage.file}: at byte {damage.offset}: {damage.reason}")
             return 1
     if found.torn is not None:
-        put(f"{torn_end(found.torn)}: the next start drops them")
+        put(torn_end(found.torn, "is dropped by the next start"))
     put(f"{shown(options.directory)}: {_sizes(found)}")
     return 0
 
@@ -79,7 +79,7 @@ def compact(options: argparse.Namespace) -> int:
         store = Store(options.directory, progress=progress)
     with store, as_usage():
         if store.recovered is not None and store.recovered.torn is not None:
-            say(f"kvs compact: {torn_end(store.recovered.torn)}, and were dropped")
+            say(f"kvs compact: {torn_end(store.recovered.torn, 'was dropped')}")
         written = store.compact()
     if written is not None:
         put(

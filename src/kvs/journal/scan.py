@@ -88,7 +88,7 @@ class Scan:
     def _judge_header(self, start: bytes) -> None:
         written = start.rstrip(b"\0")
         if not form.could_begin_header(written):
-            self._damaged("what stands there is no header of a group")
+            self._damaged("a line that begins with '# group' should stand there")
         elif len(start) < form.HEADER_BYTES and written == start:
             self._torn("the file ends within the header of a group")
         elif not written:
