@@ -455,6 +455,38 @@ def test_writers_go_on_while_the_child_is_at_work(
     assert read(tmp_path / "d")[1] == {b"k": b"49"}
 
 
+@pytest.mark.parametrize("fsync", ["interval", "never"])
+def test_writers_go_on_while_what_was_not_synced_is_before_a_compaction(
+    tmp_path: Path, gate: Gate, fsync: str
+) -> None:
+    with Store(tmp_path / "d", DataSettings(fsync, 3600)) as store:
+        store.write({"k": "1"})
+        with gate.shut(), in_background(store.compact):
+            gate.wait_until_held()
+            with in_background(lambda: store.write({"k": "2"})) as results:
+                until(lambda: results)
+            assert results == [2]
+            gate.open()
+    assert read(tmp_path / "d")[1] == {b"k": b"2"}
+
+
+def test_a_sync_that_fails_before_a_compaction_is_the_end_for_the_journal_too(
+    tmp_path: Path, fault: Fault
+) -> None:
+    store = Store(tmp_path / "d", DataSettings("never"))
+    store.write({"k": "1"})
+    fault.armed = True
+    with pytest.raises(SnapshotFailed) as told:
+        store.compact()
+    assert told.value.reason == "Input/output error"
+    fault.armed = False
+    assert until(lambda: store.failure)
+    for refused in (lambda: store.write({"k": "2"}), store.close):
+        with pytest.raises(JournalFailed) as failed:
+            refused()
+        assert failed.value.reason == "Input/output error"
+
+
 def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

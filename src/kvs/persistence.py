@@ -198,15 +198,16 @@ class Persistence:
             self.on_grown()
 
     def draft(self) -> Draft:
-        """Return what a new snapshot of everything becomes.
+        """Return what a new snapshot of everything becomes; the journal is synced before.
 
         Raises:
-            SnapshotFailed: its file cannot be made; or it might take all the space that the journal
-                needs to go on.
+            SnapshotFailed: its file cannot be made; the journal cannot be synced; or it might take
+                all the space that the journal needs to go on.
 
         """
         name = f"{self.shown}: compaction"
         try:
+            self.log.sync_ahead()
             free = os.fstatvfs(self._folder.descriptor)
         except OSError as error:
             raise SnapshotFailed(name, cause(error)) from error

@@ -108,9 +108,13 @@ class Gate:
         try:
             yield
         finally:
-            with self._changed:
-                self._shut = False
-                self._changed.notify_all()
+            self.open()
+
+    def open(self) -> None:
+        """Hold nobody any more."""
+        with self._changed:
+            self._shut = False
+            self._changed.notify_all()
 
     def wait_until_held(self) -> None:
         """Wait until somebody stands before it."""

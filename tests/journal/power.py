@@ -114,14 +114,17 @@ class Recorder(Disk):
             self._record.take()
 
     def sync(self, file: int) -> None:
+        with self._record.lock:  # another thread may append meanwhile
+            before = self._record.written.get(os.fstat(file).st_ino, b"")
         super().sync(file)
         with self._record.lock:
-            self._synced(file)
+            self._synced(file, before)
 
-    def _synced(self, file: int) -> None:
+    def _synced(self, file: int, data: bytes) -> None:
         inode = os.fstat(file).st_ino
-        if inode in self._record.written:
-            self._record.durable[inode] = self._record.written[inode]
+        durable = self._record.durable.get(inode)
+        if durable is not None and not durable.startswith(data):
+            self._record.durable[inode] = data
         self._record.take()
 
     def cut(self, file: int, size: int) -> None:
@@ -130,7 +133,8 @@ class Recorder(Disk):
             self._record.written[inode] = self._record.written[inode][:size]
             self._record.take()
             super().cut(file, size)
-            self._synced(file)
+            self._record.durable[inode] = self._record.written[inode]
+            self._record.take()
 
     def commit(self, draft: Replacement) -> None:
         with self._record.lock:

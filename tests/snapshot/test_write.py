@@ -3,7 +3,7 @@
 import os
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,27 @@ def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals
         assert int(ignored, 16) >> (number - 1) & 1
     assert not int(ignored, 16) >> (signal.SIGTERM - 1) & 1
     assert int(blocked, 16) == 0
+
+
+def test_a_child_syncs_as_it_goes_so_that_nobody_waits_long_for_its_data(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.snapshot.write.SYNC_BYTES", 1000)
+
+    def told(name: str, real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(file: int) -> None:
+            with open(tmp_path / "told", "a") as told:
+                told.write(f"{name} {os.fstat(file).st_size} ")
+            real(file)
+
+        return sync
+
+    for name in ("fdatasync", "fsync"):
+        monkeypatch.setattr(os, name, told(name, getattr(os, name)))
+    draft = Draft(directory, b"x.bck", "x.bck")
+    draft.fork(1, 1, lambda: [b"x" * 400] * 7)
+    assert draft.finish(commit=lambda _: None).bytes == 2800
+    assert (tmp_path / "told").read_text() == "fdatasync 1200 fdatasync 2400 fsync 2800 "
 
 
 def test_a_child_that_is_killed_is_reported_and_leaves_nothing(

@@ -111,6 +111,8 @@ class Log:
         self._safe_revision = revision
         self._afters: deque[tuple[int, Call]] = deque()
         self._closing = False
+        self._not_synced: OSError | None = None
+        """Why another thread could not sync."""
         self._failure: JournalFailed | None = None
         self._failure_calls: list[FailureCall] = []
         self.bytes = 0
@@ -206,6 +208,28 @@ class Log:
             self._changed.notify_all()
             return self._number
 
+    def sync_ahead(self) -> None:
+        """Sync most of what the thread that writes has not, so that it has little left to sync.
+
+        For who is about to begin a segment, and from any thread but that one, which goes on.
+
+        Raises:
+            OSError: it could not be synced, which is the end of the journal.
+
+        """
+        if self._fsync is Fsync.ALWAYS:
+            return
+        file = self._disk.open(form.file_name(Kind.JOURNAL, self._segment.number))
+        try:
+            self._disk.sync(file)
+        except OSError as error:
+            with self._changed:
+                self._not_synced = error
+                self._changed.notify_all()
+            raise
+        finally:
+            self._disk.close(file)
+
     def wait(self, added: int) -> None:
         """Wait until what had been added by then is safe.
 
@@ -290,7 +314,11 @@ class Log:
             if self._unsynced_since is not None:
                 until = min(until, self._unsynced_since + self._interval)
             seconds = max(0.0, until - time.monotonic())
-            self._changed.wait_for(lambda: self._waiting or self._closing, seconds)
+            self._changed.wait_for(
+                lambda: self._waiting or self._closing or self._not_synced, seconds
+            )
+            if self._not_synced is not None:
+                raise self._not_synced
             return bool(self._waiting) or not self._closing
 
     def _look(self) -> None:

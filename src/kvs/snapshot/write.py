@@ -20,6 +20,13 @@ from typing import NoReturn
 from kvs.errors import SnapshotFailed, SnapshotNotSynced, cause
 from kvs.files import NotSynced, Replacement, write_all
 
+SYNC_BYTES = 4 << 20
+"""So much does a child write, at most, before it syncs.
+
+On filesystems that order their data, ext4 for one, whoever syncs another file meanwhile waits for
+all of this one that has not reached the disk.
+"""
+
 _UNKNOWN = 255
 """The child's exit status for an error without a number."""
 
@@ -138,8 +145,13 @@ def _child(
     try:
         gc.disable()  # a collection would touch, and so copy, every page
         _forget_parent(file, mask)
+        unsynced = 0
         for block in blocks():
             write_all(file, block)
+            unsynced += len(block)
+            if unsynced >= SYNC_BYTES:
+                os.fdatasync(file)
+                unsynced = 0
         os.fsync(file)
         status = 0
     except MemoryError:
