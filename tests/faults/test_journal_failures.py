@@ -164,7 +164,7 @@ def test_a_run_whose_disk_breaks(
     number: int,
     step: str,
 ) -> None:
-    fault = Fault(step, number)
+    fault = Fault(step, number, spared=int("sync" in step))  # it syncs once when it is opened
     put_in(monkeypatch, fault)
     data = tmp_path / "d"
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(10) + "WAIT 1\n" + numbered(10)})
@@ -184,7 +184,7 @@ def test_a_run_whose_disk_breaks(
 def test_a_sync_that_fails_at_the_very_end_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fault = Fault()
+    fault = Fault(spared=1)
     put_in(monkeypatch, fault)
     data = tmp_path / "d"
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(3)})

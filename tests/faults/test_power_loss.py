@@ -15,9 +15,9 @@ from kvs.journal.disk import Disk
 from kvs.library import Store
 from kvs.persistence import Persistence
 from kvs.settings import DataSettings
-from tests.journal.journals import put
+from tests.journal.journals import Made, files, put
 from tests.journal.power import Record, Recorder
-from tests.journal.victims import pairs_at, write
+from tests.journal.victims import line, pairs_at, write
 
 
 @pytest.fixture(name="record")
@@ -96,6 +96,33 @@ def test_nothing_is_lost_when_a_torn_end_is_cut(tmp_path: Path, record: Record) 
     with Store(tmp_path / "d") as store:
         write(store, 3, acknowledge(record))
     assert check_every_moment(record, tmp_path / "left") == set(range(7))
+
+
+@pytest.mark.parametrize("at", ["append", "segment", "snapshot"])
+def test_what_a_killed_process_left_with_the_kernel_is_durable_before_it_is_told(
+    tmp_path: Path, record: Record, at: str
+) -> None:
+    """Killed when it had not yet synced a group, or the name of a segment, or of a snapshot."""
+    first = Made().group(b"".join(map(line, range(1, 4))), 3)
+    snapshot = Made("snapshot", 2, 3)
+    snapshot.group(b"WRITE [(k1,1)(k2,2)(k3,3)(last,3)]\n", 0).group(b"# end 4\n", 0)
+    left = {"append": [first], "segment": [first, first.next()]}.get(
+        at, [first, first.next(), snapshot]
+    )
+    directory = put(tmp_path / "d", files(*left))
+    for each in left:
+        inode = (directory / each.name).stat().st_ino
+        record.durable[inode] = record.written[inode] = each.data
+        if at == "append":
+            record.durable[inode] = each.data[: each.ends[0]]
+        if each is left[-1] and at != "append":
+            record.changes.append((each.name.encode(), inode))
+        else:
+            record.names[each.name.encode()] = inode
+    with Store(directory) as store:
+        acknowledge(record)(store.revision)
+        write(store, 2, acknowledge(record))
+    assert check_every_moment(record, tmp_path / "left") >= {3, 4, 5}
 
 
 @pytest.mark.parametrize("fsync", ["interval", "never"])

@@ -146,13 +146,21 @@ class Recorder(Disk):
             self._record.changes.append((draft.name, inode))
             self._record.take()
             super().commit(draft)
-            for name, changed in self._record.changes:
-                if changed is None:
-                    self._record.names.pop(name, None)
-                else:
-                    self._record.names[name] = changed
-            self._record.changes.clear()
-            self._record.take()
+            self._synced_names()
+
+    def _synced_names(self) -> None:
+        for name, changed in self._record.changes:
+            if changed is None:
+                self._record.names.pop(name, None)
+            else:
+                self._record.names[name] = changed
+        self._record.changes.clear()
+        self._record.take()
+
+    def sync_names(self) -> None:
+        with self._record.lock:
+            super().sync_names()
+            self._synced_names()
 
     def remove(self, name: bytes) -> None:
         with self._record.lock:

@@ -43,6 +43,10 @@ class Disk:
         """Make what was appended to `file` durable (fdatasync(2))."""
         os.fdatasync(file)
 
+    def sync_names(self) -> None:
+        """Make durable which names there are in the directory (fsync(2))."""
+        os.fsync(self.directory)
+
     def sync_parent(self) -> None:
         """Make the directory's own name durable, where its parent may be read (fsync(2))."""
         with contextlib.suppress(PermissionError):

@@ -183,8 +183,11 @@ class Folder:
     def go_on(self, disk: Disk, segment: int, chain: int, end: int) -> Segment:
         """Open a segment to go on at `end`, which has the checksum `chain`; cut off what follows.
 
+        All that was found is durable then, its names too: a process that was killed may have left
+        it with the kernel alone, and from now on it is told.
+
         Raises:
-            DataUnusable: it cannot be opened or cut.
+            DataUnusable: it cannot be opened, cut or synced.
 
         """
         name = file_name(Kind.JOURNAL, segment)
@@ -192,6 +195,9 @@ class Folder:
             file = disk.open(name)
             if os.fstat(file).st_size > end:
                 disk.cut(file, end)
+            else:
+                disk.sync(file)
+            disk.sync_names()
         except OSError as error:
             raise DataUnusable(self.shown(name), f"cannot go on in it: {cause(error)}") from error
         return Segment(file, segment, chain, end)
