@@ -12,6 +12,7 @@ from kvs.errors import DataDamaged, DataUnusable, DirectoryInUse
 from kvs.settings import DataSettings
 from tests.journal.disks import Kill, Stepping
 from tests.journal.journals import Files, Made, contents, files, put, read
+from tests.journal.power import Record, Recorder
 from tests.journal.victims import killed_at_every_step, pairs_at, write
 
 
@@ -278,6 +279,27 @@ def test_a_repair_that_is_killed_at_any_step_can_be_done_again(
         kept = b"".join(data for name, data in contents(directory).items() if ".cut" in name)
         for name in names[2:]:
             assert everything[name] in kept
+
+
+@pytest.mark.parametrize("damaged", ["0000000002.journal", "0000000003.snapshot"])
+def test_what_a_repair_takes_away_does_not_come_back_after_a_power_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    first, second, third = made()
+    snapshot = Made("snapshot", 3, 3).group(b"WRITE [(a,1)(b,2)(c,3)]\n", 0)
+    contents_of_it = files(first, second, third)
+    contents_of_it[damaged] = {second.name: second.data[:-1], snapshot.name: snapshot.data}[damaged]
+    put(tmp_path / "d", contents_of_it)
+    record = Record()
+    for path in (tmp_path / "d").iterdir():
+        inode = path.stat().st_ino
+        record.names[path.name.encode()] = inode
+        record.written[inode] = record.durable[inode] = path.read_bytes()
+    monkeypatch.setattr("kvs.upkeep.Disk", lambda opened: Recorder(opened, record))
+    assert upkeep.repair(tmp_path / "d") is not None
+    record.close()
+    assert record.changes == []
+    assert sorted(name.decode() for name in record.names) == sorted(contents(tmp_path / "d"))
 
 
 @pytest.mark.parametrize("number", [b"0000000002.snapshot", b"0000000002.journal"])

@@ -157,6 +157,7 @@ class _Repair:
         name = file_name(Kind.SNAPSHOT, self._number)
         self._save(name, 0)
         self._disk.remove(name)
+        self._disk.sync_names()
         return self._done(None)
 
     def cut(self) -> Cut:
@@ -169,6 +170,7 @@ class _Repair:
             self._save(file_name(Kind.JOURNAL, each), 0)
         for each in reversed(later):
             self._disk.remove(file_name(Kind.JOURNAL, each))
+        self._disk.sync_names()  # before the damage is gone, by which one would go on here again
         if self._damage.offset:
             file = self._disk.open(file_name(Kind.JOURNAL, self._number))
             self._disk.cut(file, self._damage.offset)
