@@ -1,6 +1,7 @@
 """What every engine does: the commands' effects come out whole, in order, and once."""
 
 import threading
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from kvs.engine.boundary import Effects, Engine, Instant, Mark, Reason
 from kvs.engine.choice import COMPILED, PYTHON
+from kvs.language import results
 from tests.engine.engines import NewEngine, engine_called, run_to_the_end
 from tests.strategies import scripts
 
@@ -40,6 +42,35 @@ def test_the_recorded_lines_carried_out_again_give_the_same(
         run_to_the_end(again, each.lines)
         assert again.revision == each.revision
     assert again.items() == engine.items()
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_a_command_without_enough_memory_is_the_first_that_is_not_told_of(
+    monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Whoever goes on from there carries out none of those before it a second time."""
+    real, left = results.pairs_line, at
+
+    def pairs_line(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+        nonlocal left
+        if left == 0:
+            raise MemoryError
+        left -= 1
+        return real(pairs)
+
+    monkeypatch.setattr(results, "pairs_line", pairs_line)
+    writes = [b"WRITE [(a,%d)]\n" % number for number in range(3)]
+    engine = recording(engine_called(PYTHON))
+    script = b"READ [a]\n".join([*writes, b""])
+    ends = [*(script.index(write) + len(write) for write in writes), len(script)]
+    try:
+        engine.execute(script, 0, 65536, Mark(7, 1000))
+    except MemoryError:
+        assert at < len(writes)
+    [told] = engine.take_effects()
+    assert told.lines == b"".join(writes[: at + 1])
+    assert (told.count, told.offset) == (len(told.lines) // len(writes[0]), 1000 + ends[at])
+    assert told.output == b"".join(b"[(a,%d)]\n" % number for number in range(at))
 
 
 @given(scripts(), st.sampled_from([0, 1, 30, 65536]))

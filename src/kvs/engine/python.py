@@ -66,6 +66,7 @@ class PythonEngine:
         changes: list[KeyChange] = []
         lines: list[bytes] = []
         stopped_at = None
+        carried_out = None
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
                 kind = match.lastindex
@@ -118,7 +119,12 @@ class PythonEngine:
                     call.milliseconds = milliseconds
                     stopped_at = kind
                     break
+                carried_out = match
             call.came_to(match, stopped_at)
+        except MemoryError:
+            if carried_out is not None:
+                call.came_to(carried_out, None)  # what comes now is told with how far it came
+            raise
         finally:
             call.revision = self._revision = revision
             self._tell(call, changes, lines)
