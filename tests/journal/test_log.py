@@ -107,6 +107,18 @@ def test_a_long_segment_is_followed_by_another_that_goes_on_from_it(tmp_path: Pa
     assert found.segments == list(range(1, len(found.segments) + 1))
 
 
+def test_the_length_of_a_segment_is_that_of_its_file(tmp_path: Path) -> None:
+    """Of which, with a group for every change, headers are most."""
+    with opened(tmp_path / "d", settings=DataSettings("never", segment_bytes=10_000)) as log:
+        for number in range(1000):
+            log.add(write(number), 1)
+            log.wait(log.added)
+    *others, last = (len(data) for _, data in sorted(contents(tmp_path / "d").items()))
+    assert len(others) > 5
+    assert all(9_500 < size < 10_500 for size in others)
+    assert last < 10_500
+
+
 def test_a_segment_can_be_begun_at_any_time(tmp_path: Path) -> None:
     with opened(tmp_path / "d") as log:
         log.add(write(0), 1)

@@ -106,6 +106,7 @@ class Log:
         self._number = segment.number
         """Of the segment into which goes what is added now."""
         self._bytes_in_segment = segment.size
+        """What that segment has by now, and what waits for it, but for headers not written yet."""
         self._added = self._safe = 0
         """How many times `add` was called, and how many of those are as safe as is promised."""
         self._safe_revision = revision
@@ -269,7 +270,7 @@ class Log:
 
     def _begin_segment(self) -> None:
         self._number += 1
-        self._bytes_in_segment = 0
+        self._bytes_in_segment = form.HEAD_BYTES
         self._waiting.append(_NewSegment(self._number))
         self._added += 1
 
@@ -379,6 +380,8 @@ class Log:
         calls = [each.then for each in group if each.then is not None]
         with self._changed:
             self._waiting_bytes -= sum(len(each.text) for each in group)
+            if group and self._segment.number == self._number:
+                self._bytes_in_segment += form.HEADER_BYTES
             self._safe += count
             self._safe_revision = self._written_revision
             while self._afters and self._afters[0][0] <= self._safe:
