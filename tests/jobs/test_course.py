@@ -14,6 +14,7 @@ from kvs.jobs import job as job_module
 from kvs.jobs.course import begin
 from kvs.jobs.report import Report, State
 from kvs.jobs.run import Run
+from kvs.journal import progress
 from kvs.journal.progress import Jobs
 from kvs.library import Store
 from kvs.settings import DataSettings, Settings
@@ -282,6 +283,29 @@ def test_a_job_that_is_done_is_left_alone(tmp_path: Path) -> None:
     over = run(tmp_path / "data", jobs, resume=False)
     assert over.report.jobs[0].state is State.DONE
     assert over.report.revision > first.report.revision
+
+
+@pytest.mark.parametrize("text", ["WRITE [(a,1)]\n", "WRITE [(a,1)]\nREAD [a]\n"])
+def test_an_output_and_its_name_are_on_disk_before_its_job_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": text})
+    (jobs / "a.out").write_bytes(b"of an earlier run")
+    noted: list[object] = []
+    fsync, done = os.fsync, progress.done
+
+    def synced(file: int) -> None:
+        fsync(file)
+        noted.append(os.fstat(file).st_ino)
+
+    def is_done(number: int) -> bytes:
+        noted.append("done")
+        return done(number)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(progress, "done", is_done)
+    run(tmp_path / "data", jobs)
+    assert noted[-3:] == [(jobs / "a.out").stat().st_ino, jobs.stat().st_ino, "done"]
 
 
 def test_a_done_job_that_was_changed_is_run_again(tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ class Job:
         return output
 
     def _end(self, output: Output, course: Course) -> None:
-        """Note that it is done, with its output on disk."""
-        if self._store.syncs and output.size:
+        """Note that it is done, with its output on disk, even an empty one."""
+        if self._store.syncs:
             output.sync()
             self._directory.sync()
         course.done()
