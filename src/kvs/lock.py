@@ -6,9 +6,10 @@ import fcntl
 import os
 import re
 import time
+from types import TracebackType
 
 from kvs.errors import DirectoryInUse, cause, shown
-from kvs.files import open_regular
+from kvs.files import open_directory, open_regular
 
 LOCK = b".kvs.lock"
 """Holds the number of the process at work in the directory, and its flock(2)."""
@@ -112,6 +113,44 @@ class DirectoryLock:
         with contextlib.suppress(OSError):  # a full disk: it is locked all the same
             os.write(lock, b"%d\n" % os.getpid())
         return True
+
+
+class HeldDirectory:
+    """A directory that is held open by descriptor, up to `__exit__`, with a lock to be taken.
+
+    For who works in one: how it is entered, and locked, is his.
+    """
+
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path = os.fsencode(path)
+
+    def _open(self) -> None:
+        """Open it, not yet locked.
+
+        Raises:
+            OSError: it is no directory, or cannot be opened.
+
+        """
+        self.descriptor = open_directory(self.path)
+        self._lock = DirectoryLock(self.descriptor, self.path)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unlock and close the directory."""
+        self.unlock()
+        os.close(self.descriptor)
+
+    def unlock(self) -> None:
+        """Let others work here again; a second call does nothing."""
+        self._lock.release()
+
+    def shown(self, name: bytes) -> str:
+        """Return how a person is told of the file `name` here."""
+        return shown(os.path.join(self.path, name))
 
 
 def _owner(lock: int) -> int | None:

@@ -5,23 +5,22 @@ The directory is held open by descriptor, and every file in it is opened relativ
 
 import errno
 import os
-from types import TracebackType
 from typing import Self
 
 from kvs.errors import DirectoryUnusable, JobFailed, cause, shown
-from kvs.files import clear_leftovers, open_directory, open_regular
-from kvs.lock import LOCK, DirectoryLock
+from kvs.files import clear_leftovers, open_regular
+from kvs.lock import LOCK, HeldDirectory
 
 JOB = b".job"
 OUTPUT = b".out"
 BACKUP = b".bck"
 
 
-class JobsDirectory:
+class JobsDirectory(HeldDirectory):
     """A jobs directory, open from `__enter__` to `__exit__`. Thread-safe while it is open."""
 
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
-        self.path = os.fsencode(path)
+        super().__init__(path)
         self._not_locked: str | None = "its directory was not locked"
         """Why an output may not be opened as long as there is no lock."""
 
@@ -33,21 +32,10 @@ class JobsDirectory:
 
         """
         try:
-            self.descriptor = open_directory(self.path)
+            self._open()
         except OSError as error:
             raise DirectoryUnusable(shown(self.path), cause(error)) from error
-        self._lock = DirectoryLock(self.descriptor, self.path)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Unlock and close the directory."""
-        self.unlock()
-        os.close(self.descriptor)
 
     def lock(self) -> None:
         """Make this process the only one at work here, and clear away what a crash left.
@@ -67,10 +55,6 @@ class JobsDirectory:
             reason = f"cannot lock it with {LOCK.decode()}: {cause(error)}"
             raise DirectoryUnusable(shown(self.path), reason) from error
 
-    def unlock(self) -> None:
-        """Let others work here again; a second call does nothing."""
-        self._lock.release()
-
     def names(self) -> list[bytes]:
         """Return the names of the jobs without their ``.job``, in byte order.
 
@@ -84,10 +68,6 @@ class JobsDirectory:
             raise DirectoryUnusable(shown(self.path), cause(error)) from error
         names = (os.fsencode(entry) for entry in entries)
         return sorted(name.removesuffix(JOB) for name in names if name.endswith(JOB))
-
-    def shown(self, name: bytes) -> str:
-        """Return how a person is told of the file `name` in this directory."""
-        return shown(os.path.join(self.path, name))
 
     def open_job(self, name: bytes) -> int:
         """Open the job `name`, following links, and return the descriptor.

@@ -1,25 +1,24 @@
 """The data directory: its lock, and the files in it."""
 
 import os
-from types import TracebackType
 from typing import Self
 
 from kvs.errors import DataUnusable, cause, shown
-from kvs.files import clear_leftovers, open_directory, open_regular
+from kvs.files import clear_leftovers, open_regular
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind, file_name, kind_and_number
 from kvs.journal.log import Segment
-from kvs.lock import LOCK, DirectoryLock
+from kvs.lock import LOCK, HeldDirectory
 
 OTHERS_MAY_WRITE = 0o022
 
 
-class Folder:
+class Folder(HeldDirectory):
     """A data directory, open from `__enter__` to `__exit__`. For one thread at a time."""
 
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
-        self.path = os.fsencode(path)
+        super().__init__(path)
         self._place = os.path.abspath(self.path)
         """Where it is, for a process that changes its own directory, too."""
 
@@ -31,26 +30,15 @@ class Folder:
 
         """
         try:
-            self.descriptor = open_directory(self.path)
+            self._open()
         except OSError as error:
             raise DataUnusable(shown(self.path), cause(error)) from error
-        self._lock = DirectoryLock(self.descriptor, self.path)
         found = os.fstat(self.descriptor)
         if found.st_uid != os.geteuid():
             self._refuse("it belongs to another user")
         if found.st_mode & OTHERS_MAY_WRITE:
             self._refuse("others may write there; take that away with 'chmod go-w'")
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Unlock and close the directory."""
-        self.unlock()
-        os.close(self.descriptor)
 
     def _refuse(self, reason: str) -> None:
         os.close(self.descriptor)
@@ -102,14 +90,6 @@ class Folder:
             raise DataUnusable(
                 shown(self.path), f"cannot look at its lock: {cause(error)}"
             ) from error
-
-    def unlock(self) -> None:
-        """Let others work here again; a second call does nothing."""
-        self._lock.release()
-
-    def shown(self, name: bytes) -> str:
-        """Return how a person is told of a file here."""
-        return shown(os.path.join(self.path, name))
 
     def numbers(self) -> dict[Kind, list[int]]:
         """Return the numbers of the files of each kind, ascending.
