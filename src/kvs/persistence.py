@@ -132,7 +132,7 @@ class Persistence:
         """Called by the journal's thread when the journal is to be compacted."""
         self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
         self.log.on_written = self._written
-        self.log.gone = self._folder.gone
+        self.log.tampering = self._folder.tampering
         try:
             self.log.start()
         except DataUnusable:

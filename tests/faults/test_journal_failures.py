@@ -211,33 +211,42 @@ def _segment_replaced(data: Path) -> None:
     (data / "copy").rename(data / SEGMENT)
 
 
-TAKEN_AWAY: list[tuple[Callable[[Path], object], str]] = [
-    (shutil.rmtree, "the directory"),
-    (lambda data: data.rename(data.with_name("elsewhere")), "the directory"),
-    (_replaced, "the directory"),
-    (lambda data: (data / SEGMENT).unlink(), SEGMENT),
-    (_segment_replaced, SEGMENT),
+def _grown(data: Path) -> None:
+    with open(data / SEGMENT, "ab") as file:
+        file.write(b"WRITE [(mine,1)]\n")
+
+
+AWAY = "was removed, renamed or replaced"
+LENGTH = f"{SEGMENT} was made longer or shorter by somebody else"
+TAMPERING: list[tuple[Callable[[Path], object], str]] = [
+    (shutil.rmtree, f"the directory {AWAY}"),
+    (lambda data: data.rename(data.with_name("elsewhere")), f"the directory {AWAY}"),
+    (_replaced, f"the directory {AWAY}"),
+    (lambda data: (data / SEGMENT).unlink(), f"{SEGMENT} {AWAY}"),
+    (_segment_replaced, f"{SEGMENT} {AWAY}"),
+    (_grown, LENGTH),
+    (lambda data: os.truncate(data / SEGMENT, 100), LENGTH),
 ]
 
 
-@pytest.mark.parametrize(("take_away", "what"), TAKEN_AWAY)
+@pytest.mark.parametrize(("tamper", "reason"), TAMPERING)
 @pytest.mark.parametrize("fsync", ["always", "never"])
-def test_a_store_whose_files_are_taken_away_tells_nothing_more(
-    tmp_path: Path, take_away: Callable[[Path], object], what: str, fsync: str
+def test_a_store_whose_files_are_tampered_with_tells_nothing_more(
+    tmp_path: Path, tamper: Callable[[Path], object], reason: str, fsync: str
 ) -> None:
     """Without anybody who writes, and when it is closed before it has looked again."""
     for idle in (True, False):
         data = tmp_path / f"{idle}"
         store = kvs.Store(data, DataSettings(fsync))
         store.write({"a": "1"})
-        take_away(data)
+        tamper(data)
         if idle:
             until(lambda: store.failure)  # noqa: B023
             with pytest.raises(kvs.JournalFailed):
                 store.write({"a": "2"})
         with pytest.raises(kvs.JournalFailed) as failed:
             store.close()
-        assert failed.value.reason == f"{what} was removed, renamed or replaced"
+        assert failed.value.reason == reason
         shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
 
 

@@ -130,16 +130,18 @@ class Folder(HeldDirectory):
         except OSError as error:
             raise DataUnusable(self.shown(name), f"it cannot be opened: {cause(error)}") from error
 
-    def gone(self, segment: Segment) -> str | None:
-        """Return what is no more where it was, this directory or `segment`; None if both are.
+    def tampering(self, segment: Segment) -> str | None:
+        """Return what somebody did to this directory, or to `segment`; None if it was nothing.
 
-        What cannot be looked at is taken for there. Any thread may call it.
+        What cannot be looked at is taken for as it was. For the thread that writes.
         """
         name = file_name(Kind.JOURNAL, segment.number)
         if not _stands_at(self._place, None, self.descriptor):
-            return "the directory"
+            return "the directory was removed, renamed or replaced"
         if not _stands_at(name, self.descriptor, segment.file):
-            return name.decode()
+            return f"{name.decode()} was removed, renamed or replaced"
+        if os.fstat(segment.file).st_size != segment.size:
+            return f"{name.decode()} was made longer or shorter by somebody else"
         return None
 
     def begin(self, disk: Disk, store: bytes) -> Segment:

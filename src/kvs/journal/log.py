@@ -8,8 +8,9 @@ Laws:
 - What is durable is told only after it is: by `wait`, by `after`, and by what was added with it.
 - When a write or a sync fails, that is the end: memory has run ahead of the disk, and after a
   failed fsync(2) nobody knows what the disk has. Nothing is tried again, nothing more is told.
-- So it is when the directory, or the segment, is not where it was any more: what goes into a file
-  without a name is on no disk for anybody. That is looked at every `LOOK_SECONDS`.
+- So it is when the directory, or the segment, is not where it was any more, or not as long: what
+  goes into a file without a name, or behind what proves nothing, is lost to the next start. That is
+  looked at every `LOOK_SECONDS`.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from kvs.journal.form import Head, Kind
 from kvs.settings import DataSettings
 
 LOOK_SECONDS = 1.0
-"""So often the thread that writes looks whether what it writes is still where it was."""
+"""So often the thread that writes looks whether its files are where, and as, it left them."""
 
 Call = Callable[[], None]
 FailureCall = Callable[[JournalFailed], None]
@@ -71,8 +72,8 @@ class Segment:
     size: int
 
 
-class _Gone(Exception):
-    """What is written is not where it was any more."""
+class _Tampered(Exception):
+    """Somebody has done something to what is written; its text says what."""
 
 
 class Log:
@@ -120,11 +121,11 @@ class Log:
         """How many bytes of groups were written since it was opened."""
         self.on_written: Call = lambda: None
         """Called by the thread that writes, after each group."""
-        self.gone: Callable[[Segment], str | None] = lambda _: None
-        """Called by it now and then: what is not where it was any more, None if all is."""
+        self.tampering: Callable[[Segment], str | None] = lambda _: None
+        """Called by it now and then: what somebody did to the journal's files, None if nothing."""
         self._looked_at = time.monotonic()
         self._seen_revision = revision
-        """The last one that was written when all was where it was."""
+        """The last one that was written when all was as it should be."""
         self._writer = Thread(target=self._write, name="kvs-journal", daemon=True)
 
     def start(self) -> None:
@@ -298,8 +299,8 @@ class Log:
             if self._fsync is not Fsync.NEVER:
                 self._sync()
             self._look()
-        except _Gone as gone:
-            self._fail(str(gone), self._seen_revision)
+        except _Tampered as what:
+            self._fail(str(what), self._seen_revision)
         except OSError as error:
             self._fail(cause(error))
         except MemoryError:
@@ -323,15 +324,15 @@ class Log:
             return bool(self._waiting) or not self._closing
 
     def _look(self) -> None:
-        """See that what is written is where it was.
+        """See that what is written is where it was, and as it was left.
 
         Raises:
-            _Gone: it is not.
+            _Tampered: it is not.
 
         """
-        what = self.gone(self._segment)
+        what = self.tampering(self._segment)
         if what is not None:
-            raise _Gone(f"{what} was removed, renamed or replaced")
+            raise _Tampered(what)
         self._looked_at = time.monotonic()
         self._seen_revision = self._written_revision
 
