@@ -9,6 +9,7 @@ import pytest
 
 from kvs import Store, upkeep
 from kvs.errors import DataDamaged, DataUnusable, DirectoryInUse
+from kvs.journal.folder import Folder
 from kvs.settings import DataSettings
 from tests.journal.disks import Kill, Stepping
 from tests.journal.journals import Files, Made, contents, files, put, read
@@ -49,6 +50,23 @@ def test_dump_writes_the_pairs_as_show_does(tmp_path: Path) -> None:
     before = contents(tmp_path / "d")
     assert b"".join(upkeep.dump(tmp_path / "d")) == b"(a, 1)\n(b, 2)\n"
     assert contents(tmp_path / "d") == before
+
+
+@pytest.mark.parametrize("look", [upkeep.check, lambda *args: list(upkeep.dump(*args))])
+def test_who_comes_to_work_there_during_a_look_is_told_and_not_taken_for_damage(
+    tmp_path: Path, look: Callable[[Path, Callable[[int, int], None]], object]
+) -> None:
+    put(tmp_path / "d", files(*made()))
+    with Folder(tmp_path / "d") as folder:
+
+        def compacted(_done: int, _all: int) -> None:
+            second = tmp_path / "d" / made()[1].name
+            if second.exists():
+                folder.lock()
+                second.unlink()
+
+        with pytest.raises(DirectoryInUse):
+            look(tmp_path / "d", compacted)
 
 
 @pytest.mark.parametrize("act", [upkeep.check, upkeep.repair, lambda path: list(upkeep.dump(path))])

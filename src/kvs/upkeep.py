@@ -116,7 +116,11 @@ def _looked_at(path: Path) -> Iterator[Folder]:
     with Folder(path) as folder:
         folder.check_unlocked()
         _check_there(folder)
-        yield folder
+        try:
+            yield folder
+        except (DataDamaged, DataUnusable):
+            folder.check_unlocked()  # who has come to work there since has changed what was read
+            raise
 
 
 def _check_there(folder: Folder) -> None:
