@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,7 +171,9 @@ def came_to(data: Path, jobs: Path) -> int:
     found = jobs.stat()
 
     def look(known: Jobs) -> bytes:
-        offsets.extend(each.offset for each in known.in_directory(found.st_dev, found.st_ino))
+        offsets.extend(
+            each.offset for each in known.in_directory(os.statvfs(jobs).f_fsid, found.st_ino)
+        )
         return b""
 
     with reopened(data) as store:
@@ -217,7 +220,7 @@ def test_nothing_of_a_job_is_seen_before_the_journal_has_it(
         known = Jobs()
         for segment in (tmp_path / "data").glob("*.journal"):
             known.take_in(segment.read_bytes())
-        for job in known.in_directory(found.st_dev, found.st_ino):
+        for job in known.in_directory(os.statvfs(jobs).f_fsid, found.st_ino):
             told = b"".join(job.output)
             backups = text[: job.offset].count(b"BACKUP\n")
             looks.append((out, told.startswith(out) or job.done, snapshots <= backups))
@@ -343,6 +346,27 @@ def hurry(jobs: Path) -> None:
     found = path.stat()
     path.write_bytes(path.read_bytes().replace(b"3600000", b"0000001"))
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def test_a_job_is_known_when_its_device_has_another_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the machine, on some filesystems."""
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\n", "b": "WRITE [(b,1)]\n"})
+    run(tmp_path / "data", jobs)
+
+    class Moved:
+        def __init__(self, found: os.stat_result) -> None:
+            self.found = found
+            self.st_dev = found.st_dev + 1
+
+        def __getattr__(self, name: str) -> int:
+            return int(getattr(self.found, name))
+
+    moved = SimpleNamespace(fstat=lambda file: Moved(os.fstat(file)), fstatvfs=os.fstatvfs)
+    monkeypatch.setattr("kvs.jobs.course.os", moved)
+    states = [job.state for job in run(tmp_path / "data", jobs).report.jobs]
+    assert states == [State.DONE_BEFORE, State.DONE_BEFORE]
 
 
 def test_a_wait_that_was_cut_short_starts_again(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_file_is_still_the_same_by_what_it_is_and_when_done_by_size_and_time()
     assert job.is_still(VERSION)
     assert not job.is_still(VERSION._replace(inode=1))
     job.finished()
-    assert job.is_still(VERSION._replace(inode=1, device=2))
+    assert job.is_still(VERSION._replace(inode=1, filesystem=2))
     assert not job.is_still(VERSION._replace(size=47))
     assert not job.is_still(VERSION._replace(modified=1))
 

@@ -114,8 +114,8 @@ def begin(store: Store, directory: int, name: bytes, job: int, *, resume: bool) 
     if not store.is_kept:
         return None
     folder, file = os.fstat(directory), os.fstat(job)
-    place = Place(name, folder.st_dev, folder.st_ino)
-    version = Version(file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)
+    place = Place(name, filesystem(directory), folder.st_ino)
+    version = Version(filesystem(job), file.st_ino, file.st_size, file.st_mtime_ns)
     course: Course | None = None
 
     def note(jobs: Jobs) -> bytes:
@@ -136,6 +136,18 @@ def begin(store: Store, directory: int, name: bytes, job: int, *, resume: bool) 
     return course
 
 
+def filesystem(file: int) -> int:
+    """Return a number of the filesystem of an open file.
+
+    Where the system can tell, it is one that a restart of the machine does not change, as it may
+    change that of the device (statvfs(3), on ext4 and btrfs).
+    """
+    try:
+        return os.fstatvfs(file).f_fsid
+    except OSError:
+        return os.fstat(file).st_dev
+
+
 def forget_gone(store: Store, directory: int, names: Iterable[bytes]) -> None:
     """Let nothing be known any more of jobs of a directory that are not there, but for `names`."""
     if not store.is_kept:
@@ -144,7 +156,7 @@ def forget_gone(store: Store, directory: int, names: Iterable[bytes]) -> None:
     there = set(names)
 
     def note(jobs: Jobs) -> bytes:
-        known = jobs.in_directory(folder.st_dev, folder.st_ino)
+        known = jobs.in_directory(filesystem(directory), folder.st_ino)
         gone = [job for job in known if job.place.name not in there]
         for job in gone:
             jobs.forget(job)

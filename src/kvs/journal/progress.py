@@ -15,7 +15,7 @@ The lines, each of them a comment of the command language::
     # job 7 wrote 1
     # job 7 done
 
-A job is known by its name in hex, device and inode of its directory, and device, inode, size and
+A job is known by its name in hex, filesystem and inode of its directory, and those, size and
 time of change of its file, in nanoseconds. ``at``: it has carried out its first 123 bytes, and
 written 18 bytes since the note before, which follow, a line for each line of them. ``wrote``: its
 first snapshot is on disk. In a snapshot of the store ``from`` stands in the place of ``at``, with
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
     name: bytes
     """Without its ending."""
-    device: int
+    filesystem: int
     inode: int
     """Of the directory."""
 
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 class Version(NamedTuple):
     """What a job's file was when the job began."""
 
-    device: int
+    filesystem: int
     inode: int
     size: int
     modified: int
@@ -126,9 +126,9 @@ class Jobs:
         if self._by_place.get(job.place) is job:
             del self._by_place[job.place]
 
-    def in_directory(self, device: int, inode: int) -> list[Job]:
+    def in_directory(self, filesystem: int, inode: int) -> list[Job]:
         """Return the jobs that are known of a directory."""
-        return [job for place, job in self._by_place.items() if place[1:] == (device, inode)]
+        return [job for place, job in self._by_place.items() if place[1:] == (filesystem, inode)]
 
     def _add(self, job: Job) -> Job:
         before = self._by_place.get(job.place)
@@ -153,8 +153,8 @@ class Jobs:
         number, what, *rest = words
         if what == b"is":
             name, *numbers = rest
-            device, inode, *version = map(int, numbers)
-            place = Place(bytes.fromhex(name.decode().strip("-")), device, inode)
+            filesystem, inode, *version = map(int, numbers)
+            place = Place(bytes.fromhex(name.decode().strip("-")), filesystem, inode)
             self._add(Job(int(number), place, Version(*version), recovered=True))
         job = self._by_number.get(int(number))
         if job is None:  # another began in its place
@@ -185,7 +185,7 @@ class Jobs:
 
 def begun(job: Job) -> bytes:
     """Return the note that `job` begins."""
-    numbers = (job.place.device, job.place.inode, *job.version)
+    numbers = (job.place.filesystem, job.place.inode, *job.version)
     words = b" ".join(b"%d" % number for number in numbers)
     # A name may be empty, and a word of a note may not.
     return b"# job %d is %b %b\n" % (job.number, job.place.name.hex().encode() or b"-", words)
