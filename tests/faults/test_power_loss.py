@@ -15,22 +15,27 @@ from kvs.journal.disk import Disk
 from kvs.library import Store
 from kvs.persistence import Persistence
 from kvs.settings import DataSettings
-from tests.journal.journals import Made, files, put
+from tests.journal.journals import put
 from tests.journal.power import Record, Recorder
-from tests.journal.victims import line, pairs_at, write
+from tests.journal.victims import pairs_at, write
 
 
 @pytest.fixture(name="record")
 def _record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
     """Yield what takes down every step of the stores that are opened from now on."""
     record = Record()
+    taken_down(monkeypatch, record)
+    yield record
+    record.close()
+
+
+def taken_down(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
+    """Have every step of the stores that are opened from now on taken down in `record`."""
 
     def disk(directory: int) -> Disk:
         return Disk(directory) if record.over else Recorder(directory, record)
 
     monkeypatch.setattr("kvs.persistence.Persistence", partial(Persistence, disk=disk))
-    yield record
-    record.close()
 
 
 def acknowledge(record: Record) -> Callable[[int], None]:
@@ -98,31 +103,23 @@ def test_nothing_is_lost_when_a_torn_end_is_cut(tmp_path: Path, record: Record) 
     assert check_every_moment(record, tmp_path / "left") == set(range(7))
 
 
-@pytest.mark.parametrize("at", ["append", "segment", "snapshot"])
+@pytest.mark.parametrize("fsync", ["always", "never"])
 def test_what_a_killed_process_left_with_the_kernel_is_durable_before_it_is_told(
-    tmp_path: Path, record: Record, at: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Record, fsync: str
 ) -> None:
-    """Killed when it had not yet synced a group, or the name of a segment, or of a snapshot."""
-    first = Made().group(b"".join(map(line, range(1, 4))), 3)
-    snapshot = Made("snapshot", 2, 3)
-    snapshot.group(b"WRITE [(k1,1)(k2,2)(k3,3)(last,3)]\n", 0).group(b"# end 4\n", 0)
-    left = {"append": [first], "segment": [first, first.next()]}.get(
-        at, [first, first.next(), snapshot]
-    )
-    directory = put(tmp_path / "d", files(*left))
-    for each in left:
-        inode = (directory / each.name).stat().st_ino
-        record.durable[inode] = record.written[inode] = each.data
-        if at == "append":
-            record.durable[inode] = each.data[: each.ends[0]]
-        if each is left[-1] and at != "append":
-            record.changes.append((each.name.encode(), inode))
-        else:
-            record.names[each.name.encode()] = inode
-    with Store(directory) as store:
-        acknowledge(record)(store.revision)
-        write(store, 2, acknowledge(record))
-    assert check_every_moment(record, tmp_path / "left") >= {3, 4, 5}
+    """Killed at any moment, gone on with under `always`, and at any moment of that a power loss."""
+    with Store(tmp_path / "d", DataSettings(fsync, segment_bytes=250)) as store:
+        for count in (2, 3):
+            write(store, count)
+            store.compact()
+    for number, moment in enumerate(record.moments):
+        going_on = moment.killed(tmp_path / f"{number}")
+        taken_down(monkeypatch, going_on)
+        with Store(tmp_path / f"{number}", DataSettings(segment_bytes=250)) as store:
+            acknowledge(going_on)(store.revision)
+            write(store, 1, acknowledge(going_on))
+        check_every_moment(going_on, tmp_path / "left")
+        going_on.close()
 
 
 @pytest.mark.parametrize("fsync", ["interval", "never"])

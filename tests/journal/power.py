@@ -4,10 +4,12 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 
 from kvs.files import Replacement
 from kvs.journal.disk import Disk
+from tests.journal.journals import put
 
 PARTS = [(0, False), (0.01, False), (0.5, False), (0.99, False), (1, False), (0, True), (0.5, True)]
 """How much of what was not synced is there, and whether the rest is zeros."""
@@ -39,6 +41,35 @@ class Moment:
                     os.fsdecode(name): self._content(inode, some, zeros=zeros)
                     for name, inode in names.items()
                 }
+
+    def killed(self, directory: Path) -> "Record":
+        """Make `directory` what a process leaves that is killed now; return a record to go on with.
+
+        All that it did is there, with the kernel; what was not synced is still not.
+        """
+        names = dict(self.names)
+        for name, inode in self.changes:
+            if inode is None:
+                names.pop(name, None)
+            else:
+                names[name] = inode
+        put(directory, {os.fsdecode(name): self.written[inode] for name, inode in names.items()})
+        copies = {
+            inode: (directory / os.fsdecode(name)).stat().st_ino for name, inode in names.items()
+        }
+
+        def copy(inode: int) -> int:
+            return copies.get(inode, -inode)  # of what was removed there is none
+
+        return Record(
+            acknowledged=self.acknowledged,
+            durable={copy(inode): data for inode, data in self.durable.items()},
+            written={copy(inode): data for inode, data in self.written.items()},
+            names={name: copy(inode) for name, inode in self.names.items()},
+            changes=[
+                (name, None if inode is None else copy(inode)) for name, inode in self.changes
+            ],
+        )
 
     def _names(self) -> Iterator[Names]:
         """Yield the names after some first changes, and after some last ones."""
