@@ -48,6 +48,18 @@ def test_what_is_no_directory_or_not_there_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == "No such file or directory"
 
 
+def test_where_nobody_is_any_more_nothing_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for path in ("d", "."):
+        with pytest.raises(DataUnusable) as told, Folder(path):
+            pass
+        assert told.value.reason == "No such file or directory"
+
+
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
 def test_one_in_which_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     put(tmp_path / "d", files(Made()))

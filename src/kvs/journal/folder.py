@@ -17,11 +17,6 @@ OTHERS_MAY_WRITE = 0o022
 class Folder(HeldDirectory):
     """A data directory, open from `__enter__` to `__exit__`. For one thread at a time."""
 
-    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
-        super().__init__(path)
-        self._place = os.path.abspath(self.path)
-        """Where it is, for a process that changes its own directory, too."""
-
     def __enter__(self) -> Self:
         """Open the directory.
 
@@ -30,6 +25,7 @@ class Folder(HeldDirectory):
 
         """
         try:
+            self._place = os.path.abspath(self.path)  # for who changes his own directory
             self._open()
         except OSError as error:
             raise DataUnusable(shown(self.path), cause(error)) from error
