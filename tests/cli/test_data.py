@@ -196,6 +196,14 @@ def test_a_backup_that_is_refused_makes_no_data_directory(tmp_path: Path) -> Non
     assert [path.name for path in jobs.iterdir()] == ["a.job"]
 
 
+def test_a_jobs_directory_that_is_not_there_makes_no_data_directory(tmp_path: Path) -> None:
+    for command in (("run", tmp_path / "no"), ("serve", tmp_path / "no", "1", "1", tmp_path / "f")):
+        ended = kvs(*command, "--data", tmp_path / "new")
+        assert ended.status == 2
+        assert one_line(ended) == f"kvs {command[0]}: {tmp_path}/no: No such file or directory"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_compact_says_what_has_become_of_it(data: Path) -> None:
     size = sum(map(len, contents(data).values()))
     with open(data / "0000000002.journal", "ab") as file:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kvs.cli.say import UsageError
-from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, shown
+from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, cause, shown
+from kvs.files import open_directory
 from kvs.library import Store
 from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
@@ -32,10 +33,12 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
     """
     if options.data is None:
         _refuse_without_data(options)
+    # What may be refused is looked at before a data directory is made.
+    _check_jobs_directory(options.directory)
     pairs = None
     if options.restore is not None:
         with as_usage():
-            pairs = load(os.fsencode(options.restore))  # before a data directory is made
+            pairs = load(os.fsencode(options.restore))
     store = _opened(options, tell)
     if pairs is not None:
         try:
@@ -45,6 +48,13 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
             store.close()
             raise
     return store
+
+
+def _check_jobs_directory(path: str) -> None:
+    try:
+        os.close(open_directory(os.fsencode(path)))
+    except OSError as error:
+        raise UsageError(f"{shown(path)}: {cause(error)}") from error
 
 
 def _opened(options: argparse.Namespace, tell: Callable[[str], None]) -> Store:
