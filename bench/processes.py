@@ -11,12 +11,20 @@ from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from kvs.engine.choice import COMPILED, engine_name
+from kvs.engine.choice import PYTHON as PYTHON_ENGINE
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 PYTHON = sys.executable
 KVS = os.path.join(os.path.dirname(PYTHON), "kvs")
 """The command as it was installed beside this interpreter."""
+
+
+def engines_built() -> Sequence[str]:
+    """Return the names of the engines that are there."""
+    return (PYTHON_ENGINE, COMPILED) if engine_name() == COMPILED else (PYTHON_ENGINE,)
 
 
 def timed(command: Sequence[str], stdin: str = os.devnull) -> tuple[float, str]:

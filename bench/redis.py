@@ -108,6 +108,14 @@ class Connection:
         if found != data:
             raise RedisFailed(f"Redis answered {found!r}, not {data!r}")
 
+    def info(self, section: str) -> dict[str, str]:
+        """Return what the server tells of itself in a section of INFO."""
+        self.socket.sendall(encoded(b"INFO", section.encode()))
+        with self.socket.makefile("rb") as replies:
+            text = replies.read(int(replies.readline()[1:]) + len(b"\r\n"))
+        lines = (line.partition(":") for line in text.decode().splitlines())
+        return {name: value for name, separator, value in lines if separator}
+
     def subscribe(self, channel: bytes, before: int = 0) -> None:
         """Subscribe to a channel; this connection is to so many others `before`."""
         confirmed = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:%d\r\n"

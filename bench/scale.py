@@ -19,6 +19,8 @@ class Scale:
     commands: int
     """Commands in each file."""
     table_sizes: tuple[int, ...]
+    largest_table: int
+    """The size of one more, for fewer turns."""
     table_commands: int
     """Commands carried out on a table of each size."""
     pairs: int
@@ -59,6 +61,7 @@ FULL = Scale(
     files=make_jobs.FILES,
     commands=make_jobs.COMMANDS,
     table_sizes=(1_000, 10_000, 100_000, 1_000_000),
+    largest_table=10_000_000,
     table_commands=50_000,
     pairs=1_000_000,
     small_jobs=10_000,
@@ -69,13 +72,13 @@ FULL = Scale(
     many_changes=1_000,
     requests=5_000,
     connects=300,
-    busy_requests=100,
+    busy_requests=400,
     synced_commands=1_000,
     writers=(1, 10, 100),
     writes=3_000,
     engine_keys=(1_000, 100_000),
-    engine_commands=500_000,
-    engine_turns=3,
+    engine_commands=1_000_000,
+    engine_turns=5,
     growth_pairs=10_000_000,
     growth_turns=1,
 )
@@ -87,6 +90,7 @@ QUICK = Scale(
     files=2,
     commands=500,
     table_sizes=(100, 1_000),
+    largest_table=2_000,
     table_commands=500,
     pairs=20_000,
     small_jobs=50,

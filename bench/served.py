@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from bench.folders import short_folder
 from bench.processes import KVS
+from kvs.engine.choice import VARIABLE
 
 _WAIT_SECONDS = 300.0
 _LOOK_SECONDS = 0.01
@@ -115,10 +116,12 @@ class Served:
 
 
 @contextmanager
-def serving(threads: int = 1, data: str | None = None) -> Iterator[Served]:
+def serving(
+    threads: int = 1, data: str | None = None, engine: str | None = None
+) -> Iterator[Served]:
     """Start a server, in a folder of its own with a short path; end it where the block is left.
 
-    With `data` it keeps its store in that directory.
+    With `data` it keeps its store in that directory; with `engine` it has that one.
 
     Raises:
         ServerFailed: it does not start, or does not end in good order.
@@ -133,8 +136,11 @@ def serving(threads: int = 1, data: str | None = None) -> Iterator[Served]:
         ]  # fmt: skip
         if data is not None:
             command += ["--data", data]
+        environment = os.environ | ({} if engine is None else {VARIABLE: engine})
         with open(served.log, "wb") as log:
-            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+            server = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stderr=log, env=environment
+            )
         try:
             served.await_serving(server)
             yield served

@@ -5,8 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kvs.files import NotARegularFile, Replacement, clear_leftovers, open_directory, open_regular
+from kvs.files import (
+    NotARegularFile,
+    Replacement,
+    clear_leftovers,
+    open_directory,
+    open_regular,
+    write_all,
+)
 
 
 @pytest.fixture
@@ -26,6 +35,28 @@ def test_a_replacement_stands_under_its_name_only_when_committed(
     new.commit()
     assert (tmp_path / "x").read_text() == "new"
     assert os.listdir(tmp_path) == ["x"]
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=9), max_size=20),
+    copies=st.sampled_from([1, 200]),
+    most=st.integers(1, 50),
+)
+def test_all_pieces_are_written_in_order_however_few_bytes_are_taken(
+    pieces: list[bytes], copies: int, most: int
+) -> None:
+    written = bytearray()
+
+    def take_some(_file: int, buffers: list[memoryview]) -> int:
+        assert len(buffers) <= 1024
+        taken = b"".join(buffers)[:most]
+        written.extend(taken)
+        return len(taken)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", take_some)
+        write_all(-1, *pieces * copies)
+    assert written == b"".join(pieces * copies)
 
 
 def test_a_discarded_replacement_leaves_nothing(directory: int, tmp_path: Path) -> None:

@@ -1,78 +1,134 @@
-"""Both engines beside the floors in Python and in C++; and how a table grows."""
+"""Both engines beside the floors in Python and in C++, and Redis; and how a table grows."""
 
 import filecmp
 import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 
-from bench import floor, memory
-from bench.figures import Outcome, Row, duration, times
+from bench import floor, memory, redis
+from bench.figures import Goal, Outcome, Row, duration, times
 from bench.make_jobs import make_jobs
-from bench.processes import KVS, PYTHON, in_fresh_process, timed
+from bench.processes import KVS, PYTHON, engines_built, in_fresh_process, timed
+from bench.rows.run import fed, keys_left, requests_of
 from bench.scale import Scale
 from bench.turns import Subject, Turns
+from kvs.engine import choice
 from kvs.engine.boundary import Engine
-from kvs.engine.choice import COMPILED, VARIABLE, engine_name, new_engine
 from kvs.engine.python import PythonEngine
 
 _FLOOR_IN_CPP = os.path.join(os.path.dirname(floor.__file__), "floor.cpp")
 
 _NOT_BUILT = "The compiled engine was not built, and so not measured."
 
+_LOOP = "the loop of the floor"
+_CPP = "the floor in C++"
+_REDIS = "`redis-cli --pipe` into Redis"
+
+LOOP_GOALS = (10, 8)
+"""How many times as fast as the floor's loop one thread is to be, with few keys and with many."""
+THREADS_GOAL = 1.4
+"""How many times as fast as one thread two are to be."""
+REDIS_GOALS = {1: 4, 2: 7}
+"""How many times as fast as Redis so many threads are to be, with few keys."""
+
+LONGEST_GOAL = 0.005
+"""Seconds of the longest WRITE of one pair on the way to very many, at most."""
+
 
 def engines(scale: Scale, directory: str) -> Outcome:
-    """Measure ``kvs run`` with each engine on few keys and on many, beside both floors."""
+    """Measure ``kvs run`` with each engine on few keys and on many, beside what it is to beat."""
     rows: list[Row] = []
+    goals: list[Goal] = []
     remarks = [] if _compiled() else [_NOT_BUILT]
     program, why_none = _built_floor(directory)
-    remarks += [why_none] if why_none else []
-    for keys in scale.engine_keys:
+    why_no_redis = redis.missing()
+    remarks += [why for why in (why_none, why_no_redis) if why]
+    for keys, goal in zip(scale.engine_keys, LOOP_GOALS, strict=False):
         jobs = os.path.join(directory, f"jobs-{keys}")
         make_jobs(jobs, files=scale.files, commands=scale.engine_commands, keys=keys)
-        subjects = _subjects(jobs, program)
         if program:
             _check_floor(jobs, program)
-        turns = Turns(list(subjects.values()), scale.engine_turns)
-        rows += _rows(turns, scale, 26 * keys, list(subjects))
-    return Outcome(rows, remarks=remarks)
+        with ExitStack() as stack:
+            subjects = _subjects(jobs, program)
+            if why_no_redis is None:
+                server = stack.enter_context(redis.running(directory))
+                subjects[_REDIS] = _redis(server, jobs, scale)
+            turns = Turns(list(subjects.values()), scale.engine_turns)
+        rows += _rows(turns, scale, 26 * keys)
+        rows += _rows_of_python(jobs, scale, 26 * keys)
+        if _compiled():
+            goals += _goals(turns, 26 * keys, goal)
+    return Outcome(rows, goals, remarks)
 
 
 def _subjects(jobs: str, program: str | None) -> dict[str, Subject]:
-    def printed(name: str, command: list[str]) -> Subject:
-        return lambda: {name: float(timed(command)[1])}
-
-    subjects: dict[str, Subject] = {
-        "the loop of the floor": printed("the loop of the floor", [PYTHON, floor.__file__, jobs])
-    }
+    subjects = {_LOOP: _printed(_LOOP, [PYTHON, floor.__file__, jobs])}
     if program:
-        subjects["the floor in C++"] = printed("the floor in C++", [program, jobs])
-    for engine in ("python", COMPILED) if _compiled() else ("python",):
+        subjects[_CPP] = _printed(_CPP, [program, jobs])
+    if _compiled():
         for threads in (1, 2):
-            name = f"`kvs run --threads {threads}`, {engine} engine"
-            subjects[name] = _run(name, engine, threads, jobs)
+            subjects[_called(threads)] = _run(choice.COMPILED, threads, jobs)
     return subjects
 
 
-def _run(name: str, engine: str, threads: int, jobs: str) -> Subject:
-    command = [
-        "env",
-        f"{VARIABLE}={engine}",
-        KVS,
-        "run",
-        "--quiet",
-        "--threads",
-        str(threads),
-        jobs,
-    ]
-    return lambda: {name: timed(command)[0]}
+def _printed(name: str, command: list[str]) -> Subject:
+    return lambda: {name: float(timed(command)[1])}
 
 
-def _rows(turns: Turns, scale: Scale, keys: int, names: list[str]) -> Iterator[Row]:
-    for name in names:
-        ratio = f"{times(turns.ratio(name, names[0]))} the loop of the floor"
-        commands = f"{scale.files * scale.engine_commands:,} commands, {keys:,} keys"
-        yield Row(f"{name}, {commands}", turns.duration(name), "" if name == names[0] else ratio)
+def _redis(server: redis.Redis, jobs: str, scale: Scale) -> Subject:
+    left, requests = keys_left(jobs), requests_of(jobs)
+    commands = scale.files * scale.engine_commands
+    return lambda: {_REDIS: fed(server, requests, commands, left)}
+
+
+def _called(threads: int, engine: str = choice.COMPILED) -> str:
+    return f"`kvs run --threads {threads}`, {engine} engine"
+
+
+def _run(engine: str, threads: int, jobs: str) -> Subject:
+    options = ["--quiet", "--threads", str(threads)]
+    command = ["env", f"{choice.VARIABLE}={engine}", KVS, "run", *options, jobs]
+    return lambda: {_called(threads, engine): timed(command)[0]}
+
+
+def _rows(turns: Turns, scale: Scale, keys: int) -> Iterator[Row]:
+    what = f"{scale.files * scale.engine_commands:,} commands, {keys:,} keys"
+    for name in turns.figures:
+        ratios = ", ".join(
+            f"{times(turns.ratio(name, base))} {base}"
+            for base in (_LOOP, _CPP, _REDIS)
+            if base in turns.figures and base != name
+        )
+        yield Row(f"{name}, {what}", turns.duration(name), ratios)
+
+
+def _rows_of_python(jobs: str, scale: Scale, keys: int) -> Iterator[Row]:
+    """Measure the engine in Python, which takes so long that once must do."""
+    name = _called(1, choice.PYTHON)
+    subjects = [_printed(_LOOP, [PYTHON, floor.__file__, jobs]), _run(choice.PYTHON, 1, jobs)]
+    turns = Turns(subjects, 1)
+    what = f"{name}, {scale.files * scale.engine_commands:,} commands, {keys:,} keys"
+    yield Row(what, turns.duration(name), f"{times(turns.ratio(name, _LOOP))} {_LOOP}")
+
+
+def _goals(turns: Turns, keys: int, loop_goal: int) -> Iterator[Goal]:
+    one, two = _called(1), _called(2)
+
+    def faster(name: str, base: str, goal: float) -> Goal:
+        ratio = turns.ratio(base, name)
+        promise = f"{name}, {keys:,} keys: at least {goal} times as fast as {base}"
+        return Goal(promise, times(ratio), ratio >= goal)
+
+    yield faster(one, _LOOP, loop_goal)
+    yield faster(two, one, THREADS_GOAL)
+    if _CPP in turns.figures:
+        yield faster(one, _CPP, 1)
+    if _REDIS in turns.figures:
+        for threads, goal in REDIS_GOALS.items():
+            yield faster(_called(threads), _REDIS, goal)
 
 
 def _built_floor(directory: str) -> tuple[str | None, str | None]:
@@ -99,14 +155,17 @@ def _check_floor(jobs: str, program: str) -> None:
 
 def growth(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no files)
     """Measure how long one insert takes at most, on the way from none to very many pairs."""
-    rows = []
-    for name in ("python", COMPILED) if _compiled() else ("python",):
+    rows: list[Row] = []
+    goals: list[Goal] = []
+    for name in engines_built():
         turns = Turns(
-            [lambda name=name: in_fresh_process(_grown, name, scale.growth_pairs)],  # type: ignore[misc]
-            scale.growth_turns,
+            [partial(in_fresh_process, _grown, name, scale.growth_pairs)], scale.growth_turns
         )
         what = f"{name} engine, from none to {scale.growth_pairs:,} pairs (16 + 26 bytes)"
         longest = min(turns.figures["longest"])
+        if name == choice.COMPILED:
+            promise = f"{what}: no WRITE of one pair takes more than {duration(LONGEST_GOAL)}"
+            goals.append(Goal(promise, duration(longest), longest <= LONGEST_GOAL))
         rows += [
             Row(
                 f"{what}: the longest WRITE of one pair, in the turn where it was least",
@@ -115,11 +174,11 @@ def growth(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no 
             Row(f"{what}: a WRITE of one pair", turns.duration("mean")),
             Row(f"{what}: memory of a pair", f"{turns.median('bytes'):.0f} bytes"),
         ]
-    return Outcome(rows, remarks=[] if _compiled() else [_NOT_BUILT])
+    return Outcome(rows, goals, [] if _compiled() else [_NOT_BUILT])
 
 
 def _grown(name: str, pairs: int) -> Mapping[str, float]:
-    engine: Engine = PythonEngine() if name == "python" else new_engine()
+    engine: Engine = PythonEngine() if name == choice.PYTHON else choice.new_engine()
     before = memory.resident()
     longest = longest_work = 0.0
     began = time.perf_counter()
@@ -139,4 +198,4 @@ def _grown(name: str, pairs: int) -> Mapping[str, float]:
 
 
 def _compiled() -> bool:
-    return engine_name() == COMPILED
+    return choice.COMPILED in engines_built()

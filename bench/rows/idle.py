@@ -17,6 +17,9 @@ MANY = 100
 GOAL = 1.05
 """How much longer a job may take beside sessions that do nothing; less is noise."""
 
+_TIMES = 10
+"""So often the job has each command: a server tells its seconds to the millisecond."""
+
 
 @dataclass(frozen=True)
 class _Company:
@@ -41,8 +44,8 @@ _COMPANIES = (
 
 def idle_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs a short path)
     """Measure the same job on servers with no session, with one and with many, all idle."""
-    commands = scale.files * scale.commands
-    script = _script(commands)
+    commands = _TIMES * scale.files * scale.commands
+    script = _TIMES * _script(commands // _TIMES)
     with ExitStack() as stack:
         turns = Turns(
             [

@@ -71,7 +71,7 @@ def _in_redis(
     scale: Scale, directory: str, fsync: str, requests: str, keys: int
 ) -> Mapping[str, float]:
     with TemporaryDirectory(dir=directory) as data, redis.running(data, fsync) as server:
-        seconds = fed(server, requests, scale, keys)
+        seconds = fed(server, requests, scale.files * scale.commands, keys)
     return {f"redis {fsync}": seconds / (scale.files * scale.commands)}
 
 

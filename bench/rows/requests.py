@@ -4,31 +4,35 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from bench import redis
-from bench.figures import Outcome, Row, times
+from bench.figures import Goal, Outcome, Row, duration, times
 from bench.folders import short_folder
-from bench.processes import beside
+from bench.processes import beside, engines_built
 from bench.scale import Scale
 from bench.served import Served, ServerFailed, serving
 from bench.session import Session
 from bench.turns import Turns
+from kvs.engine.choice import COMPILED, PYTHON
 from kvs.wire import frames
 
 _AT_ONCE = 500
 """Requests in one write: these, and their replies, fit into the pipes."""
 
 _JOBS = 2
-_COMMANDS = 1_000_000
+_COMMANDS = {COMPILED: 1_000_000, PYTHON: 100_000}
 """Of a job."""
-_AGAIN = 80
+_AGAIN = 200
 """So often it is run again: the jobs must outlast the requests, and are stopped then."""
 
 _BETWEEN_SECONDS = 0.005
 """Jobs come to run between two requests. One after the other, they would mostly wait themselves."""
+
+_LATE = "99th of 100"
 
 _READ = b"READ [key]\n"
 _MISSING = b"[(key,KVSERROR)]\n"
@@ -149,30 +153,46 @@ def _echo(_talk: "Connection[Any, Any]", there: str, back: str) -> None:
 
 
 def busy(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs a short path)
-    """Measure READs of a session on an idle server, and while jobs run flat out."""
-    script = b"READ [hot]\n" + b"WRITE [(hot,value)]\n" * _COMMANDS
-    turns = Turns(
-        [lambda: _reads(scale, "idle", b""), lambda: _reads(scale, "busy", script)], scale.turns
-    )
-    what = "a session's READ of one key, from request to reply"
+    """Measure READs of a session on an idle server, and while jobs run flat out, on each engine."""
+    rows: list[Row] = []
+    goals = []
+    for engine in engines_built():
+        script = b"READ [hot]\n" + b"WRITE [(hot,value)]\n" * _COMMANDS[engine]
+        turns = Turns(
+            [
+                partial(_reads, scale, engine, "idle", b""),
+                partial(_reads, scale, engine, "busy", script),
+            ],
+            scale.turns,
+        )
+        rows += _busy_rows(turns, engine)
+        if engine == COMPILED:
+            goals = _busy_goals(turns)
+    return Outcome(rows, goals)
+
+
+def _busy_rows(turns: Turns, engine: str) -> Iterator[Row]:
+    what = f"a session's READ of one key, from request to reply, {engine} engine"
     slower = f"{times(turns.ratio('busy', 'idle'))} an idle server"
-    longest = f"{times(turns.ratio('busy longest', 'busy'))} the median"
-    return Outcome(
-        [
-            Row(f"{what}, on an idle server", turns.duration("idle")),
-            Row(f"{what}, while {_JOBS} jobs run flat out", turns.duration("busy"), slower),
-            Row(
-                f"the longest of {scale.busy_requests} of these",
-                turns.duration("busy longest"),
-                longest,
-            ),
-        ]
-    )
+    last = f"{times(turns.ratio('busy 99th', 'idle 99th'))} an idle server"
+    yield Row(f"{what}, on an idle server", turns.duration("idle"))
+    yield Row(f"the same, the {_LATE}", turns.duration("idle 99th"))
+    yield Row(f"{what}, while {_JOBS} jobs run flat out", turns.duration("busy"), slower)
+    yield Row(f"the same, the {_LATE}", turns.duration("busy 99th"), last)
 
 
-def _reads(scale: Scale, name: str, script: bytes) -> Mapping[str, float]:
+def _busy_goals(turns: Turns) -> list[Goal]:
+    def goal(what: str, name: str, most: float) -> Goal:
+        over = turns.median(f"busy{name}") - turns.median(f"idle{name}")
+        promise = f"{what} beside {_JOBS} busy jobs, compiled engine: {duration(most)} over idle"
+        return Goal(promise, f"{duration(over)} over idle", over <= most)
+
+    return [goal("a READ", "", 50e-6), goal(f"the {_LATE} READ", " 99th", 3e-3)]
+
+
+def _reads(scale: Scale, engine: str, name: str, script: bytes) -> Mapping[str, float]:
     """Time reads on a new server, which is ended under its jobs when that is done."""
-    with serving(threads=_JOBS) as served:
+    with serving(threads=_JOBS, engine=engine) as served:
         session = Session(served.registration, "s")
         jobs = [served.drop(script)] if script else []
         jobs += [served.drop_again(job) for job in jobs * _AGAIN]
@@ -187,4 +207,4 @@ def _reads(scale: Scale, name: str, script: bytes) -> Mapping[str, float]:
         if all(served.has_ended(job) is not None for job in jobs[-_JOBS:]) and jobs:
             raise ServerFailed("the jobs ended before the requests did: give them more commands")
         session.close()
-    return {name: median(seconds), f"{name} longest": max(seconds)}
+    return {name: median(seconds), f"{name} 99th": quantiles(seconds, n=100)[98]}

@@ -51,7 +51,8 @@ def _floor(jobs: str) -> Mapping[str, float]:
 
 def _redis(server: redis.Redis, jobs: str, scale: Scale, keys: int) -> Subject:
     requests = requests_of(jobs)
-    return lambda: {"redis": fed(server, requests, scale, keys)}
+    commands = scale.files * scale.commands
+    return lambda: {"redis": fed(server, requests, commands, keys)}
 
 
 def requests_of(jobs: str) -> str:
@@ -62,14 +63,14 @@ def requests_of(jobs: str) -> str:
     return requests
 
 
-def fed(server: redis.Redis, requests: str, scale: Scale, keys: int) -> float:
-    """Feed all commands to Redis, which then must have so many keys; return the seconds.
+def fed(server: redis.Redis, requests: str, commands: int, keys: int) -> float:
+    """Feed so many commands to Redis, which then must have so many keys; return the seconds.
 
     Raises:
         WrongOutput: it has more or fewer.
 
     """
-    seconds = server.feed(requests, scale.files * scale.commands)
+    seconds = server.feed(requests, commands)
     if server.keys() != keys:
         raise WrongOutput(f"Redis has {server.keys()} keys in the end, kvs {keys}")
     return seconds

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 
 from bench import floor
@@ -21,7 +21,7 @@ _FILL_AT_ONCE = 10_000
 
 def tables(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no files)
     """Measure the same number of commands on one thread, on full tables of each size."""
-    turns = in_fresh_process(_measured, scale)
+    turns = in_fresh_process(_measured, scale.table_sizes, scale.table_commands, scale.turns)
     smallest, largest = scale.table_sizes[0], scale.table_sizes[-1]
     grown = _growth(turns, "kvs", largest, smallest)
     floor_grown = _growth(turns, "floor", largest, smallest)
@@ -32,14 +32,19 @@ def tables(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no 
         f"{times(grown)}, on a bare dict {times(floor_grown)}",
         grown <= GOAL * floor_grown,
     )
-    return Outcome(list(_rows(turns, scale)), [goal])
+    rows = list(_rows(turns, scale.table_sizes, scale.table_commands))
+    # A very large one takes long to fill.
+    sizes = (smallest, scale.largest_table)
+    turns = in_fresh_process(_measured, sizes, scale.table_commands, scale.growth_turns)
+    rows += list(_rows(turns, sizes, scale.table_commands))[1:]
+    return Outcome(rows, [goal])
 
 
-def _rows(turns: Turns, scale: Scale) -> Iterator[Row]:
-    smallest = scale.table_sizes[0]
-    for keys in scale.table_sizes:
+def _rows(turns: Turns, sizes: Sequence[int], commands: int) -> Iterator[Row]:
+    smallest = sizes[0]
+    for keys in sizes:
         what = f"a command with {keys:,} keys, one thread, in the process"
-        figure = turns.duration(f"kvs {keys}", per=scale.table_commands)
+        figure = turns.duration(f"kvs {keys}", per=commands)
         ratio = f"{times(turns.ratio(f'kvs {keys}', f'floor {keys}'))} the floor's loop"
         if keys != smallest:
             ratio += f", {times(_growth(turns, 'kvs', keys, smallest))} {smallest:,} keys"
@@ -51,11 +56,11 @@ def _growth(turns: Turns, name: str, keys: int, smallest: int) -> float:
     return turns.ratio(f"{name} {keys}", f"{name} {smallest}")
 
 
-def _measured(scale: Scale) -> Turns:
-    tables = [_Table(keys, scale.table_commands) for keys in scale.table_sizes]
+def _measured(sizes: Sequence[int], commands: int, count: int) -> Turns:
+    tables = [_Table(keys, commands) for keys in sizes]
     for table in tables:
         table.check()
-    return Turns([run for table in tables for run in (table.kvs, table.floor)], scale.turns)
+    return Turns([run for table in tables for run in (table.kvs, table.floor)], count)
 
 
 class _Table:

@@ -75,7 +75,7 @@ class DataSettings:
     """When the journal is synced to disk: ``always``, ``interval`` or ``never``."""
     fsync_interval: float = 1.0
     """With ``interval``: so many seconds after it was written, at the latest."""
-    compact_bytes: int = 16 << 20
+    compact_bytes: int = 64 << 20
     """The journal is compacted when it is longer than this, and than the last snapshot."""
     segment_bytes: int = 64 << 20
     """A segment of the journal that is longer is followed by another."""

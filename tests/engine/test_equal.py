@@ -70,6 +70,30 @@ def everything(engine: Engine, found: list[Pause]) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.parametrize("size", range(1, 43))
+def test_words_of_any_size_at_any_distance_from_the_end_give_the_same(
+    both: Both, size: int
+) -> None:
+    """Words are read many bytes at a time, and never beyond the end of the script."""
+    lines = []
+    for byte in bytes(range(1, 34)) + b"(-\\^\x7f\x80\xa9\xff":
+        word = b"k" * (size - 1) + bytes([byte])
+        lines += [b"WRITE [(%b,v)(k,%b)]" % (word, word), b"READ [%b,k]" % word]
+    for distance in range(20):
+        scripts = [line + b" " * distance for line in lines]
+        expected, found = ([pauses(each, line) for line in scripts] for each in both())
+        assert found == expected
+
+
+def test_few_and_many_keys_come_out_in_order(both: Both) -> None:
+    rng = random.Random(1)
+    names = [b"k" * rng.randrange(12) + b"%d" % rng.randrange(30) for _ in range(60)]
+    for count in [*range(1, 12), 60]:
+        lines = [b"READ [" + b",".join(rng.choices(names, k=count)) + b"]\n" for _ in range(200)]
+        expected, found = (pauses(each, b"".join(lines)) for each in both())
+        assert found == expected
+
+
 @given(st.lists(texts, max_size=4), budgets, st.sampled_from(["", "r", "rm", "m"]), st.sets(words))
 @settings(max_examples=300)
 def test_scripts_give_the_same(

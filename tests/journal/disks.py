@@ -33,7 +33,8 @@ class Stepping(Disk):
         yield
         self._step(f"after {name}")
 
-    def append(self, file: int, data: bytes) -> None:
+    def append(self, file: int, *pieces: bytes) -> None:
+        data = b"".join(pieces)
         with self._around("append"):
             half = len(data) // 2
             super().append(file, data[:half])

@@ -136,11 +136,12 @@ class Recorder(Disk):
         super().__init__(directory)
         self._record = record
 
-    def append(self, file: int, data: bytes) -> None:
+    def append(self, file: int, *pieces: bytes) -> None:
         with self._record.lock:
-            super().append(file, data)
+            super().append(file, *pieces)
             inode = os.fstat(file).st_ino
-            self._record.written[inode] = self._record.written.get(inode, b"") + data
+            before = self._record.written.get(inode, b"")
+            self._record.written[inode] = before + b"".join(pieces)
             self._record.durable.setdefault(inode, b"")
             self._record.take()
 

@@ -35,9 +35,9 @@ class Disk:
         """Open a file for appending."""
         return open_regular(name, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, self.directory)
 
-    def append(self, file: int, data: bytes) -> None:
-        """Write `data` at the end of `file`."""
-        write_all(file, data)
+    def append(self, file: int, *pieces: bytes) -> None:
+        """Write `pieces`, one behind the other, at the end of `file`."""
+        write_all(file, *pieces)
 
     def sync(self, file: int) -> None:
         """Make what was appended to `file` durable (fdatasync(2))."""

@@ -20,6 +20,7 @@ Laws:
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
 
 from google_crc32c import extend as crc
 
@@ -149,9 +150,14 @@ HEADER_BYTES = len(_TEMPLATE)
 _MAY_STAND = {ord("0"): b"0123456789", ord("f"): b"0123456789abcdef"}
 
 
-def encode_header(chain: int, before: int, after: int, body: bytes) -> tuple[bytes, int]:
-    """Return the header of a group whose predecessor has the checksum `chain`, and its own."""
-    start = b"# group %020d %020d %012d %08x " % (before, after, len(body), crc(0, body))
+def encode_header(chain: int, before: int, after: int, *body: bytes) -> tuple[bytes, int]:
+    """Return the header of a group, and its checksum.
+
+    The header before has the checksum `chain`; the pieces of `body` stand one behind the other.
+    """
+    start = b"# group %020d %020d %012d %08x " % (
+        before, after, sum(map(len, body)), reduce(crc, body, 0)
+    )  # fmt: skip
     checksum = crc(chain, start)
     return start + b"%08x\n" % checksum, checksum
 

@@ -360,19 +360,20 @@ class Log:
         return time.monotonic() >= self._unsynced_since + self._interval
 
     def _write_group(self, group: list[_Added]) -> None:
-        body = b"".join([each.text for each in group])
+        body = [each.text for each in group]
         before = self._written_revision
         after = before + sum(each.changes for each in group)
-        header, chain = form.encode_header(self._segment.chain, before, after, body)
-        self._disk.append(self._segment.file, header + body)
+        header, chain = form.encode_header(self._segment.chain, before, after, *body)
+        self._disk.append(self._segment.file, header, *body)
         if self._fsync is Fsync.ALWAYS:
             self._disk.sync(self._segment.file)
         elif self._fsync is Fsync.INTERVAL and self._unsynced_since is None:
             self._unsynced_since = time.monotonic()
         self._segment.chain = chain
-        self._segment.size += len(header) + len(body)
+        size = len(header) + sum(map(len, body))
+        self._segment.size += size
         self._written_revision = after
-        self.bytes += len(header) + len(body)
+        self.bytes += size
         self._tell(group, len(group))
         self.on_written()
 

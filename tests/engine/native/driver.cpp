@@ -47,7 +47,7 @@ std::string listing(const Model& model) {
 }
 
 kvs::Key key(const std::string& text, std::uint64_t hash) {
-    return {{text.data(), std::uint8_t(text.size())}, false, hash, nullptr};
+    return {{text.data(), std::uint8_t(text.size())}, false, hash, 0, nullptr};
 }
 
 // Random puts and removals beside a map; `hash` decides how bad it gets.

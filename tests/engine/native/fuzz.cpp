@@ -97,7 +97,7 @@ int main(int, char** arguments) {
     std::mt19937 random(std::random_device{}());
     while (std::chrono::steady_clock::now() < end) {
         std::string script;
-        for (unsigned left = random() % 200; left; --left) {
+        for (auto left = random() % 200; left; --left) {
             if (random() % 50) script += pieces[random() % (sizeof pieces / sizeof *pieces)];
             else script += char(random());
         }

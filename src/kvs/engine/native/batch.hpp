@@ -49,7 +49,7 @@ public:
             if (line.kind == Kind::READ) {
                 line.value = found;
                 found += line.keys;
-                std::sort(words_.keys.begin() + std::ptrdiff_t(line.key), words_.keys.end());
+                sort_keys(&words_.keys[line.key], line.keys);
             }
             note(line, commands);
             lines_.push_back(line);
@@ -212,13 +212,13 @@ private:
     }
 
     void write_missing(const Line& line, Buffer& out) {
-        const auto begin = words_.keys.begin() + std::ptrdiff_t(line.key);
-        const auto end = std::remove_if(begin, begin + std::ptrdiff_t(line.keys),
-                                        [](const Key& key) { return !key.missing; });
+        Key* const begin = &words_.keys[line.key];
+        Key* const end =
+            std::remove_if(begin, begin + line.keys, [](const Key& key) { return !key.missing; });
         if (begin == end) return;
-        std::sort(begin, end);
+        sort_keys(begin, std::size_t(end - begin));
         out.put('[');
-        for (auto key = begin; key != end; ++key) put_pair(out, key->view(), MISSING_KEY);
+        for (const Key* key = begin; key != end; ++key) put_pair(out, key->view(), MISSING_KEY);
         out.put("]\n");
     }
 

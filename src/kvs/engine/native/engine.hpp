@@ -73,6 +73,7 @@ public:
     // Carry out commands until the call is over; throws std::bad_alloc, for a command that has not
     // been carried out, when those before it have been.
     void execute(Call& call) {
+        const Counted counted(calls_);
         Batch batch(Grammar(key_, call.script + call.size), help_);
         Turn turn{};
         turn.call = next_call_.fetch_add(1, std::memory_order_relaxed);
@@ -193,7 +194,7 @@ public:
     Key hashed(std::string_view key) const {
         // Longer ones, and those of no bytes, are no words, and equal to none.
         const std::uint8_t size = key.size() > WORD_BYTES ? 0 : std::uint8_t(key.size());
-        return {{key.data(), size}, false, siphash13(key_, key.data(), key.size()), nullptr};
+        return {{key.data(), size}, false, siphash13(key_, key.data(), key.size()), 0, nullptr};
     }
 
 private:
@@ -206,9 +207,30 @@ private:
         std::uint64_t leg;
     };
 
+    // One of several things that go on at a time, for as long as it lives.
+    class Counted {
+    public:
+        explicit Counted(std::atomic<unsigned>& count) : count_(count) {
+            count_.fetch_add(1, std::memory_order_relaxed);
+        }
+        ~Counted() { count_.fetch_sub(1, std::memory_order_relaxed); }
+
+    private:
+        std::atomic<unsigned>& count_;
+    };
+
+    // Bytes of records of which most stay in the cache of a core that has them to itself.
+    static constexpr std::size_t NEAR = std::size_t(8) << 20;
+
+    // Whether what commands look at is probably not in the cache, so that it pays to fetch it before.
+    bool is_far() const {
+        return calls_.load(std::memory_order_relaxed) > 1 ||
+               bytes_.load(std::memory_order_relaxed) > NEAR;
+    }
+
     // Carry out a batch that has been read; return false if memory was not enough for a command.
     bool carry_out(Call& call, Batch& batch, Turn& turn) {
-        if (turn.table) batch.prefetch(*turn.table);
+        if (turn.table && is_far()) batch.prefetch(*turn.table);
         std::shared_ptr<Table> before;  // dropped, if it is the last that holds it, without the lock
         std::unique_lock<Lock> held(lock_);
         while (!turn.effect && wants_effects()) {  // only since a moment
@@ -344,6 +366,7 @@ private:
     std::atomic<std::uint64_t> published_{0};
     std::atomic<std::size_t> bytes_{0};
     std::atomic<std::uint64_t> next_call_{1};
+    std::atomic<unsigned> calls_{0};  // that are under way
     Effects effects_;
 };
 

@@ -5,9 +5,8 @@
 // nothing here looks whether the script goes on before it looks at a byte.
 #pragma once
 
-#include <array>
-#include <vector>
-
+#include "array.hpp"
+#include "scan.hpp"
 #include "siphash.hpp"
 #include "words.hpp"
 
@@ -17,139 +16,161 @@ enum class Kind : std::uint8_t { IDLE, WRITE, READ, DELETE, WAIT, SHOW, BACKUP, 
 
 // What the words of several lines are put into, one behind the other.
 struct Words {
-    std::vector<Key> keys;
-    std::vector<Word> values;  // of WRITEs: as many as their keys
+    Array<Key> keys;
+    Array<Word> values;  // of WRITEs: as many as their keys
 
     void clear() {
-        keys.clear();
-        values.clear();
+        keys.cut(0);
+        values.cut(0);
     }
 };
 
-constexpr std::array<bool, 256> ends_word() {
-    std::array<bool, 256> ends{};
-    for (const char byte : {'\0', '\n', '\r', ' ', '\t', ',', ')', ']'})
-        ends[static_cast<unsigned char>(byte)] = true;
-    return ends;
-}
-
-constexpr std::array<bool, 256> ENDS_WORD = ends_word();
-
 class Grammar {
 public:
-    Grammar(HashKey key, const char* end) : key_(key), end_(end) {}
+    Grammar(HashKey key, const char* end) : hash_key_(key), end_(end) {}
 
     // Read the line that begins at `at`, which is before the end; throws std::bad_alloc.
     Kind line(const char* at, Words& words) {
-        at_ = at;
         const std::size_t keys = words.keys.size(), values = words.values.size();
-        const Kind kind = command(words);
-        if (kind != Kind::INVALID && ended()) return kind;
-        words.keys.resize(keys);
-        words.values.resize(values);
+        if (const char* behind = command(blanks(at), words))
+            if (ended(blanks(behind))) return kind_;
+        words.keys.cut(keys);
+        words.values.cut(values);
         const void* newline = std::memchr(at, '\n', std::size_t(end_ - at));
-        at_ = newline ? static_cast<const char*>(newline) + 1 : end_;
+        next_ = newline ? static_cast<const char*>(newline) + 1 : end_;
         return Kind::INVALID;
     }
 
     // Of the line last read: where the next begins, and of a WAIT how long.
-    const char* next() const { return at_; }
+    const char* next() const { return next_; }
     std::uint64_t milliseconds() const { return milliseconds_; }
 
 private:
-    static bool blank(char byte) { return byte == ' ' || byte == '\t'; }
+    // Each of these takes the place where something is to stand, and returns the one behind it; null
+    // if something else is there.
 
-    void blanks() {
-        while (blank(*at_)) ++at_;
+    static const char* blanks(const char* at) {
+        while (*at == ' ' || *at == '\t') ++at;
+        return at;
     }
 
-    bool symbol(char byte) {
-        blanks();
-        if (*at_ != byte) return false;
-        ++at_;
-        return true;
+    // Blanks before it are the exception.
+    static const char* symbol(const char* at, char byte) {
+        if (*at == byte) return at + 1;
+        at = blanks(at);
+        return *at == byte ? at + 1 : nullptr;
     }
 
     template <std::size_t N>
-    bool name(const char (&text)[N]) {
+    static const char* name(const char* at, const char (&text)[N]) {
         for (std::size_t i = 0; i < N - 1; ++i)
-            if (at_[i] != text[i]) return false;
-        at_ += N - 1;
-        return true;
+            if (at[i] != text[i]) return nullptr;
+        return at + N - 1;
     }
 
-    bool ended() {
-        blanks();
-        if (*at_ == '\r') ++at_;
-        if (at_ == end_) return true;
-        return *at_++ == '\n';
+    bool ended(const char* at) {
+        if (*at == '\r') ++at;
+        next_ = at == end_ ? at : at + 1;
+        return at == end_ || *at == '\n';
     }
 
-    Kind command(Words& words) {
-        blanks();
-        switch (*at_) {
+    const char* command(const char* at, Words& words) {
+        switch (*at) {
         case 'W':
-            if (name("WRITE")) return pairs(words) ? Kind::WRITE : Kind::INVALID;
-            return name("WAIT") && number() ? Kind::WAIT : Kind::INVALID;
-        case 'R': return name("READ") && keys(words) ? Kind::READ : Kind::INVALID;
-        case 'D': return name("DELETE") && keys(words) ? Kind::DELETE : Kind::INVALID;
-        case 'S': return name("SHOW") ? Kind::SHOW : Kind::INVALID;
-        case 'B': return name("BACKUP") ? Kind::BACKUP : Kind::INVALID;
-        case 'H': return name("HELP") ? Kind::HELP : Kind::INVALID;
+            kind_ = Kind::WRITE;
+            if (const char* behind = name(at, "WRITE")) return pairs(behind, words);
+            kind_ = Kind::WAIT;
+            return number(name(at, "WAIT"));
+        case 'R': kind_ = Kind::READ; return keys(name(at, "READ"), words);
+        case 'D': kind_ = Kind::DELETE; return keys(name(at, "DELETE"), words);
+        case 'S': kind_ = Kind::SHOW; return name(at, "SHOW");
+        case 'B': kind_ = Kind::BACKUP; return name(at, "BACKUP");
+        case 'H': kind_ = Kind::HELP; return name(at, "HELP");
         case '#': {
-            const void* newline = std::memchr(at_, '\n', std::size_t(end_ - at_));
-            at_ = newline ? static_cast<const char*>(newline) : end_;
-            return Kind::IDLE;
+            kind_ = Kind::IDLE;
+            const void* newline = std::memchr(at, '\n', std::size_t(end_ - at));
+            return newline ? static_cast<const char*>(newline) : end_;
         }
-        default: return Kind::IDLE;
+        default: kind_ = Kind::IDLE; return at;
         }
     }
 
-    bool pairs(Words& words) {
-        if (!symbol('[')) return false;
+    const char* pairs(const char* at, Words& words) {
+        at = symbol(blanks(at), '[');
+        if (!at) return nullptr;
         do {
-            Word key, value;
-            if (!symbol('(') || !word(key) || !symbol(',')) return false;
-            if (!word(value) || value.view() == MISSING_VALUE || value.view() == MISSING_KEY)
-                return false;
-            if (!symbol(')')) return false;
-            words.keys.push_back({key, false, siphash13(key_, key.at, key.size), nullptr});
-            words.values.push_back(value);
-        } while (!symbol(']'));
-        return true;
+            if (!(at = symbol(at, '('))) return nullptr;
+            if (!(at = key(at, words)) || !(at = symbol(at, ','))) return nullptr;
+            if (!(at = value(at, words)) || !(at = symbol(at, ')'))) return nullptr;
+            if (const char* behind = symbol(at, ']')) return behind;
+        } while (true);
     }
 
-    bool keys(Words& words) {
-        if (!symbol('[')) return false;
+    const char* keys(const char* at, Words& words) {
+        if (!at) return nullptr;
+        at = symbol(blanks(at), '[');
+        if (!at) return nullptr;
         do {
-            Word key;
-            if (!word(key)) return false;
-            words.keys.push_back({key, false, siphash13(key_, key.at, key.size), nullptr});
-        } while (symbol(','));
-        return symbol(']');
+            if (!(at = key(at, words))) return nullptr;
+            const char* const behind = symbol(at, ',');
+            if (!behind) return symbol(at, ']');
+            at = behind;
+        } while (true);
     }
 
-    bool word(Word& word) {
-        blanks();
-        std::size_t size = 0;
-        while (size <= WORD_BYTES && !ENDS_WORD[static_cast<unsigned char>(at_[size])]) ++size;
-        word = {at_, std::uint8_t(size)};
-        at_ += size;
-        return size && size <= WORD_BYTES;
+    const char* key(const char* at, Words& words) {
+        const std::size_t size = word(at);
+        if (!size) return nullptr;
+        const std::uint64_t block = first_block(at, size);
+        Key& key = words.keys.add();
+        key.at = at;
+        key.size = std::uint8_t(size);
+        key.missing = false;
+        key.hash = size < 8 ? siphash13(hash_key_, block, size) : siphash13(hash_key_, at, size);
+        key.order = sip::big_endian(block);
+        key.seen = nullptr;
+        return at + size;
     }
 
-    bool number() {
-        blanks();
+    const char* value(const char* at, Words& words) {
+        const std::size_t size = word(at);
+        if (!size) return nullptr;
+        const std::string_view view(at, size);
+        if (view == MISSING_VALUE || view == MISSING_KEY) return nullptr;
+        Word& word = words.values.add();
+        word.at = at;
+        word.size = std::uint8_t(size);
+        return at + size;
+    }
+
+    // Move `at` to the word that stands there; return its size, 0 if there is none.
+    std::size_t word(const char*& at) const {
+        std::size_t size = word_size(at, end_);
+        if (!size) size = word_size(at = blanks(at), end_);
+        return size > WORD_BYTES ? 0 : size;
+    }
+
+    // The first bytes of a word, 8 at most, as a block of a hash.
+    std::uint64_t first_block(const char* at, std::size_t size) const {
+        if (end_ - at < 7) return sip::rest(at, size);
+        const std::uint64_t block = sip::block(at, 8);
+        return size < 8 ? block & ((std::uint64_t(1) << 8 * size) - 1) : block;
+    }
+
+    const char* number(const char* at) {
+        if (!at) return nullptr;
+        at = blanks(at);
         milliseconds_ = 0;
         int digits = 0;
-        for (; digits <= 10 && *at_ >= '0' && *at_ <= '9'; ++digits)
-            milliseconds_ = 10 * milliseconds_ + std::uint64_t(*at_++ - '0');
-        return digits && digits <= 10;
+        for (; digits <= 10 && *at >= '0' && *at <= '9'; ++digits)
+            milliseconds_ = 10 * milliseconds_ + std::uint64_t(*at++ - '0');
+        return digits && digits <= 10 ? at : nullptr;
     }
 
-    const HashKey key_;
+    const HashKey hash_key_;
     const char* const end_;
-    const char* at_ = nullptr;
+    const char* next_ = nullptr;
+    Kind kind_ = Kind::IDLE;
     std::uint64_t milliseconds_ = 0;
 };
 

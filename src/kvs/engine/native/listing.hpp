@@ -101,7 +101,7 @@ private:
 
         bool operator<(const Entry& other) const {
             if (prefix != other.prefix) return prefix < other.prefix;
-            return key_at(record) < key_at(other.record);
+            return key_at(record).view() < key_at(other.record).view();
         }
     };
 

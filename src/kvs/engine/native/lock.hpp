@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <thread>
 
-#if defined(__linux__)
+#if defined(__linux__) && !defined(KVS_PORTABLE)  // as in scan.hpp
+#define KVS_FUTEX
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,7 +32,7 @@ inline int spins() {
     return count;
 }
 
-#if defined(__linux__)
+#ifdef KVS_FUTEX
 
 // futex(2); the three states are those of Drepper's "Futexes are tricky".
 class Lock {

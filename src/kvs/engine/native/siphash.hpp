@@ -16,6 +16,12 @@ struct HashKey {
 namespace sip {
 
 struct State {
+    explicit State(HashKey key)
+        : v0(key.first ^ 0x736f6d6570736575),
+          v1(key.second ^ 0x646f72616e646f6d),
+          v2(key.first ^ 0x6c7967656e657261),
+          v3(key.second ^ 0x7465646279746573) {}
+
     std::uint64_t v0, v1, v2, v3;
 
     static std::uint64_t rotated(std::uint64_t value, int by) {
@@ -33,6 +39,14 @@ struct State {
         v3 ^= block;
         round();
         v0 ^= block;
+    }
+
+    std::uint64_t end() {
+        v2 ^= 0xff;
+        round();
+        round();
+        round();
+        return v0 ^ v1 ^ v2 ^ v3;
     }
 };
 
@@ -57,21 +71,24 @@ inline std::uint64_t rest(const char* at, std::size_t size) {
     return value;
 }
 
+// The number whose bytes are those of a block, the first one highest.
+inline std::uint64_t big_endian(std::uint64_t block) { return __builtin_bswap64(block); }
+
 }  // namespace sip
 
 inline std::uint64_t siphash13(HashKey key, const char* at, std::size_t size) {
-    sip::State state{
-        key.first ^ 0x736f6d6570736575, key.second ^ 0x646f72616e646f6d,
-        key.first ^ 0x6c7967656e657261, key.second ^ 0x7465646279746573,
-    };
+    sip::State state(key);
     const std::uint64_t last = std::uint64_t(size) << 56;
     for (; size >= 8; at += 8, size -= 8) state.take(sip::block(at, 8));
     state.take(last | sip::rest(at, size));
-    state.v2 ^= 0xff;
-    state.round();
-    state.round();
-    state.round();
-    return state.v0 ^ state.v1 ^ state.v2 ^ state.v3;
+    return state.end();
+}
+
+// The same of fewer than 8 bytes, which are a block already.
+inline std::uint64_t siphash13(HashKey key, std::uint64_t block, std::size_t size) {
+    sip::State state(key);
+    state.take(std::uint64_t(size) << 56 | block);
+    return state.end();
 }
 
 }  // namespace kvs

@@ -1,0 +1,52 @@
+// Items that grow at their end, of a kind that is copied as bytes. A new one has no value yet: what is
+// put in it is written once, where it is to be.
+#pragma once
+
+#include <cstdlib>
+#include <new>
+#include <type_traits>
+
+namespace kvs {
+
+template <typename Item>
+class Array {
+    static_assert(std::is_trivially_copyable_v<Item>);
+
+public:
+    Array() = default;
+    Array(const Array&) = delete;
+    Array& operator=(const Array&) = delete;
+    ~Array() { std::free(items_); }
+
+    // The place of a new item behind all others; throws std::bad_alloc.
+    Item& add() {
+        if (size_ == room_) grow();
+        return items_[size_++];
+    }
+
+    // Keep the first `size` items.
+    void cut(std::size_t size) { size_ = size; }
+
+    std::size_t size() const { return size_; }
+    Item& operator[](std::size_t i) { return items_[i]; }
+    const Item& operator[](std::size_t i) const { return items_[i]; }
+    Item* begin() { return items_; }
+    Item* end() { return items_ + size_; }
+
+private:
+    static constexpr std::size_t FIRST_ROOM = 64;
+
+    void grow() {
+        const std::size_t room = room_ ? 2 * room_ : FIRST_ROOM;
+        void* items = std::realloc(items_, room * sizeof(Item));
+        if (!items) throw std::bad_alloc();
+        items_ = static_cast<Item*>(items);
+        room_ = room;
+    }
+
+    Item* items_ = nullptr;
+    std::size_t size_ = 0;
+    std::size_t room_ = 0;
+};
+
+}  // namespace kvs
