@@ -10,15 +10,18 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import NoReturn
 
-from kvs.cli.lint import lint
-from kvs.cli.run import run
 from kvs.cli.say import ReaderGone, UsageError, put, say
+from kvs.cli.signals import exception_at_sigint
 from kvs.engine.choice import engine_name
 from kvs.errors import EngineUnavailable, KvsError, shown
 from kvs.settings import FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
 from kvs.version import VERSION
+
+Action = Callable[[argparse.Namespace], int]
+"""A command: it is given the options, and returns the exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         program = f"kvs {options.command}"
-        return options.action(options)  # type: ignore[no-any-return]
+        action: Action = options.load()
+        with exception_at_sigint():
+            return action(options)
     except ReaderGone:
         return 1
     except (UsageError, EngineUnavailable) as error:
@@ -92,7 +97,7 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
         "all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in good order; a second one "
         "leaves at once."
     )
-    parser.set_defaults(action=run)
+    parser.set_defaults(load=_later("run"))
     parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
         "--threads", metavar="N", type=_positive, default=cores(),
@@ -123,7 +128,7 @@ def _describe_lint(parser: argparse.ArgumentParser) -> None:
         "Tell of every line that is no valid command: file, line, column (in bytes, from 1), "
         "reason, and the line with a caret under the place. Runs and changes nothing."
     )
-    parser.set_defaults(action=lint)
+    parser.set_defaults(load=_later("lint"))
     parser.add_argument(
         "paths", metavar="JOBS_DIR_OR_FILE", nargs="+", help="a directory of jobs, or one file"
     )
@@ -136,7 +141,7 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
         "SIGUSR1 ends all sessions and nothing else. Logs to stderr."
     )
     defaults = ServerSettings()
-    parser.set_defaults(action=_serve)
+    parser.set_defaults(load=_later("serve"))
     parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
         "threads", metavar="MAX_THREADS", type=_positive, help="jobs at the same time, at most"
@@ -192,14 +197,14 @@ def _describe_data(parser: argparse.ArgumentParser) -> None:
 
 def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
     """Describe the commands that look after a data directory that nobody has open."""
-    for name, action, what in (
-        ("check", _of_data("check"), "verify all of a data directory, and change nothing"),
-        ("dump", _of_data("dump"), "write the pairs of a data directory, as SHOW does"),
-        ("compact", _of_data("compact"), "make the journal of a data directory short"),
+    for name, what in (
+        ("check", "verify all of a data directory, and change nothing"),
+        ("dump", "write the pairs of a data directory, as SHOW does"),
+        ("compact", "make the journal of a data directory short"),
     ):
         parser = commands.add_parser(name, help=what, allow_abbrev=False)
         parser.description = what[0].upper() + what[1:] + "."
-        parser.set_defaults(action=action)
+        parser.set_defaults(load=_later(name, "upkeep"))
         parser.add_argument("directory", metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "repair", help="cut a damaged journal at its first damage", allow_abbrev=False
@@ -208,26 +213,26 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "Cut the journal of a data directory at its first damage. What is cut off is kept in files "
         "beside it. Tells what was lost."
     )
-    parser.set_defaults(action=_of_data("repair"))
+    parser.set_defaults(load=_later("repair", "upkeep"))
     parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
     parser.add_argument("directory", metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "restore", help="begin a data directory with a backup", allow_abbrev=False
     )
     parser.description = "Make a data directory that begins with the pairs of a backup."
-    parser.set_defaults(action=_of_data("restore"))
+    parser.set_defaults(load=_later("restore", "upkeep"))
     parser.add_argument("file", metavar="FILE.bck", help="the backup")
     parser.add_argument("directory", metavar="DIR", help="a new or empty directory")
 
 
-def _of_data(name: str) -> Callable[[argparse.Namespace], int]:
-    def act(options: argparse.Namespace) -> int:
-        from kvs.cli import upkeep  # the other commands do not wait for it
+def _later(name: str, module: str | None = None) -> Callable[[], Action]:
+    """Return what loads the command `name`, once it is the one: the others do not wait for it."""
 
-        action: Callable[[argparse.Namespace], int] = getattr(upkeep, name)
-        return action(options)
+    def load() -> Action:
+        action: Action = getattr(import_module(f"kvs.cli.{module or name}"), name)
+        return action
 
-    return act
+    return load
 
 
 def _seconds(text: str) -> float:
@@ -241,12 +246,6 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _serve(options: argparse.Namespace) -> int:
-    from kvs.cli.serve import serve
-
-    return serve(options)
-
-
 def _mode(text: str) -> int:
     """Take the permissions of a file as chmod(1) does."""
     try:
@@ -258,12 +257,6 @@ def _mode(text: str) -> int:
     return mode
 
 
-def _client(options: argparse.Namespace) -> int:
-    from kvs.cli.client import client  # the other commands do not wait for it
-
-    return client(options)
-
-
 def _describe_client(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Open a session with a server. Carries out lines of standard input: SUBSCRIBE [key], "
@@ -272,7 +265,7 @@ def _describe_client(parser: argparse.ArgumentParser) -> None:
         "subscribed key. On a terminal it is a console, with history, completion and help. Ends "
         "with DISCONNECT or the end of the input; with status 1 if the server ends the session."
     )
-    parser.set_defaults(action=_client)
+    parser.set_defaults(load=_later("client"))
     parser.add_argument(
         "id", metavar="ID", help="the client's name: 1 to 15 letters, digits, - and _"
     )
