@@ -78,6 +78,21 @@ class JobStartsOver(KvsError):
 
 
 @dataclass(eq=False)
+class OutputChanged(KvsError):
+    """The output of a job that was done before is not there as it was. It is no failure."""
+
+    file: str
+    """The output."""
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: {self.reason}; its job was done before, and is left alone: to have it "
+            "run again, touch it before the start"
+        )
+
+
+@dataclass(eq=False)
 class SnapshotFailed(KvsError):
     """A snapshot that was not written. Nothing stands under its final name but what was there."""
 

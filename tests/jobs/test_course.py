@@ -275,13 +275,50 @@ def test_a_job_that_is_done_is_left_alone(tmp_path: Path) -> None:
     (jobs / "a.out").write_bytes(b"mine now")
     again = run(tmp_path / "data", jobs)
     [job] = again.report.jobs
-    assert (job.state, job.commands, again.told) == (State.DONE_BEFORE, 0, [])
+    assert (job.state, job.commands, len(again.told)) == (State.DONE_BEFORE, 0, 1)
     assert content(jobs / "a.out") == b"mine now"
     assert again.report.revision == first.report.revision
     assert not again.report.failed
     over = run(tmp_path / "data", jobs, resume=False)
     assert over.report.jobs[0].state is State.DONE
     assert over.report.revision > first.report.revision
+
+
+TO_RUN_IT_AGAIN = (
+    "; its job was done before, and is left alone: to have it run again, touch it before the start"
+)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (None, "it is gone"),
+        (b"", "it has 0 bytes, and had 15 when it was written"),
+        (b"[(a,1)]\n(a, 1)\nx", "it has 16 bytes, and had 15 when it was written"),
+        (b"[(b,1)]\n(b, 1)\n", None),
+    ],
+)
+def test_an_output_that_is_not_what_a_done_job_left_is_told(
+    tmp_path: Path, left: bytes | None, told: str | None, compacted: bool
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\nREAD [a]\nWAIT 0\nHELPS\nSHOW\n"})
+    data = tmp_path / "data"
+    run(data, jobs)
+    length = len(content(jobs / "a.out"))
+    assert length == 15
+    if compacted:
+        with Store(data) as store:
+            store.compact()
+    (jobs / "a.out").unlink()
+    if left is not None:
+        (jobs / "a.out").write_bytes(left)
+    again = run(data, jobs)
+    assert again.report.jobs[0].state is State.DONE_BEFORE
+    assert not again.report.failed
+    assert again.told == ([] if told is None else [f"{jobs}/a.out: {told}{TO_RUN_IT_AGAIN}"])
+    (jobs / "a.job").touch()
+    assert [job.state for job in run(data, jobs).report.jobs] == [State.DONE]
 
 
 def test_a_done_job_that_was_changed_is_run_again(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The directory is held open by descriptor, and every file in it is opened relativ
 
 import errno
 import os
+import stat
 from types import TracebackType
 from typing import Self
 
@@ -136,6 +137,23 @@ class JobsDirectory:
                 return output
         os.close(output)
         raise self._output_refused(name, refusal)
+
+    def output_changed(self, name: bytes, size: int | None) -> str | None:
+        """Tell why the output of the job `name` cannot be what it wrote, None if it may be.
+
+        It had `size` bytes, if that is known.
+        """
+        try:
+            found = os.stat(name + OUTPUT, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return "it is gone"
+        except OSError as error:
+            return f"it cannot be looked at: {cause(error)}"
+        if not stat.S_ISREG(found.st_mode):
+            return "it is no regular file any more"
+        if size is not None and found.st_size != size:
+            return f"it has {found.st_size} bytes, and had {size} when it was written"
+        return None
 
     def sync(self) -> None:
         """Make the names in the directory durable.
