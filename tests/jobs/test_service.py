@@ -440,7 +440,7 @@ def test_a_real_overflow_is_made_good(served: Served, monkeypatch: pytest.Monkey
 
 # The directory goes and comes back.
 
-GONE = ": it is gone; its jobs are run again when it is back"
+GONE = ": it is gone; what is new in it is run when it is back"
 BACK = ": it is back, and watched"
 
 

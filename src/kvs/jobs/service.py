@@ -238,7 +238,7 @@ class Service:
         directory.retire()
         self._last = directory
         self._retired = [old for old in self._retired if not old.closed] + [directory]
-        self._log(f"{self._shown}: it is gone; its jobs are run again when it is back")
+        self._log(f"{self._shown}: it is gone; what is new in it is run when it is back")
 
     def _take_up(self) -> WatchedDirectory | None:
         """Return the directory that stands at the path now, if it can be had."""
