@@ -158,8 +158,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _row(job: JobReport) -> tuple[str, ...]:
-    written = sum(not snapshot.failed for snapshot in job.snapshots)
-    lost = len(job.snapshots) - written
+    written, lost = job.snapshots_written, job.snapshots_lost
     return (
         shown(job.name),
         str(job.commands),

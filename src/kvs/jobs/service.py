@@ -301,7 +301,11 @@ class Service:
 
 
 def _ended(job: JobReport) -> str:
+    written, lost = job.snapshots_written, job.snapshots_lost
+    writing = len(job.snapshots) - written - lost
+    others = ((lost, "failed"), (writing, "being written"))
+    rest = ", ".join(f"{number} {what}" for number, what in others if number)
     return (
         f"{job.file}: {job.state.value}, {job.commands} commands, {job.invalid} invalid lines, "
-        f"{len(job.snapshots)} snapshots, {job.seconds:.3f} s"
+        f"{written} snapshots{rest and f' ({rest})'}, {job.seconds:.3f} s"
     )
