@@ -1,4 +1,4 @@
-"""Every error the package raises, and how an error shows bytes to a person.
+"""Every error the package raises, and how bytes and numbers are shown to a person.
 
 Each is one sentence: what, where, why and, where a person can do something, what. The fields are
 there so that nobody has to take the sentence apart. All derive from `KvsError`.
@@ -29,6 +29,11 @@ def _printable(character: str) -> str:
     if character.isprintable() and character != "\\":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def counted(number: int, what: str) -> str:
+    """Return how many there are of `what`, a noun in the singular: ``1 pair``, ``2 pairs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def cause(error: OSError) -> str:

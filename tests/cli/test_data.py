@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
+from kvs.errors import counted
 from tests.journal.journals import Made, contents, files, put
 from tests.tools import (
     HOUR,
@@ -192,8 +193,8 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
         ended = kvs("run", "--quiet", jobs, "--data", data)
         assert ended.status == 0
         assert re.fullmatch(
-            rf"kvs run: {data}: at revision {number}, {min(number, 1)} pairs; {number} commands of "
-            r"the journal were carried out again; \d+\.\d{3} s",
+            rf"kvs run: {data}: at revision {number}, {counted(min(number, 1), 'pair')}; "
+            rf"carried out again: {counted(number, 'command')} of the journal; \d+\.\d{{3}} s",
             one_line(ended),
         )
         value = b"1" if number else b"KVSERROR"

@@ -97,7 +97,7 @@ def test_one_that_is_written_is_run_once_with_its_snapshot(served: Served) -> No
     served.settle()
     assert served.runs("a") == 1
     assert len([line for line in served.lines if line.startswith("a.job: ")]) == 3
-    assert "a.job: done, 3 commands, 1 invalid lines, " in " ".join(served.lines)
+    assert "a.job: done, 3 commands, 1 invalid line, " in " ".join(served.lines)
     counts = served.service.counts()
     assert (counts.jobs, counts.commands, counts.invalid, counts.snapshots) == (3, 3, 1, 1)
     assert [str(error).partition(": ")[0] for error in served.errors] == [
@@ -126,7 +126,7 @@ def test_of_snapshots_it_is_told_how_many_are_there_and_how_many_are_not(
         finally:
             looked_at.set()
     (line,) = [line for line in served.lines if line.startswith("a.job: done")]
-    assert " invalid lines, 1 snapshots (1 failed, 1 being written), " in line
+    assert " invalid lines, 1 snapshot (1 failed, 1 being written), " in line
 
 
 def test_one_that_is_renamed_into_it_is_run_once(served: Served) -> None:
@@ -304,7 +304,7 @@ def test_at_most_so_many_run_at_the_same_time(tmp_path: Path) -> None:
         waiting = [b"Waiting...\n"] * 3
         until(lambda: [path.read_bytes() for path in tmp_path.glob("*.out")] == waiting)
         (tmp_path / "k.job").write_text("")
-    assert len([line for line in served.lines if ": stopped, 1 commands" in line]) == 3
+    assert len([line for line in served.lines if ": stopped, 1 command, " in line]) == 3
     assert len(list(tmp_path.glob("*.out"))) == 3
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kvs.cli.say import UsageError
-from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, shown
+from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, counted, shown
 from kvs.library import Store
 from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
@@ -60,8 +60,8 @@ def _tell_what_was_found(store: Store, path: str, tell: Callable[[str], None]) -
     if found.torn is not None:
         tell(torn_end(found.torn) + ", and were dropped")
     tell(
-        f"{shown(path)}: at revision {found.revision}, {found.pairs} pairs; {found.commands} "
-        f"commands of the journal were carried out again; {found.seconds:.3f} s"
+        f"{shown(path)}: at revision {found.revision}, {counted(found.pairs, 'pair')}; carried out "
+        f"again: {counted(found.commands, 'command')} of the journal; {found.seconds:.3f} s"
     )
 
 

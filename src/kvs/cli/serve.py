@@ -10,7 +10,7 @@ from types import FrameType
 
 from kvs.cli.data import open_store
 from kvs.cli.say import UsageError
-from kvs.errors import DirectoryUnusable, KvsError
+from kvs.errors import DirectoryUnusable, KvsError, counted
 from kvs.jobs.run import Run
 from kvs.jobs.service import Service
 from kvs.library import Store
@@ -119,8 +119,8 @@ def _sessions_possible(wanted: int, settings: Settings) -> int:
     if possible >= wanted:
         return wanted
     log.warning(
-        "descriptors set the bound: at most %d sessions at the same time, not %d (ulimit -n)",
-        possible,
+        "descriptors set the bound: at most %s at the same time, not %d (ulimit -n)",
+        counted(possible, "session"),
         wanted,
     )
     return possible

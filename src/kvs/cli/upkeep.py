@@ -5,7 +5,7 @@ import argparse
 from kvs import upkeep
 from kvs.cli.data import as_usage, shown_progress, torn_end
 from kvs.cli.say import put, put_bytes, say
-from kvs.errors import DataDamaged, shown
+from kvs.errors import DataDamaged, counted, shown
 from kvs.journal.recovery import Found
 from kvs.library import Store
 
@@ -27,12 +27,12 @@ def check(options: argparse.Namespace) -> int:
 def _sizes(found: Found) -> str:
     snapshot = "no snapshot"
     if found.snapshot is not None:
-        snapshot = f"a snapshot of {found.snapshot_bytes} bytes"
-    segments = f"{len(found.segments)} segment{'s' if len(found.segments) > 1 else ''}"
+        snapshot = f"a snapshot of {counted(found.snapshot_bytes, 'byte')}"
     return (
-        f"revision {found.revision}, {found.pairs} keys, "
-        f"{found.snapshot_bytes + found.journal_bytes} bytes: {snapshot}, "
-        f"{segments} of the journal of {found.journal_bytes} bytes"
+        f"revision {found.revision}, {counted(found.pairs, 'key')}, "
+        f"{counted(found.snapshot_bytes + found.journal_bytes, 'byte')}: {snapshot}, "
+        f"{counted(len(found.segments), 'segment')} of the journal of "
+        f"{counted(found.journal_bytes, 'byte')}"
     )
 
 
@@ -72,7 +72,8 @@ def compact(options: argparse.Namespace) -> int:
     if written is not None:
         put(
             f"{shown(options.directory)}: {before.snapshot_bytes + before.journal_bytes} bytes "
-            f"have become {written.bytes}; {written.pairs} pairs at revision {written.revision}"
+            f"have become {written.bytes}; {counted(written.pairs, 'pair')} at revision "
+            f"{written.revision}"
         )
     return 0
 
@@ -81,5 +82,5 @@ def restore(options: argparse.Namespace) -> int:
     """Carry out ``kvs restore``; return the exit status."""
     with as_usage(), Store(options.directory) as store:
         revision = store.restore(options.file)
-        say(f"{shown(options.directory)}: {len(store)} pairs, at revision {revision}")
+        say(f"{shown(options.directory)}: {counted(len(store), 'pair')}, at revision {revision}")
     return 0

@@ -9,7 +9,7 @@ import stat
 from types import TracebackType
 from typing import Self
 
-from kvs.errors import DirectoryUnusable, JobFailed, cause, shown
+from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
 from kvs.files import clear_leftovers, open_directory, open_regular
 from kvs.lock import LOCK, DirectoryLock
 
@@ -152,7 +152,7 @@ class JobsDirectory:
         if not stat.S_ISREG(found.st_mode):
             return "it is no regular file any more"
         if size is not None and found.st_size != size:
-            return f"it has {found.st_size} bytes, and had {size} when it was written"
+            return f"it has {counted(found.st_size, 'byte')}, and had {size} when it was written"
         return None
 
     def sync(self) -> None:

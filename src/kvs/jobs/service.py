@@ -16,6 +16,7 @@ from kvs.errors import (
     JobFailed,
     NoThread,
     cause,
+    counted,
     shown,
 )
 from kvs.jobs.course import forget_gone
@@ -306,6 +307,7 @@ def _ended(job: JobReport) -> str:
     others = ((lost, "failed"), (writing, "being written"))
     rest = ", ".join(f"{number} {what}" for number, what in others if number)
     return (
-        f"{job.file}: {job.state.value}, {job.commands} commands, {job.invalid} invalid lines, "
-        f"{written} snapshots{rest and f' ({rest})'}, {job.seconds:.3f} s"
+        f"{job.file}: {job.state.value}, {counted(job.commands, 'command')}, "
+        f"{counted(job.invalid, 'invalid line')}, "
+        f"{counted(written, 'snapshot')}{rest and f' ({rest})'}, {job.seconds:.3f} s"
     )
