@@ -59,6 +59,9 @@ def _tell_what_was_found(store: Store, path: str, tell: Callable[[str], None]) -
         return
     if found.torn is not None:
         tell(torn_end(found.torn) + ", and were dropped")
+    if found.new:
+        tell(f"{shown(path)}: a new data directory")
+        return
     tell(
         f"{shown(path)}: at revision {found.revision}, {counted(found.pairs, 'pair')}; carried out "
         f"again: {counted(found.commands, 'command')} of the journal; {found.seconds:.3f} s"
