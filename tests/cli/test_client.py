@@ -373,6 +373,11 @@ def test_what_is_no_id_is_wrong_usage(runtime: Path, name: str) -> None:
     assert ended.lines[0].isprintable()
 
 
+def test_help_is_right_for_a_session_too(runtime: Path, served: Served) -> None:
+    ended = client(runtime, served.path, b"HELP\n")
+    assert b"\nWAIT milliseconds                  pause, and hold up nobody else\n" in ended.stdout
+
+
 def test_without_a_server(runtime: Path) -> None:
     ended = client(runtime, runtime / "none", b"")
     assert ended.status == 1
