@@ -62,7 +62,6 @@ WRONG_USAGE = {
     "run with an option cut short": (["run", "jobs", "--thread", "2"], "--thread"),
     "run with an option that lacks its value": (["run", "jobs", "--threads"], "--threads"),
     "run of no such directory": (["run", "nowhere"], "nowhere"),
-    "run of a name that is empty": (["run", ""], "No such file or directory"),
     "run of a file": (["run", "jobs/one.job"], "jobs/one.job: Not a directory"),
     "run of below a file": (["run", "jobs/one.job/x"], "jobs/one.job/x: Not a directory"),
     "report into no such directory": (["run", "jobs", "--report", "no/r.json"], "no/r.json"),
@@ -70,7 +69,6 @@ WRONG_USAGE = {
     "report onto a directory": (["run", "jobs", "--report", "jobs"], "--report jobs: it is "),
     "report onto a job's output": (["run", "jobs", "--report", "jobs/one.out"], "jobs/one.out"),
     "report to a name that ends in a slash": (["run", "jobs", "--report", "r/"], "r/"),
-    "report to a name that is empty": (["run", "jobs", "--report", ""], "--report"),
     "restore of no such file": (["run", "jobs", "--restore", "no.bck"], "no.bck"),
     "restore of a directory": (["run", "jobs", "--restore", "jobs"], "jobs: "),
     "restore of a device": (["run", "jobs", "--restore", "/dev/null"], "/dev/null: "),
@@ -78,6 +76,28 @@ WRONG_USAGE = {
     "lint of no such file": (["lint", "jobs", "nowhere"], "nowhere: "),
     "lint with an unknown option": (["lint", "jobs", "--quiet"], "--quiet"),
 }
+
+
+EMPTY_PATHS = {
+    "JOBS_DIR": ["run"],
+    "--report": ["run", "jobs", "--report"],
+    "--restore": ["run", "jobs", "--restore"],
+    "--data": ["run", "jobs", "--data"],
+    "JOBS_DIR_OR_FILE": ["lint", "jobs"],
+    "FIFO": ["client", "1"],
+    "DIR": ["dump"],
+    "FILE.bck": ["restore"],
+}
+
+
+@pytest.mark.parametrize(("argument", "arguments"), EMPTY_PATHS.items(), ids=EMPTY_PATHS)
+def test_a_path_that_is_empty_is_called_so(jobs: Path, argument: str, arguments: list[str]) -> None:
+    rest = ["new"] if argument == "FILE.bck" else []
+    ended = kvs(*arguments, "", *rest, how=Start(cwd=jobs.parent))
+    told = f"kvs {arguments[0]}: argument {argument}: the path is empty; "
+    assert one_line(ended) == f"{told}see 'kvs {arguments[0]} --help'"
+    assert ended.status == 2
+    assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
 
 @pytest.mark.parametrize(("arguments", "told"), WRONG_USAGE.values(), ids=WRONG_USAGE)

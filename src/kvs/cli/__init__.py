@@ -98,7 +98,7 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
         "leaves at once."
     )
     parser.set_defaults(load=_later("run"))
-    parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
+    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
         "--threads", metavar="N", type=_positive, default=cores(),
         help="jobs running at the same time, at most (default: the cores, here %(default)s)",
@@ -108,7 +108,7 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
         help="snapshots being written at the same time, at most (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
+        "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
     )
     _describe_data(parser)
     parser.add_argument(
@@ -116,7 +116,10 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
         help="go on with jobs that the data directory knows, and leave alone those that are done",
     )  # fmt: skip
     parser.add_argument(
-        "--report", metavar="FILE.json", help="write what came of every job to this file, as JSON"
+        "--report",
+        metavar="FILE.json",
+        type=_path,
+        help="write what came of every job to this file, as JSON",
     )
     parser.add_argument(
         "--quiet", action="store_true", help="no progress and no table; errors are still told"
@@ -130,7 +133,11 @@ def _describe_lint(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(load=_later("lint"))
     parser.add_argument(
-        "paths", metavar="JOBS_DIR_OR_FILE", nargs="+", help="a directory of jobs, or one file"
+        "paths",
+        metavar="JOBS_DIR_OR_FILE",
+        type=_path,
+        nargs="+",
+        help="a directory of jobs, or one file",
     )
 
 
@@ -142,14 +149,16 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
     )
     defaults = ServerSettings()
     parser.set_defaults(load=_later("serve"))
-    parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
+    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
         "threads", metavar="MAX_THREADS", type=_positive, help="jobs at the same time, at most"
     )
     parser.add_argument(
         "backups", metavar="BACKUPS_MAX", type=_positive, help="snapshots at once, at most"
     )
-    parser.add_argument("fifo", metavar="FIFO", help="the registration pipe, which is made")
+    parser.add_argument(
+        "fifo", type=_path, metavar="FIFO", help="the registration pipe, which is made"
+    )
     parser.add_argument(
         "--max-sessions", metavar="S", type=_positive, default=defaults.sessions,
         help="sessions at the same time, at most; others wait (default: %(default)s)",
@@ -168,7 +177,7 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
         help="the same for all clients together (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
+        "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
     )
     _describe_data(parser)
     parser.add_argument(
@@ -182,7 +191,10 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
 
 def _describe_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", metavar="DIR", help="keep the store in this directory, which is made if need be"
+        "--data",
+        metavar="DIR",
+        type=_path,
+        help="keep the store in this directory, which is made if need be",
     )
     parser.add_argument(
         "--fsync", choices=FSYNC,
@@ -205,7 +217,7 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
         parser = commands.add_parser(name, help=what, allow_abbrev=False)
         parser.description = what[0].upper() + what[1:] + "."
         parser.set_defaults(load=_later(name, "upkeep"))
-        parser.add_argument("directory", metavar="DIR", help="the data directory")
+        parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "repair", help="cut a damaged journal at its first damage", allow_abbrev=False
     )
@@ -215,14 +227,14 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     parser.set_defaults(load=_later("repair", "upkeep"))
     parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
-    parser.add_argument("directory", metavar="DIR", help="the data directory")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "restore", help="begin a data directory with a backup", allow_abbrev=False
     )
     parser.description = "Make a data directory that begins with the pairs of a backup."
     parser.set_defaults(load=_later("restore", "upkeep"))
-    parser.add_argument("file", metavar="FILE.bck", help="the backup")
-    parser.add_argument("directory", metavar="DIR", help="a new or empty directory")
+    parser.add_argument("file", type=_path, metavar="FILE.bck", help="the backup")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="a new or empty directory")
 
 
 def _later(name: str, module: str | None = None) -> Callable[[], Action]:
@@ -244,6 +256,13 @@ def _seconds(text: str) -> float:
     if not 0.001 <= seconds <= MOST_SECONDS:
         raise argparse.ArgumentTypeError(f"seconds are 0.001 to {MOST_SECONDS}, not '{text}'")
     return seconds
+
+
+def _path(text: str) -> str:
+    """Take a path; an empty one, as a variable that is not set makes it, leads nowhere."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 def _mode(text: str) -> int:
@@ -269,7 +288,7 @@ def _describe_client(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "id", metavar="ID", help="the client's name: 1 to 15 letters, digits, - and _"
     )
-    parser.add_argument("fifo", metavar="FIFO", help="the server's registration pipe")
+    parser.add_argument("fifo", type=_path, metavar="FIFO", help="the server's registration pipe")
 
 
 def _positive(text: str) -> int:

@@ -142,8 +142,6 @@ def _say_what_was_not_told(report: Report) -> None:
 def _check_report_path(path: str, jobs: str) -> None:
     """Refuse, before any work is done, a place where no report can be written."""
     parent = os.path.dirname(path) or "."
-    if not path:
-        raise UsageError("--report: a name is needed")
     try:
         check_replaceable(os.fsencode(path))
     except OSError as error:
