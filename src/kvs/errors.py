@@ -238,9 +238,11 @@ class NoServer(KvsError):
 
     fifo: str
     reason: str
+    advice: str = ""
+    """What a person can do, if it is known."""
 
     def __str__(self) -> str:
-        return f"{self.fifo}: {self.reason}"
+        return f"{self.fifo}: {self.reason}{self.advice and f'; {self.advice}'}"
 
 
 @dataclass(eq=False)

@@ -381,5 +381,8 @@ def test_help_is_right_for_a_session_too(runtime: Path, served: Served) -> None:
 def test_without_a_server(runtime: Path) -> None:
     ended = client(runtime, runtime / "none", b"")
     assert ended.status == 1
-    assert ended.lines == [f"kvs client: {runtime}/none: No such file or directory"]
+    assert ended.lines == [
+        f"kvs client: {runtime}/none: no server serves it: there is no such pipe; "
+        f"'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {runtime}/none' starts one"
+    ]
     assert ended.stdout == b""

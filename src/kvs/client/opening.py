@@ -92,11 +92,17 @@ class _Opening:
                 server = fifo.open_for_writing()
             finally:
                 fifo.close()
+        except FileNotFoundError as error:
+            raise self._not_served("no server serves it: there is no such pipe") from error
         except OSError as error:
             raise NoServer(self._shown, cause(error)) from error
         if server is None:
-            raise NoServer(self._shown, "no server reads this pipe")
+            raise self._not_served("no server reads this pipe")
         return server
+
+    def _not_served(self, reason: str) -> NoServer:
+        start = f"kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {self._shown}"
+        return NoServer(self._shown, reason, f"'{start}' starts one")
 
     def _send(self, frame: bytes) -> None:
         """Write the connect, whole or not at all (pipe(7)); a full pipe is waited for."""
