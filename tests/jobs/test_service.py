@@ -202,7 +202,7 @@ def test_what_is_no_job_is_ignored_and_no_regular_file_fails(served: Served) -> 
     assert sorted(map(str, served.errors)) == [
         f"{served.path}/b.job: cannot open it: it is no regular file",
         f"{served.path}/c.job: cannot open it: it is no regular file",
-        f"{served.path}/d.job: cannot open it: No such file or directory",
+        f"{served.path}/d.job: cannot open it: it is a link that leads nowhere",
     ]
     assert served.service.counts().failed == 3
 

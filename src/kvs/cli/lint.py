@@ -6,9 +6,8 @@ import unicodedata
 
 from kvs.cli.say import UsageError, put, say
 from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
-from kvs.files import open_regular
 from kvs.jobs.blocks import line_blocks
-from kvs.jobs.directory import JOB, JobsDirectory
+from kvs.jobs.directory import JOB, JobsDirectory, open_job
 from kvs.language.faults import Fault, faults, line_at
 from kvs.language.grammar import count_commands
 
@@ -47,14 +46,17 @@ def _lint_directory(path: str) -> bool:
 
 def _lint_file(name: bytes, shown_name: str, directory: int | None = None) -> bool:
     try:
-        file = open_regular(name, os.O_RDONLY, directory)
-        try:
-            return _lint_open_file(file, shown_name)
-        finally:
-            os.close(file)
+        file = open_job(name, shown_name, directory)
+    except JobFailed as failure:
+        say(str(failure))
+        return False
+    try:
+        return _lint_open_file(file, shown_name)
     except OSError as error:
         say(str(JobFailed(shown_name, f"cannot read it: {cause(error)}")))
         return False
+    finally:
+        os.close(file)
 
 
 def _lint_open_file(file: int, name: str) -> bool:

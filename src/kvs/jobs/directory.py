@@ -97,10 +97,7 @@ class JobsDirectory:
             JobFailed: it cannot be opened, or is no regular file.
 
         """
-        try:
-            return open_regular(name + JOB, os.O_RDONLY, self.descriptor)
-        except OSError as error:
-            raise JobFailed(self.shown(name + JOB), f"cannot open it: {cause(error)}") from error
+        return open_job(name + JOB, self.shown(name + JOB), self.descriptor)
 
     def open_output(self, name: bytes, job: int, keep: int = 0) -> int:
         """Open the output of the job `name`, open as `job`; return the descriptor.
@@ -169,6 +166,29 @@ class JobsDirectory:
 
     def _output_refused(self, name: bytes, reason: str) -> JobFailed:
         return JobFailed(self.shown(name + OUTPUT), f"cannot open the output: {reason}")
+
+
+def open_job(name: bytes, shown_name: str, directory: int | None = None) -> int:
+    """Open the job file `name`, following links, and return the descriptor.
+
+    Raises:
+        JobFailed: it cannot be opened, or is no regular file.
+
+    """
+    try:
+        return open_regular(name, os.O_RDONLY, directory)
+    except OSError as error:
+        reason = cause(error)
+        if isinstance(error, FileNotFoundError) and _is_link(name, directory):
+            reason = "it is a link that leads nowhere"
+        raise JobFailed(shown_name, f"cannot open it: {reason}") from error
+
+
+def _is_link(name: bytes, directory: int | None) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def _not_its_own(output: os.stat_result, job: os.stat_result) -> str | None:
