@@ -155,6 +155,27 @@ def test_help_names_every_option_and_the_exit_statuses() -> None:
         assert word in usage
 
 
+def test_the_help_of_run_and_serve_says_what_holds() -> None:
+    run, serve = (
+        " ".join(kvs(name, "--help").stdout.decode().split()) for name in ("run", "serve")
+    )
+    assert "against one store, a new one or that of --data" in run
+    assert "debug, info, warning or error (default: info)" in serve
+
+
+@pytest.mark.parametrize(
+    "mode", ["0", "000", "400", "0066", "266", "1600", "6", "-600", "0o600", ""]
+)
+def test_a_mode_with_which_nobody_can_use_the_pipe_is_wrong_usage(jobs: Path, mode: str) -> None:
+    fifo = jobs.parent / "fifo"
+    ended = kvs("serve", jobs, "1", "1", fifo, f"--fifo-mode={mode}")
+    assert ended.status == 2
+    assert f"the owner, who is the server, needs to read and to write, not '{mode}'" in one_line(
+        ended
+    )
+    assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
+
+
 def test_a_run_in_which_all_went_well_ends_with_0(jobs: Path) -> None:
     ended = kvs("run", jobs)
     assert (ended.status, ended.stderr) == (0, b"")

@@ -6,6 +6,7 @@ when a signal ended the work.
 
 import argparse
 import io
+import re
 import signal
 import sys
 import warnings
@@ -22,6 +23,9 @@ from kvs.version import VERSION
 
 Action = Callable[[argparse.Namespace], int]
 """A command: it is given the options, and returns the exit status."""
+
+OWNERS = 0o600
+"""What the owner of a pipe needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,10 +96,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _describe_run(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run every job (NAME.job) of a directory against one new store, in order of name, some at "
-        "the same time. NAME.job gives NAME.out, and its n-th BACKUP gives NAME-n.bck. Ends when "
-        "all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in good order; a second one "
-        "leaves at once."
+        "Run every job (NAME.job) of a directory against one store, a new one or that of --data, "
+        "in order of name, some at the same time. NAME.job gives NAME.out, and its n-th BACKUP "
+        "gives NAME-n.bck. Ends when all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in "
+        "good order; a second one leaves at once."
     )
     parser.set_defaults(load=_later("run"))
     parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
@@ -185,7 +189,8 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--log-level", metavar="LEVEL", default="info",
-        choices=("debug", "info", "warning", "error"), help="debug, info, warning or error",
+        choices=("debug", "info", "warning", "error"),
+        help="debug, info, warning or error (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -267,12 +272,12 @@ def _path(text: str) -> str:
 
 def _mode(text: str) -> int:
     """Take the permissions of a file as chmod(1) does."""
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"permissions are 0 to 777, octal, not '{text}'")
+    mode = int(text, 8) if re.fullmatch("0?[0-7]{3}", text) else 0
+    if mode & OWNERS != OWNERS:
+        raise argparse.ArgumentTypeError(
+            "permissions are three octal digits, such as 600, and the owner, who is the server, "
+            f"needs to read and to write, not '{text}'"
+        )
     return mode
 
 
