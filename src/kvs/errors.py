@@ -204,7 +204,8 @@ class IdRefused(KvsError, ValueError):
 
     def __init__(self, given: str) -> None:
         super().__init__(
-            f"'{shown(given, 24)}': an ID is 1 to 15 letters (a to z, A to Z), digits, - and _"
+            f"'{shown(given, 24)}' is no ID: one has 1 to 15 characters, and each is a letter "
+            "(a to z, A to Z), a digit, '-' or '_'"
         )
 
 

@@ -369,7 +369,10 @@ def test_an_id_in_use_is_refused_and_one_that_was_killed_replaced(
 def test_what_is_no_id_is_wrong_usage(runtime: Path, name: str) -> None:
     ended = client(runtime, runtime / "none", b"", name)
     assert ended.status == 2
-    assert "an ID is 1 to 15 letters" in ended.lines[0]
+    assert ended.lines[0].endswith(
+        "' is no ID: one has 1 to 15 characters, and each is a letter (a to z, A to Z), a digit, "
+        "'-' or '_'"
+    )
     assert ended.lines[0].isprintable()
 
 
