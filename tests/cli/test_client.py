@@ -123,6 +123,23 @@ def test_an_input_that_is_closed_is_at_its_end(runtime: Path, served: Served) ->
     assert done.stdout == CONNECTED + DISCONNECTED
 
 
+def test_an_input_that_cannot_be_read_is_told_and_ends_it_in_good_order(
+    runtime: Path, served: Served, tmp_path: Path
+) -> None:
+    with (tmp_path / "in").open("wb") as file:
+        done = subprocess.run(
+            [*KVS, "client", "me", served.path],
+            stdin=file,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"kvs client: stdin: cannot read it: Bad file descriptor\n"
+    assert done.stdout == CONNECTED + DISCONNECTED
+
+
 def test_input_may_be_a_file(runtime: Path, served: Served, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"WRITE [(a,1)]\nREAD [a]\n")
     with (tmp_path / "in").open("rb") as file:
