@@ -1,6 +1,7 @@
 """The store on one thread: execute beside the naive model, and the library beside execute."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kvs import BackupMalformed, BackupUnreadable, Pause, Reason, SnapshotFailed, Store, WordRefused
+from kvs import (
+    BackupMalformed,
+    BackupUnreadable,
+    DataUnusable,
+    DirectoryUnusable,
+    KvsError,
+    NoServer,
+    Pause,
+    Reason,
+    SnapshotFailed,
+    Store,
+    WordRefused,
+    connect,
+)
 from kvs.language.faults import faults
 from kvs.language.results import HELP
 from tests.model import Model
@@ -282,3 +296,26 @@ def test_any_order_of_library_calls_beside_a_dict() -> None:
     run_state_machine_as_test(
         StoreBesideDict, settings=settings(max_examples=50, stateful_step_count=20)
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "reason"),
+    [("\0x", r"\x00x", "no path can hold a NUL byte"), (b"", "", "it names nothing")],
+    ids=["NUL", "empty"],
+)
+def test_a_path_that_is_none_is_told_as_what_it_was_to_be(
+    path: str | bytes, shown: str, reason: str
+) -> None:
+    store = Store()
+    calls: dict[type[KvsError], Callable[[str | bytes], object]] = {
+        DataUnusable: Store,
+        SnapshotFailed: store.backup,
+        BackupUnreadable: store.restore,
+        DirectoryUnusable: store.run_jobs,
+        NoServer: connect,
+    }
+    for error, call in calls.items():
+        with pytest.raises(error) as told:
+            call(path)
+        assert str(told.value).startswith(f"{shown}: ")
+        assert str(told.value).endswith(f": {reason}")

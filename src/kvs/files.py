@@ -26,6 +26,10 @@ class NotARegularFile(OSError):
         super().__init__("it is no regular file")
 
 
+class NoSuchPath(OSError):
+    """What was to be a path is none."""
+
+
 class NotSynced(OSError):
     """A file is in place under its name, but a power loss may undo that."""
 
@@ -40,8 +44,22 @@ def write_all(file: int, data: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
+def check_path(path: bytes) -> None:
+    """Refuse what no file can be called.
+
+    Raises:
+        NoSuchPath: it is empty, or holds a NUL byte.
+
+    """
+    if not path:
+        raise NoSuchPath("it names nothing")
+    if b"\0" in path:
+        raise NoSuchPath("no path can hold a NUL byte")
+
+
 def open_directory(path: bytes) -> int:
     """Open a directory, to work below it; the caller closes the descriptor."""
+    check_path(path)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -55,6 +73,7 @@ def open_regular(name: bytes, flags: int, directory: int | None = None, mode: in
         OSError: it cannot be opened.
 
     """
+    check_path(name)
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         file = os.open(name, flags, mode, dir_fd=directory)
@@ -132,9 +151,10 @@ def check_replaceable(name: bytes, directory: int | None = None) -> None:
 
     Raises:
         NotARegularFile: something like that is there.
-        ValueError: no file can be called so.
+        NoSuchPath: no file can be called so.
 
     """
+    check_path(name)
     try:
         found = (
             os.lstat(name)

@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvs.errors import SnapshotFailed, StoreNotEmpty, cause, shown
-from kvs.files import check_replaceable, open_directory
+from kvs.errors import DataUnusable, SnapshotFailed, StoreNotEmpty, cause, shown
+from kvs.files import check_path, check_replaceable, open_directory
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
 from kvs.jobs.run import Run, tell_nobody
@@ -53,6 +53,11 @@ class Store(CoreStore):
             DataDamaged: something in it does not prove itself; nothing was changed.
 
         """
+        if data is not None:
+            try:
+                check_path(os.fsencode(data))
+            except OSError as error:
+                raise DataUnusable(shown(data), cause(error)) from error
         super().__init__(data, settings, progress=progress)
         self._watching = Watchers(Change)
         self.attach(self._watching)

@@ -20,6 +20,7 @@ from kvs.errors import (
     cause,
     shown,
 )
+from kvs.files import check_path
 from kvs.wire import fifos, frames
 from kvs.wire.replies import Executed
 
@@ -53,9 +54,14 @@ class _Opening:
     """One connect, and the time that it may take."""
 
     def __init__(self, registration: Path, timeout: float | None) -> None:
-        # Any path that a person gives may lead there by links; the pipe itself is none.
-        self._path = os.path.realpath(os.fsencode(registration))
         self._shown = shown(registration)
+        path = os.fsencode(registration)
+        try:
+            check_path(path)
+        except OSError as error:
+            raise NoServer(self._shown, cause(error)) from error
+        # Any path that a person gives may lead there by links; the pipe itself is none.
+        self._path = os.path.realpath(path)
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._gone_since: float | None = None
