@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -198,6 +199,21 @@ class TestLibrary:
             store.write({reserved: "as-a-key"})
         assert store.revision == 2
         assert "good" not in store
+
+    @pytest.mark.parametrize(
+        "given", [("a", "b", "c"), ("a",), (), "ab", b"ab", 5, None, ("x" * 99, "b", "c")]
+    )
+    def test_what_is_no_pair_is_refused_whole(self, given: object) -> None:
+        store = Store()
+        pairs: list[Any] = [("a", "1"), given]
+        with pytest.raises(WordRefused) as told:
+            store.write(pairs)
+        assert str(told.value).startswith("a pair is a key and a value, not ")
+        assert repr(given)[:20] in str(told.value)
+        assert store.items() == []
+        good: list[Any] = [["a", "1"], ("b", b"2")]
+        store.write(iter(good))
+        assert store.items() == [(b"a", b"1"), (b"b", b"2")]
 
     def test_one_key_is_not_taken_for_an_iterable_of_keys(self) -> None:
         store = Store()

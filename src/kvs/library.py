@@ -69,7 +69,8 @@ class Store(CoreStore):
         pairs are no change.
 
         Raises:
-            WordRefused: a key or value is no word of the language; nothing was written.
+            WordRefused: a key or value is no word of the language, or what is given is no pair;
+                nothing was written.
 
         """
         pause = self.execute(lines.write_line(pairs))
