@@ -134,6 +134,17 @@ def test_execute_stops_after_the_command_that_takes_output_past_the_budget() -> 
             )
 
 
+def test_execute_takes_str_too_and_says_what_it_takes() -> None:
+    store = Store()
+    pause = store.execute("WRITE [(größe,1)]\nREAD [größe]\n")
+    assert (pause.output, pause.offset) == ("[(größe,1)]\n".encode(), 35)
+    assert store.execute("WRITE [(größe,1)]\nSHOW\n", 20).output == "(größe, 1)\n".encode()
+    script: Any
+    for script in (5, None, bytearray(b"SHOW\n"), ["SHOW"]):
+        with pytest.raises(TypeError, match=r"^commands are str or bytes, not "):
+            store.execute(script)
+
+
 def test_revisions_count_the_commands_that_change_something() -> None:
     store = Store()
     lines = [

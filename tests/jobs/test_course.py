@@ -57,7 +57,7 @@ class Patient(Store):
     """A store in which each call is a group of its own on disk, before the next one begins."""
 
     def execute(
-        self, script: bytes, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
+        self, script: bytes | str, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
     ) -> Pause:
         pause = super().execute(script, start, budget, mark)
         self.wait_until_safe(self.position())

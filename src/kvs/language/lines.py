@@ -11,6 +11,18 @@ Word = str | bytes
 """A key or a value; str is encoded as UTF-8."""
 
 
+def encoded(script: Word) -> bytes:
+    """Return lines of the command language as bytes, a str encoded as UTF-8.
+
+    Raises:
+        TypeError: it is neither str nor bytes.
+
+    """
+    if not isinstance(script, str | bytes):
+        raise TypeError(f"commands are str or bytes, not {type(script).__name__}")
+    return script.encode(errors="surrogateescape") if isinstance(script, str) else bytes(script)
+
+
 def checked_keys(keys: Iterable[Word]) -> list[bytes]:
     """Return keys given to the library as words of bytes.
 
