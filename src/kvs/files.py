@@ -149,6 +149,9 @@ def _create(directory: int) -> tuple[int, bytes]:
 def check_replaceable(name: bytes, directory: int | None = None) -> None:
     """Refuse a place where a finished file may not be put: a device, a pipe or a directory.
 
+    So is a link to one, which somebody may use for it, and one that stands for what a process has
+    open, as ``/dev/stdout`` does: root could replace that for everybody.
+
     Raises:
         NotARegularFile: something like that is there.
         NoSuchPath: no file can be called so.
@@ -163,6 +166,11 @@ def check_replaceable(name: bytes, directory: int | None = None) -> None:
         )
     except OSError:
         return  # nothing is there; what else is wrong is told when it is made
+    if stat.S_ISLNK(found.st_mode):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(name, dir_fd=directory).startswith(b"/proc/"):
+                raise NotARegularFile
+            found = os.stat(name, dir_fd=directory)
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
         raise NotARegularFile
 
