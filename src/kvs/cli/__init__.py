@@ -6,6 +6,7 @@ when a signal ended the work.
 
 import argparse
 import io
+import os
 import re
 import signal
 import sys
@@ -30,6 +31,7 @@ OWNERS = 0o600
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments`, by default the process's; return its exit status."""
+    _fill_standard_descriptors()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide endings
     # Forking beside threads is safe here: docs/design.md says why.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -52,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _fill_standard_descriptors() -> None:
+    """Keep 0, 1 and 2 from our files: what somebody writes to stderr could end in the journal."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
 
 
 class _Parser(argparse.ArgumentParser):
