@@ -12,6 +12,7 @@ from kvs.errors import counted
 from tests.journal.journals import Made, contents, files, put
 from tests.tools import (
     HOUR,
+    Start,
     content,
     end,
     kvs,
@@ -274,12 +275,18 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path
     [
         (("--fsync", "always"), "--fsync needs --data"),
         (("--fsync-interval", "2"), "--fsync-interval needs --data"),
+        (("--data", "new", "--fsync-interval", "2"), "--fsync-interval needs --fsync interval"),
+        (
+            ("--data", "new", "--fsync", "always", "--fsync-interval", "2"),
+            "--fsync-interval needs --fsync interval",
+        ),
         (("--resume",), "--resume needs --data"),
     ],
 )
 def test_options_that_need_data_say_so(tmp_path: Path, option: tuple[str, ...], told: str) -> None:
-    ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option)
+    ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option, how=Start(cwd=tmp_path))
     assert (ended.status, one_line(ended)) == (2, f"kvs run: {told}")
+    assert list(tmp_path.iterdir()) == [tmp_path / "jobs"]
 
 
 def test_others_must_not_be_able_to_write_there(data: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
         _refuse_without_data(options)
         store = Store()
     else:
+        _refuse_idle_interval(options)
         fsync = options.fsync or DataSettings.fsync
         interval = options.fsync_interval or DataSettings.fsync_interval
         with as_usage(), shown_progress() as progress:
@@ -51,6 +52,11 @@ def _refuse_without_data(options: argparse.Namespace) -> None:
     for name in ("fsync", "fsync_interval", "resume"):
         if getattr(options, name, None):
             raise UsageError(f"--{name.replace('_', '-')} needs --data")
+
+
+def _refuse_idle_interval(options: argparse.Namespace) -> None:
+    if options.fsync_interval is not None and options.fsync != "interval":
+        raise UsageError("--fsync-interval needs --fsync interval")
 
 
 def _tell_what_was_found(store: Store, path: str, tell: Callable[[str], None]) -> None:
