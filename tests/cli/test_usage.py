@@ -57,8 +57,14 @@ WRONG_USAGE = {
     "a command with control characters": (["a\nb\x1b[31m"], r"'a\nb\x1b[31m'"),
     "an unknown option before the command": (["--frobnicate"], "COMMAND"),
     "run without a directory": (["run"], "JOBS_DIR"),
-    "run with two directories": (["run", "jobs", "jobs"], "jobs"),
-    "run with an unknown option": (["run", "jobs", "--frobnicate"], "--frobnicate"),
+    "run with two directories": (
+        ["run", "jobs", "jobs"],
+        "kvs run: unrecognized arguments: jobs; see 'kvs run --help'",
+    ),
+    "run with an unknown option": (
+        ["run", "jobs", "--frobnicate"],
+        "kvs run: unrecognized arguments: --frobnicate; see 'kvs run --help'",
+    ),
     "run with an option cut short": (["run", "jobs", "--thread", "2"], "--thread"),
     "run with an option that lacks its value": (["run", "jobs", "--threads"], "--threads"),
     "run of no such directory": (["run", "nowhere"], "nowhere"),

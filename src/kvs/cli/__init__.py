@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     program = "kvs"
     try:
-        options = _parser().parse_args(arguments)
+        options, others = _parser().parse_known_args(arguments)
         program = f"kvs {options.command}"
+        if others:
+            _Parser(prog=program).error(f"unrecognized arguments: {' '.join(others)}")
         action: Action = options.load()
         with exception_at_sigint():
             return action(options)
