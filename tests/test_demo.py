@@ -44,7 +44,7 @@ def test_the_demo_shows_what_each_sees_in_order(kvs: Path) -> None:
         "    watcher: (pump,DELETED)",
         "    watcher: Server returned 0 for operation: disconnect",
     ]
-    assert "order.job: done, 1 commands" in done.stdout
+    assert "order.job: done, 1 command, " in done.stdout
     assert done.stdout.endswith("INFO stopped\n")
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs import errors
-from kvs.errors import shown
+from kvs.errors import counted, shown
 
 
 @given(st.binary())
@@ -31,6 +31,10 @@ def test_different_bytes_are_shown_differently(one: bytes, other: bytes) -> None
 )
 def test_what_does_not_print_is_escaped(raw: bytes | str, text: str) -> None:
     assert shown(raw) == text
+
+
+def test_what_is_counted_is_one_or_many() -> None:
+    assert [counted(number, "pair") for number in range(3)] == ["0 pairs", "1 pair", "2 pairs"]
 
 
 def test_what_is_too_long_is_cut() -> None:

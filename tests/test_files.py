@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kvs.files import (
     NotARegularFile,
     Replacement,
+    check_replaceable,
     clear_leftovers,
     open_directory,
     open_regular,
@@ -99,3 +100,32 @@ def test_only_regular_files_are_opened_and_a_pipe_never_waits(
             open_regular(name, os.O_RDONLY, directory)
     with pytest.raises(FileNotFoundError):
         open_regular(b"none", os.O_RDONLY, directory)
+
+
+@pytest.mark.parametrize("target", ["pipe", "folder", "/dev/null", "/proc/self/fd/9"])
+def test_a_link_to_what_is_no_file_is_not_replaced(
+    directory: int, tmp_path: Path, target: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(target)
+    for name, at in ((b"link", directory), (os.fsencode(tmp_path / "link"), None)):
+        with pytest.raises(NotARegularFile):
+            check_replaceable(name, at)
+
+
+def test_a_link_that_stands_for_an_open_file_is_not_replaced(
+    directory: int, tmp_path: Path
+) -> None:
+    """As a shell's ``> file`` makes ``/dev/stdout`` lead to a regular file."""
+    with (tmp_path / "open").open("w") as file:
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{file.fileno()}")
+        with pytest.raises(NotARegularFile):
+            check_replaceable(b"link", directory)
+
+
+@pytest.mark.parametrize("target", ["file", "nowhere"])
+def test_any_other_link_is(directory: int, tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(target)
+    check_replaceable(b"link", directory)

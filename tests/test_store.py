@@ -1,7 +1,9 @@
 """The store on one thread: execute beside the naive model, and the library beside execute."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kvs import BackupMalformed, BackupUnreadable, Pause, Reason, SnapshotFailed, Store, WordRefused
+from kvs import (
+    BackupMalformed,
+    BackupUnreadable,
+    DataUnusable,
+    DirectoryUnusable,
+    KvsError,
+    NoServer,
+    Pause,
+    Reason,
+    SnapshotFailed,
+    Store,
+    WordRefused,
+    connect,
+)
 from kvs.language.faults import faults
 from kvs.language.results import HELP
 from tests.model import Model
@@ -119,6 +134,17 @@ def test_execute_stops_after_the_command_that_takes_output_past_the_budget() -> 
             )
 
 
+def test_execute_takes_str_too_and_says_what_it_takes() -> None:
+    store = Store()
+    pause = store.execute("WRITE [(größe,1)]\nREAD [größe]\n")
+    assert (pause.output, pause.offset) == ("[(größe,1)]\n".encode(), 35)
+    assert store.execute("WRITE [(größe,1)]\nSHOW\n", 20).output == "(größe, 1)\n".encode()
+    script: Any
+    for script in (5, None, bytearray(b"SHOW\n"), ["SHOW"]):
+        with pytest.raises(TypeError, match=r"^commands are str or bytes, not "):
+            store.execute(script)
+
+
 def test_revisions_count_the_commands_that_change_something() -> None:
     store = Store()
     lines = [
@@ -184,6 +210,21 @@ class TestLibrary:
             store.write({reserved: "as-a-key"})
         assert store.revision == 2
         assert "good" not in store
+
+    @pytest.mark.parametrize(
+        "given", [("a", "b", "c"), ("a",), (), "ab", b"ab", 5, None, ("x" * 99, "b", "c")]
+    )
+    def test_what_is_no_pair_is_refused_whole(self, given: object) -> None:
+        store = Store()
+        pairs: list[Any] = [("a", "1"), given]
+        with pytest.raises(WordRefused) as told:
+            store.write(pairs)
+        assert str(told.value).startswith("a pair is a key and a value, not ")
+        assert repr(given)[:20] in str(told.value)
+        assert store.items() == []
+        good: list[Any] = [["a", "1"], ("b", b"2")]
+        store.write(iter(good))
+        assert store.items() == [(b"a", b"1"), (b"b", b"2")]
 
     def test_one_key_is_not_taken_for_an_iterable_of_keys(self) -> None:
         store = Store()
@@ -282,3 +323,26 @@ def test_any_order_of_library_calls_beside_a_dict() -> None:
     run_state_machine_as_test(
         StoreBesideDict, settings=settings(max_examples=50, stateful_step_count=20)
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "shown", "reason"),
+    [("\0x", r"\x00x", "no path can hold a NUL byte"), (b"", "", "it names nothing")],
+    ids=["NUL", "empty"],
+)
+def test_a_path_that_is_none_is_told_as_what_it_was_to_be(
+    path: str | bytes, shown: str, reason: str
+) -> None:
+    store = Store()
+    calls: dict[type[KvsError], Callable[[str | bytes], object]] = {
+        DataUnusable: Store,
+        SnapshotFailed: store.backup,
+        BackupUnreadable: store.restore,
+        DirectoryUnusable: store.run_jobs,
+        NoServer: connect,
+    }
+    for error, call in calls.items():
+        with pytest.raises(error) as told:
+            call(path)
+        assert str(told.value).startswith(f"{shown}: ")
+        assert str(told.value).endswith(f": {reason}")

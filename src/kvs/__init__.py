@@ -1,52 +1,58 @@
 """KVS: a key-value store for one machine's programs and scripts.
 
-The public names are these; everything else may change. `Store` is where to begin.
+The public names are these; everything else may change. `Store` is where to begin. Each is loaded
+when it is first used: the program `kvs` has its first lines run before (`kvs.__main__`).
 """
 
-from typing import TYPE_CHECKING
-
-from kvs.engine.boundary import Pause, Reason
-from kvs.errors import (
-    BackupFailed,
-    BackupMalformed,
-    BackupUnreadable,
-    ConnectRefused,
-    DataDamaged,
-    DataUnusable,
-    DirectoryInUse,
-    DirectoryUnusable,
-    EngineUnavailable,
-    IdInUse,
-    IdRefused,
-    InvalidCommand,
-    JobFailed,
-    JobStartsOver,
-    JournalFailed,
-    KvsError,
-    NoAnswer,
-    NoPlaceForPipes,
-    NoServer,
-    NoThread,
-    RequestFailed,
-    ScriptTooLong,
-    SessionEnded,
-    SnapshotFailed,
-    SnapshotNotSynced,
-    StoreClosed,
-    StoreNotEmpty,
-    WatchLost,
-    WordRefused,
-)
-from kvs.jobs.report import JobReport, Report, SnapshotReport, State
-from kvs.library import Store
-from kvs.settings import DataSettings
-from kvs.snapshot.write import Written
 from kvs.version import VERSION
-from kvs.watch import Change, Watch
 
+TYPE_CHECKING = False  # for type checkers it is true; typing would take longer than all else here
 if TYPE_CHECKING:
     from kvs.client.session import Session, connect
+    from kvs.engine.boundary import Pause, Reason
+    from kvs.errors import (
+        BackupFailed,
+        BackupMalformed,
+        BackupUnreadable,
+        ConnectRefused,
+        DataDamaged,
+        DataUnusable,
+        DirectoryInUse,
+        DirectoryUnusable,
+        EngineUnavailable,
+        IdInUse,
+        IdRefused,
+        InvalidCommand,
+        JobFailed,
+        JobStartsOver,
+        JournalFailed,
+        KvsError,
+        NoAnswer,
+        NoPlaceForPipes,
+        NoServer,
+        NoThread,
+        OutputChanged,
+        RequestFailed,
+        ScriptTooLong,
+        SessionEnded,
+        SnapshotFailed,
+        SnapshotNotSynced,
+        StoreClosed,
+        StoreNotEmpty,
+        WatchLost,
+        WordRefused,
+    )
+    from kvs.jobs.report import (
+        JobReport,
+        Report,
+        SnapshotReport,
+        State,
+    )
+    from kvs.library import Store
     from kvs.persistence import Recovered
+    from kvs.settings import DataSettings
+    from kvs.snapshot.write import Written
+    from kvs.watch import Change, Watch
     from kvs.wire.replies import Executed
 
 __version__ = VERSION
@@ -76,6 +82,7 @@ __all__ = [
     "NoPlaceForPipes",
     "NoServer",
     "NoThread",
+    "OutputChanged",
     "Pause",
     "Reason",
     "Recovered",
@@ -99,19 +106,35 @@ __all__ = [
     "connect",
 ]
 
-_LATER = {
-    "Executed": "kvs.client.session",
+_MODULES = {
+    "Change": "kvs.watch",
+    "DataSettings": "kvs.settings",
+    "Executed": "kvs.wire.replies",
+    "JobReport": "kvs.jobs.report",
+    "Pause": "kvs.engine.boundary",
+    "Reason": "kvs.engine.boundary",
     "Recovered": "kvs.persistence",
+    "Report": "kvs.jobs.report",
     "Session": "kvs.client.session",
+    "SnapshotReport": "kvs.jobs.report",
+    "State": "kvs.jobs.report",
+    "Store": "kvs.library",
+    "Watch": "kvs.watch",
+    "Written": "kvs.snapshot.write",
     "connect": "kvs.client.session",
 }
-"""Imported where they are first used (PEP 562): `kvs run` does not wait for them."""
+"""Where a name comes from when it is first used (PEP 562), if not from `kvs.errors`."""
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
+    if name not in __all__:
         raise AttributeError(f"module 'kvs' has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = getattr(import_module(_LATER[name]), name)
+    module = import_module(_MODULES.get(name, "kvs.errors"))
+    globals()[name] = getattr(module, name)
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

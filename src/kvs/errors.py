@@ -1,4 +1,4 @@
-"""Every error the package raises, and how an error shows bytes to a person.
+"""Every error the package raises, and how bytes and numbers are shown to a person.
 
 Each is one sentence: what, where, why and, where a person can do something, what. The fields are
 there so that nobody has to take the sentence apart. All derive from `KvsError`.
@@ -29,6 +29,11 @@ def _printable(character: str) -> str:
     if character.isprintable() and character != "\\":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def counted(number: int, what: str) -> str:
+    """Return how many there are of `what`, a noun in the singular: ``1 pair``, ``2 pairs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def cause(error: OSError) -> str:
@@ -75,6 +80,21 @@ class JobStartsOver(KvsError):
 
     def __str__(self) -> str:
         return f"{self.file}: it has changed since it was last worked at: it starts over"
+
+
+@dataclass(eq=False)
+class OutputChanged(KvsError):
+    """The output of a job that was done before is not there as it was. It is no failure."""
+
+    file: str
+    """The output."""
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: {self.reason}; its job was done before, and is left alone: to have it "
+            "run again, touch it before the start"
+        )
 
 
 @dataclass(eq=False)
@@ -184,7 +204,8 @@ class IdRefused(KvsError, ValueError):
 
     def __init__(self, given: str) -> None:
         super().__init__(
-            f"'{shown(given, 24)}': an ID is 1 to 15 letters (a to z, A to Z), digits, - and _"
+            f"'{shown(given, 24)}' is no ID: one has 1 to 15 characters, and each is a letter "
+            "(a to z, A to Z), a digit, '-' or '_'"
         )
 
 
@@ -218,9 +239,11 @@ class NoServer(KvsError):
 
     fifo: str
     reason: str
+    advice: str = ""
+    """What a person can do, if it is known."""
 
     def __str__(self) -> str:
-        return f"{self.fifo}: {self.reason}"
+        return f"{self.fifo}: {self.reason}{self.advice and f'; {self.advice}'}"
 
 
 @dataclass(eq=False)

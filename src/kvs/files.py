@@ -26,6 +26,10 @@ class NotARegularFile(OSError):
         super().__init__("it is no regular file")
 
 
+class NoSuchPath(OSError):
+    """What was to be a path is none."""
+
+
 class NotSynced(OSError):
     """A file is in place under its name, but a power loss may undo that."""
 
@@ -49,8 +53,22 @@ def write_all(file: int, *pieces: bytes) -> None:
                 rest[0] = rest[0][written:]
 
 
+def check_path(path: bytes) -> None:
+    """Refuse what no file can be called.
+
+    Raises:
+        NoSuchPath: it is empty, or holds a NUL byte.
+
+    """
+    if not path:
+        raise NoSuchPath("it names nothing")
+    if b"\0" in path:
+        raise NoSuchPath("no path can hold a NUL byte")
+
+
 def open_directory(path: bytes) -> int:
     """Open a directory, to work below it; the caller closes the descriptor."""
+    check_path(path)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -64,6 +82,7 @@ def open_regular(name: bytes, flags: int, directory: int | None = None, mode: in
         OSError: it cannot be opened.
 
     """
+    check_path(name)
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         file = os.open(name, flags, mode, dir_fd=directory)
@@ -139,11 +158,15 @@ def _create(directory: int) -> tuple[int, bytes]:
 def check_replaceable(name: bytes, directory: int | None = None) -> None:
     """Refuse a place where a finished file may not be put: a device, a pipe or a directory.
 
+    So is a link to one, which somebody may use for it, and one that stands for what a process has
+    open, as ``/dev/stdout`` does: root could replace that for everybody.
+
     Raises:
         NotARegularFile: something like that is there.
-        ValueError: no file can be called so.
+        NoSuchPath: no file can be called so.
 
     """
+    check_path(name)
     try:
         found = (
             os.lstat(name)
@@ -152,6 +175,11 @@ def check_replaceable(name: bytes, directory: int | None = None) -> None:
         )
     except OSError:
         return  # nothing is there; what else is wrong is told when it is made
+    if stat.S_ISLNK(found.st_mode):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(name, dir_fd=directory).startswith(b"/proc/"):
+                raise NotARegularFile
+            found = os.stat(name, dir_fd=directory)
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
         raise NotARegularFile
 

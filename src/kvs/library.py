@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvs.errors import SnapshotFailed, StoreNotEmpty, cause, shown
-from kvs.files import check_replaceable, open_directory
+from kvs.engine.boundary import BUDGET, Mark, Pause
+from kvs.errors import DataUnusable, SnapshotFailed, StoreNotEmpty, cause, shown
+from kvs.files import check_path, check_replaceable, open_directory
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
 from kvs.jobs.run import Run, tell_nobody
@@ -53,9 +54,33 @@ class Store(CoreStore):
             DataDamaged: something in it does not prove itself; nothing was changed.
 
         """
+        if data is not None:
+            try:
+                check_path(os.fsencode(data))
+            except OSError as error:
+                raise DataUnusable(shown(data), cause(error)) from error
         super().__init__(data, settings, progress=progress)
         self._watching = Watchers(Change)
         self.attach(self._watching)
+
+    def execute(
+        self, script: Word, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
+    ) -> Pause:
+        """Carry out the commands of `script`, bytes or str; its lines count in bytes of UTF-8.
+
+        All else is as the store below has it (`kvs.store.Store.execute`).
+
+        Raises:
+            TypeError: `script` is neither bytes nor str.
+            UnicodeEncodeError: it is a str that cannot be encoded.
+            ValueError: `start` is outside of the script, or `budget` is negative.
+            JournalFailed: the store is kept, and its journal failed.
+            StoreClosed: it is kept, and was closed.
+
+        """
+        if type(script) is not bytes:
+            script = lines.encoded(script)
+        return super().execute(script, start, budget, mark)
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
@@ -64,7 +89,8 @@ class Store(CoreStore):
         pairs are no change.
 
         Raises:
-            WordRefused: a key or value is no word of the language; nothing was written.
+            WordRefused: a key or value is no word of the language, or what is given is no pair;
+                nothing was written.
 
         """
         pause = self.execute(lines.write_line(pairs))

@@ -39,6 +39,8 @@ class Recovered:
     seconds: float
     torn: Torn | None
     """What a crash had left half written, and was dropped."""
+    new: bool = False
+    """Whether the directory held no store before."""
 
 
 def fill(engine: Engine, jobs: Jobs, folder: Folder, progress: ShowProgress = show_nobody) -> Found:
@@ -112,7 +114,7 @@ class Persistence:
             segment = self._folder.begin(self._disk, store)
             revision = 0
             self._snapshot_bytes = self._since_snapshot = 0
-            self.recovered = Recovered(0, 0, 0, time.perf_counter() - began, None)
+            self.recovered = Recovered(0, 0, 0, time.perf_counter() - began, None, new=True)
         else:
             found = fill(self._engine, self.jobs, self._folder, progress)
             segment = self._folder.go_on(self._disk, found.segments[-1], found.chain, found.end)

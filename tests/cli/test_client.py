@@ -123,6 +123,23 @@ def test_an_input_that_is_closed_is_at_its_end(runtime: Path, served: Served) ->
     assert done.stdout == CONNECTED + DISCONNECTED
 
 
+def test_an_input_that_cannot_be_read_is_told_and_ends_it_in_good_order(
+    runtime: Path, served: Served, tmp_path: Path
+) -> None:
+    with (tmp_path / "in").open("wb") as file:
+        done = subprocess.run(
+            [*KVS, "client", "me", served.path],
+            stdin=file,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"kvs client: stdin: cannot read it: Bad file descriptor\n"
+    assert done.stdout == CONNECTED + DISCONNECTED
+
+
 def test_input_may_be_a_file(runtime: Path, served: Served, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"WRITE [(a,1)]\nREAD [a]\n")
     with (tmp_path / "in").open("rb") as file:
@@ -369,12 +386,23 @@ def test_an_id_in_use_is_refused_and_one_that_was_killed_replaced(
 def test_what_is_no_id_is_wrong_usage(runtime: Path, name: str) -> None:
     ended = client(runtime, runtime / "none", b"", name)
     assert ended.status == 2
-    assert "an ID is 1 to 15 letters" in ended.lines[0]
+    assert ended.lines[0].endswith(
+        "' is no ID: one has 1 to 15 characters, and each is a letter (a to z, A to Z), a digit, "
+        "'-' or '_'"
+    )
     assert ended.lines[0].isprintable()
+
+
+def test_help_is_right_for_a_session_too(runtime: Path, served: Served) -> None:
+    ended = client(runtime, served.path, b"HELP\n")
+    assert b"\nWAIT milliseconds                  pause, and hold up nobody else\n" in ended.stdout
 
 
 def test_without_a_server(runtime: Path) -> None:
     ended = client(runtime, runtime / "none", b"")
     assert ended.status == 1
-    assert ended.lines == [f"kvs client: {runtime}/none: No such file or directory"]
+    assert ended.lines == [
+        f"kvs client: {runtime}/none: no server serves it: there is no such pipe; "
+        f"'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {runtime}/none' starts one"
+    ]
     assert ended.stdout == b""

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
+from kvs.errors import counted
 from tests.journal.journals import Files, Made, contents, files, put
 from tests.tools import (
     HOUR,
+    Start,
     content,
     end,
     kvs,
@@ -110,7 +112,7 @@ def test_repair_cuts_only_when_told_to_and_says_what_was_lost(damaged: Path) -> 
     assert (ended.status, ended.stderr) == (1, b"")
     assert ended.stdout.decode() == (
         f"{damaged}/0000000001.journal: at byte {first.ends[0]}: a group does not match its "
-        f"checksum\ncut there: {cut} bytes were taken away, and are kept in "
+        f"checksum\ncut there: {cut} bytes taken away, and kept in "
         f"{damaged}/0000000001.journal.cut, {damaged}/0000000002.journal.cut\n"
         f"{damaged}: at revision 0; nothing is left, lost is everything, up to revision 3 as far "
         "as can be made out\n"
@@ -135,7 +137,7 @@ def test_repair_says_what_it_has_done_in_every_case(data: Path) -> None:
 
     broken = snapshot.data[:-1]
     assert told({**files(first, second), snapshot.name: broken}) == (0, [
-        f"put aside: {len(broken)} bytes were taken away, and are kept in {snapshot.name}.cut",
+        f"put aside: {len(broken)} bytes taken away, and kept in {snapshot.name}.cut",
         f"{data}: at revision 3; nothing is lost: what is older than the snapshot was still there",
     ])  # fmt: skip
     assert told(files(snapshot)) == (0, [
@@ -143,13 +145,13 @@ def test_repair_says_what_it_has_done_in_every_case(data: Path) -> None:
         f"{data}: at revision 2; lost is what followed; how much that was cannot be made out",
     ])  # fmt: skip
     assert told({first.name: first.data[:40]}) == (1, [
-        f"cut there: 40 bytes were taken away, and are kept in {first.name}.cut",
+        f"cut there: 40 bytes taken away, and kept in {first.name}.cut",
         f"{data}: at revision 0; nothing is left, lost is everything; how much that was cannot be "
         "made out",
     ])  # fmt: skip
     last = second.data[:-2] + b"~\n"
     assert told({**files(first), second.name: last}) == (0, [
-        f"cut there: {len(last) - 83} bytes were taken away, and are kept in {second.name}.cut",
+        f"cut there: {len(last) - 83} bytes taken away, and kept in {second.name}.cut",
         f"{data}: at revision 2; lost is what followed, up to revision 3 as far as can be made out",
     ])  # fmt: skip
 
@@ -243,11 +245,12 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
     for number in range(3):
         ended = kvs("run", "--quiet", jobs, "--data", data)
         assert ended.status == 0
-        assert re.fullmatch(
-            rf"kvs run: {data}: at revision {number}, {min(number, 1)} pairs; {number} commands of "
-            r"the journal were carried out again; \d+\.\d{3} s",
-            one_line(ended),
+        told = (
+            rf"kvs run: {data}: at revision {number}, {counted(min(number, 1), 'pair')}; "
+            rf"carried out again: {counted(number, 'command')} of the journal; \d+\.\d{{3}} s"
         )
+        new = f"kvs run: {data}: a new data directory"
+        assert re.fullmatch(told if number else new, one_line(ended))
         value = b"1" if number else b"KVSERROR"
         assert content(jobs / "a.out") == b"[(k,%b)]\n" % value
     [segment] = data.iterdir()
@@ -323,12 +326,18 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path
     [
         (("--fsync", "always"), "--fsync needs --data"),
         (("--fsync-interval", "2"), "--fsync-interval needs --data"),
+        (("--data", "new", "--fsync-interval", "2"), "--fsync-interval needs --fsync interval"),
+        (
+            ("--data", "new", "--fsync", "always", "--fsync-interval", "2"),
+            "--fsync-interval needs --fsync interval",
+        ),
         (("--resume",), "--resume needs --data"),
     ],
 )
 def test_options_that_need_data_say_so(tmp_path: Path, option: tuple[str, ...], told: str) -> None:
-    ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option)
+    ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option, how=Start(cwd=tmp_path))
     assert (ended.status, one_line(ended)) == (2, f"kvs run: {told}")
+    assert list(tmp_path.iterdir()) == [tmp_path / "jobs"]
 
 
 def test_others_must_not_be_able_to_write_there(data: Path, tmp_path: Path) -> None:

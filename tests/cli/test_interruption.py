@@ -72,7 +72,7 @@ def test_jobs_that_wait_are_stopped_and_those_not_begun_do_not_begin(
         ended = end(process)
     assert ended.status == 128 + number
     assert ended.lines == [
-        f"kvs run: stopped by {number.name}; 3 of 3 jobs did not come to their end"
+        f"kvs run: stopped by {number.name}; 3 of 3 jobs did not come to the end"
     ]
     states = {
         name: (job["state"], job["commands"]) for name, job in load(tmp_path / "report").items()
@@ -319,7 +319,7 @@ def test_the_exit_status_is_the_signals_though_jobs_lines_and_snapshots_failed(
         ended = end(process)
     assert ended.status == 128 + number
     assert [line for line in ended.lines if "stopped by" in line] == [
-        f"kvs run: stopped by {number.name}; 2 of 4 jobs did not come to their end"
+        f"kvs run: stopped by {number.name}; 2 of 4 jobs did not come to the end"
     ]
     assert len(ended.lines) == 4
     assert leftovers(jobs) == []
@@ -349,7 +349,7 @@ def test_a_signal_that_is_ignored_by_inheritance_stays_ignored(tmp_path: Path) -
         process.send_signal(signal.SIGTERM)
         ended = end(process)
     assert ended.status == 143
-    assert ended.lines == ["kvs run: stopped by SIGTERM; 1 of 1 jobs did not come to their end"]
+    assert ended.lines == ["kvs run: stopped by SIGTERM; 1 of 1 job did not come to the end"]
 
 
 def test_children_are_waited_for_though_their_end_is_ignored_by_inheritance(

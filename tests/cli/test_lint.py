@@ -89,11 +89,12 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_linted(tmp_path: Path) -> N
     ended = kvs("lint", ".", how=Start(cwd=jobs))
     assert ended.status == 1
     assert ended.lines == [
-        "./dir.job: cannot read it: it is no regular file",
-        "./gone.job: cannot read it: No such file or directory",
-        "./pipe.job: cannot read it: it is no regular file",
+        "./dir.job: cannot open it: it is no regular file",
+        "./gone.job: cannot open it: it is a link that leads nowhere",
+        "./pipe.job: cannot open it: it is no regular file",
     ]
     assert ended.stdout.count(b"all valid") == 2
+    assert sorted(kvs("run", "--quiet", ".", how=Start(cwd=jobs)).lines) == ended.lines
 
 
 def test_a_path_that_is_not_there_is_wrong_usage_before_anything_is_linted(tmp_path: Path) -> None:

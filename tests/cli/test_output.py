@@ -1,10 +1,23 @@
 """What goes to stdout and stderr where there is no terminal, and when they take nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.tools import Start, end, kvs, one_line, pairs_job, pairs_listing, started, write_jobs
+from tests.tools import (
+    HOUR,
+    Start,
+    content,
+    end,
+    kvs,
+    one_line,
+    pairs_job,
+    pairs_listing,
+    started,
+    until,
+    write_jobs,
+)
 
 BAD = "READ [k]\nfoo\nREAD [l]\n"
 BAD_OUTPUT = b"[(k,KVSERROR)]\n[(l,KVSERROR)]\n"
@@ -249,3 +262,12 @@ def test_characters_that_stdout_cannot_take_are_no_reason_to_fail(
     ended = kvs(command, jobs, how=Start(environment=environment))
     assert (ended.status, ended.stderr) == (0, b"")
     assert b"1" in ended.stdout
+
+
+def test_no_file_of_ours_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    how = Start(redirections="<&- >&- 2>&-")
+    with started("run", jobs, "--data", tmp_path / "data", how=how) as process:
+        until(lambda: content(jobs / "a.out"))
+        open_files = Path("/proc", str(process.pid), "fd")
+        assert {os.readlink(open_files / name) for name in "012"} == {os.devnull}

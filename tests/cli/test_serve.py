@@ -18,7 +18,17 @@ import kvs
 from kvs.snapshot.read import load
 from kvs.wire import frames
 from tests.server.raw import SECONDS, Client, Place
-from tests.tools import Start, content, end, started, stopped_children, until
+from tests.tools import (
+    Start,
+    content,
+    end,
+    one_line,
+    started,
+    stopped_children,
+    until,
+    write_jobs,
+)
+from tests.tools import kvs as kvs_program
 
 
 @dataclass
@@ -200,6 +210,27 @@ def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signa
             assert (status, "Traceback" in log) == (0, False), log
             assert not server.path.exists()
             assert os.listdir(server.jobs) == []
+
+
+@pytest.mark.parametrize("option", [(), ("--once",)])
+def test_who_cannot_have_the_pipe_has_run_no_job(tmp_path: Path, option: tuple[str, ...]) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {f"{number}": "HELP\n" for number in range(20)})
+    (tmp_path / "reg").write_text("not a pipe\n")
+    ended = kvs_program("serve", jobs, "2", "2", tmp_path / "reg", *option)
+    assert ended.status == 1
+    assert "something else than a pipe is there" in one_line(ended)
+    assert not list(jobs.glob("*.out"))
+    assert (tmp_path / "reg").read_text() == "not a pipe\n"
+
+
+@pytest.mark.parametrize("option", [(), ("--once",)])
+def test_when_the_jobs_cannot_begin_there_is_no_pipe(
+    tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    ended = kvs_program("serve", tmp_path / "none", "2", "2", tmp_path / "reg", *option)
+    assert ended.status == 2
+    assert one_line(ended) == f"kvs serve: {tmp_path}/none: No such file or directory"
+    assert not (tmp_path / "reg").exists()
 
 
 def test_on_a_data_directory_jobs_are_gone_on_with_where_a_killed_server_was() -> None:

@@ -57,12 +57,17 @@ WRONG_USAGE = {
     "a command with control characters": (["a\nb\x1b[31m"], r"'a\nb\x1b[31m'"),
     "an unknown option before the command": (["--frobnicate"], "COMMAND"),
     "run without a directory": (["run"], "JOBS_DIR"),
-    "run with two directories": (["run", "jobs", "jobs"], "jobs"),
-    "run with an unknown option": (["run", "jobs", "--frobnicate"], "--frobnicate"),
+    "run with two directories": (
+        ["run", "jobs", "jobs"],
+        "kvs run: unrecognized arguments: jobs; see 'kvs run --help'",
+    ),
+    "run with an unknown option": (
+        ["run", "jobs", "--frobnicate"],
+        "kvs run: unrecognized arguments: --frobnicate; see 'kvs run --help'",
+    ),
     "run with an option cut short": (["run", "jobs", "--thread", "2"], "--thread"),
     "run with an option that lacks its value": (["run", "jobs", "--threads"], "--threads"),
     "run of no such directory": (["run", "nowhere"], "nowhere"),
-    "run of a name that is empty": (["run", ""], "No such file or directory"),
     "run of a file": (["run", "jobs/one.job"], "jobs/one.job: Not a directory"),
     "run of below a file": (["run", "jobs/one.job/x"], "jobs/one.job/x: Not a directory"),
     "report into no such directory": (["run", "jobs", "--report", "no/r.json"], "no/r.json"),
@@ -70,7 +75,6 @@ WRONG_USAGE = {
     "report onto a directory": (["run", "jobs", "--report", "jobs"], "--report jobs: it is "),
     "report onto a job's output": (["run", "jobs", "--report", "jobs/one.out"], "jobs/one.out"),
     "report to a name that ends in a slash": (["run", "jobs", "--report", "r/"], "r/"),
-    "report to a name that is empty": (["run", "jobs", "--report", ""], "--report"),
     "restore of no such file": (["run", "jobs", "--restore", "no.bck"], "no.bck"),
     "restore of a directory": (["run", "jobs", "--restore", "jobs"], "jobs: "),
     "restore of a device": (["run", "jobs", "--restore", "/dev/null"], "/dev/null: "),
@@ -78,6 +82,28 @@ WRONG_USAGE = {
     "lint of no such file": (["lint", "jobs", "nowhere"], "nowhere: "),
     "lint with an unknown option": (["lint", "jobs", "--quiet"], "--quiet"),
 }
+
+
+EMPTY_PATHS = {
+    "JOBS_DIR": ["run"],
+    "--report": ["run", "jobs", "--report"],
+    "--restore": ["run", "jobs", "--restore"],
+    "--data": ["run", "jobs", "--data"],
+    "JOBS_DIR_OR_FILE": ["lint", "jobs"],
+    "FIFO": ["client", "1"],
+    "DIR": ["dump"],
+    "FILE.bck": ["restore"],
+}
+
+
+@pytest.mark.parametrize(("argument", "arguments"), EMPTY_PATHS.items(), ids=EMPTY_PATHS)
+def test_a_path_that_is_empty_is_called_so(jobs: Path, argument: str, arguments: list[str]) -> None:
+    rest = ["new"] if argument == "FILE.bck" else []
+    ended = kvs(*arguments, "", *rest, how=Start(cwd=jobs.parent))
+    told = f"kvs {arguments[0]}: argument {argument}: the path is empty; "
+    assert one_line(ended) == f"{told}see 'kvs {arguments[0]} --help'"
+    assert ended.status == 2
+    assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
 
 @pytest.mark.parametrize(("arguments", "told"), WRONG_USAGE.values(), ids=WRONG_USAGE)
@@ -133,6 +159,27 @@ def test_help_names_every_option_and_the_exit_statuses() -> None:
     options = ["--threads", "--backups", "--restore", "--report", "--quiet", "--version", "lint"]
     for word in [*options, "Exit status"]:
         assert word in usage
+
+
+def test_the_help_of_run_and_serve_says_what_holds() -> None:
+    run, serve = (
+        " ".join(kvs(name, "--help").stdout.decode().split()) for name in ("run", "serve")
+    )
+    assert "against one store, a new one or that of --data" in run
+    assert "debug, info, warning or error (default: info)" in serve
+
+
+@pytest.mark.parametrize(
+    "mode", ["0", "000", "400", "0066", "266", "1600", "6", "-600", "0o600", ""]
+)
+def test_a_mode_with_which_nobody_can_use_the_pipe_is_wrong_usage(jobs: Path, mode: str) -> None:
+    fifo = jobs.parent / "fifo"
+    ended = kvs("serve", jobs, "1", "1", fifo, f"--fifo-mode={mode}")
+    assert ended.status == 2
+    assert f"the owner, who is the server, needs to read and to write, not '{mode}'" in one_line(
+        ended
+    )
+    assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
 
 def test_a_run_in_which_all_went_well_ends_with_0(jobs: Path) -> None:

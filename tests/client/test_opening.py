@@ -111,14 +111,16 @@ def test_where_no_server_is(runtime: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     (tmp_path / "file").touch()
-    (tmp_path / "nowhere").symlink_to("none")
+    none, nowhere = tmp_path / "none", tmp_path / "nowhere"
+    nowhere.symlink_to("none")
+    start = "'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX"
     told = {
-        fifo: "no server reads this pipe",
+        fifo: f"no server reads this pipe; {start} {fifo}' starts one",
         tmp_path / "file": "it is no named pipe",
         tmp_path: "it is no named pipe",
         Path("/dev/null"): "it is no named pipe",
-        tmp_path / "none": "No such file or directory",
-        tmp_path / "nowhere": "No such file or directory",
+        none: f"no server serves it: there is no such pipe; {start} {none}' starts one",
+        nowhere: f"no server serves it: there is no such pipe; {start} {nowhere}' starts one",
         tmp_path / "file" / "x": "Not a directory",
     }
     for path, reason in told.items():

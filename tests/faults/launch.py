@@ -23,6 +23,7 @@ def import_everything() -> None:
         contextlib.redirect_stdout(nowhere),
     ):
         kvs.cli.main(["run", place, "--report", os.path.join(place, "report.json")])
+        kvs.cli.main(["lint", place])
 
 
 def become(uid: int) -> None:

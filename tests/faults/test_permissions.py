@@ -49,7 +49,7 @@ def test_a_job_that_may_not_be_read_is_told_by_lint(ground: Path) -> None:
     (ground / "a.job").chmod(0o600)
     ended = kvs("lint", ground, how=AS_NOBODY)
     assert ended.status == 1
-    assert ended.lines == [f"{ground}/a.job: cannot read it: Permission denied"]
+    assert ended.lines == [f"{ground}/a.job: cannot open it: Permission denied"]
     assert b"z.job: 1 line, 1 command, all valid" in ended.stdout
 
 

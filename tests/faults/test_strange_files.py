@@ -55,7 +55,7 @@ JOBS: dict[str, tuple[Make, str]] = {
     "a directory": (Path.mkdir, "it is no regular file"),
     "a pipe": (os.mkfifo, "it is no regular file"),
     "a socket": (make_socket, "it is no regular file"),
-    "a dangling link": (lambda path: path.symlink_to("nowhere"), "No such file or directory"),
+    "a dangling link": (lambda path: path.symlink_to("nowhere"), "it is a link that leads nowhere"),
     "a link to itself": (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
     "a link to a directory": (lambda path: path.symlink_to("."), "it is no regular file"),
     "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),

@@ -59,7 +59,7 @@ class Patient(Store):
     """A store in which each call is a group of its own on disk, before the next one begins."""
 
     def execute(
-        self, script: bytes, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
+        self, script: bytes | str, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
     ) -> Pause:
         pause = super().execute(script, start, budget, mark)
         self.wait_until_safe(self.position())
@@ -279,7 +279,7 @@ def test_a_job_that_is_done_is_left_alone(tmp_path: Path) -> None:
     (jobs / "a.out").write_bytes(b"mine now")
     again = run(tmp_path / "data", jobs)
     [job] = again.report.jobs
-    assert (job.state, job.commands, again.told) == (State.DONE_BEFORE, 0, [])
+    assert (job.state, job.commands, len(again.told)) == (State.DONE_BEFORE, 0, 1)
     assert content(jobs / "a.out") == b"mine now"
     assert again.report.revision == first.report.revision
     assert not again.report.failed
@@ -309,6 +309,43 @@ def test_an_output_and_its_name_are_on_disk_before_its_job_is_done(
     monkeypatch.setattr(progress, "done", is_done)
     run(tmp_path / "data", jobs)
     assert noted[-3:] == [(jobs / "a.out").stat().st_ino, jobs.stat().st_ino, "done"]
+
+
+TO_RUN_IT_AGAIN = (
+    "; its job was done before, and is left alone: to have it run again, touch it before the start"
+)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (None, "it is gone"),
+        (b"", "it has 0 bytes, and had 15 when it was written"),
+        (b"[(a,1)]\n(a, 1)\nx", "it has 16 bytes, and had 15 when it was written"),
+        (b"[(b,1)]\n(b, 1)\n", None),
+    ],
+)
+def test_an_output_that_is_not_what_a_done_job_left_is_told(
+    tmp_path: Path, left: bytes | None, told: str | None, compacted: bool
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\nREAD [a]\nWAIT 0\nHELPS\nSHOW\n"})
+    data = tmp_path / "data"
+    run(data, jobs)
+    length = len(content(jobs / "a.out"))
+    assert length == 15
+    if compacted:
+        with Store(data) as store:
+            store.compact()
+    (jobs / "a.out").unlink()
+    if left is not None:
+        (jobs / "a.out").write_bytes(left)
+    again = run(data, jobs)
+    assert again.report.jobs[0].state is State.DONE_BEFORE
+    assert not again.report.failed
+    assert again.told == ([] if told is None else [f"{jobs}/a.out: {told}{TO_RUN_IT_AGAIN}"])
+    (jobs / "a.job").touch()
+    assert [job.state for job in run(data, jobs).report.jobs] == [State.DONE]
 
 
 def test_a_done_job_that_was_changed_is_run_again(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kvs.jobs.service import Service
 from kvs.jobs.watched import WatchedDirectory
 from kvs.jobs.watching import Sign, Watch
 from kvs.settings import Settings
+from kvs.snapshot.write import Draft, Written
 from tests.tools import HOUR, SECONDS, content, until, write_jobs
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -96,13 +97,36 @@ def test_one_that_is_written_is_run_once_with_its_snapshot(served: Served) -> No
     served.settle()
     assert served.runs("a") == 1
     assert len([line for line in served.lines if line.startswith("a.job: ")]) == 3
-    assert "a.job: done, 3 commands, 1 invalid lines, 1 snapshots" in " ".join(served.lines)
+    assert "a.job: done, 3 commands, 1 invalid line, " in " ".join(served.lines)
     counts = served.service.counts()
     assert (counts.jobs, counts.commands, counts.invalid, counts.snapshots) == (3, 3, 1, 1)
     assert [str(error).partition(": ")[0] for error in served.errors] == [
         f"{served.path}/a.job:2:1"
     ]
     until(lambda: content(served.path / "a-1.bck") == b"(a, 1)\n")
+
+
+def test_of_snapshots_it_is_told_how_many_are_there_and_how_many_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = threading.Event()
+    finish = Draft.finish
+
+    def finished(draft: Draft, until_safe: Callable[[], None]) -> Written:
+        if draft.shown.endswith("a-3.bck"):
+            assert looked_at.wait(SECONDS)
+        return finish(draft, until_safe)
+
+    monkeypatch.setattr(Draft, "finish", finished)
+    (tmp_path / "a-1.bck").mkdir()
+    with serving(tmp_path, backups=1) as served:
+        (tmp_path / "a.job").write_text("BACKUP\nBACKUP\nBACKUP\n")
+        try:
+            served.has_run("a")
+        finally:
+            looked_at.set()
+    (line,) = [line for line in served.lines if line.startswith("a.job: done")]
+    assert " invalid lines, 1 snapshot (1 failed, 1 being written), " in line
 
 
 def test_one_that_is_renamed_into_it_is_run_once(served: Served) -> None:
@@ -178,7 +202,7 @@ def test_what_is_no_job_is_ignored_and_no_regular_file_fails(served: Served) -> 
     assert sorted(map(str, served.errors)) == [
         f"{served.path}/b.job: cannot open it: it is no regular file",
         f"{served.path}/c.job: cannot open it: it is no regular file",
-        f"{served.path}/d.job: cannot open it: No such file or directory",
+        f"{served.path}/d.job: cannot open it: it is a link that leads nowhere",
     ]
     assert served.service.counts().failed == 3
 
@@ -280,7 +304,7 @@ def test_at_most_so_many_run_at_the_same_time(tmp_path: Path) -> None:
         waiting = [b"Waiting...\n"] * 3
         until(lambda: [path.read_bytes() for path in tmp_path.glob("*.out")] == waiting)
         (tmp_path / "k.job").write_text("")
-    assert len([line for line in served.lines if ": stopped, 1 commands" in line]) == 3
+    assert len([line for line in served.lines if ": stopped, 1 command, " in line]) == 3
     assert len(list(tmp_path.glob("*.out"))) == 3
 
 
@@ -440,7 +464,7 @@ def test_a_real_overflow_is_made_good(served: Served, monkeypatch: pytest.Monkey
 
 # The directory goes and comes back.
 
-GONE = ": it is gone; its jobs are run again when it is back"
+GONE = ": it is gone; what is new in it is run when it is back"
 BACK = ": it is back, and watched"
 
 

@@ -6,23 +6,32 @@ when a signal ended the work.
 
 import argparse
 import io
+import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import NoReturn
 
-from kvs.cli.lint import lint
-from kvs.cli.run import run
 from kvs.cli.say import ReaderGone, UsageError, put, say
+from kvs.cli.signals import exception_at_sigint
 from kvs.engine.choice import engine_name
 from kvs.errors import EngineUnavailable, KvsError, shown
 from kvs.settings import FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
 from kvs.version import VERSION
 
+Action = Callable[[argparse.Namespace], int]
+"""A command: it is given the options, and returns the exit status."""
+
+OWNERS = 0o600
+"""What the owner of a pipe needs."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments`, by default the process's; return its exit status."""
+    _fill_standard_descriptors()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide endings
     # Forking beside threads is safe here: docs/design.md says why.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -30,9 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     program = "kvs"
     try:
-        options = _parser().parse_args(arguments)
+        options, others = _parser().parse_known_args(arguments)
         program = f"kvs {options.command}"
-        return options.action(options)  # type: ignore[no-any-return]
+        if others:
+            _Parser(prog=program).error(f"unrecognized arguments: {' '.join(others)}")
+        action: Action = options.load()
+        with exception_at_sigint():
+            return action(options)
     except ReaderGone:
         return 1
     except (UsageError, EngineUnavailable) as error:
@@ -43,6 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def _fill_standard_descriptors() -> None:
+    """Keep 0, 1 and 2 from our files: what somebody writes to stderr could end in the journal."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,13 +109,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _describe_run(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run every job (NAME.job) of a directory against one new store, in order of name, some at "
-        "the same time. NAME.job gives NAME.out, and its n-th BACKUP gives NAME-n.bck. Ends when "
-        "all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in good order; a second one "
-        "leaves at once."
+        "Run every job (NAME.job) of a directory against one store, a new one or that of --data, "
+        "in order of name, some at the same time. NAME.job gives NAME.out, and its n-th BACKUP "
+        "gives NAME-n.bck. Ends when all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in "
+        "good order; a second one leaves at once."
     )
-    parser.set_defaults(action=run)
-    parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
+    parser.set_defaults(load=_later("run"))
+    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
         "--threads", metavar="N", type=_positive, default=cores(),
         help="jobs running at the same time, at most (default: the cores, here %(default)s)",
@@ -103,7 +125,7 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
         help="snapshots being written at the same time, at most (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
+        "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
     )
     _describe_data(parser)
     parser.add_argument(
@@ -111,7 +133,10 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
         help="go on with jobs that the data directory knows, and leave alone those that are done",
     )  # fmt: skip
     parser.add_argument(
-        "--report", metavar="FILE.json", help="write what came of every job to this file, as JSON"
+        "--report",
+        metavar="FILE.json",
+        type=_path,
+        help="write what came of every job to this file, as JSON",
     )
     parser.add_argument(
         "--quiet", action="store_true", help="no progress and no table; errors are still told"
@@ -123,9 +148,13 @@ def _describe_lint(parser: argparse.ArgumentParser) -> None:
         "Tell of every line that is no valid command: file, line, column (in bytes, from 1), "
         "reason, and the line with a caret under the place. Runs and changes nothing."
     )
-    parser.set_defaults(action=lint)
+    parser.set_defaults(load=_later("lint"))
     parser.add_argument(
-        "paths", metavar="JOBS_DIR_OR_FILE", nargs="+", help="a directory of jobs, or one file"
+        "paths",
+        metavar="JOBS_DIR_OR_FILE",
+        type=_path,
+        nargs="+",
+        help="a directory of jobs, or one file",
     )
 
 
@@ -136,15 +165,17 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
         "SIGUSR1 ends all sessions and nothing else. Logs to stderr."
     )
     defaults = ServerSettings()
-    parser.set_defaults(action=_serve)
-    parser.add_argument("directory", metavar="JOBS_DIR", help="the directory of jobs")
+    parser.set_defaults(load=_later("serve"))
+    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
         "threads", metavar="MAX_THREADS", type=_positive, help="jobs at the same time, at most"
     )
     parser.add_argument(
         "backups", metavar="BACKUPS_MAX", type=_positive, help="snapshots at once, at most"
     )
-    parser.add_argument("fifo", metavar="FIFO", help="the registration pipe, which is made")
+    parser.add_argument(
+        "fifo", type=_path, metavar="FIFO", help="the registration pipe, which is made"
+    )
     parser.add_argument(
         "--max-sessions", metavar="S", type=_positive, default=defaults.sessions,
         help="sessions at the same time, at most; others wait (default: %(default)s)",
@@ -163,7 +194,7 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
         help="the same for all clients together (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--restore", metavar="FILE.bck", help="begin with the pairs of this snapshot"
+        "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
     )
     _describe_data(parser)
     parser.add_argument(
@@ -171,13 +202,17 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--log-level", metavar="LEVEL", default="info",
-        choices=("debug", "info", "warning", "error"), help="debug, info, warning or error",
+        choices=("debug", "info", "warning", "error"),
+        help="debug, info, warning or error (default: %(default)s)",
     )  # fmt: skip
 
 
 def _describe_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", metavar="DIR", help="keep the store in this directory, which is made if need be"
+        "--data",
+        metavar="DIR",
+        type=_path,
+        help="keep the store in this directory, which is made if need be",
     )
     parser.add_argument(
         "--fsync", choices=FSYNC,
@@ -192,15 +227,15 @@ def _describe_data(parser: argparse.ArgumentParser) -> None:
 
 def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
     """Describe the commands that look after a data directory that nobody has open."""
-    for name, action, what in (
-        ("check", _of_data("check"), "verify all of a data directory, and change nothing"),
-        ("dump", _of_data("dump"), "write the pairs of a data directory, as SHOW does"),
-        ("compact", _of_data("compact"), "make the journal of a data directory short"),
+    for name, what in (
+        ("check", "verify all of a data directory, and change nothing"),
+        ("dump", "write the pairs of a data directory, as SHOW does"),
+        ("compact", "make the journal of a data directory short"),
     ):
         parser = commands.add_parser(name, help=what, allow_abbrev=False)
         parser.description = what[0].upper() + what[1:] + "."
-        parser.set_defaults(action=action)
-        parser.add_argument("directory", metavar="DIR", help="the data directory")
+        parser.set_defaults(load=_later(name, "upkeep"))
+        parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "repair", help="cut a damaged journal at its first damage", allow_abbrev=False
     )
@@ -208,26 +243,26 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "Cut the journal of a data directory at its first damage. What is cut off is kept in files "
         "beside it. Tells what was lost."
     )
-    parser.set_defaults(action=_of_data("repair"))
+    parser.set_defaults(load=_later("repair", "upkeep"))
     parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
-    parser.add_argument("directory", metavar="DIR", help="the data directory")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "restore", help="begin a data directory with a backup", allow_abbrev=False
     )
     parser.description = "Make a data directory that begins with the pairs of a backup."
-    parser.set_defaults(action=_of_data("restore"))
-    parser.add_argument("file", metavar="FILE.bck", help="the backup")
-    parser.add_argument("directory", metavar="DIR", help="a new or empty directory")
+    parser.set_defaults(load=_later("restore", "upkeep"))
+    parser.add_argument("file", type=_path, metavar="FILE.bck", help="the backup")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="a new or empty directory")
 
 
-def _of_data(name: str) -> Callable[[argparse.Namespace], int]:
-    def act(options: argparse.Namespace) -> int:
-        from kvs.cli import upkeep  # the other commands do not wait for it
+def _later(name: str, module: str | None = None) -> Callable[[], Action]:
+    """Return what loads the command `name`, once it is the one: the others do not wait for it."""
 
-        action: Callable[[argparse.Namespace], int] = getattr(upkeep, name)
-        return action(options)
+    def load() -> Action:
+        action: Action = getattr(import_module(f"kvs.cli.{module or name}"), name)
+        return action
 
-    return act
+    return load
 
 
 def _seconds(text: str) -> float:
@@ -241,27 +276,22 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _serve(options: argparse.Namespace) -> int:
-    from kvs.cli.serve import serve
-
-    return serve(options)
+def _path(text: str) -> str:
+    """Take a path; an empty one, as a variable that is not set makes it, leads nowhere."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 def _mode(text: str) -> int:
     """Take the permissions of a file as chmod(1) does."""
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"permissions are 0 to 777, octal, not '{text}'")
+    mode = int(text, 8) if re.fullmatch("0?[0-7]{3}", text) else 0
+    if mode & OWNERS != OWNERS:
+        raise argparse.ArgumentTypeError(
+            "permissions are three octal digits, such as 600, and the owner, who is the server, "
+            f"needs to read and to write, not '{text}'"
+        )
     return mode
-
-
-def _client(options: argparse.Namespace) -> int:
-    from kvs.cli.client import client  # the other commands do not wait for it
-
-    return client(options)
 
 
 def _describe_client(parser: argparse.ArgumentParser) -> None:
@@ -272,11 +302,11 @@ def _describe_client(parser: argparse.ArgumentParser) -> None:
         "subscribed key. On a terminal it is a console, with history, completion and help. Ends "
         "with DISCONNECT or the end of the input; with status 1 if the server ends the session."
     )
-    parser.set_defaults(action=_client)
+    parser.set_defaults(load=_later("client"))
     parser.add_argument(
         "id", metavar="ID", help="the client's name: 1 to 15 letters, digits, - and _"
     )
-    parser.add_argument("fifo", metavar="FIFO", help="the server's registration pipe")
+    parser.add_argument("fifo", type=_path, metavar="FIFO", help="the server's registration pipe")
 
 
 def _positive(text: str) -> int:

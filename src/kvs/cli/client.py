@@ -12,7 +12,7 @@ from kvs.cli.signals import Interrupted, interruptible, leave_undisturbed
 from kvs.client.lines import typed
 from kvs.client.link import Link
 from kvs.client.opening import open_link
-from kvs.errors import ConnectRefused, IdRefused
+from kvs.errors import ConnectRefused, IdRefused, cause
 from kvs.language.faults import Fault
 from kvs.wire.frames import CONNECT, SCRIPT_BYTES
 from kvs.wire.replies import Reply
@@ -66,6 +66,7 @@ class _Lines:
         self._poll = select.poll()
         self._poll.register(link.fileno(), select.POLLIN)
         self._number = 0
+        self._status = 0
 
     def run(self) -> int:
         """Carry them out; return the exit status."""
@@ -73,9 +74,9 @@ class _Lines:
             self._number += 1
             self._carry_out(line)
             if self._dialogue.over:
-                return 0
+                return self._status
         self._carry_out(b"DISCONNECT")
-        return 0
+        return self._status
 
     def _carry_out(self, line: bytes) -> None:
         if len(line) > SCRIPT_BYTES:
@@ -121,7 +122,8 @@ class _Lines:
                     except BlockingIOError:
                         continue
         except OSError as error:
-            say(f"kvs client: stdin: {error.strerror}")
+            say(f"kvs client: stdin: cannot read it: {cause(error)}")
+            self._status = 1
             return b""
         finally:
             self._poll.unregister(self._input)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kvs.cli.say import UsageError
-from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, cause, shown
+from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, cause, counted, shown
 from kvs.files import open_directory
 from kvs.library import Store
 from kvs.progress import ShowProgress, show_nobody
@@ -33,6 +33,8 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
     """
     if options.data is None:
         _refuse_without_data(options)
+    else:
+        _refuse_idle_interval(options)
     # What may be refused is looked at before a data directory is made.
     _check_jobs_directory(options.directory)
     pairs = None
@@ -74,24 +76,31 @@ def _refuse_without_data(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} needs --data")
 
 
+def _refuse_idle_interval(options: argparse.Namespace) -> None:
+    if options.fsync_interval is not None and options.fsync != "interval":
+        raise UsageError("--fsync-interval needs --fsync interval")
+
+
 def _tell_what_was_found(store: Store, path: str, tell: Callable[[str], None]) -> None:
     found = store.recovered
     if found is None:
         return
     if found.torn is not None:
         tell(torn_end(found.torn, "was dropped"))
+    if found.new:
+        tell(f"{shown(path)}: a new data directory")
+        return
     tell(
-        f"{shown(path)}: at revision {found.revision}, {found.pairs} pairs; {found.commands} "
-        f"commands of the journal were carried out again; {found.seconds:.3f} s"
+        f"{shown(path)}: at revision {found.revision}, {counted(found.pairs, 'pair')}; carried out "
+        f"again: {counted(found.commands, 'command')} of the journal; {found.seconds:.3f} s"
     )
 
 
 def torn_end(torn: "Torn", fate: str) -> str:
     """Say what a crash had left half written, and what becomes of it."""
-    size = "1 byte" if torn.bytes == 1 else f"{torn.bytes} bytes"
     return (
         f"{torn.file}: {torn.reason}: what begins at byte {torn.offset} was never wholly written, "
-        f"and {fate} ({size})"
+        f"and {fate} ({counted(torn.bytes, 'byte')})"
     )
 
 

@@ -5,10 +5,9 @@ import os
 import unicodedata
 
 from kvs.cli.say import UsageError, put, say
-from kvs.errors import DirectoryUnusable, JobFailed, cause, shown
-from kvs.files import open_regular
+from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
 from kvs.jobs.blocks import line_blocks
-from kvs.jobs.directory import JOB, JobsDirectory
+from kvs.jobs.directory import JOB, JobsDirectory, open_job
 from kvs.language.faults import Fault, faults, line_at
 from kvs.language.grammar import count_commands
 
@@ -47,35 +46,34 @@ def _lint_directory(path: str) -> bool:
 
 def _lint_file(name: bytes, shown_name: str, directory: int | None = None) -> bool:
     try:
-        file = open_regular(name, os.O_RDONLY, directory)
-        try:
-            return _lint_open_file(file, shown_name)
-        finally:
-            os.close(file)
+        file = open_job(name, shown_name, directory)
+    except JobFailed as failure:
+        say(str(failure))
+        return False
+    try:
+        return _lint_open_file(file, shown_name)
     except OSError as error:
         say(str(JobFailed(shown_name, f"cannot read it: {cause(error)}")))
         return False
+    finally:
+        os.close(file)
 
 
 def _lint_open_file(file: int, name: str) -> bool:
     lines = commands = invalid = 0
     for script in line_blocks(file):
-        counted = 0
+        looked_at = 0
         number = lines
         for fault in faults(script):
-            number += script.count(b"\n", counted, fault.offset)
-            counted = fault.offset
+            number += script.count(b"\n", looked_at, fault.offset)
+            looked_at = fault.offset
             put(f"{name}:{number + 1}:{fault.column}: {fault.reason}\n{pointed_at(script, fault)}")
             invalid += 1
         commands += count_commands(script)
         lines += script.count(b"\n") + (not script.endswith(b"\n"))
     verdict = f"{invalid} invalid" if invalid else "all valid"
-    put(f"{name}: {_number(lines, 'line')}, {_number(commands, 'command')}, {verdict}")
+    put(f"{name}: {counted(lines, 'line')}, {counted(commands, 'command')}, {verdict}")
     return not invalid
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def pointed_at(script: bytes, fault: Fault) -> str:

@@ -10,7 +10,7 @@ from types import FrameType
 from kvs.cli.data import open_store
 from kvs.cli.say import OutputLost, ReaderGone, UsageError, say
 from kvs.cli.screen import Screen, choose_screen, put_table
-from kvs.errors import DirectoryUnusable, JournalFailed, KvsError, cause, shown
+from kvs.errors import DirectoryUnusable, JournalFailed, KvsError, cause, counted, shown
 from kvs.files import Replacement, check_replaceable, open_directory, write_all
 from kvs.jobs.report import ERRORS_TOLD, Report, State
 from kvs.jobs.run import Run
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             unfinished = sum(job.state not in ended for job in report.jobs)
             say(
                 f"kvs run: stopped by {interruption.signal.name}; "
-                f"{unfinished} of {len(report.jobs)} jobs did not come to their end"
+                f"{unfinished} of {counted(len(report.jobs), 'job')} did not come to the end"
             )
         told = _tell(report, options)
     return interruption.status or int(report.failed or failed or not told)
@@ -133,9 +133,8 @@ def _tell(report: Report, options: argparse.Namespace) -> bool:
 def _say_what_was_not_told(report: Report) -> None:
     for job in report.jobs:
         if job.errors_not_told:
-            lines = "line" if job.errors_not_told == 1 else "lines"
             say(
-                f"{job.file}: {job.errors_not_told} more invalid {lines}; "
+                f"{job.file}: {counted(job.errors_not_told, 'more invalid line')}; "
                 f"the first {ERRORS_TOLD} were told, 'kvs lint' tells all"
             )
 
@@ -143,8 +142,6 @@ def _say_what_was_not_told(report: Report) -> None:
 def _check_report_path(path: str, jobs: str) -> None:
     """Refuse, before any work is done, a place where no report can be written."""
     parent = os.path.dirname(path) or "."
-    if not path:
-        raise UsageError("--report: a name is needed")
     try:
         check_replaceable(os.fsencode(path))
     except OSError as error:

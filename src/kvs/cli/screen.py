@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self, TextIO, cast
 
 from kvs.cli.say import put, say
-from kvs.errors import KvsError, shown
+from kvs.errors import KvsError, counted, shown
 from kvs.jobs.report import JobReport, Report, State
 from kvs.jobs.run import Run
 
@@ -115,8 +115,8 @@ class LiveScreen(Screen):
             (began, before), (ended, after) = last_second[0], last_second[-1]
             rate = (after - before) / (ended - began)
             self._line.update(
-                text=f"{now.done} of {now.jobs} jobs done, {now.running} running, "
-                f"{rate:,.0f} commands/s, {now.snapshots} snapshots in flight"
+                text=f"{now.done} of {counted(now.jobs, 'job')} done, {now.running} running, "
+                f"{rate:,.0f} commands/s, {counted(now.snapshots, 'snapshot')} in flight"
             )
 
 
@@ -158,8 +158,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _row(job: JobReport) -> tuple[str, ...]:
-    written = sum(not snapshot.failed for snapshot in job.snapshots)
-    lost = len(job.snapshots) - written
+    written, lost = job.snapshots_written, job.snapshots_lost
     return (
         shown(job.name),
         str(job.commands),

@@ -10,7 +10,7 @@ from types import FrameType
 
 from kvs.cli.data import open_store
 from kvs.cli.say import UsageError
-from kvs.errors import DirectoryUnusable, KvsError
+from kvs.errors import DirectoryUnusable, KvsError, counted
 from kvs.jobs.run import Run
 from kvs.jobs.service import Service
 from kvs.library import Store
@@ -53,27 +53,29 @@ def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessio
     # thread, in which alone handlers run, is always the one that is woken (signal(7)).
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        with jobs:
-            server = Server(
-                store,
-                os.fsencode(options.fifo),
-                ServerSettings(
-                    sessions,
-                    options.fifo_mode,
-                    options.outbox_bytes,
-                    options.outbox_total_bytes,
-                ),
-            )
-            store.on_failure(lambda _: server.stop())
-            _handle_signals(server, jobs)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            log.info("serving at %s", options.fifo)
-            server.run()
-            jobs.stop()
+        # The pipe first: who cannot have it has run no job. Connects wait in it meanwhile.
+        server = _server(store, options, sessions)
+        try:
+            with jobs:
+                store.on_failure(lambda _: server.stop())
+                _handle_signals(server, jobs)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                log.info("serving at %s", options.fifo)
+                server.run()
+                jobs.stop()
+        finally:
+            server.abandon()
     except DirectoryUnusable as error:
         raise UsageError(str(error)) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _server(store: Store, options: argparse.Namespace, sessions: int) -> Server:
+    settings = ServerSettings(
+        sessions, options.fifo_mode, options.outbox_bytes, options.outbox_total_bytes
+    )
+    return Server(store, os.fsencode(options.fifo), settings)
 
 
 def _jobs(store: Store, options: argparse.Namespace, settings: Settings) -> Run | Service:
@@ -117,8 +119,8 @@ def _sessions_possible(wanted: int, settings: Settings) -> int:
     if possible >= wanted:
         return wanted
     log.warning(
-        "descriptors set the bound: at most %d sessions at the same time, not %d (ulimit -n)",
-        possible,
+        "descriptors set the bound: at most %s at the same time, not %d (ulimit -n)",
+        counted(possible, "session"),
         wanted,
     )
     return possible

@@ -8,6 +8,19 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@contextmanager
+def exception_at_sigint() -> Iterator[None]:
+    """Have SIGINT raise KeyboardInterrupt, as Python has it, where it would end the process."""
+    ends = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if ends:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Interrupted(SystemExit):
     """The first of them has come; the code is the exit status, as a shell tells it."""
 

@@ -6,7 +6,7 @@ import os
 from kvs import upkeep
 from kvs.cli.data import as_usage, shown_progress, torn_end
 from kvs.cli.say import put, put_bytes, say
-from kvs.errors import DataDamaged, shown
+from kvs.errors import DataDamaged, counted, shown
 from kvs.journal.recovery import Found
 from kvs.library import Store
 from kvs.snapshot.read import load
@@ -29,12 +29,12 @@ def check(options: argparse.Namespace) -> int:
 def _sizes(found: Found) -> str:
     snapshot = "no snapshot"
     if found.snapshot is not None:
-        snapshot = f"a snapshot of {found.snapshot_bytes} bytes"
-    segments = f"{len(found.segments)} segment{'s' if len(found.segments) > 1 else ''}"
+        snapshot = f"a snapshot of {counted(found.snapshot_bytes, 'byte')}"
     return (
-        f"revision {found.revision}, {found.pairs} keys, "
-        f"{found.snapshot_bytes + found.journal_bytes} bytes: {snapshot}, "
-        f"{segments} of the journal of {found.journal_bytes} bytes"
+        f"revision {found.revision}, {counted(found.pairs, 'key')}, "
+        f"{counted(found.snapshot_bytes + found.journal_bytes, 'byte')}: {snapshot}, "
+        f"{counted(len(found.segments), 'segment')} of the journal of "
+        f"{counted(found.journal_bytes, 'byte')}"
     )
 
 
@@ -48,7 +48,7 @@ def repair(options: argparse.Namespace) -> int:
     put(f"{cut.file}: at byte {cut.offset}: {cut.reason}")
     if cut.kept:
         how = "put aside" if cut.lost_up_to is None else "cut there"
-        put(f"{how}: {cut.bytes} bytes were taken away, and are kept in {', '.join(cut.kept)}")
+        put(f"{how}: {counted(cut.bytes, 'byte')} taken away, and kept in {', '.join(cut.kept)}")
     else:
         put("nothing of it was there to be kept; it begins anew, empty")
     put(f"{shown(options.directory)}: at revision {cut.revision}; {_lost(cut)}")
@@ -84,7 +84,8 @@ def compact(options: argparse.Namespace) -> int:
     if written is not None:
         put(
             f"{shown(options.directory)}: {before.snapshot_bytes + before.journal_bytes} bytes "
-            f"have become {written.bytes}; {written.pairs} pairs at revision {written.revision}"
+            f"have become {written.bytes}; {counted(written.pairs, 'pair')} at revision "
+            f"{written.revision}"
         )
     return 0
 
@@ -96,5 +97,5 @@ def restore(options: argparse.Namespace) -> int:
         with Store(options.directory) as store:
             revision = store.begin_with(pairs)
             count = len(store)
-    say(f"{shown(options.directory)}: {count} pairs, at revision {revision}")
+    say(f"{shown(options.directory)}: {counted(count, 'pair')}, at revision {revision}")
     return 0

@@ -20,6 +20,7 @@ from kvs.errors import (
     cause,
     shown,
 )
+from kvs.files import check_path
 from kvs.wire import fifos, frames
 from kvs.wire.replies import Executed
 
@@ -53,9 +54,14 @@ class _Opening:
     """One connect, and the time that it may take."""
 
     def __init__(self, registration: Path, timeout: float | None) -> None:
-        # Any path that a person gives may lead there by links; the pipe itself is none.
-        self._path = os.path.realpath(os.fsencode(registration))
         self._shown = shown(registration)
+        path = os.fsencode(registration)
+        try:
+            check_path(path)
+        except OSError as error:
+            raise NoServer(self._shown, cause(error)) from error
+        # Any path that a person gives may lead there by links; the pipe itself is none.
+        self._path = os.path.realpath(path)
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._gone_since: float | None = None
@@ -92,11 +98,17 @@ class _Opening:
                 server = fifo.open_for_writing()
             finally:
                 fifo.close()
+        except FileNotFoundError as error:
+            raise self._not_served("no server serves it: there is no such pipe") from error
         except OSError as error:
             raise NoServer(self._shown, cause(error)) from error
         if server is None:
-            raise NoServer(self._shown, "no server reads this pipe")
+            raise self._not_served("no server reads this pipe")
         return server
+
+    def _not_served(self, reason: str) -> NoServer:
+        start = f"kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {self._shown}"
+        return NoServer(self._shown, reason, f"'{start}' starts one")
 
     def _send(self, frame: bytes) -> None:
         """Write the connect, whole or not at all (pipe(7)); a full pipe is waited for."""

@@ -1,6 +1,7 @@
 """A script as a session sends it, and its answer. Pure."""
 
 from kvs.errors import RequestFailed, ScriptTooLong, shown
+from kvs.language.lines import encoded
 from kvs.wire.frames import SCRIPT_BYTES
 from kvs.wire.replies import Executed
 
@@ -12,7 +13,7 @@ def script_bytes(script: str | bytes) -> bytes:
         ScriptTooLong: a server would refuse it.
 
     """
-    raw = script.encode(errors="surrogateescape") if isinstance(script, str) else bytes(script)
+    raw = encoded(script)
     if len(raw) > SCRIPT_BYTES:
         raise ScriptTooLong(len(raw), SCRIPT_BYTES)
     return raw

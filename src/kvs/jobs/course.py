@@ -41,6 +41,9 @@ class Course:
         """The numbers of those that are on disk."""
         self.was_done = known.done
         """Whether there is nothing to be done: it was, before a crash or an ordinary end."""
+        self.written = known.written if known.offset else None
+        """How long its output is, in bytes; None if that is not known: it has carried out nothing
+        yet, or was done before the journal kept it."""
         self.changed = changed
         """Whether it starts over because its file has changed since."""
         self.resumed = resumed

@@ -5,9 +5,10 @@ The directory is held open by descriptor, and every file in it is opened relativ
 
 import errno
 import os
+import stat
 from typing import Self
 
-from kvs.errors import DirectoryUnusable, JobFailed, cause, shown
+from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
 from kvs.files import clear_leftovers, open_regular
 from kvs.lock import LOCK, HeldDirectory
 
@@ -76,10 +77,7 @@ class JobsDirectory(HeldDirectory):
             JobFailed: it cannot be opened, or is no regular file.
 
         """
-        try:
-            return open_regular(name + JOB, os.O_RDONLY, self.descriptor)
-        except OSError as error:
-            raise JobFailed(self.shown(name + JOB), f"cannot open it: {cause(error)}") from error
+        return open_job(name + JOB, self.shown(name + JOB), self.descriptor)
 
     def open_output(self, name: bytes, job: int, keep: int = 0) -> int:
         """Open the output of the job `name`, open as `job`; return the descriptor.
@@ -117,6 +115,23 @@ class JobsDirectory(HeldDirectory):
         os.close(output)
         raise self._output_refused(name, refusal)
 
+    def output_changed(self, name: bytes, size: int | None) -> str | None:
+        """Tell why the output of the job `name` cannot be what it wrote, None if it may be.
+
+        It had `size` bytes, if that is known.
+        """
+        try:
+            found = os.stat(name + OUTPUT, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return "it is gone"
+        except OSError as error:
+            return f"it cannot be looked at: {cause(error)}"
+        if not stat.S_ISREG(found.st_mode):
+            return "it is no regular file any more"
+        if size is not None and found.st_size != size:
+            return f"it has {counted(found.st_size, 'byte')}, and had {size} when it was written"
+        return None
+
     def sync(self) -> None:
         """Make the names in the directory durable.
 
@@ -131,6 +146,29 @@ class JobsDirectory(HeldDirectory):
 
     def _output_refused(self, name: bytes, reason: str) -> JobFailed:
         return JobFailed(self.shown(name + OUTPUT), f"cannot open the output: {reason}")
+
+
+def open_job(name: bytes, shown_name: str, directory: int | None = None) -> int:
+    """Open the job file `name`, following links, and return the descriptor.
+
+    Raises:
+        JobFailed: it cannot be opened, or is no regular file.
+
+    """
+    try:
+        return open_regular(name, os.O_RDONLY, directory)
+    except OSError as error:
+        reason = cause(error)
+        if isinstance(error, FileNotFoundError) and _is_link(name, directory):
+            reason = "it is a link that leads nowhere"
+        raise JobFailed(shown_name, f"cannot open it: {reason}") from error
+
+
+def _is_link(name: bytes, directory: int | None) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def _not_its_own(output: os.stat_result, job: os.stat_result) -> str | None:

@@ -14,6 +14,7 @@ from kvs.errors import (
     JobStartsOver,
     JournalFailed,
     KvsError,
+    OutputChanged,
     SnapshotFailed,
     cause,
 )
@@ -92,6 +93,7 @@ class Job:
                 self._store, self._directory.descriptor, self._name, job, resume=self._resume
             )
             if course is not None and course.was_done:
+                self._look_at_output(course)
                 return State.DONE_BEFORE
             if course is not None and course.changed:
                 self._tell(JobStartsOver(self.report.file))
@@ -106,6 +108,12 @@ class Job:
         finally:
             os.close(job)
         return State.DONE if finished else State.STOPPED
+
+    def _look_at_output(self, course: Course) -> None:
+        """Tell if what a job that was done has written is not there any more."""
+        reason = self._directory.output_changed(self._name, course.written)
+        if reason is not None:
+            self._tell(OutputChanged(self._directory.shown(self._name + OUTPUT), reason))
 
     def _open_output(self, job: int, course: Course | None) -> Output:
         """Open the output; of a job that is gone on with, it is made what it was."""

@@ -103,6 +103,16 @@ class JobReport:
         return self.invalid - len(self.errors)
 
     @property
+    def snapshots_written(self) -> int:
+        """How many of its snapshots are there; one that is being written is not."""
+        return sum(not snapshot.failed for snapshot in self.snapshots)
+
+    @property
+    def snapshots_lost(self) -> int:
+        """How many failed."""
+        return sum(snapshot.failure is not None for snapshot in self.snapshots)
+
+    @property
     def failed(self) -> bool:
         """Whether anything in it went wrong: the job, a line, or a snapshot."""
         return (

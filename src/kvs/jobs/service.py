@@ -16,6 +16,7 @@ from kvs.errors import (
     JobFailed,
     NoThread,
     cause,
+    counted,
     shown,
 )
 from kvs.jobs.course import forget_gone
@@ -238,7 +239,7 @@ class Service:
         directory.retire()
         self._last = directory
         self._retired = [old for old in self._retired if not old.closed] + [directory]
-        self._log(f"{self._shown}: it is gone; its jobs are run again when it is back")
+        self._log(f"{self._shown}: it is gone; what is new in it is run when it is back")
 
     def _take_up(self) -> WatchedDirectory | None:
         """Return the directory that stands at the path now, if it can be had."""
@@ -301,7 +302,12 @@ class Service:
 
 
 def _ended(job: JobReport) -> str:
+    written, lost = job.snapshots_written, job.snapshots_lost
+    writing = len(job.snapshots) - written - lost
+    others = ((lost, "failed"), (writing, "being written"))
+    rest = ", ".join(f"{number} {what}" for number, what in others if number)
     return (
-        f"{job.file}: {job.state.value}, {job.commands} commands, {job.invalid} invalid lines, "
-        f"{len(job.snapshots)} snapshots, {job.seconds:.3f} s"
+        f"{job.file}: {job.state.value}, {counted(job.commands, 'command')}, "
+        f"{counted(job.invalid, 'invalid line')}, "
+        f"{counted(written, 'snapshot')}{rest and f' ({rest})'}, {job.seconds:.3f} s"
     )

@@ -93,6 +93,7 @@ class Job:
     def finished(self) -> None:
         """Take in that it is done, and all of its output on disk."""
         self.done = True
+        self.synced = self.written
         self.output = []
 
 
@@ -177,10 +178,9 @@ class Jobs:
             yield begun(job)
             for number in sorted(job.snapshots):
                 yield wrote(job.number, number)
+            yield _progress(job.number, job.offset, b"".join(job.output), job.synced)
             if job.done:
                 yield done(job.number)
-            else:
-                yield _progress(job.number, job.offset, b"".join(job.output), job.synced)
 
 
 def begun(job: Job) -> bytes:

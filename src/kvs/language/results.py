@@ -12,7 +12,7 @@ WRITE [(key,value)(key,value)...]  set every pair
 READ [key,key,...]                 write the pairs; KVSERROR where a key is missing
 DELETE [key,key,...]               remove the keys; KVSMISSING where one was missing
 SHOW                               write every pair, in order of the keys
-WAIT milliseconds                  pause this job alone
+WAIT milliseconds                  pause, and hold up nobody else
 BACKUP                             write a snapshot beside the job, which goes on
 HELP                               write this list
 # ...                              a comment

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-from kvs.errors import NoThread, RegistrationUnusable, cause
+from kvs.errors import NoThread, RegistrationUnusable, cause, counted
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.pipes import Pipes
 from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
@@ -102,7 +102,7 @@ class Server:
 
     def _end_sessions(self, end: Callable[[Session, str], None], why: str) -> None:
         if self._sessions:
-            log.info("ending %d sessions: %s", len(self._sessions), why)
+            log.info("ending %s: %s", counted(len(self._sessions), "session"), why)
         for session in list(self._sessions):
             end(session, why)
 
@@ -147,9 +147,9 @@ class Server:
         if not self._no_room_told:
             self._no_room_told = True
             log.warning(
-                "descriptors or pipes set the bound: %s with %d sessions; connects wait for some",
+                "descriptors or pipes set the bound: %s with %s; connects wait for some",
                 cause(error),
-                len(self._sessions),
+                counted(len(self._sessions), "session"),
             )
         self._retry.cancel()
         self._retry = self._loop.after(ROOM_SECONDS, self._admit_waiting)
