@@ -613,7 +613,8 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
 
     before = serve()
     assert serve() == before
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kvs-")]
+    # That a service has ended is the last thing that its threads tell.
+    until(lambda: not any(thread.name.startswith("kvs-") for thread in threading.enumerate()))
 
 
 def test_a_defect_ends_the_service_and_is_raised(
