@@ -70,9 +70,10 @@ def output(place: Place, script: bytes) -> bytes:
 
 
 def test_a_job_changes_what_a_client_watches_and_sigterm_ends_it_all_in_good_order() -> None:
-    with serving(a="WAIT 3000\nWRITE [(a,1)]\nWRITE [(a,2)(b,3)]\nDELETE [a]\n") as server:
+    with serving() as server:
         client = Client(server, "c").connected()
         client.subscribe(b"a")
+        (server.jobs / "a.job").write_text("WRITE [(a,1)]\nWRITE [(a,2)(b,3)]\nDELETE [a]\n")
         seen = [client.change() for _ in range(3)]
         assert seen == [(b"a", b"1"), (b"a", b"2"), (b"a", b"DELETED")]
         assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
