@@ -17,7 +17,7 @@ import pytest
 import kvs
 from kvs.snapshot.read import load
 from kvs.wire import frames
-from tests.server.raw import SECONDS, Client, Place
+from tests.server.raw import SECONDS, Client, Place, read_within
 from tests.tools import Start, content, end, started, stopped_children, until
 
 
@@ -27,6 +27,15 @@ class Serving(Place):
 
     process: "subprocess.Popen[bytes]"
     jobs: Path
+
+    def read_log_until(self, words: bytes) -> None:
+        """Read the log until it holds these words."""
+        assert self.process.stderr is not None
+        log = b""
+        while words not in log:
+            piece = read_within(self.process.stderr.fileno(), 1 << 16)
+            assert piece, log
+            log += piece
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal; return the exit status and the log."""
@@ -110,6 +119,7 @@ def test_sessions_go_on_while_the_jobs_directory_is_away() -> None:
         client = Client(server, "c").connected()
         client.subscribe(b"a")
         server.jobs.rename(server.folder / "away")
+        server.read_log_until(b"it is gone")
         (server.folder / "away" / "a.job").write_text("WRITE [(a,1)]\n")
         assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
         (server.folder / "away").rename(server.jobs)
@@ -122,7 +132,7 @@ def test_sessions_go_on_while_the_jobs_directory_is_away() -> None:
         status, log = server.end()
         assert status == 0
         assert "it is gone" in log
-        assert "it is back" in log
+        assert "it is back, and watched" in log
 
 
 def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
