@@ -607,14 +607,14 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
     def serve() -> int:
         with serving(tmp_path) as served:
             served.settle()
+        # That it has ended is the last thing that its threads tell; they still have the service.
+        until(lambda: not any(thread.name.startswith("kvs-") for thread in threading.enumerate()))
         del served
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
     before = serve()
     assert serve() == before
-    # That a service has ended is the last thing that its threads tell.
-    until(lambda: not any(thread.name.startswith("kvs-") for thread in threading.enumerate()))
 
 
 def test_a_defect_ends_the_service_and_is_raised(
