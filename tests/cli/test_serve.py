@@ -68,10 +68,16 @@ def start(directory: Path, path: Path, *options: str) -> "subprocess.Popen[bytes
 
 
 def output(place: Place, script: bytes) -> bytes:
-    """Return what a script writes, in a session that no signal still on its way has ended."""
+    """Return what a script writes, in a session that no signal still on its way has ended.
+
+    Its server may have made its pipe and not opened it yet.
+    """
 
     def written() -> bytes:
-        with contextlib.suppress(kvs.SessionEnded), kvs.connect(place.path) as session:
+        with (
+            contextlib.suppress(kvs.SessionEnded, kvs.NoServer),
+            kvs.connect(place.path) as session,
+        ):
             return session.execute(script).output
         return b""
 
