@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,16 +38,17 @@ def commands(block: str) -> list[tuple[str, str]]:
 def type_in(typed: list[str], directory: Path, path: str) -> list[str]:
     """Run commands in one shell; return what each answered."""
     script = "".join(f"{command}status=$?; echo '{MARK}'; (exit $status)\n" for command in typed)
-    done = subprocess.run(
-        ["bash", "-c", f"exec 2>&1\n{script}"],
-        cwd=directory,
-        env={**os.environ, "PATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as runtime:  # for clients' pipes
+        done = subprocess.run(
+            ["bash", "-c", f"exec 2>&1\n{script}"],
+            cwd=directory,
+            env={**os.environ, "PATH": path, "XDG_RUNTIME_DIR": runtime},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
     return done.stdout.split(f"{MARK}\n")[:-1]
 
 

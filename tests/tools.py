@@ -12,7 +12,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -133,6 +133,8 @@ class Start:
     """To be added to the environment."""
     terminal: int | None = None
     """What its stdin, stdout and stderr are instead of pipes, and its controlling terminal."""
+    pipe_bytes: int = -1
+    """What its pipes hold (pipe(7)), if not as usual."""
 
     def command(self, arguments: Sequence[Argument]) -> list[Argument]:
         """Return the command line, by way of `LAUNCHER` for what needs it."""
@@ -166,6 +168,7 @@ def started(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Pop
         env={**_environment(), **how.environment},
         start_new_session=True,
         umask=0o022,
+        pipesize=how.pipe_bytes,
     ) as process:
         try:
             yield process
@@ -258,9 +261,8 @@ def standing_still(*arguments: Argument, how: Start = USUAL) -> Iterator[subproc
 
     It goes on when somebody reads its stderr, as `end` does.
     """
+    how = replace(how, pipe_bytes=4096)
     with started("run", *arguments, "--quiet", "--threads", "1", how=how) as process:
-        assert process.stderr is not None
-        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
         until(lambda: unread(process.stderr) > 3000)
         yield process
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,14 +180,15 @@ def test_notifications_are_printed_while_a_command_is_carried_out(
 
 def test_a_delay_holds_up_what_follows(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as started:
+        began = time.monotonic()
         started.type(b"DELAY 300\nWRITE [(a,1)]\nDELAY 0\n")
         started.read(CONNECTED)
         assert started.process.stdin is not None
         started.process.stdin.close()
         started.process.stdin = None
-        assert "a" not in served.store
+        until(lambda: "a" in served.store)
+        assert time.monotonic() - began >= 0.3
         started.read(DISCONNECTED)
-        assert "a" in served.store
 
 
 @pytest.mark.parametrize("line", [b"DELAY 9999999999\n", b"WAIT 9999999999\n"])

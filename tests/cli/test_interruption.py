@@ -45,9 +45,11 @@ def waiting(directory: Path, *names: str) -> bool:
 
 def has_open(process: subprocess.Popen[bytes], path: Path) -> bool:
     """Tell whether the program has the file open (proc(5))."""
-    descriptors = Path("/proc", str(process.pid), "fd")
-    with suppress(FileNotFoundError):  # one of them has just been closed
-        return any(os.readlink(descriptor) == str(path) for descriptor in descriptors.iterdir())
+    descriptors = f"/proc/{process.pid}/fd"
+    for descriptor in os.listdir(descriptors):
+        with suppress(FileNotFoundError):  # it has just been closed
+            if os.readlink(f"{descriptors}/{descriptor}") == str(path):
+                return True
     return False
 
 
@@ -124,6 +126,7 @@ def test_a_job_that_waits_for_a_place_among_the_snapshots_is_stopped(
         (child,) = stopped_children(process)
         until(lambda: content(jobs / "a.out"))
         process.send_signal(number)
+        until(lambda: not has_open(process, jobs / "a.out"))  # before there is a place for it
         os.kill(child, signal.SIGCONT)
         ended = end(process)
     job = load(tmp_path / "report")["a"]

@@ -17,7 +17,7 @@ import pytest
 import kvs
 from kvs.snapshot.read import load
 from kvs.wire import frames
-from tests.server.raw import SECONDS, Client, Place
+from tests.server.raw import SECONDS, Client, Place, read_within
 from tests.tools import (
     Start,
     content,
@@ -37,6 +37,15 @@ class Serving(Place):
 
     process: "subprocess.Popen[bytes]"
     jobs: Path
+
+    def read_log_until(self, words: bytes) -> None:
+        """Read the log until it holds these words."""
+        assert self.process.stderr is not None
+        log = b""
+        while words not in log:
+            piece = read_within(self.process.stderr.fileno(), 1 << 16)
+            assert piece, log
+            log += piece
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal; return the exit status and the log."""
@@ -69,10 +78,16 @@ def start(directory: Path, path: Path, *options: str) -> "subprocess.Popen[bytes
 
 
 def output(place: Place, script: bytes) -> bytes:
-    """Return what a script writes, in a session that no signal still on its way has ended."""
+    """Return what a script writes, in a session that no signal still on its way has ended.
+
+    Its server may have made its pipe and not opened it yet.
+    """
 
     def written() -> bytes:
-        with contextlib.suppress(kvs.SessionEnded), kvs.connect(place.path) as session:
+        with (
+            contextlib.suppress(kvs.SessionEnded, kvs.NoServer),
+            kvs.connect(place.path) as session,
+        ):
             return session.execute(script).output
         return b""
 
@@ -80,9 +95,10 @@ def output(place: Place, script: bytes) -> bytes:
 
 
 def test_a_job_changes_what_a_client_watches_and_sigterm_ends_it_all_in_good_order() -> None:
-    with serving(a="WAIT 3000\nWRITE [(a,1)]\nWRITE [(a,2)(b,3)]\nDELETE [a]\n") as server:
+    with serving() as server:
         client = Client(server, "c").connected()
         client.subscribe(b"a")
+        (server.jobs / "a.job").write_text("WRITE [(a,1)]\nWRITE [(a,2)(b,3)]\nDELETE [a]\n")
         seen = [client.change() for _ in range(3)]
         assert seen == [(b"a", b"1"), (b"a", b"2"), (b"a", b"DELETED")]
         assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
@@ -119,6 +135,7 @@ def test_sessions_go_on_while_the_jobs_directory_is_away() -> None:
         client = Client(server, "c").connected()
         client.subscribe(b"a")
         server.jobs.rename(server.folder / "away")
+        server.read_log_until(b"it is gone")
         (server.folder / "away" / "a.job").write_text("WRITE [(a,1)]\n")
         assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
         (server.folder / "away").rename(server.jobs)
@@ -131,7 +148,7 @@ def test_sessions_go_on_while_the_jobs_directory_is_away() -> None:
         status, log = server.end()
         assert status == 0
         assert "it is gone" in log
-        assert "it is back" in log
+        assert "it is back, and watched" in log
 
 
 def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:

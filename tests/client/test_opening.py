@@ -168,9 +168,11 @@ def test_one_that_waits_outlives_a_registration_pipe_made_again(runtime: Path) -
 
         def again() -> None:
             until(lambda: served.server._waiting)
-            before = served.path.stat().st_ino
+            before = os.open(served.path, os.O_PATH)  # so that no other gets its inode
             served.path.unlink()
-            until(lambda: served.path.exists() and served.path.stat().st_ino != before)
+            until(served.path.exists)
+            assert not os.path.samestat(served.path.stat(), os.fstat(before))
+            os.close(before)
             first.close()
 
         thread = threading.Thread(target=again)

@@ -271,10 +271,12 @@ def test_asyncio_waits_without_working(served: Served) -> None:
             session.subscribe("a")
             changes = aiter(session)
             taking = asyncio.ensure_future(anext(changes))
-            await asyncio.sleep(0.02)
-            before = time.process_time()
-            await asyncio.wait({taking}, timeout=0.2)
-            assert time.process_time() - before < 0.1
+            used: list[float] = []
+            while not used or used[-1] >= 0.1:
+                assert len(used) < 10, used  # who works all the time has never a quiet moment
+                before = time.thread_time()
+                await asyncio.wait({taking}, timeout=0.2)
+                used.append(time.thread_time() - before)
             served.store.write({"a": "1"})
             assert (await asyncio.wait_for(taking, SECONDS)).value == b"1"
             waiting = asyncio.ensure_future(anext(changes))
@@ -419,7 +421,7 @@ def test_a_session_that_is_forgotten_leaves_nothing(served: Served, runtime: Pat
     before = open_files()
     connect(served.path)
     until(lambda: served.server.sessions == 0)
-    until(lambda: open_files() == before)
+    until(lambda: open_files() <= before)
     assert list(runtime.iterdir()) == []
 
 

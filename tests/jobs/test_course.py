@@ -56,7 +56,7 @@ class Outcome:
 
 
 class Patient(Store):
-    """A store in which each call is a group of its own on disk, before the next one begins."""
+    """A store in which each call and note is a group of its own on disk, before the next one."""
 
     def execute(
         self, script: bytes | str, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
@@ -64,6 +64,10 @@ class Patient(Store):
         pause = super().execute(script, start, budget, mark)
         self.wait_until_safe(self.position())
         return pause
+
+    def note(self, change: Callable[[Jobs], bytes]) -> None:
+        super().note(change)
+        self.wait_until_safe(self.position())
 
 
 def run(

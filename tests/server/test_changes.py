@@ -89,8 +89,9 @@ def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices(
 
 @pytest.mark.parametrize("thousands", [200, pytest.param(1000, marks=pytest.mark.stress)])
 def test_a_stopped_reader_holds_up_no_writer_and_takes_no_more_memory_than_it_may(
-    thousands: int,
+    monkeypatch: pytest.MonkeyPatch, thousands: int
 ) -> None:
+    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", SECONDS)  # to start a reader in
     program = (
         "import os,sys\n"
         "end = os.open(sys.argv[1], os.O_RDONLY)\n"

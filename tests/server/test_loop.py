@@ -200,6 +200,7 @@ def test_signal_handlers_may_call_it_at_any_moment(loop: Loop) -> None:
     thread = threading.Thread(target=storm)
     thread.start()
     try:
+        assert handled.wait(SECONDS)
         for _ in range(3000):
             loop.soon(lambda: called.append(1))
             loop.turn()

@@ -473,11 +473,12 @@ def test_a_client_that_never_opens_its_pipes_loses_its_place(
     monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.5)
     with serving(ServerSettings(sessions=1)) as served:
         Client(served, "dead").make().register()
-        half = Client(served, "half").make().register()
-        living = Client(served, "living").make().register()
-        half.opens("resp")
+        half = Client(served, "half").make()
+        half.open["resp"] = os.open(half.path("resp"), os.O_RDONLY | os.O_NONBLOCK)  # in time
+        half.register()
         assert half.reply() == (frames.CONNECT, 0)
         monkeypatch.undo()  # the next has all the time that it may need
+        living = Client(served, "living").make().register()
         assert half.at_end("resp")
         living.opens("resp", "not", "req")
         assert living.reply() == (frames.CONNECT, 0)
