@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.journal.disks import Fault, Gate, put_in
 from tests.tools import content
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing wait for more."""
+    monkeypatch.setattr(output_module, "FOLLOWED_SECONDS", 0)
+
+
 def opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
@@ -26,6 +33,31 @@ def test_in_memory_it_is_written_at_once(tmp_path: Path) -> None:
     output.put(b"")
     output.sync()
     output.close()
+
+
+def test_little_waits_for_more_but_for_a_short_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_module, "AT_ONCE", 10)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(output_module, "FOLLOWED_SECONDS", 1)
+    output = Output(opened(tmp_path / "a.out"), "a.out", Store())
+    expected = b""
+    for seconds, text, written in (
+        (0, b"one\n", True),
+        (0.5, b"two\n", False),
+        (0.4, b"three\n", True),
+        (0.5, b"four\n", False),
+        (0.5, b"five\n", True),
+        (0.1, b"six\n", False),
+    ):
+        now += seconds
+        output.put(text)
+        expected += text
+        assert (content(tmp_path / "a.out") == expected) is written
+    output.close()
+    assert content(tmp_path / "a.out") == expected
 
 
 def test_it_waits_until_what_it_tells_is_safe(
@@ -88,8 +120,8 @@ def test_what_cannot_be_written_is_told_and_no_part_of_it_stays(
     output = Output(opened(tmp_path / "a.out"), "a.out", Store())
     output.put(b"one\n")
 
-    def half(file: int, data: bytes) -> None:
-        os.write(file, data[:2])
+    def half(file: int, *pieces: bytes) -> None:
+        os.write(file, b"".join(pieces)[:2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(output_module, "write_all", half)

@@ -172,11 +172,10 @@ private:
             Value& value = found_[line.value + i];
             if (const Ref ref = state.table.find(keys[i])) {
                 state.table.records()[ref].copy_value(value);
-                bytes += pair_bytes(std::size_t(keys[i].size) + value.size);
             } else {
-                value.size = 0;
-                bytes += pair_bytes(keys[i].size + MISSING_VALUE.size());
+                value.set(MISSING_VALUE);
             }
+            bytes += pair_bytes(std::size_t(keys[i].size) + value.size);
         }
         return bytes;
     }
@@ -205,8 +204,7 @@ private:
         out.put('[');
         for (std::size_t i = 0; i < line.keys; ++i) {
             const Value& value = found_[line.value + i];
-            put_pair(out, words_.keys[line.key + i].view(),
-                     value.size ? std::string_view(value.bytes, value.size) : MISSING_VALUE);
+            put_pair(out, words_.keys[line.key + i].view(), {value.bytes, value.size});
         }
         out.put("]\n");
     }

@@ -78,6 +78,11 @@ struct Key : Word {
 
 // A value as it was at one instant.
 struct Value {
+    void set(std::string_view word) {
+        std::memcpy(bytes, word.data(), word.size());
+        size = std::uint8_t(word.size());
+    }
+
     char bytes[WORD_BYTES];
     std::uint8_t size;
 };
