@@ -5,6 +5,7 @@ takes some hundredths of a second, a Ctrl-C ends the process in silence. What Py
 comes to them is Python's.
 """
 
+import gc
 import signal
 import sys
 
@@ -13,8 +14,11 @@ def main() -> int:
     """Run the program with the arguments of the process; return its exit status."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()  # all that is loaded stays
     from kvs.cli import main as program
 
+    gc.freeze()
+    gc.enable()
     return program()
 
 
