@@ -65,17 +65,21 @@ def engines(scale: Scale, directory: str) -> Outcome:
 
 
 def _subjects(jobs: str, program: str | None) -> dict[str, Subject]:
-    subjects = {_LOOP: _printed(_LOOP, [PYTHON, floor.__file__, jobs])}
+    subjects = {_LOOP: _printed(_LOOP, [PYTHON, floor.__file__, jobs], jobs)}
     if program:
-        subjects[_CPP] = _printed(_CPP, [program, jobs])
+        subjects[_CPP] = _printed(_CPP, [program, jobs], jobs)
     if _compiled():
         for threads in (1, 2):
             subjects[_called(threads)] = _run(choice.COMPILED, threads, jobs)
     return subjects
 
 
-def _printed(name: str, command: list[str]) -> Subject:
-    return lambda: {name: float(timed(command)[1])}
+def _printed(name: str, command: list[str], jobs: str) -> Subject:
+    def run() -> Mapping[str, float]:
+        _remove_outputs(jobs)
+        return {name: float(timed(command)[1])}
+
+    return run
 
 
 def _redis(server: redis.Redis, jobs: str, scale: Scale) -> Subject:
@@ -91,7 +95,19 @@ def _called(threads: int, engine: str = choice.COMPILED) -> str:
 def _run(engine: str, threads: int, jobs: str) -> Subject:
     options = ["--quiet", "--threads", str(threads)]
     command = ["env", f"{choice.VARIABLE}={engine}", KVS, "run", *options, jobs]
-    return lambda: {_called(threads, engine): timed(command)[0]}
+
+    def run() -> Mapping[str, float]:
+        _remove_outputs(jobs)
+        return {_called(threads, engine): timed(command)[0]}
+
+    return run
+
+
+def _remove_outputs(jobs: str) -> None:
+    """Spare who comes next the work of emptying the files of who came before."""
+    for name in os.listdir(jobs):
+        if name.endswith((".out", ".floor")):
+            os.unlink(os.path.join(jobs, name))
 
 
 def _rows(turns: Turns, scale: Scale, keys: int) -> Iterator[Row]:
@@ -108,8 +124,8 @@ def _rows(turns: Turns, scale: Scale, keys: int) -> Iterator[Row]:
 def _rows_of_python(jobs: str, scale: Scale, keys: int) -> Iterator[Row]:
     """Measure the engine in Python, which takes so long that once must do."""
     name = _called(1, choice.PYTHON)
-    subjects = [_printed(_LOOP, [PYTHON, floor.__file__, jobs]), _run(choice.PYTHON, 1, jobs)]
-    turns = Turns(subjects, 1)
+    loop = _printed(_LOOP, [PYTHON, floor.__file__, jobs], jobs)
+    turns = Turns([loop, _run(choice.PYTHON, 1, jobs)], 1)
     what = f"{name}, {scale.files * scale.engine_commands:,} commands, {keys:,} keys"
     yield Row(what, turns.duration(name), f"{times(turns.ratio(name, _LOOP))} {_LOOP}")
 
