@@ -40,12 +40,7 @@ class Serving(Place):
 
     def read_log_until(self, words: bytes) -> None:
         """Read the log until it holds these words."""
-        assert self.process.stderr is not None
-        log = b""
-        while words not in log:
-            piece = read_within(self.process.stderr.fileno(), 1 << 16)
-            assert piece, log
-            log += piece
+        read_log_until(self.process, words)
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal; return the exit status and the log."""
@@ -75,6 +70,17 @@ def serving(*options: str, **jobs: str) -> Iterator[Serving]:
 def start(directory: Path, path: Path, *options: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "kvs", "serve", str(directory), "2", "2", str(path), *options]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def read_log_until(process: "subprocess.Popen[bytes]", words: bytes) -> bytes:
+    """Read the log of a server until it holds these words; return what was read."""
+    assert process.stderr is not None
+    log = b""
+    while words not in log:
+        piece = read_within(process.stderr.fileno(), 1 << 16)
+        assert piece, log
+        log += piece
+    return log
 
 
 def output(place: Place, script: bytes) -> bytes:
@@ -262,14 +268,16 @@ def test_on_a_data_directory_jobs_are_gone_on_with_where_a_killed_server_was() -
             place = Place(folder / f"reg{number}", folder)
             until(place.path.exists)
             until(lambda: b"Waiting" in content(jobs / "a.out"))
-            assert output(place, b"READ [a,done]\n") == b"[(a,1)(done,1)]\n"
+            until(lambda: output(place, b"READ [a,done]\n") == b"[(a,1)(done,1)]\n")  # noqa: B023
+            log = b""
             if not number:
                 until(lambda: b" done\n" in content(data / "0000000001.journal"))
                 (jobs / "a.out").unlink()  # it is written anew, as far as it was
                 process.kill()
             else:
+                log = read_log_until(process, b"done.job: done before")
                 process.terminate()
-            _, log = process.communicate(timeout=SECONDS)
+            log += process.communicate(timeout=SECONDS)[1]
         assert content(jobs / "a.out") == b"[(a,1)]\nWaiting...\n"
         assert process.returncode == 0
         assert "done.job: done before, 0 commands" in log.decode()
