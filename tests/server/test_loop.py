@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from kvs.server.loop import HUP, IN, OUT, Loop
-from tests.tools import SECONDS
+from tests.server.raw import read_within
+from tests.tools import SECONDS, until
 
 
 @pytest.fixture
@@ -183,24 +184,25 @@ def test_a_call_after_its_end_does_nothing_and_harms_nobody() -> None:
 
 def test_signal_handlers_may_call_it_at_any_moment(loop: Loop) -> None:
     called: list[int] = []
-    handled = threading.Event()
+    handled, tell = os.pipe()  # a handler may be called within a lock that this thread holds
+    begun: list[int] = []
     over = threading.Event()
 
     def handle(*_: object) -> None:
         loop.soon(lambda: called.append(0))
-        handled.set()
+        begun.append(0)
+        os.write(tell, b"x")
 
     def storm() -> None:
         while not over.is_set():
-            handled.clear()
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
-            handled.wait(SECONDS)
+            read_within(handled, 1)
 
     before = signal.signal(signal.SIGUSR2, handle)
     thread = threading.Thread(target=storm)
     thread.start()
     try:
-        assert handled.wait(SECONDS)
+        until(lambda: begun)
         for _ in range(3000):
             loop.soon(lambda: called.append(1))
             loop.turn()
@@ -208,6 +210,8 @@ def test_signal_handlers_may_call_it_at_any_moment(loop: Loop) -> None:
         over.set()
         thread.join(SECONDS)
         signal.signal(signal.SIGUSR2, before)
+        os.close(handled)
+        os.close(tell)
     loop.soon(lambda: None)
     loop.turn()
     assert called.count(1) == 3000
