@@ -1,7 +1,8 @@
 """KVS: a key-value store for one machine's programs and scripts.
 
 The public names are these; everything else may change. `Store` is where to begin. Each is loaded
-when it is first used: the program `kvs` has its first lines run before (`kvs.__main__`).
+when it is first used, so that the first lines of the program `kvs` run before any of it is loaded
+(`kvs.__main__`).
 """
 
 from kvs.version import VERSION

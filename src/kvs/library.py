@@ -149,7 +149,8 @@ class Store(CoreStore):
         by the finished file, or stays if this fails.
 
         Raises:
-            SnapshotFailed: it could not be written; nothing changed at `path`.
+            SnapshotFailed: it could not be written; nothing changed at `path`, but for
+                `SnapshotNotSynced`: it is in place, and a loss of power may undo that.
 
         """
         parent, name = os.path.split(os.fsencode(path))

@@ -84,8 +84,8 @@ def repair(path: Path, progress: ShowProgress = show_nobody) -> Cut | None:
     if nothing is damaged.
 
     Raises:
-        DataDamaged: a snapshot is damaged, or with everything before it missing, without which the
-            rest is nothing; nothing was changed.
+        DataDamaged: a snapshot is damaged and what came before it is not there any more, or what
+            everything else goes on from is missing; nothing was changed.
         DataUnusable: it is no data directory, or cannot be read or changed.
         DirectoryInUse: a process is at work there.
 

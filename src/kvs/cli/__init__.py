@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="kvs",
         description="A key-value store for one machine's programs and scripts.",
-        epilog="Exit status: 0 all well, 1 something in the work failed, 2 wrong usage.",
+        epilog="Exit status: 0 all well, 1 something in the work failed, 2 wrong usage, 130 or "
+        "143 ended by Ctrl-C or SIGTERM.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -221,7 +222,8 @@ def _describe_data(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--fsync-interval", metavar="SECONDS", type=_seconds,
-        help="with --fsync interval: so long after the change, at the latest (default: 1)",
+        help="with --fsync interval: so many seconds after the change, at the latest, 0.001 to "
+        "3600 (default: 1)",
     )  # fmt: skip
 
 
@@ -241,7 +243,8 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     parser.description = (
         "Cut the journal of a data directory at its first damage. What is cut off is kept in files "
-        "beside it. Tells what was lost."
+        "beside it. A damaged snapshot is put aside, if the files before it are still there, and "
+        "whole. Tells what was lost."
     )
     parser.set_defaults(load=_later("repair", "upkeep"))
     parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
