@@ -358,10 +358,24 @@ class JournalFailed(KvsError):
 
 
 class StoreClosed(KvsError):
-    """A store with a data directory that was closed."""
+    """A store that was closed."""
 
     def __init__(self) -> None:
         super().__init__("the store is closed")
+
+
+@dataclass(eq=False)
+class InheritedByFork(KvsError):
+    """A store or a session that belongs to the parent of the process that uses it."""
+
+    process: int
+    """The process that uses it."""
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.process} is a forked child, and what it inherited belongs to its "
+            "parent; open a store or a session of its own in it"
+        )
 
 
 @dataclass(eq=False)
