@@ -1,7 +1,6 @@
 """Changes in one call into C, and waits that leave no lock behind."""
 
 import gc
-import os
 import signal
 import threading
 from collections import deque
@@ -76,16 +75,14 @@ def test_a_wait_ends_at_its_time() -> None:
 def test_an_interrupted_wait_can_be_repeated() -> None:
     waiters = Waiters()
     state = [False]
-
-    def interrupt() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    for _ in range(50):
-        timer = threading.Timer(0.002, interrupt)
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            waiters.wait_for(lambda: state[0], 30)
-        timer.join()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(50):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+                waiters.wait_for(lambda: state[0], 30)
+    finally:
+        signal.signal(signal.SIGALRM, before)
     state[0] = True
     waiters.notify_all()
     assert waiters.wait_for(lambda: state[0], 30)
