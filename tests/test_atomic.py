@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from kvs.atomic import Waiters, atomically
+from kvs.atomic import atomically
+from kvs.waiting import Waiters
 
 
 def test_steps_run_in_order_up_to_the_first_that_refuses() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs import Store, WordRefused
+from kvs.atomic import atomically
 from kvs.errors import WatchLost
 from kvs.watch import CHANGE_BYTES, Change, Outbox, Watchers
 
@@ -14,8 +15,10 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 
 SECONDS = 30.0
 
+Item = tuple[bytes, bytes | None]
 
-def item(key: bytes, value: bytes | None) -> tuple[bytes, bytes | None]:
+
+def item(key: bytes, value: bytes | None) -> Item:
     return key, value
 
 
@@ -77,24 +80,31 @@ def test_what_is_no_word_is_not_watched() -> None:
 
 def test_a_watch_that_does_not_keep_up_is_given_up_alone() -> None:
     store = Store()
-    slow, quick = store.watch(["a"]), store.watch(["a"])
     script = b"WRITE [(a,1)]\n" * 1000
-    for _ in range(110):
-        store.execute(script)
-        assert len([quick.next(0) for _ in range(1000)]) == 1000
-    with pytest.raises(WatchLost):
-        slow.next(0)
-    assert quick.next(0) is None
+    with store.watch(["a"]) as slow, store.watch(["a"]) as quick:
+        for _ in range(110):
+            store.execute(script)
+            assert len([quick.next(0) for _ in range(1000)]) == 1000
+        with pytest.raises(WatchLost):
+            slow.next(0)
+        assert quick.next(0) is None
+
+
+def publish(watchers: Watchers[Item], *changes: Item) -> set[Outbox[Item]]:
+    """Put changes into outboxes, as the publication of a store does; return whom to wake."""
+    steps, filled = watchers.publish(changes)
+    atomically(*steps)
+    return {*filled, *watchers.limit(filled)}
 
 
 def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
     watchers = Watchers(item, outbox_bytes=10**9, total_bytes=1600 * CHANGE_BYTES)
-    outboxes = [Outbox[tuple[bytes, bytes | None]](lambda: None) for _ in range(3)]
+    outboxes = [Outbox[Item](lambda: None) for _ in range(3)]
     for number, outbox in enumerate(outboxes):
         for key in range(number + 1):
-            watchers.subscribe(outbox, b"%d" % key)
+            atomically(*watchers.subscribe(outbox, b"%d" % key))
     for _ in range(400):
-        watchers.publish([(b"0", b"v"), (b"1", b"v"), (b"2", b"v")])
+        publish(watchers, (b"0", b"v"), (b"1", b"v"), (b"2", b"v"))
     assert [outbox.given_up for outbox in outboxes] == [False, False, True]
     assert sum(map(len, outboxes)) <= 1600 + 1600 // 16 + 3 * 3
 
@@ -110,23 +120,22 @@ def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
 )
 def test_watchers_beside_a_model(steps: list[tuple[str, int, bytes]]) -> None:
     watchers = Watchers(item)
-    outboxes = [Outbox[tuple[bytes, bytes | None]](lambda: None) for _ in range(3)]
+    outboxes = [Outbox[Item](lambda: None) for _ in range(3)]
     model: dict[int, list[bytes]] = {number: [] for number in range(3)}
     expected: dict[int, list[bytes]] = {number: [] for number in range(3)}
     for what, number, key in steps:
         there = key in model[number]
         if what == "subscribe" and not there:
-            watchers.subscribe(outboxes[number], key)
+            atomically(*watchers.subscribe(outboxes[number], key))
             model[number].append(key)
         elif what == "unsubscribe" and there:
-            watchers.unsubscribe(outboxes[number], key)
+            atomically(*watchers.unsubscribe(outboxes[number], key))
             model[number].remove(key)
         elif what == "publish":
-            woken = watchers.publish([(key, b"v")])
+            woken = publish(watchers, (key, b"v"))
             watching = {one for one in model if key in model[one]}
             assert woken == {outboxes[one] for one in watching}
             for one in watching:
                 expected[one].append(key)
-    assert [outbox.keys for outbox in outboxes] == [set(keys) for keys in model.values()]
     for number, outbox in enumerate(outboxes):
         assert [key for key, _ in outbox.take(10**6)] == expected[number]

@@ -176,9 +176,14 @@ class DirectoryInUse(KvsError):
 
     file: str
     pid: int | None
-    """The process at work there; None if it has not written its number down."""
+    """The process at work there; None if it is not known which."""
 
     def __str__(self) -> str:
+        if self.pid == os.getpid():
+            return (
+                f"{self.file}: this very process is at work in this directory; close the store or "
+                "end the run that has it first"
+            )
         owner = "another process" if self.pid is None else f"process {self.pid}"
         return f"{self.file}: {owner} is at work in this directory; wait for it to end, or stop it"
 

@@ -12,7 +12,9 @@ none of these descriptors, as all are opened with O_CLOEXEC.
 
 import contextlib
 import os
+from functools import partial
 
+from kvs.atomic import atomically
 from kvs.errors import InheritedByFork
 
 _generation = 0
@@ -44,6 +46,23 @@ def close(descriptor: int) -> None:
     """
     _closed_in_children.pop(descriptor, None)
     os.close(descriptor)
+
+
+def close_once(opened: list[int], descriptor: int) -> None:
+    """Close a descriptor that `opened` holds, and remove it from there, unless that is done.
+
+    Any thread, also within itself: its number is never closed twice, when it is another file's.
+
+    Raises:
+        OSError: as close(2) does.
+
+    """
+    with contextlib.suppress(ValueError):
+        atomically(
+            partial(opened.remove, descriptor),
+            partial(_closed_in_children.pop, descriptor, None),
+            partial(os.close, descriptor),
+        )
 
 
 def _in_child() -> None:

@@ -3,10 +3,19 @@
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from kvs.engine.boundary import BUDGET, Mark, Pause
-from kvs.errors import DataUnusable, SnapshotFailed, StoreNotEmpty, cause, shown
+from kvs.errors import (
+    DataUnusable,
+    KvsError,
+    SnapshotFailed,
+    StoreClosed,
+    StoreNotEmpty,
+    cause,
+    shown,
+)
 from kvs.files import check_path, check_replaceable, open_directory
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
@@ -20,7 +29,7 @@ from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.store import Path
 from kvs.store import Store as CoreStore
-from kvs.watch import Change, Outbox, Watch, Watchers
+from kvs.watch import Change, Reader, Watch, Watchers
 
 
 class Store(CoreStore):
@@ -61,7 +70,23 @@ class Store(CoreStore):
                 raise DataUnusable(shown(data), cause(error)) from error
         super().__init__(data, settings, progress=progress)
         self._watching = Watchers(Change)
+        self._readers: dict[Reader, None] = {}
+        """The state of every open watch."""
         self.attach(self._watching)
+        if data is not None:
+            self.on_failure(partial(_end_readers, self._readers))
+
+    def close(self) -> None:
+        """Close the store, and end every watch of it; see `kvs.store.Store.close`.
+
+        Raises:
+            JournalFailed: not every change was written.
+
+        """
+        try:
+            super().close()
+        finally:
+            _end_readers(self._readers, StoreClosed())
 
     def execute(
         self, script: Word, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
@@ -104,6 +129,7 @@ class Store(CoreStore):
             WordRefused: a key is no word of the language.
 
         """
+        self._check()
         wanted = lines.checked_keys(keys)
         values = self.safe(self._engine.get(wanted))
         return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
@@ -126,10 +152,12 @@ class Store(CoreStore):
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs of one instant, in ascending order of the bytes of the keys."""
+        self._check()
         return self.safe(self._engine.items())
 
     def __len__(self) -> int:
         """Return the number of pairs."""
+        self._check()
         return self.safe(len(self._engine))
 
     def __contains__(self, key: Word) -> bool:
@@ -139,6 +167,7 @@ class Store(CoreStore):
             WordRefused: it is no word of the language.
 
         """
+        self._check()
         [value] = self.safe(self._engine.get([checked_word(key, "key")]))
         return value is not None
 
@@ -153,6 +182,7 @@ class Store(CoreStore):
                 `SnapshotNotSynced`: it is in place, and a loss of power may undo that.
 
         """
+        self._check()
         parent, name = os.path.split(os.fsencode(path))
         try:
             directory = open_directory(parent or b".")
@@ -161,8 +191,8 @@ class Store(CoreStore):
         try:
             check_replaceable(name, directory)
             draft = Draft(directory, name, shown(path))
-            self.fork_snapshot(draft)
             try:
+                self.fork_snapshot(draft)
                 return draft.finish(self.until_safe())
             except KeyboardInterrupt:
                 draft.abandon()
@@ -194,12 +224,13 @@ class Store(CoreStore):
             StoreNotEmpty: it is kept in a data directory, and there were changes before.
 
         """
+        self._check()
         if self._data is not None:
             if self._engine.revision:
                 raise StoreNotEmpty(self._data.shown)
             return self.write(pairs)
         revision = self._engine.replace(pairs)
-        self._hand_on()
+        self._publication.publish()
         return revision
 
     def watch(self, keys: Iterable[Word]) -> Watch:
@@ -212,15 +243,25 @@ class Store(CoreStore):
             WordRefused: a key is no word of the language.
 
         """
+        self._check()
+        reader = Reader()
 
-        def leave(outbox: Outbox[Change]) -> None:
-            end_telling()
-            self.leave(self._watching, outbox)
+        def leave() -> None:
+            self._readers.pop(reader, None)
+            self.leave(self._watching, reader.outbox)
 
-        watch = Watch(leave)
-        end_telling = self.on_failure(watch.fail)
-        for key in lines.checked_keys(keys):
-            self.subscribe(self._watching, watch.outbox, key)
+        wanted = lines.checked_keys(keys)
+        watch = Watch(reader, leave)
+        self._readers[reader] = None
+        try:
+            for key in wanted:
+                self.subscribe(self._watching, reader.outbox, key)
+            if self.failure is not None:
+                reader.end(self.failure)
+            self._check()
+        except BaseException:
+            watch.close()
+            raise
         return watch
 
     def run_jobs(
@@ -249,7 +290,14 @@ class Store(CoreStore):
             ValueError: `threads` or `backups` is below 1.
 
         """
+        self._check()
         settings = Settings(cores() if threads is None else threads, backups, resume)
         with Run(self, directory, settings, tell) as run:
             run.wait()
         return run.report
+
+
+def _end_readers(readers: dict[Reader, None], failure: KvsError) -> None:
+    """End every open watch because of a failure of the store, or its end."""
+    for reader in list(readers):
+        reader.end(failure)

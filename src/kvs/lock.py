@@ -8,6 +8,7 @@ import re
 import time
 from types import TracebackType
 
+from kvs import forks
 from kvs.errors import DirectoryInUse, cause, shown
 from kvs.files import open_directory, open_regular
 
@@ -28,7 +29,8 @@ class DirectoryLock:
         """Lock nothing yet; `path` is how errors name the directory."""
         self._directory = directory
         self._path = path
-        self._lock: int | None = None
+        self._locks: list[int] = []
+        """The open lock file, if it is locked."""
 
     def acquire(self) -> str | None:
         """Take the lock; return None, or why nothing can be written there, and so not locked.
@@ -49,7 +51,7 @@ class DirectoryLock:
                 lock = self._open(os.O_RDONLY)  # somebody else's: to see who it is
             try:
                 if self._take(lock):
-                    self._lock = lock
+                    self._locks.append(forks.close_in_children(lock))
                     return None
             except BaseException:
                 os.close(lock)
@@ -59,17 +61,14 @@ class DirectoryLock:
     def release(self) -> None:
         """Let others work here again; a second call does nothing.
 
-        It may be interrupted by a signal handler that calls it, too, and leaves the process.
+        Any thread, and within itself: a signal handler may interrupt and call it.
         """
-        lock = self._lock
-        if lock is None:
-            return
-        with contextlib.suppress(OSError):  # gone with its directory, say
-            named = os.stat(LOCK, dir_fd=self._directory, follow_symlinks=False)
-            if os.path.samestat(named, os.fstat(lock)):
-                os.unlink(LOCK, dir_fd=self._directory)
-        self._lock = None
-        os.close(lock)
+        for lock in self._locks[:]:
+            with contextlib.suppress(OSError):  # gone with its directory, say
+                named = os.stat(LOCK, dir_fd=self._directory, follow_symlinks=False)
+                if os.path.samestat(named, os.fstat(lock)):
+                    os.unlink(LOCK, dir_fd=self._directory)
+            forks.close_once(self._locks, lock)
 
     def check(self) -> None:
         """Refuse if another process is at work here; change and keep nothing.
@@ -131,7 +130,8 @@ class HeldDirectory:
             OSError: it is no directory, or cannot be opened.
 
         """
-        self.descriptor = open_directory(self.path)
+        self.descriptor = forks.close_in_children(open_directory(self.path))
+        self._open_descriptors = [self.descriptor]
         self._lock = DirectoryLock(self.descriptor, self.path)
 
     def __exit__(
@@ -140,9 +140,10 @@ class HeldDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Unlock and close the directory."""
-        self.unlock()
-        os.close(self.descriptor)
+        """Unlock and close the directory. Idempotent."""
+        if self._open_descriptors:
+            self.unlock()
+            forks.close_once(self._open_descriptors, self.descriptor)
 
     def unlock(self) -> None:
         """Let others work here again; a second call does nothing."""
@@ -154,10 +155,28 @@ class HeldDirectory:
 
 
 def _owner(lock: int) -> int | None:
-    """Return the number in a lock file; its owner may just be about to write it."""
+    """Return the process that holds a lock, None if that is not known.
+
+    It is mostly the one whose number is in the file, which it may be just about to write; but a
+    child that it forked, and outlived it, may have inherited the lock (flock(2)).
+    """
     for _ in range(20):
         number = os.pread(lock, 64, 0)
         if _NUMBER.fullmatch(number):
-            return int(number)
+            process = int(number)
+            return process if os.path.exists(f"/proc/{process}") else _holder(lock)
         time.sleep(0.01)
+    return _holder(lock)
+
+
+def _holder(lock: int) -> int | None:
+    """Return a process, other than this one, that has a file open, as far as it can be seen."""
+    file = os.fstat(lock)
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        descriptors = f"/proc/{process}/fd"
+        with contextlib.suppress(OSError):  # it has just ended, or is another user's
+            for descriptor in os.listdir(descriptors) if int(process) != os.getpid() else ():
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.stat(f"{descriptors}/{descriptor}"), file):
+                        return int(process)
     return None

@@ -1,16 +1,17 @@
 """What keeps a store on disk: its data directory opened, its journal written, and compacted.
 
 It brings together what does not know of each other: an engine is filled with what a directory
-holds, its effects go into the journal, and a snapshot of it makes the journal short again. The
-store calls `add` and `begin_compaction` while it hands on effects, and so one at a time.
+holds, its effects go into the journal, and a snapshot of it makes the journal short again.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
+from kvs.atomic import Step
 from kvs.engine.boundary import BUDGET, Effects, Engine, Instant
 from kvs.errors import DataUnusable, KvsError, SnapshotFailed, cause
 from kvs.journal import form
@@ -96,7 +97,7 @@ class Persistence:
         self._settings = settings
         self._engine = engine
         self.jobs = Jobs()
-        """How far jobs came; guarded as `add` is."""
+        """How far jobs came; changed by `kvs.publication`."""
         self._folder = Folder.make(path)
         self._folder.__enter__()
         try:
@@ -151,43 +152,32 @@ class Persistence:
         """How a person is told of the directory."""
         return self._folder.shown(b"").rstrip("/") or "/"
 
-    def add(self, effects: Iterable[Effects], then: Callable[[], None] | None) -> None:
-        """Put effects into the journal; `then` is called once they are safe.
+    def steps(self, effects: Effects, then: Callable[[], None] | None) -> list[Step]:
+        """Return the steps that put effects into the journal; `then` is called once they are safe.
 
         Raises:
             JournalFailed: nothing is written any more.
 
         """
-        texts, changes = [], 0
-        for each in effects:
-            texts.append(each.lines)
-            changes += each.count
-            if each.job is not None:
-                self.jobs[each.job].came_to(each.offset, each.output)
-                texts.append(came_to(each.job, each.offset, each.output))
-        if texts:
-            self.log.add(b"".join(texts), changes, then)
-
-    def note(self, lines: bytes) -> None:
-        """Put comments about jobs into the journal.
-
-        Raises:
-            JournalFailed: nothing is written any more.
-
-        """
-        self.log.add(lines, 0)
+        text = effects.lines
+        job = effects.job
+        if job is None:
+            return self.log.steps(text, effects.count, then)
+        offset, output = effects.offset, effects.output
+        text += came_to(job, offset, output)
+        return [
+            *self.log.steps(text, effects.count, then),
+            *self.jobs[job].came_to_steps(offset, output),
+        ]
 
     def close(self) -> None:
-        """Write what has been added, and let others have the directory.
+        """Write what has been added, and unlock and close the directory. Idempotent.
 
         Raises:
-            JournalFailed: it was not all written.
+            JournalFailed: it was not all written, and no call before has raised it.
 
         """
-        try:
-            self.log.close()
-        finally:
-            self._folder.__exit__(None, None, None)
+        self.log.close(then=partial(self._folder.__exit__, None, None, None))
 
     # Compaction.
 

@@ -1,26 +1,31 @@
-"""The store: one order of changes, and who is told of them.
+"""The store: an engine, the publication of its changes, and the directory that it is stored in.
 
-The engine below carries out commands, each at one instant; here its effects are handed on, in
-their order. State: who watches what, guarded by `Store._handing_on`, which is held while effects
-are taken from the engine and put into outboxes and the journal. Under it the engine's lock, an
-outbox's and the journal's may be taken, and nothing is read or written. Outboxes are woken when it
-has been let go, once a call; with a journal, when what they were given is safe.
+The engine below executes commands, each at one instant; `kvs.publication` brings what they change
+into the journal and to the subscribers, in order. No public method holds a lock while a signal
+handler or a finalizer may run: compaction and backups, for which other threads have to wait, fork
+in a thread of their own if need be (`kvs.waiting.apart`).
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable
 from functools import partial
-from threading import Lock, Thread
+from threading import Thread, get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from kvs.engine.boundary import BUDGET, Effects, Instant, Mark, Pause
+from kvs import forks
+from kvs.atomic import atomically
+from kvs.engine.boundary import BUDGET, Instant, Mark, Pause
 from kvs.engine.choice import new_engine
 from kvs.errors import DataUnusable, JournalFailed, SnapshotFailed, StoreClosed
 from kvs.progress import ShowProgress, show_nobody
+from kvs.publication import Publication
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
+from kvs.unclosed import warn_unclosed
+from kvs.waiting import Waiters, apart
 from kvs.watch import Outbox, Watchers
 
 if TYPE_CHECKING:  # a store in memory does not wait for what keeps one on disk
@@ -30,7 +35,10 @@ if TYPE_CHECKING:  # a store in memory does not wait for what keeps one on disk
 T = TypeVar("T")
 
 BACKLOG_BYTES = 8 << 20
-"""So much may be on its way to the journal before jobs wait for it."""
+"""Bytes on their way to the journal, beyond which jobs wait for it."""
+
+_CLOSED = -1
+"""In the place of a generation: the store was closed."""
 
 Path = str | bytes | os.PathLike[str]
 
@@ -61,19 +69,26 @@ class Store:
             DataDamaged: something in it does not prove itself; nothing was changed.
 
         """
+        self._generation = forks.generation()
+        """The generation in which it can be used, see `kvs.forks`."""
         self._engine = new_engine()
-        self._handing_on = Lock()
-        self._compacting = Lock()
-        self._watchers: tuple[Watchers[Any], ...] = ()  # guarded by _handing_on
-        self._closed = False  # guarded by _compacting
+        self._publication = Publication(self._engine)
+        self._compacting = [0]
+        """The thread that compacts, 0 if there is none."""
+        self._compacted = Waiters()
+        """Those that wait for it."""
         self._data: Persistence | None = None
+        self._finalizer: weakref.finalize[..., Store] | None = None
         if data is not None:
             from kvs import persistence
 
             self._data = persistence.Persistence(
                 data, self._engine, settings or DataSettings(), progress=progress
             )
-            self._data.on_grown = partial(self._compact_in_background, self._data)
+            self._publication.data = self._data
+            self._data.on_grown = partial(_compact_in_background, weakref.ref(self), self._data)
+            arguments = (self._publication, self._data, self._generation)
+            self._finalizer = weakref.finalize(self, _close_unclosed, *arguments)
 
     def __enter__(self) -> Self:
         return self
@@ -87,19 +102,51 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """End what a data directory needs; a store in memory needs nothing. Twice is once.
+        """Write every change, and unlock and close the data directory. Idempotent.
 
-        All that was carried out is written before; nobody may use the store any more.
+        Every other method raises `StoreClosed` from then on. Called within another call of the
+        same thread, by a signal handler or a finalizer, it closes the store as well, except within
+        a compaction, which closes it when it ends. In a forked child it frees the memory of a
+        store that belongs to the parent, and changes nothing else.
 
         Raises:
-            JournalFailed: it was not all written.
+            JournalFailed: not every change was written.
 
         """
-        with self._compacting:
-            if self._data is not None and not self._closed:
-                self._closed = True
-                self._hand_on()
-                self._data.close()
+        if self._generation not in {_CLOSED, forks.generation()}:
+            self._drop()
+            return
+        self._generation = _CLOSED
+        if self._data is None or self._compacting[0] == get_ident():
+            return
+        self._compacted.wait_for(lambda: not self._compacting[0])
+        self._finish(self._data)
+
+    def _finish(self, data: "Persistence") -> None:
+        self._publication.publish()
+        data.close()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+    def _drop(self) -> None:
+        """Free the memory, in a forked child."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._finalizer = None
+        self._data = None
+        for name in ("_engine", "_publication"):
+            self.__dict__.pop(name, None)
+
+    def _check(self) -> None:
+        """Refuse a store that was closed, or belongs to the parent of this process.
+
+        Raises:
+            StoreClosed: it was closed.
+            InheritedByFork: this process is a forked child.
+
+        """
+        if self._generation != forks.generation():
+            raise StoreClosed if self._generation == _CLOSED else forks.inherited()
 
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
@@ -115,10 +162,12 @@ class Store:
 
         Raises:
             ValueError: `start` is outside of the script, or `budget` is negative.
-            JournalFailed: the store is kept, and its journal failed.
-            StoreClosed: it is kept, and was closed.
+            JournalFailed: the store has a data directory, and its journal failed.
+            StoreClosed: it was closed.
+            InheritedByFork: this process is a forked child.
 
         """
+        self._check()
         if not 0 <= start <= len(script) or budget < 0:
             raise ValueError(f"start {start} or budget {budget} is out of range")
         if self._data is not None:
@@ -126,11 +175,12 @@ class Store:
         try:
             return self._engine.execute(script, start, budget, mark)
         finally:
-            self._hand_on()
+            self._publication.publish()
 
     @property
     def revision(self) -> int:
         """The number of changes so far: each command that changes something adds 1."""
+        self._check()
         return self.safe(self._engine.revision)
 
     # Snapshots.
@@ -146,56 +196,35 @@ class Store:
         def fork(instant: Instant) -> None:
             draft.fork(instant.revision, len(instant), instant.listing)
 
-        with self._handing_on:
-            self._engine.at_instant(fork)
+        self._check()
+        apart(partial(self._engine.at_instant, fork))
 
     # Watchers.
 
     def attach(self, watchers: Watchers[Any]) -> None:
-        """Let `watchers` have the changes of this store from now on."""
-        with self._handing_on:
-            self._watchers = (*self._watchers, watchers)
+        """Publish every later change to `watchers`."""
+        self._publication.attach(watchers)
 
     def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
-        """Let `outbox` have every change of `key` from now on; return whether the key is there now.
+        """Put every later change of `key` into `outbox`; return whether the key exists now.
 
-        The key need not be there; subscribing twice is one subscription.
+        The key need not exist; subscribing twice is one subscription.
+
+        Raises:
+            StoreClosed: it was closed.
+            InheritedByFork: this process is a forked child.
+
         """
-        with self._handing_on:
-            there, effects = self._engine.watch(key)
-            woken = self._take_in(effects)  # before it watches
-            if key in outbox.keys:
-                woken |= self._take_in(self._engine.unwatch(key))
-            else:
-                if self._data is not None:
-                    outbox.hold_back()
-                watchers.subscribe(outbox, key)
-        _wake(woken)
-        return there
+        self._check()
+        return self._publication.subscribe(watchers, outbox, key)
 
     def unsubscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
-        """End that; return whether there was such a subscription."""
-        with self._handing_on:
-            if key not in outbox.keys:
-                return False
-            woken = self._unsubscribe(watchers, outbox, key)
-        _wake(woken)
-        return True
+        """End this; return whether there was such a subscription."""
+        return self._publication.unsubscribe(watchers, outbox, key)
 
     def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""
-        woken: set[Outbox[Any]] = set()
-        with self._handing_on:
-            for key in list(outbox.keys):
-                woken |= self._unsubscribe(watchers, outbox, key)
-        _wake(woken)
-
-    def _unsubscribe(
-        self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes
-    ) -> set[Outbox[Any]]:
-        woken = self._take_in(self._engine.unwatch(key))
-        watchers.unsubscribe(outbox, key)
-        return woken
+        self._publication.leave(watchers, outbox)
 
     # Safety: with a journal, what was carried out is shown only when it is as safe as promised.
 
@@ -214,7 +243,7 @@ class Store:
 
         A thread of the store's calls it; if the journal has failed already, this one, at once.
         """
-        return _nothing if self._data is None else self._data.log.on_failure(call)
+        return _do_nothing if self._data is None else self._data.log.on_failure(call)
 
     def position(self) -> int:
         """Return a number for all that has been carried out so far, for the following methods.
@@ -223,12 +252,8 @@ class Store:
             JournalFailed: nothing is written any more.
 
         """
-        if self._data is None:
-            return 0
-        with self._handing_on:
-            self._take_in(self._engine.take_all_effects())
-            self._data.log.check()
-            return self._data.log.added
+        self._check()
+        return self._publication.position()
 
     def is_safe(self, position: int) -> bool:
         """Tell whether what had been carried out by then may be shown."""
@@ -282,11 +307,8 @@ class Store:
         """
         if self._data is None:
             raise ValueError("a store in memory keeps no notes")
-        with self._handing_on:
-            self._take_in(self._engine.take_all_effects())
-            self._data.log.check()
-            if lines_of_it := change(self._data.jobs):
-                self._data.note(lines_of_it)
+        self._check()
+        apart(partial(self._publication.note, change, self._data))
 
     def safe(self, found: T) -> T:
         """Return what was found, once it may be shown."""
@@ -323,73 +345,66 @@ class Store:
             StoreClosed: the store was closed.
 
         """
-        if self._data is None:
+        self._check()
+        data = self._data
+        if data is None:
             return None
-        with self._compacting:
-            return self._compact(self._data)
+        return apart(partial(self._compact, data, wait=True))
 
-    def _compact(self, data: "Persistence") -> Written:
-        """Do so; the caller holds `_compacting`."""
-        if self._closed:
-            raise StoreClosed
-        draft = data.draft()
-        number = begun_at = 0
+    def _compact(self, data: "Persistence", *, wait: bool) -> Written | None:
+        """Do so, one thread at a time; with `wait` false, return None if another just does so.
 
-        def begin(instant: Instant) -> None:
-            nonlocal number, begun_at
-            self._take_in(self._engine.take_effects())
-            number, begun_at = data.begin_compaction(draft, instant)
-
-        with self._handing_on:
-            self._engine.at_instant(begin)
-        return data.finish_compaction(draft, number, begun_at)
-
-    def _compact_in_background(self, data: "Persistence") -> None:
-        def compact() -> None:
-            if not self._compacting.acquire(blocking=False):
-                return  # one is on its way, and when it is done the journal may grow anew
-            try:
-                with contextlib.suppress(JournalFailed, StoreClosed):  # others are told
-                    self._compact(data)
-            except (SnapshotFailed, DataUnusable) as error:
-                _warn(str(error))
-            finally:
-                self._compacting.release()
-
-        try:
-            Thread(target=compact, name="kvs-compaction", daemon=True).start()
-        except RuntimeError as error:  # no more threads to be had
-            _warn(f"{data.shown}: no compaction: {error}")
-
-    # Effects, on their way from the engine to who is to know of them.
-
-    def _hand_on(self) -> None:
-        """Hand on what the engine has, unless another thread is just doing so."""
-        if not self._engine.effects:
-            return
-        with self._handing_on:
-            woken = self._take_in(self._engine.take_effects())
-        _wake(woken)
-
-    def _take_in(self, effects: Sequence[Effects]) -> set[Outbox[Any]]:
-        """Give effects to the journal, and to who watches; the caller holds `_handing_on`.
-
-        Returns whom to wake once that is let go. With a journal it is nobody: those are woken when
-        what they were given is safe.
+        In a thread that no signal handler interrupts.
         """
-        woken: set[Outbox[Any]] = set()
-        for each in effects:
-            for watchers in self._watchers:
-                woken |= watchers.publish(each.changes)
-        if self._data is None or not effects:
-            return woken
-        marks = [(outbox, outbox.added) for outbox in woken]
-        with contextlib.suppress(JournalFailed, StoreClosed):  # told to whoever waits for it
-            self._data.add(effects, (lambda: _release(marks)) if marks else None)
-        return set()
+        me = get_ident()
+        while True:
+            with contextlib.suppress(ValueError):
+                atomically(
+                    partial(self._compacting.index, 0),
+                    partial(self._compacting.__setitem__, 0, me),
+                )
+                break
+            if not wait or self._compacting[0] == me:
+                return None
+            self._compacted.wait_for(lambda: not self._compacting[0])
+        try:
+            self._check()
+            draft = data.draft()
+            number, begun_at = self._publication.begin_compaction(draft, data)
+            return data.finish_compaction(draft, number, begun_at)
+        finally:
+            self._compacting[0] = 0
+            self._compacted.notify_all()
+            if self._generation == _CLOSED:
+                self._finish(data)
 
 
-def _nothing() -> None:
+def _compact_in_background(store: "weakref.ref[Store]", data: "Persistence") -> None:
+    def compact() -> None:
+        opened = store()
+        if opened is None:
+            return
+        try:
+            with contextlib.suppress(JournalFailed, StoreClosed):  # others report them
+                opened._compact(data, wait=False)
+        except (SnapshotFailed, DataUnusable) as error:
+            _warn(str(error))
+
+    try:
+        Thread(target=compact, name="kvs-compaction", daemon=True).start()
+    except RuntimeError as error:  # no more threads to be had
+        _warn(f"{data.shown}: no compaction: {error}")
+
+
+def _close_unclosed(publication: Publication, data: "Persistence", generation: int) -> None:
+    """Close a store that is no longer referred to, or still open at the end of the process."""
+    if generation == forks.generation():
+        publication.publish()
+        data.close()
+        warn_unclosed(f"store with the data directory {data.shown}")
+
+
+def _do_nothing() -> None:
     """Do nothing."""
 
 
@@ -399,14 +414,3 @@ def _warn(reason: str) -> None:
 
     text = "%s; it is tried again when the journal has grown more"
     logging.getLogger("kvs.store").warning(text, reason)
-
-
-def _wake(outboxes: Iterable[Outbox[Any]]) -> None:
-    for outbox in outboxes:
-        outbox.wake()
-
-
-def _release(marks: Iterable[tuple[Outbox[Any], int]]) -> None:
-    for outbox, added in marks:
-        outbox.release(added)
-        outbox.wake()

@@ -1,51 +1,58 @@
-"""Who watches which key, and the bounded outboxes that changes wait in.
+"""Subscriptions to keys, and the bounded outboxes in which changes wait for their readers.
 
-Laws:
+Invariants:
 
-- Changes enter outboxes one batch at a time, in the one order of changes, while the store's lock of
-  handing on is held, and leave them outside it. `Outbox` has a lock of its own, taken inside that.
+- Changes enter outboxes in the one order of changes, each in one call into C together with all that
+  belongs to it (`kvs.atomic`), and leave an outbox by its one reader. No lock guards them.
 - An item made of a change is made once and shared by all outboxes that hold it.
-- An outbox that outgrows its bound, or is the longest when all together outgrow theirs, is given
-  up: it is emptied, takes nothing more, and whoever empties it is told. Nobody else notices.
+- An outbox over its limit, or the longest when all together are over theirs, is cleared and closed.
+  Only its reader sees an error.
 """
 
+import contextlib
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from threading import Condition, Lock
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from kvs import forks
+from kvs.atomic import Step
 from kvs.errors import KvsError, WatchLost
+from kvs.unclosed import warn_unclosed
+from kvs.waiting import Waiters
 
 Item = TypeVar("Item")
 """What a change becomes in an outbox: a frame, say."""
 
 CHANGE_BYTES = 82
-"""What a change counts for against a bound, whatever its item: a frame's length."""
+"""Bytes that a change counts for against a limit, whatever its item: a frame's length."""
 
 OUTBOX_BYTES = 8 << 20
 TOTAL_BYTES = 256 << 20
 
 
 class Outbox(Generic[Item]):
-    """The changes that one watcher has not taken yet. Thread-safe."""
+    """The changes that one reader has not taken yet.
+
+    Any thread may call any method, but one thread at a time `take`.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Make an empty one; `wake` is called, outside that lock, when there is more."""
+        """Create an empty one; `wake` is called, by any thread, when it has more to take."""
         self.wake = wake
-        self.keys: set[bytes] = set()
-        """What it watches; guarded by the store's lock of handing on."""
+        self.keys: dict[bytes, int] = {}
+        """The keys it is subscribed to, each with the marker of its watch."""
         self.given_up = False
-        """Whether it outgrew a bound, and its watcher is lost."""
+        """Whether it is closed because it was over a limit."""
         self.added = 0
-        """How many changes were ever put into it."""
-        self._lock = Lock()
-        self._items: deque[Item] = deque()  # guarded by _lock, as all below
-        self._taken = 0
+        """Number of changes ever put into it."""
+        self._items: deque[Item] = deque()
         self._released: float = math.inf
-        """How many of all that were put in may be taken out."""
+        """How many of all that were ever put in may be taken."""
 
     def __len__(self) -> int:
         """Return how many changes wait in it, those that are held back included."""
@@ -54,48 +61,41 @@ class Outbox(Generic[Item]):
     @property
     def ready(self) -> int:
         """How many changes may be taken."""
-        with self._lock:
-            return self._ready()
+        # Read in this order: a change that is added meanwhile makes the result too low, not too
+        # high, and its own wake-up follows.
+        waiting = len(self._items)
+        taken = self.added - waiting
+        return 0 if self.given_up else int(max(0, min(waiting, self._released - taken)))
 
     def take(self, most: int) -> list[Item]:
-        """Take out the oldest changes that may be taken, `most` at the most, in order."""
-        with self._lock:
-            count = min(most, self._ready())
-            self._taken += count
-            return [self._items.popleft() for _ in range(count)]
+        """Remove the oldest changes that may be taken, at most `most`, and return them in order."""
+        taken: list[Item] = []
+        with contextlib.suppress(IndexError):  # it was cleared meanwhile
+            for _ in range(min(most, self.ready)):
+                taken.append(self._items.popleft())  # noqa: PERF401  (keeps what came before it)
+        return taken
 
-    def add(self, item: Item) -> None:
-        """Put a change behind those that wait."""
-        with self._lock:
-            if not self.given_up:
-                self._items.append(item)
-                self.added += 1
+    def steps(self, items: Iterable[Item]) -> list[Step]:
+        """Return the steps that put `items` behind those that wait."""
+        adding: list[Step] = [partial(self._items.append, item) for item in items]
+        return [*adding, partial(setattr, self, "added", self.added + len(adding))]
 
     def hold_back(self) -> None:
-        """Let no change be taken from now on but those that `release` lets go."""
-        with self._lock:
-            self._released = min(self._released, self.added)
+        """From now on, let only the changes be taken that `release` releases."""
+        self._released = min(self._released, self.added)
 
     def release(self, added: int) -> None:
-        """Let what had been added by then be taken."""
-        with self._lock:
-            self._released = max(self._released, added)
-
-    def _ready(self) -> int:
-        return int(min(len(self._items), self._released - self._taken))
+        """Let the first `added` of all changes ever put in be taken. One thread at a time."""
+        self._released = max(self._released, added)
 
     def give_up(self) -> None:
-        """Empty it for good."""
-        with self._lock:
-            self.given_up = True
-            self._items.clear()
+        """Clear it for good."""
+        self.given_up = True
+        self._items.clear()
 
 
 class Watchers(Generic[Item]):
-    """The outboxes of one kind of watcher, by key.
-
-    Guarded by the store's lock of handing on, which is held wherever a method of it is called.
-    """
+    """The outboxes of one kind of reader, by key. Changed by `kvs.publication` alone."""
 
     def __init__(
         self,
@@ -104,60 +104,86 @@ class Watchers(Generic[Item]):
         outbox_bytes: int = OUTBOX_BYTES,
         total_bytes: int = TOTAL_BYTES,
     ) -> None:
-        """Make one; `item` makes an item of a key and its new value, None if removed."""
+        """Create one; `item` makes an item of a key and its new value, None if removed."""
         self._item = item
         self._outbox_items = outbox_bytes // CHANGE_BYTES
         self._total_items = total_bytes // CHANGE_BYTES
-        self._by_key: dict[bytes, list[Outbox[Item]]] = {}
-        self._outboxes: set[Outbox[Item]] = set()
+        self._by_key: dict[bytes, tuple[Outbox[Item], ...]] = {}
+        self._outboxes: dict[Outbox[Item], int] = {}
+        """Those with a subscription, and how many they have."""
         self._published = 0
         """Items put into outboxes since all of them were last counted."""
 
-    def subscribe(self, outbox: Outbox[Item], key: bytes) -> None:
-        """Let `outbox`, which does not yet have them, have the changes of `key` from now on."""
-        outbox.keys.add(key)
-        self._by_key.setdefault(key, []).append(outbox)
-        self._outboxes.add(outbox)
+    def subscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
+        """Return the steps by which `outbox` is subscribed to `key`."""
+        subscribed = self._by_key.get(key, ())
+        if outbox in subscribed:
+            return []
+        number = self._outboxes.get(outbox, 0) + 1
+        return [
+            partial(self._by_key.__setitem__, key, (*subscribed, outbox)),
+            partial(self._outboxes.__setitem__, outbox, number),
+        ]
 
-    def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> None:
-        """End what `subscribe` began."""
-        outbox.keys.remove(key)
-        watching = self._by_key[key]
-        watching.remove(outbox)
-        if not watching:
-            del self._by_key[key]
-        if not outbox.keys:
-            self._outboxes.discard(outbox)
+    def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
+        """Return the steps that end this."""
+        subscribed = self._by_key.get(key, ())
+        if outbox not in subscribed:
+            return []
+        rest = tuple(each for each in subscribed if each is not outbox)
+        number = self._outboxes[outbox] - 1
+        return [
+            partial(self._by_key.__setitem__, key, rest)
+            if rest
+            else partial(self._by_key.__delitem__, key),
+            partial(self._outboxes.__setitem__, outbox, number)
+            if number
+            else partial(self._outboxes.__delitem__, outbox),
+        ]
 
-    def publish(self, changes: Iterable[tuple[bytes, bytes | None]]) -> set[Outbox[Item]]:
-        """Put changes, keys with their new values, where they are watched; return whom to wake."""
-        woken: set[Outbox[Item]] = set()
+    def publish(
+        self, changes: Iterable[tuple[bytes, bytes | None]]
+    ) -> tuple[list[Step], dict[Outbox[Item], int]]:
+        """Return the steps that put changes, keys with new values, into the outboxes of these keys.
+
+        Also returns the outboxes to wake afterwards, each with its `added` by then.
+        """
+        items: dict[Outbox[Item], list[Item]] = {}
         for key, value in changes:
-            if watching := self._by_key.get(key):
+            if subscribed := self._by_key.get(key):
                 item = self._item(key, value)
-                for outbox in watching:
-                    outbox.add(item)
-                woken.update(watching)
-                self._published += len(watching)
-        for outbox in woken:
+                for outbox in subscribed:
+                    items.setdefault(outbox, []).append(item)
+        steps: list[Step] = []
+        for outbox, added in items.items():
+            if not outbox.given_up:
+                steps += outbox.steps(added)
+        if items:
+            published = self._published + sum(map(len, items.values()))
+            steps.append(partial(setattr, self, "_published", published))
+        return steps, {outbox: outbox.added + len(added) for outbox, added in items.items()}
+
+    def limit(self, outboxes: Iterable[Outbox[Item]]) -> Iterable[Outbox[Item]]:
+        """Close those of `outboxes` over their limit, and the longest of all over the total one.
+
+        Returns the others that were closed.
+        """
+        for outbox in outboxes:
             if len(outbox) > self._outbox_items:
                 outbox.give_up()
-        if self._published > self._total_items // 16:
-            self._published = 0
-            woken |= self._within_total()
-        return woken
-
-    def _within_total(self) -> set[Outbox[Item]]:
-        """Give up the longest outboxes until all together are within their bound; return those."""
-        lost: set[Outbox[Item]] = set()
-        total = sum(map(len, self._outboxes))
-        for outbox in sorted(self._outboxes, key=len, reverse=True):
+        if self._published <= self._total_items // 16:
+            return ()
+        self._published = 0
+        closed: list[Outbox[Item]] = []
+        all_outboxes = list(self._outboxes)
+        total = sum(map(len, all_outboxes))
+        for outbox in sorted(all_outboxes, key=len, reverse=True):
             if total <= self._total_items:
                 break
             total -= len(outbox)
             outbox.give_up()
-            lost.add(outbox)
-        return lost
+            closed.append(outbox)
+        return closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,57 +195,88 @@ class Change:
     """The new value; None if the key was removed."""
 
 
-class Watch:
-    """The changes of some keys, in order, for a program that has the store in itself.
+class Reader:
+    """The state of a `Watch` that its store refers to: the store never refers to the watch."""
 
-    An iterator of `Change` that waits for the next one; a context manager that ends it. One thread
-    at a time reads it, any thread may close it.
+    def __init__(self) -> None:
+        self.outbox: Outbox[Change] = Outbox(self.wake)
+        self.failure: KvsError | None = None
+        """Why no more changes come."""
+        self.closed = False
+        self._waiters = Waiters()
+
+    def wake(self) -> None:
+        """Let the reading thread look again."""
+        self._waiters.notify_all()
+
+    def end(self, failure: KvsError | None) -> None:
+        """End it, because of a failure or because it was closed. Any thread."""
+        if failure is None:
+            self.closed = True
+        elif self.failure is None:
+            self.failure = failure
+        self.wake()
+
+    def wait(self, timeout: float | None) -> None:
+        """Block until there is a change to take, or none will come, or the time is up."""
+        self._waiters.wait_for(lambda: self.outbox.ready or self.is_over, timeout)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more changes come."""
+        return self.closed or self.outbox.given_up or self.failure is not None
+
+
+class Watch:
+    """The changes of some keys, in order, for a program that embeds the store.
+
+    An iterator of `Change` that blocks until the next one; a context manager that closes it. One
+    thread at a time reads it, any thread, signal handler or finalizer may close it. One that is no
+    longer referred to closes itself, with a `ResourceWarning`.
     """
 
-    def __init__(self, leave: Callable[[Outbox[Change]], None]) -> None:
-        self.outbox: Outbox[Change] = Outbox(self._wake)
+    def __init__(self, reader: Reader, leave: Callable[[], None]) -> None:
+        """Read what `reader` gets; `leave` ends its subscriptions, and may be called repeatedly."""
+        self._reader = reader
         self._leave = leave
-        self._more = Condition()
-        self._closed = False
-        self._failure: KvsError | None = None
+        self._generation = forks.generation()
+        self._finalizer = weakref.finalize(self, _close_unclosed, reader, leave, self._generation)
+        self._finalizer.atexit = False
+
+    @property
+    def outbox(self) -> Outbox[Change]:
+        """The changes that it has not returned yet."""
+        return self._reader.outbox
 
     def next(self, timeout: float | None = None) -> Change | None:
         """Wait for the next change, at most `timeout` seconds; None if none came, or it is closed.
 
         Raises:
-            WatchLost: more changes waited than its bound allows; those that waited are gone.
-            JournalFailed: the store's journal failed, and nothing more is told.
+            WatchLost: the outbox was over its limit, and the changes in it are lost.
+            JournalFailed: the store's journal failed.
+            StoreClosed: the store was closed, and every change before has been returned.
+            InheritedByFork: this process is a forked child.
 
         """
-        with self._more:
-            self._more.wait_for(lambda: self.outbox.ready or self._is_over(), timeout)
-        for change in self.outbox.take(1):
+        reader = self._reader
+        if self._generation != forks.generation():
+            raise forks.inherited()
+        reader.wait(timeout)
+        for change in reader.outbox.take(1):
             return change
-        if self.outbox.given_up:
+        if reader.outbox.given_up:
             raise WatchLost
-        if self._failure is not None:
-            raise self._failure
+        if reader.failure is not None and not reader.closed:
+            raise reader.failure
         return None
 
-    def fail(self, failure: KvsError) -> None:
-        """Let nothing more be waited for; from any thread."""
-        with self._more:
-            self._failure = failure
-            self._more.notify_all()
-
-    def _is_over(self) -> bool:
-        return self._closed or self.outbox.given_up or self._failure is not None
-
     def close(self) -> None:
-        """End it: nothing more is noted, and who waits is woken. A second call does nothing."""
-        self._leave(self.outbox)
-        with self._more:
-            self._closed = True
-            self._more.notify_all()
-
-    def _wake(self) -> None:
-        with self._more:
-            self._more.notify_all()
+        """End it: no more changes come, and a blocked reader returns. Idempotent."""
+        self._finalizer.detach()
+        if self._generation != forks.generation():
+            return
+        self._leave()
+        self._reader.end(None)
 
     def __iter__(self) -> Iterator[Change]:
         """Yield changes until it is closed."""
@@ -236,3 +293,10 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _close_unclosed(reader: Reader, leave: Callable[[], None], generation: int) -> None:
+    if generation == forks.generation():
+        leave()
+        if not reader.is_over:
+            warn_unclosed("watch")

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from kvs.engine.boundary import Engine, Mark, Pause
+from kvs.engine.boundary import Effects, Engine, Mark, Pause
 from kvs.engine.choice import PYTHON
 from kvs.engine.python import PythonEngine
 
@@ -42,3 +42,16 @@ def run_to_the_end(
 ) -> bytes:
     """Carry out a script; return its output."""
     return b"".join(pause.output for pause in pauses(engine, script, budget, job))
+
+
+def take_effects(engine: Engine) -> list[Effects]:
+    """Return the effects that can be moved."""
+    taken: list[Effects] = []
+    engine.move_effects(taken)
+    return taken
+
+
+def take_all_effects(engine: Engine) -> list[Effects]:
+    """Return the effects of all changes so far."""
+    engine.settle()
+    return take_effects(engine)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvs.engine.boundary import Effects, Engine, Instant, Mark, Reason
 from kvs.engine.choice import COMPILED, PYTHON
 from kvs.language import results
-from tests.engine.engines import NewEngine, engine_called, run_to_the_end
+from tests.engine.engines import NewEngine, engine_called, run_to_the_end, take_effects
 from tests.strategies import scripts
 
 
@@ -33,8 +33,8 @@ def test_the_recorded_lines_carried_out_again_give_the_same(
     engine = recording(new_engine)
     for script in several:
         run_to_the_end(engine, script, budget)
-    effects = engine.take_effects()
-    assert engine.take_effects() == []
+    effects = take_effects(engine)
+    assert take_effects(engine) == []
     assert not engine.effects
     again = new_engine()
     for each in effects:
@@ -67,7 +67,7 @@ def test_a_command_without_enough_memory_is_the_first_that_is_not_told_of(
         engine.execute(script, 0, 65536, Mark(7, 1000))
     except MemoryError:
         assert at < len(writes)
-    [told] = engine.take_effects()
+    [told] = take_effects(engine)
     assert told.lines == b"".join(writes[: at + 1])
     assert (told.count, told.offset) == (len(told.lines) // len(writes[0]), 1000 + ends[at])
     assert told.output == b"".join(b"[(a,%d)]\n" % number for number in range(at))
@@ -84,7 +84,7 @@ def test_marked_effects_tell_how_far_a_job_came_and_all_that_it_wrote(
     while offset < len(script):
         pause = engine.execute(script, offset, budget, Mark(7, 1000))
         output += pause.output
-        for each in engine.take_effects():
+        for each in take_effects(engine):
             assert each.job == 7
             assert offset <= each.offset - 1000 <= pause.offset
             told += each.output
@@ -111,7 +111,7 @@ def test_a_wait_a_show_and_a_backup_are_not_told_as_carried_out(new_engine: NewE
     for reason, output, untold, told_offset, told_output in expected:
         pause = engine.execute(script, offset, 65536, Mark(1, 0))
         assert (pause.reason, pause.output, pause.untold) == (reason, output, untold)
-        [effects] = engine.take_effects()
+        [effects] = take_effects(engine)
         assert (effects.offset, effects.output) == (told_offset, told_output)
         offset = pause.offset
     assert offset == len(script)
@@ -121,22 +121,27 @@ def test_what_is_neither_watched_nor_recorded_has_no_effects(new_engine: NewEngi
     engine = new_engine()
     run_to_the_end(engine, b"WRITE [(a,1)(b,2)]\nDELETE [a]\nREAD [a]\n", job=1)
     assert not engine.effects
-    assert engine.take_effects() == []
+    assert take_effects(engine) == []
 
 
 def test_watched_keys_are_told_until_the_last_watch_ends(new_engine: NewEngine) -> None:
     engine = new_engine()
-    assert engine.watch(b"a") == (False, [])
+    assert not engine.watch(b"a", 7)
     run_to_the_end(engine, b"WRITE [(b,1)(a,2)(a,3)]\n")
-    there, effects = engine.watch(b"a")
-    assert there
-    assert [each.changes for each in effects] == [[(b"a", b"3")]]
+    assert engine.watch(b"a")
     run_to_the_end(engine, b"DELETE [b,a,a]\nDELETE [a]\nWRITE [(a,4)]\n")
-    [effects_of_call] = engine.unwatch(b"a")
-    assert effects_of_call.changes == [(b"a", None), (b"a", b"4")]
+    engine.unwatch(b"a", 8)
     engine.replace({b"a": b"5", b"c": b"6"})
-    assert [each.changes for each in engine.unwatch(b"a")] == [[(b"a", b"5")]]
+    engine.unwatch(b"a", 9)
     run_to_the_end(engine, b"DELETE [a]\n")
+    assert [(each.marker, list(each.changes)) for each in take_effects(engine)] == [
+        (7, []),
+        (0, [(b"a", b"3")]),
+        (0, [(b"a", None), (b"a", b"4")]),
+        (8, []),
+        (0, [(b"a", b"5")]),
+        (9, []),
+    ]
     assert not engine.effects
 
 
@@ -150,7 +155,7 @@ def test_an_instant_lists_everything_and_brings_the_effects_up_to_it(new_engine:
         again = new_engine()
         run_to_the_end(again, b"".join(instant.writes()))
         assert again.items() == engine_pairs
-        effects.extend(engine.take_effects())
+        effects.extend(take_effects(engine))
         seen.append((instant.revision, len(instant), b"".join(instant.listing())))
 
     engine_pairs = engine.items()
@@ -170,7 +175,7 @@ def test_effects_of_many_threads_come_in_the_one_order_of_changes(
         for index in range(200):
             engine.execute(b"WRITE [(k,%d-%d)]\nDELETE [x]\n" % (number, index), 0, 65536)
             with taking:
-                taken.extend(engine.take_effects())
+                taken.extend(take_effects(engine))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:

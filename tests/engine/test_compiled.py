@@ -14,7 +14,13 @@ import pytest
 
 from kvs.engine.boundary import Effects, Engine, Instant, Mark
 from kvs.engine.choice import COMPILED
-from tests.engine.engines import NewEngine, engine_called, run_to_the_end
+from tests.engine.engines import (
+    NewEngine,
+    engine_called,
+    run_to_the_end,
+    take_all_effects,
+    take_effects,
+)
 from tests.tools import SECONDS
 
 
@@ -116,7 +122,7 @@ def test_calls_of_many_commands_at_once_are_explained_by_the_recorded_order(
 def _states(engine: Engine, keys: list[bytes]) -> list[dict[bytes, bytes]]:
     """Return what was there after each revision."""
     states = [dict.fromkeys(keys, b"KVSERROR")]
-    for each in engine.take_effects():
+    for each in take_effects(engine):
         for line in each.lines.splitlines():
             pairs = [pair.split(b",") for pair in line[8:-2].split(b")(")]
             states.append(states[-1] | dict(pairs))
@@ -155,16 +161,16 @@ def test_effects_come_out_whole_and_in_order_while_others_are_being_formatted(
 
     def look(instant: Instant) -> None:
         seen.append(instant.revision)
-        check(engine.take_effects())
+        check(take_effects(engine))
 
     seen: list[int] = []
     with ThreadPoolExecutor(2) as pool:
         workers = [pool.submit(work, job) for job in told if job is not None]
         while not all(worker.done() for worker in workers):
-            check(engine.take_effects())
+            check(take_effects(engine))
             engine.at_instant(look)
             assert seen[-1] == revision
-        check(engine.take_all_effects())
+        check(take_all_effects(engine))
         assert [worker.result(SECONDS) for worker in workers] == [told[0], told[1]]
     assert revision == engine.revision == 600
 
@@ -232,7 +238,7 @@ def test_every_call_comes_back_beside_busy_threads(new_engine: NewEngine) -> Non
             engine.watch(b"a%d" % number)
             engine.at_instant(lambda instant: seen.append(len(b"".join(instant.listing()))))
             engine.unwatch(b"a%d" % number)
-            engine.take_effects()
+            take_effects(engine)
             assert engine.get([b"missing"]) == [None]
             engine.replace({b"q": b"1"})
     assert len(seen) == 100
@@ -260,7 +266,7 @@ def test_a_failing_call_lets_the_engine_go_and_loses_no_effects(new_engine: NewE
 
     with pytest.raises(OSError, match="no child"):
         engine.at_instant(fail)
-    assert [each.lines for each in engine.take_effects()] == [b"WRITE [(a,1)]\n"]
+    assert [each.lines for each in take_effects(engine)] == [b"WRITE [(a,1)]\n"]
 
 
 @pytest.mark.parametrize("pair", [(b"", b"v"), (b"k", b""), (b"k" * 41, b"v"), (b"k", b"v" * 41)])
@@ -282,6 +288,9 @@ import resource, sys
 from kvs.engine._compiled import CompiledEngine
 what, room = sys.argv[1], int(sys.argv[2])
 engine = CompiledEngine()
+def take_effects(engine):
+    engine.move_effects(taken := [])
+    return taken
 engine.record(0)
 engine.watch(b"key1")
 pairs = [b"(key%d,%040d)" % (n, n) for n in range(300_000)]
@@ -302,14 +311,14 @@ try:
     while offset < len(script):
         offset = engine.execute(script, offset, 65536).offset
         if what == "effects":
-            engine.take_effects()
+            take_effects(engine)
     engine.execute(show, 0, 65536)
 except MemoryError:
     failures += 1
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
 assert failures == 1
 revision = engine.revision
-effects = engine.take_effects()
+effects = take_effects(engine)
 if what == "long":
     assert revision == 1 and engine.items() == [(b"a", b"1")]
 else:
@@ -323,7 +332,7 @@ else:
         assert again.items() == engine.items()
 engine.execute(b"WRITE [(key1,2)]\\n", 0, 65536)
 assert engine.revision == revision + 1
-assert [each.changes for each in engine.take_effects()] == [[(b"key1", b"2")]]
+assert [each.changes for each in take_effects(engine)] == [[(b"key1", b"2")]]
 print("good")
 """
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvs.engine.boundary import Effects, Engine, Instant, KeyChange, Mark, Pause
 from kvs.engine.choice import COMPILED
 from kvs.engine.python import PythonEngine
-from tests.engine.engines import engine_called, pauses
+from tests.engine.engines import engine_called, pauses, take_all_effects, take_effects
 from tests.strategies import scripts, words
 
 KEYS = [b"a", b"b", b"c", b"key", b"(", b"x" * 40]
@@ -53,6 +53,7 @@ def told(effects: list[Effects]) -> list[object]:
             each.job,
             each.offset,
             each.output,
+            each.marker,
         )
         for each in effects
     ]
@@ -61,7 +62,7 @@ def told(effects: list[Effects]) -> list[object]:
 def everything(engine: Engine, found: list[Pause]) -> tuple[object, ...]:
     return (
         found,
-        told(engine.take_effects()),
+        told(take_effects(engine)),
         engine.effects,
         engine.revision,
         len(engine),
@@ -105,7 +106,7 @@ def test_scripts_give_the_same(
         if "r" in how:
             engine.record(7)
         for key in sorted(watched):
-            assert engine.watch(key) == (False, [])
+            assert not engine.watch(key)
         job = 3 if "m" in how else None
         found.append([everything(engine, pauses(engine, text, budget, job)) for text in several])
     assert found[0] == found[1]
@@ -172,17 +173,17 @@ def carry_out(engine: Engine, wanted: list[Step]) -> Iterator[object]:
                 yield engine.execute(argument, 0, 65536, Mark(number, 10))
             case "watch":
                 watched.append(argument)
-                there, effects = engine.watch(argument)
-                yield there, told(effects)
+                yield engine.watch(argument, number + 1), told(take_effects(engine))
             case "unwatch" if argument in watched:
                 watched.remove(argument)
-                yield told(engine.unwatch(argument))
+                engine.unwatch(argument, number + 1)
+                yield told(take_effects(engine))
             case "get":
                 yield engine.get([argument, *KEYS])
             case "take":
-                yield engine.effects, told(engine.take_effects())
+                yield engine.effects, told(take_effects(engine))
             case "take all":
-                yield told(engine.take_all_effects()), engine.effects
+                yield told(take_all_effects(engine)), engine.effects
             case "replace":
                 yield engine.replace(dict.fromkeys(KEYS[number % 3 :], b"%d" % number))
             case "record":
@@ -197,7 +198,7 @@ def seen_at_instant(engine: Engine) -> Iterator[object]:
     again = PythonEngine()
 
     def look(instant: Instant) -> None:
-        seen.append(told(engine.take_effects()))
+        seen.append(told(take_effects(engine)))
         seen.extend([instant.revision, len(instant), b"".join(instant.listing())])
         pauses(again, b"".join(instant.writes()))
 
@@ -219,6 +220,6 @@ def test_changes_of_one_command_come_as_one_each(both: Both) -> None:
         for key in (b"a", b"b"):
             engine.watch(key)
         pauses(engine, b"WRITE [(b,1)(x,1)(a,2)(b,3)]\nDELETE [a,q,a,b]\nWRITE [(a,4)]\n")
-        found.append([change for each in engine.take_effects() for change in each.changes])
+        found.append([change for each in take_effects(engine) for change in each.changes])
     expected = [(b"b", b"3"), (b"a", b"2"), (b"a", None), (b"b", None), (b"a", b"4")]
     assert found == [expected, expected]

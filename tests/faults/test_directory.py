@@ -142,7 +142,7 @@ def test_a_lock_that_somebody_holds_is_respected_whatever_stands_in_it(
         lock.flush()
         ended = kvs("run", tmp_path)
     assert ended.status == 1
-    assert "another process is at work in this directory" in one_line(ended)
+    assert f"process {os.getpid()} is at work in this directory" in one_line(ended)
     assert (tmp_path / LOCK).read_text() == text
 
 

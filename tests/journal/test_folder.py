@@ -93,8 +93,8 @@ def test_a_second_owner_is_refused_with_the_number_of_the_first(tmp_path: Path) 
                 with pytest.raises(DirectoryInUse) as told:
                     refused()
                 assert str(told.value) == (
-                    f"{tmp_path}/d: process {os.getpid()} is at work in this directory; "
-                    "wait for it to end, or stop it"
+                    f"{tmp_path}/d: this very process is at work in this directory; close the "
+                    "store or end the run that has it first"
                 )
         first.unlock()
         with Folder(tmp_path / "d") as second:

@@ -4,12 +4,13 @@
 
 Here Python's objects are turned into bytes and back, with the interpreter's lock; commands are
 carried out there, without it. Law: nobody waits for the engine's lock while holding the
-interpreter's. `at_instant` calls Python while it holds the engine's, and only it does.
+interpreter's. `at_instant` calls Python while it holds the engine's, and only it does; what runs
+there in the same thread, a finalizer for instance, may call the engine (`native/owned.hpp`).
 """
 
 import os
 
-from kvs.engine.boundary import Effects, Pause, Reason
+from kvs.engine.boundary import Pause, Reason
 from kvs.language import results
 from kvs.language.faults import fault_at
 
@@ -19,6 +20,7 @@ from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
 from libcpp.utility cimport move
 from libcpp.vector cimport vector
+from posix.unistd cimport getpid, pid_t
 
 
 cdef extern from "<string_view>" namespace "std" nogil:
@@ -86,6 +88,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
 
     cdef cppclass Effect:
         unique_ptr[Effect] next
+        uint64_t marker
         vector[Change] changes
         Buffer lines
         uint64_t count
@@ -127,9 +130,9 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         uint64_t revision()
         uint64_t replace(const vector[Key]&, const vector[Word]&) except +
         void record(uint64_t)
-        cbool watch(const string&, unique_ptr[Effect]&) except +
-        unique_ptr[Effect] unwatch(const string&) except +
-        unique_ptr[Effect] take_all()
+        cbool watch(const string&, unique_ptr[Effect]) except +
+        void unwatch(const string&, unique_ptr[Effect]) except +
+        void settle()
         EffectQueue& effects()
         cbool try_hold()
         void hold()
@@ -157,11 +160,18 @@ cdef class CompiledEngine:
     """A table, its lock and commands, in C++. Thread-safe; see `kvs.engine.boundary`."""
 
     cdef unique_ptr[Engine] _engine
+    cdef pid_t _process
 
     name = "compiled"
 
     def __cinit__(self):
         self._engine.reset(new Engine(_process_key, results.HELP))
+        self._process = getpid()
+
+    def __dealloc__(self):
+        # In a forked child: what another thread of the parent was changing at the fork stays there.
+        if getpid() != self._process and not self._engine.get().try_hold():
+            self._engine.release()
 
     @property
     def effects(self):
@@ -240,33 +250,48 @@ cdef class CompiledEngine:
         with nogil:
             self._engine.get().record(revision)
 
-    def watch(self, bytes key not None):
-        """Tell of changes of `key` from now on."""
+    def watch(self, bytes key not None, uint64_t marker=0):
+        """Report changes of `key` from now on, behind a marker; return whether it exists."""
         cdef string watched = key
-        cdef unique_ptr[Effect] taken
+        cdef unique_ptr[Effect] effect = _marker(marker)
         cdef cbool there
         with nogil:
-            there = self._engine.get().watch(watched, taken)
-        return there, self._told(move(taken))
+            there = self._engine.get().watch(watched, move(effect))
+        return there
 
-    def unwatch(self, bytes key not None):
-        """End a `watch`."""
+    def unwatch(self, bytes key not None, uint64_t marker=0):
+        """End a `watch`, behind a marker."""
         cdef string watched = key
-        cdef unique_ptr[Effect] taken
+        cdef unique_ptr[Effect] effect = _marker(marker)
         with nogil:
-            taken = self._engine.get().unwatch(watched)
-        return self._told(move(taken))
+            self._engine.get().unwatch(watched, move(effect))
 
-    def take_effects(self):
-        """Return the effects that nobody has taken yet, in order."""
-        return self._told(self._engine.get().effects().take())
-
-    def take_all_effects(self):
-        """Return them up to now, those of all calls that have come back included."""
-        cdef unique_ptr[Effect] taken
+    def settle(self):
+        """Block until the effects of all changes so far can be moved."""
         with nogil:
-            taken = self._engine.get().take_all()
-        return self._told(move(taken))
+            self._engine.get().settle()
+
+    def move_effects(self, list into not None):
+        """Append the effects that can be moved, in order, in one call into C."""
+        # A CompiledEffects refers to no object, so that creating it never collects garbage.
+        cdef CompiledEffects each
+        cdef Effect* last
+        cdef unique_ptr[Effect] rest
+        cdef unique_ptr[Effect] taken = self._engine.get().effects().take()
+        while taken.get() is not NULL:
+            last = taken.get()
+            while last.next.get() is not NULL and last.next.get().continues(last[0]):
+                last = last.next.get()
+            try:
+                each = CompiledEffects.__new__(CompiledEffects)
+                into.append(each)
+            except MemoryError:
+                self._engine.get().effects().put_back(move(taken))
+                raise
+            rest = move(last.next)
+            each._first = move(taken)
+            each._last = last
+            taken = move(rest)
 
     def at_instant(self, call):
         """Call `call` between two commands."""
@@ -283,38 +308,85 @@ cdef class CompiledEngine:
         finally:
             engine.let_go()
 
-    cdef list _told(self, unique_ptr[Effect] taken):
-        """Return effects as the boundary has them, or put them back."""
-        cdef Effect* each = taken.get()
-        told = []
-        try:
-            while each is not NULL:
-                changes, lines, output, count = [], [], [], 0
-                while True:
-                    _put_changes(each, changes)
-                    lines.append(_text(each.lines, 0))
-                    output.append(_text(each.output, 0))
-                    count += each.count
-                    if each.next.get() is NULL or not each.next.get().continues(each[0]):
-                        break
-                    each = each.next.get()
-                told.append(
-                    Effects(
-                        changes,
-                        b"".join(lines),
-                        count,
-                        each.revision,
-                        each.job if each.marked else None,
-                        each.offset,
-                        b"".join(output),
-                    )
-                )
-                each = each.next.get()
-        except BaseException:
-            self._engine.get().effects().put_back(move(taken))
-            raise
-        drop(move(taken))
-        return told
+
+cdef class CompiledEffects:
+    """Effects of one call, as `kvs.engine.boundary.Effects`; converted when they are looked at."""
+
+    cdef unique_ptr[Effect] _first
+    cdef Effect* _last
+
+    def __dealloc__(self):
+        drop(move(self._first))
+
+    @property
+    def changes(self):
+        """Those of watched keys, in order."""
+        cdef Effect* each = self._first.get()
+        changes = []
+        while each is not NULL:
+            _put_changes(each, changes)
+            each = each.next.get()
+        return changes
+
+    @property
+    def lines(self):
+        """The commands that changed something, if they are recorded."""
+        cdef Effect* each = self._first.get()
+        if each.next.get() is NULL:
+            return _text(each.lines, 0)
+        texts = []
+        while each is not NULL:
+            texts.append(_text(each.lines, 0))
+            each = each.next.get()
+        return b"".join(texts)
+
+    @property
+    def count(self):
+        """How many lines these are."""
+        cdef Effect* each = self._first.get()
+        count = 0
+        while each is not NULL:
+            count += each.count
+            each = each.next.get()
+        return count
+
+    @property
+    def revision(self):
+        """The revision after the last of them."""
+        return self._last.revision
+
+    @property
+    def job(self):
+        """Of a marked call: the job of its mark."""
+        return self._last.job if self._last.marked else None
+
+    @property
+    def offset(self):
+        """Of a marked call: how far it came."""
+        return self._last.offset
+
+    @property
+    def output(self):
+        """Of a marked call: what it has written since its effects before."""
+        cdef Effect* each = self._first.get()
+        texts = []
+        while each is not NULL:
+            texts.append(_text(each.output, 0))
+            each = each.next.get()
+        return b"".join(texts)
+
+    @property
+    def marker(self):
+        """The marker of a watch that begins or ends here, or 0."""
+        return self._first.get().marker
+
+
+cdef unique_ptr[Effect] _marker(uint64_t marker) except *:
+    cdef unique_ptr[Effect] effect
+    if marker:
+        effect.reset(new Effect())
+        effect.get().marker = marker
+    return move(effect)
 
 
 cdef class Instant:

@@ -4,8 +4,8 @@ Laws, for every engine:
 
 - Every method is thread-safe, and each command takes effect at one instant for everyone.
 - Each command that changes something takes the next revision, a number that only grows.
-- What others are to learn of changes, `Effects`, comes out in that one order: who takes effects
-  gets all up to some revision, and none twice. So whoever hands them on must do so one at a time.
+- What others are to learn of changes, `Effects`, comes out in that one order, none of them twice:
+  whichever thread calls `move_effects`, those moved before precede those moved later.
 - Of a marked call the effects also tell how far it came. A command's change, and what the call had
   written by then, come out together: none is ever told without the other.
 - No engine reads or writes a file, or calls anybody while its table is locked, but `at_instant`.
@@ -72,24 +72,40 @@ KeyChange = tuple[bytes, bytes | None]
 """A key and its new value; None if the key was removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
-    """What some commands, one right after the other, have changed."""
+class Effects(Protocol):
+    """What some commands, one right after the other, have changed. Compared by identity, in C."""
 
-    changes: Sequence[KeyChange]
-    """Those of watched keys, in order."""
-    lines: bytes = b""
-    """The commands that changed something, as lines of the language, if they are recorded."""
-    count: int = 0
-    """How many lines these are: as many revisions."""
-    revision: int = 0
-    """The revision after the last of them."""
-    job: int | None = None
-    """Of a marked call, while lines are recorded: the job of its mark."""
-    offset: int = 0
-    """How far that call had come, from the base of its mark: up to a last SHOW, WAIT or BACKUP."""
-    output: bytes = b""
-    """What it had written since its effects before."""
+    @property
+    def changes(self) -> Sequence[KeyChange]:
+        """Those of watched keys, in order."""
+
+    @property
+    def lines(self) -> bytes:
+        """The commands that changed something, as lines of the language, if they are recorded."""
+
+    @property
+    def count(self) -> int:
+        """How many lines these are: as many revisions."""
+
+    @property
+    def revision(self) -> int:
+        """The revision after the last of them."""
+
+    @property
+    def job(self) -> int | None:
+        """Of a marked call, while lines are recorded: the job of its mark."""
+
+    @property
+    def offset(self) -> int:
+        """How far that call had come, from the base of its mark: to a last SHOW, WAIT or BACKUP."""
+
+    @property
+    def output(self) -> bytes:
+        """What it had written since its effects before."""
+
+    @property
+    def marker(self) -> int:
+        """Of a watch that begins or ends here; 0 for effects of commands."""
 
 
 class Instant(Protocol):
@@ -143,28 +159,34 @@ class Engine(Protocol):
         """
 
     def record(self, revision: int) -> None:
-        """From now on, record changes as lines, and count on from `revision`."""
+        """From now on, record changes as lines, and count on from `revision`.
 
-    def watch(self, key: bytes) -> tuple[bool, list[Effects]]:
-        """Tell of changes of `key` from now on; return whether it is there, and effects up to now.
-
-        Whoever watches it ends that as often, with `unwatch`.
+        To be called before the engine is shared between threads.
         """
 
-    def unwatch(self, key: bytes) -> list[Effects]:
-        """End a `watch`; return the effects up to now."""
+    def watch(self, key: bytes, marker: int = 0) -> bool:
+        """Report changes of `key` from now on; return whether it exists.
 
-    def take_effects(self) -> list[Effects]:
-        """Return the effects that nobody has taken yet, in order.
-
-        Those of a command that is just being carried out, and those behind them, may be missing.
+        Effects with `marker`, if it is not 0, stand before the first of these changes. Each watch
+        of a key is ended by an `unwatch` of its own.
         """
 
-    def take_all_effects(self) -> list[Effects]:
-        """Return them up to now, those of all calls that have come back included."""
+    def unwatch(self, key: bytes, marker: int = 0) -> None:
+        """End a `watch`; effects with `marker` stand behind the last change it reports."""
+
+    def settle(self) -> None:
+        """Block until the effects of all changes so far can be moved."""
+
+    def move_effects(self, into: list[Effects]) -> None:
+        """Append the effects that can be moved to a list, in order, in one call into C.
+
+        Those of a command that another thread is just executing, and those behind, may be missing.
+        """
 
     def at_instant(self, call: Callable[[Instant], None]) -> None:
-        """Call `call` between two commands, none of which can begin meanwhile.
+        """Call `call` between two commands, none of which another thread can begin meanwhile.
 
-        It may take the effects, which are then all up to this instant.
+        It may move the effects, which are then all up to this instant. Only a thread that no
+        signal handler interrupts may call this (`kvs.atomic.apart`): other threads wait for it.
+        What `call` calls in this very thread, finalizers included, may call the engine.
         """

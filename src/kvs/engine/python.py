@@ -1,221 +1,328 @@
 """The reference engine, in Python: complete, and what any other is held against.
 
-State: the table, the revision and what is watched, all guarded by one lock, a leaf. It is held for
-a whole call of `execute`, but for the sorting and formatting of a SHOW.
+State: the table, the revision and what is watched. No lock guards it, so that a signal handler or a
+finalizer may call the engine at any point: a line is computed first, and then takes effect in one
+call into C, if nothing has changed meanwhile (`kvs.atomic`). Else it is computed again. Only
+`at_instant` makes other threads wait.
 """
 
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import repeat
-from threading import Lock
+from contextlib import suppress
+from functools import partial
+from itertools import groupby, repeat
+from operator import attrgetter
+from threading import RLock, get_ident
 
+from kvs.atomic import Step, atomically, exhaust
 from kvs.engine.boundary import Effects, Instant, KeyChange, Mark, Pause, Reason
 from kvs.language import grammar, results
 from kvs.language.faults import fault_at
 from kvs.table import Table, ordered
 
-LONG_WRITE = 8192
-"""The words of a WRITE that goes into the table by way of a dict.
-
-From a dict the table makes all its room before it takes the first pair, so that a command for which
-there is not enough memory changes nothing.
-"""
-
+MAX_TRIES = 8
+"""Times that a line is computed again because of other threads' changes, before they must wait."""
 
 _STOPS = (grammar.WAIT, grammar.BACKUP)
 _STOPS_OF_MARKED = (*_STOPS, grammar.SHOW)
 
 
+class _Effects:
+    """What one line, or some lines of one call, have changed; see `Effects`."""
+
+    __slots__ = (
+        "changes",
+        "count",
+        "job",
+        "leg",
+        "lines",
+        "marker",
+        "offset",
+        "output",
+        "revision",
+    )
+
+    def __init__(self, leg: object, revision: int) -> None:
+        self.leg = leg
+        """The part of a call, between two SHOWs, that they belong to."""
+        self.changes: list[KeyChange] = []
+        self.lines = b""
+        self.count = 0
+        self.revision = revision
+        self.job: int | None = None
+        self.offset = 0
+        self.output = b""
+        self.marker = 0
+
+
 class PythonEngine:
-    """A dict, one lock, and the grammar's pattern. Thread-safe; see `kvs.engine.boundary`."""
+    """A dict, and the grammar's pattern. Thread-safe; see `kvs.engine.boundary`."""
 
     name = "python"
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._table = Table()  # guarded by _lock, as all below but _effects
-        self._revision = 0
+        self._table = Table()
+        self._revision = [0]
+        self._version = [0]
+        """Counts the changes of the table, of the revision and of what is watched."""
         self._watched: dict[bytes, int] = {}
         self._recording = False
-        self._effects: deque[Effects] = deque()
-        """Put in under the lock, taken out without it: so whoever takes waits for nobody."""
+        self._effects: deque[_Effects] = deque()
+        self._instant = RLock()
+        self._holder = [0]
+        """The thread within `at_instant`, whose changes alone are made; 0 if there is none."""
 
     @property
     def effects(self) -> bool:
-        """Whether there are effects to be taken."""
+        """Whether there are effects to be moved."""
         return bool(self._effects)
 
     def execute(self, script: bytes, start: int, budget: int, mark: Mark | None = None) -> Pause:
         """Carry out the commands of `script` from byte `start` on."""
-        call = _Call(script, start, budget, self._revision, mark)
+        call = _Call(script, start, budget, self.revision, mark)
         while not call.over():
-            with self._lock:
-                self._carry_out(call)
-                pairs = self._table.copy() if call.stopped_at == grammar.SHOW else None
-            if pairs is not None:
+            self._carry_out(call)
+            if call.stopped_at == grammar.SHOW:
+                pairs, seen = Table(), list[int]()
+                atomically(partial(pairs.update, self._table), partial(seen.extend, self._revision))
+                [call.revision] = seen
                 call.write(b"".join(results.listing(ordered(pairs))))
         return call.pause()
 
-    def _carry_out(self, call: "_Call") -> None:  # noqa: PLR0912, PLR0915  (a branch per command)
-        """Carry out lines until `call` is over or comes to a SHOW; the caller holds the lock."""
-        table = self._table
-        revision = self._revision
-        watched = self._watched.keys()
-        recording = self._recording
-        changes: list[KeyChange] = []
-        lines: list[bytes] = []
-        stopped_at = None
-        carried_out = None
+    def _carry_out(self, call: "_Call") -> None:
+        """Carry out lines until `call` is over or comes to a SHOW."""
+        leg = object()
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
-                kind = match.lastindex
-                if kind == grammar.WRITE:
-                    words = grammar.pair_words(match[grammar.WRITE])
-                    pairs = zip(words[::2], words[1::2], strict=True)
-                    if watched or len(words) > LONG_WRITE:
-                        written = dict(pairs)
-                        table.update(written)
-                        if not watched.isdisjoint(written):
-                            changes += [pair for pair in written.items() if pair[0] in watched]
-                    else:
-                        table.update(pairs)
-                    revision += 1
-                    if recording:
-                        lines.append(match[0])
-                elif kind == grammar.READ:
-                    keys = grammar.key_words(match[grammar.READ])
-                    keys.sort()
-                    values = map(table.get, keys, repeat(grammar.MISSING_VALUE))
-                    call.write(results.pairs_line(zip(keys, values, strict=True)))
-                    if call.room < 0:
-                        break
-                elif kind == grammar.DELETE:
-                    keys = grammar.key_words(match[grammar.DELETE])
-                    if watched:
-                        changes += self._removals(keys)
-                    missing = [key for key in keys if table.pop(key, None) is None]
-                    if len(missing) < len(keys):
-                        revision += 1
-                        if recording:
-                            lines.append(match[0])
-                    if missing:
-                        missing.sort()
-                        call.write(results.missing_line(missing))
-                        if call.room < 0:
-                            break
-                elif kind is None:
-                    call.idle_lines += 1
-                elif kind == grammar.INVALID:
-                    call.invalid.append(match.start())
-                elif kind == grammar.HELP:
-                    call.write(results.HELP)
-                    if call.room < 0:
-                        break
-                elif kind != grammar.WAIT:
-                    stopped_at = kind
+                stopped_at = self._carry_out_line(call, match, leg)
+                call.came_to(match, stopped_at)
+                if stopped_at is not None or call.room < 0:
                     break
-                elif milliseconds := int(match[grammar.WAIT]):
-                    call.milliseconds = milliseconds
-                    stopped_at = kind
-                    break
-                carried_out = match
-            call.came_to(match, stopped_at)
-        except MemoryError:
-            if carried_out is not None:
-                call.came_to(carried_out, None)  # what comes now is told with how far it came
-            raise
         finally:
-            call.revision = self._revision = revision
-            self._tell(call, changes, lines)
+            if call.mark is not None and self._recording:
+                self._effects.append(self._effects_of(call, leg, call.told, self.revision))
+                call.pieces_told = len(call.output)
 
-    def _tell(self, call: "_Call", changes: list[KeyChange], lines: list[bytes]) -> None:
-        """Put the effects of what `call` has carried out behind all others."""
-        count = len(lines)
-        if lines and not lines[-1].endswith(b"\n"):  # the end of a script is that of a line, too
-            lines.append(b"\n")
-        text = b"".join(lines)
+    def _carry_out_line(self, call: "_Call", match: re.Match[bytes], leg: object) -> int | None:
+        """Carry out one line; return its kind if that is for others to do."""
+        kind = match.lastindex
+        if kind == grammar.WRITE:
+            self._write(call, match, leg)
+        elif kind == grammar.READ:
+            keys = grammar.key_words(match[grammar.READ])
+            keys.sort()
+            values, seen = list[bytes](), list[int]()
+            found = map(self._table.get, keys, repeat(grammar.MISSING_VALUE))
+            atomically(partial(values.extend, found), partial(seen.extend, self._revision))
+            [call.revision] = seen
+            call.write(results.pairs_line(zip(keys, values, strict=True)))
+        elif kind == grammar.DELETE:
+            self._delete(call, match, leg)
+        elif kind is None:
+            call.idle_lines += 1
+        elif kind == grammar.INVALID:
+            call.invalid.append(match.start())
+        elif kind == grammar.HELP:
+            call.write(results.HELP)
+        elif kind != grammar.WAIT:
+            return kind
+        elif milliseconds := int(match[grammar.WAIT]):
+            call.milliseconds = milliseconds
+            return kind
+        return None
+
+    def _write(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
+        words = grammar.pair_words(match[grammar.WRITE])
+        # From a dict the table makes all its room before it takes the first pair: a command for
+        # which there is not enough memory changes nothing.
+        written = dict(zip(words[::2], words[1::2], strict=True))
+
+        def attempt() -> tuple[Step, list[KeyChange]]:
+            changes: list[KeyChange] = []
+            if not self._watched.keys().isdisjoint(written):
+                changes = [pair for pair in written.items() if pair[0] in self._watched]
+            return partial(self._table.update, written), changes
+
+        self._apply(attempt, call, match, leg)
+
+    def _delete(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
+        keys = grammar.key_words(match[grammar.DELETE])
+        missing: list[bytes] = []
+
+        def attempt() -> tuple[Step, list[KeyChange]] | None:
+            table = self._table
+            there = dict.fromkeys(filter(table.__contains__, keys))
+            rest = there.copy()
+            missing[:] = [key for key in keys if rest.pop(key, key) is not None]
+            changes: list[KeyChange] = [(key, None) for key in there if key in self._watched]
+            return (partial(exhaust, map(table.pop, there)), changes) if there else None
+
+        self._apply(attempt, call, match, leg)
+        if missing:
+            missing.sort()
+            call.write(results.missing_line(missing))
+
+    def _apply(
+        self,
+        attempt: Callable[[], tuple[Step, list[KeyChange]] | None],
+        call: "_Call",
+        match: re.Match[bytes],
+        leg: object,
+    ) -> None:
+        """Make the change that `attempt` computes, if any, with its changes of watched keys."""
+        for _ in range(MAX_TRIES):
+            version, revision = self._version[0], self._revision[0]
+            computed = attempt()
+            if computed is None:
+                if self._version[0] == version:
+                    call.revision = revision
+                    return
+                continue
+            change, changes = computed
+            steps: list[Step] = [change, partial(self._revision.__setitem__, 0, revision + 1)]
+            if changes or self._recording:
+                effects = self._effects_of(call, leg, match.end(), revision + 1)
+                effects.changes = changes
+                if self._recording:  # the end of a script is that of a line, too
+                    effects.lines = match[0] if match[0].endswith(b"\n") else match[0] + b"\n"
+                    effects.count = 1
+                steps.append(partial(self._effects.append, effects))
+            if self._commit(version, *steps):
+                call.revision = revision + 1
+                if changes or self._recording:
+                    call.pieces_told = len(call.output)
+                return
+        self.at_instant(lambda _: self._apply(attempt, call, match, leg))
+
+    def _effects_of(self, call: "_Call", leg: object, offset: int, revision: int) -> _Effects:
+        """Return effects of a call that has come to `offset`, with no change in them yet."""
+        effects = _Effects(leg, revision)
         if call.mark is not None and self._recording:
-            offset = call.mark.base + call.told
-            output = b"".join(call.output)
-            call.pieces_told = len(call.output)
-            job = call.mark.job
-            self._effects.append(Effects(changes, text, count, self._revision, job, offset, output))
-        elif changes or lines:
-            self._effects.append(Effects(changes, text, count, self._revision))
+            effects.job = call.mark.job
+            effects.offset = call.mark.base + offset
+            effects.output = b"".join(call.output[call.pieces_told :])
+        return effects
 
-    def _removals(self, keys: Sequence[bytes]) -> list[KeyChange]:
-        """Return the changes that the removal of `keys` will be, of those that are watched."""
-        if self._watched.keys().isdisjoint(keys):
-            return []
-        there = dict.fromkeys(key for key in keys if key in self._watched and key in self._table)
-        return [(key, None) for key in there]
+    def _commit(self, version: int, *steps: Step) -> bool:
+        """Take the steps if nothing has changed since `version`; return whether they were taken."""
+        while (holder := self._holder[0]) not in {0, get_ident()}:
+            with self._instant:  # until it is over
+                pass
+        try:
+            atomically(
+                partial(self._holder.index, holder),
+                partial(self._version.index, version),
+                *steps,
+                partial(self._version.__setitem__, 0, version + 1),
+            )
+        except ValueError:
+            return False
+        return True
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of `keys`, None where one is missing."""
-        with self._lock:
-            return list(map(self._table.get, keys))
+        return list(map(self._table.get, keys))
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs in ascending order of the keys."""
-        with self._lock:
-            pairs = self._table.copy()
-        return ordered(pairs)
+        return ordered(self._table.copy())
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        with self._lock:
-            return len(self._table)
+        return len(self._table)
 
     @property
     def revision(self) -> int:
         """The revision of the last change."""
-        with self._lock:
-            return self._revision
+        return self._revision[0]
 
     def replace(self, pairs: dict[bytes, bytes]) -> int:
         """Let `pairs` be everything, as one change; return its revision."""
         table = Table(pairs)
-        with self._lock:
-            before, self._table = self._table, table
-            self._revision += 1
+        while True:
+            version, revision, before = self._version[0], self._revision[0] + 1, self._table
+            effects = _Effects(object(), revision)
             keys = [key for key in sorted(self._watched) if key in before or key in table]
+            effects.changes = [(key, table.get(key)) for key in keys]
+            steps: list[Step] = [
+                partial(setattr, self, "_table", table),
+                partial(self._revision.__setitem__, 0, revision),
+            ]
             if keys:
-                self._effects.append(Effects([(key, table.get(key)) for key in keys]))
-            return self._revision
+                steps.append(partial(self._effects.append, effects))
+            if self._commit(version, *steps):
+                return revision
 
     def record(self, revision: int) -> None:
-        """Record changes as lines, and count on from `revision`."""
-        with self._lock:
-            self._recording = True
-            self._revision = revision
+        """Record changes as lines, and count on from `revision`; before any other use."""
+        self._recording = True
+        self._revision[0] = revision
 
-    def watch(self, key: bytes) -> tuple[bool, list[Effects]]:
-        """Tell of changes of `key` from now on."""
-        with self._lock:
-            self._watched[key] = self._watched.get(key, 0) + 1
-            return key in self._table, self.take_effects()
+    def watch(self, key: bytes, marker: int = 0) -> bool:
+        """Report changes of `key` from now on, behind a marker; return whether it exists."""
+        while True:
+            version, there = self._version[0], key in self._table
+            count = self._watched.get(key, 0) + 1
+            if self._commit(
+                version, partial(self._watched.__setitem__, key, count), *self._marker(marker)
+            ):
+                return there
 
-    def unwatch(self, key: bytes) -> list[Effects]:
-        """End a `watch`."""
-        with self._lock:
-            self._watched[key] -= 1
-            if not self._watched[key]:
-                del self._watched[key]
-            return self.take_effects()
+    def unwatch(self, key: bytes, marker: int = 0) -> None:
+        """End a `watch`, behind a marker."""
+        while True:
+            version, count = self._version[0], self._watched[key] - 1
+            end = partial(self._watched.__setitem__, key, count)
+            if not count:
+                end = partial(self._watched.__delitem__, key)
+            if self._commit(version, end, *self._marker(marker)):
+                return
 
-    def take_effects(self) -> list[Effects]:
-        """Return the effects that nobody has taken yet, in order."""
-        return [self._effects.popleft() for _ in range(len(self._effects))]
+    def _marker(self, marker: int) -> list[Step]:
+        effects = _Effects(object(), self.revision)
+        effects.marker = marker
+        return [partial(self._effects.append, effects)] if marker else []
 
-    def take_all_effects(self) -> list[Effects]:
-        """Return them up to now."""
-        return self.take_effects()
+    def settle(self) -> None:
+        """Do nothing: effects can be moved as soon as their change is made."""
+
+    def move_effects(self, into: list[Effects]) -> None:
+        """Append the effects that can be moved, in order, in one call into C."""
+        effects = self._effects
+        while found := list(effects):
+            legs = [list(of_leg) for _, of_leg in groupby(found, attrgetter("leg"))]
+            moved = [_merged(leg) for leg in legs]
+            with suppress(ValueError):  # another caller has moved the first: look again
+                atomically(
+                    partial(effects.index, found[0], 0, 1),
+                    partial(into.extend, moved),
+                    *repeat(effects.popleft, len(found)),
+                )
 
     def at_instant(self, call: Callable[[Instant], None]) -> None:
         """Call `call` between two commands."""
-        with self._lock:
-            call(_Instant(self._table, self._revision))
+        with self._instant:
+            before = self._holder[0]
+            try:
+                self._holder[0] = get_ident()
+                call(_Instant(self._table, self.revision))
+            finally:
+                self._holder[0] = before
+
+
+def _merged(effects: list[_Effects]) -> _Effects:
+    """Return effects of one leg, which stand side by side, as one."""
+    last = effects[-1]
+    if len(effects) > 1:
+        merged = _Effects(last.leg, last.revision)
+        merged.changes = [change for each in effects for change in each.changes]
+        merged.lines = b"".join(each.lines for each in effects)
+        merged.count = sum(each.count for each in effects)
+        merged.job, merged.offset = last.job, last.offset
+        merged.output = b"".join(each.output for each in effects)
+        return merged
+    return last
 
 
 class _Instant:

@@ -7,6 +7,7 @@ ends the process, or forgets what was not synced, at a step of their choice.
 import contextlib
 import os
 
+from kvs import forks
 from kvs.files import Replacement, open_regular, write_all
 
 
@@ -33,7 +34,8 @@ class Disk:
 
     def open(self, name: bytes) -> int:
         """Open a file for appending."""
-        return open_regular(name, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, self.directory)
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+        return forks.close_in_children(open_regular(name, flags, self.directory))
 
     def append(self, file: int, *pieces: bytes) -> None:
         """Write `pieces`, one behind the other, at the end of `file`."""
@@ -74,4 +76,4 @@ class Disk:
 
     def close(self, file: int) -> None:
         """Close a file."""
-        os.close(file)
+        forks.close(file)

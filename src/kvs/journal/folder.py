@@ -3,6 +3,7 @@
 import os
 from typing import Self
 
+from kvs import forks
 from kvs.errors import DataUnusable, cause, shown
 from kvs.files import clear_leftovers, open_regular
 from kvs.journal import form
@@ -37,7 +38,7 @@ class Folder(HeldDirectory):
         return self
 
     def _refuse(self, reason: str) -> None:
-        os.close(self.descriptor)
+        forks.close_once(self._open_descriptors, self.descriptor)
         raise DataUnusable(shown(self.path), reason)
 
     @classmethod

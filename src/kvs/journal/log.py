@@ -6,6 +6,8 @@ Laws:
   in one group: it becomes durable together or not at all.
 - One thread writes. While it waits for the disk, what comes collects, and makes the next group.
 - What is durable is told only after it is: by `wait`, by `after`, and by what was added with it.
+- Adding takes effect in one call into C (`kvs.atomic`), and no thread holds a lock: so any thread
+  may add or wait at any point, a signal handler or a finalizer within another call included.
 - When a write or a sync fails, that is the end: memory has run ahead of the disk, and after a
   failed fsync(2) nobody knows what the disk has. Nothing is tried again, nothing more is told.
 - So it is when the directory, or the segment, is not where it was any more, or not as long: what
@@ -19,13 +21,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from threading import Condition, Thread
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread, get_ident
 
+from kvs.atomic import Step, atomically
 from kvs.errors import DataUnusable, JournalFailed, StoreClosed, cause
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind
 from kvs.settings import DataSettings
+from kvs.waiting import Waiters
 
 LOOK_SECONDS = 1.0
 """So often the thread that writes looks whether its files are where, and as, it left them."""
@@ -77,10 +83,7 @@ class _Tampered(Exception):
 
 
 class Log:
-    """A journal that is being written. Thread-safe; `_changed` guards what is not the writer's.
-
-    It is a leaf among locks, and is not held while anything is written or called.
-    """
+    """A journal that is being written. Any thread may call any public method, at any time."""
 
     def __init__(  # noqa: PLR0917  (each is of another type)
         self,
@@ -101,21 +104,30 @@ class Log:
         self._segment_bytes = settings.segment_bytes
         self._written_revision = self._synced_revision = revision
         self._unsynced_since: float | None = None
-        self._changed = Condition()
-        self._waiting: deque[_Added | _NewSegment] = deque()
-        self._waiting_bytes = 0
+        self._waiting: SimpleQueue[_Added | _NewSegment | None] = SimpleQueue()
+        """What is to be written, in order; None only wakes the writer."""
+        self._counts = [0]
+        """How many items were put into it, but for None."""
+        self._bytes_added = self._bytes_written = 0
         self._number = segment.number
-        """Of the segment into which goes what is added now."""
+        """Number of the segment into which the next item goes."""
         self._bytes_in_segment = segment.size
-        """What that segment has by now, and what waits for it, but for headers not written yet."""
-        self._added = self._safe = 0
-        """How many times `add` was called, and how many of those are as safe as is promised."""
+        """Bytes in that segment by now, and of what waits for it, but for headers."""
+        self._header_bytes = 0
+        """Bytes of headers written to the current segment; the writer's."""
+        self._safe = 0
+        """How many items are committed; the writer's, as all that follows but for `_closing`."""
+        self._progress = Waiters()
+        """Those that wait for `_safe`, a failure, or the end."""
         self._safe_revision = revision
         self._afters: deque[tuple[int, Call]] = deque()
         self._closing = False
+        self._ended = False
+        self._at_end: Call = lambda: None
         self._not_synced: OSError | None = None
         """Why another thread could not sync."""
         self._failure: JournalFailed | None = None
+        self._failure_raised = False
         self._failure_calls: list[FailureCall] = []
         self.bytes = 0
         """How many bytes of groups were written since it was opened."""
@@ -151,28 +163,25 @@ class Log:
 
         The thread that writes calls it; if writing has failed already, this one does, at once.
         """
-        with self._changed:
-            failure = self._failure
-            if failure is None:
-                self._failure_calls.append(call)
-        if failure is not None:
-            call(failure)
 
         def end() -> None:
-            with self._changed, contextlib.suppress(ValueError):  # it was called, or ended before
+            with contextlib.suppress(ValueError):  # it was called, or ended before
                 self._failure_calls.remove(call)
 
+        self._failure_calls.append(call)
+        if self._failure is not None:
+            self._call_failed(self._failure)
         return end
 
     @property
     def added(self) -> int:
         """What `wait` takes to wait for all that has been added so far."""
-        return self._added
+        return self._counts[0]
 
     @property
     def waiting_bytes(self) -> int:
         """How much has been added that is not yet written."""
-        return self._waiting_bytes
+        return self._bytes_added - self._bytes_written
 
     def is_safe(self, added: int) -> bool:
         """Tell whether what had been added by then is as safe as is promised."""
@@ -187,15 +196,30 @@ class Log:
             JournalFailed: nothing is written any more.
 
         """
-        with self._changed:
-            self.check()
-            self._waiting.append(_Added(text, changes, then))
-            self._waiting_bytes += len(text)
-            self._bytes_in_segment += len(text)
-            self._added += 1
-            if self._bytes_in_segment > self._segment_bytes:
-                self._begin_segment()
-            self._changed.notify_all()
+        self._take(lambda: self.steps(text, changes, then))
+
+    def steps(self, text: bytes, changes: int, then: Call | None = None) -> list[Step]:
+        """Return the steps that `add` the same; the first refuses if others have added meanwhile.
+
+        Raises:
+            JournalFailed: nothing is written any more.
+
+        """
+        self.check()
+        added = self._counts[0]
+        steps: list[Step] = [
+            partial(self._counts.index, added),
+            partial(self._waiting.put, _Added(text, changes, then)),
+            partial(setattr, self, "_bytes_added", self._bytes_added + len(text)),
+        ]
+        size = self._bytes_in_segment + len(text)
+        headers = self._header_bytes if self._segment.number == self._number else 0
+        if size + headers > self._segment_bytes:
+            steps += self._new_segment()
+            added += 1
+        else:
+            steps.append(partial(setattr, self, "_bytes_in_segment", size))
+        return [*steps, partial(self._counts.__setitem__, 0, added + 1)]
 
     def begin_segment(self) -> int:
         """Let what is added from now on go into a new segment; return its number.
@@ -204,11 +228,35 @@ class Log:
             JournalFailed: nothing is written any more.
 
         """
-        with self._changed:
+        number = 0
+
+        def steps() -> list[Step]:
+            nonlocal number
             self.check()
-            self._begin_segment()
-            self._changed.notify_all()
-            return self._number
+            added = self._counts[0]
+            number = self._number + 1
+            return [
+                partial(self._counts.index, added),
+                *self._new_segment(),
+                partial(self._counts.__setitem__, 0, added + 1),
+            ]
+
+        self._take(steps)
+        return number
+
+    @staticmethod
+    def _take(steps: Callable[[], list[Step]]) -> None:
+        while True:
+            with contextlib.suppress(ValueError):  # others have added meanwhile
+                return atomically(*steps())
+
+    def _new_segment(self) -> list[Step]:
+        number = self._number + 1
+        return [
+            partial(self._waiting.put, _NewSegment(number)),
+            partial(setattr, self, "_number", number),
+            partial(setattr, self, "_bytes_in_segment", form.HEAD_BYTES),
+        ]
 
     def sync_ahead(self) -> None:
         """Sync most of what the thread that writes has not, so that it has little left to sync.
@@ -225,55 +273,66 @@ class Log:
         try:
             self._disk.sync(file)
         except OSError as error:
-            with self._changed:
-                self._not_synced = error
-                self._changed.notify_all()
+            self._not_synced = error
+            self._waiting.put(None)
             raise
         finally:
             self._disk.close(file)
 
     def wait(self, added: int) -> None:
-        """Wait until what had been added by then is safe.
+        """Block until what had been added by then is safe; not in the thread that writes.
+
+        There a finalizer may call this, for which the thread cannot wait.
 
         Raises:
             JournalFailed: it never will be.
 
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._safe >= added or self._failure is not None)
-            if self._safe < added:
-                self.check()
+        if get_ident() == self._writer.ident:
+            return
+        self._progress.wait_for(lambda: self._safe >= added or self._failure or self._ended)
+        if self._safe < added:
+            self.check()
 
     def after(self, added: int, call: Call) -> None:
         """Call `call`, by this thread or the one that writes, once that is safe; else never."""
-        with self._changed:
-            if self._safe < added:
-                self._afters.append((added, call))
-                return
-        call()
+        self._afters.append((added, call))
+        self._call_afters()
 
-    def close(self) -> None:
-        """Write what has been added, and end; a second call does nothing.
+    def _call_afters(self) -> None:
+        afters = self._afters
+        while True:
+            try:
+                first = afters[0]
+            except IndexError:
+                return
+            if first[0] > self._safe:
+                return
+            try:
+                atomically(partial(afters.index, first, 0, 1), afters.popleft)
+            except ValueError:  # another thread calls it
+                continue
+            first[1]()
+
+    def close(self, then: Call = lambda: None) -> None:
+        """Write what has been added, end, and call `then`; a further call does so as well.
+
+        In the thread that writes, where a finalizer may call it, that thread calls `then` later.
 
         Raises:
-            JournalFailed: it was not all written.
+            JournalFailed: it was not all written, and no call before has raised it.
 
         """
-        with self._changed:
-            if self._closing:
-                return
-            self._closing = True
-            self._changed.notify_all()
-        self._writer.join()
-        self._disk.close(self._segment.file)
-        if self._failure is not None:
+        self._closing = True
+        self._waiting.put(None)
+        if get_ident() == self._writer.ident:
+            self._at_end = then
+            return
+        self._progress.wait_for(lambda: self._ended)
+        then()
+        if self._failure is not None and not self._failure_raised:
+            self._failure_raised = True
             raise self._failure
-
-    def _begin_segment(self) -> None:
-        self._number += 1
-        self._bytes_in_segment = form.HEAD_BYTES
-        self._waiting.append(_NewSegment(self._number))
-        self._added += 1
 
     def check(self) -> None:
         """Refuse if nothing is written any more.
@@ -292,10 +351,10 @@ class Log:
 
     def _write(self) -> None:
         try:
-            while self._wait_for_work():
+            while (work := self._take_work()) is not None:
                 if time.monotonic() >= self._looked_at + LOOK_SECONDS:
                     self._look()
-                self._write_what_waits()
+                self._carry_out(work)
             if self._fsync is not Fsync.NEVER:
                 self._sync()
             self._look()
@@ -308,20 +367,29 @@ class Log:
         except BaseException as defect:  # who waits must not wait for ever
             self._fail(f"a defect: {defect!r}")
             raise
+        finally:
+            self._disk.close(self._segment.file)
+            self._ended = True
+            self._progress.notify_all()
+            self._at_end()
 
-    def _wait_for_work(self) -> bool:
-        """Wait until something waits, or is to be synced or looked at; return whether to go on."""
-        with self._changed:
-            until = self._looked_at + LOOK_SECONDS
-            if self._unsynced_since is not None:
-                until = min(until, self._unsynced_since + self._interval)
-            seconds = max(0.0, until - time.monotonic())
-            self._changed.wait_for(
-                lambda: self._waiting or self._closing or self._not_synced, seconds
-            )
-            if self._not_synced is not None:
-                raise self._not_synced
-            return bool(self._waiting) or not self._closing
+    def _take_work(self) -> list[_Added | _NewSegment] | None:
+        """Wait for work, or for the time to sync or look; return it, None at the end of it all."""
+        until = self._looked_at + LOOK_SECONDS
+        if self._unsynced_since is not None:
+            until = min(until, self._unsynced_since + self._interval)
+        work: list[_Added | _NewSegment] = []
+        with contextlib.suppress(Empty):
+            if item := self._waiting.get(timeout=max(0.0, until - time.monotonic())):
+                work.append(item)
+            for _ in range(self._waiting.qsize()):
+                if work and isinstance(work[-1], _NewSegment):
+                    break
+                if item := self._waiting.get_nowait():
+                    work.append(item)
+        if self._not_synced is not None:
+            raise self._not_synced
+        return None if self._closing and not work and self._waiting.empty() else work
 
     def _look(self) -> None:
         """See that what is written is where it was, and as it was left.
@@ -336,22 +404,14 @@ class Log:
         self._looked_at = time.monotonic()
         self._seen_revision = self._written_revision
 
-    def _write_what_waits(self) -> None:
-        group: list[_Added] = []
-        then: _NewSegment | None = None
-        with self._changed:
-            while self._waiting and then is None:
-                first = self._waiting.popleft()
-                if isinstance(first, _Added):
-                    group.append(first)
-                else:
-                    then = first
-        if group:
+    def _carry_out(self, work: list[_Added | _NewSegment]) -> None:
+        """Write what was added as one group; begin the segment that comes last, if one does."""
+        if group := [each for each in work if isinstance(each, _Added)]:
             self._write_group(group)
         if self._is_due():
             self._sync()
-        if then is not None:
-            self._next_segment(then.number)
+        if work and isinstance(work[-1], _NewSegment):
+            self._next_segment(work[-1].number)
             self._tell([], 1)
 
     def _is_due(self) -> bool:
@@ -372,6 +432,7 @@ class Log:
         self._segment.chain = chain
         size = len(header) + sum(map(len, body))
         self._segment.size += size
+        self._header_bytes += len(header)
         self._written_revision = after
         self.bytes += size
         self._tell(group, len(group))
@@ -379,18 +440,14 @@ class Log:
 
     def _tell(self, group: list[_Added], count: int) -> None:
         """Tell all who wait for what has become safe."""
-        calls = [each.then for each in group if each.then is not None]
-        with self._changed:
-            self._waiting_bytes -= sum(len(each.text) for each in group)
-            if group and self._segment.number == self._number:
-                self._bytes_in_segment += form.HEADER_BYTES
-            self._safe += count
-            self._safe_revision = self._written_revision
-            while self._afters and self._afters[0][0] <= self._safe:
-                calls.append(self._afters.popleft()[1])
-            self._changed.notify_all()
-        for call in calls:
-            call()
+        self._bytes_written += sum(len(each.text) for each in group)
+        self._safe_revision = self._written_revision
+        self._safe += count
+        self._progress.notify_all()
+        for each in group:
+            if each.then is not None:
+                each.then()
+        self._call_afters()
 
     def _sync(self) -> None:
         self._disk.sync(self._segment.file)
@@ -406,6 +463,7 @@ class Log:
         file = self._disk.create(head.name, first)
         self._disk.close(old.file)
         _, size, chain = form.decode_head(first)
+        self._header_bytes = 0
         self._segment = Segment(file, number, chain, size)
 
     def _fail(self, reason: str, kept: int | None = None) -> None:
@@ -413,11 +471,13 @@ class Log:
         if kept is None:
             # With an interval, what was told is not yet as durable as it should have become.
             kept = self._synced_revision if self._fsync is Fsync.INTERVAL else self._safe_revision
-        with self._changed:
-            self._failure = JournalFailed(self._shown, kept, reason)
-            self._waiting.clear()
-            self._afters.clear()
-            calls, self._failure_calls = self._failure_calls, []
-            self._changed.notify_all()
-        for call in calls:
-            call(self._failure)
+        self._failure = JournalFailed(self._shown, kept, reason)
+        self._afters.clear()
+        self._progress.notify_all()
+        self._call_failed(self._failure)
+
+    def _call_failed(self, failure: JournalFailed) -> None:
+        """Call those who want to know; each once, whichever thread comes to it."""
+        while self._failure_calls:
+            with contextlib.suppress(IndexError):
+                self._failure_calls.pop(0)(failure)

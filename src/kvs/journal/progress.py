@@ -24,7 +24,10 @@ how much of the output was synced before what follows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
+
+from kvs.atomic import Step, atomically
 
 _JOB = b"# job "
 _OUTPUT = b"#>"
@@ -86,9 +89,12 @@ class Job:
 
     def came_to(self, offset: int, output: bytes) -> None:
         """Take in how far it came, and what it wrote since it was last noted."""
-        self.offset = offset
-        if output:
-            self.output.append(output)
+        atomically(*self.came_to_steps(offset, output))
+
+    def came_to_steps(self, offset: int, output: bytes) -> list[Step]:
+        """Return the steps of `came_to`."""
+        steps: list[Step] = [partial(setattr, self, "offset", offset)]
+        return [*steps, partial(self.output.append, output)] if output else steps
 
     def finished(self) -> None:
         """Take in that it is done, and all of its output on disk."""

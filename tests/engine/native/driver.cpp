@@ -139,10 +139,9 @@ void check_threads() {
             engine.let_go();
             take(std::move(up_to_now));
             CHECK(revision == now);
-            std::unique_ptr<kvs::Effect> effects;
-            engine.watch("k3", effects);
-            take(std::move(effects));
-            take(engine.unwatch("k3"));
+            engine.watch("k3", std::make_unique<kvs::Effect>());
+            take(engine.effects().take());
+            engine.unwatch("k3", std::make_unique<kvs::Effect>());
         }
     });
     std::vector<std::thread> workers;

@@ -27,6 +27,7 @@ struct Effect {
     std::uint64_t call = 0;
     std::uint64_t leg = 0;
 
+    std::uint64_t marker = 0;  // of a watch that begins or ends here; else 0
     std::vector<Change> changes;
     Buffer lines;
     std::uint64_t count = 0;
@@ -36,7 +37,9 @@ struct Effect {
     long long offset = 0;
     Buffer output;
 
-    bool continues(const Effect& before) const { return call == before.call && leg == before.leg; }
+    bool continues(const Effect& before) const {
+        return call && call == before.call && leg == before.leg;  // a marker is of no call
+    }
 };
 
 class Effects {

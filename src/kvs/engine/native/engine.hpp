@@ -18,7 +18,7 @@
 #include "batch.hpp"
 #include "effects.hpp"
 #include "listing.hpp"
-#include "lock.hpp"
+#include "owned.hpp"
 
 namespace kvs {
 
@@ -95,7 +95,7 @@ public:
     // Give the values of `keys` as they are at one instant; size 0 where one is missing.
     void get(const std::vector<Key>& keys, std::vector<Value>& values) {
         values.resize(keys.size());
-        const std::lock_guard<Lock> held(lock_);
+        const std::lock_guard<OwnedLock> held(lock_);
         for (std::size_t i = 0; i < keys.size(); ++i) {
             values[i].size = 0;
             if (const Ref ref = table_->find(keys[i])) table_->records()[ref].copy_value(values[i]);
@@ -104,7 +104,7 @@ public:
 
     // Copy everything. Throws std::bad_alloc.
     void copy(Copy& copy) {
-        const std::lock_guard<Lock> held(lock_);
+        const std::lock_guard<OwnedLock> held(lock_);
         if (!copy.take(*table_)) throw std::bad_alloc();
     }
 
@@ -126,7 +126,7 @@ public:
         }
         auto effect = std::make_unique<Effect>();
         effect->call = next_call_.fetch_add(1, std::memory_order_relaxed);
-        const std::lock_guard<Lock> held(lock_);
+        const std::lock_guard<OwnedLock> held(lock_);
         for (const auto& each : watched_.keys()) put_replaced(each.first, *table, effect->changes);
         std::sort(effect->changes.begin(), effect->changes.end(),
                   [](const Change& one, const Change& other) { return one.key < other.key; });
@@ -138,37 +138,34 @@ public:
     }
 
     void record(std::uint64_t revision) {
-        const std::lock_guard<Lock> held(lock_);
+        const std::lock_guard<OwnedLock> held(lock_);
         recording_.store(true, std::memory_order_relaxed);
         revision_ = revision;
         publish();
     }
 
-    // Return whether it is there; put the effects up to now into `effects`.
-    bool watch(const std::string& key, std::unique_ptr<Effect>& effects) {
-        const std::lock_guard<Lock> held(lock_);
+    // Return whether it is there. `marker` stands in the effects where the watch begins, or ends.
+    bool watch(const std::string& key, std::unique_ptr<Effect> marker) {
+        const std::lock_guard<OwnedLock> held(lock_);
         watched_.add(key);
         watching_.store(true, std::memory_order_relaxed);
-        effects_.wait_until_complete();
-        effects = effects_.take();
+        put_marker(std::move(marker));
         return table_->find(hashed(key)) != 0;
     }
 
-    std::unique_ptr<Effect> unwatch(const std::string& key) {
-        const std::lock_guard<Lock> held(lock_);
+    void unwatch(const std::string& key, std::unique_ptr<Effect> marker) {
+        const std::lock_guard<OwnedLock> held(lock_);
         watched_.remove(key);
         watching_.store(!watched_.none(), std::memory_order_relaxed);
-        effects_.wait_until_complete();
-        return effects_.take();
+        put_marker(std::move(marker));
     }
 
     Effects& effects() { return effects_; }
 
-    // Take all effects up to now.
-    std::unique_ptr<Effect> take_all() {
-        const std::lock_guard<Lock> held(lock_);
+    // Wait until all effects up to now can be taken.
+    void settle() {
+        const std::lock_guard<OwnedLock> held(lock_);
         effects_.wait_until_complete();
-        return effects_.take();
     }
 
     // An instant: from `hold` or a `try_hold` that succeeds to `let_go`, nothing changes, and all
@@ -176,17 +173,24 @@ public:
 
     bool try_hold() {
         if (!lock_.try_lock()) return false;
-        if (!effects_.incomplete()) return true;
+        if (!effects_.incomplete()) {
+            lock_.own();
+            return true;
+        }
         lock_.unlock();
         return false;
     }
 
     void hold() {
         lock_.lock();
+        lock_.own();
         effects_.wait_until_complete();
     }
 
-    void let_go() { lock_.unlock(); }
+    void let_go() {
+        lock_.disown();
+        lock_.unlock();
+    }
 
     const Table& table() const { return *table_; }
 
@@ -232,7 +236,7 @@ private:
     bool carry_out(Call& call, Batch& batch, Turn& turn) {
         if (turn.table && is_far()) batch.prefetch(*turn.table);
         std::shared_ptr<Table> before;  // dropped, if it is the last that holds it, without the lock
-        std::unique_lock<Lock> held(lock_);
+        std::unique_lock<OwnedLock> held(lock_);
         while (!turn.effect && wants_effects()) {  // only since a moment
             held.unlock();
             make_effect(call, batch, turn);
@@ -339,6 +343,12 @@ private:
         effects_.complete(effect);
     }
 
+    void put_marker(std::unique_ptr<Effect> marker) {
+        if (!marker) return;
+        marker->revision = revision_;
+        effects_.put(std::move(marker), true);
+    }
+
     void put_replaced(const std::string& key, const Table& after, std::vector<Change>& changes) {
         const Key hashed_key = hashed(key);
         if (const Ref ref = after.find(hashed_key))
@@ -354,7 +364,7 @@ private:
         bytes_.store(table_->records().bytes(), std::memory_order_relaxed);
     }
 
-    Lock lock_;
+    OwnedLock lock_;
     const HashKey key_;
     const std::string help_;
     std::shared_ptr<Table> table_;

@@ -1,0 +1,102 @@
+"""Waits that leave no lock behind, and what other threads have to wait for."""
+
+import time
+from _thread import start_new_thread
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from threading import TIMEOUT_MAX, Lock, get_ident, main_thread
+from typing import TypeVar
+
+from kvs import forks
+from kvs.atomic import exhaust
+
+T = TypeVar("T")
+
+
+class Waiters:
+    """The threads that wait for a change of some state. Any thread, signal handler or finalizer.
+
+    Takes the place of `threading.Condition`, whose own lock an interrupt at the wrong instruction
+    leaves locked. The state is the caller's: it changes the state, then calls `notify_all`.
+    """
+
+    def __init__(self) -> None:
+        self._locks: deque[Lock] = deque()
+        """A lock for each waiting thread, which blocks on it until it is released."""
+
+    def notify_all(self) -> None:
+        """Wake every thread that waits now, to evaluate its predicate again."""
+        if self._locks:
+            # One call into C: a lock that was taken from the deque is also released.
+            with suppress(IndexError):  # the end of the deque
+                exhaust(map(_release, iter(self._locks.popleft, None)))
+
+    def wait_for(self, predicate: Callable[[], object], timeout: float | None = None) -> bool:
+        """Block until `predicate` is true, at most `timeout` seconds; return whether it is.
+
+        The predicate is evaluated at least once, and after each `notify_all`. In a child that was
+        forked within the wait it is evaluated no more: see `kvs.forks`.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        generation = forks.generation()
+        while not predicate():
+            left = -1.0
+            if deadline is not None:
+                left = min(deadline - time.monotonic(), TIMEOUT_MAX)
+                if left <= 0:
+                    return False
+            if forks.generation() != generation:
+                raise forks.inherited()
+            lock = Lock()
+            lock.acquire()
+            self._locks.append(lock)
+            try:
+                if not predicate():
+                    lock.acquire(timeout=left)
+            finally:
+                with suppress(ValueError):  # it was taken out by notify_all
+                    self._locks.remove(lock)
+        return True
+
+
+_release = type(Lock()).release
+
+
+def apart(action: Callable[[], T]) -> T:
+    """Return what `action` returns, called in a thread that no signal handler interrupts.
+
+    For what makes other threads wait until it is over: only the main thread executes handlers, and
+    it then has a thread of its own call `action`. An exception that a handler raises meanwhile is
+    raised here when the action is over, in place of its result.
+
+    Raises:
+        RuntimeError: the system gives no thread.
+        BaseException: what `action` raises.
+
+    """
+    if get_ident() != main_thread().ident:
+        return action()
+    results: list[T] = []
+    errors: list[BaseException] = []
+    over = Waiters()
+
+    def run() -> None:
+        try:
+            results.append(action())
+        except BaseException as error:  # noqa: BLE001  (raised in the calling thread)
+            errors.append(error)
+        over.notify_all()
+
+    start_new_thread(run, ())
+    interrupted: BaseException | None = None
+    while not results and not errors:
+        try:
+            over.wait_for(lambda: results or errors)
+        except BaseException as error:  # noqa: BLE001  (raised when the action is over)
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    if errors:
+        raise errors[0]
+    return results[0]
