@@ -76,12 +76,16 @@ def test_a_wait_ends_at_its_time() -> None:
 def test_an_interrupted_wait_can_be_repeated() -> None:
     waiters = Waiters()
     state = [False]
+
+    def interrupted_wait() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        waiters.wait_for(lambda: state[0], 30)
+
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         for _ in range(50):
             with pytest.raises(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, 0.001)
-                waiters.wait_for(lambda: state[0], 30)
+                interrupted_wait()
     finally:
         signal.signal(signal.SIGALRM, before)
     state[0] = True

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from kvs import forks
-from kvs.atomic import Step
+from kvs.atomic import Step, atomically
 from kvs.errors import KvsError, WatchLost
 from kvs.unclosed import warn_unclosed
 from kvs.waiting import Waiters
@@ -74,6 +74,10 @@ class Outbox(Generic[Item]):
             for _ in range(min(most, self.ready)):
                 taken.append(self._items.popleft())  # noqa: PERF401  (keeps what came before it)
         return taken
+
+    def add(self, *items: Item) -> None:
+        """Put `items` behind those that wait; for an outbox that no store publishes to."""
+        atomically(*self.steps(items))
 
     def steps(self, items: Iterable[Item]) -> list[Step]:
         """Return the steps that put `items` behind those that wait."""
@@ -131,7 +135,7 @@ class Watchers(Generic[Item]):
         if outbox not in subscribed:
             return []
         rest = tuple(each for each in subscribed if each is not outbox)
-        number = self._outboxes[outbox] - 1
+        number = self._outboxes.get(outbox, 1) - 1  # it may be out of date by now
         return [
             partial(self._by_key.__setitem__, key, rest)
             if rest

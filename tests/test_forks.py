@@ -1,0 +1,203 @@
+"""What a forked child does with an inherited store does no harm, and never hangs."""
+
+import copy
+import gc
+import os
+import pickle
+import signal
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvs import Change, DirectoryInUse, InheritedByFork, Store, StoreClosed
+
+pytestmark = pytest.mark.usefixtures("each_engine")
+
+SECONDS = 30
+
+USES: dict[str, Callable[[Store, Path], object]] = {
+    "execute": lambda store, _: store.execute(b"SHOW\n"),
+    "write": lambda store, _: store.write({"a": "2"}),
+    "read": lambda store, _: store.read(["a"]),
+    "delete": lambda store, _: store.delete(["a"]),
+    "items": lambda store, _: store.items(),
+    "len": lambda store, _: len(store),
+    "contains": lambda store, _: "a" in store,
+    "revision": lambda store, _: store.revision,
+    "watch": lambda store, _: store.watch(["a"]),
+    "compact": lambda store, _: store.compact(),
+    "backup": lambda store, path: store.backup(path / "x.bck"),
+    "restore": lambda store, _: store.begin_with({}),
+    "run_jobs": lambda store, path: store.run_jobs(path),
+}
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Call `action` in a forked child; return the number of its error, 0 for none, 9 for another.
+
+    A child that hangs is killed by its alarm.
+    """
+    child = os.fork()
+    if not child:
+        status = 9
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(SECONDS)
+            action()
+            status = 0
+        except InheritedByFork:
+            status = 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture(params=["memory", "disk"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store() if request.param == "memory" else Store(tmp_path / "d")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_use_in_a_child_is_refused(store: Store, tmp_path: Path, use: str) -> None:
+    with store, store.watch(["a"]) as watch:
+        store.write({"a": "1"})
+        assert in_child(lambda: USES[use](store, tmp_path)) == 1
+        assert in_child(lambda: watch.next(SECONDS)) == 1
+        store.write({"a": "3"})
+        assert store.read(["a"]) == {b"a": b"3"}
+        assert [watch.next(SECONDS) for _ in range(2)] == [Change(b"a", b"1"), Change(b"a", b"3")]
+
+
+def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path) -> None:
+    with Store(tmp_path / "d") as store:
+        watch = store.watch(["a"])
+        store.write({"a": "1"})
+
+        def leave() -> None:
+            with store, watch:
+                pass
+            store.close()
+
+        assert in_child(leave) == 0
+        with pytest.raises(DirectoryInUse, match="this very process"):
+            Store(tmp_path / "d")
+        store.write({"a": "2"})
+        watch.close()
+    with Store(tmp_path / "d") as again:
+        assert again.read(["a"]) == {b"a": b"2"}
+
+
+def test_a_child_may_open_a_store_of_its_own(tmp_path: Path) -> None:
+    def use() -> None:
+        with Store(tmp_path / "other") as own:
+            own.write({"b": "1"})
+            own.compact()
+
+    with Store(tmp_path / "d") as store:
+        store.write({"a": "1"})
+        assert in_child(use) == 0
+    with Store(tmp_path / "other") as other:
+        assert other.items() == [(b"b", b"1")]
+
+
+def test_a_child_that_lives_longer_does_not_keep_the_directory(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    grandparent = os.fork()
+    if not grandparent:
+        store = Store(tmp_path / "d")
+        store.write({"a": "1"})
+        if not os.fork():
+            os.close(write_end)
+            os.read(read_end, 1)  # until the test has ended
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(grandparent, 0)
+    with Store(tmp_path / "d") as again:
+        assert again.items() == [(b"a", b"1")]
+    os.close(write_end)
+    os.close(read_end)
+
+
+def test_no_child_hangs_whatever_the_threads_of_its_parent_do(
+    tmp_path: Path, often_switching: None
+) -> None:
+    stopping = threading.Event()
+
+    def write(store: Store, number: int) -> None:
+        while not stopping.is_set():
+            store.write({f"k{number}": "1", "shared": "2"})
+            store.delete([f"k{number}"])
+
+    with Store(tmp_path / "d") as store:
+        threads = [threading.Thread(target=write, args=(store, number)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(30):
+                assert in_child(lambda: store.write({"a": "1"})) == 1
+                assert in_child(store.close) == 0
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_a_closed_store_refuses_and_ends_its_watches(store: Store, tmp_path: Path) -> None:
+    watch = store.watch(["a"])
+    ended: list[object] = []
+
+    def read() -> None:
+        try:
+            ended.extend(watch)
+        except StoreClosed as error:
+            ended.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    store.write({"a": "1"})
+    store.close()
+    reader.join(SECONDS)
+    assert [type(each) for each in ended] == [Change, StoreClosed]
+    for use in USES.values():
+        with pytest.raises(StoreClosed):
+            use(store, tmp_path)
+    store.close()
+
+
+def collected(action: Callable[[], None]) -> list[str]:
+    """Return the warnings of what is collected after `action`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        action()
+        gc.collect()
+    return [str(each.message) for each in caught if each.category is ResourceWarning]
+
+
+def test_a_store_that_is_dropped_is_closed(tmp_path: Path) -> None:
+    def drop() -> None:
+        Store(tmp_path / "d").write({"a": "1"})
+
+    assert collected(drop) == [f"unclosed store with the data directory {tmp_path / 'd'}"]
+    with Store(tmp_path / "d") as again:
+        assert again.items() == [(b"a", b"1")]
+
+
+def test_a_watch_that_is_dropped_is_closed(store: Store) -> None:
+    with store:
+        assert collected(lambda: [store.watch(["a"]) for _ in range(3)].clear()) == [
+            "unclosed watch"
+        ] * 3
+        store.write({"a": "1"})
+        assert not store._engine.effects  # noqa: SLF001
+        assert not store._watching._by_key  # noqa: SLF001
+
+
+def test_a_store_and_a_watch_cannot_be_copied(store: Store) -> None:
+    with store, store.watch(["a"]) as watch:
+        for what in (store, watch):
+            for make in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot"):
+                    make(what)
