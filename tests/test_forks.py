@@ -186,13 +186,15 @@ def test_a_store_that_is_dropped_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_watch_that_is_dropped_is_closed(store: Store) -> None:
+    def drop() -> None:
+        for _ in range(3):
+            store.watch(["a"])
+
     with store:
-        assert collected(lambda: [store.watch(["a"]) for _ in range(3)].clear()) == [
-            "unclosed watch"
-        ] * 3
+        assert collected(drop) == ["unclosed watch"] * 3
         store.write({"a": "1"})
-        assert not store._engine.effects  # noqa: SLF001
-        assert not store._watching._by_key  # noqa: SLF001
+        assert not store._readers
+        assert not store._watching._by_key
 
 
 def test_a_store_and_a_watch_cannot_be_copied(store: Store) -> None:

@@ -20,6 +20,7 @@ from kvs.atomic import atomically
 from kvs.engine.boundary import BUDGET, Instant, Mark, Pause
 from kvs.engine.choice import new_engine
 from kvs.errors import DataUnusable, JournalFailed, SnapshotFailed, StoreClosed
+from kvs.noncopyable import NonCopyable
 from kvs.progress import ShowProgress, show_nobody
 from kvs.publication import Publication
 from kvs.settings import DataSettings
@@ -43,7 +44,7 @@ _CLOSED = -1
 Path = str | bytes | os.PathLike[str]
 
 
-class Store:
+class Store(NonCopyable):
     """Pairs of bytes in memory, and perhaps on disk, shared by any number of threads.
 
     Every method is thread-safe and takes effect at one instant. With a data directory, what

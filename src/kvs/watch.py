@@ -22,6 +22,7 @@ from typing import Generic, Self, TypeVar
 from kvs import forks
 from kvs.atomic import Step, atomically
 from kvs.errors import KvsError, WatchLost
+from kvs.noncopyable import NonCopyable
 from kvs.unclosed import warn_unclosed
 from kvs.waiting import Waiters
 
@@ -231,7 +232,7 @@ class Reader:
         return self.closed or self.outbox.given_up or self.failure is not None
 
 
-class Watch:
+class Watch(NonCopyable):
     """The changes of some keys, in order, for a program that embeds the store.
 
     An iterator of `Change` that blocks until the next one; a context manager that closes it. One
