@@ -12,6 +12,8 @@ none of these descriptors, as all are opened with O_CLOEXEC.
 
 import contextlib
 import os
+from collections import deque
+from collections.abc import MutableSequence
 from functools import partial
 
 from kvs.atomic import atomically
@@ -19,6 +21,8 @@ from kvs.errors import InheritedByFork
 
 _generation = 0
 _closed_in_children: dict[int, None] = {}
+_groups_closed_in_children: dict[int, deque[int]] = {}
+"""Groups of descriptors by their identity (`id`)."""
 
 
 def generation() -> int:
@@ -48,7 +52,7 @@ def close(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def close_once(opened: list[int], descriptor: int) -> None:
+def close_once(opened: MutableSequence[int], descriptor: int) -> None:
     """Close a descriptor that `opened` holds, and remove it from there, unless that is done.
 
     Any thread, also within itself: its number is never closed twice, when it is another file's.
@@ -65,6 +69,20 @@ def close_once(opened: list[int], descriptor: int) -> None:
         )
 
 
+def close_group_in_children(descriptors: deque[int]) -> None:
+    """Close what `descriptors` holds at the time, in every child forked from now on. Any thread.
+
+    The owner adds and removes descriptors as it opens and closes them, each in one call into C (see
+    `kvs.atomic`), so no child closes a number that has another use by then.
+    """
+    _groups_closed_in_children[id(descriptors)] = descriptors
+
+
+def forget_group(descriptors: deque[int]) -> None:
+    """End what `close_group_in_children` began. Any thread."""
+    _groups_closed_in_children.pop(id(descriptors), None)
+
+
 def _in_child() -> None:
     global _generation  # noqa: PLW0603
     _generation += 1
@@ -72,6 +90,11 @@ def _in_child() -> None:
         with contextlib.suppress(OSError):  # closed by somebody who does not know of this
             os.close(descriptor)
     _closed_in_children.clear()
+    for group in _groups_closed_in_children.values():
+        while group:
+            with contextlib.suppress(OSError):
+                os.close(group.pop())
+    _groups_closed_in_children.clear()
 
 
 os.register_at_fork(after_in_child=_in_child)
