@@ -324,7 +324,7 @@ class Link(NonCopyable):
                     if self._requests not in self._open:
                         return
                     continue
-                if self._unsent[0] is piece:  # the pipe is full, or broken
+                if self._unsent and self._unsent[0] is piece:  # the pipe is full, or broken
                     self._watch_requests(select.EPOLLOUT)
                     return
 

@@ -52,14 +52,11 @@ class Place(NonCopyable):
         """What a server is to be told of them."""
         self._lock: deque[int] = deque()
         """The descriptor of the lock file, until it is closed."""
-        self._ours: deque[bytes] = deque()
-        """The files to be removed; none before the lock is held."""
-        self._generation = forks.generation()
-        self._finalizer = weakref.finalize(self, _remove, self._ours, self._lock, self._generation)
+        self._remove = partial(_remove, [*paths, base + LOCK], self._lock, forks.generation())
+        self._finalizer = weakref.finalize(self, self._remove)
         forks.close_group_in_children(self._lock)
         try:
             _lock(base + LOCK, name, self._lock)
-            self._ours.extend([*paths, base + LOCK])
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
@@ -73,7 +70,7 @@ class Place(NonCopyable):
 
         After an exception in it, a second call or the garbage collector does what is left.
         """
-        _remove(self._ours, self._lock, self._generation)
+        self._remove()
         self._finalizer.detach()
 
 
@@ -167,15 +164,25 @@ def _stands_at(file: int, path: bytes) -> bool:
     return False
 
 
-def _remove(paths: deque[bytes], lock: deque[int], generation: int) -> None:
+def _remove(paths: list[bytes], lock: deque[int], generation: int) -> None:
     if forks.generation() != generation:
         return  # the parent goes on to use them
-    for path in list(paths):
-        if lock:  # without it, the name may be another client's by now
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+    for file in list(lock):
+        if _is_ours(file, lock, paths[-1]):
+            for path in paths:  # the lock file is the last: this can be called again until then
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
     _close(lock)
     forks.forget_group(lock)
+
+
+def _is_ours(file: int, lock: deque[int], path: bytes) -> bool:
+    """Return whether this process has the name: an exception may have come before it was locked."""
+    with contextlib.suppress(OSError, ValueError):
+        flags = fcntl.LOCK_EX | fcntl.LOCK_NB
+        atomically(partial(lock.index, file), partial(fcntl.flock, file, flags))
+        return _stands_at(file, path)
+    return False
 
 
 def _close(descriptors: deque[int]) -> None:
