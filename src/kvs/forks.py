@@ -12,6 +12,7 @@ none of these descriptors, as all are opened with O_CLOEXEC.
 
 import contextlib
 import os
+import select
 from collections import deque
 from collections.abc import MutableSequence
 from functools import partial
@@ -19,10 +20,13 @@ from functools import partial
 from kvs.atomic import atomically
 from kvs.errors import InheritedByFork
 
+Group = deque[int] | deque[select.epoll]
+"""Descriptors of one owner, or epoll instances, which close their own."""
+
 _generation = 0
 _closed_in_children: dict[int, None] = {}
-_groups_closed_in_children: dict[int, deque[int]] = {}
-"""Groups of descriptors by their identity (`id`)."""
+_groups_closed_in_children: dict[int, Group] = {}
+"""Groups by their identity (`id`)."""
 
 
 def generation() -> int:
@@ -69,18 +73,18 @@ def close_once(opened: MutableSequence[int], descriptor: int) -> None:
         )
 
 
-def close_group_in_children(descriptors: deque[int]) -> None:
-    """Close what `descriptors` holds at the time, in every child forked from now on. Any thread.
+def close_group_in_children(group: Group) -> None:
+    """Close what `group` holds at the time, in every child forked from now on. Any thread.
 
     The owner adds and removes descriptors as it opens and closes them, each in one call into C (see
     `kvs.atomic`), so no child closes a number that has another use by then.
     """
-    _groups_closed_in_children[id(descriptors)] = descriptors
+    _groups_closed_in_children[id(group)] = group
 
 
-def forget_group(descriptors: deque[int]) -> None:
+def forget_group(group: Group) -> None:
     """End what `close_group_in_children` began. Any thread."""
-    _groups_closed_in_children.pop(id(descriptors), None)
+    _groups_closed_in_children.pop(id(group), None)
 
 
 def _in_child() -> None:
@@ -92,8 +96,12 @@ def _in_child() -> None:
     _closed_in_children.clear()
     for group in _groups_closed_in_children.values():
         while group:
+            item = group.pop()
             with contextlib.suppress(OSError):
-                os.close(group.pop())
+                if isinstance(item, int):
+                    os.close(item)
+                else:
+                    item.close()
     _groups_closed_in_children.clear()
 
 

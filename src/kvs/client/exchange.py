@@ -160,9 +160,12 @@ class Exchange(NonCopyable):
         monitor = self.link.monitor()
         try:
             left: float | None = None
+            events: list[tuple[int, int]] = []
             while True:
                 self.check_owned()
-                self.link.pump()
+                if enough():
+                    return True  # another thread did it
+                self.link.advance(events)
                 self._deliver()
                 if enough():
                     return True
@@ -170,7 +173,11 @@ class Exchange(NonCopyable):
                     left = min(deadline - time.monotonic(), LONGEST_WAIT_SECONDS)
                     if left <= 0:
                         return False
-                monitor.poll(left)
+                try:
+                    events = monitor.poll(left)
+                except (OSError, ValueError):  # a signal handler forked: it is closed in the child
+                    self.check_owned()
+                    raise
         finally:
             self.link.put_back(monitor)
 

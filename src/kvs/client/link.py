@@ -38,7 +38,7 @@ import select
 import struct
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import compress, repeat, starmap
 from typing import Generic, TypeVar
@@ -58,6 +58,9 @@ PIECE_BYTES = select.PIPE_BUF
 
 LONGEST_WAIT_SECONDS = 3600.0
 """Longer waits are made of several: poll(2) takes no more than some 24 days."""
+
+MOST_USED_MONITORS = 64
+"""Maximum epoll instances that are held though an exception came before they were put back."""
 
 CLOSED = "the server closed the session"
 
@@ -82,7 +85,7 @@ class _Stream(Generic[Message]):
 
     def take(self) -> None:
         """Append the whole messages of `data` to `messages`, and remove their bytes."""
-        while True:
+        while self.data:
             version = self._version[0]
             try:
                 messages, used = self._parse(self.data)
@@ -131,13 +134,19 @@ class Link(NonCopyable):
         self._own = fifos.Fifo.at(place.connect.requests)
         self._open = deque([self._own.handle])
         """The descriptors that are to be closed."""
-        self._finalizer = weakref.finalize(self, _close, self._open, place)
         forks.close_group_in_children(self._open)
         self._poll = select.epoll()
         self._moved = _Eventfd()
         """Added to when bytes have been read, and at the end of the session; never read."""
         self._monitors: deque[select.epoll] = deque()
         """Those that no thread uses now."""
+        self._used_monitors: deque[select.epoll] = deque(maxlen=MOST_USED_MONITORS)
+        """Those that threads use, as far as a child has to close them."""
+        for group in (self._monitors, self._used_monitors):
+            forks.close_group_in_children(group)
+        groups = (self._open, self._monitors, self._used_monitors)
+        self._close = partial(_close, self._open, place, groups)
+        self._finalizer = weakref.finalize(self, self._close)
         self._requests = -1
         self._unsent: deque[bytes] = deque()
         self._received: deque[deque[object]] = deque()
@@ -213,12 +222,22 @@ class Link(NonCopyable):
             if self._requests in self._open:
                 with contextlib.suppress(OSError):  # it was closed since
                     monitor.register(self._requests, select.EPOLLOUT | select.EPOLLET)
+        self._used_monitors.append(monitor)
         monitor.poll(0)
         return monitor
 
     def put_back(self, monitor: select.epoll) -> None:
         """End the use of a monitor."""
+        with contextlib.suppress(ValueError):  # many others were used since
+            self._used_monitors.remove(monitor)
         self._monitors.append(monitor)
+
+    def advance(self, events: list[tuple[int, int]]) -> None:
+        """Do what is to be done after a monitor was polled, and reported `events`."""
+        if len(events) == 1 and events[0][0] == self._moved.fileno():
+            self.sort()  # another thread has read something: the pipes are empty
+        else:
+            self.pump()
 
     def pump(self) -> None:
         """Read and write what can be now, and make messages of it."""
@@ -227,7 +246,8 @@ class Link(NonCopyable):
         else:
             for descriptor, event in self._poll.poll(0):
                 self._serve(descriptor, event)
-            self._flush()
+            if self._unsent:
+                self._flush()
         self.sort()
 
     def sort(self) -> None:
@@ -261,7 +281,8 @@ class Link(NonCopyable):
         After an exception in it, a second call or the garbage collector does what is left.
         """
         self._finish("the session was closed")
-        _close(self._open, self.place)
+        self._close()
+        self._monitors.clear()
         self._finalizer.detach()
 
     def abandon(self) -> None:
@@ -374,11 +395,12 @@ def _open_for_reading(path: bytes) -> int:
         fifo.close()
 
 
-def _close(descriptors: deque[int], place: Place) -> None:
+def _close(descriptors: deque[int], place: Place, groups: Iterable[forks.Group]) -> None:
     place.remove()
     for descriptor in list(descriptors):
         _close_one(descriptors, descriptor)
-    forks.forget_group(descriptors)
+    for group in groups:
+        forks.forget_group(group)
 
 
 def _close_one(descriptors: deque[int], descriptor: int) -> None:

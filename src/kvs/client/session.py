@@ -214,18 +214,21 @@ class Session(NonCopyable):
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
         monitor = self._exchange.link.monitor()
-        while True:
-            news.clear()
-            monitor.poll(0)
-            while (change := self._exchange.next_change(0)) is not None:
-                yield change
-            if self._exchange.over:
-                return
-            loop.add_reader(monitor.fileno(), news.set)
-            try:
-                await news.wait()
-            finally:
-                loop.remove_reader(monitor.fileno())
+        try:
+            while True:
+                news.clear()
+                monitor.poll(0)
+                while (change := self._exchange.next_change(0)) is not None:
+                    yield change
+                if self._exchange.over:
+                    return
+                loop.add_reader(monitor.fileno(), news.set)
+                try:
+                    await news.wait()
+                finally:
+                    loop.remove_reader(monitor.fileno())
+        finally:
+            self._exchange.link.put_back(monitor)
 
     def fileno(self) -> int:
         """Return a descriptor for poll(2) and the like: it can be read from when there is news.
