@@ -44,7 +44,7 @@ from itertools import compress, repeat, starmap
 from typing import Generic, TypeVar
 
 from kvs import forks
-from kvs.atomic import Step, atomically
+from kvs.atomic import Step, atomically, exhaust
 from kvs.client.place import Place
 from kvs.noncopyable import NonCopyable
 from kvs.wire import fifos, frames
@@ -65,7 +65,6 @@ MOST_USED_MONITORS = 64
 CLOSED = "the server closed the session"
 
 _libc = ctypes.PyDLL(None)
-_exhaust = deque[object](maxlen=0).extend
 _PERMIT = object()
 
 Message = TypeVar("Message")
@@ -339,7 +338,7 @@ class Link(NonCopyable):
                     atomically(
                         partial(self._open.index, self._requests),
                         partial(self._unsent.index, piece, 0, 1),
-                        partial(_exhaust, remove),
+                        partial(exhaust, remove),
                     )
                 except ValueError:
                     if self._requests not in self._open:
@@ -384,7 +383,7 @@ class Link(NonCopyable):
         if descriptor in self._open:
             with contextlib.suppress(OSError):  # it was unregistered, but not closed
                 self._poll.unregister(descriptor)  # close(2) does not, if a child has it too
-            _close_one(self._open, descriptor)
+            forks.close_once(self._open, descriptor)
 
 
 def _open_for_reading(path: bytes) -> int:
@@ -398,11 +397,6 @@ def _open_for_reading(path: bytes) -> int:
 def _close(descriptors: deque[int], place: Place, groups: Iterable[forks.Group]) -> None:
     place.remove()
     for descriptor in list(descriptors):
-        _close_one(descriptors, descriptor)
+        forks.close_once(descriptors, descriptor)
     for group in groups:
         forks.forget_group(group)
-
-
-def _close_one(descriptors: deque[int], descriptor: int) -> None:
-    with contextlib.suppress(ValueError):  # another call closed it
-        atomically(partial(descriptors.remove, descriptor), partial(os.close, descriptor))

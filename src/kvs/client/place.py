@@ -187,5 +187,4 @@ def _is_ours(file: int, lock: deque[int], path: bytes) -> bool:
 
 def _close(descriptors: deque[int]) -> None:
     for descriptor in list(descriptors):
-        with contextlib.suppress(ValueError):  # another call closed it
-            atomically(partial(descriptors.remove, descriptor), partial(os.close, descriptor))
+        forks.close_once(descriptors, descriptor)

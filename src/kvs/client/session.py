@@ -1,7 +1,6 @@
 """A session with a server, for programs: any number of threads, and asyncio."""
 
 import os
-import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
@@ -15,6 +14,7 @@ from kvs.language import lines
 from kvs.language.faults import checked_word
 from kvs.language.lines import Word
 from kvs.noncopyable import NonCopyable
+from kvs.unclosed import warn_unclosed
 from kvs.watch import Change
 from kvs.wire import frames
 from kvs.wire.replies import Executed
@@ -266,4 +266,4 @@ def _drop(exchange: Exchange) -> None:
         return
     exchange.link.close()
     requests_path = os.fsdecode(exchange.link.place.connect.requests)
-    warnings.warn(f"unclosed session with the pipe {requests_path!r}", ResourceWarning, 2)
+    warn_unclosed(f"session with the pipe {requests_path!r}")
