@@ -12,13 +12,21 @@ none of these descriptors, as all are opened with O_CLOEXEC.
 
 import contextlib
 import os
+import select
+from collections import deque
+from collections.abc import MutableSequence
 from functools import partial
 
 from kvs.atomic import atomically
 from kvs.errors import InheritedByFork
 
+Group = deque[int] | deque[select.epoll]
+"""Descriptors of one owner, or epoll instances, which close their own."""
+
 _generation = 0
 _closed_in_children: dict[int, None] = {}
+_groups_closed_in_children: dict[int, Group] = {}
+"""Groups by their identity (`id`)."""
 
 
 def generation() -> int:
@@ -48,7 +56,7 @@ def close(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def close_once(opened: list[int], descriptor: int) -> None:
+def close_once(opened: MutableSequence[int], descriptor: int) -> None:
     """Close a descriptor that `opened` holds, and remove it from there, unless that is done.
 
     Any thread, also within itself: its number is never closed twice, when it is another file's.
@@ -65,6 +73,20 @@ def close_once(opened: list[int], descriptor: int) -> None:
         )
 
 
+def close_group_in_children(group: Group) -> None:
+    """Close what `group` holds at the time, in every child forked from now on. Any thread.
+
+    The owner adds and removes descriptors as it opens and closes them, each in one call into C (see
+    `kvs.atomic`), so no child closes a number that has another use by then.
+    """
+    _groups_closed_in_children[id(group)] = group
+
+
+def forget_group(group: Group) -> None:
+    """End what `close_group_in_children` began. Any thread."""
+    _groups_closed_in_children.pop(id(group), None)
+
+
 def _in_child() -> None:
     global _generation  # noqa: PLW0603
     _generation += 1
@@ -72,6 +94,15 @@ def _in_child() -> None:
         with contextlib.suppress(OSError):  # closed by somebody who does not know of this
             os.close(descriptor)
     _closed_in_children.clear()
+    for group in _groups_closed_in_children.values():
+        while group:
+            item = group.pop()
+            with contextlib.suppress(OSError):
+                if isinstance(item, int):
+                    os.close(item)
+                else:
+                    item.close()
+    _groups_closed_in_children.clear()
 
 
 os.register_at_fork(after_in_child=_in_child)

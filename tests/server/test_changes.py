@@ -11,9 +11,10 @@ import pytest
 
 from kvs.settings import ServerSettings
 from kvs.wire import frames
-from kvs.wire.replies import Change, Notifications
+from kvs.wire.replies import Change
 from tests.server.raw import SECONDS, Client, read_within, serving
 from tests.tools import until
+from tests.wire.pieces import Notifications
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 import pytest
 
 from kvs.wire import frames
-from kvs.wire.replies import Change, Notifications
+from kvs.wire.replies import Change
 from tests.cli.test_serve import Serving, output, serving
 from tests.server.raw import SECONDS, Client
 from tests.server.test_kills import CLIENT, STAGES
 from tests.tools import until
+from tests.wire.pieces import Notifications
 
 pytestmark = pytest.mark.stress
 

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.wire import frames
-from kvs.wire.replies import Change, Executed, Notifications, Replies, Reply
+from kvs.wire.replies import Change, Executed, Reply, parse_replies
 from tests.strategies import values, words
-from tests.wire.pieces import cut, cut_everywhere
+from tests.wire.pieces import Notifications, cut, cut_everywhere
 
 replies = st.one_of(
     st.builds(Reply, st.integers(0, 255).filter(lambda op: op != 5), st.integers(0, 255)),
@@ -23,13 +23,14 @@ def encoded(reply: Reply | Executed) -> bytes:
 
 
 def read(pieces: list[bytes]) -> list[Reply | Executed]:
-    parser = Replies()
+    data = bytearray()
     found = []
     for piece in pieces:
-        parser.feed(piece)
-        while (reply := parser.next()) is not None:
-            found.append(reply)
-    assert parser.next() is None
+        data += piece
+        replies, used = parse_replies(data)
+        del data[:used]
+        found += replies
+    assert parse_replies(data) == ([], 0)
     return found
 
 

@@ -16,9 +16,14 @@ import os
 import re
 import stat
 import weakref
+from collections import deque
+from functools import partial
 from itertools import count
 
+from kvs import forks
+from kvs.atomic import atomically
 from kvs.errors import IdInUse, IdRefused, NoPlaceForPipes, cause, shown
+from kvs.noncopyable import NonCopyable
 from kvs.wire import fifos
 from kvs.wire.frames import Connect
 
@@ -32,30 +37,41 @@ PIPES = (b".req", b".res", b".not")
 _unnamed = count()
 
 
-class Place:
+class Place(NonCopyable):
     """The three pipes of one client, made new, and the lock on their name.
 
     They are removed with `remove`, when the object is forgotten, or at the end of the process
     (atexit); only a process that is killed leaves them, for the next of that name to replace. A
-    forked child removes nothing. For one thread.
+    forked child removes nothing, and does not have the lock.
     """
 
     def __init__(self, directory: bytes, name: bytes) -> None:
         base = os.path.join(directory, name)
-        lock = _lock(base + LOCK, name)
         paths = [base + suffix for suffix in PIPES]
-        self.remove = weakref.finalize(self, _remove, [*paths, base + LOCK], lock, os.getpid())
-        """Remove the pipes, and let go of the name; a second time does nothing."""
         self.connect = Connect(*paths)
         """What a server is to be told of them."""
+        self._lock: deque[int] = deque()
+        """The descriptor of the lock file, until it is closed."""
+        self._remove = partial(_remove, [*paths, base + LOCK], self._lock, forks.generation())
+        self._finalizer = weakref.finalize(self, self._remove)
+        forks.close_group_in_children(self._lock)
         try:
+            _lock(base + LOCK, name, self._lock)
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                 fifos.make(path)
-        except OSError:
+        except BaseException:
             self.remove()
             raise
+
+    def remove(self) -> None:
+        """Remove the pipes, and free the name. Idempotent, any thread.
+
+        After an exception in it, a second call or the garbage collector does what is left.
+        """
+        self._remove()
+        self._finalizer.detach()
 
 
 def check_id(given: str | None) -> None:
@@ -123,26 +139,23 @@ def _make_private(directory: bytes) -> None:
         raise NoPlaceForPipes(shown(directory), f"its mode is {mode:o}, it must be 700")
 
 
-def _lock(path: bytes, name: bytes) -> int:
-    """Lock the file at `path`, which is made if need be; return it, open."""
+def _lock(path: bytes, name: bytes, held: deque[int]) -> None:
+    """Lock the file at `path`, which is made if need be; it is open in `held` then."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.open(path, flags, 0o600)
+        held.extend(map(os.open, (path,), (flags,), (0o600,)))
+        [file] = held
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _stands_at(file, path):
-                os.fchmod(file, 0o600)  # the umask may have taken some of it
-                os.ftruncate(file, 0)
-                os.pwrite(file, b"%d" % os.getpid(), 0)
-                return file
         except BlockingIOError:
             pid = os.pread(file, 20, 0)
-            os.close(file)
             raise IdInUse(name.decode("ascii"), int(pid) if pid.isdigit() else None) from None
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)  # who had it has just removed it
+        if _stands_at(file, path):
+            os.fchmod(file, 0o600)  # the umask may have taken some of it
+            os.ftruncate(file, 0)
+            os.pwrite(file, b"%d" % os.getpid(), 0)
+            return
+        _close(held)  # the process that held the lock has just removed the file
 
 
 def _stands_at(file: int, path: bytes) -> bool:
@@ -151,9 +164,27 @@ def _stands_at(file: int, path: bytes) -> bool:
     return False
 
 
-def _remove(paths: list[bytes], lock: int, pid: int) -> None:
-    if os.getpid() == pid:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-        os.close(lock)
+def _remove(paths: list[bytes], lock: deque[int], generation: int) -> None:
+    if forks.generation() != generation:
+        return  # the parent goes on to use them
+    for file in list(lock):
+        if _is_ours(file, lock, paths[-1]):
+            for path in paths:  # the lock file is the last: this can be called again until then
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+    _close(lock)
+    forks.forget_group(lock)
+
+
+def _is_ours(file: int, lock: deque[int], path: bytes) -> bool:
+    """Return whether this process has the name: an exception may have come before it was locked."""
+    with contextlib.suppress(OSError, ValueError):
+        flags = fcntl.LOCK_EX | fcntl.LOCK_NB
+        atomically(partial(lock.index, file), partial(fcntl.flock, file, flags))
+        return _stands_at(file, path)
+    return False
+
+
+def _close(descriptors: deque[int]) -> None:
+    for descriptor in list(descriptors):
+        forks.close_once(descriptors, descriptor)

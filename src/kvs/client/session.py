@@ -1,8 +1,9 @@
 """A session with a server, for programs: any number of threads, and asyncio."""
 
-import contextlib
 import os
+import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,8 @@ from kvs.client.opening import Path, open_link
 from kvs.language import lines
 from kvs.language.faults import checked_word
 from kvs.language.lines import Word
+from kvs.noncopyable import NonCopyable
+from kvs.unclosed import warn_unclosed
 from kvs.watch import Change
 from kvs.wire import frames
 from kvs.wire.replies import Executed
@@ -42,14 +45,24 @@ def connect(
     return Session(Exchange(open_link(fifo, id, timeout)))
 
 
-class Session:
+class Session(NonCopyable):
     """A session with a server; as a context manager it is closed at the end.
 
     Every method may be called from any thread, and waits for the server's answer. Requests are
     answered in the order in which they were sent. Changes of subscribed keys are kept until
     somebody takes them, some 200 bytes each while an answer is waited for; beyond 1,048,576 of
     them the session ends. While nobody waits they stay with the server, which gives up a client
-    that does not keep up. Not to be used in a forked child.
+    that does not keep up.
+
+    Every method may also be called from a signal handler or a finalizer, in the middle of another
+    call of the same thread, and an exception that a signal handler raises leaves the session
+    usable: the reply to a request that was interrupted is dropped when it comes. A request that was
+    interrupted is sent whole or not at all. A change that a call had just taken when it was
+    interrupted is lost.
+
+    In a forked child `close` frees the child's memory alone, and every other method raises
+    `InheritedByFork`. A session that is dropped without `close` is closed by the garbage collector,
+    with a `ResourceWarning`, and without a disconnect.
 
     When the server ends the session, what had come by then can still be taken; after that, every
     method but `close` raises `SessionEnded`.
@@ -57,8 +70,10 @@ class Session:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._finalizer = weakref.finalize(self, _drop, exchange)
 
     def __enter__(self) -> Self:
+        self._exchange.check_owned()
         return self
 
     def __exit__(
@@ -121,6 +136,7 @@ class Session:
             SessionEnded: the session is at its end.
 
         """
+        self._exchange.check_owned()
         wanted = lines.checked_keys(keys)
         if not wanted:
             return {}
@@ -137,6 +153,7 @@ class Session:
             SessionEnded: the session is at its end; whether they were written is not known.
 
         """
+        self._exchange.check_owned()
         if line := lines.write_line(pairs):
             requests.output_of(self.execute(line))
 
@@ -152,6 +169,7 @@ class Session:
             SessionEnded: the session is at its end; whether they were removed is not known.
 
         """
+        self._exchange.check_owned()
         doomed = lines.checked_keys(keys)
         if not doomed:
             return []
@@ -170,46 +188,47 @@ class Session:
             SessionEnded: the server ended the session, and all that it told has been taken.
 
         """
-        while (change := self._exchange.next_change(timeout)) is not None:
-            yield change
+        self._exchange.check_owned()
+        return iter(partial(self._next_change, timeout), None)
 
-    async def __aiter__(self) -> AsyncIterator[Change]:
+    def _next_change(self, timeout: float | None) -> Change | None:
+        return self._exchange.next_change(timeout)
+
+    def __aiter__(self) -> AsyncIterator[Change]:
         """Yield the changes of subscribed keys as they come, waiting in the running event loop.
 
         As `changes`, for asyncio; the other methods are for threads (`asyncio.to_thread`).
 
         Raises:
+            InheritedByFork: this process is a forked child.
             SessionEnded: the server ended the session, and all that it told has been taken, or the
                 session had been closed before.
 
         """
+        self._exchange.check_open()
+        return self._changes()
+
+    async def _changes(self) -> AsyncIterator[Change]:
         import asyncio
 
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
-
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(news.set)
-
-        # A descriptor of its own: a loop has one reader for each.
-        descriptor = os.dup(self.fileno())
-        self._exchange.listen(tell)
+        monitor = self._exchange.link.monitor()
         try:
             while True:
                 news.clear()
+                monitor.poll(0)
                 while (change := self._exchange.next_change(0)) is not None:
                     yield change
                 if self._exchange.over:
                     return
-                loop.add_reader(descriptor, news.set)
+                loop.add_reader(monitor.fileno(), news.set)
                 try:
                     await news.wait()
                 finally:
-                    loop.remove_reader(descriptor)
+                    loop.remove_reader(monitor.fileno())
         finally:
-            self._exchange.forget(tell)
-            os.close(descriptor)
+            self._exchange.link.put_back(monitor)
 
     def fileno(self) -> int:
         """Return a descriptor for poll(2) and the like: it can be read from when there is news.
@@ -221,7 +240,8 @@ class Session:
             SessionEnded: the session was closed.
 
         """
-        return self._exchange.fileno()
+        self._exchange.check_open()
+        return self._exchange.link.fileno()
 
     # The end.
 
@@ -229,10 +249,21 @@ class Session:
         """Take leave of the server, which ends the subscriptions, and remove the pipes.
 
         Waits at most some seconds for a server that does not answer. Changes that had come can
-        still be taken. A second time does nothing.
+        still be taken. A second time does nothing, but does what is left if the first one was
+        interrupted. In a forked child it frees the child's memory alone.
         """
         self._exchange.close()
+        self._finalizer.detach()
 
     def _ask(self, operation: int, key: Word) -> int:
         word = checked_word(key, "key")
         return self._exchange.ask(frames.keyed_request(operation, word)).result
+
+
+def _drop(exchange: Exchange) -> None:
+    """Close a session that nothing refers to any more; never waits."""
+    if exchange.inherited or exchange.closed:
+        return
+    exchange.link.close()
+    requests_path = os.fsdecode(exchange.link.place.connect.requests)
+    warn_unclosed(f"session with the pipe {requests_path!r}")

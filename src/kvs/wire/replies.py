@@ -1,5 +1,6 @@
 """What a server sends on the responses and the notifications pipe, as a client reads it. Pure."""
 
+import struct
 from dataclasses import dataclass
 
 from kvs.wire import frames
@@ -33,49 +34,31 @@ class Change:
     """The new value, or `frames.DELETED`."""
 
 
-class Replies:
-    """The bytes of one responses pipe, cut anyhow. For one thread."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        """Take what was read."""
-        self._data += data
-
-    def next(self) -> Reply | Executed | None:
-        """Return the next whole response; None until more is fed."""
-        if len(self._data) < frames.REPLY_BYTES:
-            return None
-        if self._data[0] != frames.EXECUTE:
-            reply = Reply(self._data[0], self._data[1])
-            del self._data[: frames.REPLY_BYTES]
-            return reply
-        start = frames.EXECUTED_HEAD_BYTES
-        if len(self._data) < start:
-            return None
-        result, output, errors = frames.executed_lengths(bytes(self._data[:start]))
+def parse_replies(data: bytearray) -> tuple[list[Reply | Executed], int]:
+    """Return the whole responses at the start of `data`, and how many bytes they take."""
+    found: list[Reply | Executed] = []
+    at = 0
+    while len(data) - at >= frames.REPLY_BYTES:
+        if data[at] != frames.EXECUTE:
+            found.append(Reply(data[at], data[at + 1]))
+            at += frames.REPLY_BYTES
+            continue
+        start = at + frames.EXECUTED_HEAD_BYTES
+        if len(data) < start:
+            break
+        result, output, errors = frames.executed_lengths(bytes(data[at:start]))
         end = start + output + errors
-        if len(self._data) < end:
-            return None
-        with memoryview(self._data) as data:  # a slice of it is no copy, and it may be very large
-            executed = Executed(
-                result, bytes(data[start : start + output]), bytes(data[start + output : end])
-            )
-        del self._data[:end]
-        return executed
+        if len(data) < end:
+            break
+        # One copy, however long the output is, and one call into C: no view is left to hold `data`.
+        found.append(Executed(result, *struct.unpack_from(f"{output}s{errors}s", data, start)))
+        at = end
+    return found, at
 
 
-class Notifications:
-    """The bytes of one notifications pipe, cut anyhow. For one thread."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[Change]:
-        """Take what was read; return the changes that it completes, in order."""
-        data = self._rest + data
-        whole = len(data) - len(data) % frames.NOTIFICATION_BYTES
-        self._rest = data[whole:]
-        size = frames.NOTIFICATION_BYTES
-        return [Change(*frames.change_of(data[at : at + size])) for at in range(0, whole, size)]
+def parse_notifications(data: bytearray) -> tuple[list[Change], int]:
+    """Return the changes of the whole notifications at the start of `data`, and their bytes."""
+    size = frames.NOTIFICATION_BYTES
+    whole = len(data) - len(data) % size
+    raw = bytes(data[:whole])
+    return [Change(*frames.change_of(raw[at : at + size])) for at in range(0, whole, size)], whole

@@ -1,0 +1,55 @@
+"""Doing something at a given bytecode of the client: as a signal handler or a finalizer does."""
+
+import dis
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+Trace = Callable[[FrameType, str, Any], Any]
+PLACES = ("/kvs/client/", "/kvs/atomic.py", "/kvs/forks.py", "/kvs/wire/")
+
+
+HANDLING = {dis.opmap[name] for name in ("PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE")}
+"""CPython handles no signal before these. An exception there would stay the one being handled, and
+with it all objects of its frames, for the rest of the thread.
+"""
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+def at_opcode(number: int, act: Callable[[], object], work: Callable[[], object]) -> bool:
+    """Call `work`, and `act` in it before the `number`-th bytecode; return if it has so many.
+
+    Bytecodes count in the client's own modules, in this thread. `act` may raise.
+    """
+    count = 0
+
+    def local(frame: FrameType, event: str, _: object) -> "Trace":
+        nonlocal count
+        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] not in HANDLING:
+            count += 1
+            if count == number + 1:
+                act()
+        return local
+
+    def trace(frame: FrameType, event: str, _: object) -> "Trace | None":
+        if count > number or not any(place in frame.f_code.co_filename for place in PLACES):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return local
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return count > number
+
+
+def raise_interrupted() -> None:
+    """Do what Ctrl-C does."""
+    raise Interrupted

@@ -1,0 +1,351 @@
+"""Exceptions and nested calls at every bytecode of a session's methods, and storms of signals."""
+
+import contextlib
+import gc
+import itertools
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import kvs
+from kvs.client.session import Session, connect
+from kvs.errors import SessionEnded
+from tests.cli.test_serve import output, serving
+from tests.client.opcodes import Interrupted, at_opcode, raise_interrupted
+from tests.client.test_session import in_thread
+from tests.server.raw import Place, Served
+from tests.tools import SECONDS, until
+
+
+@pytest.fixture
+def process(runtime: Path) -> Iterator[Place]:
+    """A server in a process of its own."""
+    with serving("--log-level", "error") as place:
+        output(place, b"READ [a]\n")
+        yield place
+
+
+UNRAISABLE = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""For tests in which an exception comes in a finalizer, where nothing can catch it."""
+
+LONG = b"#" * 100_000 + b"\nREAD [a]\n"
+"""A script that a pipe takes in several pieces."""
+
+
+REQUESTS: dict[str, Callable[[Session], object]] = {
+    "read": lambda session: session.read(["a"]),
+    "long": lambda session: session.execute(LONG),
+    "subscribe": lambda session: session.subscribe("a"),
+}
+
+
+def interrupt_everywhere(
+    work: Callable[[], object], check: Callable[[int], object], step: int = 1
+) -> int:
+    """Interrupt `work` at each of its bytecodes, and call `check` after each; return how many."""
+    for number in itertools.count(0, step):
+        with contextlib.suppress(Interrupted):
+            if not at_opcode(number, raise_interrupted, work):
+                return number
+        check(number)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_a_session_is_usable_after_an_exception_at_any_bytecode(
+    served: Served, request_name: str
+) -> None:
+    with connect(served.path) as session:
+        session.write({"a": "1"})
+
+        def check(number: int) -> None:
+            session.write({"n": str(number)})
+            assert session.read(["n"]) == {b"n": b"%d" % number}
+
+        step = 7 if request_name == "long" else 1
+        count = interrupt_everywhere(lambda: REQUESTS[request_name](session), check, step)
+        assert count > 300
+        assert not session._exchange._calls
+
+
+def test_other_threads_go_on_after_an_exception_at_any_bytecode(served: Served) -> None:
+    with connect(served.path) as session:
+        session.write({"a": "1"})
+        session.subscribe("hot")
+        taken: list[bytes | None] = []
+        taker = in_thread(lambda: taken.extend(c.value for c in session.changes()))
+        checked: list[int] = []
+
+        def check(number: int) -> None:
+            served.store.write({"hot": str(number)})
+            until(lambda: len(taken) == number + 1 or not taker.is_alive())
+
+        def ask() -> None:
+            checked.append(len(session.read(["a"])))
+
+        def check_asks(number: int) -> None:
+            thread = in_thread(ask)
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+            check(number)
+
+        count = interrupt_everywhere(lambda: session.read(["a"]), check_asks)
+        assert checked == [1] * count
+        session.close()
+        taker.join(SECONDS)
+        assert not taker.is_alive()
+    assert taken == [b"%d" % number for number in range(count)]
+
+
+@UNRAISABLE
+def test_close_can_be_called_again_after_an_exception_at_any_bytecode(
+    served: Served, runtime: Path
+) -> None:
+    sessions: list[Session] = []
+
+    def work() -> None:
+        sessions[-1].close()
+
+    for number in itertools.count(0, 11):
+        sessions.append(connect(served.path, id="me"))
+        try:
+            if not at_opcode(number, raise_interrupted, work):
+                break
+        except Interrupted:
+            sessions[-1].close()
+        assert list(runtime.iterdir()) == []
+        with pytest.raises(SessionEnded, match="the session is closed"):
+            sessions[-1].read(["a"])
+        del sessions[:]
+    assert number > 500
+    until(lambda: served.server.sessions == 0)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@UNRAISABLE
+def test_connect_leaves_nothing_after_an_exception_at_any_bytecode(
+    served: Served, runtime: Path
+) -> None:
+    def work() -> None:
+        connect(served.path, id="me").close()
+
+    for number in itertools.count(0, 11):
+        with contextlib.suppress(Interrupted):
+            if not at_opcode(number, raise_interrupted, work):
+                break
+        assert not runtime.exists() or list(runtime.iterdir()) == []
+    assert number > 1000
+    until(lambda: served.server.sessions == 0)
+
+
+# Calls within calls.
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_a_call_within_a_call_at_any_bytecode(served: Served, request_name: str) -> None:
+    with connect(served.path) as session:
+        session.write({"a": "1"})
+        expected = REQUESTS[request_name](session)
+        count = 0
+
+        def inner() -> None:
+            session.write({"n": str(count)})
+            assert session.read(["n"]) == {b"n": b"%d" % count}
+
+        def outer() -> None:
+            got.append(REQUESTS[request_name](session))
+
+        got: list[object] = []
+        step = 7 if request_name == "long" else 1
+        while at_opcode(count, inner, outer):
+            count += step
+        assert count > 300
+        if request_name != "subscribe":
+            assert all(one == expected for one in got)
+
+
+def test_a_call_within_a_wait_for_changes_at_any_bytecode(served: Served) -> None:
+    with connect(served.path) as session:
+        session.subscribe("a")
+        taken: list[bytes | None] = []
+        count = 0
+
+        def inner() -> None:
+            session.write({"a": str(count)})
+
+        def outer() -> None:
+            taken.extend(change.value for change in itertools.islice(session.changes(0.1), 1))
+
+        taking = 0
+        while at_opcode(taking * 5, inner, outer):
+            taking += 1
+            count += 1
+        taken += [change.value for change in session.changes(0)]
+        assert taken == [b"%d" % number for number in range(count)]
+
+
+def test_close_within_a_call_at_any_bytecode(served: Served, runtime: Path) -> None:
+    for number in itertools.count(0, 3):
+        session = connect(served.path)
+        with contextlib.suppress(SessionEnded):
+            if not at_opcode(number, session.close, lambda: session.read(["a"])):  # noqa: B023
+                session.close()
+                break
+        assert list(runtime.iterdir()) == []
+    assert number > 300
+
+
+def test_finalizers_use_the_session_in_any_collection(served: Served) -> None:
+    with connect(served.path) as session:
+        used: list[int] = []
+
+        class Cycle:
+            def __init__(self) -> None:
+                self.itself = self
+
+            def __del__(self) -> None:
+                number = len(used)
+                used.append(number)
+                session.write({"n": str(number)})
+                assert session.read(["n"]).keys() == {b"n"}
+
+        threshold = gc.get_threshold()
+        gc.set_threshold(1)
+        try:
+            for number in range(100):
+                Cycle()
+                session.write({"k": str(number)})
+                Cycle()
+                assert session.read(["k"]) == {b"k": b"%d" % number}
+        finally:
+            gc.set_threshold(*threshold)
+        assert len(used) > 100
+
+
+# Signals, at random instants.
+
+
+@contextlib.contextmanager
+def signals(handler: Callable[[], object], most: float) -> Iterator[None]:
+    """Have `handler` called at random instants, `most` seconds apart at the most."""
+
+    def again(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, most))
+        handler()
+
+    before = signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, most)
+    try:
+        yield
+    finally:
+        while True:
+            with contextlib.suppress(Interrupted):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+                break
+
+
+def repeat(work: Callable[[], object], seconds: float) -> None:
+    """Call `work` again and again, for some seconds, whatever interrupts it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Interrupted):
+            while time.monotonic() < deadline:
+                with contextlib.suppress(Interrupted):
+                    work()
+
+
+def storm(served: Place, seconds: float) -> int:
+    """Interrupt requests and waits of one thread while others go on; return how often."""
+    interrupted = 0
+    with connect(served.path) as session, connect(served.path) as other:
+        session.subscribe("hot")
+        failed: list[BaseException] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            try:
+                for number in itertools.takewhile(lambda _: not stop.is_set(), itertools.count()):
+                    session.write({"t": str(number)})
+                    assert session.read(["t"]) == {b"t": b"%d" % number}
+            except BaseException as error:  # noqa: BLE001  (told below)
+                failed.append(error)
+
+        def work() -> None:
+            session.write({"n": "1"})
+            session.execute(LONG)
+            list(session.changes(0.001))
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted += 1
+            raise Interrupted
+
+        thread = in_thread(ask)
+        with signals(interrupt, 0.002):
+            repeat(lambda: repeat(work, seconds), seconds)
+        stop.set()
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+        assert not failed
+        assert list(session.changes(0)) == []
+        other.write({"hot": "1"})
+        assert next(session.changes(SECONDS)) == kvs.Change(b"hot", b"1")
+    return interrupted
+
+
+def storm_of_calls(served: Place, seconds: float) -> int:
+    """Use a session from a signal handler while it is used; return how often."""
+    calls = 0
+    with connect(served.path) as session:
+
+        def handle() -> None:
+            nonlocal calls
+            calls += 1
+            key = f"h{calls}"
+            session.write({key: "1"})
+            assert session.read([key]) == {key.encode(): b"1"}
+
+        def work() -> None:
+            number = b"%d" % time.monotonic_ns()
+            session.write({"k": number})
+            assert session.read(["k"]) == {b"k": number}
+            assert list(session.changes(0.001)) == []
+
+        with signals(handle, 0.02):
+            repeat(work, seconds)
+    return calls
+
+
+def test_a_storm_of_interrupts(process: Place) -> None:
+    assert storm(process, 2.0) > 100
+
+
+def test_a_storm_of_calls_from_a_handler(process: Place) -> None:
+    assert storm_of_calls(process, 2.0) > 50
+
+
+@pytest.mark.stress
+def test_a_long_storm_of_interrupts(process: Place) -> None:
+    assert storm(process, 60.0) > 5000
+
+
+@pytest.mark.stress
+def test_a_long_storm_of_calls_from_a_handler(process: Place) -> None:
+    assert storm_of_calls(process, 60.0) > 2000
+
+
+def test_a_handler_closes_the_session_within_a_wait(served: Served) -> None:
+    session = connect(served.path)
+    before = signal.signal(signal.SIGALRM, lambda *_: session.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(SessionEnded, match="the session is closed"):
+            session.execute("WAIT 3600000")
+    finally:
+        signal.signal(signal.SIGALRM, before)
