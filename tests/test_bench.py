@@ -15,6 +15,7 @@ from kvs.engine.choice import COMPILED, engine_name
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_every_row_can_be_measured() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick"],
@@ -65,6 +66,7 @@ def test_every_row_can_be_measured() -> None:
         assert "x Redis with `appendfsync always` |" in done.stdout
 
 
+@pytest.mark.slow
 def test_rows_beside_redis_do_without_it(tmp_path: Path) -> None:
     rows = ["run", "journal", "acknowledged"]
     done = subprocess.run(

@@ -134,6 +134,7 @@ def _whole(tmp_path: Path) -> dict[str, bytes]:
     return results(jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each_by_itself", [True, False])
 def test_killed_at_any_step_it_comes_to_the_same(
     tmp_path: Path,
