@@ -12,6 +12,8 @@ from bench.listeners import listening
 
 from kvs.engine.choice import COMPILED, engine_name
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 LIMIT_SECONDS = 900.0
@@ -22,7 +24,6 @@ cores make each wait longer: 70 s at a load of 9, 420 s at one of 14.
 """
 
 
-@pytest.mark.slow
 def test_every_row_can_be_measured() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick"],
@@ -73,7 +74,6 @@ def test_every_row_can_be_measured() -> None:
         assert "x Redis with `appendfsync always` |" in done.stdout
 
 
-@pytest.mark.slow
 def test_rows_beside_redis_do_without_it(tmp_path: Path) -> None:
     rows = ["run", "journal", "acknowledged"]
     done = subprocess.run(

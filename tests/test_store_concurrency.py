@@ -22,7 +22,7 @@ THREADS = 8
 KEYS = [b"key%d" % number for number in range(12)]
 
 
-pytestmark = pytest.mark.usefixtures("each_engine", "often_switching")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine", "often_switching")]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,6 @@ def test_a_write_of_many_keys_is_never_seen_torn_within_long_scripts() -> None:
         assert all(reader.result() for reader in readers)
 
 
-@pytest.mark.slow
 def test_hundreds_of_snapshots_under_eight_writers_each_show_one_revision(tmp_path: Path) -> None:
     check_snapshots(tmp_path, 200)
 

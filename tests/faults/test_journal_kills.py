@@ -18,6 +18,8 @@ from tests.journal.victims import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 NEVER = 10**9
 
 
@@ -49,7 +51,6 @@ def test_killed_at_any_step_of_writing(tmp_path: Path, fsync: str) -> None:
     assert set(in_turn(tmp_path, None, work)) == set(range(7))
 
 
-@pytest.mark.slow
 def test_killed_at_any_step_of_beginning_new_segments(tmp_path: Path) -> None:
     def work(directory: Path) -> Work:
         def carry_out(acknowledge: Acknowledge) -> None:
@@ -61,7 +62,6 @@ def test_killed_at_any_step_of_beginning_new_segments(tmp_path: Path) -> None:
     assert set(in_turn(tmp_path, None, work)) == set(range(6))
 
 
-@pytest.mark.slow
 def test_killed_at_any_step_of_compaction(tmp_path: Path) -> None:
     def work(directory: Path) -> Work:
         def carry_out(acknowledge: Acknowledge) -> None:
@@ -77,7 +77,6 @@ def test_killed_at_any_step_of_compaction(tmp_path: Path) -> None:
     assert set(in_turn(tmp_path, None, work)) == set(range(5))
 
 
-@pytest.mark.slow
 def test_killed_at_any_step_of_compactions_in_the_background(tmp_path: Path) -> None:
     def work(directory: Path) -> Work:
         def carry_out(acknowledge: Acknowledge) -> None:

@@ -26,7 +26,7 @@ from tests.tools import (
     write_jobs,
 )
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine")]
 
 # The size of a file.
 
@@ -93,7 +93,6 @@ def opened(most: int) -> Start:
     return Start(limits={resource.RLIMIT_NOFILE: most})
 
 
-@pytest.mark.slow
 def test_10_000_small_jobs_are_run_with_64_descriptors(tmp_path: Path) -> None:
     names = [f"{number:05}" for number in range(10_000)]
     write_jobs(tmp_path, {name: f"WRITE [(k{name},v)]\n" for name in names[:-1]})

@@ -23,6 +23,8 @@ from tests.journal.disks import put_in
 from tests.journal.victims import Acknowledge, Work, killed_at_every_step, reopened, victim
 from tests.tools import content, write_jobs
 
+pytestmark = pytest.mark.slow
+
 EVERY_KIND = (
     b"WRITE [(a,1)(b,2)]\n"
     b"READ [a,nothing]\n"
@@ -134,7 +136,6 @@ def _whole(tmp_path: Path) -> dict[str, bytes]:
     return results(jobs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("each_by_itself", [True, False])
 def test_killed_at_any_step_it_comes_to_the_same(
     tmp_path: Path,
