@@ -2,6 +2,7 @@
 # make run      run the example jobs and show what came of them
 # make demo     play a server, two clients, and a job that is dropped in
 # make test     every test, lint and type check
+# make quick    the tests without those that take seconds each
 # make stress   the tests that take minutes
 # make sanitize the compiled engine under the compiler's sanitizers, and a fuzzer, some minutes
 # make bench    measure, and write the table in docs/benchmarks.md
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENGINE := setup.py $(wildcard src/kvs/engine/*.pyx src/kvs/engine/native/*.hpp)
 
-.PHONY: all run demo test stress sanitize lint bench clean
+.PHONY: all run demo test quick stress sanitize lint bench clean
 
 all: .venv/installed
 
@@ -33,6 +34,9 @@ demo: .venv/installed
 
 test: lint
 	$(BIN)/pytest --numprocesses 2
+
+quick: .venv/installed
+	$(BIN)/pytest --numprocesses 2 -m 'not stress and not slow'
 
 stress: .venv/installed
 	$(BIN)/pytest -m stress

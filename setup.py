@@ -1,4 +1,4 @@
-"""The compiled engine: built where there is a C++ compiler, left out, and said so, elsewhere."""
+"""Build the compiled engine where there is a C++ compiler; install without it elsewhere."""
 
 import sys
 from pathlib import Path
@@ -11,17 +11,22 @@ ENGINE = Path("src/kvs/engine")
 
 
 class BuildIfPossible(build_ext):
-    """Build extensions; one that cannot be built is told of in a line."""
+    """Build extensions; report in one line an extension that cannot be built, and leave it out."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Build one extension, if that is possible."""
+        """Build one extension, or remove every file of it that an earlier or failed build left.
+
+        An editable install copies what was built into the source tree. `optional` lets that step
+        continue without the file; it is set here because `cythonize` does not pass it on.
+        """
+        ext.optional = True
         try:
             super().build_extension(ext)
         except Exception as error:  # noqa: BLE001  (compilers fail in many ways)
-            print(
-                f"kvs: no compiled engine, the one in Python does its work: {error}",
-                file=sys.stderr,
-            )
+            built = Path(self.get_ext_fullpath(ext.name))
+            for path in (built, ENGINE / built.name):
+                path.unlink(missing_ok=True)
+            print(f"kvs: no compiled engine, using the Python engine: {error}", file=sys.stderr)
 
 
 setup(
@@ -33,7 +38,6 @@ setup(
             include_dirs=[str(ENGINE)],
             extra_compile_args=["-std=c++17", "-O3"],
             language="c++",
-            optional=True,
         ),
         build_dir="build/cython",
     ),

@@ -17,7 +17,7 @@ from bench.processes import timed
 
 SERVER = "redis-server"
 CLIENT = "redis-cli"
-_START_SECONDS = 10
+_START_SECONDS = 60
 _REPLIES = re.compile(r"errors: (\d+), replies: (\d+)")
 
 

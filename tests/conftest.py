@@ -1,5 +1,6 @@
 """What tests of several modules need."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,12 @@ from hypothesis import HealthCheck, settings
 
 from kvs.engine.choice import COMPILED, PYTHON, VARIABLE
 from tests.engine.engines import engine_called
+
+# PYTHONUNBUFFERED and its like change how every program that a test starts behaves: the tests run
+# as on a machine that sets none. tests/engine/native/sanitize needs the two that stay.
+for _name in {name for name in os.environ if name.startswith("PYTHON")}:
+    if _name not in {"PYTHONPATH", "PYTHONMALLOC"}:
+        del os.environ[_name]
 
 # How long an example takes is the machine's affair, and no reason to fail.
 settings.register_profile("kvs", deadline=None, suppress_health_check=[HealthCheck.too_slow])

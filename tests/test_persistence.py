@@ -80,6 +80,7 @@ def test_what_was_written_is_there_again_with_its_revision(tmp_path: Path) -> No
     assert read(tmp_path / "d")[1] == {b"b": b"2", b"c": b"3"}
 
 
+@pytest.mark.slow
 @given(st.lists(strategies.scripts(), min_size=1, max_size=5))
 def test_whatever_was_carried_out_it_is_there_again(
     tmp_path_factory: pytest.TempPathFactory, scripts: list[bytes]

@@ -22,7 +22,7 @@ THREADS = 8
 KEYS = [b"key%d" % number for number in range(12)]
 
 
-pytestmark = pytest.mark.usefixtures("each_engine", "often_switching")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine", "often_switching")]
 
 
 @dataclass(frozen=True)

@@ -266,6 +266,7 @@ def test_a_repair_that_cannot_write_is_told(
     assert contents(tmp_path / "d") == before
 
 
+@pytest.mark.slow
 def test_a_repair_that_is_killed_at_any_step_can_be_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 The public names are these; everything else may change. `Store` is where to begin. Each is loaded
 when it is first used, so that the first lines of the program `kvs` run before any of it is loaded
-(`kvs.__main__`).
+(`kvs.__main__`). On another system than Linux, that first use raises ImportError.
 """
 
 from kvs.version import VERSION
@@ -134,6 +134,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'kvs' has no attribute {name!r}")
     from importlib import import_module
 
+    from kvs.system import require_linux
+
+    require_linux()
     module = import_module(_MODULES.get(name, "kvs.errors"))
     globals()[name] = getattr(module, name)
     return globals()[name]

@@ -9,9 +9,15 @@ import gc
 import signal
 import sys
 
+from kvs.system import require_linux
+
 
 def main() -> int:
     """Run the program with the arguments of the process; return its exit status."""
+    try:
+        require_linux()
+    except ImportError as error:
+        sys.exit(str(error))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()  # all that is loaded stays

@@ -9,9 +9,7 @@ MOST_SECONDS = 3600
 
 def cores() -> int:
     """Return the number of cores this process may use, 1 or more (`sched_getaffinity(2)`)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
+from kvs.cli import data as command_line
 from kvs.errors import counted
 from tests.journal.journals import Files, Made, contents, files, put
 from tests.tools import (
@@ -362,3 +363,21 @@ def test_a_backup_is_restored_into_new_data_alone(data: Path, tmp_path: Path) ->
         f"kvs run: {data}: a backup is restored into a new or empty data directory only",
     )
     assert kvs("dump", data).stdout == b"(a, 2)\n(b, 1)\n"
+
+
+def test_progress_on_a_terminal_that_goes_away_is_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command_line, "QUICK_SECONDS", 0)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    master, slave = os.openpty()
+    with open(slave, "w", buffering=1) as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with command_line.shown_progress() as progress:
+            progress(1, 3)
+            assert b"reading the journal" in os.read(master, 4096)
+            os.close(master)
+            progress(2, 3)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, slave)  # for what is left in the buffer
+        os.close(nowhere)

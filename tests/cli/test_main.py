@@ -47,6 +47,35 @@ def test_the_package_loads_nothing_before_it_is_used() -> None:
     assert ended.stdout == b"['kvs', 'kvs.version']\nTrue\n"
 
 
+ELSEWHERE = (
+    "import sys; sys.platform = 'darwin'; sys.argv = ['kvs', 'run', '.', '--data', 'data']; "
+)
+
+
+@pytest.mark.parametrize("use", ["kvs.Store()", "kvs.connect('fifo')", "from kvs import Session"])
+def test_on_another_system_the_library_says_what_it_needs(use: str) -> None:
+    script = f"{ELSEWHERE}import kvs\ntry:\n {use}\nexcept ImportError as error: print(error)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=SECONDS, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout == b"kvs needs Linux; this system is darwin\n"
+
+
+def test_on_another_system_the_program_says_what_it_needs(tmp_path: Path) -> None:
+    script = f"{ELSEWHERE}from kvs.__main__ import main; sys.exit(main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert ended.stderr == b"kvs needs Linux; this system is darwin\n"
+    assert not [*tmp_path.iterdir()]
+
+
 def test_the_console_script_is_the_module() -> None:
     (script,) = entry_points(group="console_scripts", name="kvs")
     assert script.value == "kvs.__main__:main"

@@ -95,6 +95,7 @@ def test_few_and_many_keys_come_out_in_order(both: Both) -> None:
         assert found == expected
 
 
+@pytest.mark.slow
 @given(st.lists(texts, max_size=4), budgets, st.sampled_from(["", "r", "rm", "m"]), st.sets(words))
 @settings(max_examples=300)
 def test_scripts_give_the_same(
@@ -207,6 +208,7 @@ def seen_at_instant(engine: Engine) -> Iterator[object]:
     yield again.items()
 
 
+@pytest.mark.slow
 @given(steps)
 @settings(max_examples=200)
 def test_any_order_of_calls_gives_the_same(both: Both, wanted: list[Step]) -> None:

@@ -21,6 +21,8 @@ from tests.server.raw import Client
 from tests.tools import HOUR, SECONDS, Ended, Start, content, end, started, told, until, write_jobs
 from tests.tools import kvs as program
 
+pytestmark = pytest.mark.slow
+
 FULL = "No space left on device"
 
 

@@ -18,6 +18,8 @@ from tests.journal.victims import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 NEVER = 10**9
 
 

@@ -26,7 +26,7 @@ from tests.tools import (
     write_jobs,
 )
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine")]
 
 # The size of a file.
 

@@ -19,6 +19,8 @@ from tests.journal.journals import put
 from tests.journal.power import Record, Recorder
 from tests.journal.victims import pairs_at, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="record")
 def _record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:

@@ -23,6 +23,8 @@ from tests.journal.disks import put_in
 from tests.journal.victims import Acknowledge, Work, killed_at_every_step, reopened, victim
 from tests.tools import content, write_jobs
 
+pytestmark = pytest.mark.slow
+
 EVERY_KIND = (
     b"WRITE [(a,1)(b,2)]\n"
     b"READ [a,nothing]\n"

@@ -430,6 +430,7 @@ def test_what_the_kernel_lost_is_made_good(served: Served, monkeypatch: pytest.M
     assert any("changes may have been missed" in line for line in served.lines)
 
 
+@pytest.mark.slow
 def test_a_real_overflow_is_made_good(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's queue is full of signs of another file before the jobs come."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())

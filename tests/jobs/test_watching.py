@@ -84,6 +84,7 @@ def test_the_directory_itself(tmp_path: Path, signs: Signs) -> None:
     assert signs() == [(Sign.CREATED, "a"), (Sign.CLOSED, "a")]
 
 
+@pytest.mark.slow
 def test_more_than_the_kernel_keeps_is_told_as_lost(tmp_path: Path, signs: Signs) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 100_000:

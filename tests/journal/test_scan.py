@@ -72,6 +72,7 @@ def test_cut_at_any_byte_what_is_left_is_a_prefix_of_the_groups() -> None:
         )
 
 
+@pytest.mark.slow
 def test_no_changed_byte_is_passed_over_or_taken_for_the_end() -> None:
     made = small()
     with opened(made.data) as file:

@@ -9,6 +9,7 @@ import pytest
 from tests.server.raw import SECONDS
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a user whose budget may be used up")
 def test_every_promise_holds_on_pipes_of_a_page_or_two_and_they_are_told_once() -> None:
     uid = 20_000 + os.getpid() % 40_000  # others may run this at the same time

@@ -5,6 +5,7 @@ when a signal ended the work.
 """
 
 import argparse
+import atexit
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from kvs.cli.say import ReaderGone, UsageError, put, say
+from kvs.cli.say import ReaderGone, UsageError, flush_at_exit, put, say
 from kvs.cli.signals import exception_at_sigint
 from kvs.engine.choice import engine_name
 from kvs.errors import EngineUnavailable, KvsError, shown
@@ -32,6 +33,7 @@ OWNERS = 0o600
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments`, by default the process's; return its exit status."""
     _fill_standard_descriptors()
+    atexit.register(flush_at_exit)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide endings
     # Forking beside threads is safe here: docs/design.md says why.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)

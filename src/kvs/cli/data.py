@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from kvs.cli.say import UsageError
 from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, cause, counted, shown
@@ -130,7 +130,10 @@ def shown_progress() -> Iterator[ShowProgress]:
             from rich.console import Console
             from rich.progress import Progress
 
-            bar = Progress(console=Console(stderr=True), transient=True)
+            from kvs.cli.screen import Terminal
+
+            terminal = Console(file=cast("TextIO", Terminal()))
+            bar = Progress(console=terminal, transient=True)
             bar.add_task("reading the journal")
             bar.start()
         bar.update(bar.task_ids[0], total=of_all, completed=done)

@@ -10,6 +10,7 @@ import sys
 from threading import Lock
 
 from kvs.errors import KvsError, cause
+from kvs.files import write_all
 
 _saying = Lock()
 """Keeps lines whole that several threads tell at the same time."""
@@ -43,14 +44,14 @@ def put(text: str) -> None:
     """
     if sys.stdout is None:
         raise OutputLost("stdout is closed: the results cannot be written")
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        raise _lost(error) from error
+    put_bytes(f"{text}\n".encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
 
 
 def put_bytes(data: bytes) -> None:
     """Write `data` to stdout, as it is.
+
+    Past Python's buffers: an unbuffered stdout (``python -u``) ignores that the kernel has accepted
+    only a part, and a buffered one writes again at exit what has failed before.
 
     Raises:
         OutputLost: it was not written.
@@ -59,16 +60,24 @@ def put_bytes(data: bytes) -> None:
     if sys.stdout is None:
         raise OutputLost("stdout is closed: the results cannot be written")
     try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        write_all(sys.stdout.fileno(), data)
     except OSError as error:
-        raise _lost(error) from error
+        kind = ReaderGone if error.errno == errno.EPIPE else OutputLost
+        raise kind(f"stdout: cannot write the results: {cause(error)}") from error
 
 
-def _lost(error: OSError) -> OutputLost:
-    # What Python has buffered would fail again at exit; give it a place to go.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    kind = ReaderGone if error.errno == errno.EPIPE else OutputLost
-    return kind(f"stdout: cannot write the results: {cause(error)}")
+def flush_at_exit() -> None:
+    """Flush stdout and stderr, and discard what one of them does not accept.
+
+    For `atexit`. The interpreter flushes both after it, and where that fails it exits with status
+    120 in place of the program's own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -66,7 +66,7 @@ class LiveScreen(Screen):
         from rich.spinner import Spinner
 
         self._console = Console(
-            file=cast("TextIO", _Terminal()),
+            file=cast("TextIO", Terminal()),
             highlight=False,
             markup=False,
             emoji=False,
@@ -120,22 +120,26 @@ class LiveScreen(Screen):
             )
 
 
-class _Terminal(io.TextIOBase):
-    """What stderr leads to; it may go away while the work goes on, and nobody is told."""
+class Terminal(io.TextIOBase):
+    """The terminal at stderr, for rich: a write that fails is ignored, and the work continues."""
 
     def write(self, text: str) -> int:
+        """Write `text`, if the terminal accepts it."""
         with contextlib.suppress(OSError):
             return sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Flush stderr, if the terminal accepts it."""
         with contextlib.suppress(OSError):
             sys.stderr.flush()
 
     def isatty(self) -> bool:
+        """Return True, also once the terminal has gone."""
         return True
 
     def fileno(self) -> int:
+        """Return the descriptor of stderr."""
         return sys.stderr.fileno()
 
 

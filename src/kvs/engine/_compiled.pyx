@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, binding=True
+# cython: language_level=3, binding=True
 # distutils: language=c++
 """The compiled engine: a door of Cython to the rooms of C++ in `native`.
 

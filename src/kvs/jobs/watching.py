@@ -38,10 +38,8 @@ class Watch:
     """
 
     def __init__(self, directory: int) -> None:
-        try:
-            from inotify_simple import INotify, flags  # type: ignore[import-untyped]
-        except ImportError as error:  # the system has no inotify, or the package is not installed
-            raise OSError("inotify, of Linux, is needed; install inotify-simple") from error
+        from inotify_simple import INotify, flags  # type: ignore[import-untyped]
+
         self._signs = {
             flags.MODIFY: Sign.WRITTEN,
             flags.CLOSE_WRITE: Sign.CLOSED,

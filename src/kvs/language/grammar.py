@@ -15,6 +15,7 @@ Laws:
 """
 
 import re
+import sys
 
 WORD_BYTES = 40
 """A key or a value has at most so many bytes, and at least one."""
@@ -31,13 +32,21 @@ COMMANDS = ("WRITE", "READ", "DELETE", "WAIT", "SHOW", "BACKUP", "HELP")
 WRITE, READ, DELETE, WAIT, SHOW, BACKUP, HELP = range(1, 8)
 INVALID = 8
 
+# Python before 3.11.5 does not return to the start of a possessive repetition's turn that fails
+# half-way (github.com/python/cpython/issues/106052), and so would accept lines that are not valid.
+# An atomic group matches the same, but needs memory for every turn.
+_BROKEN = sys.version_info < (3, 11, 5)
+_MANY, _SOME = (rb"(?>(?:%b)*)", rb"(?>(?:%b)+)") if _BROKEN else (rb"(?:%b)*+", rb"(?:%b)++")
+"""Repetitions of a group that never go back: any number of turns, and at least one."""
+
 BLANKS = rb"[ \t]*+"
 NOT_IN_WORDS = rb"\0\n\r \t,)\]"
 WORD = rb"[^%b]{1,%d}+" % (NOT_IN_WORDS, WORD_BYTES)
 VALUE = rb"(?!(?:%b)[ \t)])%b" % (b"|".join(RESERVED), WORD)
 _PAIR = rb"\(%b,%b\)" % (BLANKS + WORD + BLANKS, BLANKS + VALUE + BLANKS)
-_PAIRS = rb"\[((?:%b)++)%b\]" % (BLANKS + _PAIR, BLANKS)
-_KEYS = rb"\[(%b(?:,%b)*+)\]" % ((BLANKS + WORD + BLANKS,) * 2)
+_PAIRS = rb"\[(%b)%b\]" % (_SOME % (BLANKS + _PAIR), BLANKS)
+_KEY = BLANKS + WORD + BLANKS
+_KEYS = rb"\[(%b%b)\]" % (_KEY, _MANY % (b"," + _KEY))
 _COMMAND = rb"|".join(
     (
         rb"WRITE" + BLANKS + _PAIRS,
@@ -56,9 +65,9 @@ LINE = re.compile(
     rb"(?!\Z)(?:%b(?:%b)%b\r?(?:\n|\Z)|([^\n]*+)(?:\n|\Z))" % (BLANKS, _COMMAND, BLANKS)
 )
 
-GOOD_PAIRS = re.compile(rb"(?:%b)*+" % (BLANKS + _PAIR))
+GOOD_PAIRS = re.compile(_MANY % (BLANKS + _PAIR))
 """As many good pairs as there are: what comes next is the list's end, or its fault."""
-GOOD_KEYS = re.compile(rb"(?:%b,)*+" % (BLANKS + WORD + BLANKS))
+GOOD_KEYS = re.compile(_MANY % (_KEY + b","))
 """As many good keys, each with the comma behind it, as there are."""
 
 
