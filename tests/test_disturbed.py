@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def at_each_instruction(
             _argument: object,
             number: int = number,
             counter: Iterator[int] = counter,
-        ) -> object:
+        ) -> Any:
             if not frame.f_code.co_filename.startswith(SOURCE):
                 return None
             frame.f_trace_opcodes = True
@@ -115,7 +116,7 @@ def test_an_exception_at_any_instruction_of_a_change_leaves_it_whole_or_undone(
     assert [change.value for change in seen if change.key == b"l"] == values
     assert values == list(dict.fromkeys(values))
     assert values[-1] == b"end"
-    assert set(map(int, filter(None, values[:-1]))) <= set(written)  # type: ignore[arg-type]
+    assert set(map(int, filter(None, values[:-1]))) <= set(written)
     assert reopened(store, tmp_path)[:2] == [(b"k", b"end"), (b"l", b"end")]
 
 
@@ -195,7 +196,7 @@ def test_a_close_within_any_instruction_of_a_change_closes_the_store(tmp_path: P
                 reached[0] = True
                 store.close()
 
-        def trace(frame: FrameType, event: str, _argument: object) -> object:
+        def trace(frame: FrameType, event: str, _argument: object) -> Any:
             if not frame.f_code.co_filename.startswith(SOURCE):
                 return None
             frame.f_trace_opcodes = True
@@ -242,7 +243,7 @@ def test_an_exception_in_any_instruction_of_a_close_lets_the_next_one_finish(
             _argument: object,
             counter: Iterator[int] = counter,
             step: int = step,
-        ) -> object:
+        ) -> Any:
             if not frame.f_code.co_filename.startswith(SOURCE):
                 return None
             frame.f_trace_opcodes = True
