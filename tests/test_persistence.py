@@ -275,7 +275,7 @@ def test_jobs_stop_when_the_journal_fails_whatever_they_wait_for(
     assert isinstance(report, kvs.Report)
     assert [job.state.value for job in report.jobs] == ["failed", "failed", "not started"]
     assert sorted(map(str, told)) == [
-        f"{jobs}/{name}.job: the journal failed, and what it did after revision 2 is not kept"
+        f"{jobs}/{name}.job: the journal failed, and what it did after revision 2 may be lost"
         for name in "ab"
     ]
     assert content(jobs / "a.out") == b"Waiting...\n"
@@ -304,8 +304,8 @@ def test_a_snapshot_whose_journal_fails_is_reported_and_leaves_nothing(
     report = store.run_jobs(jobs, tell=told.append)
     assert report.failed
     reason = (
-        f"{tmp_path}/d: the journal cannot be written: Input/output error; nothing after "
-        "revision 1 is kept: mend that, and start again"
+        f"{tmp_path}/d: the journal cannot be written: Input/output error; "
+        "revisions up to 1 are synced, later ones are lost; fix the cause and restart"
     )
     assert (
         f"{jobs}/a.job:2: snapshot 1 failed: {jobs}/a-1.bck: no snapshot was written: {reason}"

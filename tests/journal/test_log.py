@@ -181,9 +181,12 @@ def test_when_a_step_fails_nothing_is_told_or_tried_any_more(tmp_path: Path, ste
         with pytest.raises(JournalFailed) as failed:
             log.wait(2)
         failure = failed.value
+        known = "are synced, later ones are lost"
+        if "sync" in step:
+            known = "were synced, later ones may be lost"
         assert str(failure) == (
-            f"{tmp_path}/d: the journal cannot be written: Input/output error; nothing after "
-            "revision 1 is kept: mend that, and start again"
+            f"{tmp_path}/d: the journal cannot be written: Input/output error; "
+            f"revisions up to 1 {known}; fix the cause and restart"
         )
         log.wait(1)  # it was safe before
         for refused in (
@@ -202,6 +205,49 @@ def test_when_a_step_fails_nothing_is_told_or_tried_any_more(tmp_path: Path, ste
         assert (log.failure, told, fault.failed) == (failure, [], 1)
     found, _ = read(tmp_path / "d")
     assert found.revision in {1, 2}
+
+
+@pytest.mark.parametrize("fsync", ["interval", "never"])
+def test_a_failure_tells_what_is_synced_and_what_is_only_written(
+    tmp_path: Path, fsync: str
+) -> None:
+    fault = Fault("within append", errno.EDQUOT)
+    with opened(tmp_path / "d", fault, DataSettings(fsync, 3600)) as log:
+        for number in range(3):
+            log.add(write(number), 1)
+            log.wait(log.added)
+        log.sync_ahead()
+        for number in range(3, 5):
+            log.add(write(number), 1)
+            log.wait(log.added)
+        fault.armed = True
+        log.add(write(5), 1)
+        with pytest.raises(JournalFailed) as failed:
+            log.wait(log.added)
+    assert (failed.value.revision, failed.value.written) == (3, 5)
+    assert str(failed.value) == (
+        f"{tmp_path}/d: the journal cannot be written: Disk quota exceeded; revisions up to 3 are "
+        "synced, up to 5 are written but may be lost in a power failure, later ones are lost; "
+        "fix the cause and restart"
+    )
+    assert failed.value.lost_after == "what it did after revision 5 is lost"
+    assert read(tmp_path / "d")[0].revision == 5
+
+
+def test_after_a_failed_sync_it_tells_only_what_was_synced_before(tmp_path: Path) -> None:
+    fault = Fault()
+    with opened(tmp_path / "d", fault, DataSettings("never")) as log:
+        log.add(write(0), 1)
+        log.begin_segment()
+        log.add(write(1), 1)
+        log.wait(log.added)
+        fault.armed = True
+        with pytest.raises(OSError, match="Input/output error"):
+            log.sync_ahead()
+        failure = until(lambda: log.failure)
+    assert failure is not None
+    assert (failure.revision, failure.written) == (1, None)
+    assert failure.lost_after == "what it did after revision 1 may be lost"
 
 
 @pytest.mark.parametrize("step", ["before sync", "before commit", "after commit"])

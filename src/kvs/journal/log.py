@@ -82,6 +82,10 @@ class _Tampered(Exception):
     """Somebody has done something to what is written; its text says what."""
 
 
+class _SyncFailed(Exception):
+    """An fsync(2) of the journal failed, so that the state of what was written is unknown."""
+
+
 class Log:
     """A journal that is being written. Any thread may call any public method, at any time."""
 
@@ -103,6 +107,8 @@ class Log:
         self._interval = settings.fsync_interval
         self._segment_bytes = settings.segment_bytes
         self._written_revision = self._synced_revision = revision
+        self._synced_ahead = revision
+        """Last revision that another thread has synced."""
         self._unsynced_since: float | None = None
         self._waiting: SimpleQueue[_Added | _NewSegment | None] = SimpleQueue()
         """What is to be written, in order; None only wakes the writer."""
@@ -119,7 +125,6 @@ class Log:
         """How many items are committed; the writer's, as all that follows but for `_closing`."""
         self._progress = Waiters()
         """Those that wait for `_safe`, a failure, or the end."""
-        self._safe_revision = revision
         self._afters: deque[tuple[int, Call]] = deque()
         self._closing = False
         self._ended = False
@@ -269,9 +274,11 @@ class Log:
         """
         if self._fsync is Fsync.ALWAYS:
             return
+        revision = self._written_revision  # before the segment: it is in this one or synced
         file = self._disk.open(form.file_name(Kind.JOURNAL, self._segment.number))
         try:
             self._disk.sync(file)
+            self._synced_ahead = revision
         except OSError as error:
             self._not_synced = error
             self._waiting.put(None)
@@ -360,12 +367,15 @@ class Log:
             self._look()
         except _Tampered as what:
             self._fail(str(what), self._seen_revision)
+        except _SyncFailed as error:
+            self._fail(str(error), self._written_revision)
         except OSError as error:
-            self._fail(cause(error))
+            self._fail(cause(error), self._written_revision, self._written_revision)
         except MemoryError:
-            self._fail("there is not enough memory")
+            reason = "there is not enough memory"
+            self._fail(reason, self._written_revision, self._written_revision)
         except BaseException as defect:  # who waits must not wait for ever
-            self._fail(f"a defect: {defect!r}")
+            self._fail(f"a defect: {defect!r}", self._written_revision, self._written_revision)
             raise
         finally:
             self._disk.close(self._segment.file)
@@ -388,7 +398,7 @@ class Log:
                 if item := self._waiting.get_nowait():
                     work.append(item)
         if self._not_synced is not None:
-            raise self._not_synced
+            raise _SyncFailed(cause(self._not_synced))
         return None if self._closing and not work and self._waiting.empty() else work
 
     def _look(self) -> None:
@@ -426,7 +436,7 @@ class Log:
         header, chain = form.encode_header(self._segment.chain, before, after, *body)
         self._disk.append(self._segment.file, header, *body)
         if self._fsync is Fsync.ALWAYS:
-            self._disk.sync(self._segment.file)
+            self._sync(after)
         elif self._fsync is Fsync.INTERVAL and self._unsynced_since is None:
             self._unsynced_since = time.monotonic()
         self._segment.chain = chain
@@ -441,7 +451,6 @@ class Log:
     def _tell(self, group: list[_Added], count: int) -> None:
         """Tell all who wait for what has become safe."""
         self._bytes_written += sum(len(each.text) for each in group)
-        self._safe_revision = self._written_revision
         self._safe += count
         self._progress.notify_all()
         for each in group:
@@ -449,9 +458,13 @@ class Log:
                 each.then()
         self._call_afters()
 
-    def _sync(self) -> None:
-        self._disk.sync(self._segment.file)
-        self._synced_revision = self._written_revision
+    def _sync(self, revision: int | None = None) -> None:
+        """Sync the segment, whose last revision is `revision`, or the last one written."""
+        try:
+            self._disk.sync(self._segment.file)
+        except OSError as error:
+            raise _SyncFailed(cause(error)) from error
+        self._synced_revision = self._written_revision if revision is None else revision
         self._unsynced_since = None
 
     def _next_segment(self, number: int) -> None:
@@ -466,12 +479,10 @@ class Log:
         self._header_bytes = 0
         self._segment = Segment(file, number, chain, size)
 
-    def _fail(self, reason: str, kept: int | None = None) -> None:
-        """Make an end; what comes after the revision `kept`, or what was not safe, is not kept."""
-        if kept is None:
-            # With an interval, what was told is not yet as durable as it should have become.
-            kept = self._synced_revision if self._fsync is Fsync.INTERVAL else self._safe_revision
-        self._failure = JournalFailed(self._shown, kept, reason)
+    def _fail(self, reason: str, most: int, written: int | None = None) -> None:
+        """End: what was synced is durable, up to `most`; up to `written`, the kernel has it."""
+        synced = min(max(self._synced_revision, self._synced_ahead), most)
+        self._failure = JournalFailed(self._shown, synced, reason, written)
         self._afters.clear()
         self._progress.notify_all()
         self._call_failed(self._failure)
