@@ -16,7 +16,7 @@ from kvs.engine.boundary import BUDGET, Effects, Engine, Instant
 from kvs.errors import DataUnusable, KvsError, SnapshotFailed, cause
 from kvs.journal import form
 from kvs.journal.disk import Disk
-from kvs.journal.folder import Folder
+from kvs.journal.folder import Folder, new_mark
 from kvs.journal.form import Head, Kind
 from kvs.journal.log import Log
 from kvs.journal.progress import Jobs, came_to
@@ -111,7 +111,7 @@ class Persistence:
     def _open(self, progress: ShowProgress) -> None:
         began = time.perf_counter()
         if not any(self._folder.numbers().values()):
-            store = os.urandom(form.STORE_DIGITS // 2).hex().encode()
+            store = new_mark()
             segment = self._folder.begin(self._disk, store)
             revision = 0
             self._snapshot_bytes = self._since_snapshot = 0
