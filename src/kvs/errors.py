@@ -103,6 +103,8 @@ class SnapshotFailed(KvsError):
 
     file: str
     reason: str
+    number: int | None = None
+    """The system's error number, if that was the cause."""
 
     def __str__(self) -> str:
         return f"{self.file}: no snapshot was written: {self.reason}"

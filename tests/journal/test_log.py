@@ -250,6 +250,118 @@ def test_after_a_failed_sync_it_tells_only_what_was_synced_before(tmp_path: Path
     assert failure.lost_after == "what it did after revision 1 may be lost"
 
 
+class Room:
+    """Fails steps called `name` as a full disk does, until room is made. A `Step`."""
+
+    def __init__(self, name: str, number: int = errno.ENOSPC) -> None:
+        self.name, self.number = name, number
+        self.armed = False
+        self.asked: list[int | None] = []
+
+    def __call__(self, name: str) -> None:
+        if self.armed and name == self.name:
+            raise OSError(self.number, os.strerror(self.number))
+
+    def made(self, error: OSError) -> bool:
+        self.asked.append(error.errno)
+        self.armed = False
+        return True
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("step", ["before append", "within append"])
+def test_a_group_for_which_the_disk_is_full_is_written_again_when_room_was_made(
+    tmp_path: Path, step: str, number: int
+) -> None:
+    room = Room(step, number)
+    with opened(tmp_path / "d", room) as log:
+        log.on_full = room.made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        for text in (write(1), write(2)):
+            log.add(text, 1)
+            log.wait(log.added)
+        log.add(write(3), 1)
+    made = Made()
+    for text in map(write, range(4)):
+        made.group(text, 1)
+    assert contents(tmp_path / "d") == files(made)
+    assert room.asked == [number]
+
+
+def test_a_new_segment_for_which_the_disk_is_full_is_made_when_room_was_made(
+    tmp_path: Path,
+) -> None:
+    room = Room("within append")
+    with opened(tmp_path / "d", room) as log:
+        log.on_full = room.made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        log.begin_segment()
+        log.add(write(1), 1)
+    first = Made().group(write(0), 1)
+    assert contents(tmp_path / "d") == files(first, first.next().group(write(1), 1))
+    assert room.asked == [errno.ENOSPC]
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [("within append", errno.EIO), ("before sync", errno.ENOSPC), ("before sync", errno.EDQUOT)],
+)
+def test_no_other_failure_is_recovered_from(tmp_path: Path, step: str, number: int) -> None:
+    room = Room(step, number)
+    with opened(tmp_path / "d", room) as log:
+        log.on_full = room.made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        log.add(write(1), 1)
+        with pytest.raises(JournalFailed):
+            log.wait(log.added)
+    assert room.asked == []
+
+
+def test_a_sync_that_fails_while_a_group_is_cut_off_is_the_end(tmp_path: Path) -> None:
+    room = Room("within append")
+    with opened(tmp_path / "d", room) as log:
+
+        def made(_error: OSError) -> bool:
+            room.name, room.number = "before cut", errno.EIO
+            return True
+
+        log.on_full = made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        log.add(write(1), 1)
+        with pytest.raises(JournalFailed) as failed:
+            log.wait(log.added)
+    assert (failed.value.reason, failed.value.revision) == ("Input/output error", 1)
+    assert failed.value.written is None
+
+
+def test_while_it_holds_it_writes_up_to_the_next_segment_and_no_further(tmp_path: Path) -> None:
+    with opened(tmp_path / "d", settings=DataSettings(segment_bytes=200)) as log:
+        log.hold()
+        for number in range(20):  # into segments of its own making
+            log.add(write(number), 1)
+            log.wait(log.added)
+        log.begin_segment()
+        begun = log.added
+        log.add(write(20), 1)
+        log.wait(begun)
+        assert not log.is_safe(log.added)
+        assert read(tmp_path / "d")[0].revision == 20
+        log.let_go()
+        log.wait(log.added)
+        log.hold()
+        log.begin_segment()
+        log.add(write(21), 1)
+    assert read(tmp_path / "d")[0].revision == 22  # closed all the same
+
+
 @pytest.mark.parametrize("step", ["before sync", "before commit", "after commit"])
 def test_a_segment_that_cannot_be_begun_is_the_end(tmp_path: Path, step: str) -> None:
     fault = Fault(step, errno.ENOSPC)

@@ -11,6 +11,7 @@ from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind, file_name, kind_and_number
 from kvs.journal.log import Segment
+from kvs.journal.reserve import FULL, RESERVE, Reserve
 from kvs.lock import LOCK, HeldDirectory
 
 OTHERS_MAY_WRITE = 0o022
@@ -70,7 +71,12 @@ class Folder(HeldDirectory):
 
         """
         try:
-            why_not = self._lock.acquire()
+            try:
+                why_not = self._lock.acquire()
+            except OSError as error:
+                if error.errno not in FULL or not Reserve(self.descriptor).release():
+                    raise
+                why_not = self._lock.acquire()
             if why_not is None:
                 return clear_leftovers(self.descriptor)
         except OSError as error:
@@ -107,7 +113,7 @@ class Folder(HeldDirectory):
         for name in self._names():
             if found := kind_and_number(name):
                 numbers[found[0]].append(found[1])
-            elif name != LOCK and not is_temporary(name):
+            elif name not in {LOCK, RESERVE} and not is_temporary(name):
                 others.add(name)
         if not any(numbers.values()):
             if others - {UNFINISHED}:

@@ -10,6 +10,8 @@ Laws:
   may add or wait at any point, a signal handler or a finalizer within another call included.
 - When a write or a sync fails, that is the end: memory has run ahead of the disk, and after a
   failed fsync(2) nobody knows what the disk has. Nothing is tried again, nothing more is told.
+- One failure alone is recovered from, a write(2) for which the disk is full: if room can be made,
+  the segment is cut back to its last group, and the group is written again, once.
 - So it is when the directory, or the segment, is not where it was any more, or not as long: what
   goes into a file without a name, or behind what proves nothing, is lost to the next start. That is
   looked at every `LOOK_SECONDS`.
@@ -30,6 +32,7 @@ from kvs.errors import DataUnusable, JournalFailed, StoreClosed, cause
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind
+from kvs.journal.reserve import FULL
 from kvs.settings import DataSettings
 from kvs.waiting import Waiters
 
@@ -140,6 +143,14 @@ class Log:
         """Called by the thread that writes, after each group."""
         self.tampering: Callable[[Segment], str | None] = lambda _: None
         """Called by it now and then: what somebody did to the journal's files, None if nothing."""
+        self.on_full: Callable[[OSError], bool] = lambda _: False
+        """Called by it when the disk is full: whether there is room now, to try once more."""
+        self._holding: int | None = None
+        """Number of the segment into which nothing is written for now; 0 is the next one begun."""
+        self._let_go: SimpleQueue[None] = SimpleQueue()
+        """Wakes the writer from that."""
+        self.segment_added = 0
+        """What `wait` takes to wait for the beginning of the segment that was begun last."""
         self._looked_at = time.monotonic()
         self._seen_revision = revision
         """The last one that was written when all was as it should be."""
@@ -233,10 +244,10 @@ class Log:
             JournalFailed: nothing is written any more.
 
         """
-        number = 0
+        number = added = 0
 
         def steps() -> list[Step]:
-            nonlocal number
+            nonlocal number, added
             self.check()
             added = self._counts[0]
             number = self._number + 1
@@ -247,7 +258,19 @@ class Log:
             ]
 
         self._take(steps)
+        self.segment_added = added + 1
+        if self._holding == 0:
+            self._holding = number
         return number
+
+    def hold(self) -> None:
+        """Write nothing into the segment that `begin_segment` begins next, until `let_go`."""
+        self._holding = 0
+
+    def let_go(self) -> None:
+        """End a `hold`, if there is one."""
+        self._holding = None
+        self._let_go.put(None)
 
     @staticmethod
     def _take(steps: Callable[[], list[Step]]) -> None:
@@ -332,6 +355,7 @@ class Log:
         """
         self._closing = True
         self._waiting.put(None)
+        self._let_go.put(None)
         if get_ident() == self._writer.ident:
             self._at_end = then
             return
@@ -389,6 +413,10 @@ class Log:
         if self._unsynced_since is not None:
             until = min(until, self._unsynced_since + self._interval)
         work: list[_Added | _NewSegment] = []
+        if self._holding == self._segment.number and not self._closing:
+            with contextlib.suppress(Empty):
+                self._let_go.get(timeout=max(0.0, until - time.monotonic()))
+            return work
         with contextlib.suppress(Empty):
             if item := self._waiting.get(timeout=max(0.0, until - time.monotonic())):
                 work.append(item)
@@ -434,7 +462,7 @@ class Log:
         before = self._written_revision
         after = before + sum(each.changes for each in group)
         header, chain = form.encode_header(self._segment.chain, before, after, *body)
-        self._disk.append(self._segment.file, header, *body)
+        self._append(header, *body)
         if self._fsync is Fsync.ALWAYS:
             self._sync(after)
         elif self._fsync is Fsync.INTERVAL and self._unsynced_since is None:
@@ -447,6 +475,26 @@ class Log:
         self.bytes += size
         self._tell(group, len(group))
         self.on_written()
+
+    def _append(self, *pieces: bytes) -> None:
+        """Append to the segment; if the disk is full, cut off what was written of it and retry.
+
+        Nothing has been acknowledged of that, and no fsync(2) has failed, so it can be recovered.
+        """
+        segment = self._segment
+        try:
+            self._disk.append(segment.file, *pieces)
+        except OSError as error:
+            if not self._made_room(error):
+                raise
+            try:
+                self._disk.cut(segment.file, segment.size)
+            except OSError as failed:
+                raise _SyncFailed(cause(failed)) from failed
+            self._disk.append(segment.file, *pieces)
+
+    def _made_room(self, error: OSError) -> bool:
+        return error.errno in FULL and self.on_full(error)
 
     def _tell(self, group: list[_Added], count: int) -> None:
         """Tell all who wait for what has become safe."""
@@ -473,7 +521,12 @@ class Log:
         old = self._segment
         head = Head(Kind.JOURNAL, number, self._written_revision, self._store, old.chain)
         first = head.encode()
-        file = self._disk.create(head.name, first)
+        try:
+            file = self._disk.create(head.name, first)
+        except OSError as error:
+            if not self._made_room(error):
+                raise
+            file = self._disk.create(head.name, first)
         self._disk.close(old.file)
         _, size, chain = form.decode_head(first)
         self._header_bytes = 0
