@@ -234,8 +234,7 @@ class PythonEngine:
 
     def most_bytes(self) -> int:
         """Return the bytes of all keys and values."""
-        with self._lock:
-            pairs = self._table.copy()
+        pairs = self._table.copy()
         return sum(map(len, pairs)) + sum(map(len, pairs.values()))
 
     @property
