@@ -92,7 +92,7 @@ class _SyncFailed(Exception):
 class Log:
     """A journal that is being written. Any thread may call any public method, at any time."""
 
-    def __init__(  # noqa: PLR0917  (each is of another type)
+    def __init__(  # noqa: PLR0915, PLR0917  (each is of another type)
         self,
         disk: Disk,
         shown: str,
