@@ -1,8 +1,10 @@
 """Looking after a data directory: check, dump, and repair at every damage."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ from kvs import Store, upkeep
 from kvs.errors import DataDamaged, DataUnusable, DirectoryInUse
 from kvs.journal.folder import Folder
 from kvs.settings import DataSettings
-from tests.journal.disks import Kill, Stepping
+from tests.journal.disks import Fault, Gate, Kill, Stepping
 from tests.journal.journals import Files, Made, contents, files, put, read
 from tests.journal.power import Record, Recorder
 from tests.journal.victims import killed_at_every_step, pairs_at, write
+from tests.tools import SECONDS
 
 
 def made() -> tuple[Made, Made, Made]:
@@ -341,3 +344,138 @@ def test_what_cannot_be_opened_is_no_damage_and_is_not_cut(tmp_path: Path, numbe
     assert upkeep.repair(directory) is None
     with Store(directory) as store:
         assert store.items() == [(b"a", b"1"), (b"b", b"2")]
+
+
+# Restore.
+
+PAIRS = {b"a": b"1", b"b": b"2"}
+LINE = b"WRITE [(a,1)(b,2)]\n"
+INTERRUPTED = "a restore into it was interrupted; restore again or remove the directory"
+
+
+def test_a_restore_makes_one_change_of_a_new_store(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir(mode=0o750)
+    for name in ("new", "empty"):
+        assert upkeep.restore(tmp_path / name, PAIRS) == 1
+        [(file, data)] = contents(tmp_path / name).items()
+        assert file == "0000000001.journal"
+        assert data.endswith(b"\n" + LINE)
+        with Store(tmp_path / name) as store:
+            assert (store.revision, store.items()) == (1, sorted(PAIRS.items()))
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_restore_of_no_pairs_makes_an_empty_store(tmp_path: Path) -> None:
+    assert upkeep.restore(tmp_path / "d", {}) == 0
+    assert (upkeep.check(tmp_path / "d").revision, len(contents(tmp_path / "d"))) == (0, 1)
+
+
+def test_a_restore_leaves_a_store_and_other_files_alone(tmp_path: Path) -> None:
+    with Store(tmp_path / "d"), pytest.raises(DirectoryInUse):
+        upkeep.restore(tmp_path / "d", PAIRS)
+    before = contents(tmp_path / "d")
+    assert upkeep.restore(tmp_path / "d", PAIRS) is None
+    assert contents(tmp_path / "d") == before
+    put(tmp_path / "other", {"file": b"mine"})
+    with pytest.raises(DataUnusable, match="it is not empty, and holds no journal"):
+        upkeep.restore(tmp_path / "other", PAIRS)
+    assert contents(tmp_path / "other") == {"file": b"mine"}
+
+
+def test_an_interrupted_restore_is_refused_and_can_be_repeated(tmp_path: Path) -> None:
+    left = {"restore.unfinished": b"", ".kvs-0123456789abcdef.tmp": b"# kvs jour", ".kvs.lock": b""}
+    openers: list[Callable[[Path], object]] = [Store, upkeep.check, upkeep.repair]
+    for opener in openers:
+        put(tmp_path / "d", left)
+        with pytest.raises(DataUnusable) as told:
+            opener(tmp_path / "d")
+        assert told.value.reason == INTERRUPTED
+    put(tmp_path / "d", left)
+    assert upkeep.restore(tmp_path / "d", PAIRS) == 1
+    assert list(contents(tmp_path / "d")) == ["0000000001.journal"]
+
+
+def test_a_mark_that_a_finished_restore_left_is_removed_by_the_next_start(tmp_path: Path) -> None:
+    upkeep.restore(tmp_path / "d", PAIRS)
+    (tmp_path / "d" / "restore.unfinished").touch()
+    assert upkeep.check(tmp_path / "d").revision == 1
+    with Store(tmp_path / "d") as store:
+        assert store.revision == 1
+    assert "restore.unfinished" not in contents(tmp_path / "d")
+
+
+def whole_or_not_at_all(directory: Path) -> bool:
+    """Check what a restore left that did not end; return whether everything is there."""
+    refusal = None
+    try:
+        upkeep.check(directory)
+    except DataUnusable as refused:
+        refusal = refused.reason
+        assert upkeep.restore(directory, PAIRS) == 1
+    assert refusal in {None, INTERRUPTED, "it holds no journal"}
+    with Store(directory) as store:
+        assert (store.revision, store.items()) == (1, sorted(PAIRS.items()))
+    return refusal is None
+
+
+def test_a_restore_that_is_killed_at_any_step_leaves_all_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(number: int) -> Callable[[object], None]:
+        def restore(_acknowledge: object) -> None:
+            kill = Kill(number)
+            monkeypatch.setattr("kvs.upkeep.Disk", lambda opened: Stepping(opened, kill))
+            upkeep.restore(tmp_path / f"{number}", PAIRS)
+
+        return restore
+
+    whole = [
+        whole_or_not_at_all(tmp_path / f"{number}") for number, _ in killed_at_every_step(prepared)
+    ]
+    assert whole == sorted(whole)
+    assert set(whole) == {False, True}
+
+
+def test_a_restore_leaves_all_or_nothing_after_a_power_loss_at_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record()
+    with monkeypatch.context() as recorded:
+        recorded.setattr("kvs.upkeep.Disk", lambda opened: Recorder(opened, record))
+        upkeep.restore(tmp_path / "d", PAIRS)
+    record.close()
+    left = [files for moment in record.moments for files in moment.left()]
+    assert left[-1].keys() == {"0000000001.journal"}
+    assert {whole_or_not_at_all(put(tmp_path / "left", files)) for files in left} == {False, True}
+
+
+@pytest.mark.parametrize("step", ["before mark", "within append", "before sync", "after commit"])
+def test_a_restore_that_cannot_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    fault = Fault(step, errno.ENOSPC)
+    fault.armed = True
+    monkeypatch.setattr("kvs.upkeep.Disk", lambda opened: Stepping(opened, fault))
+    with pytest.raises(DataUnusable) as told:
+        upkeep.restore(tmp_path / "d", PAIRS)
+    assert told.value.reason == "cannot make the journal: No space left on device"
+    assert contents(tmp_path / "d") == {}
+    fault.armed = False
+    assert upkeep.restore(tmp_path / "d", PAIRS) == 1
+
+
+def test_nobody_opens_a_directory_into_which_a_restore_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate("before commit")
+    monkeypatch.setattr("kvs.upkeep.Disk", lambda opened: Stepping(opened, gate))
+    with ThreadPoolExecutor(1) as pool, gate.shut():
+        restored = pool.submit(upkeep.restore, tmp_path / "d", PAIRS)
+        gate.wait_until_held()
+        for opener in (Store, upkeep.check, lambda path: upkeep.restore(path, PAIRS)):
+            with pytest.raises(DirectoryInUse):
+                opener(tmp_path / "d")
+        gate.open()
+        assert restored.result(SECONDS) == 1
+    assert upkeep.check(tmp_path / "d").pairs == 2

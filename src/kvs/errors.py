@@ -103,6 +103,8 @@ class SnapshotFailed(KvsError):
 
     file: str
     reason: str
+    number: int | None = None
+    """The system's error number, if that was the cause."""
 
     def __str__(self) -> str:
         return f"{self.file}: no snapshot was written: {self.reason}"
@@ -348,18 +350,42 @@ class DataDamaged(KvsError):
 
 @dataclass(eq=False)
 class JournalFailed(KvsError):
-    """The journal could not be written: nothing after `revision` is kept, or was shown."""
+    """The journal cannot be written. Nothing more is committed, and the store must be reopened."""
 
     directory: str
     revision: int
-    """The last one that is as durable as was asked for, and that was in its place for sure."""
+    """Last revision that was synced to disk: it outlasts a power failure."""
     reason: str
+    written: int | None = None
+    """Last revision that was written (write(2)), `revision` or a later one: it outlasts this
+    process, but perhaps not a power failure. None after a failed sync, and when another process
+    has changed the files: the state of later revisions is unknown."""
 
     def __str__(self) -> str:
         return (
-            f"{self.directory}: the journal cannot be written: {self.reason}; nothing after "
-            f"revision {self.revision} is kept: mend that, and start again"
+            f"{self.directory}: the journal cannot be written: {self.reason}; {self.extent}; "
+            "fix the cause and restart"
         )
+
+    @property
+    def extent(self) -> str:
+        """What is known of the revisions in the journal, for a person."""
+        if self.written is None:
+            return f"revisions up to {self.revision} were synced, later ones may be lost"
+        synced = f"revisions up to {self.revision} are synced"
+        if self.written == self.revision:
+            return f"{synced}, later ones are lost"
+        return (
+            f"{synced}, up to {self.written} are written but may be lost in a power failure, "
+            "later ones are lost"
+        )
+
+    @property
+    def lost_after(self) -> str:
+        """What a restart does not find, for a person who asks for one job."""
+        if self.written is None:
+            return f"what it did after revision {self.revision} may be lost"
+        return f"what it did after revision {self.written} is lost"
 
 
 class StoreClosed(KvsError):

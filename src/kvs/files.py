@@ -184,10 +184,15 @@ def check_replaceable(name: bytes, directory: int | None = None) -> None:
         raise NotARegularFile
 
 
+def is_temporary(name: bytes) -> bool:
+    """Return whether a file with this name is the temporary file of a `Replacement`."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def clear_leftovers(directory: int) -> None:
     """Remove the temporary files that a crash left in `directory`; those in use stay."""
     for name in map(os.fsencode, os.listdir(directory)):
-        if _TEMPORARY.fullmatch(name):
+        if is_temporary(name):
             with contextlib.suppress(OSError):  # not ours, in use, or gone: not ours to remove
                 file = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, directory)
                 try:

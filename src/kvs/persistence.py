@@ -4,6 +4,8 @@ It brings together what does not know of each other: an engine is filled with wh
 holds, its effects go into the journal, and a snapshot of it makes the journal short again.
 """
 
+import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,17 +18,29 @@ from kvs.engine.boundary import BUDGET, Effects, Engine, Instant
 from kvs.errors import DataUnusable, KvsError, SnapshotFailed, cause
 from kvs.journal import form
 from kvs.journal.disk import Disk
-from kvs.journal.folder import Folder
+from kvs.journal.folder import Folder, new_mark
 from kvs.journal.form import Head, Kind
-from kvs.journal.log import Log
+from kvs.journal.log import Log, Segment
 from kvs.journal.progress import Jobs, came_to
 from kvs.journal.recovery import Found, Reader, Torn
+from kvs.journal.reserve import FULL, Reserve
 from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
 
+log = logging.getLogger("kvs.store")
+
 GROUP_BYTES = 1 << 20
 """Of the lines of a snapshot in one group."""
+
+PAIR_BYTES = 4
+"""Of a pair in a snapshot, at most, beside key and value: ``(,)`` and a part of ``WRITE []``."""
+
+FEWEST_GROUP_BYTES = 1 << 12
+"""Bytes of lines to each byte of group headers, at least."""
+
+FILES_BYTES = 64 << 10
+"""What a snapshot and a new segment take at most beside the lines: blocks, and their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,7 @@ class Persistence:
         try:
             self._folder.lock()
             self._disk = disk(self._folder.descriptor)
+            self.reserve = Reserve(self._folder.descriptor)
             self._open(progress)
         except BaseException:
             self._folder.__exit__(None, None, None)
@@ -111,7 +126,7 @@ class Persistence:
     def _open(self, progress: ShowProgress) -> None:
         began = time.perf_counter()
         if not any(self._folder.numbers().values()):
-            store = os.urandom(form.STORE_DIGITS // 2).hex().encode()
+            store = new_mark()
             segment = self._folder.begin(self._disk, store)
             revision = 0
             self._snapshot_bytes = self._since_snapshot = 0
@@ -131,11 +146,15 @@ class Persistence:
         """When the log has written so many bytes, the journal is to be compacted."""
         self._begun_at = 0
         """How many it had written when the last snapshot began."""
+        self._begun_when = 0
+        """What `log.wait` takes to wait for all up to then."""
         self.on_grown: Callable[[], None] = lambda: None
         """Called by the journal's thread when the journal is to be compacted."""
         self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
         self.log.on_written = self._written
-        self.log.tampering = self._folder.tampering
+        self.log.tampering = self._look
+        self.log.on_full = self._make_room
+        self.reserve.renew()
         try:
             self.log.start()
         except DataUnusable:
@@ -184,10 +203,43 @@ class Persistence:
     def _bound(self) -> int:
         return max(self._settings.compact_bytes, self._snapshot_bytes)
 
+    def _look(self, segment: Segment) -> str | None:
+        self.reserve.renew()
+        return self._folder.tampering(segment)
+
+    def _make_room(self, error: OSError) -> bool:
+        """Free some of the reserve, and have the journal compacted; return whether it was freed.
+
+        What comes behind the compaction waits for it, since it would take what was freed.
+        """
+        if not self.reserve.release_half():
+            return False
+        log.warning(
+            "%s: %s; goes on with the reserve and compacts the journal; free disk space",
+            self.shown,
+            cause(error),
+        )
+        self.log.hold()
+        self.on_grown()
+        return True
+
     def _written(self) -> None:
         if self.log.bytes >= self._compact_at:
             self._compact_at = self.log.bytes + self._bound()
             self.on_grown()
+
+    @contextlib.contextmanager
+    def compacting(self) -> Iterator[None]:
+        """Surround a compaction, which may use the reserve, and for which the journal may wait."""
+        with self.reserve.lent():
+            try:
+                yield
+            finally:
+                self.log.let_go()
+
+    def made_room_after(self, error: SnapshotFailed) -> bool:
+        """Return whether `error` was a full disk, or quota, and the reserve has been freed."""
+        return error.number in FULL and self.reserve.release()
 
     def draft(self) -> Draft:
         """Return what a new snapshot of everything becomes; the journal is synced before.
@@ -203,10 +255,20 @@ class Persistence:
             free = os.fstatvfs(self._folder.descriptor)
         except OSError as error:
             raise SnapshotFailed(name, cause(error)) from error
-        most = self._snapshot_bytes + self._since_snapshot + self.log.bytes - self._begun_at
-        if most > free.f_bavail * free.f_frsize:
-            raise SnapshotFailed(name, f"it may take {most} bytes, and there is no space for that")
+        lacking = self._most_bytes() - free.f_bavail * free.f_frsize
+        if lacking > self.reserve.size():
+            reason = f"it may take {lacking} bytes more than there are"
+            raise SnapshotFailed(name, f"{reason}; free disk space")
+        if lacking > 0:
+            self.reserve.release()
         return Draft(self._folder.descriptor, b"", name)
+
+    def _most_bytes(self) -> int:
+        """Return an upper bound of what a compaction takes: of a snapshot, and a new segment."""
+        journal = self._snapshot_bytes + self._since_snapshot + self.log.bytes - self._begun_at
+        pairs = len(self._engine)
+        lines = self._engine.most_bytes() + PAIR_BYTES * pairs + self.jobs.most_bytes()
+        return min(journal, lines + lines // FEWEST_GROUP_BYTES) + FILES_BYTES
 
     def begin_compaction(self, draft: Draft, instant: Instant) -> tuple[int, int]:
         """Fork the child that writes everything, with which the next segment goes on.
@@ -225,6 +287,7 @@ class Persistence:
             draft.discard()
             raise
         begun_at = self.log.bytes
+        self._begun_when = self.log.segment_added
         head = Head(Kind.SNAPSHOT, number, instant.revision, self._store)
         draft.rename(head.name)
         lines = chain(self.jobs.lines(), instant.writes())
@@ -240,7 +303,7 @@ class Persistence:
             JournalFailed: the journal failed meanwhile.
 
         """
-        began = self.log.added
+        began = self._begun_when
         written = draft.finish(lambda: self.log.wait(began), self._disk.commit)
         self._snapshot_bytes = written.bytes
         self._since_snapshot = 0

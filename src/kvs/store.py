@@ -370,14 +370,23 @@ class Store(NonCopyable):
             self._compacted.wait_for(lambda: not self._compacting[0])
         try:
             self._check()
-            draft = data.draft()
-            number, begun_at = self._publication.begin_compaction(draft, data)
-            return data.finish_compaction(draft, number, begun_at)
+            with data.compacting():
+                try:
+                    return self._write_snapshot(data)
+                except SnapshotFailed as error:
+                    if not data.made_room_after(error):
+                        raise
+                return self._write_snapshot(data)
         finally:
             self._compacting[0] = 0
             self._compacted.notify_all()
             if self._generation == _CLOSED:
                 self._finish(data)
+
+    def _write_snapshot(self, data: "Persistence") -> Written:
+        draft = data.draft()
+        number, begun_at = self._publication.begin_compaction(draft, data)
+        return data.finish_compaction(draft, number, begun_at)
 
 
 def _compact_in_background(store: "weakref.ref[Store]", data: "Persistence") -> None:
@@ -390,10 +399,13 @@ def _compact_in_background(store: "weakref.ref[Store]", data: "Persistence") -> 
                 opened._compact(data, wait=False)
         except (SnapshotFailed, DataUnusable) as error:
             _warn(str(error))
+        finally:
+            data.log.let_go()
 
     try:
         Thread(target=compact, name="kvs-compaction", daemon=True).start()
     except RuntimeError as error:  # no more threads to be had
+        data.log.let_go()
         _warn(f"{data.shown}: no compaction: {error}")
 
 

@@ -1,11 +1,11 @@
-"""Looking after a data directory that no store has open: check, dump, repair.
+"""Maintenance of a data directory that no store has open: check, dump, repair, restore.
 
 For one thread. Each locks the directory against changes, or sees that nobody is at work there.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kvs.engine.boundary import Engine
@@ -14,11 +14,11 @@ from kvs.errors import DataDamaged, DataUnusable, cause, shown
 from kvs.files import Replacement, open_regular, write_all
 from kvs.journal import form
 from kvs.journal.disk import Disk
-from kvs.journal.folder import Folder
+from kvs.journal.folder import Folder, new_mark
 from kvs.journal.form import Head, Kind, file_name
 from kvs.journal.progress import Jobs
 from kvs.journal.recovery import START_ANEW, Found, Reader
-from kvs.language.results import listing
+from kvs.language.results import listing, pairs_line
 from kvs.persistence import EngineTarget
 from kvs.progress import ShowProgress, show_nobody
 
@@ -111,6 +111,28 @@ def repair(path: Path, progress: ShowProgress = show_nobody) -> Cut | None:
     return None
 
 
+def restore(path: Path, pairs: Mapping[bytes, bytes]) -> int | None:
+    """Begin the data directory `path` with `pairs`, as one change; return its revision.
+
+    The directory is created if it does not exist. The pairs are there as a whole, durably, when
+    this returns; after a crash at any moment they are there as a whole, or the directory is empty,
+    or it is refused until it is restored again. Returns None, and changes nothing, if a store is
+    there already.
+
+    Raises:
+        DataUnusable: the directory cannot be used, or it holds other files and no journal.
+        DirectoryInUse: another process has it open.
+
+    """
+    line = b"WRITE " + pairs_line(pairs.items()) if pairs else b""
+    with Folder.make(path) as folder:
+        folder.lock()
+        if any(folder.numbers(restoring=True).values()):
+            return None
+        folder.restore(Disk(folder.descriptor), new_mark(), line)
+    return int(bool(line))
+
+
 @contextlib.contextmanager
 def _looked_at(path: Path) -> Iterator[Folder]:
     with Folder(path) as folder:
@@ -197,7 +219,7 @@ class _Repair:
     def _begin_again(self) -> None:
         """Put an empty segment in the place of one of which nothing was good."""
         found = self._found
-        store = found.store or os.urandom(form.STORE_DIGITS // 2).hex().encode()
+        store = found.store or new_mark()
         head = Head(Kind.JOURNAL, self._number, found.revision, store, found.chain)
         self._disk.close(self._disk.create(head.name, head.encode()))
 

@@ -254,7 +254,7 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
         assert re.fullmatch(told if number else new, one_line(ended))
         value = b"1" if number else b"KVSERROR"
         assert content(jobs / "a.out") == b"[(k,%b)]\n" % value
-    [segment] = data.iterdir()
+    [segment] = data.glob("*.journal")
     with open(segment, "ab") as file:
         file.write(b"#")
     ended = kvs("run", "--quiet", jobs, "--data", data)

@@ -81,6 +81,16 @@ def test_a_directory_without_jobs_is_valid(tmp_path: Path) -> None:
     assert (ended.status, ended.stderr) == (0, b"")
 
 
+def test_run_and_lint_ignore_entries_that_begin_with_a_dot(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": "READ [k]\n", ".b": "x\n"})
+    (jobs / ".#a.job").symlink_to("user@host.1234")
+    for command in (("lint",), ("run", "--quiet")):
+        ended = kvs(*command, jobs)
+        assert (ended.status, ended.stderr) == (0, b"")
+    assert not (jobs / ".b.out").exists()
+    assert kvs("lint", jobs / ".b.job").status == 1  # a file that is named is checked
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_is_linted(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "HELP\n", "z": "HELP\n"})
     (jobs / "dir.job").mkdir()

@@ -1,5 +1,6 @@
 """Killed at every step of the disk: nothing acknowledged is lost, nothing half done is kept."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.journal.victims import (
     victim,
     write,
 )
+from tests.tools import kvs, pairs_listing, started, until
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +130,19 @@ def test_killed_again_and_again_it_goes_on_each_time(tmp_path: Path) -> None:
         revision = check(tmp_path / "d", max(acknowledged, revision))
     killed, _ = victim(NEVER, work)
     assert not killed
+
+
+def test_a_restore_that_is_killed_for_real_leaves_all_or_nothing(tmp_path: Path) -> None:
+    backup = tmp_path / "x.bck"
+    backup.write_bytes(pairs_listing(20_000))
+    for number in range(3):
+        data = tmp_path / f"{number}"
+        with started("restore", backup, data) as process:
+            until(lambda: data.exists() and os.listdir(data))  # noqa: B023
+            process.kill()
+            process.wait()
+        looked = kvs("check", data)
+        if looked.status == 2:
+            assert kvs("restore", backup, data).status == 0
+            looked = kvs("check", data)
+        assert looked.stdout.startswith(b"%b: revision 1, 20000 keys, " % os.fsencode(data))

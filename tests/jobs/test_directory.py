@@ -23,9 +23,19 @@ def test_jobs_are_the_entries_that_end_in_job_in_byte_order(
     (tmp_path / "folder.job").mkdir()
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "c.job").touch()
-    for name in (b"b.job", b"B.job", b"a-.job", b"a.job", b"\xff.job", b".job", b"x.jobs", b"job"):
+    for name in (b"b.job", b"B.job", b"a-.job", b"a.job", b"a.b.job", b"\xff.job", b"x.jobs"):
         (Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))).touch()
-    assert directory.names() == [b"", b"B", b"a", b"a-", b"b", b"folder", b"\xff"]
+    assert directory.names() == [b"B", b"a", b"a-", b"a.b", b"b", b"folder", b"\xff"]
+
+
+def test_entries_that_begin_with_a_dot_are_not_jobs(
+    directory: JobsDirectory, tmp_path: Path
+) -> None:
+    for name in (".job", "..job", ".a.job"):
+        (tmp_path / name).touch()
+    (tmp_path / ".#a.job").symlink_to("user@host.1234")
+    (tmp_path / "a.job").touch()
+    assert directory.names() == [b"a"]
 
 
 def test_a_second_one_is_refused_with_the_owners_pid(tmp_path: Path) -> None:

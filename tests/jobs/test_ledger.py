@@ -37,7 +37,7 @@ def test_what_is_found_is_due_in_its_order_and_once() -> None:
 
 def test_what_is_no_job_is_ignored() -> None:
     ledger = Ledger()
-    for name in (b"a.out", b".kvs.lock", b"job", b"a.job~", b""):
+    for name in (b"a.out", b".kvs.lock", b"job", b"a.job~", b"", b".job", b".a.job", b".#a.job"):
         ledger.saw(Sign.CLOSED, name)
     assert ledger.due() == []
 

@@ -138,6 +138,20 @@ def test_one_that_is_renamed_into_it_is_run_once(served: Served) -> None:
     assert (served.runs("a"), served.runs("b")) == (1, 1)
 
 
+def test_an_entry_that_begins_with_a_dot_is_a_job_only_when_it_is_renamed(served: Served) -> None:
+    (served.path / ".#a.job").symlink_to("user@host.1234")
+    (served.path / ".a.job").write_text("READ [a]\n")
+    served.settle()
+    os.rename(served.path / ".a.job", served.path / "a.job")
+    served.has_run("a")
+    os.rename(served.path / "a.job", served.path / ".a.job")
+    served.settle()
+    os.rename(served.path / ".a.job", served.path / "a.job")
+    served.has_run("a", times=2)
+    assert not any(".a" in line or "#" in line for line in served.lines)
+    assert served.errors == []
+
+
 def test_one_that_is_written_slowly_is_not_touched_before_it_is_closed(served: Served) -> None:
     with (served.path / "a.job").open("w") as file:
         served.settle()

@@ -33,6 +33,10 @@ class Stepping(Disk):
         yield
         self._step(f"after {name}")
 
+    def mark(self, name: bytes) -> None:
+        with self._around("mark"):
+            super().mark(name)
+
     def append(self, file: int, *pieces: bytes) -> None:
         data = b"".join(pieces)
         with self._around("append"):

@@ -87,8 +87,10 @@ def put(directory: Path, contents: Mapping[str, bytes]) -> Path:
 
 
 def contents(directory: Path) -> Files:
-    """Return the files of a directory."""
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    """Return the files of a directory, but for the reserve, which holds nothing."""
+    return {
+        path.name: path.read_bytes() for path in directory.iterdir() if path.name != "kvs.reserve"
+    }
 
 
 class Naive:

@@ -136,6 +136,15 @@ class Recorder(Disk):
         super().__init__(directory)
         self._record = record
 
+    def mark(self, name: bytes) -> None:
+        with self._record.lock:
+            super().mark(name)
+            inode = os.stat(name, dir_fd=self.directory).st_ino
+            self._record.written[inode] = self._record.durable[inode] = b""
+            self._record.changes.append((name, inode))
+            self._record.take()
+            self._synced_names()
+
     def append(self, file: int, *pieces: bytes) -> None:
         with self._record.lock:
             super().append(file, *pieces)

@@ -181,9 +181,12 @@ def test_when_a_step_fails_nothing_is_told_or_tried_any_more(tmp_path: Path, ste
         with pytest.raises(JournalFailed) as failed:
             log.wait(2)
         failure = failed.value
+        known = "are synced, later ones are lost"
+        if "sync" in step:
+            known = "were synced, later ones may be lost"
         assert str(failure) == (
-            f"{tmp_path}/d: the journal cannot be written: Input/output error; nothing after "
-            "revision 1 is kept: mend that, and start again"
+            f"{tmp_path}/d: the journal cannot be written: Input/output error; "
+            f"revisions up to 1 {known}; fix the cause and restart"
         )
         log.wait(1)  # it was safe before
         for refused in (
@@ -202,6 +205,161 @@ def test_when_a_step_fails_nothing_is_told_or_tried_any_more(tmp_path: Path, ste
         assert (log.failure, told, fault.failed) == (failure, [], 1)
     found, _ = read(tmp_path / "d")
     assert found.revision in {1, 2}
+
+
+@pytest.mark.parametrize("fsync", ["interval", "never"])
+def test_a_failure_tells_what_is_synced_and_what_is_only_written(
+    tmp_path: Path, fsync: str
+) -> None:
+    fault = Fault("within append", errno.EDQUOT)
+    with opened(tmp_path / "d", fault, DataSettings(fsync, 3600)) as log:
+        for number in range(3):
+            log.add(write(number), 1)
+            log.wait(log.added)
+        log.sync_ahead()
+        for number in range(3, 5):
+            log.add(write(number), 1)
+            log.wait(log.added)
+        fault.armed = True
+        log.add(write(5), 1)
+        with pytest.raises(JournalFailed) as failed:
+            log.wait(log.added)
+    assert (failed.value.revision, failed.value.written) == (3, 5)
+    assert str(failed.value) == (
+        f"{tmp_path}/d: the journal cannot be written: Disk quota exceeded; revisions up to 3 are "
+        "synced, up to 5 are written but may be lost in a power failure, later ones are lost; "
+        "fix the cause and restart"
+    )
+    assert failed.value.lost_after == "what it did after revision 5 is lost"
+    assert read(tmp_path / "d")[0].revision == 5
+
+
+def test_after_a_failed_sync_it_tells_only_what_was_synced_before(tmp_path: Path) -> None:
+    fault = Fault()
+    with opened(tmp_path / "d", fault, DataSettings("never")) as log:
+        log.add(write(0), 1)
+        log.begin_segment()
+        log.add(write(1), 1)
+        log.wait(log.added)
+        fault.armed = True
+        with pytest.raises(OSError, match="Input/output error"):
+            log.sync_ahead()
+        failure = until(lambda: log.failure)
+    assert failure is not None
+    assert (failure.revision, failure.written) == (1, None)
+    assert failure.lost_after == "what it did after revision 1 may be lost"
+
+
+class Room:
+    """Fails steps called `name` as a full disk does, until room is made. A `Step`."""
+
+    def __init__(self, name: str, number: int = errno.ENOSPC) -> None:
+        self.name, self.number = name, number
+        self.armed = False
+        self.asked: list[int | None] = []
+
+    def __call__(self, name: str) -> None:
+        if self.armed and name == self.name:
+            raise OSError(self.number, os.strerror(self.number))
+
+    def made(self, error: OSError) -> bool:
+        self.asked.append(error.errno)
+        self.armed = False
+        return True
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("step", ["before append", "within append"])
+def test_a_group_for_which_the_disk_is_full_is_written_again_when_room_was_made(
+    tmp_path: Path, step: str, number: int
+) -> None:
+    room = Room(step, number)
+    with opened(tmp_path / "d", room) as log:
+        log.on_full = room.made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        for text in (write(1), write(2)):
+            log.add(text, 1)
+            log.wait(log.added)
+        log.add(write(3), 1)
+    made = Made()
+    for text in map(write, range(4)):
+        made.group(text, 1)
+    assert contents(tmp_path / "d") == files(made)
+    assert room.asked == [number]
+
+
+def test_a_new_segment_for_which_the_disk_is_full_is_made_when_room_was_made(
+    tmp_path: Path,
+) -> None:
+    room = Room("within append")
+    with opened(tmp_path / "d", room) as log:
+        log.on_full = room.made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        log.begin_segment()
+        log.add(write(1), 1)
+    first = Made().group(write(0), 1)
+    assert contents(tmp_path / "d") == files(first, first.next().group(write(1), 1))
+    assert room.asked == [errno.ENOSPC]
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [("within append", errno.EIO), ("before sync", errno.ENOSPC), ("before sync", errno.EDQUOT)],
+)
+def test_no_other_failure_is_recovered_from(tmp_path: Path, step: str, number: int) -> None:
+    room = Room(step, number)
+    with opened(tmp_path / "d", room) as log:
+        log.on_full = room.made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        log.add(write(1), 1)
+        with pytest.raises(JournalFailed):
+            log.wait(log.added)
+    assert room.asked == []
+
+
+def test_a_sync_that_fails_while_a_group_is_cut_off_is_the_end(tmp_path: Path) -> None:
+    room = Room("within append")
+    with opened(tmp_path / "d", room) as log:
+
+        def made(_error: OSError) -> bool:
+            room.name, room.number = "before cut", errno.EIO
+            return True
+
+        log.on_full = made
+        log.add(write(0), 1)
+        log.wait(log.added)
+        room.armed = True
+        log.add(write(1), 1)
+        with pytest.raises(JournalFailed) as failed:
+            log.wait(log.added)
+    assert (failed.value.reason, failed.value.revision) == ("Input/output error", 1)
+    assert failed.value.written is None
+
+
+def test_while_it_holds_it_writes_up_to_the_next_segment_and_no_further(tmp_path: Path) -> None:
+    with opened(tmp_path / "d", settings=DataSettings(segment_bytes=200)) as log:
+        log.hold()
+        for number in range(20):  # into segments of its own making
+            log.add(write(number), 1)
+            log.wait(log.added)
+        log.begin_segment()
+        begun = log.added
+        log.add(write(20), 1)
+        log.wait(begun)
+        assert not log.is_safe(log.added)
+        assert read(tmp_path / "d")[0].revision == 20
+        log.let_go()
+        log.wait(log.added)
+        log.hold()
+        log.begin_segment()
+        log.add(write(21), 1)
+    assert read(tmp_path / "d")[0].revision == 22  # closed all the same
 
 
 @pytest.mark.parametrize("step", ["before sync", "before commit", "after commit"])

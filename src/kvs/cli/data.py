@@ -41,6 +41,8 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
     if options.restore is not None:
         with as_usage():
             pairs = load(os.fsencode(options.restore))
+            if options.data is not None and _restored(options.data, pairs):
+                pairs = None
     store = _opened(options, tell)
     if pairs is not None:
         try:
@@ -50,6 +52,13 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
             store.close()
             raise
     return store
+
+
+def _restored(path: str, pairs: dict[bytes, bytes]) -> bool:
+    """Restore into a new or empty data directory; return False if a store is there already."""
+    from kvs import upkeep  # a store in memory does not wait for it
+
+    return upkeep.restore(path, pairs) is not None
 
 
 def _check_jobs_directory(path: str) -> None:

@@ -94,8 +94,9 @@ def restore(options: argparse.Namespace) -> int:
     """Carry out ``kvs restore``; return the exit status."""
     with as_usage():
         pairs = load(os.fsencode(options.file))  # before the directory is made
-        with Store(options.directory) as store:
-            revision = store.begin_with(pairs)
-            count = len(store)
-    say(f"{shown(options.directory)}: {counted(count, 'pair')}, at revision {revision}")
+        revision = upkeep.restore(options.directory, pairs)
+        if revision is None:
+            with Store(options.directory) as store:
+                revision = store.begin_with(pairs)
+    say(f"{shown(options.directory)}: {counted(len(pairs), 'pair')}, at revision {revision}")
     return 0

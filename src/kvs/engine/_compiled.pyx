@@ -222,6 +222,11 @@ cdef class CompiledEngine:
         """Return the number of pairs."""
         return self._engine.get().size()
 
+    def most_bytes(self):
+        """Return an upper bound of the bytes of all keys and values."""
+        cdef Engine* engine = self._engine.get()
+        return min(engine.size() * 2 * _WORD_BYTES, engine.probable_bytes())
+
     @property
     def revision(self):
         """The revision of the last change."""

@@ -148,6 +148,9 @@ class Engine(Protocol):
     def __len__(self) -> int:
         """Return the number of pairs."""
 
+    def most_bytes(self) -> int:
+        """Return an upper bound of the bytes of all keys and values. May cost as much as a SHOW."""
+
     @property
     def revision(self) -> int:
         """The revision of the last change."""

@@ -232,6 +232,11 @@ class PythonEngine:
         """Return the number of pairs."""
         return len(self._table)
 
+    def most_bytes(self) -> int:
+        """Return the bytes of all keys and values."""
+        pairs = self._table.copy()
+        return sum(map(len, pairs)) + sum(map(len, pairs.values()))
+
     @property
     def revision(self) -> int:
         """The revision of the last change."""

@@ -67,8 +67,7 @@ class JobsDirectory(HeldDirectory):
             entries = os.listdir(self.descriptor)
         except OSError as error:
             raise DirectoryUnusable(shown(self.path), cause(error)) from error
-        names = (os.fsencode(entry) for entry in entries)
-        return sorted(name.removesuffix(JOB) for name in names if name.endswith(JOB))
+        return sorted(name.removesuffix(JOB) for name in map(os.fsencode, entries) if is_job(name))
 
     def open_job(self, name: bytes) -> int:
         """Open the job `name`, following links, and return the descriptor.
@@ -146,6 +145,15 @@ class JobsDirectory(HeldDirectory):
 
     def _output_refused(self, name: bytes, reason: str) -> JobFailed:
         return JobFailed(self.shown(name + OUTPUT), f"cannot open the output: {reason}")
+
+
+def is_job(entry: bytes) -> bool:
+    """Return whether a directory entry with this name is a job.
+
+    Names that begin with ``.`` are not jobs: editors use them for lock links and for files that
+    are not finished, as do rsync and others that rename a file into place.
+    """
+    return entry.endswith(JOB) and not entry.startswith(b".")
 
 
 def open_job(name: bytes, shown_name: str, directory: int | None = None) -> int:

@@ -75,8 +75,8 @@ class Job:
         except JobFailed as failure:
             self._fail(failure)
         except JournalFailed as failure:
-            reason = f"what it did after revision {failure.revision} is not kept"
-            self._fail(JobFailed(self.report.file, f"the journal failed, and {reason}"))
+            reason = f"the journal failed, and {failure.lost_after}"
+            self._fail(JobFailed(self.report.file, reason))
         except MemoryError:
             self._fail(JobFailed(self.report.file, "there was not enough memory to go on"))
         self.report.seconds = time.perf_counter() - began

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from kvs.jobs.directory import JOB
+from kvs.jobs.directory import JOB, is_job
 from kvs.jobs.watching import Sign
 
 
@@ -71,8 +71,8 @@ class Ledger:
     # What is told, by the kernel or by a look at the directory.
 
     def saw(self, sign: Sign, file: bytes) -> None:
-        """Take in a sign of the entry `file`; what is no job is ignored."""
-        if not file.endswith(JOB):
+        """Take in a sign of the entry `file`; an entry that is not a job is ignored."""
+        if not is_job(file):
             return
         name = file.removesuffix(JOB)
         entry = self._entries.setdefault(name, _Entry())

@@ -20,17 +20,23 @@ class Disk:
     def __init__(self, directory: int) -> None:
         self.directory = directory
 
-    def create(self, name: bytes, contents: bytes) -> int:
-        """Make a file with `contents`, durable under its name; return it open for appending."""
+    def create(self, name: bytes, *pieces: bytes) -> int:
+        """Create a file that holds `pieces`, durable under its name; return it open to append."""
         draft = Replacement(self.directory, name)
         try:
-            self.append(draft.file, contents)
+            self.append(draft.file, *pieces)
             self.sync(draft.file)
         except OSError:
             draft.discard()
             raise
         self.commit(draft)
         return self.open(name)
+
+    def mark(self, name: bytes) -> None:
+        """Create an empty file, there at once and durable under its name."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+        os.close(open_regular(name, flags, self.directory))
+        os.fsync(self.directory)
 
     def open(self, name: bytes) -> int:
         """Open a file for appending."""

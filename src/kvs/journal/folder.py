@@ -1,18 +1,23 @@
 """The data directory: its lock, and the files in it."""
 
+import contextlib
 import os
 from typing import Self
 
 from kvs import forks
 from kvs.errors import DataUnusable, cause, shown
-from kvs.files import clear_leftovers, open_regular
+from kvs.files import clear_leftovers, is_temporary, open_regular
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind, file_name, kind_and_number
 from kvs.journal.log import Segment
+from kvs.journal.reserve import FULL, RESERVE, Reserve
 from kvs.lock import LOCK, HeldDirectory
 
 OTHERS_MAY_WRITE = 0o022
+
+UNFINISHED = b"restore.unfinished"
+"""Stands beside no journal only while a restore is under way, or was interrupted."""
 
 
 class Folder(HeldDirectory):
@@ -66,7 +71,12 @@ class Folder(HeldDirectory):
 
         """
         try:
-            why_not = self._lock.acquire()
+            try:
+                why_not = self._lock.acquire()
+            except OSError as error:
+                if error.errno not in FULL or not Reserve(self.descriptor).release():
+                    raise
+                why_not = self._lock.acquire()
             if why_not is None:
                 return clear_leftovers(self.descriptor)
         except OSError as error:
@@ -88,31 +98,39 @@ class Folder(HeldDirectory):
                 shown(self.path), f"cannot look at its lock: {cause(error)}"
             ) from error
 
-    def numbers(self) -> dict[Kind, list[int]]:
+    def numbers(self, *, restoring: bool = False) -> dict[Kind, list[int]]:
         """Return the numbers of the files of each kind, ascending.
 
+        With `restoring`, a directory that an interrupted restore left is an empty one.
+
         Raises:
-            DataUnusable: the directory cannot be listed, or holds other things and no journal.
+            DataUnusable: the directory cannot be listed; or there is no journal, but other files,
+                or what an interrupted restore left.
 
         """
-        try:
-            names = list(map(os.fsencode, os.listdir(self.descriptor)))
-        except OSError as error:
-            raise DataUnusable(shown(self.path), cause(error)) from error
         numbers: dict[Kind, list[int]] = {kind: [] for kind in Kind}
-        others = []
-        for name in names:
+        others = set()
+        for name in self._names():
             if found := kind_and_number(name):
                 numbers[found[0]].append(found[1])
-            elif name != LOCK:
-                others.append(name)
-        if others and not any(numbers.values()):
-            raise DataUnusable(
-                shown(self.path), "it is not empty, and holds no journal; name another directory"
-            )
+            elif name not in {LOCK, RESERVE} and not is_temporary(name):
+                others.add(name)
+        if not any(numbers.values()):
+            if others - {UNFINISHED}:
+                reason = "it is not empty, and holds no journal; name another directory"
+                raise DataUnusable(shown(self.path), reason)
+            if others and not restoring:
+                reason = "a restore into it was interrupted; restore again or remove the directory"
+                raise DataUnusable(shown(self.path), reason)
         for each in numbers.values():
             each.sort()
         return numbers
+
+    def _names(self) -> list[bytes]:
+        try:
+            return list(map(os.fsencode, os.listdir(self.descriptor)))
+        except OSError as error:
+            raise DataUnusable(shown(self.path), cause(error)) from error
 
     def open_file(self, kind: Kind, number: int) -> int:
         """Open a file for reading; return the descriptor.
@@ -142,10 +160,10 @@ class Folder(HeldDirectory):
         return None
 
     def begin(self, disk: Disk, store: bytes) -> Segment:
-        """Make the first segment of a new store with the mark `store`.
+        """Create the first segment of a new store with the mark `store`, durably.
 
         Raises:
-            DataUnusable: it cannot be made.
+            DataUnusable: it cannot be created.
 
         """
         head = Head(Kind.JOURNAL, 1, 0, store)
@@ -153,11 +171,38 @@ class Folder(HeldDirectory):
             file = disk.create(head.name, head.encode())
             disk.sync_parent()
         except OSError as error:
-            raise DataUnusable(
-                shown(self.path), f"cannot make the journal: {cause(error)}"
-            ) from error
+            raise self._cannot_begin(error) from error
         _, end, chain = form.decode_head(head.encode())
         return Segment(file, 1, chain, end)
+
+    def restore(self, disk: Disk, store: bytes, line: bytes) -> None:
+        """Create the first segment of a new store, durably, with one change: a WRITE `line`.
+
+        An empty `line` is no change. After a crash at any moment the segment is there with the
+        change, or there is no journal, and `UNFINISHED` makes every opener refuse the directory.
+
+        Raises:
+            DataUnusable: it cannot be created; there is neither a journal nor `UNFINISHED`.
+
+        """
+        head = Head(Kind.JOURNAL, 1, 0, store)
+        first = head.encode()
+        _, _, chain = form.decode_head(first)
+        group = [form.encode_header(chain, 0, 1, line)[0], line] if line else []
+        try:
+            disk.mark(UNFINISHED)
+            disk.sync_parent()
+            disk.close(disk.create(head.name, first, *group))
+            disk.remove(UNFINISHED)
+            disk.sync_names()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                disk.remove(head.name)
+                disk.remove(UNFINISHED)
+            raise self._cannot_begin(error) from error
+
+    def _cannot_begin(self, error: OSError) -> DataUnusable:
+        return DataUnusable(shown(self.path), f"cannot make the journal: {cause(error)}")
 
     def go_on(self, disk: Disk, segment: int, chain: int, end: int) -> Segment:
         """Open a segment to go on at `end`, which has the checksum `chain`; cut off what follows.
@@ -182,20 +227,27 @@ class Folder(HeldDirectory):
         return Segment(file, segment, chain, end)
 
     def remove_older(self, disk: Disk, number: int) -> None:
-        """Remove what a snapshot of this number has made needless; what stays is no harm.
+        """Remove the files that a snapshot of this number replaces, and `UNFINISHED`.
+
+        A file that stays does no harm.
 
         Raises:
-            DataUnusable: something could not be removed.
+            DataUnusable: a file could not be removed.
 
         """
-        for kind, numbers in self.numbers().items():
-            for name in [file_name(kind, each) for each in numbers if each < number]:
-                try:
-                    disk.remove(name)
-                except OSError as error:
-                    raise DataUnusable(
-                        self.shown(name), f"cannot remove it: {cause(error)}"
-                    ) from error
+        names = self._names()
+        older = [name for name in names if (found := kind_and_number(name)) and found[1] < number]
+        for name in sorted(older) + [UNFINISHED] * (UNFINISHED in names):
+            try:
+                disk.remove(name)
+            except OSError as error:
+                reason = f"cannot remove it: {cause(error)}"
+                raise DataUnusable(self.shown(name), reason) from error
+
+
+def new_mark() -> bytes:
+    """Return the mark of a new store, drawn at random."""
+    return os.urandom(form.STORE_DIGITS // 2).hex().encode()
 
 
 def _stands_at(path: bytes, directory: int | None, opened: int) -> bool:

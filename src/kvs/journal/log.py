@@ -10,6 +10,8 @@ Laws:
   may add or wait at any point, a signal handler or a finalizer within another call included.
 - When a write or a sync fails, that is the end: memory has run ahead of the disk, and after a
   failed fsync(2) nobody knows what the disk has. Nothing is tried again, nothing more is told.
+- One failure alone is recovered from, a write(2) for which the disk is full: if room can be made,
+  the segment is cut back to its last group, and the group is written again, once.
 - So it is when the directory, or the segment, is not where it was any more, or not as long: what
   goes into a file without a name, or behind what proves nothing, is lost to the next start. That is
   looked at every `LOOK_SECONDS`.
@@ -30,6 +32,7 @@ from kvs.errors import DataUnusable, JournalFailed, StoreClosed, cause
 from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.form import Head, Kind
+from kvs.journal.reserve import FULL
 from kvs.settings import DataSettings
 from kvs.waiting import Waiters
 
@@ -82,10 +85,14 @@ class _Tampered(Exception):
     """Somebody has done something to what is written; its text says what."""
 
 
+class _SyncFailed(Exception):
+    """An fsync(2) of the journal failed, so that the state of what was written is unknown."""
+
+
 class Log:
     """A journal that is being written. Any thread may call any public method, at any time."""
 
-    def __init__(  # noqa: PLR0917  (each is of another type)
+    def __init__(  # noqa: PLR0915, PLR0917  (each is of another type)
         self,
         disk: Disk,
         shown: str,
@@ -103,6 +110,8 @@ class Log:
         self._interval = settings.fsync_interval
         self._segment_bytes = settings.segment_bytes
         self._written_revision = self._synced_revision = revision
+        self._synced_ahead = revision
+        """Last revision that another thread has synced."""
         self._unsynced_since: float | None = None
         self._waiting: SimpleQueue[_Added | _NewSegment | None] = SimpleQueue()
         """What is to be written, in order; None only wakes the writer."""
@@ -119,7 +128,6 @@ class Log:
         """How many items are committed; the writer's, as all that follows but for `_closing`."""
         self._progress = Waiters()
         """Those that wait for `_safe`, a failure, or the end."""
-        self._safe_revision = revision
         self._afters: deque[tuple[int, Call]] = deque()
         self._closing = False
         self._ended = False
@@ -135,6 +143,14 @@ class Log:
         """Called by the thread that writes, after each group."""
         self.tampering: Callable[[Segment], str | None] = lambda _: None
         """Called by it now and then: what somebody did to the journal's files, None if nothing."""
+        self.on_full: Callable[[OSError], bool] = lambda _: False
+        """Called by it when the disk is full: whether there is room now, to try once more."""
+        self._holding: int | None = None
+        """Number of the segment into which nothing is written for now; 0 is the next one begun."""
+        self._let_go: SimpleQueue[None] = SimpleQueue()
+        """Wakes the writer from that."""
+        self.segment_added = 0
+        """What `wait` takes to wait for the beginning of the segment that was begun last."""
         self._looked_at = time.monotonic()
         self._seen_revision = revision
         """The last one that was written when all was as it should be."""
@@ -228,10 +244,10 @@ class Log:
             JournalFailed: nothing is written any more.
 
         """
-        number = 0
+        number = added = 0
 
         def steps() -> list[Step]:
-            nonlocal number
+            nonlocal number, added
             self.check()
             added = self._counts[0]
             number = self._number + 1
@@ -242,7 +258,19 @@ class Log:
             ]
 
         self._take(steps)
+        self.segment_added = added + 1
+        if self._holding == 0:
+            self._holding = number
         return number
+
+    def hold(self) -> None:
+        """Write nothing into the segment that `begin_segment` begins next, until `let_go`."""
+        self._holding = 0
+
+    def let_go(self) -> None:
+        """End a `hold`, if there is one."""
+        self._holding = None
+        self._let_go.put(None)
 
     @staticmethod
     def _take(steps: Callable[[], list[Step]]) -> None:
@@ -269,9 +297,11 @@ class Log:
         """
         if self._fsync is Fsync.ALWAYS:
             return
+        revision = self._written_revision  # before the segment: it is in this one or synced
         file = self._disk.open(form.file_name(Kind.JOURNAL, self._segment.number))
         try:
             self._disk.sync(file)
+            self._synced_ahead = revision
         except OSError as error:
             self._not_synced = error
             self._waiting.put(None)
@@ -325,6 +355,7 @@ class Log:
         """
         self._closing = True
         self._waiting.put(None)
+        self._let_go.put(None)
         if get_ident() == self._writer.ident:
             self._at_end = then
             return
@@ -360,12 +391,15 @@ class Log:
             self._look()
         except _Tampered as what:
             self._fail(str(what), self._seen_revision)
+        except _SyncFailed as error:
+            self._fail(str(error), self._written_revision)
         except OSError as error:
-            self._fail(cause(error))
+            self._fail(cause(error), self._written_revision, self._written_revision)
         except MemoryError:
-            self._fail("there is not enough memory")
+            reason = "there is not enough memory"
+            self._fail(reason, self._written_revision, self._written_revision)
         except BaseException as defect:  # who waits must not wait for ever
-            self._fail(f"a defect: {defect!r}")
+            self._fail(f"a defect: {defect!r}", self._written_revision, self._written_revision)
             raise
         finally:
             self._disk.close(self._segment.file)
@@ -379,6 +413,10 @@ class Log:
         if self._unsynced_since is not None:
             until = min(until, self._unsynced_since + self._interval)
         work: list[_Added | _NewSegment] = []
+        if self._holding == self._segment.number and not self._closing:
+            with contextlib.suppress(Empty):
+                self._let_go.get(timeout=max(0.0, until - time.monotonic()))
+            return work
         with contextlib.suppress(Empty):
             if item := self._waiting.get(timeout=max(0.0, until - time.monotonic())):
                 work.append(item)
@@ -388,7 +426,7 @@ class Log:
                 if item := self._waiting.get_nowait():
                     work.append(item)
         if self._not_synced is not None:
-            raise self._not_synced
+            raise _SyncFailed(cause(self._not_synced))
         return None if self._closing and not work and self._waiting.empty() else work
 
     def _look(self) -> None:
@@ -424,9 +462,9 @@ class Log:
         before = self._written_revision
         after = before + sum(each.changes for each in group)
         header, chain = form.encode_header(self._segment.chain, before, after, *body)
-        self._disk.append(self._segment.file, header, *body)
+        self._append(header, *body)
         if self._fsync is Fsync.ALWAYS:
-            self._disk.sync(self._segment.file)
+            self._sync(after)
         elif self._fsync is Fsync.INTERVAL and self._unsynced_since is None:
             self._unsynced_since = time.monotonic()
         self._segment.chain = chain
@@ -438,10 +476,29 @@ class Log:
         self._tell(group, len(group))
         self.on_written()
 
+    def _append(self, *pieces: bytes) -> None:
+        """Append to the segment; if the disk is full, cut off what was written of it and retry.
+
+        Nothing has been acknowledged of that, and no fsync(2) has failed, so it can be recovered.
+        """
+        segment = self._segment
+        try:
+            self._disk.append(segment.file, *pieces)
+        except OSError as error:
+            if not self._made_room(error):
+                raise
+            try:
+                self._disk.cut(segment.file, segment.size)
+            except OSError as failed:
+                raise _SyncFailed(cause(failed)) from failed
+            self._disk.append(segment.file, *pieces)
+
+    def _made_room(self, error: OSError) -> bool:
+        return error.errno in FULL and self.on_full(error)
+
     def _tell(self, group: list[_Added], count: int) -> None:
         """Tell all who wait for what has become safe."""
         self._bytes_written += sum(len(each.text) for each in group)
-        self._safe_revision = self._written_revision
         self._safe += count
         self._progress.notify_all()
         for each in group:
@@ -449,9 +506,13 @@ class Log:
                 each.then()
         self._call_afters()
 
-    def _sync(self) -> None:
-        self._disk.sync(self._segment.file)
-        self._synced_revision = self._written_revision
+    def _sync(self, revision: int | None = None) -> None:
+        """Sync the segment, whose last revision is `revision`, or the last one written."""
+        try:
+            self._disk.sync(self._segment.file)
+        except OSError as error:
+            raise _SyncFailed(cause(error)) from error
+        self._synced_revision = self._written_revision if revision is None else revision
         self._unsynced_since = None
 
     def _next_segment(self, number: int) -> None:
@@ -460,18 +521,21 @@ class Log:
         old = self._segment
         head = Head(Kind.JOURNAL, number, self._written_revision, self._store, old.chain)
         first = head.encode()
-        file = self._disk.create(head.name, first)
+        try:
+            file = self._disk.create(head.name, first)
+        except OSError as error:
+            if not self._made_room(error):
+                raise
+            file = self._disk.create(head.name, first)
         self._disk.close(old.file)
         _, size, chain = form.decode_head(first)
         self._header_bytes = 0
         self._segment = Segment(file, number, chain, size)
 
-    def _fail(self, reason: str, kept: int | None = None) -> None:
-        """Make an end; what comes after the revision `kept`, or what was not safe, is not kept."""
-        if kept is None:
-            # With an interval, what was told is not yet as durable as it should have become.
-            kept = self._synced_revision if self._fsync is Fsync.INTERVAL else self._safe_revision
-        self._failure = JournalFailed(self._shown, kept, reason)
+    def _fail(self, reason: str, most: int, written: int | None = None) -> None:
+        """End: what was synced is durable, up to `most`; up to `written`, the kernel has it."""
+        synced = min(max(self._synced_revision, self._synced_ahead), most)
+        self._failure = JournalFailed(self._shown, synced, reason, written)
         self._afters.clear()
         self._progress.notify_all()
         self._call_failed(self._failure)

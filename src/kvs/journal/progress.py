@@ -32,6 +32,9 @@ from kvs.atomic import Step, atomically
 _JOB = b"# job "
 _OUTPUT = b"#>"
 
+NOTES_BYTES = 512
+"""The notes of a job take no more, but for its name in hex and its output."""
+
 
 class Place(NamedTuple):
     """Which job it is: its name in its directory."""
@@ -177,6 +180,14 @@ class Jobs:
             job.finished()
         elif what == b"forgotten":
             self.forget(job)
+
+    def most_bytes(self) -> int:
+        """Return an upper bound of the bytes of `lines`; any thread may call it."""
+        bound = 0
+        for job in list(self._by_number.values()):
+            bound += NOTES_BYTES + 2 * len(job.place.name) + NOTES_BYTES * len(job.snapshots)
+            bound += sum(len(text) + 2 * text.count(b"\n") for text in list(job.output))
+        return bound
 
     def lines(self) -> Iterator[bytes]:
         """Yield lines that tell all that is known."""

@@ -65,7 +65,7 @@ class Draft:
         try:
             self._replacement = Replacement(directory, name)
         except OSError as error:
-            raise SnapshotFailed(shown, cause(error)) from error
+            raise SnapshotFailed(shown, cause(error), error.errno) from error
 
     def fork(self, revision: int, pairs: int, blocks: Callable[[], Iterable[bytes]]) -> None:
         """Start the child that writes `blocks`, called and taken there, of so many pairs.
@@ -106,7 +106,7 @@ class Draft:
         self._pid = 0
         if failure:
             self._replacement.discard()
-            raise SnapshotFailed(self.shown, failure)
+            raise SnapshotFailed(self.shown, *failure)
         size = os.fstat(self._replacement.file).st_size
         try:
             until_safe()
@@ -118,7 +118,7 @@ class Draft:
         except NotSynced as error:
             raise SnapshotNotSynced(self.shown, cause(error)) from error
         except OSError as error:
-            raise SnapshotFailed(self.shown, cause(error)) from error
+            raise SnapshotFailed(self.shown, cause(error), error.errno) from error
         seconds = time.perf_counter() - self._began
         return Written(self._revision, self._pairs, size, seconds, self._held)
 
@@ -175,17 +175,19 @@ def _forget_parent(file: int, mask: set[int | signal.Signals]) -> None:
     os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _ending(pid: int) -> str | None:
-    """Wait for child `pid`; return why it failed, None if it did not."""
+def _ending(pid: int) -> tuple[str, int | None] | None:
+    """Wait for child `pid`; return why it failed, with the error number; None if it did not."""
     try:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:
-        return "its process was reaped by somebody else (is SIGCHLD ignored?)"
+        return "its process was reaped by somebody else (is SIGCHLD ignored?)", None
     if code == 0:
         return None
     if code < 0:
-        return f"its process was killed by {_signal_name(-code)}"
-    return os.strerror(code) if code != _UNKNOWN else "its process failed for an unknown reason"
+        return f"its process was killed by {_signal_name(-code)}", None
+    if code == _UNKNOWN:
+        return "its process failed for an unknown reason", None
+    return os.strerror(code), code
 
 
 def _signal_name(number: int) -> str:
