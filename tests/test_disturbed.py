@@ -45,7 +45,7 @@ def at_each_instruction(
             _argument: object,
             number: int = number,
             counter: Iterator[int] = counter,
-        ) -> Any:
+        ) -> Any:  # noqa: ANN401  (as typeshed has it)
             if not frame.f_code.co_filename.startswith(SOURCE):
                 return None
             frame.f_trace_opcodes = True
@@ -196,7 +196,7 @@ def test_a_close_within_any_instruction_of_a_change_closes_the_store(tmp_path: P
                 reached[0] = True
                 store.close()
 
-        def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        def trace(frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401
             if not frame.f_code.co_filename.startswith(SOURCE):
                 return None
             frame.f_trace_opcodes = True
@@ -243,7 +243,7 @@ def test_an_exception_in_any_instruction_of_a_close_lets_the_next_one_finish(
             _argument: object,
             counter: Iterator[int] = counter,
             step: int = step,
-        ) -> Any:
+        ) -> Any:  # noqa: ANN401  (as typeshed has it)
             if not frame.f_code.co_filename.startswith(SOURCE):
                 return None
             frame.f_trace_opcodes = True
