@@ -11,7 +11,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-ENGINE := setup.py $(wildcard src/kvs/engine/*.pyx src/kvs/engine/native/*.hpp)
+ENGINE := setup.py $(wildcard src/kvs/engine/*.pyx src/kvs/engine/native/*.[hc]pp)
 
 .PHONY: all run demo test quick stress sanitize lint bench clean
 

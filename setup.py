@@ -33,7 +33,7 @@ setup(
     ext_modules=cythonize(
         Extension(
             "kvs.engine._compiled",
-            [str(ENGINE / "_compiled.pyx")],
+            [str(ENGINE / "_compiled.pyx"), str(ENGINE / "native/long_line.cpp")],
             depends=[str(path) for path in sorted(ENGINE.glob("native/*.hpp"))],
             include_dirs=[str(ENGINE)],
             extra_compile_args=["-std=c++17", "-O3"],

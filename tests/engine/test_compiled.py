@@ -339,7 +339,7 @@ print("good")
 
 @pytest.mark.parametrize(
     ("what", "room"),
-    [("long", 12_000_000), ("long", 42_000_000), ("effects", 12_000_000), ("all", 12_000_000)],
+    [("long", 12_000_000), ("long", 28_000_000), ("effects", 12_000_000), ("all", 12_000_000)],
 )
 def test_a_command_for_which_memory_is_not_enough_is_undone_and_nothing_else(
     new_engine: NewEngine, what: str, room: int

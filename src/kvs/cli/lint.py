@@ -5,11 +5,11 @@ import os
 import unicodedata
 
 from kvs.cli.say import UsageError, put, say
+from kvs.engine.choice import check
 from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
 from kvs.jobs.blocks import line_blocks
 from kvs.jobs.directory import JOB, JobsDirectory, open_job
-from kvs.language.faults import Fault, faults, line_at
-from kvs.language.grammar import count_commands
+from kvs.language.faults import Fault, line_end
 
 BEFORE_BYTES = 40
 AFTER_BYTES = 32
@@ -64,12 +64,13 @@ def _lint_open_file(file: int, name: str) -> bool:
     for script in line_blocks(file):
         looked_at = 0
         number = lines
-        for fault in faults(script):
+        checked = check(script)
+        for fault in checked.faults:
             number += script.count(b"\n", looked_at, fault.offset)
             looked_at = fault.offset
             put(f"{name}:{number + 1}:{fault.column}: {fault.reason}\n{pointed_at(script, fault)}")
             invalid += 1
-        commands += count_commands(script)
+        commands += checked.commands
         lines += script.count(b"\n") + (not script.endswith(b"\n"))
     verdict = f"{invalid} invalid" if invalid else "all valid"
     put(f"{name}: {counted(lines, 'line')}, {counted(commands, 'command')}, {verdict}")
@@ -78,12 +79,12 @@ def _lint_open_file(file: int, name: str) -> bool:
 
 def pointed_at(script: bytes, fault: Fault) -> str:
     """Return the line of `fault`, or what stands around the place if it is long, and a caret."""
-    line = line_at(script, fault.offset)
-    at = fault.column - 1
-    start = max(0, at - BEFORE_BYTES)
-    end = at + AFTER_BYTES
-    before = ("..." if start else "") + shown(line[start:at])
-    after = shown(line[at:end]) + ("..." if end < len(line) else "")
+    at = fault.offset + fault.column - 1
+    start = max(fault.offset, at - BEFORE_BYTES)
+    line_ends = line_end(script, fault.offset)
+    end = min(at + AFTER_BYTES, line_ends)
+    before = ("..." if start > fault.offset else "") + shown(script[start:at])
+    after = shown(script[at:end]) + ("..." if end < line_ends else "")
     return f"    {before}{after}\n    {' ' * _width(before)}^"
 
 

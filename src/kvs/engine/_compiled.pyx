@@ -12,8 +12,9 @@ import os
 
 from kvs.engine.boundary import Pause, Reason
 from kvs.language import results
-from kvs.language.faults import fault_at
+from kvs.language.faults import Checked, fault_at
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
@@ -52,6 +53,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         const char* data()
         size_t size()
         void clear()
+        void move_to(char*)
 
     cdef cppclass Span:
         pass
@@ -106,6 +108,15 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
 
     void drop "kvs::Effects::drop"(unique_ptr[Effect])
 
+    cdef struct Invalid:
+        size_t offset
+        size_t good
+
+    cdef cppclass Check:
+        size_t commands
+        vector[Invalid] invalid
+        void run(const char*, size_t) except +
+
     cdef cppclass Call:
         Call(const char*, size_t, size_t, size_t) except +
         void mark(long long, long long)
@@ -115,7 +126,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         uint64_t milliseconds
         Buffer output
         size_t told
-        vector[size_t] invalid
+        vector[Invalid] invalid
         size_t commands
         size_t lines
         uint64_t revision
@@ -188,6 +199,16 @@ cdef class CompiledEngine:
         with nogil:
             engine.execute(call.get()[0])
         return _pause(script, call.get(), mark is not None)
+
+    @staticmethod
+    def check(bytes script not None):
+        """Validate every line of `script`; execute nothing."""
+        cdef Check found
+        cdef const char* text = script
+        cdef size_t size = len(script)
+        with nogil:
+            found.run(text, size)
+        return Checked(_faults(script, found.invalid), found.commands)
 
     def get(self, keys):
         """Return the values of `keys`, None where one is missing."""
@@ -483,12 +504,11 @@ cdef _pause(bytes script, Call* call, bint marked):
     untold = None
     if marked and call.stop != Kind.IDLE:
         untold = _text(call.output, call.told) + waiting
-    found = [fault_at(script, offset) for offset in call.invalid]
     return Pause(
         reason,
         call.offset,
-        _text(call.output, 0) + waiting,
-        [fault for fault in found if fault is not None],
+        _moved(call.output) + waiting,
+        _faults(script, call.invalid),
         call.commands,
         call.lines,
         call.revision,
@@ -503,6 +523,18 @@ cdef _put_changes(Effect* effect, list changes):
     for number in range(effect.changes.size()):
         change = &effect.changes[number]
         changes.append((<bytes>change.key, None if change.removed else <bytes>change.value))
+
+
+cdef list _faults(bytes script, vector[Invalid]& invalid):
+    found = [fault_at(script, each.offset, each.good) for each in invalid]
+    return [fault for fault in found if fault is not None]
+
+
+cdef bytes _moved(Buffer& buffer):
+    """Return all of `buffer`, which is empty then; see `Buffer::move_to`."""
+    cdef bytes text = PyBytes_FromStringAndSize(NULL, buffer.size())
+    buffer.move_to(PyBytes_AS_STRING(text))
+    return text
 
 
 cdef bytes _text(Buffer& buffer, size_t start):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
-from kvs.language.faults import Fault
+from kvs.language.faults import Checked, Fault
 
 BUDGET = 65536
 """Bytes of input or of output after which `Engine.execute` comes back to its caller."""
@@ -138,6 +138,10 @@ class Engine(Protocol):
         A call with a mark also comes back after a SHOW. Once lines are recorded, it has effects
         whenever it came further, whether or not anything changed.
         """
+
+    @staticmethod
+    def check(script: bytes) -> Checked:
+        """Validate every line of `script`, as `kvs.language.faults.check` does; execute nothing."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of `keys`, None where one is missing."""

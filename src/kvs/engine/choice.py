@@ -5,6 +5,7 @@ from importlib import import_module
 
 from kvs.engine.boundary import Engine
 from kvs.errors import EngineUnavailable, shown
+from kvs.language.faults import Checked
 
 VARIABLE = "KVS_ENGINE"
 """The environment variable that forces an engine."""
@@ -31,6 +32,16 @@ def new_engine() -> Engine:
 
     """
     return _chosen()[1]()
+
+
+def check(script: bytes) -> Checked:
+    """Validate every line of `script` by the engine that new stores get; execute nothing.
+
+    Raises:
+        EngineUnavailable: `KVS_ENGINE` names one that is not there.
+
+    """
+    return _chosen()[1].check(script)
 
 
 def _chosen() -> tuple[str, type[Engine]]:

@@ -18,7 +18,7 @@ from threading import RLock, get_ident
 from kvs.atomic import Step, atomically, exhaust
 from kvs.engine.boundary import Effects, Instant, KeyChange, Mark, Pause, Reason
 from kvs.language import grammar, results
-from kvs.language.faults import fault_at
+from kvs.language.faults import Checked, check, fault_at
 from kvs.table import Table, ordered
 
 MAX_TRIES = 8
@@ -89,6 +89,11 @@ class PythonEngine:
                 [call.revision] = seen
                 call.write(b"".join(results.listing(ordered(pairs))))
         return call.pause()
+
+    @staticmethod
+    def check(script: bytes) -> Checked:
+        """Validate every line of `script`; execute nothing."""
+        return check(script)
 
     def _carry_out(self, call: "_Call") -> None:
         """Carry out lines until `call` is over or comes to a SHOW."""

@@ -6,6 +6,7 @@ Files are read, never mapped: a mapped file that shrinks kills the process.
 import os
 from collections.abc import Iterator
 
+from kvs.engine.choice import check
 from kvs.language.faults import settled
 
 BLOCK = 256 * 1024
@@ -77,7 +78,7 @@ class _Beginning:
         if self._size >= self._look_at:  # at each doubling, so that all looks are linear
             self._pieces = [b"".join(self._pieces)]
             self._look_at = 2 * self._size
-            self._dropping = settled(self._pieces[0])
+            self._dropping = settled(self._pieces[0], check)
 
     def ended_by(self, block: bytes) -> bytes:
         """Return the line with its end, and the lines after it, from `block`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from threading import Event
 
 from kvs.engine.boundary import BUDGET, Pause, Reason
+from kvs.engine.choice import check
 from kvs.errors import (
     BackupFailed,
     InvalidCommand,
@@ -25,7 +26,7 @@ from kvs.jobs.output import Output
 from kvs.jobs.report import JobReport, SnapshotReport, State
 from kvs.jobs.snapshots import Snapshots
 from kvs.language import grammar
-from kvs.language.faults import Fault, faults
+from kvs.language.faults import Fault
 from kvs.snapshot.write import Draft, Written
 from kvs.store import Store
 
@@ -194,12 +195,13 @@ class Job:
 
     def _pass_over(self, script: bytes, course: Course | None) -> None:
         """Take in lines that were carried out before; their errors were told then."""
-        self.report.commands += grammar.count_commands(script)
-        for match in grammar.LINE.finditer(script):
+        checked = check(script)
+        self.report.commands += checked.commands
+        for match in grammar.LINE.finditer(script) if b"BACKUP" in script else ():
             if match.lastindex == grammar.BACKUP:
                 line = self._lines + script.count(b"\n", 0, match.start()) + 1
                 self._backup_before(line, course)
-        self._account(script, 0, faults(script), tell=False)
+        self._account(script, 0, checked.faults, tell=False)
         self._lines += script.count(b"\n") + (script[-1] != NEWLINE)
 
     def _backup_before(self, line: int, course: Course | None) -> None:

@@ -7,11 +7,13 @@ each other.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from kvs.errors import WordRefused, shown
 from kvs.language.grammar import (
+    BLANKS,
     COMMANDS,
     GOOD_KEYS,
     GOOD_PAIRS,
@@ -29,11 +31,13 @@ SHOWN_BYTES = 24
 COUNTED_BYTES = 9_999
 """A part longer than this is told as longer, not counted: its end may not have been read."""
 
-_BLANKS = re.compile(rb"[ \t]*+")
-_NAME = re.compile(rb"[A-Za-z]++")
-_WORD = re.compile(rb"[^%b]*+" % NOT_IN_WORDS)
+# No part is taken out of a line that is longer than what is said of it.
+_BLANKS = re.compile(BLANKS)
+_NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (SHOWN_BYTES + 1))
+_WORD = re.compile(rb"[^%b]{0,%d}+" % (NOT_IN_WORDS, COUNTED_BYTES + 1))
 _WHOLE_WORD = re.compile(WORD)
-_DIGITS = re.compile(rb"[0-9]*+")
+_DIGITS = re.compile(rb"[0-9]{0,%d}+" % (COUNTED_BYTES + 1))
+_COMMENT = re.compile(BLANKS + rb"#")
 _PART = re.compile(rb"[^ \t\[\]()]++|.", re.DOTALL)
 _STRANGE = {0: "a NUL byte", 13: "a carriage return", 9: "a tab", 32: "a space"}
 
@@ -49,6 +53,20 @@ class Fault:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a validation of a script found, without executing anything."""
+
+    faults: list[Fault]
+    """The faults of the invalid lines, in order."""
+    commands: int
+    """The number of valid commands; comments and empty lines are none."""
+
+
+Check = Callable[[bytes], Checked]
+"""Validates every line of a script, as `check` does; an engine has one that is faster."""
+
+
 class _Found(Exception):
     def __init__(self, position: int, reason: str) -> None:
         self.position = position
@@ -57,39 +75,55 @@ class _Found(Exception):
 
 def line_at(script: bytes, offset: int) -> bytes:
     """Return the line of `script` that begins at `offset`, without its ending."""
-    end = script.find(b"\n", offset)
-    return script[offset : end if end >= 0 else len(script)].removesuffix(b"\r")
+    return script[offset : line_end(script, offset)]
 
 
-def fault_at(script: bytes, offset: int) -> Fault | None:
-    """Return why the line of `script` that begins at `offset` is invalid; None if it is valid."""
+def line_end(script: bytes, offset: int) -> int:
+    """Return where the line of `script` that begins at `offset` ends, without its ending."""
+    newline = script.find(b"\n", offset)
+    end = newline if newline >= 0 else len(script)
+    return end - script.endswith(b"\r", offset, end)
+
+
+def fault_at(script: bytes, offset: int, good: int = 0) -> Fault | None:
+    """Return why the line of `script` that begins at `offset` is invalid; None if it is valid.
+
+    The line is not copied. If its list is known to be valid up to `good`, the end of one of its
+    items and what closes that, it is read from there on.
+    """
     try:
-        _Scan(line_at(script, offset)).line()
+        _Scan(script, offset, line_end(script, offset), good).line()
     except _Found as found:
-        return Fault(offset, found.position + 1, found.reason)
+        return Fault(offset, found.position - offset + 1, found.reason)
     return None
+
+
+def check(script: bytes) -> Checked:
+    """Validate every line of `script`. Nothing is executed."""
+    found: list[Fault] = []
+    commands = 0
+    for match in LINE.finditer(script):
+        if match.lastindex != INVALID:
+            commands += match.lastindex is not None
+        elif fault := fault_at(script, match.start()):
+            found.append(fault)
+    return Checked(found, commands)
 
 
 def faults(script: bytes) -> list[Fault]:
     """Return the faults of every invalid line of `script`, in order. Nothing is carried out."""
-    return [
-        fault
-        for match in LINE.finditer(script)
-        if match.lastindex == INVALID and (fault := fault_at(script, match.start()))
-    ]
+    return check(script).faults
 
 
-def settled(beginning: bytes) -> bool:
+def settled(beginning: bytes, check: Check = check) -> bool:
     """Tell whether what follows `beginning`, the long start of a line, can change nothing.
 
     It cannot if the line is a comment, or if its fault lies so far back that neither place nor
     reason depends on what is to come. The rest of such a line need not be kept.
     """
-    try:
-        _Scan(beginning).line()
-    except _Found as found:
-        return found.position + COUNTED_BYTES < len(beginning)
-    return beginning.lstrip(b" \t").startswith(b"#")
+    if found := check(beginning).faults:
+        return found[0].column - 1 + COUNTED_BYTES < len(beginning)
+    return _COMMENT.match(beginning) is not None
 
 
 def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
@@ -111,7 +145,7 @@ def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
         return raw if type(raw) is bytes else bytes(raw)
     if not raw:
         raise WordRefused(f"a {what} has at least 1 byte, this one is empty")
-    scan = _Scan(raw)
+    scan = _Scan(raw, 0, len(raw))
     try:
         scan.word(what)
         scan.fail(f"{scan.found()} cannot stand in a {what}")
@@ -122,9 +156,12 @@ def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
 class _Scan:
     """One line, read once from the left; `_Found` is raised at the first part that does not fit."""
 
-    def __init__(self, line: bytes) -> None:
-        self.text = line
-        self.position = 0
+    def __init__(self, text: bytes, position: int, end: int, good: int = 0) -> None:
+        """Read `text` from `position` to `end`; up to `good` its list is known to be valid."""
+        self.text = text
+        self.position = position
+        self.end = end
+        self.good = good
 
     def line(self) -> None:
         self.blanks()
@@ -155,7 +192,7 @@ class _Scan:
 
     def pairs(self) -> None:
         self.symbol(b"[", "after WRITE")
-        good = self.take(GOOD_PAIRS)
+        good = self.items(GOOD_PAIRS)
         self.blanks()
         if good and self.next_is(b"]"):
             self.position += 1
@@ -170,7 +207,7 @@ class _Scan:
 
     def keys(self, name: str) -> None:
         self.symbol(b"[", f"after {name}")
-        self.take(GOOD_KEYS)
+        self.items(GOOD_KEYS)
         self.blanks()
         self.word("key")
         self.blanks()
@@ -206,21 +243,30 @@ class _Scan:
             self.fail(f"expected '{symbol.decode('ascii')}' {place}, not {self.found()}")
         self.position += 1
 
+    def items(self, pattern: re.Pattern[bytes]) -> bool:
+        """Pass over all valid items of a list; return whether there are any."""
+        start = self.position
+        self.position = max(start, self.good)
+        self.skip(pattern)
+        return self.position > start
+
     def blanks(self) -> None:
-        self.take(_BLANKS)
+        self.skip(_BLANKS)
+
+    def skip(self, pattern: re.Pattern[bytes]) -> None:
+        if match := pattern.match(self.text, self.position, self.end):
+            self.position = match.end()
 
     def take(self, pattern: re.Pattern[bytes]) -> bytes:
-        match = pattern.match(self.text, self.position)
-        if match is None:
-            return b""
-        self.position = match.end()
-        return match[0]
+        start = self.position
+        self.skip(pattern)
+        return self.text[start : self.position]
 
     def next_is(self, symbol: bytes) -> bool:
-        return self.text.startswith(symbol, self.position)
+        return self.text.startswith(symbol, self.position, self.end)
 
     def ended(self) -> bool:
-        return self.position == len(self.text)
+        return self.position == self.end
 
     def found(self) -> str:
         if self.ended():
@@ -228,7 +274,8 @@ class _Scan:
         byte = self.text[self.position]
         if byte in _STRANGE:
             return _STRANGE[byte]
-        part = _PART.match(self.text, self.position, self.position + SHOWN_BYTES + 1)
+        end = min(self.end, self.position + SHOWN_BYTES + 1)
+        part = _PART.match(self.text, self.position, end)
         return f"'{shown(part[0], SHOWN_BYTES)}'" if part else "the end of the line"
 
     def fail(self, reason: str) -> NoReturn:

@@ -1,6 +1,7 @@
 // Tests of the compiled engine from inside, for the sanitizers: no interpreter stands between.
 // Ends with status 1, and a line, at the first thing that is not as it should be.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -110,6 +111,55 @@ void check_long_command() {
     CHECK(engine.revision() == 1);
 }
 
+// Commands of so many keys that they are not held in memory all at once; equal to a model.
+void check_long_lines() {
+    std::mt19937 random(3);
+    kvs::Engine engine({5, 7}, HELP);
+    Model model;
+    std::uint64_t revision = 0;
+    const auto name = [&] {
+        const char* const heads[] = {"", "key", "a-long-beginning-", "("};
+        return heads[random() % 4] + std::to_string(random() % 30000);
+    };
+    for (int round = 0; round < 12; ++round) {
+        std::vector<std::string> names;
+        for (int number = 0; number < 20000; ++number) names.push_back(name());
+        std::string script, expected;
+        if (round % 3 == 0) {
+            script = "WRITE [";
+            for (const std::string& each : names) {
+                const std::string value(1 + random() % 40, char('a' + random() % 26));
+                script += "(" + each + "," + value + ")";
+                model[each] = value;
+            }
+            ++revision;
+        } else {
+            const bool reads = round % 3 == 1;
+            script = reads ? "READ [" : "DELETE [";
+            std::vector<std::string> missing;
+            for (const std::string& each : names) {
+                script += each + (&each == &names.back() ? "" : ",");
+                if (!reads && !model.erase(each)) missing.push_back(each);
+            }
+            std::sort(names.begin(), names.end());
+            std::sort(missing.begin(), missing.end());
+            for (const std::string& each : reads ? names : missing) {
+                const auto found = model.find(each);
+                const std::string value = found == model.end() ? "KVSERROR" : found->second;
+                expected += "(" + each + "," + (reads ? value : "KVSMISSING") + ")";
+            }
+            if (!expected.empty()) expected = "[" + expected + "]\n";
+            revision += !reads && missing.size() < names.size();
+        }
+        CHECK(run(engine, script + "]\n") == expected);
+        kvs::Call unclosed(script.data(), script.size(), 0, 65536);
+        engine.execute(unclosed);
+        CHECK(unclosed.invalid.size() == 1 && unclosed.invalid[0].good > script.size() - 100);
+        CHECK(engine.revision() == revision);
+    }
+    CHECK(run(engine, "SHOW\n") == listing(model));
+}
+
 // Threads write, read, delete, show, watch and hold, all at once. The recorded lines, carried out
 // in their order, must give what is there in the end; and marked outputs must all be told.
 void check_threads() {
@@ -196,6 +246,7 @@ void check_replacing() {
 int main() {
     check_tables();
     check_long_command();
+    check_long_lines();
     check_threads();
     check_replacing();
     return 0;

@@ -46,7 +46,8 @@ void carry_out(kvs::Engine& engine, const std::string& script, std::size_t budge
         if (call.offset <= offset) std::abort();
         offset = call.offset;
         outcome.output += call.output.from(0);
-        for (const std::size_t at : call.invalid) outcome.invalid.push_back(shift + at);
+        for (const kvs::Invalid& each : call.invalid)
+            outcome.invalid.push_back(shift + each.offset);
         outcome.commands += call.commands;
     }
 }
@@ -75,6 +76,11 @@ void check(const std::string& script, std::size_t budget) {
     finish(lines, of_lines);
     finish(again, of_again);
     if (!(of_whole == of_lines)) std::abort();
+    kvs::Check checked;
+    checked.run(script.data(), script.size());
+    std::vector<std::size_t> invalid;
+    for (const kvs::Invalid& each : checked.invalid) invalid.push_back(each.offset);
+    if (invalid != of_whole.invalid || checked.commands != of_whole.commands) std::abort();
     if (of_again.shown != of_whole.shown || of_again.revision != of_whole.revision) std::abort();
     if (!of_again.invalid.empty() || of_again.commands != of_again.revision) std::abort();
 }
@@ -88,11 +94,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
 #ifdef ALONE
 
+// More words than a batch holds with -DKVS_FEW_WORDS.
+#define TEN(text) text text text text text text text text text text
+#define MANY_KEYS TEN("a,b,cc,a,key,b,c,")
+#define MANY_PAIRS TEN("(a,b)(cc,d)(a,KVS)(key,12345678)(b,1)(c,2)(d,3)")
+
 int main(int, char** arguments) {
     const char* const pieces[] = {"WRITE", "READ", "DELETE", "SHOW", "WAIT", "BACKUP", "HELP", "[",
                                   "]", "(", ")", ",", " ", "\t", "\r", "\n", "\n", "#", "a", "b",
                                   "KVSERROR", "WRITE [(a,b)(c,d)]\n", "READ [a,b]\n", "DELETE [a]\n",
-                                  "0123456789", "abcdefghijklmnopqrstuvwxyz0123456789-_+*"};
+                                  MANY_KEYS, MANY_PAIRS, "0123456789", "abcdefghijklmnopqrstuvwxyz0123456789-_+*"};
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(arguments[1]));
     std::mt19937 random(std::random_device{}());
     while (std::chrono::steady_clock::now() < end) {

@@ -2,13 +2,18 @@
 // put in it is written once, where it is to be.
 #pragma once
 
+#include <cstddef>
 #include <cstdlib>
 #include <new>
 #include <type_traits>
 
 namespace kvs {
 
-template <typename Item>
+// Thrown by an array that has its maximum of items.
+struct ArrayFull {};
+
+// At most MAX_ITEMS items, a power of two.
+template <typename Item, std::size_t MAX_ITEMS>
 class Array {
     static_assert(std::is_trivially_copyable_v<Item>);
 
@@ -18,7 +23,7 @@ public:
     Array& operator=(const Array&) = delete;
     ~Array() { std::free(items_); }
 
-    // The place of a new item behind all others; throws std::bad_alloc.
+    // The place of a new item behind all others; throws std::bad_alloc or ArrayFull.
     Item& add() {
         if (size_ == room_) grow();
         return items_[size_++];
@@ -36,7 +41,10 @@ public:
 private:
     static constexpr std::size_t FIRST_ROOM = 64;
 
+    static_assert(MAX_ITEMS >= FIRST_ROOM && (MAX_ITEMS & (MAX_ITEMS - 1)) == 0);
+
     void grow() {
+        if (room_ == MAX_ITEMS) throw ArrayFull();
         const std::size_t room = room_ ? 2 * room_ : FIRST_ROOM;
         void* items = std::realloc(items_, room * sizeof(Item));
         if (!items) throw std::bad_alloc();

@@ -3,12 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "grammar.hpp"
+#include "long_line.hpp"
 #include "results.hpp"
-#include "table.hpp"
-#include "watched.hpp"
+#include "state.hpp"
 
 namespace kvs {
 
@@ -21,29 +22,30 @@ struct Line {
     std::size_t value;  // and its values: of a WRITE there, of a READ what was found
 };
 
-// The engine's state that commands work on; guarded by its lock.
-struct State {
-    Table& table;
-    Watched& watched;
-    std::uint64_t& revision;
-};
-
 class Batch {
 public:
     explicit Batch(Grammar grammar, std::string_view help) : grammar_(grammar), help_(help) {}
 
-    // Read lines up to `end`, to a line that only others can carry out, or until it is a batch.
-    // Throws std::bad_alloc; then fewer lines at a time, `most`, may do.
+    // Read lines up to `end`, to a line that only others can carry out, or until it is a batch. A
+    // line of too many words is a batch of its own. Throws std::bad_alloc; then fewer lines at a
+    // time, `most`, may do.
     void read(const char* at, const char* end, std::size_t most = LINES) {
         lines_.clear();
-        words_.clear();
+        words_.cut({0, 0});
+        long_.reset();
         stop_ = Kind::IDLE;
         std::size_t commands = 0, found = 0;
         most_output_ = 0;
         while (at != end && commands < COMMANDS && words_.keys.size() < WORDS &&
                lines_.size() < most && stop_ == Kind::IDLE) {
             Line line{Kind::IDLE, at, at, words_.keys.size(), 0, words_.values.size()};
-            line.kind = grammar_.line(at, words_);
+            try {
+                line.kind = grammar_.line(at, words_);
+            } catch (const ArrayFull&) {
+                words_.cut({line.key, line.value});
+                if (lines_.empty()) read_long(line);
+                break;
+            }
             line.end = at = grammar_.next();
             line.keys = words_.keys.size() - line.key;
             if (line.kind == Kind::READ) {
@@ -72,10 +74,12 @@ public:
     }
 
     // Carry out lines, under the lock, until they or `room` bytes of output are at their end; put
-    // the changes of watched keys behind `changes`. Return false if memory was not enough for
-    // a command: it has changed nothing, and those behind it are not carried out.
-    bool carry_out(State state, long long& room, std::vector<Change>* changes) {
+    // the changes of watched keys behind `changes`, and what a long READ writes behind `out`. Return
+    // false if memory was not enough for a command: it has changed nothing, and those behind it are
+    // not carried out.
+    bool carry_out(State state, long long& room, std::vector<Change>* changes, Buffer& out) {
         done_ = 0;
+        if (long_) return carry_out_long(state, room, changes, out);
         for (Line& line : lines_) {
             const std::size_t told = changes ? changes->size() : 0;
             try {
@@ -94,6 +98,9 @@ public:
     // Whether they come to a SHOW, if all are carried out.
     bool shows() const { return stop_ == Kind::SHOW; }
 
+    // Say that a READ, alone in the batch, was not carried out after all.
+    void take_back() { done_ = 0; }
+
     // Of the lines carried out.
 
     std::size_t done() const { return done_; }
@@ -111,6 +118,7 @@ public:
 
     // Put what the commands wrote behind `out`, where there is room.
     void write(Buffer& out) {
+        if (long_ && done_) return long_->write(out);
         for (std::size_t i = 0; i < done_; ++i) {
             const Line& line = lines_[i];
             if (line.kind == Kind::READ) write_read(line, out);
@@ -119,11 +127,35 @@ public:
         }
     }
 
+    // The end of the last good item of the list in a long line; null if there is none.
+    const char* good() const { return long_ ? long_->good() : nullptr; }
+
 private:
     static constexpr std::size_t COMMANDS = 32;
     static constexpr std::size_t WORDS = 1024;
     static constexpr std::size_t LINES = 1024;
     static constexpr std::size_t PREFETCHED = 512;
+
+    void read_long(Line& line) {
+        long_.emplace(grammar_);
+        line.kind = long_->read(line.begin);
+        line.end = long_->next();
+        most_output_ = long_->max_output();
+        lines_.push_back(line);
+    }
+
+    bool carry_out_long(State& state, long long& room, std::vector<Change>* changes, Buffer& out) {
+        const std::size_t told = changes ? changes->size() : 0;
+        try {
+            room -= static_cast<long long>(long_->execute(state, out, changes));
+        } catch (const std::bad_alloc&) {
+            if (changes) changes->resize(told);
+            return false;
+        }
+        done_ = 1;
+        if (long_->has_changed()) has_changed(state, lines_.front());
+        return true;
+    }
 
     void note(Line& line, std::size_t& commands) {
         switch (line.kind) {
@@ -159,7 +191,10 @@ private:
         const Key* const keys = &words_.keys[line.key];
         const Word* const values = &words_.values[line.value];
         state.table.make_room(keys, line.keys);
-        if (changes) state.watched.put_writes(keys, values, line.keys, *changes);
+        if (changes) {
+            state.watched.begin_command();
+            state.watched.put_writes(keys, values, line.keys, *changes);
+        }
         for (std::size_t i = 0; i < line.keys; ++i) state.table.put(keys[i], values[i]);
         has_changed(state, line);
         return 0;
@@ -182,9 +217,11 @@ private:
 
     std::size_t remove_keys(State& state, const Line& line, std::vector<Change>* changes) {
         Key* const keys = &words_.keys[line.key];
-        if (changes)
+        if (changes) {
+            state.watched.begin_command();
             state.watched.put_removals(keys, line.keys, *changes,
                                        [&](const Key& key) { return state.table.find(key) != 0; });
+        }
         std::size_t bytes = 0, missing = 0;
         for (std::size_t i = 0; i < line.keys; ++i) {
             keys[i].missing = !state.table.remove(keys[i]);
@@ -224,6 +261,7 @@ private:
     const std::string_view help_;
     std::vector<Line> lines_;
     Words words_;
+    std::optional<LongLine> long_;
     std::vector<Value> found_;
     std::vector<std::size_t> changed_;
     Kind stop_ = Kind::IDLE;

@@ -1,6 +1,7 @@
 // Bytes that grow at their end. Room is made beforehand, so that what is put in never fails.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -41,7 +42,36 @@ public:
         size_ += word.size();
     }
 
+    // Put the last `size` bytes so many more times.
+    void repeat(std::size_t size, std::size_t times) {
+        const char* const from = at_ + size_ - size;
+        const std::size_t more = size * times;
+        // What has been put is as good to copy from, so each piece is twice as long as the last.
+        for (std::size_t done = 0, piece = size; done < more; done += piece) {
+            piece = std::min(done + size, more - done);
+            std::memcpy(at_ + size_ + done, from, piece);
+        }
+        size_ += more;
+    }
+
     void clear() { size_ = 0; }
+    // Keep the first `size` bytes.
+    void cut(std::size_t size) { size_ = size; }
+
+    // Copy all to `to` and clear this, from the end on: memory that has been copied is given back on
+    // the way, so that all is hardly ever there twice.
+    void move_to(char* to) {
+        while (size_) {
+            const std::size_t keep = size_ > PIECE ? size_ - PIECE : 0;
+            std::memcpy(to + keep, at_ + keep, size_ - keep);
+            size_ = keep;
+            if (room_ < PIECE) continue;
+            if (void* at = std::realloc(at_, keep ? keep : 1)) {
+                at_ = static_cast<char*>(at);
+                room_ = keep ? keep : 1;
+            }
+        }
+    }
     const char* data() const { return at_; }
     std::size_t size() const { return size_; }
     std::string_view from(std::size_t start) const {
@@ -49,6 +79,7 @@ public:
     }
 
 private:
+    static constexpr std::size_t PIECE = std::size_t(1) << 20;
     static constexpr std::size_t MOST_SPARE = std::size_t(1) << 24;
 
     char* at_ = nullptr;

@@ -118,7 +118,7 @@ public:
     }
 
 private:
-    Lock lock_;  // a leaf, held for a moment
+    Lock lock_;  // a leaf; see lock.hpp
     std::unique_ptr<Effect> first_;
     Effect* last_ = nullptr;
     std::atomic<bool> any_{false};

@@ -4,8 +4,8 @@
 // recorded; it is held for a batch of commands at a time. `size_` and `published_` are copies for
 // who only wants to know. `effects_` has a lock of its own, inside that one or alone.
 //
-// Law: nothing here calls Python or needs its interpreter lock, and nobody waits here while holding
-// that one.
+// Locking: nothing here calls Python or needs the interpreter's lock. Whatever takes `lock_` is called
+// without the interpreter's lock, but for `try_hold`, which does not block.
 #pragma once
 
 #include <atomic>
@@ -58,7 +58,7 @@ struct Call {
     std::uint64_t milliseconds = 0;
     Buffer output;
     std::size_t told = 0;  // so much of the output is in the effects of a marked call
-    std::vector<std::size_t> invalid;
+    std::vector<Invalid> invalid;
     std::size_t commands = 0;
     std::size_t lines = 0;
     std::uint64_t revision = 0;
@@ -247,8 +247,11 @@ private:
             turn.table = table_;
             batch.forget_seen();
         }
+        const std::size_t written = call.output.size();
         bool enough = batch.carry_out({*table_, watched_, revision_}, call.room,
-                                      watched_.none() ? nullptr : &turn.effect->changes);
+                                      watched_.none() ? nullptr : &turn.effect->changes,
+                                      call.output);
+        if (call.output.size() != written) enough = make_room_to_tell(call, batch, turn, written);
         if (enough && batch.stop() == Kind::SHOW) enough = turn.copy->take(*table_);
         call.revision = revision_;
         publish();
@@ -294,6 +297,20 @@ private:
             turn.effect->output.make_room(call.output.size() - call.told + batch.most_output());
     }
 
+    // Make room for what a long READ has written, which is known only now, in the effect of a marked
+    // call; take it back and return false if there is not enough memory.
+    static bool make_room_to_tell(Call& call, Batch& batch, Turn& turn, std::size_t written) {
+        if (!turn.effect || !call.marked) return true;
+        try {
+            turn.effect->output.make_room(call.output.size() - call.told);
+        } catch (const std::bad_alloc&) {
+            call.output.cut(written);
+            batch.take_back();
+            return false;
+        }
+        return true;
+    }
+
     // Put in what the batch has changed, if anybody is to know; return it if it is incomplete.
     Effect* put_effect(const Call& call, const Batch& batch, Turn& turn) {
         if (!turn.effect) return nullptr;
@@ -315,7 +332,8 @@ private:
         for (std::size_t i = 0; i < batch.done(); ++i) {
             const Line& line = batch.lines()[i];
             if (line.kind == Kind::INVALID)
-                call.invalid.push_back(std::size_t(line.begin - call.script));
+                call.invalid.push_back({std::size_t(line.begin - call.script),
+                                        batch.good() ? std::size_t(batch.good() - call.script) : 0});
             else
                 call.commands += line.kind != Kind::IDLE;
             call.offset = std::size_t(line.end - call.script);

@@ -1,6 +1,11 @@
 // A lock that is mostly held for microseconds: whoever waits spins for some, and then sleeps.
 //
-// Law: nobody waits for it while holding the interpreter's lock; its holder may wait for that one.
+// Locking: there are two of this class. The engine's lock may be held for long, and its holder may
+// wait for the interpreter's lock (`at_instant`); so no thread that holds the interpreter's lock may
+// block on the engine's. The lock of `Effects` is a leaf: its holder blocks on nothing and runs a
+// few instructions, so a thread may wait for it whatever it holds. `any`, `take` and `put_back` are
+// called with the interpreter's lock held, and so a fork, which holds that one, never finds the
+// leaf locked by them; `put` is called with the engine's lock held, which a fork at an instant holds.
 #pragma once
 
 #include <atomic>

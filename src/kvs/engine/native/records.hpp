@@ -92,6 +92,11 @@ public:
         while (room() < count) add_chunk();
     }
 
+    // Let records of so many units in all be made without failing; throws std::bad_alloc.
+    void make_room_for_units(std::size_t units) {
+        while (room_for_units() < units) add_chunk();
+    }
+
     Ref make(const Word& key, const Word& value) {
         const std::size_t size = units(std::size_t(key.size) + value.size);
         Ref ref = free_[size];
@@ -189,6 +194,14 @@ private:
     std::size_t room() const {
         return (USABLE_UNITS - used_[current_].units) / MOST_UNITS +
                (used_.size() - 1 - current_) * (USABLE_UNITS / MOST_UNITS);
+    }
+
+    // How many units there is surely room for: a record that does not fit in the rest of a chunk
+    // leaves that rest unused.
+    std::size_t room_for_units() const {
+        const std::size_t left = USABLE_UNITS - used_[current_].units;
+        return (left > MOST_UNITS ? left - MOST_UNITS : 0) +
+               (used_.size() - 1 - current_) * (USABLE_UNITS - MOST_UNITS);
     }
 
     Pages starts_;  // of chunks; with room for all there can be, so that it never moves

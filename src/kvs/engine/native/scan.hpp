@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 // KVS_PORTABLE leaves out what only some machines have, for tests of what the others get.
 #if defined(__SSE2__) && !defined(KVS_PORTABLE)
@@ -39,6 +40,38 @@ inline unsigned may_end_word(const char* at) {
     const __m128i any = _mm_or_si128(_mm_or_si128(low, comma), _mm_or_si128(round, square));
     return unsigned(_mm_movemask_epi8(any));
 }
+
+// The bytes that may end a word, one after the other, found for 64 bytes at a time.
+class Stops {
+public:
+    Stops(const char* at, const char* end) : block_(at), end_(end) { fill(); }
+
+    // Return the next of them that is not further than a word from `from`; null if there is none
+    // or what is left is too short to be looked at so.
+    const char* next(const char* from) {
+        while (!mask_) {
+            block_ += BLOCK;
+            if (block_ - from > std::ptrdiff_t(WORD_BYTES) || !fill()) return nullptr;
+        }
+        const char* const stop = block_ + __builtin_ctzll(mask_);
+        mask_ &= mask_ - 1;
+        return stop;
+    }
+
+private:
+    static constexpr std::ptrdiff_t BLOCK = 4 * SCANNED;
+
+    bool fill() {
+        if (end_ - block_ < BLOCK - 1) return false;
+        for (std::size_t i = 0; i < 4; ++i)
+            mask_ |= std::uint64_t(may_end_word(block_ + i * SCANNED)) << (i * SCANNED);
+        return true;
+    }
+
+    const char* block_;
+    const char* const end_;
+    std::uint64_t mask_ = 0;
+};
 
 #endif
 

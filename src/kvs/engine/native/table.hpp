@@ -51,6 +51,19 @@ public:
         }
     }
 
+    // Make room for records of so many units, so that no `put` or `insert` of them fails for lack of
+    // it; throws std::bad_alloc.
+    void make_room(std::size_t units) { records_.make_room_for_units(units); }
+
+    // Put a pair whose key is missing, for whose record there is room; return false if the key is
+    // there. Throws std::bad_alloc, and then nothing has changed that anybody could see.
+    bool insert(const Key& key, const Word& value) {
+        if (find(key)) return false;
+        while (!segment(key.hash)->has_room(1)) enlarge(key.hash);
+        put(key, value);
+        return true;
+    }
+
     void put(const Key& key, const Word& value) {
         Segment* const there = segment(key.hash);
         Slot* const slot = there->find(key, records_);

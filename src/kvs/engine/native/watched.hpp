@@ -55,10 +55,12 @@ public:
         return filter_[place(hash)] >> (hash & 63) & 1;
     }
 
+    // To be called before the following, which may be called several times for one command.
+    void begin_command() { ++command_; }
+
     // Put what a WRITE will change: a key named twice once, in its first place, with the last value.
     void put_writes(const Key* keys, const Word* values, std::size_t count,
                     std::vector<Change>& changes) {
-        ++command_;
         for (std::size_t i = 0; i < count; ++i) {
             if (Entry* entry = find(keys[i])) {
                 const std::string value(values[i].view());
@@ -77,7 +79,6 @@ public:
     template <typename IsThere>
     void put_removals(const Key* keys, std::size_t count, std::vector<Change>& changes,
                       IsThere is_there) {
-        ++command_;
         for (std::size_t i = 0; i < count; ++i) {
             Entry* entry = find(keys[i]);
             if (!entry || entry->command == command_ || !is_there(keys[i])) continue;

@@ -1,0 +1,132 @@
+// Sort the words of a long line by their bytes, given as offsets of 4 bytes each, in place.
+//
+// Multikey quicksort (Bentley and Sedgewick, 1997) with 8 bytes of a word as one digit: words that
+// are equal are done with after one pass, however many there are. Parts of few words are copied out
+// with their digits, which stay in the cache, and sorted there. The pivot is drawn at random, so
+// that no order of words that a client can choose takes quadratic time.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string_view>
+
+#include "grammar.hpp"
+
+namespace kvs {
+
+class WordSort {
+public:
+    // The offsets count from `text`.
+    WordSort(const char* text, const Grammar& grammar)
+        : text_(text), end_(grammar.end()), hasher_(grammar.hasher()) {}
+
+    void sort(std::uint32_t* offsets, std::size_t count) {
+        if (count < 2) return;
+        Key key;
+        hasher_.set(key, text_ + offsets[0], word_size(text_ + offsets[0], end_));
+        random_ = key.hash | 1;
+        sort({offsets, offsets + count, 0});
+    }
+
+private:
+    static constexpr std::ptrdiff_t FEW = 512;
+    static constexpr std::size_t DIGIT_BYTES = 8;
+    static constexpr std::ptrdiff_t AHEAD = 16;  // words to fetch before they are needed
+
+    // Words that have the first `depth` bytes in common.
+    struct Part {
+        std::uint32_t* begin;
+        std::uint32_t* end;
+        std::size_t depth;
+
+        std::ptrdiff_t size() const { return end - begin; }
+    };
+
+    struct Entry {
+        std::uint64_t digit;
+        std::uint32_t offset;
+    };
+
+    // The bytes of the word at `offset` from `depth` on as a number in the order of words.
+    std::uint64_t digit(std::uint32_t offset, std::size_t depth) const {
+        const char* const at = text_ + offset + depth;
+        const std::size_t size = std::min(word_size(at, end_), DIGIT_BYTES);
+        return sip::big_endian(hasher_.first_block(at, size));
+    }
+
+    // Whether a word goes on behind this digit: no word has a NUL.
+    static bool goes_on(std::uint64_t digit) { return digit & 0xff; }
+
+    void sort(Part part) {
+        while (part.size() > FEW) {
+            Part parts[3];
+            split(part, parts);
+            // The largest is left for the next round, so that the stack stays shallow.
+            std::sort(parts, parts + 3,
+                      [](const Part& one, const Part& other) { return one.size() < other.size(); });
+            sort(parts[0]);
+            sort(parts[1]);
+            part = parts[2];
+        }
+        sort_few(part);
+    }
+
+    // Into the words whose digit is below that of one of them, above it, and equal to it.
+    void split(const Part& part, Part* parts) {
+        const std::size_t drawn = next_random() % std::size_t(part.size());
+        const std::uint64_t pivot = digit(part.begin[drawn], part.depth);
+        std::uint32_t *below = part.begin, *above = part.end, *at = part.begin;
+        while (at < above) {
+            if (above - at > AHEAD) {
+                __builtin_prefetch(text_ + at[AHEAD] + part.depth);
+                __builtin_prefetch(text_ + above[-AHEAD] + part.depth);
+            }
+            const std::uint64_t here = digit(*at, part.depth);
+            if (here < pivot)
+                std::swap(*below++, *at++);
+            else if (here > pivot)
+                std::swap(*at, *--above);
+            else
+                ++at;
+        }
+        parts[0] = {part.begin, below, part.depth};
+        parts[1] = {above, part.end, part.depth};
+        parts[2] = {below, goes_on(pivot) ? above : below, part.depth + DIGIT_BYTES};
+    }
+
+    void sort_few(const Part& part) {
+        if (part.size() < 2) return;
+        Entry entries[FEW];
+        Entry* end = entries;
+        for (const std::uint32_t* at = part.begin; at != part.end; ++at)
+            __builtin_prefetch(text_ + *at + part.depth);
+        for (const std::uint32_t* at = part.begin; at != part.end; ++at)
+            *end++ = {digit(*at, part.depth), *at};
+        std::sort(entries, end, [&](const Entry& one, const Entry& other) {
+            if (one.digit != other.digit) return one.digit < other.digit;
+            if (!goes_on(one.digit)) return false;
+            const std::size_t depth = part.depth + DIGIT_BYTES;
+            return rest(one.offset, depth) < rest(other.offset, depth);
+        });
+        for (std::uint32_t* at = part.begin; at != part.end; ++at)
+            *at = entries[at - part.begin].offset;
+    }
+
+    std::string_view rest(std::uint32_t offset, std::size_t depth) const {
+        const char* const at = text_ + offset + depth;
+        return {at, word_size(at, end_)};
+    }
+
+    std::uint64_t next_random() {  // xorshift (Marsaglia, 2003)
+        random_ ^= random_ << 13;
+        random_ ^= random_ >> 7;
+        return random_ ^= random_ << 17;
+    }
+
+    const char* const text_;
+    const char* const end_;
+    const Hasher& hasher_;
+    std::uint64_t random_ = 1;
+};
+
+}  // namespace kvs

@@ -1,0 +1,233 @@
+"""Lines of very many words: equal in both engines, atomic, and in bounded memory."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from kvs.engine.choice import COMPILED
+from kvs.engine.python import PythonEngine
+from kvs.language import faults
+from tests.engine.engines import engine_called, pauses
+from tests.engine.test_equal import everything
+from tests.tools import SECONDS
+
+WORDS = 20_000
+"""More than the compiled engine holds in memory at a time."""
+
+BREAKS = [
+    b" ", b"\t", b"\r", b"\0", b"\x01", b"\x1f", b",", b")", b"]", b"[", b"(", b",,", b"))", b"()",
+    b"x" * 41, b"x" * 100, b"KVSERROR", b"KVSMISSING", b",KVSERROR)", b",KVSMISSING )", b"\n",
+    b"]\n", b"", b" ,", b", ", b") (", b" ) ( ", b"]]", b"#",
+]  # fmt: skip
+
+
+def words(rng: random.Random, count: int) -> list[bytes]:
+    """Return words of any size, many of them equal or with a long beginning in common."""
+    heads = [b"", b"k", b"prefix-01234567", b"\xff\x80", b"(", b"\x01", b"x" * 33]
+    few = rng.choice([3, 500, 10**6])
+    return [rng.choice(heads) + b"%d" % rng.randrange(few) for _ in range(count)]
+
+
+def line(rng: random.Random, name: bytes) -> bytes:
+    keys = words(rng, WORDS)
+    blank = rng.choice([b"", b"", b" ", b"\t "])
+    if name == b"WRITE":
+        pairs = zip(keys, words(rng, WORDS), strict=True)
+        body = blank.join(b"(%b,%b%b)" % (key, blank, value) for key, value in pairs)
+    else:
+        body = (blank + b",").join(keys)
+    return name + blank + b"[" + body + b"]"
+
+
+def broken(rng: random.Random, text: bytes) -> bytes:
+    """Return `text` with something put in or cut out near its beginning, its end or anywhere."""
+    near = rng.choice([30, 3000, len(text)])
+    at = rng.choice([rng.randrange(near), len(text) - rng.randrange(near)])
+    return text[:at] + rng.choice(BREAKS) + text[at + rng.choice([0, 0, 1, 5]) :]
+
+
+def scripts(rng: random.Random) -> Iterator[bytes]:
+    for name in (b"WRITE", b"READ", b"DELETE", b"WRITE", b"READ"):
+        good = line(rng, name)
+        yield good + rng.choice([b"", b"\n", b"\r\n", b" \n", b"\nREAD [k1]\n", b"\n" * 70])
+        yield b"READ [k1,k2]\n" + broken(rng, good) + b"\nWRITE [(k1,v)]\nDELETE [k2,k2]\n"
+        yield good[:-1]
+
+
+@pytest.mark.parametrize("how", ["", "r", "rm", "w", "rw", "rmw"])
+@pytest.mark.parametrize("seed", range(2))
+def test_long_lines_give_the_same_in_both_engines(how: str, seed: int) -> None:
+    """Whether lines are recorded, calls marked, keys watched, or not."""
+    found = []
+    for engine in (PythonEngine(), engine_called(COMPILED)()):
+        rng = random.Random(f"{how}{seed}")
+        if "r" in how:
+            engine.record(7)
+        if "w" in how:
+            for key in (b"k1", b"k2", b"prefix-012345671", b"1"):
+                engine.watch(key)
+        job = 3 if "m" in how else None
+        budget = rng.choice([0, 65536, 10**9])
+        found.append([everything(engine, pauses(engine, s, budget, job)) for s in scripts(rng)])
+    for expected, got in zip(*found, strict=True):
+        assert got == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_compiled_engine_checks_long_lines_as_the_language_does(seed: int) -> None:
+    check = engine_called(COMPILED)().check
+    rng = random.Random(seed)
+    for script in scripts(rng):
+        for _ in range(6):
+            each = broken(rng, script)
+            assert check(each) == faults.check(each)
+
+
+@pytest.mark.parametrize("size", [*range(60, 70), 127, 128, 129, 191, 192])
+@pytest.mark.parametrize("name", [b"WRITE", b"READ"])
+def test_a_list_that_ends_at_any_distance_from_the_end_of_the_script_is_checked_the_same(
+    name: bytes, size: int
+) -> None:
+    """Lists are read 64 bytes at a time, and never beyond the end of the script."""
+    check = engine_called(COMPILED)().check
+    item = b"(a,1)" if name == b"WRITE" else b"a,"
+    for behind in (b"]", b"", b"]\n", b" ]", b"a]", b"\n", b",", b"(", b"(a", b"(a,", b"(a,1"):
+        for before in (b"", b"x" * 5, b" "):
+            script = name + b" [" + item * (size // len(item)) + before + behind
+            for end in range(len(script) - 12, len(script) + 1):
+                cut = script[:end]
+                assert check(cut) == faults.check(cut), cut
+
+
+# Memory.
+
+PEAK = """
+import os, sys
+from kvs.engine._compiled import CompiledEngine
+kind = sys.argv[1]
+SIZE = 12 << 20
+head, item, tail = {
+    "read": (b"READ [", b"a,", b"a]"),
+    "read words": (b"READ [", b"abcdefgh,", b"a]"),
+    "delete": (b"DELETE [", b"a,", b"a]"),
+    "write": (b"WRITE [", b"(a,1)", b"]"),
+    "unclosed read": (b"READ [", b"a,", b"a"),
+    "unclosed write": (b"WRITE [", b"(a,1)", b""),
+    "a word": (b"READ [", b"a", b"]"),
+    "blanks": (b"READ [a", b" ", b""),
+    "comment": (b"#", b"x", b""),
+    "garbage": (b"", b"\\0", b""),
+    "carriage returns": (b"READ [a]", b"\\r", b""),
+}[kind]
+script = head + item * (SIZE // len(item)) + tail + b"\\n"
+engine = CompiledEngine()
+engine.execute(b"WRITE [(a,1)]\\nREAD [\\n", 0, 65536)
+CompiledEngine.check(b"READ [\\n")
+def status(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(name))
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # from now on, VmHWM is a new one
+before = status("VmRSS")
+CompiledEngine.check(script)
+checked = status("VmHWM") - before
+output = len(engine.execute(script, 0, 65536).output)
+executed = status("VmHWM") - before - output
+print(round(checked / len(script), 2), round(executed / len(script), 2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        ("read", 2.3),  # 4 bytes a word, the output once
+        ("read words", 0.9),
+        ("delete", 2.3),
+        ("write", 0.4),
+        ("unclosed read", 0.3),
+        ("unclosed write", 0.3),
+        ("a word", 0.3),
+        ("blanks", 0.3),
+        ("comment", 0.3),
+        ("garbage", 0.3),
+        ("carriage returns", 0.3),
+    ],
+)
+def test_memory_beside_the_script_and_the_output_is_a_few_bytes_a_word(
+    kind: str, most: float
+) -> None:
+    engine_called(COMPILED)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, kind],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    checked, executed = map(float, done.stdout.split())
+    assert checked < 0.3
+    assert executed < most
+
+
+SCARCE = """
+import resource, sys
+from kvs.engine._compiled import CompiledEngine
+kind = sys.argv[1]
+names = [b"key%d" % number for number in range(60_000)]
+old = [b"(%b,old)" % name for name in names[::3]]
+pairs = [b"(%b,%040d)" % (name, at) for at, name in enumerate(names)]
+line = {
+    "write": b"WRITE [%b]" % b"".join(pairs),
+    "read": b"READ [%b]" % b",".join(names),
+    "delete": b"DELETE [%b]" % b",".join(names),
+}[kind]
+soft, most = resource.getrlimit(resource.RLIMIT_AS)
+outcomes = set()
+for room in range(0, 12_000_000, 400_000):
+    engine = CompiledEngine()
+    engine.record(0)
+    engine.watch(b"key1")
+    for at in range(0, len(old), 100):
+        engine.execute(b"WRITE [%b]" % b"".join(old[at:at + 100]), 0, 65536)
+    before = engine.items(), engine.revision
+    engine.take_all_effects()
+    with open("/proc/self/statm") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + room, most))
+    try:
+        done = engine.execute(line, 0, 1 << 40)
+    except MemoryError:
+        done = None
+    resource.setrlimit(resource.RLIMIT_AS, (soft, most))
+    effects = engine.take_all_effects()
+    outcomes.add(done is not None)
+    if done is None:
+        assert (engine.items(), engine.revision) == before
+        assert not any(each.changes or each.lines for each in effects)
+    elif kind == "write":
+        assert len(engine) == len(names) and engine.revision == before[1] + 1
+        assert engine.get([b"key0", b"key59999"]) == [b"%040d" % 0, b"%040d" % 59999]
+    elif kind == "delete":
+        assert len(engine) == 0 and done.output.count(b"KVSMISSING") == 40_000
+    else:
+        assert done.output.count(b"old") == 20_000
+assert outcomes == {False, True}, outcomes
+print("good")
+"""
+
+
+@pytest.mark.parametrize("kind", ["write", "read", "delete"])
+def test_a_long_line_for_which_memory_is_not_enough_changes_nothing(kind: str) -> None:
+    """With more and more memory it fails in each of its steps, until it succeeds."""
+    engine_called(COMPILED)
+    done = subprocess.run(
+        [sys.executable, "-c", SCARCE, kind],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "good\n", "")
