@@ -131,7 +131,7 @@ class _Opening:
         reply = link.replies.popleft()
         if isinstance(reply, Executed) or reply.operation != frames.CONNECT:
             raise SessionEnded("what the server answered to the connect is no answer to it")
-        if reply.result:
+        if reply.result not in {0, ord("0")}:  # servers in C that answer in characters
             raise ConnectRefused(self._shown, reply.result)
 
     def _poll(self, seconds: float, events: int, link: Link | None = None) -> None:

@@ -138,7 +138,7 @@ def found(connect: Connect, registration: tuple[int, int] | None, *, others: boo
             pipes.append(pipe)
         _check(pipes, registration, others=others)
         opened.pop_all()
-        return Pipes(*pipes)
+        return Pipes(*pipes, dialect=connect.dialect)
 
 
 def _fifo(path: bytes) -> Fifo:

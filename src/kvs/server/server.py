@@ -28,8 +28,11 @@ LOOK_SECONDS = 1.0
 WAITING_CONNECTS = 100_000
 """So many connects wait for a place, at most; more are dropped, and that is logged."""
 
-REGISTRATION_BYTES = 4096
-"""Read from the registration pipe at a time: sessions are served in between, garbage or not."""
+REGISTRATION_BYTES = 1024
+"""Read from the registration pipe at a time: sessions are served in between, garbage or not.
+
+Each byte of garbage may begin a connect, and each candidate costs some system calls.
+"""
 
 ROOM_SECONDS = 0.1
 """So long a connect waits for a descriptor, or a pipe, before it is tried again."""
