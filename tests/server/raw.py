@@ -62,9 +62,10 @@ class Client:
     def path(self, which: str) -> Path:
         return self.served.folder / f"{self.name}.{which}"
 
-    def make(self) -> "Client":
+    def make(self, mode: int = 0o600) -> "Client":
         for which in ("req", "resp", "not"):
-            os.mkfifo(self.path(which), 0o600)
+            os.mkfifo(self.path(which))
+            self.path(which).chmod(mode)
         return self
 
     def frame(self) -> bytes:
@@ -82,9 +83,9 @@ class Client:
             self.open[one] = open_within(self.path(one), flags)
         return self
 
-    def connected(self) -> "Client":
+    def connected(self, mode: int = 0o600) -> "Client":
         """Do it all, in the first of the orders."""
-        self.make().register().opens("resp")
+        self.make(mode).register().opens("resp")
         assert self.reply() == (frames.CONNECT, 0)
         return self.opens("req", "not")
 

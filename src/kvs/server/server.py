@@ -9,7 +9,7 @@ from threading import Barrier
 from kvs.errors import NoThread, RegistrationUnusable, cause, counted
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.pipes import Pipes
-from kvs.server.registration import OTHERS_MAY_WRITE, Refused, RegistrationPipe, found
+from kvs.server.registration import Refused, RegistrationPipe, found
 from kvs.server.session import House, Session
 from kvs.settings import ServerSettings
 from kvs.store import Store
@@ -58,7 +58,6 @@ class Server:
         self._executor = _started_executor()
         self._house = House(self._loop, store, self._watchers, self._executor, self._opened)
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
-        self._others = bool(settings.fifo_mode & OTHERS_MAY_WRITE)
         self._registration = Registration(self._judged)
         self._sessions: set[Session] = set()
         self._in_use: dict[tuple[int, int], Session] = {}
@@ -127,7 +126,7 @@ class Server:
         return connect
 
     def _found(self, connect: Connect) -> Pipes:
-        return found(connect, self._pipe.identity, others=self._others)
+        return found(connect, self._pipe.identity, self._pipe.senders)
 
     def _admit(self, connect: Connect) -> None:
         if len(self._waiting) >= WAITING_CONNECTS:
