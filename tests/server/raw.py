@@ -2,12 +2,16 @@
 
 import os
 import select
+import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from kvs.library import Store
 from kvs.server.server import Server
@@ -170,3 +174,24 @@ def open_within(path: Path, flags: int) -> int:
     thread.join(SECONDS)
     assert opened, f"{path} was not opened from the other side"
     return opened[0]
+
+
+def compiled(folder: Path, *options: str) -> Path:
+    """Compile the client in C into `folder`; return the program."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no cc here")
+    program = folder / "old_client"
+    source = Path(__file__).with_name("old_client.c")
+    command: list[str | Path] = [
+        compiler,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *options,
+        "-o",
+        program,
+        source,
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    return program

@@ -3,6 +3,8 @@
 import errno
 import os
 import struct
+import subprocess
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from kvs.client.session import connect
 from kvs.settings import ServerSettings
 from kvs.wire import frames
 from kvs.wire.frames import Connect
-from tests.server.raw import Client, Place, Served, send, serving
-from tests.tools import NOBODY
+from tests.server.raw import SECONDS, Client, Place, Served, compiled, send, serving
+from tests.tools import NOBODY, Start, content, end, started, until
+from tests.tools import kvs as kvs_program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -24,7 +28,7 @@ GROUP = 54321
 WHICH = ("req", "resp", "not")
 
 
-def as_nobody(call: Callable[[], object], group: int = NOBODY) -> None:
+def as_nobody(call: Callable[[], object], group: int = NOBODY, user: int = NOBODY) -> None:
     """Do something in a process of another user, which is in no other group; fail if it fails."""
     child = os.fork()
     if child == 0:
@@ -32,7 +36,7 @@ def as_nobody(call: Callable[[], object], group: int = NOBODY) -> None:
         try:
             os.setgroups([])
             os.setresgid(group, group, group)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(user, user, user)
             call()
             status = 0
         except BaseException:  # noqa: BLE001  (told by the status)
@@ -51,9 +55,9 @@ def shared(mode: int = 0o622) -> Iterator[Served]:
         yield served
 
 
-def named_by_nobody(served: Served, connect: Connect, group: int = NOBODY) -> bool:
-    """Have another user send `connect`; return whether the server has begun a session of it."""
-    as_nobody(lambda: send(served, connect.encode()), group)
+def named_by_nobody(served: Served, pipes: Connect, group: int = NOBODY) -> bool:
+    """Have another user name `pipes`; return whether the server has begun a session of it."""
+    as_nobody(lambda: send(served, pipes.encode()), group)
     # Connects are taken in order: once this one is answered the other has been judged.
     witness = Client(served, "witness").connected(0o666)
     begun = served.server.sessions - 1
@@ -62,12 +66,12 @@ def named_by_nobody(served: Served, connect: Connect, group: int = NOBODY) -> bo
     witness.close()
     witness.remove()
     if not begun:
-        for path in connect.paths[1:]:
+        for path in pipes.paths[1:]:
             reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             assert os.read(reader, 1) == b""
             os.close(reader)
         with pytest.raises(OSError, match="No such device or address") as refused:
-            os.open(connect.requests, os.O_WRONLY | os.O_NONBLOCK)
+            os.open(pipes.requests, os.O_WRONLY | os.O_NONBLOCK)
         assert refused.value.errno == errno.ENXIO
     return bool(begun)
 
@@ -93,10 +97,10 @@ def test_a_user_names_those_pipes_of_root_that_every_user_could_open(
     with shared() as served:
         folder = served.folder / "r"
         folder.mkdir()
-        connect = made(folder, mode)
+        pipes = made(folder, mode)
         folder.chmod(folder_mode)
         open_to_all = mode == 0o666 and folder_mode in {0o711, 0o755}
-        assert named_by_nobody(served, connect) == open_to_all
+        assert named_by_nobody(served, pipes) == open_to_all
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o622])
@@ -104,8 +108,8 @@ def test_nothing_that_root_has_for_itself_is_opened(mode: int) -> None:
     """The attack that was reported: a session over pipes of root, begun by another user."""
     with shared() as served:
         served.folder.joinpath("r").mkdir(mode=0o700)
-        connect = made(served.folder / "r", mode)
-        assert not named_by_nobody(served, connect)
+        pipes = made(served.folder / "r", mode)
+        assert not named_by_nobody(served, pipes)
 
 
 def test_no_link_leads_to_pipes(tmp_path: Path) -> None:
@@ -165,9 +169,9 @@ def test_a_relative_path_is_not_taken_from_the_directory_of_the_server(
 def test_the_registration_pipe_of_another_server_is_not_read(tmp_path: Path) -> None:
     """Others may write to it, as a client writes requests, but only its server may read it."""
     with shared() as served, shared() as other:
-        victim = made(served.folder, 0o666)
-        connect = Connect(os.fsencode(other.path), *victim.paths[1:])
-        as_nobody(lambda: send(served, connect.encode()))
+        _, *rest = made(served.folder, 0o666).paths
+        wrong = Connect(os.fsencode(other.path), *rest)
+        as_nobody(lambda: send(served, wrong.encode()))
         Client(served, "witness").connected(0o666)
         assert served.server.sessions == 1
         for number in range(5):
@@ -188,7 +192,7 @@ def test_a_file_with_an_access_control_list_is_not_opened(where: str) -> None:
         folder = served.folder / "r"
         folder.mkdir(mode=0o777)
         folder.chmod(0o777)
-        connect = made(folder, 0o666)
+        pipes = made(folder, 0o666)
         target, most = (folder, 7) if where == "folder" else (folder / "c.req", 6)
         value = acl((1, most, none), (2, 0, NOBODY), (4, most, none), (16, most, none))
         try:
@@ -196,9 +200,9 @@ def test_a_file_with_an_access_control_list_is_not_opened(where: str) -> None:
         except OSError as error:
             pytest.skip(f"no access control lists here: {error}")
         assert target.stat().st_mode & 0o777 in {0o777, 0o666}
-        assert not named_by_nobody(served, connect)
+        assert not named_by_nobody(served, pipes)
         os.removexattr(target, "system.posix_acl_access")
-        assert named_by_nobody(served, connect)
+        assert named_by_nobody(served, pipes)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +222,8 @@ def test_a_member_of_the_group_names_pipes_that_the_group_could_open(
     mode: int, group: int, accepted: bool
 ) -> None:
     with shared(0o620) as served:
-        connect = made(served.folder, mode, (0, group))
-        assert named_by_nobody(served, connect, GROUP) == accepted
+        pipes = made(served.folder, mode, (0, group))
+        assert named_by_nobody(served, pipes, GROUP) == accepted
 
 
 @pytest.mark.parametrize(("mode", "accepted"), [(0o710, True), (0o701, False), (0o700, False)])
@@ -227,17 +231,17 @@ def test_a_directory_of_the_group_is_searched_by_the_group(mode: int, accepted: 
     with shared(0o620) as served:
         folder = served.folder / "r"
         folder.mkdir()
-        connect = made(folder, 0o666)
+        pipes = made(folder, 0o666)
         os.chown(folder, 0, GROUP)
         folder.chmod(mode)
-        assert named_by_nobody(served, connect, GROUP) == accepted
+        assert named_by_nobody(served, pipes, GROUP) == accepted
 
 
 @pytest.mark.parametrize("mode", [0o602, 0o622])
 def test_where_others_may_write_the_group_is_not_all_that_counts(mode: int) -> None:
     with shared(mode) as served:
-        connect = made(served.folder, 0o660, (0, GROUP))
-        assert not named_by_nobody(served, connect, NOBODY)
+        pipes = made(served.folder, 0o660, (0, GROUP))
+        assert not named_by_nobody(served, pipes, NOBODY)
 
 
 def test_a_registration_pipe_that_is_opened_to_others_later_on_lets_them_name_nothing_more() -> (
@@ -247,8 +251,8 @@ def test_a_registration_pipe_that_is_opened_to_others_later_on_lets_them_name_no
         with pytest.raises(AssertionError):
             as_nobody(lambda: send(served, b"x"))
         served.path.chmod(0o622)
-        connect = made(served.folder, 0o600)
-        assert not named_by_nobody(served, connect)
+        pipes = made(served.folder, 0o600)
+        assert not named_by_nobody(served, pipes)
 
 
 def test_nobody_but_the_server_can_read_the_registration_pipe() -> None:
@@ -279,3 +283,92 @@ def test_a_user_is_served_over_pipes_of_their_own(tmp_path: Path) -> None:
 
         as_nobody(session)
         assert served.store.items() == [(b"k", b"v")]
+
+
+@pytest.mark.parametrize(("mode", "group"), [(0o620, GROUP), (0o602, NOBODY), (0o622, NOBODY)])
+def test_a_python_client_of_another_user_is_served(mode: int, group: int) -> None:
+    with shared(mode) as served:
+
+        def session() -> None:
+            with connect(served.path, id="me") as session:
+                session.write({"k": "v"})
+                assert session.subscribe("k")
+
+        as_nobody(session, group)
+        assert served.store.items() == [(b"k", b"v")]
+        until(lambda: served.server.sessions == 0)
+
+
+def test_a_client_of_the_servers_own_user_is_served_by_a_shared_server() -> None:
+    with shared() as served, connect(served.path) as session:
+        session.write({"k": "v"})
+        assert served.store.items() == [(b"k", b"v")]
+
+
+def test_a_server_of_another_user_serves_root() -> None:
+    """Its connects may be anybody's; it can open what every user can."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        os.chown(folder, NOBODY, NOBODY)
+        folder.chmod(0o711)
+        (folder / "jobs").mkdir()
+        os.chown(folder / "jobs", NOBODY, NOBODY)
+        path = folder / "reg"
+        arguments = ("serve", folder / "jobs", "1", "1", path, "--once", "--fifo-mode=622")
+        with started(*arguments, how=Start(uid=NOBODY)) as process:
+            assert process.stderr is not None
+            assert b"serving at" in process.stderr.readline()
+            with connect(path) as session:
+                session.write({"k": "v"})
+                assert session.read(["k"]) == {b"k": b"v"}
+            process.terminate()
+            assert end(process).status == 0
+
+
+def test_the_pipes_of_a_client_are_not_found_by_a_third_user(tmp_path: Path) -> None:
+    place = Path(f"/tmp/kvs-{NOBODY}-x")
+    with shared() as served:
+        lines = served.folder / "lines"
+        os.mkfifo(lines)
+        out = served.folder / "out"
+        how = Start(uid=NOBODY, redirections=f"< {lines} > {out}")
+        with started("client", "me", served.path, how=how) as process:
+            with lines.open("w") as typed:
+                until(lambda: b"connect" in content(out) or process.poll() is not None)
+                assert len(list(place.iterdir())) == 3
+
+                def look() -> None:
+                    with pytest.raises(PermissionError):
+                        os.listdir(place)
+
+                as_nobody(look, user=NOBODY - 1)
+                second = kvs_program("client", "me", served.path, how=Start(uid=NOBODY))
+                assert second.status == 1
+                assert b"the ID 'me' is in use" in second.stderr
+                typed.write("WRITE [(k,v)]\nREAD [k]\n")
+            assert end(process).status == 0
+        assert b"\n[(k,v)]\n" in content(out)
+        assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("dialect", ["", "-DDIGITS"])
+def test_a_program_in_c_of_another_user_makes_its_pipes_open_to_all(dialect: str) -> None:
+    with shared() as served:
+        program = compiled(served.folder, *filter(None, [dialect]))
+        folder = served.folder / "n"
+        folder.mkdir()
+        os.chown(folder, NOBODY, NOBODY)
+        pipes = [str(folder / which) for which in WHICH]
+        command = [str(program), "rcqn", str(served.path), *pipes, "key", "0"]
+        ended = subprocess.run(
+            command,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            umask=0,
+            check=False,
+            capture_output=True,
+            timeout=SECONDS,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.endswith(b"end\n")

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import itertools
 import os
-import shutil
 import subprocess
 import sys
 import termios
@@ -20,7 +19,7 @@ from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from kvs.wire import frames
 from kvs.wire.frames import Dialect
-from tests.server.raw import SECONDS, Client, Served, send, serving
+from tests.server.raw import SECONDS, Client, Served, compiled, send, serving
 from tests.tools import until
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -81,26 +80,6 @@ def old_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def digits_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(tmp_path_factory.mktemp("cc"), "-DDIGITS")
-
-
-def compiled(folder: Path, *options: str) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no cc here")
-    program = folder / "old_client"
-    source = Path(__file__).with_name("old_client.c")
-    command: list[str | Path] = [
-        compiler,
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        *options,
-        "-o",
-        program,
-        source,
-    ]
-    subprocess.run(command, check=True, timeout=60)
-    return program
 
 
 C_ORDERS = [

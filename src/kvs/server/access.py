@@ -23,7 +23,7 @@ import stat
 from dataclasses import dataclass
 
 from kvs.errors import shown
-from kvs.wire.fifos import Fifo, NotAFifo
+from kvs.wire.fifos import Fifo
 
 OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -37,8 +37,11 @@ _ACCESS_LISTS = ("system.posix_acl_access", "system.nfs4_acl")
 """Extended attributes (xattr(7)) that hold an access control list."""
 
 
-class Refused(OSError):
-    """A path that a client must not name, because it may not have the rights to it."""
+class NoAccess(OSError):
+    """A path that a client must not name, because its user may lack the rights to it.
+
+    The text is what to say behind the path.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -53,20 +56,20 @@ class Senders:
     group: int | None
     """The group that all of them belong to; None if they may be any users."""
 
-    def check(self, found: os.stat_result, needed: int, path: bytes) -> None:
-        """Raise `Refused` unless each of them has the rights `needed` (bits 0 to 7) to a file."""
+    def check(self, found: os.stat_result, needed: int, subject: str) -> None:
+        """Raise `NoAccess` unless each of them has the rights `needed` (bits 0 to 7) to a file."""
         classes = _USER_AND_GROUP if found.st_gid == self.group else _EVERYBODY
         mode = stat.S_IMODE(found.st_mode)
         missing = needed * classes & ~mode
         if missing:
-            raise Refused(
-                f"{shown(path)} has mode {mode:03o}, and {self._anyone} may have named it; "
+            raise NoAccess(
+                f"{subject}has mode {mode:03o}, and {self._anyone} may have named it; "
                 f"mode {mode | missing:03o} would do"
             )
 
-    def refuse(self, path: bytes, what: str) -> Refused:
+    def refusal(self, reason: str) -> NoAccess:
         """Return the error for a path that is not looked at, or no further."""
-        return Refused(f"{shown(path)} {what}, and {self._anyone} may have named it")
+        return NoAccess(f"{reason}, and {self._anyone} may have named it")
 
     @property
     def _anyone(self) -> str:
@@ -92,47 +95,51 @@ def fifo_at(path: bytes, senders: Senders) -> Fifo:
     """Return the pipe at `path`, if every one of `senders` could open it; the caller closes it.
 
     Raises:
-        Refused: one of them may be unable to, with the reason.
+        NoAccess: one of them may be unable to, with the reason.
         NotAFifo: something else is there.
         OSError: nothing is there, or it cannot be reached.
 
     """
     if not path.startswith(b"/"):
-        raise senders.refuse(path, "is not an absolute path")
+        raise senders.refusal("is not an absolute path")
     *directories, name = path.split(b"/")
     here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     reached = b"/"
     try:
-        _check(here, reached, senders)
+        _check_directory(here, reached, senders)
         for part in filter(None, directories):
             reached = os.path.join(reached, part)
             there = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
             here = there
-            _check(here, reached, senders)
+            _check_directory(here, reached, senders)
         handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
     finally:
         os.close(here)
     try:
-        _check(handle, path, senders, fifo=True)
-        return Fifo.of(path, handle)
+        fifo = Fifo.of(path, handle)
+        _check(handle, "", _READ_WRITE, senders)
     except OSError:
         os.close(handle)
         raise
+    return fifo
 
 
-def _check(handle: int, path: bytes, senders: Senders, *, fifo: bool = False) -> None:
-    """Raise unless `handle` names a directory, or a pipe, that each of `senders` may use."""
-    found = os.fstat(handle)
-    if stat.S_ISLNK(found.st_mode):
-        raise senders.refuse(path, "is a symbolic link")
-    if fifo and not stat.S_ISFIFO(found.st_mode):
-        raise NotAFifo
-    if not fifo and not stat.S_ISDIR(found.st_mode):
+def _check_directory(handle: int, path: bytes, senders: Senders) -> None:
+    """Raise unless `handle` names a directory that each of `senders` can search."""
+    mode = os.fstat(handle).st_mode
+    subject = f"{shown(path)} "
+    if stat.S_ISLNK(mode):
+        raise senders.refusal(f"{subject}is a symbolic link")
+    if not stat.S_ISDIR(mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    senders.check(found, _READ_WRITE if fifo else _SEARCH, path)
+    _check(handle, subject, _SEARCH, senders)
+
+
+def _check(handle: int, subject: str, needed: int, senders: Senders) -> None:
+    senders.check(os.fstat(handle), needed, subject)
     if _has_access_list(handle):
-        raise senders.refuse(path, "has an access control list (acl(5))")
+        raise senders.refusal(f"{subject}has an access control list (acl(5))")
 
 
 def _has_access_list(descriptor: int) -> bool:

@@ -302,9 +302,8 @@ class Session:
     def _reply(self, parts: list[bytes]) -> None:
         if self._replies is None or self.stage is Stage.ENDED:
             return
-        parts[0] = frames.in_dialect(parts[0], self.pipes.dialect)
         try:
-            self._replies.put(parts)
+            self._replies.put([frames.in_dialect(parts[0], self.pipes.dialect), *parts[1:]])
         except BrokenPipeError:
             self.finish("its client reads no responses any more")
 

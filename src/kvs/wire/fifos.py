@@ -40,8 +40,6 @@ class Fifo:
     """A descriptor that can be neither read nor written: it only names the file (O_PATH)."""
     owner: int
     """The user that it belongs to."""
-    mode: int
-    """Its type and permissions, as they were found (inode(7))."""
     identity: tuple[int, int]
     """Device and inode: two paths name one pipe if these are the same."""
 
@@ -72,7 +70,7 @@ class Fifo:
         found = os.fstat(handle)
         if not stat.S_ISFIFO(found.st_mode):
             raise NotAFifo
-        return cls(path, handle, found.st_uid, found.st_mode, (found.st_dev, found.st_ino))
+        return cls(path, handle, found.st_uid, (found.st_dev, found.st_ino))
 
     def open_for_reading(self) -> int:
         """Open the end to read from; it needs no writer."""
