@@ -33,7 +33,7 @@ _USER_AND_GROUP = 0o110
 _EVERYBODY = 0o111
 """Classes of permission bits; a bit of one class times these is that bit in all of them."""
 
-_ACCESS_LISTS = ("system.posix_acl_access", "system.nfs4_acl")
+_ACCESS_LISTS = frozenset({"system.posix_acl_access", "system.nfs4_acl"})
 """Extended attributes (xattr(7)) that hold an access control list."""
 
 
@@ -118,7 +118,7 @@ def fifo_at(path: bytes, senders: Senders) -> Fifo:
         os.close(here)
     try:
         fifo = Fifo.of(path, handle)
-        _check(handle, "", _READ_WRITE, senders)
+        _check(handle, os.fstat(handle), _READ_WRITE, senders)
     except OSError:
         os.close(handle)
         raise
@@ -127,29 +127,27 @@ def fifo_at(path: bytes, senders: Senders) -> Fifo:
 
 def _check_directory(handle: int, path: bytes, senders: Senders) -> None:
     """Raise unless `handle` names a directory that each of `senders` can search."""
-    mode = os.fstat(handle).st_mode
+    found = os.fstat(handle)
     subject = f"{shown(path)} "
-    if stat.S_ISLNK(mode):
+    if stat.S_ISLNK(found.st_mode):
         raise senders.refusal(f"{subject}is a symbolic link")
-    if not stat.S_ISDIR(mode):
+    if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    _check(handle, subject, _SEARCH, senders)
+    _check(handle, found, _SEARCH, senders, subject)
 
 
-def _check(handle: int, subject: str, needed: int, senders: Senders) -> None:
-    senders.check(os.fstat(handle), needed, subject)
+def _check(
+    handle: int, found: os.stat_result, needed: int, senders: Senders, subject: str = ""
+) -> None:
+    senders.check(found, needed, subject)
     if _has_access_list(handle):
         raise senders.refusal(f"{subject}has an access control list (acl(5))")
 
 
 def _has_access_list(descriptor: int) -> bool:
     """Return whether a file has permissions beside its mode; True where that cannot be known."""
-    for name in _ACCESS_LISTS:
-        try:
-            os.getxattr(f"/proc/self/fd/{descriptor}", name)
-        except OSError as error:
-            if error.errno not in {errno.ENODATA, errno.EOPNOTSUPP}:
-                return True
-        else:
-            return True
-    return False
+    try:
+        names = os.listxattr(f"/proc/self/fd/{descriptor}")
+    except OSError as error:
+        return error.errno != errno.EOPNOTSUPP
+    return not _ACCESS_LISTS.isdisjoint(names)

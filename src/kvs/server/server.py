@@ -28,10 +28,10 @@ LOOK_SECONDS = 1.0
 WAITING_CONNECTS = 100_000
 """So many connects wait for a place, at most; more are dropped, and that is logged."""
 
-REGISTRATION_BYTES = 1024
+REGISTRATION_BYTES = 512
 """Read from the registration pipe at a time: sessions are served in between, garbage or not.
 
-Each byte of garbage may begin a connect, and each candidate costs some system calls.
+Each byte may begin a connect, and each candidate that is judged costs some system calls.
 """
 
 ROOM_SECONDS = 0.1
