@@ -11,8 +11,10 @@ import pytest
 
 from kvs.server import access
 from kvs.server.access import NoAccess, Senders
+from kvs.server.registration import Refused, found
 from kvs.wire import fifos
 from kvs.wire.fifos import NotAFifo
+from kvs.wire.frames import Connect
 
 ANYONE = Senders(0o622, None)
 ANYONE_MAY = "with --fifo-mode 622 any user may have named it"
@@ -26,8 +28,8 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def pipe(folder: Path, mode: int = 0o666) -> Path:
-    path = folder / "pipe"
+def pipe(folder: Path, mode: int = 0o666, name: str = "pipe") -> Path:
+    path = folder / name
     fifos.make(os.fsencode(path), mode)
     return path
 
@@ -72,6 +74,15 @@ def test_links_and_relative_paths_are_named(folder: Path) -> None:
     assert reason(folder / "way" / "pipe") == f"{folder}/way is a symbolic link, and {ANYONE_MAY}"
     assert reason("pipe") == f"is not an absolute path, and {ANYONE_MAY}"
     assert reason("\n") == reason("pipe")
+
+
+def test_the_reason_for_a_refused_connect_names_the_path(folder: Path) -> None:
+    paths = [pipe(folder, mode, str(mode)) for mode in (0o666, 0o622, 0o644)]
+    with pytest.raises(Refused) as refused:
+        found(Connect(*map(os.fsencode, paths)), None, ANYONE)
+    assert refused.value.reason == (
+        f"{paths[1]}: has mode 622, and {ANYONE_MAY}; mode 666 would do"
+    )
 
 
 @pytest.mark.parametrize("path", ["", "/.", "/..", "/pipe/", "/pipe/x", "/none", "/none/x", "/"])
