@@ -1,5 +1,8 @@
 """Sessions in digits: the op bytes and the first two bytes of each response are ASCII digits."""
 
+import array
+import fcntl
+import termios
 from collections.abc import Iterator
 
 import pytest
@@ -107,3 +110,26 @@ def test_a_path_that_is_full_of_ones_is_a_path(served: Served) -> None:
         assert client.read("resp", 2) == b"10"
         client.close()
         until(lambda: served.server.sessions == 0)
+
+
+def test_what_follows_a_disconnect_is_read_and_dropped(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.server.session.LEAVING_SECONDS", 3600)
+    client = Client(served, "c").connected()
+    (session,) = served.server._sessions
+    client.send(bytes([frames.DISCONNECT]))
+    assert client.reply() == (frames.DISCONNECT, 0)
+    for _ in range(16):  # more than the pipe holds, so the server reads it
+        client.send(b"\3" * 65536)
+    until(lambda: not unread(client.open["req"]))
+    assert len(session._requests._data) == 0
+    client.close("req")
+    assert client.at_end("not")
+
+
+def unread(descriptor: int) -> int:
+    """Return how many bytes wait in a pipe."""
+    size = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.FIONREAD, size)
+    return size[0]
