@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvs.settings import Settings, cores
+from kvs.settings import FIFO_MODES, ServerSettings, Settings, cores
 
 
 def test_numbers_below_one_are_refused() -> None:
@@ -15,3 +15,13 @@ def test_numbers_below_one_are_refused() -> None:
 
 def test_there_is_a_core() -> None:
     assert cores() >= 1
+
+
+def test_a_registration_pipe_is_read_by_its_owner_alone() -> None:
+    for mode in range(0o10000):
+        if mode in FIFO_MODES:
+            assert ServerSettings(fifo_mode=mode).fifo_mode == mode
+            assert mode & 0o7755 == 0o600
+        else:
+            with pytest.raises(ValueError, match="fifo_mode is one of 600, 620, 602, 622, not"):
+                ServerSettings(fifo_mode=mode)

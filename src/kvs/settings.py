@@ -6,6 +6,12 @@ from dataclasses import dataclass
 FSYNC = ("always", "interval", "never")
 MOST_SECONDS = 3600
 
+FIFO_MODES = (0o600, 0o620, 0o602, 0o622)
+"""Permissions of a registration pipe. The server's user alone reads it, as whoever else reads from
+it takes connects away."""
+
+_modes = ", ".join(f"{mode:o}" for mode in FIFO_MODES)
+
 
 def cores() -> int:
     """Return the number of cores this process may use, 1 or more (`sched_getaffinity(2)`)."""
@@ -40,20 +46,22 @@ class ServerSettings:
     """How sessions are served. Immutable, so it may be shared between threads.
 
     Raises:
-        ValueError: a number is below 1.
+        ValueError: a number is below 1, or `fifo_mode` is not one of `FIFO_MODES`.
 
     """
 
     sessions: int = 256
     """Sessions active at the same time, at most; a further connect waits."""
     fifo_mode: int = 0o600
-    """Of the registration pipe; one that lets others write also accepts their pipes."""
+    """Permissions of the registration pipe, one of `FIFO_MODES`; see docs/security.md."""
     outbox_bytes: int = 8 << 20
     """Notifications that one client has not read yet, at most; beyond that it is disconnected."""
     outbox_total_bytes: int = 256 << 20
     """The same over all clients; beyond that the one that is furthest behind goes first."""
 
     def __post_init__(self) -> None:
+        if self.fifo_mode not in FIFO_MODES:
+            raise ValueError(f"fifo_mode is one of {_modes}, not {self.fifo_mode:03o}")
         for name in ("sessions", "outbox_bytes", "outbox_total_bytes"):
             value = getattr(self, name)
             if value < 1:

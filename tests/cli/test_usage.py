@@ -170,14 +170,41 @@ def test_the_help_of_run_and_serve_says_what_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", ["0", "000", "400", "0066", "266", "1600", "6", "-600", "0o600", ""]
+    "mode",
+    [
+        "0",
+        "000",
+        "400",
+        "0066",
+        "266",
+        "1600",
+        "6",
+        "-600",
+        "0o600",
+        "640",
+        "604",
+        "644",
+        "666",
+        "660",
+        "606",
+        "626",
+        "662",
+        "700",
+        "610",
+        "601",
+        "777",
+    ],
 )
-def test_a_mode_with_which_nobody_can_use_the_pipe_is_wrong_usage(jobs: Path, mode: str) -> None:
+def test_a_mode_with_which_others_read_the_registration_pipe_is_wrong_usage(
+    jobs: Path, mode: str
+) -> None:
     fifo = jobs.parent / "fifo"
     ended = kvs("serve", jobs, "1", "1", fifo, f"--fifo-mode={mode}")
     assert ended.status == 2
-    assert f"the owner, who is the server, needs to read and to write, not '{mode}'" in one_line(
-        ended
+    assert one_line(ended) == (
+        "kvs serve: argument --fifo-mode: only the server may read the registration pipe: the mode "
+        "is 600, 620 (its group may connect), 602 (others may) or 622 (both may), not "
+        f"'{mode}'; see 'kvs serve --help'"
     )
     assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 

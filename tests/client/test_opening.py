@@ -64,6 +64,21 @@ def test_a_refusal_is_told_with_its_number(runtime: Path, tmp_path: Path) -> Non
     assert refused.value.result == 7
 
 
+def test_a_connect_answered_with_the_character_0_is_taken_as_0(
+    runtime: Path, tmp_path: Path
+) -> None:
+    def play(peer: Peer) -> None:
+        peer.open("req", "res", "not")
+        peer.send("res", bytes([frames.CONNECT]) + b"0")
+        assert peer.read(42) == frames.keyed_request(frames.SUBSCRIBE, b"k")
+        peer.send("res", frames.reply(frames.SUBSCRIBE, 0))
+        assert peer.read(1) == bytes([frames.DISCONNECT])
+        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+
+    with playing(tmp_path, play) as fifo, connect(fifo) as session:
+        assert not session.subscribe("k")
+
+
 @pytest.mark.parametrize("answer", [b"\x03\x00", frames.executed_head(0, 0, 0)])
 def test_an_answer_to_something_else_is_no_answer(
     runtime: Path, tmp_path: Path, answer: bytes

@@ -1,15 +1,19 @@
 """Where a client's pipes lie, who may have them, and that they are gone."""
 
 import os
+import secrets
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kvs.client.place import Place, check_id, claim
+from kvs.client import place as places
+from kvs.client.place import Place, check_id, claim, is_shared
 from kvs.errors import IdInUse, IdRefused, NoPlaceForPipes
+from kvs.wire import fifos
 from tests.tools import SECONDS
 
 
@@ -145,3 +149,93 @@ def test_without_a_runtime_directory_that_fits_pipes_lie_in_tmp(
     assert parent == Path(f"/tmp/kvs-{os.geteuid()}")
     assert mode(parent) == 0o700
     place.remove()
+
+
+@pytest.fixture(name="open_place")
+def _open_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory for pipes that other users can open, with a path as long as any."""
+    place = Path(f"/tmp/kvs-{secrets.randbelow(10**10):010}-x")
+    monkeypatch.setattr(places, "_shared_place", lambda: os.fsencode(place))
+    yield place
+    if place.exists():
+        place.rmdir()  # it must be empty
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
+def test_pipes_that_other_users_can_open_have_secret_names(
+    runtime: Path, open_place: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        ones, others = claim("me", shared=True), claim("me2", shared=True)
+    finally:
+        os.umask(before)
+    assert mode(open_place) == 0o711  # they can be opened, but not listed
+    assert mode(runtime) == 0o700
+    for path in made(ones):
+        assert path.is_fifo()
+        assert mode(path) == 0o666
+        assert path.parent == open_place
+        assert len(os.fsencode(path)) <= 40
+    names = {path.stem for path in (*made(ones), *made(others))}
+    assert len(names) == 2  # 96 random bits each
+    assert all(len(name) == 16 for name in names)
+    assert sorted(os.listdir(runtime)) == ["me.lock", "me2.lock"]
+    ones.remove()
+    others.remove()
+    assert list(runtime.iterdir()) == list(open_place.iterdir()) == []
+
+
+def test_an_id_is_one_for_servers_of_both_kinds(runtime: Path, open_place: Path) -> None:
+    for first, second in ((True, False), (False, True), (True, True)):
+        place = claim("me", shared=first)
+        with pytest.raises(IdInUse) as refused:
+            claim("me", shared=second)
+        assert (refused.value.id, refused.value.pid) == ("me", os.getpid())
+        assert all(path.is_fifo() for path in made(place))
+        place.remove()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_crash_left_under_a_secret_name_is_removed(
+    runtime: Path, open_place: Path, shared: bool
+) -> None:
+    claims = (
+        "from kvs.client import place; import os\n"
+        f"place._shared_place = lambda: {os.fsencode(open_place)!r}\n"
+        "p = place.claim('me', shared=True); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", claims], timeout=SECONDS, check=False)
+    left = set(open_place.iterdir())
+    assert len(left) == 3
+    place = claim("me", shared=shared)
+    assert not left & set(open_place.iterdir())
+    assert len(list(open_place.iterdir())) == (3 if shared else 0)
+    place.remove()
+
+
+@pytest.mark.parametrize("text", ["", "1", "1\n", "1\n../../../../etc/x", "x\n" + "y" * 99, "\n\n"])
+def test_a_lock_file_with_anything_in_it_is_taken(runtime: Path, text: str) -> None:
+    claim("me").remove()
+    (runtime / "me.lock").write_text(text)
+    claim("me").remove()
+
+
+def test_an_open_directory_that_others_can_list_is_refused(runtime: Path, open_place: Path) -> None:
+    open_place.mkdir()
+    open_place.chmod(0o755)
+    with pytest.raises(NoPlaceForPipes, match="its mode is 755, it must be 711"):
+        claim("me", shared=True)
+    assert list(runtime.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared_mode", [0o600, 0o620, 0o602, 0o622])
+def test_a_registration_pipe_that_others_write_to_asks_for_open_pipes(
+    tmp_path: Path, shared_mode: int
+) -> None:
+    path = tmp_path / "reg"
+    fifos.make(os.fsencode(path), shared_mode)
+    assert is_shared(path.stat()) == (shared_mode != 0o600)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+        assert is_shared(path.stat())

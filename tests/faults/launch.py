@@ -16,6 +16,8 @@ from typing import Any
 def import_everything() -> None:
     """Run the program once: as another user it may not be able to read its own modules."""
     import kvs.cli
+    import kvs.cli.client
+    import kvs.cli.serve
 
     with (
         tempfile.TemporaryDirectory() as place,

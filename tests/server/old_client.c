@@ -1,9 +1,11 @@
 /* A client as they were written in C for the old servers: blocking opens, in an order of its own.
+ * Compiled with -DDIGITS it writes op bytes as ASCII digits, and pads its disconnect to 42 bytes.
  *
  *   old_client ORDER REGISTRATION REQUESTS RESPONSES NOTIFICATIONS KEY COUNT
  *
  * ORDER: a letter for each step, q r n to open requests, responses, notifications, c to read the
  * reply to the connect.
+ * Makes its pipes with the permissions 0666, as far as the umask lets it.
  * Subscribes to KEY, prints what came back, then COUNT notifications, and disconnects.
  */
 #include <fcntl.h>
@@ -12,6 +14,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#ifdef DIGITS
+enum { OP_CONNECT = '1', OP_DISCONNECT = '2', OP_SUBSCRIBE = '3', DISCONNECT_BYTES = 42 };
+#else
+enum { OP_CONNECT = 1, OP_DISCONNECT = 2, OP_SUBSCRIBE = 3, DISCONNECT_BYTES = 1 };
+#endif
 
 static int open_or_die(const char *path, int flags)
 {
@@ -49,10 +57,10 @@ int main(int argc, char **argv)
     if (argc != 8)
         return 2;
     int requests = -1, responses = -1, notifications = -1;
-    char connect[121] = {1}, request[42] = {3}, change[82];
+    char connect[121] = {OP_CONNECT}, request[42] = {OP_SUBSCRIBE}, change[82];
     for (int i = 0; i < 3; i++) {
         unlink(argv[3 + i]);
-        if (mkfifo(argv[3 + i], 0640) != 0) {
+        if (mkfifo(argv[3 + i], 0666) != 0) {
             perror(argv[3 + i]);
             return 1;
         }
@@ -81,8 +89,8 @@ int main(int argc, char **argv)
         printf("(%s,%s)\n", change, change + 41);
         fflush(stdout);
     }
-    request[0] = 2;
-    if (write(requests, request, 1) != 1)
+    request[0] = OP_DISCONNECT;
+    if (write(requests, request, DISCONNECT_BYTES) != DISCONNECT_BYTES)
         return 1;
     reply(responses);
     close(requests);

@@ -2,12 +2,16 @@
 
 import os
 import select
+import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from kvs.library import Store
 from kvs.server.server import Server
@@ -62,9 +66,10 @@ class Client:
     def path(self, which: str) -> Path:
         return self.served.folder / f"{self.name}.{which}"
 
-    def make(self) -> "Client":
+    def make(self, mode: int = 0o600) -> "Client":
         for which in ("req", "resp", "not"):
-            os.mkfifo(self.path(which), 0o600)
+            os.mkfifo(self.path(which))
+            self.path(which).chmod(mode)
         return self
 
     def frame(self) -> bytes:
@@ -82,9 +87,9 @@ class Client:
             self.open[one] = open_within(self.path(one), flags)
         return self
 
-    def connected(self) -> "Client":
+    def connected(self, mode: int = 0o600) -> "Client":
         """Do it all, in the first of the orders."""
-        self.make().register().opens("resp")
+        self.make(mode).register().opens("resp")
         assert self.reply() == (frames.CONNECT, 0)
         return self.opens("req", "not")
 
@@ -169,3 +174,24 @@ def open_within(path: Path, flags: int) -> int:
     thread.join(SECONDS)
     assert opened, f"{path} was not opened from the other side"
     return opened[0]
+
+
+def compiled(folder: Path, *options: str) -> Path:
+    """Compile the client in C into `folder`; return the program."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no cc here")
+    program = folder / "old_client"
+    source = Path(__file__).with_name("old_client.c")
+    command: list[str | Path] = [
+        compiler,
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *options,
+        "-o",
+        program,
+        source,
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    return program

@@ -60,13 +60,14 @@ def test_no_good_connect_is_lost_between_random_bytes() -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o622])
 def test_pipes_of_others_are_served_only_where_they_are_let_in(mode: int) -> None:
     with serving(ServerSettings(fifo_mode=mode)) as served:
-        mixed, theirs = (Client(served, name).make() for name in ("mixed", "theirs"))
+        served.folder.chmod(0o711)
+        mixed, theirs = (Client(served, name).make(0o666) for name in ("mixed", "theirs"))
         os.chown(mixed.path("resp"), NOBODY, NOBODY)
         for which in ("req", "resp", "not"):
             os.chown(theirs.path(which), NOBODY, NOBODY)
         mixed.register()
         theirs.register()
-        ours = Client(served, "ours").connected()
+        ours = Client(served, "ours").connected(0o666)
         assert served.server.sessions == (1 if mode == 0o600 else 2)
         for which in ("req", "resp", "not"):  # nobody has it open but us
             reader = os.open(mixed.path(which), os.O_RDONLY | os.O_NONBLOCK)
@@ -125,8 +126,8 @@ def test_of_two_servers_that_start_at_the_same_moment_one_has_it(
     other = RegistrationPipe(path, 0o600)
     make = fifos.make
 
-    def made(path: bytes, mode: int) -> None:
-        make(path, mode)
+    def made(path: bytes, mode: int, directory: int | None) -> None:
+        make(path, mode, directory)
         monkeypatch.setattr(fifos, "make", make)
         other.make()  # it takes what was made, and is not open yet, for one left behind
 
@@ -170,3 +171,33 @@ def test_a_session_that_is_served_keeps_its_pipes(caplog: pytest.LogCaptureFixtu
         send(served, client.frame())
         until(lambda: "its pipes are in use" in caplog.text)
         assert client.subscribe(b"a") == 0
+
+
+def test_nothing_in_another_directory_is_touched_by_way_of_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who owns a part of the path may put a link in its place at any moment."""
+    way, precious = tmp_path / "way", tmp_path / "precious"
+    for folder in (way, precious):
+        folder.mkdir()
+        os.mkfifo(folder / "reg", 0o600)
+
+    def turn() -> None:
+        way.rename(tmp_path / "moved")
+        way.symlink_to(precious)
+
+    make = fifos.make
+
+    def made(path: bytes, mode: int, directory: int | None) -> None:
+        turn()
+        make(path, mode, directory)
+
+    before = precious.joinpath("reg").stat()
+    monkeypatch.setattr(fifos, "make", made)
+    pipe = RegistrationPipe(os.fsencode(way / "reg"), 0o622)
+    pipe.make()
+    assert pipe.is_gone()
+    pipe.close(remove=True)
+    after = precious.joinpath("reg").stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert os.listdir(tmp_path / "moved") == []

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import itertools
 import os
-import shutil
 import subprocess
 import sys
 import termios
@@ -19,7 +18,8 @@ from kvs.library import Store
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from kvs.wire import frames
-from tests.server.raw import SECONDS, Client, Served, send, serving
+from kvs.wire.frames import Dialect
+from tests.server.raw import SECONDS, Client, Served, compiled, send, serving
 from tests.tools import until
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -74,13 +74,12 @@ def test_notifications_may_be_opened_twice(served: Served) -> None:
 
 @pytest.fixture(scope="module")
 def old_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no cc here")
-    program = tmp_path_factory.mktemp("cc") / "old_client"
-    source = Path(__file__).with_name("old_client.c")
-    subprocess.run([compiler, "-o", program, source], check=True, timeout=60)
-    return program
+    return compiled(tmp_path_factory.mktemp("cc"))
+
+
+@pytest.fixture(scope="module")
+def digits_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("cc"), "-DDIGITS")
 
 
 C_ORDERS = [
@@ -91,18 +90,31 @@ C_ORDERS = [
 
 
 @pytest.mark.parametrize("order", C_ORDERS)
-def test_clients_in_c_work_unchanged(served: Served, old_client: Path, order: str) -> None:
+def test_a_client_in_c_with_binary_op_bytes_is_served(
+    served: Served, old_client: Path, order: str
+) -> None:
+    session_in_c(served, old_client, order, Dialect.BINARY)
+
+
+@pytest.mark.parametrize("order", C_ORDERS)
+def test_a_client_in_c_with_digits_as_op_bytes_is_served(
+    served: Served, digits_client: Path, order: str
+) -> None:
+    session_in_c(served, digits_client, order, Dialect.DIGITS)
+
+
+def session_in_c(served: Served, program: Path, order: str, dialect: Dialect) -> None:
     names = [served.folder / name for name in ("req", "resp", "not")]
-    arguments = [str(old_client), order, str(served.path), *map(str, names), "key", "3"]
+    arguments = [str(program), order, str(served.path), *map(str, names), "key", "3"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "1 0\n"
-    assert process.stdout.readline() == "3 0\n"
+    assert process.stdout.readline() == f"{dialect + 1} {dialect}\n"
+    assert process.stdout.readline() == f"{dialect + 3} {dialect}\n"
     served.store.write({"key": "v"})
     served.store.write({"other": "v", "key": "w" * 40})
     served.store.delete(["key"])
     assert process.communicate(timeout=SECONDS)[0] == (
-        f"(key,v)\n(key,{'w' * 40})\n(key,DELETED)\n2 0\nend\n"
+        f"(key,v)\n(key,{'w' * 40})\n(key,DELETED)\n{dialect + 2} {dialect}\nend\n"
     )
     assert process.returncode == 0
     until(lambda: served.server.sessions == 0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.wire import frames
-from kvs.wire.frames import Connect
+from kvs.wire.frames import Connect, Dialect
 from tests.strategies import values, words
 
 paths = st.binary(min_size=1, max_size=40).filter(lambda path: b"\0" not in path)
@@ -17,12 +17,14 @@ def padded(text: bytes, length: int) -> bytes:
     return text + bytes(length - len(text))
 
 
-@given(paths, paths, paths)
+@given(paths, paths, paths, st.sampled_from(Dialect))
 def test_a_connect_is_1_and_three_fields_of_40_bytes(
-    requests: bytes, responses: bytes, notifications: bytes
+    requests: bytes, responses: bytes, notifications: bytes, dialect: Dialect
 ) -> None:
-    connect = Connect(requests, responses, notifications)
-    frame = b"\x01" + b"".join(padded(path, 40) for path in connect.paths)
+    connect = Connect(requests, responses, notifications, dialect=dialect)
+    start = b"1" if dialect is Dialect.DIGITS else b"\x01"
+    frame = start + b"".join(padded(path, 40) for path in connect.paths)
+    assert frames.CONNECT_START.match(frame)
     assert connect.encode() == frame
     assert len(frame) == frames.CONNECT_BYTES == 121
     assert Connect.decode(frame) == connect
@@ -43,7 +45,7 @@ def test_a_path_that_fits_no_field_is_refused(path: bytes) -> None:
 @given(st.binary(min_size=121, max_size=121))
 def test_any_121_bytes_are_a_connect_or_not_and_nothing_else(frame: bytes) -> None:
     connect = Connect.decode(frame)
-    good = frame[0] == 1 and all(frame[at] for at in (1, 41, 81))
+    good = frame[0] in b"\x011" and all(frame[at] for at in (1, 41, 81))
     assert (connect is not None) == good
 
 
@@ -74,4 +76,7 @@ def test_an_execute_is_5_and_a_length_and_the_script(script: bytes) -> None:
 def test_responses() -> None:
     assert frames.reply(frames.SUBSCRIBE, 1) == b"\x03\x01"
     assert frames.executed_head(1, 258, 3) == b"\x05\x01\x02\x01\0\0\x03\0\0\0"
+    response = frames.executed_head(1, 258, 3) + b"x"
+    assert frames.in_dialect(response, Dialect.BINARY) == response
+    assert frames.in_dialect(response, Dialect.DIGITS) == b"51" + response[2:]
     assert frames.executed_lengths(b"\x05\x01\x02\x01\0\0\x03\0\0\0") == (1, 258, 3)

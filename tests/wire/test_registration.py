@@ -4,16 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvs.wire.frames import Connect
+from kvs.wire.frames import CONNECT_BYTES, Connect, Dialect
 from kvs.wire.registration import Registration
 from tests.wire.pieces import cut, cut_everywhere
 
 KNOWN = [Connect(b"/%dq" % n, b"/%dr" % n + b"x" * 30, b"/%dn" % n) for n in range(4)]
 
 
+DIGITS = [Connect(*known.paths, dialect=Dialect.DIGITS) for known in KNOWN]
+
+
 def found(pieces: list[bytes]) -> list[Connect]:
     """Return what is found where only the pipes of `KNOWN` are acceptable."""
-    registration = Registration(lambda connect: connect if connect in KNOWN else None)
+    registration = Registration(lambda connect: connect if connect in KNOWN + DIGITS else None)
     return [connect for piece in pieces for connect in registration.feed(piece)]
 
 
@@ -45,10 +48,14 @@ garbage = st.one_of(
     st.just(b""),
     st.binary(max_size=300),
     st.integers(1, 300).map(lambda count: b"\x01" * count),
+    st.integers(1, 300).map(lambda count: b"1" * count),
+    st.text("1\x01/\0", max_size=300).map(str.encode),
     # The beginnings of frames, up to where the third path is not there as a whole: what has all
     # three paths is a connect, whatever stands behind them.
     st.builds(
-        lambda known, length: known.encode()[:length], st.sampled_from(KNOWN), st.integers(0, 84)
+        lambda known, length: known.encode()[:length],
+        st.sampled_from(KNOWN + DIGITS),
+        st.integers(0, 84),
     ),
     st.builds(
         lambda a, b, c: Connect(a, b, c).encode(),
@@ -57,7 +64,9 @@ garbage = st.one_of(
 )
 
 
-@given(st.lists(st.tuples(garbage, st.sampled_from(KNOWN)), max_size=5), garbage, st.data())
+@given(
+    st.lists(st.tuples(garbage, st.sampled_from(KNOWN + DIGITS)), max_size=5), garbage, st.data()
+)
 def test_no_good_connect_is_lost_in_garbage(
     sent: list[tuple[bytes, Connect]], end: bytes, data: st.DataObject
 ) -> None:
@@ -80,3 +89,87 @@ def test_each_candidate_is_judged_once() -> None:
     for at in range(len(stream)):
         registration.feed(stream[at : at + 1])
     assert judged == KNOWN[:2]
+
+
+@pytest.mark.parametrize("garbage", [b"1", b"\x01", b"1/x\0", b"1/1"])
+def test_the_candidates_judged_are_no_more_than_the_bytes_that_came(garbage: bytes) -> None:
+    judged: list[Connect] = []
+    registration: Registration[None] = Registration(judged.append)
+    for _ in range(100):
+        registration.feed(garbage * 100)
+    assert len(judged) <= 100 * 100 * len(garbage)
+    assert len(registration._rest) < CONNECT_BYTES
+
+
+@pytest.mark.parametrize("kind", [Dialect.BINARY, Dialect.DIGITS])
+def test_a_path_that_looks_like_a_connect_is_a_path(kind: Dialect) -> None:
+    """From each ``1`` in its paths on it names pipes that are there, too."""
+    paths = [b"/tmp/1/tmp/1/tmp/" + name for name in (b"req", b"res", b"not")]
+    outer = Connect(*paths, dialect=kind)
+    hidden = {path[at:] for path in paths for at in (6, 12)}
+
+    def accept(connect: Connect) -> Connect | None:
+        return connect if connect == outer or hidden.issuperset(connect.paths) else None
+
+    for pieces in cut_everywhere(outer.encode() + outer.encode() + bytes(10)):
+        registration = Registration(accept)
+        assert [one for piece in pieces for one in registration.feed(piece)] == [outer, outer]
+
+
+ALPHABET = b"1\x01/a\0"
+
+
+def naive(pieces: list[bytes], good: set[bytes]) -> list[Connect]:
+    """Return what is to be found, from the whole stream: byte by byte, with no state but a list."""
+    stream = b"".join(pieces)
+    ends = [sum(map(len, pieces[: count + 1])) for count in range(len(pieces))]
+    taken: list[tuple[int, Connect]] = []
+    for at in range(len(stream) - CONNECT_BYTES + 1):
+        connect = Connect.decode(stream[at : at + CONNECT_BYTES])
+        own: set[int] = set()
+        third = 0
+        if taken:
+            start, last = taken[-1]
+            for field, path in enumerate(last.paths):
+                own |= {start + 1 + 40 * field + offset for offset in range(len(path))}
+            third = start + 81 + len(last.notifications)
+        if connect is None or at in own or not is_good(connect, good):
+            continue
+        if taken and at < third:
+            before, now = (
+                next(count for count, end in enumerate(ends) if place + CONNECT_BYTES <= end)
+                for place in (taken[-1][0], at)
+            )
+            if before == now:  # else it has been handed out already
+                taken.pop()
+        taken.append((at, connect))
+    return [connect for _, connect in taken]
+
+
+def is_good(connect: Connect, good: set[bytes]) -> bool:
+    return len(set(connect.paths)) == 3 and good.issuperset(connect.paths)
+
+
+short = st.binary(min_size=1, max_size=5).map(
+    lambda raw: bytes(ALPHABET[byte % 4] for byte in raw)  # no NUL
+)
+frames_of_short = st.builds(
+    lambda paths, kind, length: Connect(*paths, dialect=kind).encode()[:length],
+    st.lists(short, min_size=3, max_size=3),
+    st.sampled_from(Dialect),
+    st.sampled_from([121] * 4 + [*range(1, 121)]),
+)
+noise = st.binary(max_size=60).map(lambda raw: bytes(ALPHABET[byte % 5] for byte in raw))
+
+
+@given(st.lists(st.one_of(frames_of_short, noise), max_size=8), st.sets(short), st.data())
+def test_connects_of_both_dialects_are_found_as_a_naive_reader_finds_them(
+    parts: list[bytes], good: set[bytes], data: st.DataObject
+) -> None:
+    stream = b"".join(parts)
+    # Half of all that a frame could name is there, so frames within frames are, too.
+    fields = {stream[at : at + 40].partition(b"\0")[0] for at in range(len(stream))}
+    good |= data.draw(st.sets(st.sampled_from(sorted(fields)))) if fields else set()
+    pieces = data.draw(cut(stream))
+    registration = Registration(lambda connect: connect if is_good(connect, good) else None)
+    assert [one for piece in pieces for one in registration.feed(piece)] == naive(pieces, good)

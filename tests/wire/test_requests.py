@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.wire import frames
+from kvs.wire.frames import Dialect
 from kvs.wire.requests import (
     Disconnect,
     Execute,
@@ -28,7 +29,14 @@ requests = st.one_of(
 )
 
 
-def encoded(request: Request) -> bytes:
+def encoded(request: Request, dialect: Dialect = Dialect.BINARY) -> bytes:
+    frame = _encoded(request)
+    if isinstance(request, Unknown):
+        return frame
+    return bytes([frame[0] + dialect]) + frame[1:]
+
+
+def _encoded(request: Request) -> bytes:
     match request:
         case Disconnect():
             return b"\x02"
@@ -44,9 +52,9 @@ def encoded(request: Request) -> bytes:
             return bytes([operation])
 
 
-def read(pieces: list[bytes]) -> list[Request]:
+def read(pieces: list[bytes], dialect: Dialect = Dialect.BINARY) -> list[Request]:
     """Return the requests, up to the first that is none: there a session ends."""
-    parser = Requests()
+    parser = Requests(dialect)
     found: list[Request] = []
     for piece in pieces:
         parser.feed(piece)
@@ -71,17 +79,36 @@ def test_requests_cut_at_every_place() -> None:
         assert read(pieces) == sent
 
 
-@given(st.lists(requests, max_size=8), st.data())
-def test_any_requests_cut_anyhow(sent: list[Request], data: st.DataObject) -> None:
-    assert read(data.draw(cut(b"".join(map(encoded, sent))))) == sent
-
-
-@given(st.lists(requests, max_size=4), st.sampled_from([0, 1, 6, 65, 255]), st.binary(max_size=50))
-def test_an_unknown_operation_is_told_after_what_came_before_it(
-    sent: list[Request], operation: int, noise: bytes
+@given(st.lists(requests, max_size=8), st.sampled_from(Dialect), st.data())
+def test_any_requests_cut_anyhow(
+    sent: list[Request], dialect: Dialect, data: st.DataObject
 ) -> None:
-    stream = b"".join(map(encoded, sent)) + bytes([operation]) + noise
-    assert read([stream]) == [*sent, Unknown(operation)]
+    stream = b"".join(encoded(request, dialect) for request in sent)
+    assert read(data.draw(cut(stream)), dialect) == sent
+
+
+@given(
+    st.lists(requests, max_size=4),
+    st.sampled_from(Dialect),
+    st.sampled_from([0, 1, 6, 65, 255]),
+    st.binary(max_size=50),
+)
+def test_an_unknown_operation_is_told_after_what_came_before_it(
+    sent: list[Request], dialect: Dialect, operation: int, noise: bytes
+) -> None:
+    stream = b"".join(encoded(request, dialect) for request in sent) + bytes([operation]) + noise
+    assert read([stream], dialect) == [*sent, Unknown(operation)]
+
+
+@pytest.mark.parametrize("operation", range(256))
+def test_no_op_byte_belongs_to_both_dialects(operation: int) -> None:
+    data = bytes([operation]) + bytes(42)
+    unknown = [dialect for dialect in Dialect if read([data], dialect)[:1] == [Unknown(operation)]]
+    expected = {
+        **dict.fromkeys(range(2, 6), Dialect.DIGITS),
+        **dict.fromkeys(b"2345", Dialect.BINARY),
+    }
+    assert unknown == ([expected[operation]] if operation in expected else list(Dialect))
 
 
 @given(st.lists(requests, min_size=1, max_size=4), st.integers(1, 41))

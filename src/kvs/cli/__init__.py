@@ -20,14 +20,11 @@ from kvs.cli.say import ReaderGone, UsageError, flush_at_exit, put, say
 from kvs.cli.signals import exception_at_sigint
 from kvs.engine.choice import engine_name
 from kvs.errors import EngineUnavailable, KvsError, shown
-from kvs.settings import FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
+from kvs.settings import FIFO_MODES, FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
 from kvs.version import VERSION
 
 Action = Callable[[argparse.Namespace], int]
 """A command: it is given the options, and returns the exit status."""
-
-OWNERS = 0o600
-"""What the owner of a pipe needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,8 +182,8 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--fifo-mode", metavar="MODE", type=_mode, default=defaults.fifo_mode,
-        help="of the registration pipe; one that lets others write accepts their pipes too "
-        "(default: 600)",
+        help="permissions of the registration pipe: 600, or 620, 602 or 622, which let its group, "
+        "others or both connect, and execute any command (default: 600)",
     )  # fmt: skip
     parser.add_argument(
         "--outbox-bytes", metavar="N", type=_positive, default=defaults.outbox_bytes,
@@ -289,12 +286,12 @@ def _path(text: str) -> str:
 
 
 def _mode(text: str) -> int:
-    """Take the permissions of a file as chmod(1) does."""
+    """Return the permissions of a registration pipe, written as chmod(1) takes them."""
     mode = int(text, 8) if re.fullmatch("0?[0-7]{3}", text) else 0
-    if mode & OWNERS != OWNERS:
+    if mode not in FIFO_MODES:
         raise argparse.ArgumentTypeError(
-            "permissions are three octal digits, such as 600, and the owner, who is the server, "
-            f"needs to read and to write, not '{text}'"
+            "only the server may read the registration pipe: the mode is 600, 620 (its group may "
+            f"connect), 602 (others may) or 622 (both may), not '{text}'"
         )
     return mode
 

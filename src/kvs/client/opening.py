@@ -10,7 +10,7 @@ import select
 import time
 
 from kvs.client.link import Link
-from kvs.client.place import check_id, claim
+from kvs.client.place import check_id, claim, is_shared
 from kvs.errors import (
     ConnectRefused,
     NoAnswer,
@@ -65,13 +65,14 @@ class _Opening:
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._gone_since: float | None = None
+        self._shared = False
         self._server = self._find_server()
 
     def close(self) -> None:
         os.close(self._server)
 
     def link(self, given: str | None) -> Link:
-        place = claim(given)
+        place = claim(given, shared=self._shared)
         try:
             link = Link(place)
         except OSError as error:
@@ -104,6 +105,7 @@ class _Opening:
             raise NoServer(self._shown, cause(error)) from error
         if server is None:
             raise self._not_served("no server reads this pipe")
+        self._shared = is_shared(os.fstat(server))  # a server that reads it has set its mode
         return server
 
     def _not_served(self, reason: str) -> NoServer:
@@ -131,7 +133,7 @@ class _Opening:
         reply = link.replies.popleft()
         if isinstance(reply, Executed) or reply.operation != frames.CONNECT:
             raise SessionEnded("what the server answered to the connect is no answer to it")
-        if reply.result:
+        if reply.result not in {0, ord("0")}:  # servers in C that answer in characters
             raise ConnectRefused(self._shown, reply.result)
 
     def _poll(self, seconds: float, events: int, link: Link | None = None) -> None:

@@ -1,13 +1,19 @@
 """Where a client's pipes lie: a directory of the user's own, under names that are locked.
 
-Laws:
+Invariants:
 
-- The directory is the user's, no link, and nobody else gets in (mode 700), so nothing can be put
-  in the place of a pipe.
+- The private directory is the user's, no link, and no other user gets in (mode 700), so nothing can
+  be put in the place of a pipe.
 - A name belongs to whoever holds the lock (flock(2)) on its ``.lock`` file, and the kernel lets go
   of that however a process ends: what a crash left behind is replaced, what lives is not touched.
+- A server that does not know whose connects it reads takes only pipes that every user can open
+  (`kvs.server.access`). Pipes for such a server lie in a second directory, which other users can
+  search but not list (mode 711), under a secret name: only a process that knows it can open them,
+  and the client tells it to the server alone. The lock file holds the name, so that the pipes of a
+  process that was killed can be removed.
 - A path has at most 40 bytes, for it stands in a field of so many (`kvs.wire.frames`): 20 for the
-  directory, a slash, 15 for the name, 4 for the suffix.
+  private directory, a slash, 15 for the name, 4 for the suffix; or 21 for the second directory, a
+  slash, 16 for the secret, 2 for the suffix.
 """
 
 import contextlib
@@ -19,6 +25,7 @@ import weakref
 from collections import deque
 from functools import partial
 from itertools import count
+from secrets import token_urlsafe
 
 from kvs import forks
 from kvs.atomic import atomically
@@ -34,6 +41,11 @@ LOCK = b".lock"
 PIPES = (b".req", b".res", b".not")
 """Requests, responses, notifications."""
 
+SECRET_BYTES = 12
+"""Random bytes in a secret name, which has 4 characters for every 3 of them."""
+SECRET_PIPES = (b".q", b".r", b".n")
+_SECRET = re.compile(rb"[A-Za-z0-9_-]{16}")
+
 _unnamed = count()
 
 
@@ -45,9 +57,18 @@ class Place(NonCopyable):
     forked child removes nothing, and does not have the lock.
     """
 
-    def __init__(self, directory: bytes, name: bytes) -> None:
+    def __init__(self, directory: bytes, name: bytes, *, shared: bool) -> None:
+        """Make them; `shared` ones can be opened by every user who knows their secret name.
+
+        Raises:
+            IdInUse: another client has the name.
+            OSError: they cannot be made.
+
+        """
         base = os.path.join(directory, name)
-        paths = [base + suffix for suffix in PIPES]
+        secret = token_urlsafe(SECRET_BYTES).encode("ascii") if shared else b""
+        private = [base + suffix for suffix in PIPES]
+        paths = _secret_paths(secret) if shared else private
         self.connect = Connect(*paths)
         """What a server is to be told of them."""
         self._lock: deque[int] = deque()
@@ -56,11 +77,12 @@ class Place(NonCopyable):
         self._finalizer = weakref.finalize(self, self._remove)
         forks.close_group_in_children(self._lock)
         try:
-            _lock(base + LOCK, name, self._lock)
-            for path in paths:
+            left = _lock(base + LOCK, name, secret, self._lock)
+            for path in (*private, *left):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-                fifos.make(path)
+            for path in paths:
+                fifos.make(path, 0o666 if shared else 0o600)
         except BaseException:
             self.remove()
             raise
@@ -85,8 +107,19 @@ def check_id(given: str | None) -> None:
         raise IdRefused(given)
 
 
-def claim(given: str | None) -> Place:
+def is_shared(registration: os.stat_result) -> bool:
+    """Return whether a server takes only pipes that every user can open.
+
+    It does if it is another user's, or if others may write to its registration pipe.
+    """
+    others_write = registration.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return bool(others_write) or registration.st_uid != os.geteuid()
+
+
+def claim(given: str | None, *, shared: bool = False) -> Place:
     """Make the pipes of the client `given`, which is an ID, or of one with no name.
+
+    `shared` tells for which kind of server (`is_shared`).
 
     Raises:
         IdInUse: another client has it.
@@ -94,21 +127,24 @@ def claim(given: str | None) -> Place:
 
     """
     directory = _place()
+    _make_directory(directory, 0o700)
+    if shared:
+        _make_directory(_shared_place(), 0o711)
     try:
-        _make_private(directory)
         if given is not None:
-            return Place(directory, given.encode("ascii"))
-        return _claim_unnamed(directory)
+            return Place(directory, given.encode("ascii"), shared=shared)
+        return _claim_unnamed(directory, shared=shared)
     except OSError as error:
-        raise NoPlaceForPipes(shown(directory), cause(error)) from error
+        where = _shared_place() if shared else directory
+        raise NoPlaceForPipes(shown(where), cause(error)) from error
 
 
-def _claim_unnamed(directory: bytes) -> Place:
+def _claim_unnamed(directory: bytes, *, shared: bool) -> Place:
     """Make pipes under a name that no ID can be; another PID namespace may have the first ones."""
     while True:
         name = b"+%d.%d" % (os.getpid(), next(_unnamed) % 10_000)
         with contextlib.suppress(IdInUse):
-            return Place(directory, name)
+            return Place(directory, name, shared=shared)
 
 
 def _place() -> bytes:
@@ -123,24 +159,46 @@ def _place() -> bytes:
     return b"/tmp/kvs-%d" % os.geteuid()
 
 
-def _make_private(directory: bytes) -> None:
+def _shared_place() -> bytes:
+    """Return a directory that other users can reach; the runtime directory is the user's alone."""
+    return b"/tmp/kvs-%d-x" % os.geteuid()
+
+
+def _secret_paths(secret: bytes) -> list[bytes]:
+    return [os.path.join(_shared_place(), secret + suffix) for suffix in SECRET_PIPES]
+
+
+def _make_directory(directory: bytes, mode: int) -> None:
+    """Make a directory of the user's with exactly this mode, unless it is there.
+
+    Raises:
+        NoPlaceForPipes: it cannot be made, or something else is there.
+
+    """
     try:
-        os.mkdir(directory, 0o700)
-        os.chmod(directory, 0o700)  # the umask may have taken some of it
-    except FileExistsError:
-        pass
-    found = os.lstat(directory)
-    if not stat.S_ISDIR(found.st_mode):
-        raise NoPlaceForPipes(shown(directory), "it is no directory")
-    if found.st_uid != os.geteuid():
-        raise NoPlaceForPipes(shown(directory), f"it belongs to user {found.st_uid}")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        mode = stat.S_IMODE(found.st_mode)
-        raise NoPlaceForPipes(shown(directory), f"its mode is {mode:o}, it must be 700")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, mode)
+        found = os.lstat(directory)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NoPlaceForPipes(shown(directory), "it is no directory")
+        if found.st_uid != os.geteuid():
+            raise NoPlaceForPipes(shown(directory), f"it belongs to user {found.st_uid}")
+        is_mode = stat.S_IMODE(found.st_mode)
+        if is_mode & ~mode:
+            reason = f"its mode is {is_mode:o}, it must be {mode:o}"
+            raise NoPlaceForPipes(shown(directory), reason)
+        if is_mode != mode:  # the umask took some, of this process or of another that made it
+            os.chmod(directory, mode)
+    except OSError as error:
+        raise NoPlaceForPipes(shown(directory), cause(error)) from error
 
 
-def _lock(path: bytes, name: bytes, held: deque[int]) -> None:
-    """Lock the file at `path`, which is made if need be; it is open in `held` then."""
+def _lock(path: bytes, name: bytes, secret: bytes, held: deque[int]) -> list[bytes]:
+    """Lock the file at `path`, created if need be, and write down which process has it.
+
+    The file is open in `held` then. Return the secret paths that a process that had it before has
+    left.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         held.extend(map(os.open, (path,), (flags,), (0o600,)))
@@ -148,14 +206,21 @@ def _lock(path: bytes, name: bytes, held: deque[int]) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = os.pread(file, 20, 0)
+            pid, _ = _read_lock(file)
             raise IdInUse(name.decode("ascii"), int(pid) if pid.isdigit() else None) from None
         if _stands_at(file, path):
             os.fchmod(file, 0o600)  # the umask may have taken some of it
+            _, before = _read_lock(file)
             os.ftruncate(file, 0)
-            os.pwrite(file, b"%d" % os.getpid(), 0)
-            return
+            os.pwrite(file, b"%d\n%b" % (os.getpid(), secret), 0)
+            return _secret_paths(before) if before else []
         _close(held)  # the process that held the lock has just removed the file
+
+
+def _read_lock(file: int) -> tuple[bytes, bytes]:
+    """Return process and secret name in a lock file; empty what is not there, or is none."""
+    pid, _, secret = os.pread(file, 64, 0).partition(b"\n")
+    return pid, secret if _SECRET.fullmatch(secret) else b""
 
 
 def _stands_at(file: int, path: bytes) -> bool:

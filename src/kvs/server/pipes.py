@@ -1,9 +1,10 @@
 """The pipes that a client has made for a session."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvs.errors import shown
 from kvs.wire.fifos import Fifo
+from kvs.wire.frames import Dialect
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Pipes:
     requests: Fifo
     responses: Fifo
     notifications: Fifo
+    dialect: Dialect = field(default=Dialect.BINARY, kw_only=True)
 
     @property
     def all(self) -> tuple[Fifo, Fifo, Fifo]:

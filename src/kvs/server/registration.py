@@ -4,25 +4,37 @@ import contextlib
 import os
 
 from kvs.errors import RegistrationUnusable, cause, shown
+from kvs.server import access
+from kvs.server.access import Senders
 from kvs.server.pipes import Pipes
 from kvs.wire import fifos
 from kvs.wire.fifos import Fifo, NotAFifo
 from kvs.wire.frames import Connect
 
-OTHERS_MAY_WRITE = 0o022
-
 
 class RegistrationPipe:
     """The pipe at a path, open for as long as the server runs. For the loop's thread.
 
-    Both ends are held open, so that clients that come and go never end it.
+    Both ends are held open, so that clients that come and go never end it. So is its directory,
+    while it is made and removed: nothing in another directory is touched, even if a user who owns a
+    part of the path renames directories or puts links in their place.
     """
 
     def __init__(self, path: bytes, mode: int) -> None:
         self._path = path
+        self._name = os.path.basename(path)
         self._mode = mode
+        self._directory: int | None = None
         self._ends: tuple[int, int] | None = None
+        self._senders: Senders | None = None
         self.identity: tuple[int, int] | None = None
+
+    @property
+    def senders(self) -> Senders | None:
+        """Who may have written to it; None if the server's own user alone."""
+        if self._ends is not None:
+            self._senders = access.senders(self._ends[0], self._mode)
+        return self._senders
 
     def make(self) -> int:
         """Make it and open it; return the descriptor to read from.
@@ -33,14 +45,22 @@ class RegistrationPipe:
 
         """
         self.close(remove=False)
-        self._remove_stale()
         try:
-            fifos.make(self._path, self._mode)
-            reader = self._open()
+            return self._make()
         except OSError as error:
+            self.close(remove=False)
             reason = f"cannot make the registration pipe: {cause(error)}"
             raise RegistrationUnusable(shown(self._path), reason) from error
-        return reader
+        except RegistrationUnusable:
+            self.close(remove=False)
+            raise
+
+    def _make(self) -> int:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        self._directory = os.open(os.path.dirname(self._path) or b".", flags)
+        self._remove_stale()
+        fifos.make(self._name, self._mode, self._directory)
+        return self._open()
 
     def is_gone(self) -> bool:
         """Tell whether the path does not lead to it any more."""
@@ -56,20 +76,25 @@ class RegistrationPipe:
             self.remove()
         for end in self._ends or ():
             fifos.close(end)
-        self._ends = self.identity = None
+        if self._directory is not None:
+            os.close(self._directory)
+        self._ends = self._directory = self.identity = None
 
     def remove(self) -> None:
-        """Remove it, if the path still leads to it."""
-        if self._ends is not None and not self.is_gone():
-            with contextlib.suppress(OSError):  # gone in between
-                os.unlink(self._path)
+        """Remove it, if it is still there."""
+        if self._ends is None:
+            return
+        with contextlib.suppress(OSError):  # gone, perhaps in between
+            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) == self.identity:
+                os.unlink(self._name, dir_fd=self._directory)
 
     def _open(self) -> int:
         """Open the pipe that stands at the path; return the end to read from.
 
         It may be that of a server that was started at the same moment: whoever locks it has it.
         """
-        fifo = Fifo.at(self._path)
+        fifo = Fifo.at(self._name, self._directory)
         try:
             reader = fifo.open_for_reading()
             try:
@@ -89,14 +114,12 @@ class RegistrationPipe:
     def _remove_stale(self) -> None:
         """Remove a pipe of ours that no server reads any more."""
         try:
-            fifo = Fifo.at(self._path)
+            fifo = Fifo.at(self._name, self._directory)
         except FileNotFoundError:
             return
         except NotAFifo as error:
             reason = "something else than a pipe is there; remove it, or name another path"
             raise RegistrationUnusable(shown(self._path), reason) from error
-        except OSError as error:
-            raise RegistrationUnusable(shown(self._path), cause(error)) from error
         try:
             if fifo.owner != os.geteuid():
                 reason = "a pipe of another user is there"
@@ -106,41 +129,64 @@ class RegistrationPipe:
                 fifos.close(writer)
                 reason = "a server is already there"
                 raise RegistrationUnusable(shown(self._path), reason)
-            os.unlink(self._path)
+            os.unlink(self._name, dir_fd=self._directory)
         finally:
             fifo.close()
 
 
-def found(connect: Connect, registration: tuple[int, int] | None, *, others: bool) -> Pipes | None:
-    """Return the pipes that `connect` names, if they are acceptable; the caller closes them.
+class Refused(Exception):
+    """A connect that names unacceptable pipes. `reason` says why, for the log."""
 
-    They are three different pipes of one owner, this user (or, with `others`, anybody), and none
-    of them is the registration pipe.
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def found(connect: Connect, registration: tuple[int, int] | None, senders: Senders | None) -> Pipes:
+    """Return the pipes that `connect` names, open; the caller closes them.
+
+    They are three different pipes of one owner, and none of them is the registration pipe. The
+    owner is this user, or, with `senders`, any user, if each of those could open the pipes.
 
     Raises:
-        OSError: no descriptor is left to look at them with.
+        Refused: the pipes are not acceptable.
+        OSError: no descriptor is left to open them with (`fifos.NO_ROOM`).
 
     """
     with contextlib.ExitStack() as opened:
         pipes: list[Fifo] = []
         for path in connect.paths:
-            try:
-                pipe = Fifo.at(path)
-            except OSError as error:
-                if error.errno in fifos.NO_ROOM:
-                    raise
-                return None
+            pipe = _fifo(path, senders)
             opened.callback(pipe.close)
             pipes.append(pipe)
-        owners = {pipe.owner for pipe in pipes}
-        identities = {pipe.identity for pipe in pipes}
-        acceptable = (
-            len(owners) == 1
-            and len(identities) == 3
-            and (others or owners == {os.geteuid()})
-            and registration not in identities
-        )
-        if not acceptable:
-            return None
+        _check(pipes, registration, others=senders is not None)
         opened.pop_all()
-        return Pipes(*pipes)
+        return Pipes(*pipes, dialect=connect.dialect)
+
+
+def _fifo(path: bytes, senders: Senders | None) -> Fifo:
+    """Return the pipe at `path`; raise `Refused` if there is none."""
+    try:
+        return Fifo.at(path) if senders is None else access.fifo_at(path, senders)
+    except NotAFifo:
+        reason = "is not a named pipe (symbolic links are not followed)"
+    except OSError as error:
+        if error.errno in fifos.NO_ROOM:
+            raise
+        reason = cause(error)
+    if senders is None and not path.startswith(b"/"):
+        reason += f" (a relative path, resolved in {shown(os.getcwdb())})"
+    raise Refused(f"{shown(path)}: {reason}")
+
+
+def _check(pipes: list[Fifo], registration: tuple[int, int] | None, *, others: bool) -> None:
+    """Raise `Refused` unless `pipes` are acceptable as the pipes of one client."""
+    if len({pipe.identity for pipe in pipes}) < len(pipes):
+        raise Refused("one pipe is named twice")
+    for pipe in pipes:
+        if pipe.identity == registration:
+            raise Refused(f"{shown(pipe.path)}: is the registration pipe")
+        if not others and pipe.owner != os.geteuid():
+            raise Refused(f"{shown(pipe.path)}: belongs to user {pipe.owner}")
+    if len({pipe.owner for pipe in pipes}) > 1:
+        raise Refused("the pipes belong to different users")

@@ -9,7 +9,7 @@ from threading import Barrier
 from kvs.errors import NoThread, RegistrationUnusable, cause, counted
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.pipes import Pipes
-from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
+from kvs.server.registration import Refused, RegistrationPipe, found
 from kvs.server.session import House, Session
 from kvs.settings import ServerSettings
 from kvs.store import Store
@@ -28,8 +28,11 @@ LOOK_SECONDS = 1.0
 WAITING_CONNECTS = 100_000
 """So many connects wait for a place, at most; more are dropped, and that is logged."""
 
-REGISTRATION_BYTES = 4096
-"""Read from the registration pipe at a time: sessions are served in between, garbage or not."""
+REGISTRATION_BYTES = 512
+"""Read from the registration pipe at a time: sessions are served in between, garbage or not.
+
+Each byte may begin a connect, and each candidate that is judged costs some system calls.
+"""
 
 ROOM_SECONDS = 0.1
 """So long a connect waits for a descriptor, or a pipe, before it is tried again."""
@@ -55,7 +58,6 @@ class Server:
         self._executor = _started_executor()
         self._house = House(self._loop, store, self._watchers, self._executor, self._opened)
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
-        self._others = bool(settings.fifo_mode & OTHERS_MAY_WRITE)
         self._registration = Registration(self._judged)
         self._sessions: set[Session] = set()
         self._in_use: dict[tuple[int, int], Session] = {}
@@ -116,15 +118,15 @@ class Server:
     def _judged(self, connect: Connect) -> Connect | None:
         try:
             pipes = self._found(connect)
+        except Refused:
+            return None
         except OSError:
             return connect  # it waits for a descriptor, and is judged when its turn comes
-        if pipes is None:
-            return None
         pipes.close()
         return connect
 
-    def _found(self, connect: Connect) -> Pipes | None:
-        return found(connect, self._pipe.identity, others=self._others)
+    def _found(self, connect: Connect) -> Pipes:
+        return found(connect, self._pipe.identity, self._pipe.senders)
 
     def _admit(self, connect: Connect) -> None:
         if len(self._waiting) >= WAITING_CONNECTS:
@@ -161,8 +163,9 @@ class Server:
             OSError: there is no room for it (`fifos.NO_ROOM`).
 
         """
-        pipes = self._found(connect)
-        if pipes is None:
+        try:
+            pipes = self._found(connect)
+        except Refused:
             return
         if self._are_in_use(pipes):
             log.warning("a connect of %s was dropped: its pipes are in use", pipes.name)

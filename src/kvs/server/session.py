@@ -80,7 +80,7 @@ class Session:
         self._house = house
         self._loop = house.loop
         self._on_end = ended
-        self._requests = Requests()
+        self._requests = Requests(pipes.dialect)
         self._requests_ended = False
         self._script: Script | None = None
         self._replies: Replies | None = None
@@ -160,7 +160,7 @@ class Session:
 
     def _requests_ready(self, events: int) -> None:
         data = fifos.read(self._input)
-        if data:
+        if data and self.stage is not Stage.LEAVING:  # else the padding of a disconnect
             self._requests.feed(data)
         elif data == b"" and events & HUP:  # without HUP, no writer has been there yet
             self._requests_ended = True
@@ -303,7 +303,7 @@ class Session:
         if self._replies is None or self.stage is Stage.ENDED:
             return
         try:
-            self._replies.put(parts)
+            self._replies.put([frames.in_dialect(parts[0], self.pipes.dialect), *parts[1:]])
         except BrokenPipeError:
             self.finish("its client reads no responses any more")
 

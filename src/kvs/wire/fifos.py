@@ -44,18 +44,31 @@ class Fifo:
     """Device and inode: two paths name one pipe if these are the same."""
 
     @classmethod
-    def at(cls, path: bytes) -> "Fifo":
-        """Return the pipe at `path`.
+    def at(cls, path: bytes, directory: int | None = None) -> "Fifo":
+        """Return the pipe at `path`, relative to an open `directory` if there is one.
 
         Raises:
             NotAFifo: something else is there, a link included.
             OSError: nothing is there, or it cannot be reached.
 
         """
-        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            return cls.of(path, handle)
+        except OSError:
+            os.close(handle)
+            raise
+
+    @classmethod
+    def of(cls, path: bytes, handle: int) -> "Fifo":
+        """Return the pipe that the descriptor `handle` (O_PATH) names, and take that over.
+
+        Raises:
+            NotAFifo: it names something else, and stays open.
+
+        """
         found = os.fstat(handle)
         if not stat.S_ISFIFO(found.st_mode):
-            os.close(handle)
             raise NotAFifo
         return cls(path, handle, found.st_uid, (found.st_dev, found.st_ino))
 
@@ -80,15 +93,17 @@ class Fifo:
         return os.open(f"/proc/self/fd/{self.handle}", flags | _ALWAYS)
 
 
-def make(path: bytes, mode: int = 0o600) -> None:
-    """Make a pipe at `path` with exactly this mode, whatever the umask.
+def make(path: bytes, mode: int = 0o600, directory: int | None = None) -> None:
+    """Make a pipe at `path`, relative to an open `directory` if there is one.
+
+    It has exactly this mode, whatever the umask. Until it has, its owner alone can open it.
 
     Raises:
         OSError: something stands there, or it cannot be made.
 
     """
-    os.mkfifo(path, mode & 0o600)
-    fifo = Fifo.at(path)
+    os.mkfifo(path, mode & 0o600, dir_fd=directory)
+    fifo = Fifo.at(path, directory)
     try:
         if fifo.owner != os.geteuid():
             raise PermissionError(errno.EPERM, "another one was put in its place")

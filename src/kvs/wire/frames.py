@@ -6,10 +6,15 @@ Laws:
   string ends at the first NUL of its field; what stands behind that is noise. A path of exactly
   `PATH_BYTES` bytes has no NUL.
 - Numbers of four bytes are little-endian.
+- A session has one dialect, which the first byte of its connect chooses (`Dialect`): the op byte of
+  every request, and both bytes that every response begins with, are numbers or ASCII digits. All
+  sizes are the same, and a notification has no such byte.
 """
 
+import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 
 CONNECT = 1
 DISCONNECT = 2
@@ -17,6 +22,15 @@ SUBSCRIBE = 3
 UNSUBSCRIBE = 4
 EXECUTE = 5
 """Ours; old clients never send it."""
+
+
+class Dialect(IntEnum):
+    """How op bytes and results are written; the value is what is added to each number."""
+
+    BINARY = 0
+    DIGITS = ord("0")
+    """Programs that read the protocol's "(char) OP_CODE=1" as the character."""
+
 
 OPERATIONS = {
     CONNECT: "connect",
@@ -43,6 +57,11 @@ _REPLY = struct.Struct("<BB")
 _EXECUTED = struct.Struct("<BBII")
 _NOTIFICATION = struct.Struct(f"<{FIELD_BYTES}s{FIELD_BYTES}s")
 
+_CONNECT_DIALECTS = {CONNECT + dialect: dialect for dialect in Dialect}
+
+CONNECT_START = re.compile(b"[" + b"".join(b"\\x%02x" % byte for byte in _CONNECT_DIALECTS) + b"]")
+"""Matches the first byte of a connect in any dialect."""
+
 CONNECT_BYTES = _CONNECT.size
 KEYED_BYTES = _KEYED.size
 EXECUTE_HEAD_BYTES = _EXECUTE.size
@@ -58,6 +77,7 @@ class Connect:
     requests: bytes
     responses: bytes
     notifications: bytes
+    dialect: Dialect = field(default=Dialect.BINARY, kw_only=True)
 
     def __post_init__(self) -> None:
         for path in self.paths:
@@ -71,14 +91,15 @@ class Connect:
 
     def encode(self) -> bytes:
         """Return the frame, of `CONNECT_BYTES` bytes."""
-        return _CONNECT.pack(CONNECT, *self.paths)
+        return _CONNECT.pack(CONNECT + self.dialect, *self.paths)
 
     @classmethod
     def decode(cls, frame: bytes) -> "Connect | None":
         """Return what a frame of `CONNECT_BYTES` bytes says; None if it is no connect."""
         operation, *fields = _CONNECT.unpack(frame)
+        dialect = _CONNECT_DIALECTS.get(operation)
         paths = [_string(field) for field in fields]
-        return cls(*paths) if operation == CONNECT and all(paths) else None
+        return cls(*paths, dialect=dialect) if dialect is not None and all(paths) else None
 
 
 def keyed_request(operation: int, key: bytes) -> bytes:
@@ -105,6 +126,14 @@ def script_length(head: bytes) -> int:
 def reply(operation: int, result: int) -> bytes:
     """Return the response to every operation but `EXECUTE`."""
     return _REPLY.pack(operation, result)
+
+
+def in_dialect(response: bytes, dialect: Dialect) -> bytes:
+    """Return a response, or the beginning of one, with its first two bytes in `dialect`."""
+    if dialect is Dialect.BINARY:
+        return response
+    operation, result = _REPLY.unpack_from(response)
+    return _REPLY.pack(operation + dialect, result + dialect) + response[REPLY_BYTES:]
 
 
 def executed_head(result: int, output: int, errors: int) -> bytes:

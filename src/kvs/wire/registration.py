@@ -1,20 +1,44 @@
 """The registration pipe: good connects, whatever bytes stand between them. Pure.
 
-Laws:
+Invariants:
 
 - A connect is taken where, and only where, a frame that names acceptable pipes begins; anything
   else is passed over one byte at a time. Shape alone would not do: after garbage that happens to
   look like the start of a frame, a good connect behind it would be lost.
-- A frame may have been cut off by the next: one that begins within what is behind the third path of
-  another is taken beside it, one that begins before that is taken in its place.
+- A byte of a path never begins a connect: ``1`` begins a frame in digits, and paths are full of it.
+  A path of a frame that was taken is the name of a pipe that exists, so all its bytes are its own.
+- A frame may have been cut off by the next. A frame that begins in the padding behind the first or
+  second path of another replaces that one; a frame that begins in the padding behind the third
+  path is taken beside it.
+
+Cost: each byte is looked at once, and each candidate judged once: linear in what was read.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from kvs.wire.frames import CONNECT, CONNECT_BYTES, PATH_BYTES, Connect
+from kvs.wire.frames import CONNECT_BYTES, CONNECT_START, PATH_BYTES, Connect
 
 Accepted = TypeVar("Accepted")
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A frame that was taken, and where it begins."""
+
+    start: int
+    connect: Connect
+
+    def has_in_path(self, at: int) -> bool:
+        """Return whether the byte at `at` belongs to one of its paths."""
+        field, offset = divmod(at - self.start - 1, PATH_BYTES)
+        paths = self.connect.paths
+        return 0 <= field < len(paths) and offset < len(paths[field])
+
+    def names_what_follows(self, at: int) -> bool:
+        """Return whether a path of it lies behind `at`, so that its frame was cut off there."""
+        return at < self.start + CONNECT_BYTES - PATH_BYTES + len(self.connect.notifications)
 
 
 class Registration(Generic[Accepted]):
@@ -27,21 +51,32 @@ class Registration(Generic[Accepted]):
     def __init__(self, accept: Callable[[Connect], Accepted | None]) -> None:
         self._accept = accept
         self._rest = b""
+        self._taken: _Taken | None = None
+        """The last frame that was taken; its start is counted from the start of `_rest`."""
 
     def feed(self, data: bytes) -> list[Accepted]:
         """Take what was read; return what became of the connects that it completes, in order."""
         data = self._rest + data
         found: list[Accepted] = []
-        named = 0  # where the paths of the last one found end
-        at = data.find(CONNECT)
-        while 0 <= at <= len(data) - CONNECT_BYTES:
-            connect = Connect.decode(data[at : at + CONNECT_BYTES])
-            accepted = None if connect is None else self._accept(connect)
-            if connect is not None and accepted is not None:
-                if at < named:
-                    found.pop()
-                found.append(accepted)
-                named = at + CONNECT_BYTES - PATH_BYTES + len(connect.notifications)
-            at = data.find(CONNECT, at + 1)
-        self._rest = data[at:] if at >= 0 else b""
+        at = _next_start(data, 0)
+        while at <= len(data) - CONNECT_BYTES:
+            taken = self._taken
+            if taken is None or not taken.has_in_path(at):
+                connect = Connect.decode(data[at : at + CONNECT_BYTES])
+                accepted = None if connect is None else self._accept(connect)
+                if connect is not None and accepted is not None:
+                    if found and taken is not None and taken.names_what_follows(at):
+                        found.pop()
+                    found.append(accepted)
+                    self._taken = _Taken(at, connect)
+            at = _next_start(data, at + 1)
+        self._rest = data[at:]
+        if self._taken is not None:
+            self._taken = _Taken(self._taken.start - at, self._taken.connect)
         return found
+
+
+def _next_start(data: bytes, at: int) -> int:
+    """Return where the next frame may begin, at `at` or behind it; the end if there is none."""
+    match = CONNECT_START.search(data, at)
+    return len(data) if match is None else match.start()

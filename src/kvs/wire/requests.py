@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kvs.wire import frames
+from kvs.wire.frames import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Unknown:
     """An operation that is none: what follows it means nothing, the session is at its end."""
 
     operation: int
+    """The byte as it was sent."""
 
 
 Request = Disconnect | Subscribe | Unsubscribe | Execute | TooLong | Unknown
@@ -59,7 +61,8 @@ _LENGTHS = {
 class Requests:
     """The bytes of one requests pipe, cut anyhow. For one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: Dialect = Dialect.BINARY) -> None:
+        self._dialect = dialect
         self._data = bytearray()
         self._skip = 0
         """Bytes still to come of a script that is too long."""
@@ -79,10 +82,10 @@ class Requests:
             return TooLong(length)
         if not self._data:
             return None
-        operation = self._data[0]
+        operation = self._data[0] - self._dialect
         needed = _LENGTHS.get(operation)
         if needed is None:
-            return Unknown(operation)
+            return Unknown(self._data[0])
         if len(self._data) < needed:
             return None
         if operation == frames.EXECUTE:

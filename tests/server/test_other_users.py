@@ -1,0 +1,372 @@
+"""What another user can do to a server, with a user of its own: name no pipe that is not theirs."""
+
+import errno
+import os
+import struct
+import subprocess
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kvs.client.session import connect
+from kvs.settings import ServerSettings
+from kvs.wire import frames
+from kvs.wire.frames import Connect
+from tests.server.raw import SECONDS, Client, Place, Served, compiled, send, serving
+from tests.tools import NOBODY, Start, content, end, started, until
+from tests.tools import kvs as kvs_program
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+GROUP = 54321
+"""A group that no user of the machine is in."""
+
+WHICH = ("req", "resp", "not")
+
+
+def as_nobody(call: Callable[[], object], group: int = NOBODY, user: int = NOBODY) -> None:
+    """Do something in a process of another user, which is in no other group; fail if it fails."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(group, group, group)
+            os.setresuid(user, user, user)
+            call()
+            status = 0
+        except BaseException:  # noqa: BLE001  (told by the status)
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@contextmanager
+def shared(mode: int = 0o622) -> Iterator[Served]:
+    """Run a server of root, in a directory that others can search, and that `GROUP` owns."""
+    with serving(ServerSettings(fifo_mode=mode)) as served:
+        served.folder.chmod(0o711)
+        os.chown(served.path, 0, GROUP)
+        yield served
+
+
+def named_by_nobody(served: Served, pipes: Connect, group: int = NOBODY) -> bool:
+    """Have another user name `pipes`; return whether the server has begun a session of it."""
+    reader = os.open(pipes.responses, os.O_RDONLY | os.O_NONBLOCK)
+    as_nobody(lambda: send(served, pipes.encode()), group)
+    # Connects are taken in order: once this one is answered the other has been judged.
+    witness = Client(served, "witness").connected(0o666)
+    begun = served.server.sessions - 1
+    witness.close()
+    witness.remove()
+    if not begun:
+        assert os.read(reader, 1) == b""  # it was not opened
+        with pytest.raises(OSError, match="No such device or address") as refused:
+            os.open(pipes.requests, os.O_WRONLY | os.O_NONBLOCK)
+        assert refused.value.errno == errno.ENXIO
+    os.close(reader)
+    until(lambda: served.server.sessions == 0)
+    return bool(begun)
+
+
+def made(folder: Path, mode: int, owner: tuple[int, int] = (0, 0)) -> Connect:
+    """Return three pipes, made in `folder`."""
+    client = Client(Place(folder, folder), "c").make(mode)
+    for which in WHICH:
+        os.chown(client.path(which), *owner)
+        client.path(which).chmod(mode)
+    return connect_to(folder)
+
+
+def connect_to(folder: Path) -> Connect:
+    return Connect(*(os.fsencode(folder / f"c.{which}") for which in WHICH))
+
+
+@pytest.mark.parametrize("folder_mode", [0o700, 0o710, 0o744, 0o711, 0o755])
+@pytest.mark.parametrize("mode", [0o600, 0o622, 0o644, 0o660, 0o662, 0o664, 0o606, 0o066, 0o666])
+def test_a_user_names_those_pipes_of_root_that_every_user_could_open(
+    folder_mode: int, mode: int
+) -> None:
+    with shared() as served:
+        folder = served.folder / "r"
+        folder.mkdir()
+        pipes = made(folder, mode)
+        folder.chmod(folder_mode)
+        open_to_all = mode == 0o666 and folder_mode in {0o711, 0o755}
+        assert named_by_nobody(served, pipes) == open_to_all
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o622])
+def test_nothing_that_root_has_for_itself_is_opened(mode: int) -> None:
+    """The attack that was reported: a session over pipes of root, begun by another user."""
+    with shared() as served:
+        served.folder.joinpath("r").mkdir(mode=0o700)
+        pipes = made(served.folder / "r", mode)
+        assert not named_by_nobody(served, pipes)
+
+
+def test_no_link_leads_to_pipes(tmp_path: Path) -> None:
+    with shared() as served:
+        private = served.folder / "r"
+        private.mkdir(mode=0o755)
+        made(private, 0o666)
+        (served.folder / "l").symlink_to(private)
+        assert not named_by_nobody(served, connect_to(served.folder / "l"))
+        assert not named_by_nobody(served, connect_to(served.folder / "l/../r/../l"))
+        links = served.folder / "s"
+        links.mkdir(mode=0o755)
+        for which in WHICH:
+            (links / f"c.{which}").symlink_to(private / f"c.{which}")
+        assert not named_by_nobody(served, connect_to(links))
+        assert named_by_nobody(served, connect_to(private))
+
+
+def test_no_link_of_proc_leads_to_pipes_of_another_process() -> None:
+    with shared() as served:
+        private = served.folder / "r"
+        private.mkdir(mode=0o700)
+        pipes = made(private, 0o666)
+        here = os.open(private, os.O_PATH)
+        held = [os.open(path, os.O_PATH) for path in pipes.paths]
+        proc = f"/proc/{os.getpid()}"
+        paths = [os.fsencode(f"{proc}/fd/{handle}") for handle in held]
+        assert not named_by_nobody(served, Connect(*paths))
+        assert not named_by_nobody(served, connect_to(Path(f"{proc}/fd/{here}")))
+        assert not named_by_nobody(served, connect_to(Path(f"/proc/self/fd/{here}")))
+        rooted = connect_to(Path(f"{proc}/root{private}"))
+        if max(map(len, rooted.paths)) <= frames.PATH_BYTES:
+            assert not named_by_nobody(served, rooted)
+        for handle in (here, *held):
+            os.close(handle)
+
+
+def test_dots_are_no_way_through_a_directory_that_cannot_be_searched() -> None:
+    with shared() as served:
+        for name, mode in (("p", 0o700), ("o", 0o755)):
+            served.folder.joinpath(name).mkdir(mode=mode)
+        made(served.folder / "o", 0o666)
+        assert not named_by_nobody(served, connect_to(served.folder / "p/../o"))
+        assert named_by_nobody(served, connect_to(served.folder / "o/.././/o"))
+
+
+def test_a_relative_path_is_not_taken_from_the_directory_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with shared() as served:
+        monkeypatch.chdir(served.folder)
+        made(served.folder, 0o666)
+        assert not named_by_nobody(served, connect_to(Path()))
+        assert named_by_nobody(served, connect_to(served.folder))
+
+
+def test_the_registration_pipe_of_another_server_is_not_read(tmp_path: Path) -> None:
+    """Others may write to it, as a client writes requests, but only its server may read it."""
+    with shared() as served, shared() as other:
+        _, *rest = made(served.folder, 0o666).paths
+        wrong = Connect(os.fsencode(other.path), *rest)
+        as_nobody(lambda: send(served, wrong.encode()))
+        Client(served, "witness").connected(0o666)
+        assert served.server.sessions == 1
+        for number in range(5):
+            client = Client(other, f"{number}").connected(0o666)
+            client.close()
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """Return an access control list of entries tag, permissions, ID (xattr of acl(5))."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+@pytest.mark.parametrize("where", ["folder", "pipe"])
+def test_a_file_with_an_access_control_list_is_not_opened(where: str) -> None:
+    """It may take from one user what its permissions give to all."""
+    none = 0xFFFFFFFF
+    with shared() as served:
+        folder = served.folder / "r"
+        folder.mkdir(mode=0o777)
+        folder.chmod(0o777)
+        pipes = made(folder, 0o666)
+        target, most = (folder, 7) if where == "folder" else (folder / "c.req", 6)
+        value = acl((1, most, none), (2, 0, NOBODY), (4, most, none), (16, most, none))
+        try:
+            os.setxattr(target, "system.posix_acl_access", value + acl((32, most, none))[4:])
+        except OSError as error:
+            pytest.skip(f"no access control lists here: {error}")
+        assert target.stat().st_mode & 0o777 in {0o777, 0o666}
+        assert not named_by_nobody(served, pipes)
+        os.removexattr(target, "system.posix_acl_access")
+        assert named_by_nobody(served, pipes)
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "accepted"),
+    [
+        (0o660, GROUP, True),
+        (0o666, GROUP, True),
+        (0o666, 0, True),
+        (0o660, 0, False),
+        (0o606, GROUP, False),
+        (0o620, GROUP, False),
+        (0o600, GROUP, False),
+        (0o060, GROUP, False),
+    ],
+)
+def test_a_member_of_the_group_names_pipes_that_the_group_could_open(
+    mode: int, group: int, accepted: bool
+) -> None:
+    with shared(0o620) as served:
+        pipes = made(served.folder, mode, (0, group))
+        assert named_by_nobody(served, pipes, GROUP) == accepted
+
+
+@pytest.mark.parametrize(("mode", "accepted"), [(0o710, True), (0o701, False), (0o700, False)])
+def test_a_directory_of_the_group_is_searched_by_the_group(mode: int, accepted: bool) -> None:
+    with shared(0o620) as served:
+        folder = served.folder / "r"
+        folder.mkdir()
+        pipes = made(folder, 0o666)
+        os.chown(folder, 0, GROUP)
+        folder.chmod(mode)
+        assert named_by_nobody(served, pipes, GROUP) == accepted
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o622])
+def test_where_others_may_write_the_group_is_not_all_that_counts(mode: int) -> None:
+    with shared(mode) as served:
+        pipes = made(served.folder, 0o660, (0, GROUP))
+        assert not named_by_nobody(served, pipes, NOBODY)
+
+
+def test_a_registration_pipe_that_is_opened_to_others_later_on_lets_them_name_nothing_more() -> (
+    None
+):
+    with shared(0o600) as served:
+        with pytest.raises(AssertionError):
+            as_nobody(lambda: send(served, b"x"))
+        served.path.chmod(0o622)
+        pipes = made(served.folder, 0o600)
+        assert not named_by_nobody(served, pipes)
+
+
+def test_nobody_but_the_server_can_read_the_registration_pipe() -> None:
+    for mode in (0o620, 0o602, 0o622):
+        with shared(mode) as served:
+            for group in (NOBODY, GROUP):
+
+                def read() -> None:
+                    with pytest.raises(PermissionError):
+                        os.open(served.path, os.O_RDONLY | os.O_NONBLOCK)
+
+                as_nobody(read, group)
+
+
+def test_a_user_is_served_over_pipes_of_their_own(tmp_path: Path) -> None:
+    with shared() as served:
+        mine = served.folder / "n"
+        mine.mkdir()
+        os.chown(mine, NOBODY, NOBODY)
+        mine.chmod(0o711)
+
+        def session() -> None:
+            os.umask(0)
+            client = Client(Place(served.path, mine), "c").connected(0o666)
+            assert client.subscribe(b"k") == 0
+            assert client.execute(b"WRITE [(k,v)]\n") == (0, b"", b"")
+            assert client.change() == (b"k", b"v")
+
+        as_nobody(session)
+        assert served.store.items() == [(b"k", b"v")]
+
+
+@pytest.mark.parametrize(("mode", "group"), [(0o620, GROUP), (0o602, NOBODY), (0o622, NOBODY)])
+def test_a_python_client_of_another_user_is_served(mode: int, group: int) -> None:
+    with shared(mode) as served:
+
+        def session() -> None:
+            with connect(served.path, id="me") as session:
+                session.write({"k": "v"})
+                assert session.subscribe("k")
+
+        as_nobody(session, group)
+        assert served.store.items() == [(b"k", b"v")]
+        until(lambda: served.server.sessions == 0)
+
+
+def test_a_client_of_the_servers_own_user_is_served_by_a_shared_server() -> None:
+    with shared() as served, connect(served.path) as session:
+        session.write({"k": "v"})
+        assert served.store.items() == [(b"k", b"v")]
+
+
+def test_a_server_of_another_user_serves_root() -> None:
+    """Its connects may be anybody's; it can open what every user can."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        os.chown(folder, NOBODY, NOBODY)
+        folder.chmod(0o711)
+        (folder / "jobs").mkdir()
+        os.chown(folder / "jobs", NOBODY, NOBODY)
+        path = folder / "reg"
+        arguments = ("serve", folder / "jobs", "1", "1", path, "--once", "--fifo-mode=622")
+        with started(*arguments, how=Start(uid=NOBODY)) as process:
+            assert process.stderr is not None
+            assert b"serving at" in process.stderr.readline()
+            with connect(path) as session:
+                session.write({"k": "v"})
+                assert session.read(["k"]) == {b"k": b"v"}
+            process.terminate()
+            assert end(process).status == 0
+
+
+def test_the_pipes_of_a_client_are_not_found_by_a_third_user(tmp_path: Path) -> None:
+    place = Path(f"/tmp/kvs-{NOBODY}-x")
+    with shared() as served:
+        lines = served.folder / "lines"
+        os.mkfifo(lines)
+        out = served.folder / "out"
+        how = Start(uid=NOBODY, redirections=f"< {lines} > {out}")
+        with started("client", "me", served.path, how=how) as process:
+            with lines.open("w") as typed:
+                until(lambda: b"connect" in content(out) or process.poll() is not None)
+                assert len(list(place.iterdir())) == 3
+
+                def look() -> None:
+                    with pytest.raises(PermissionError):
+                        os.listdir(place)
+
+                as_nobody(look, user=NOBODY - 1)
+                second = kvs_program("client", "me", served.path, how=Start(uid=NOBODY))
+                assert second.status == 1
+                assert b"the ID 'me' is in use" in second.stderr
+                typed.write("WRITE [(k,v)]\nREAD [k]\n")
+            assert end(process).status == 0
+        assert b"\n[(k,v)]\n" in content(out)
+        assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("dialect", ["", "-DDIGITS"])
+def test_a_program_in_c_of_another_user_makes_its_pipes_open_to_all(dialect: str) -> None:
+    with shared() as served:
+        program = compiled(served.folder, *filter(None, [dialect]))
+        folder = served.folder / "n"
+        folder.mkdir()
+        os.chown(folder, NOBODY, NOBODY)
+        pipes = [str(folder / which) for which in WHICH]
+        command = [str(program), "rcqn", str(served.path), *pipes, "key", "0"]
+        ended = subprocess.run(
+            command,
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            umask=0,
+            check=False,
+            capture_output=True,
+            timeout=SECONDS,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.endswith(b"end\n")
