@@ -111,36 +111,59 @@ class RegistrationPipe:
             fifo.close()
 
 
-def found(connect: Connect, registration: tuple[int, int] | None, *, others: bool) -> Pipes | None:
-    """Return the pipes that `connect` names, if they are acceptable; the caller closes them.
+class Refused(Exception):
+    """A connect that names unacceptable pipes. `reason` says why, for the log."""
 
-    They are three different pipes of one owner, this user (or, with `others`, anybody), and none
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def found(connect: Connect, registration: tuple[int, int] | None, *, others: bool) -> Pipes:
+    """Return the pipes that `connect` names, open; the caller closes them.
+
+    They are three different pipes of one owner, this user (or, with `others`, any user), and none
     of them is the registration pipe.
 
     Raises:
-        OSError: no descriptor is left to look at them with.
+        Refused: the pipes are not acceptable.
+        OSError: no descriptor is left to open them with (`fifos.NO_ROOM`).
 
     """
     with contextlib.ExitStack() as opened:
         pipes: list[Fifo] = []
         for path in connect.paths:
-            try:
-                pipe = Fifo.at(path)
-            except OSError as error:
-                if error.errno in fifos.NO_ROOM:
-                    raise
-                return None
+            pipe = _fifo(path)
             opened.callback(pipe.close)
             pipes.append(pipe)
-        owners = {pipe.owner for pipe in pipes}
-        identities = {pipe.identity for pipe in pipes}
-        acceptable = (
-            len(owners) == 1
-            and len(identities) == 3
-            and (others or owners == {os.geteuid()})
-            and registration not in identities
-        )
-        if not acceptable:
-            return None
+        _check(pipes, registration, others=others)
         opened.pop_all()
         return Pipes(*pipes)
+
+
+def _fifo(path: bytes) -> Fifo:
+    """Return the pipe at `path`; raise `Refused` if there is none."""
+    try:
+        return Fifo.at(path)
+    except NotAFifo:
+        reason = "is not a named pipe (symbolic links are not followed)"
+    except OSError as error:
+        if error.errno in fifos.NO_ROOM:
+            raise
+        reason = cause(error)
+    if not path.startswith(b"/"):
+        reason += f" (a relative path, resolved in {shown(os.getcwdb())})"
+    raise Refused(f"{shown(path)}: {reason}")
+
+
+def _check(pipes: list[Fifo], registration: tuple[int, int] | None, *, others: bool) -> None:
+    """Raise `Refused` unless `pipes` are acceptable as the pipes of one client."""
+    if len({pipe.identity for pipe in pipes}) < len(pipes):
+        raise Refused("one pipe is named twice")
+    for pipe in pipes:
+        if pipe.identity == registration:
+            raise Refused(f"{shown(pipe.path)}: is the registration pipe")
+        if not others and pipe.owner != os.geteuid():
+            raise Refused(f"{shown(pipe.path)}: belongs to user {pipe.owner}")
+    if len({pipe.owner for pipe in pipes}) > 1:
+        raise Refused("the pipes belong to different users")

@@ -9,7 +9,7 @@ from threading import Barrier
 from kvs.errors import NoThread, RegistrationUnusable, cause, counted
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.pipes import Pipes
-from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
+from kvs.server.registration import OTHERS_MAY_WRITE, Refused, RegistrationPipe, found
 from kvs.server.session import House, Session
 from kvs.settings import ServerSettings
 from kvs.store import Store
@@ -116,14 +116,14 @@ class Server:
     def _judged(self, connect: Connect) -> Connect | None:
         try:
             pipes = self._found(connect)
+        except Refused:
+            return None
         except OSError:
             return connect  # it waits for a descriptor, and is judged when its turn comes
-        if pipes is None:
-            return None
         pipes.close()
         return connect
 
-    def _found(self, connect: Connect) -> Pipes | None:
+    def _found(self, connect: Connect) -> Pipes:
         return found(connect, self._pipe.identity, others=self._others)
 
     def _admit(self, connect: Connect) -> None:
@@ -161,8 +161,9 @@ class Server:
             OSError: there is no room for it (`fifos.NO_ROOM`).
 
         """
-        pipes = self._found(connect)
-        if pipes is None:
+        try:
+            pipes = self._found(connect)
+        except Refused:
             return
         if self._are_in_use(pipes):
             log.warning("a connect of %s was dropped: its pipes are in use", pipes.name)
