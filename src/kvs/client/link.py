@@ -80,6 +80,11 @@ class Link:
             self._poll.register(descriptor, 0)
         return self._requests >= 0
 
+    @property
+    def requests_are_open(self) -> bool:
+        """Whether the requests pipe is open."""
+        return self._requests >= 0
+
     def send(self, frame: bytes) -> None:
         """Send a request; what the pipe does not take at once is sent by `handle`."""
         if self.ended is None and not self._leaving:
