@@ -255,16 +255,15 @@ class NoServer(KvsError):
 
 @dataclass(eq=False)
 class NoAnswer(KvsError, TimeoutError):
-    """A connect that the server left unanswered; it may have as many sessions as it takes."""
+    """A connect that the server did not answer in time."""
 
     fifo: str
     seconds: float
+    known: str = "the server may have as many sessions as it takes"
+    """What is known of the server."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.fifo}: the server did not answer within {self.seconds:g} s; "
-            "it may have as many sessions as it takes"
-        )
+        return f"{self.fifo}: the server did not answer within {self.seconds:g} s: {self.known}"
 
 
 @dataclass(eq=False)

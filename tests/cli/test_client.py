@@ -408,3 +408,34 @@ def test_without_a_server(runtime: Path) -> None:
         f"'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {runtime}/none' starts one"
     ]
     assert ended.stdout == b""
+
+
+def test_a_server_that_does_not_answer_is_reported_and_given_up_after_the_timeout(
+    runtime: Path, tmp_path: Path
+) -> None:
+    with playing(tmp_path, lambda _: None) as fifo:
+        done = subprocess.run(
+            [*KVS, "client", "me", fifo, "--timeout", "0.3"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+            timeout=SECONDS,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(
+        b"kvs client: %b: the server did not answer within 0.3 s: the server has read the connect"
+        % os.fsencode(fifo)
+    )
+
+
+def test_without_a_timeout_it_says_after_a_while_what_it_waits_for(
+    runtime: Path, tmp_path: Path
+) -> None:
+    with playing(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
+        assert started.process.stderr is not None
+        line = started.process.stderr.readline()
+        assert b"no answer yet: the server has read the connect" in line
+        assert line.endswith(b"its log says why; waiting (Ctrl-C to stop)\n")
+        started.process.send_signal(signal.SIGINT)
+        assert started.process.wait(SECONDS) == 130

@@ -223,6 +223,21 @@ def test_a_snapshot_being_written_keeps_nobodys_pipe_open() -> None:
             assert end(process).status == 0
 
 
+def test_a_snapshot_being_written_takes_no_connects_for_a_server_that_was_killed() -> None:
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        jobs = write_jobs(folder / "jobs", {"a": "WRITE [(a,1)]\nBACKUP\n"})
+        how = Start(children_stop="sync")
+        with started("serve", jobs, "1", "2", folder / "reg", how=how) as process:
+            stopped_children(process)
+            process.kill()
+            process.wait(SECONDS)
+            with pytest.raises(OSError, match="No such device"):
+                os.open(folder / "reg", os.O_WRONLY | os.O_NONBLOCK)
+            with pytest.raises(kvs.NoServer):
+                kvs.connect(folder / "reg")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signal.Signals) -> None:
     for _ in range(3):

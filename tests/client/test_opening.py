@@ -1,5 +1,6 @@
 """Connecting: to servers that open pipes in any order, and to what is no server."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -106,6 +107,36 @@ def test_no_answer_in_time(runtime: Path, tmp_path: Path) -> None:
     assert "within 0.05 s" in str(late.value)
 
 
+def test_what_is_known_of_a_server_that_does_not_answer(runtime: Path, tmp_path: Path) -> None:
+    def late(fifo: Path) -> str:
+        with pytest.raises(NoAnswer) as caught:
+            connect(fifo, timeout=0.2)
+        return str(caught.value)
+
+    with playing(tmp_path, lambda _: None) as fifo:
+        assert late(fifo).endswith("its log says why")
+    stopped = tmp_path / "stopped"
+    os.mkfifo(stopped)
+    end = os.open(stopped, os.O_RDWR | os.O_NONBLOCK)
+    assert "the server has not read it" in late(stopped)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(end, bytes(64))
+    assert "could not be written" in late(stopped)
+    os.close(end)
+
+    over, folder = threading.Event(), tmp_path / "d"
+    folder.mkdir()
+
+    def hang(peer: Peer) -> None:
+        peer.open("req")
+        over.wait(SECONDS)
+
+    with playing(folder, hang) as fifo:
+        assert "opened the requests pipe, and sent no answer" in late(fifo)
+        over.set()
+
+
 def test_a_server_that_goes_before_it_answers(runtime: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "registration"
     os.mkfifo(fifo)
@@ -182,7 +213,7 @@ def test_one_that_waits_outlives_a_registration_pipe_made_again(runtime: Path) -
         first = connect(served.path)
 
         def again() -> None:
-            until(lambda: served.server._waiting)
+            until(lambda: served.server.waiting)
             before = os.open(served.path, os.O_PATH)  # so that no other gets its inode
             served.path.unlink()
             until(served.path.exists)

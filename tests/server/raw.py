@@ -87,6 +87,11 @@ class Client:
             self.open[one] = open_within(self.path(one), flags)
         return self
 
+    def reads_at_once(self) -> "Client":
+        """Open responses, as a client does before its connect that can talk to any server."""
+        self.open["resp"] = os.open(self.path("resp"), os.O_RDONLY | os.O_NONBLOCK)
+        return self
+
     def connected(self, mode: int = 0o600) -> "Client":
         """Do it all, in the first of the orders."""
         self.make(mode).register().opens("resp")

@@ -46,7 +46,6 @@ def unbounded(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
 def serve_all(place: Place, clients: list[Client]) -> None:
     """Have each of the clients, which have all sent their connects, answered and served."""
     for client in clients:
-        client.opens("resp")
         assert client.reply() == (frames.CONNECT, 0)
         client.opens("req", "not")
         assert client.execute(b"WRITE [(%b,1)]\n" % client.name.encode()) == (0, b"", b"")
@@ -60,7 +59,9 @@ def test_without_a_descriptor_connects_wait_and_sessions_go_on() -> None:
         with unbounded(folder) as process:
             live = Client(place, "live").connected()
             assert live.subscribe(b"c7") == 0
-            clients = [Client(place, f"c{number}").make() for number in range(CLIENTS)]
+            clients = [
+                Client(place, f"c{number}").make().reads_at_once() for number in range(CLIENTS)
+            ]
             for client in clients:
                 client.register()
             for _ in range(20):
@@ -83,7 +84,9 @@ def test_the_bound_is_told_once_and_kept() -> None:
         how = Start(limits={resource.RLIMIT_NOFILE: 110})
         with started("serve", folder / "jobs", "2", "2", place.path, how=how) as process:
             until(place.path.exists)
-            clients = [Client(place, f"c{number}").make() for number in range(CLIENTS)]
+            clients = [
+                Client(place, f"c{number}").make().reads_at_once() for number in range(CLIENTS)
+            ]
             for client in clients:
                 client.register()
             serve_all(place, clients)

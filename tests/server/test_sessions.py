@@ -374,11 +374,10 @@ def test_beyond_the_limit_a_connect_waits_its_turn() -> None:
 
 def test_a_hundred_connects_at_once_and_few_places() -> None:
     with serving(ServerSettings(sessions=7)) as served:
-        clients = [Client(served, f"c{number}").make() for number in range(100)]
+        clients = [Client(served, f"c{number}").make().reads_at_once() for number in range(100)]
         for client in clients:
             client.register()
         for client in clients:
-            client.opens("resp")
             assert client.reply() == (frames.CONNECT, 0)
             client.opens("req", "not")
             assert client.execute(b"WRITE [(%b,1)]\n" % client.name.encode()) == (0, b"", b"")
@@ -484,7 +483,7 @@ def test_a_client_that_never_opens_its_pipes_loses_its_place(
 ) -> None:
     monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.5)
     with serving(ServerSettings(sessions=1)) as served:
-        Client(served, "dead").make().register()
+        Client(served, "dead").make().register()  # takes no place
         half = Client(served, "half").make()
         half.open["resp"] = os.open(half.path("resp"), os.O_RDONLY | os.O_NONBLOCK)  # in time
         half.register()
@@ -494,36 +493,3 @@ def test_a_client_that_never_opens_its_pipes_loses_its_place(
         assert half.at_end("resp")
         living.opens("resp", "not", "req")
         assert living.reply() == (frames.CONNECT, 0)
-
-
-@pytest.mark.parametrize("blocked", ["resp", "not", "both", "req"])
-def test_a_client_dropped_while_it_opens_its_pipes_finds_their_end(
-    served: Served, blocked: str
-) -> None:
-    """Its opens wait for the other side, and it must not wait for ever."""
-    client = Client(served, "c").make().register()
-    until(lambda: served.server.sessions == 1)
-    if blocked == "not":  # the responses are open, and the reply is read
-        client.opens("resp")
-        assert client.reply() == (frames.CONNECT, 0)
-    served.server.drop_sessions()
-    until(lambda: served.server.sessions == 0)
-    names = {"both": ("resp", "not"), "req": ("req", "resp")}.get(blocked, (blocked,))
-    client.opens(*names)
-    for name in names:
-        if name != "req":
-            assert client.at_end(name)
-    again = Client(served, "d").connected()
-    assert again.subscribe(b"k") == 0
-
-
-def test_what_a_dropped_client_never_opens_is_let_go(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
-    before = len(os.listdir("/proc/self/fd"))
-    Client(served, "c").make().register()
-    until(lambda: served.server.sessions == 1)
-    served.server.drop_sessions()
-    until(lambda: served.server.sessions == 0)
-    until(lambda: len(os.listdir("/proc/self/fd")) <= before)

@@ -67,6 +67,26 @@ def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals
     assert int(blocked, 16) == 0
 
 
+def test_a_child_closes_the_parents_pipes_before_anything_else(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed server's registration pipe must have no reader any more, so no connect is lost."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    draft = Draft(directory, b"x.bck", "x.bck")
+
+    def look() -> None:
+        still = "open" if reader in map(int, os.listdir("/proc/self/fd")) else "closed"
+        (tmp_path / "state").write_text(still)
+
+    monkeypatch.setattr("kvs.snapshot.write.gc.disable", look)
+    draft.fork(1, 1, list)
+    monkeypatch.undo()
+    os.close(reader)
+    draft.finish()
+    assert (tmp_path / "state").read_text() == "closed"
+
+
 def test_a_child_syncs_as_it_goes_so_that_nobody_waits_long_for_its_data(
     directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

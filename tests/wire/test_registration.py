@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.wire.frames import CONNECT_BYTES, Connect, Dialect
-from kvs.wire.registration import Registration
+from kvs.wire.registration import INCOMPLETE, NOT_A_CONNECT, Refused, Registration
 from tests.wire.pieces import cut, cut_everywhere
 
 KNOWN = [Connect(b"/%dq" % n, b"/%dr" % n + b"x" * 30, b"/%dn" % n) for n in range(4)]
@@ -14,9 +14,15 @@ KNOWN = [Connect(b"/%dq" % n, b"/%dr" % n + b"x" * 30, b"/%dn" % n) for n in ran
 DIGITS = [Connect(*known.paths, dialect=Dialect.DIGITS) for known in KNOWN]
 
 
+def known(connect: Connect) -> Connect:
+    if connect not in KNOWN + DIGITS:
+        raise Refused(lambda: "unknown")
+    return connect
+
+
 def found(pieces: list[bytes]) -> list[Connect]:
     """Return what is found where only the pipes of `KNOWN` are acceptable."""
-    registration = Registration(lambda connect: connect if connect in KNOWN + DIGITS else None)
+    registration = Registration(known)
     return [connect for piece in pieces for connect in registration.feed(piece)]
 
 
@@ -33,8 +39,10 @@ def test_one_that_is_cut_off_never_takes_the_next_with_it(length: int) -> None:
     first, second = KNOWN[0], KNOWN[1]
     good = {*first.paths, *second.paths}
 
-    def accept(connect: Connect) -> Connect | None:
-        return connect if len(good & set(connect.paths)) == 3 else None
+    def accept(connect: Connect) -> Connect:
+        if len(good & set(connect.paths)) < 3:
+            raise Refused(lambda: "unknown")
+        return connect
 
     registration = Registration(accept)
     stream = first.encode()[:length] + second.encode() + second.encode()
@@ -76,7 +84,7 @@ def test_no_good_connect_is_lost_in_garbage(
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_what_is_kept_is_less_than_a_frame(pieces: list[bytes]) -> None:
-    registration: Registration[Connect] = Registration(dict[Connect, Connect]().get)
+    registration: Registration[Connect] = Registration(known)
     for piece in pieces:
         assert registration.feed(piece) == []
         assert len(registration._rest) < 121
@@ -94,7 +102,12 @@ def test_each_candidate_is_judged_once() -> None:
 @pytest.mark.parametrize("garbage", [b"1", b"\x01", b"1/x\0", b"1/1"])
 def test_the_candidates_judged_are_no_more_than_the_bytes_that_came(garbage: bytes) -> None:
     judged: list[Connect] = []
-    registration: Registration[None] = Registration(judged.append)
+
+    def accept(connect: Connect) -> None:
+        judged.append(connect)
+        raise Refused(lambda: "unknown")
+
+    registration = Registration(accept)
     for _ in range(100):
         registration.feed(garbage * 100)
     assert len(judged) <= 100 * 100 * len(garbage)
@@ -108,8 +121,10 @@ def test_a_path_that_looks_like_a_connect_is_a_path(kind: Dialect) -> None:
     outer = Connect(*paths, dialect=kind)
     hidden = {path[at:] for path in paths for at in (6, 12)}
 
-    def accept(connect: Connect) -> Connect | None:
-        return connect if connect == outer or hidden.issuperset(connect.paths) else None
+    def accept(connect: Connect) -> Connect:
+        if connect != outer and not hidden.issuperset(connect.paths):
+            raise Refused(lambda: "unknown")
+        return connect
 
     for pieces in cut_everywhere(outer.encode() + outer.encode() + bytes(10)):
         registration = Registration(accept)
@@ -171,5 +186,61 @@ def test_connects_of_both_dialects_are_found_as_a_naive_reader_finds_them(
     fields = {stream[at : at + 40].partition(b"\0")[0] for at in range(len(stream))}
     good |= data.draw(st.sets(st.sampled_from(sorted(fields)))) if fields else set()
     pieces = data.draw(cut(stream))
-    registration = Registration(lambda connect: connect if is_good(connect, good) else None)
+
+    def accept(connect: Connect) -> Connect:
+        if not is_good(connect, good):
+            raise Refused(lambda: "unknown")
+        return connect
+
+    registration = Registration(accept)
     assert [one for piece in pieces for one in registration.feed(piece)] == naive(pieces, good)
+
+
+def passed_over(pieces: list[bytes]) -> list[tuple[bytes, str]]:
+    """Return what is reported to be passed over, joined where the reason is the same."""
+    reported: list[tuple[bytes, str]] = []
+
+    def report(data: bytes, reason: str) -> None:
+        reported.append((data, reason))
+
+    registration = Registration(known, report)
+    for piece in pieces:
+        registration.feed(piece)
+    registration.report_incomplete()
+    return reported
+
+
+def test_a_refused_connect_is_reported_once_with_its_bytes() -> None:
+    other = Connect(b"/1\x01x", b"/2", b"/3").encode()
+    stream = other + KNOWN[0].encode() + other
+    assert passed_over([stream]) == [(other, "unknown")] * 2
+    for pieces in cut_everywhere(stream):
+        assert passed_over(pieces) == [(other, "unknown")] * 2
+
+
+def test_what_is_no_connect_is_reported() -> None:
+    text = b"connect /a /b /c\n"
+    assert passed_over([text]) == [(text, NOT_A_CONNECT)]
+    assert passed_over([KNOWN[0].encode() + text + KNOWN[1].encode()]) == [(text, NOT_A_CONNECT)]
+    assert passed_over([KNOWN[0].encode()]) == []
+
+
+def test_an_incomplete_connect_is_reported_once_and_may_still_be_completed() -> None:
+    reported: list[tuple[bytes, str]] = []
+    registration = Registration(known, lambda data, reason: reported.append((data, reason)))
+    frame = KNOWN[0].encode()
+    assert registration.feed(frame[:60]) == []
+    assert registration.is_incomplete
+    for _ in range(2):
+        registration.report_incomplete()
+    assert not registration.is_incomplete
+    assert registration.feed(frame[60:]) == [KNOWN[0]]
+    assert reported == [(frame[:60], INCOMPLETE)]
+
+
+@given(st.lists(garbage, max_size=5), st.data())
+def test_every_byte_of_garbage_is_reported_once(noise: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(noise)
+    if not found([stream]):
+        reported = passed_over(data.draw(cut(stream)))
+        assert b"".join(piece for piece, _ in reported) == stream

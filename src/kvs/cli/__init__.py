@@ -309,6 +309,11 @@ def _describe_client(parser: argparse.ArgumentParser) -> None:
         "id", metavar="ID", help="the client's name: 1 to 15 letters, digits, - and _"
     )
     parser.add_argument("fifo", type=_path, metavar="FIFO", help="the server's registration pipe")
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds,
+        help="give up if the server has not answered within so many seconds, 0.001 to 3600 "
+        "(default: wait as long as the server is there)",
+    )  # fmt: skip
 
 
 def _positive(text: str) -> int:

@@ -45,7 +45,7 @@ def _is_terminal() -> bool:
 
 def _connect(options: argparse.Namespace) -> Link:
     try:
-        link = open_link(options.fifo, options.id, None)
+        link = open_link(options.fifo, options.id, options.timeout, _tell_of_waiting)
     except IdRefused as error:
         raise UsageError(str(error)) from error
     except ConnectRefused as error:
@@ -53,6 +53,10 @@ def _connect(options: argparse.Namespace) -> Link:
         raise
     put_bytes(reply_line(Reply(CONNECT, 0)).encode())
     return link
+
+
+def _tell_of_waiting(known: str) -> None:
+    say(f"kvs client: {known}; waiting (Ctrl-C to stop)")
 
 
 class _Lines:

@@ -5,10 +5,10 @@ import logging
 import os
 import resource
 import signal
-import sys
 from types import FrameType
 
 from kvs.cli.data import open_store
+from kvs.cli.log import log_to_stderr
 from kvs.cli.say import UsageError
 from kvs.errors import DirectoryUnusable, KvsError, counted
 from kvs.jobs.run import Run
@@ -33,11 +33,7 @@ DESCRIPTORS_A_JOB = 4
 def serve(options: argparse.Namespace) -> int:
     """Carry out ``kvs serve``; return the exit status."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is no session to end yet
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    log_to_stderr(options.log_level)
     settings = Settings(options.threads, options.backups, resume=options.data is not None)
     sessions = _sessions_possible(options.max_sessions, settings)
     with open_store(options, log.info) as store:

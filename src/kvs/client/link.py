@@ -185,6 +185,11 @@ class Link(NonCopyable):
             self._poll.register(descriptor, 0)
         return self._requests >= 0
 
+    @property
+    def requests_are_open(self) -> bool:
+        """Whether the requests pipe is open."""
+        return self._requests >= 0
+
     def send(self, frame: bytes, *also: Step) -> bool:
         """Send a request, and call the steps `also` with it; return False if it is too late.
 

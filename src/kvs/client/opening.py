@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import time
+from collections.abc import Callable
 
 from kvs.client.link import Link
 from kvs.client.place import check_id, claim, is_shared
@@ -31,18 +32,37 @@ LAST_TICK_SECONDS = 0.05
 GRACE_SECONDS = 1.0
 """So long a registration pipe may be gone while a server makes it again."""
 
+NOTICE_SECONDS = 3.0
+"""Seconds without an answer after which a person is told what is known."""
+
+NOT_WRITTEN = "the registration pipe is full, and the connect could not be written to it"
+NOT_READ = "the connect was written, and the server has not read it: it is stopped or busy"
+NOT_OPENED = (
+    "the server has read the connect and opened none of the pipes: it has as many sessions as it "
+    "takes (kvs serve --max-sessions), or it refused the connect, and its log says why"
+)
+NOT_ANSWERED = "the server has opened the requests pipe, and sent no answer"
+"""What may be known of a server that does not answer."""
+
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-def open_link(registration: Path, given: str | None, timeout: float | None) -> Link:
+def open_link(
+    registration: Path,
+    given: str | None,
+    timeout: float | None,
+    on_wait: Callable[[str], None] | None = None,
+) -> Link:
     """Connect to the server at `registration` as the client `given`, or as one with no name.
+
+    `on_wait` is called once, after `NOTICE_SECONDS` without an answer, with what is known.
 
     Raises:
         KvsError: it cannot be done; `kvs.client.session.connect` lists the errors.
 
     """
     check_id(given)
-    opening = _Opening(registration, timeout)
+    opening = _Opening(registration, timeout, on_wait)
     try:
         link = opening.link(given)
     finally:
@@ -53,7 +73,12 @@ def open_link(registration: Path, given: str | None, timeout: float | None) -> L
 class _Opening:
     """One connect, and the time that it may take."""
 
-    def __init__(self, registration: Path, timeout: float | None) -> None:
+    def __init__(
+        self,
+        registration: Path,
+        timeout: float | None,
+        on_wait: Callable[[str], None] | None,
+    ) -> None:
         self._shown = shown(registration)
         path = os.fsencode(registration)
         try:
@@ -64,6 +89,9 @@ class _Opening:
         self._path = os.path.realpath(path)
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._notice_at = time.monotonic() + NOTICE_SECONDS
+        self._on_wait = on_wait
+        self._known = NOT_WRITTEN
         self._gone_since: float | None = None
         self._shared = False
         self._server = self._find_server()
@@ -119,11 +147,13 @@ class _Opening:
                 self._poll(self._left(LAST_TICK_SECONDS), select.POLLOUT)
         except BrokenPipeError:
             raise NoServer(self._shown, "the server is gone") from None
+        self._known = NOT_READ
 
     def _await_answer(self, link: Link) -> None:
         """Wait until the reply is there and requests is open, however long others come first."""
         tick = FIRST_TICK_SECONDS
         while not (link.open_requests() and link.replies):
+            self._look_at_progress(link)
             if link.ended is not None:
                 raise SessionEnded("the server closed the pipes before it answered the connect")
             self._look_after_server()
@@ -146,6 +176,13 @@ class _Opening:
             if descriptor == self._server and event & select.POLLERR:
                 self._gone_since = time.monotonic()
 
+    def _look_at_progress(self, link: Link) -> None:
+        """Note how far the server has come with the connect."""
+        if link.requests_are_open:
+            self._known = NOT_ANSWERED
+        elif self._gone_since is None and not fifos.unread(self._server):
+            self._known = NOT_OPENED
+
     def _look_after_server(self) -> None:
         """Bear with a registration pipe that is made again; without one, nobody will answer."""
         gone_since = self._gone_since
@@ -161,9 +198,12 @@ class _Opening:
 
     def _left(self, most: float) -> float:
         """Return how long may be waited now, at most `most` seconds."""
+        if self._on_wait is not None and time.monotonic() >= self._notice_at:
+            self._on_wait(f"{self._shown}: no answer yet: {self._known}")
+            self._on_wait = None
         if self._deadline is None or self._timeout is None:
             return most
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise NoAnswer(self._shown, self._timeout)
+            raise NoAnswer(self._shown, self._timeout, self._known)
         return min(left, most)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from functools import partial
 
 from kvs.errors import RegistrationUnusable, cause, shown
 from kvs.server import access
@@ -10,6 +11,7 @@ from kvs.server.pipes import Pipes
 from kvs.wire import fifos
 from kvs.wire.fifos import Fifo, NotAFifo
 from kvs.wire.frames import Connect
+from kvs.wire.registration import Refused
 
 
 class RegistrationPipe:
@@ -134,14 +136,6 @@ class RegistrationPipe:
             fifo.close()
 
 
-class Refused(Exception):
-    """A connect that names unacceptable pipes. `reason` says why, for the log."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def found(connect: Connect, registration: tuple[int, int] | None, senders: Senders | None) -> Pipes:
     """Return the pipes that `connect` names, open; the caller closes them.
 
@@ -168,25 +162,29 @@ def _fifo(path: bytes, senders: Senders | None) -> Fifo:
     """Return the pipe at `path`; raise `Refused` if there is none."""
     try:
         return Fifo.at(path) if senders is None else access.fifo_at(path, senders)
-    except NotAFifo:
-        reason = "is not a named pipe (symbolic links are not followed)"
     except OSError as error:
         if error.errno in fifos.NO_ROOM:
             raise
-        reason = cause(error)
+        raise Refused(partial(_no_fifo, path, error, senders)) from None
+
+
+def _no_fifo(path: bytes, error: OSError, senders: Senders | None) -> str:
+    reason = cause(error)
+    if isinstance(error, NotAFifo):
+        reason = "is not a named pipe (symbolic links are not followed)"
     if senders is None and not path.startswith(b"/"):
-        reason += f" (a relative path, resolved in {shown(os.getcwdb())})"
-    raise Refused(f"{shown(path)}: {reason}")
+        reason += " (a relative path, resolved in the directory of the server)"
+    return f"{shown(path)}: {reason}"
 
 
 def _check(pipes: list[Fifo], registration: tuple[int, int] | None, *, others: bool) -> None:
     """Raise `Refused` unless `pipes` are acceptable as the pipes of one client."""
     if len({pipe.identity for pipe in pipes}) < len(pipes):
-        raise Refused("one pipe is named twice")
+        raise Refused(lambda: "one pipe is named twice")
     for pipe in pipes:
         if pipe.identity == registration:
-            raise Refused(f"{shown(pipe.path)}: is the registration pipe")
+            raise Refused(partial("{}: is the registration pipe".format, shown(pipe.path)))
         if not others and pipe.owner != os.geteuid():
-            raise Refused(f"{shown(pipe.path)}: belongs to user {pipe.owner}")
+            raise Refused(partial("{}: belongs to user {}".format, shown(pipe.path), pipe.owner))
     if len({pipe.owner for pipe in pipes}) > 1:
-        raise Refused("the pipes belong to different users")
+        raise Refused(lambda: "the pipes belong to different users")

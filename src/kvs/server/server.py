@@ -1,20 +1,27 @@
 """The server: the registration pipe, the sessions, and those that wait for a place."""
 
+import contextlib
 import logging
-from collections import deque
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 from kvs.errors import NoThread, RegistrationUnusable, cause, counted
+from kvs.server import farewell
+from kvs.server.admission import Admission, Identities
+from kvs.server.farewell import Farewells, max_clients
 from kvs.server.loop import IN, Loop, Timer
+from kvs.server.opening import Handover, Opening, RequestsReader
 from kvs.server.pipes import Pipes
-from kvs.server.registration import Refused, RegistrationPipe, found
+from kvs.server.refusals import Refusals
+from kvs.server.registration import RegistrationPipe, found
 from kvs.server.session import House, Session
 from kvs.settings import ServerSettings
 from kvs.store import Store
 from kvs.watch import Watchers
 from kvs.wire import fifos, frames
+from kvs.wire.fifos import Fifo
 from kvs.wire.frames import Connect
 from kvs.wire.registration import Registration
 from kvs.wire.session import Stage
@@ -25,17 +32,14 @@ USUAL_PIPE_BYTES = 65536
 LOOK_SECONDS = 1.0
 """So often the server looks whether its registration pipe is still there."""
 
-WAITING_CONNECTS = 100_000
-"""So many connects wait for a place, at most; more are dropped, and that is logged."""
-
 REGISTRATION_BYTES = 512
 """Read from the registration pipe at a time: sessions are served in between, garbage or not.
 
 Each byte may begin a connect, and each candidate that is judged costs some system calls.
 """
 
-ROOM_SECONDS = 0.1
-"""So long a connect waits for a descriptor, or a pipe, before it is tried again."""
+INCOMPLETE_SECONDS = 5.0
+"""Seconds without a further byte after which an incomplete connect is logged."""
 
 SCRIPT_THREADS = 2
 
@@ -56,17 +60,22 @@ class Server:
         )
         store.attach(self._watchers)
         self._executor = _started_executor()
-        self._house = House(self._loop, store, self._watchers, self._executor, self._opened)
+        self._refusals = Refusals(self._loop)
+        self._farewells = Farewells(self._loop, max_clients(settings.sessions), self._read_connects)
+        self._admission = Admission(self._loop, self)
+        self._house = House(
+            self._loop, store, self._watchers, self._executor, self._opened, self.release,
+            self._refusals,
+        )  # fmt: skip
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
-        self._registration = Registration(self._judged)
+        self._registration = Registration(self._judged, self._pass_over)
         self._sessions: set[Session] = set()
         self._in_use: dict[tuple[int, int], Session] = {}
         """The pipes of all sessions that have not ended."""
-        self._waiting: deque[Connect] = deque()
         self._stopping = False
         self._small_pipes_told = False
         self._no_room_told = False
-        self._retry = Timer(None)
+        self._incomplete = Timer(None)
         self._complaint = ""
         """The last reason told why the registration pipe cannot be made again."""
         self._input: int | None = self._pipe.make()
@@ -75,19 +84,42 @@ class Server:
 
     @property
     def sessions(self) -> int:
-        """How many sessions there are, those being opened included."""
+        """How many sessions there are."""
         return len(self._sessions)
 
+    @property
+    def waiting(self) -> int:
+        """How many connects wait, those whose clients have opened no pipe yet included."""
+        return len(self._admission)
+
     def run(self) -> None:
-        """Serve until `stop` is called; then end all sessions and remove the pipe."""
+        """Serve until `stop` is called; then end all sessions and remove the pipe.
+
+        Returns after at most `farewell.SECONDS` more if clients are still opening their pipes.
+        """
         try:
             while not self._stopping:
                 self._loop.turn()
+            self._release_all()
         finally:
             self._end_sessions(Session.end, "the server stops")
             self._close_registration(remove=True)
+            self._admission.clear()
+            self._farewells.close()
+            self._refusals.report()
             self._executor.shutdown()
             self._loop.close()
+
+    def _release_all(self) -> None:
+        """End all sessions, and release their clients and those that wait."""
+        self._end_sessions(Session.end, "the server stops")
+        self._read_connects()
+        self._close_registration(remove=True)
+        self._admission.close()
+        end = time.monotonic() + farewell.SECONDS
+        self._loop.after(farewell.SECONDS, lambda: None)
+        while (self._admission or self._farewells.pending) and time.monotonic() < end:
+            self._loop.turn()
 
     def stop(self) -> None:
         """Let `run` come to its end."""
@@ -100,7 +132,7 @@ class Server:
 
     def drop_sessions(self) -> None:
         """End every session; then those that waited for a place have their turn."""
-        self._loop.soon(lambda: self._end_sessions(Session.drop, "all sessions were dropped"))
+        self._loop.soon(lambda: self._end_sessions(Session.finish, "all sessions were dropped"))
 
     def _end_sessions(self, end: Callable[[Session, str], None], why: str) -> None:
         if self._sessions:
@@ -111,41 +143,120 @@ class Server:
     # Connects.
 
     def _registration_ready(self, _events: int) -> None:
-        if self._input is not None and (data := fifos.read(self._input, REGISTRATION_BYTES)):
-            for connect in self._registration.feed(data):
-                self._admit(connect)
+        self._read_registration()
+        self._admission.admit()
 
-    def _judged(self, connect: Connect) -> Connect | None:
+    def _read_registration(self) -> bool:
+        """Read connects; return whether there may be more."""
+        if self._input is None or not (data := fifos.read(self._input, REGISTRATION_BYTES)):
+            return False
+        for connect, identities in self._registration.feed(data):
+            self._admission.add(connect, identities)
+        self._incomplete.cancel()
+        if self._registration.is_incomplete:
+            self._incomplete = self._loop.after(
+                INCOMPLETE_SECONDS, self._registration.report_incomplete
+            )
+        return len(data) == REGISTRATION_BYTES
+
+    def _read_connects(self) -> None:
+        """Read all connects that have arrived."""
+        for _ in range(USUAL_PIPE_BYTES // REGISTRATION_BYTES):
+            if not self._read_registration():
+                break
+        self._loop.soon(self._admit)
+
+    def _admit(self) -> None:
+        self._admission.admit()
+
+    def _judged(self, connect: Connect) -> tuple[Connect, Identities]:
         try:
-            pipes = self._found(connect)
-        except Refused:
-            return None
+            pipes = self.find(connect)
         except OSError:
-            return connect  # it waits for a descriptor, and is judged when its turn comes
+            return connect, ()  # it waits for a descriptor, and is judged when its turn comes
         pipes.close()
-        return connect
+        return connect, tuple(pipe.identity for pipe in pipes.all)
 
-    def _found(self, connect: Connect) -> Pipes:
+    def _pass_over(self, data: bytes, reason: str) -> None:
+        self._refusals.add(f"connect refused: {reason}", data)
+
+    # What admission needs of the server.
+
+    def has_place(self) -> bool:
+        """Return whether a session may begin."""
+        return len(self._sessions) < self._settings.sessions
+
+    def find(self, connect: Connect) -> Pipes:
+        """Return the pipes that `connect` names, which the caller closes.
+
+        Raises:
+            Refused: they are not acceptable.
+            OSError: there is no descriptor to open them with (`fifos.NO_ROOM`).
+
+        """
         return found(connect, self._pipe.identity, self._pipe.senders)
 
-    def _admit(self, connect: Connect) -> None:
-        if len(self._waiting) >= WAITING_CONNECTS:
-            log.warning("a connect was dropped: %d wait already", len(self._waiting))
-            return
-        self._waiting.append(connect)
-        self._admit_waiting()
+    def claim(self, identities: Identities, handover: Handover) -> None:
+        """Stop releasing these pipes; put those that are open into `handover`."""
+        self._farewells.claim(identities, handover)
 
-    def _admit_waiting(self) -> None:
-        while self._waiting and len(self._sessions) < self._settings.sessions:
-            connect = self._waiting.popleft()
-            try:
-                self._begin(connect)
-            except OSError as error:
-                self._waiting.appendleft(connect)
-                self._wait_for_room(error)
-                return
+    def conflicts(self, pipes: Pipes) -> bool:
+        """Return whether a session has one of `pipes`; then they are closed.
 
-    def _wait_for_room(self, error: OSError) -> None:
+        A session whose client is leaving is ended instead. Its client may use its pipes again as
+        soon as it was answered, and the kernel the number of one that was removed.
+        """
+        for pipe in pipes.all:
+            session = self._in_use.get(pipe.identity)
+            if session is not None and session.stage is Stage.LEAVING:
+                session.end(None)
+        sessions = {pipe: self._in_use.get(pipe.identity) for pipe in pipes.all}
+        used = {pipe for pipe, session in sessions.items() if session and session.holds_pipes}
+        if not used:
+            return False
+        self._refusals.add(f"connect refused: {pipes.name}: its pipes are in use", b"")
+        self._release_unused(pipes, used)
+        return True
+
+    def _release_unused(self, pipes: Pipes, used: set[Fifo]) -> None:
+        """Release a client that names `used`, pipes of a session, at its other pipes."""
+        reader = None
+        if pipes.requests not in used:
+            with contextlib.suppress(OSError):  # no descriptor is free
+                reader = RequestsReader(pipes.requests)
+        for pipe in (*used, *((pipes.requests,) if pipes.requests not in used else ())):
+            pipe.close()
+        unopened = [pipe for pipe in (pipes.responses, pipes.notifications) if pipe not in used]
+        self._farewells.add(unopened, reader)
+
+    def begin(self, opening: Opening) -> None:
+        """Begin a session with a client that has opened at least one of its pipes."""
+        session = Session(opening, self._house, self._ended)
+        self._in_use.update((pipe.identity, session) for pipe in opening.pipes.all)
+        self._sessions.add(session)
+        log.info("session %s begins", opening.pipes.name)
+        session.begin()
+
+    def release(self, opening: Opening) -> None:
+        """Close `opening`; at the pipes that its client has not opened, release the client."""
+        requests, unopened = opening.split()
+        for pipe in tuple(unopened):
+            if self._admission.names(pipe.identity):
+                unopened.remove(pipe)
+                pipe.close()
+        if requests is not None and self._admission.names(requests.identity):
+            requests.close()
+            requests = None
+        if unopened or requests is not None:
+            self._farewells.add(unopened, requests)
+
+    def refused(self, connect: Connect, reason: str) -> None:
+        """Log that a connect was dropped."""
+        self._refusals.add(f"connect refused: {reason}", connect.encode())
+
+    def no_room(self, error: OSError) -> None:
+        """Log that no descriptor or pipe is free, and free some if possible."""
+        self._farewells.give_up_oldest()
         if not self._no_room_told:
             self._no_room_told = True
             log.warning(
@@ -153,49 +264,6 @@ class Server:
                 cause(error),
                 counted(len(self._sessions), "session"),
             )
-        self._retry.cancel()
-        self._retry = self._loop.after(ROOM_SECONDS, self._admit_waiting)
-
-    def _begin(self, connect: Connect) -> None:
-        """Begin a session, if what it names is still, or now, acceptable.
-
-        Raises:
-            OSError: there is no room for it (`fifos.NO_ROOM`).
-
-        """
-        try:
-            pipes = self._found(connect)
-        except Refused:
-            return
-        if self._are_in_use(pipes):
-            log.warning("a connect of %s was dropped: its pipes are in use", pipes.name)
-            pipes.close()
-            return
-        try:
-            session = Session(pipes, self._house, self._ended)
-        except OSError as error:
-            pipes.close()
-            if error.errno in fifos.NO_ROOM:
-                raise
-            log.warning("a connect of %s was dropped: %s", pipes.name, cause(error))
-            return
-        self._in_use.update((pipe.identity, session) for pipe in pipes.all)
-        self._sessions.add(session)
-        log.info("session %s begins", pipes.name)
-        session.begin()
-
-    def _are_in_use(self, pipes: Pipes) -> bool:
-        """Tell whether a session has one of them; one that is leaving does not keep it.
-
-        Its client may use its pipes again as soon as it was answered, and the kernel the number of
-        one that was removed.
-        """
-        for pipe in pipes.all:
-            session = self._in_use.get(pipe.identity)
-            if session is not None and session.stage is Stage.LEAVING:
-                session.end(None)
-        sessions = (self._in_use.get(pipe.identity) for pipe in pipes.all)
-        return any(session is not None and session.holds_pipes for session in sessions)
 
     def _ended(self, session: Session) -> None:
         self._sessions.discard(session)
@@ -203,7 +271,7 @@ class Server:
             if self._in_use.get(pipe.identity) is session:
                 del self._in_use[pipe.identity]
         if not self._stopping:
-            self._loop.soon(self._admit_waiting)
+            self._loop.soon(self._admit)
 
     def _opened(self, descriptor: int) -> None:
         if not self._small_pipes_told and fifos.capacity(descriptor) < USUAL_PIPE_BYTES:
@@ -215,11 +283,12 @@ class Server:
             )  # fmt: skip
 
     def _look_after_the_pipe(self) -> None:
+        if self._stopping:
+            return
         self._loop.after(LOOK_SECONDS, self._look_after_the_pipe)
         if not self._pipe.is_gone():
             return
-        for _ in range(USUAL_PIPE_BYTES // REGISTRATION_BYTES):
-            self._registration_ready(IN)  # what had come to the one that is gone
+        self._read_connects()  # what had come to the one that is gone
         self._close_registration(remove=False)
         try:
             self._input = self._pipe.make()

@@ -1,6 +1,7 @@
 """One session: a client's three pipes, its requests, its replies and its notifications."""
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,15 +10,14 @@ from kvs.engine.boundary import Pause, Reason
 from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause
 from kvs.language.faults import checked_word
 from kvs.server import script as scripts
-from kvs.server.farewell import Farewell
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
+from kvs.server.opening import Opening
 from kvs.server.outgoing import Notifications, Replies
-from kvs.server.pipes import Pipes
+from kvs.server.refusals import Refusals
 from kvs.server.script import Script
 from kvs.store import Store
 from kvs.watch import Outbox, Watchers
 from kvs.wire import fifos, frames
-from kvs.wire.fifos import Fifo
 from kvs.wire.requests import (
     Disconnect,
     Execute,
@@ -33,8 +33,11 @@ from kvs.wire.session import SERVES, TRANSITIONS, Event, Stage
 log = logging.getLogger("kvs.server")
 
 OPENING_SECONDS = 5.0
-"""So long a client may take to open responses, and then notifications; or, when it disconnects, to
-make room for the answer."""
+"""Seconds that a client may take to open the next of its pipes; or, when it disconnects, to make
+room for the answer."""
+
+INCOMPLETE_SECONDS = 5.0
+"""Seconds without a further byte after which an incomplete request is logged."""
 
 LEAVING_SECONDS = 0.1
 """So long a client that disconnected may take to close its end of requests."""
@@ -45,7 +48,7 @@ REQUESTS_A_TURN = 64
 """After so many requests of one session the others are served."""
 
 _RETRY_SECONDS = (0.001,) * 20 + (0.005,) * 20
-"""Between the tries to open a pipe that nobody reads yet; from then on `_RETRY_LATER`."""
+"""Seconds between attempts to open what the client has opened; from then on `_RETRY_LATER`."""
 _RETRY_LATER = 0.02
 
 
@@ -60,6 +63,9 @@ class House:
     """For scripts that take long."""
     opened: Callable[[int], None]
     """Called with each notifications pipe that was opened."""
+    release: Callable[[Opening], None]
+    """Called at the end of a session, which may come before its client has opened all pipes."""
+    refusals: Refusals
 
 
 class Session:
@@ -68,89 +74,86 @@ class Session:
     `ended` is called once, when everything of it has been closed.
     """
 
-    def __init__(self, pipes: Pipes, house: House, ended: Callable[["Session"], None]) -> None:
-        """Open what can be opened at once.
-
-        Raises:
-            OSError: the requests pipe cannot be opened.
-
-        """
-        self.pipes = pipes
+    def __init__(self, opening: Opening, house: House, ended: Callable[["Session"], None]) -> None:
+        self.pipes = opening.pipes
         self.stage = Stage.OPENING
         self._house = house
         self._loop = house.loop
         self._on_end = ended
-        self._requests = Requests(pipes.dialect)
+        self._requests = Requests(opening.pipes.dialect)
         self._requests_ended = False
         self._script: Script | None = None
         self._replies: Replies | None = None
-        self._deadline = self._retry = self._pause = Timer(None)
-        self._unopened = set(pipes.all)
+        self._deadline = self._retry = self._pause = self._incomplete = Timer(None)
+        self._read_at = 0.0
+        """When requests was last read."""
+        self._opening = opening
         self._finishing: str | None = None
         """Why it ends, once what had been asked is carried out; its pipes are closed by then."""
         self._tries = 0
         self._due = False  # whether a call of _serve is on its way
-        self._dropped = False
         self._unsafe = False  # whether a reply waits until it may be shown
         self._outbox: Outbox[bytes] = Outbox(self._wake)
         self._notifications = Notifications(self._outbox, house.loop)
-        self._input = pipes.requests.open_for_reading()
+        self._input = opening.requests.descriptor
         self._loop.watch(self._input, IN, self._requests_ready)
         self._watching = True
-        self._let_go(pipes.requests)
 
     def begin(self) -> None:
-        """Begin to wait until the client reads its responses and notifications."""
-        self._deadline = self._loop.after(OPENING_SECONDS, self._too_late)
-        self._open()
+        """Serve the client over the pipes that it has opened, and wait for the others."""
+        self._go_on_opening(progress=True)
 
-    # Opening: nobody waits for a client, whichever of its pipes it waits at first.
+    # Opening: the server blocks at none of the client's pipes, whichever it opens first.
 
     def _open(self) -> None:
-        """Open what the client reads by now, and come again for the rest."""
+        """Open what the client has opened by now, and try again later for the others."""
+        progress = False
         try:
-            if not self._notifications.is_open:
-                self._open_notifications(self.pipes.notifications.open_for_writing())
-            if self.stage is Stage.OPENING:
-                self._greet(self.pipes.responses.open_for_writing())
+            progress = self._opening.attempt()
         except OSError as error:
             if error.errno not in fifos.NO_ROOM:  # those may be there before its deadline
                 return self.end(f"its pipes cannot be opened: {cause(error)}")
-        if self.stage is Stage.GREETED and self._notifications.is_open:
-            self._move(Event.NOTIFICATIONS_OPEN)
+        return self._go_on_opening(progress=progress)
+
+    def _go_on_opening(self, *, progress: bool) -> None:
+        opening = self._opening
+        if progress:
+            self._tries = 0
             self._deadline.cancel()
-        elif self.holds_pipes and self.stage in {Stage.OPENING, Stage.GREETED}:
-            late = self._tries >= len(_RETRY_SECONDS)
-            self._retry = self._loop.after(
-                _RETRY_LATER if late else _RETRY_SECONDS[self._tries], self._open
-            )
-            self._tries += 1
-        return None
-
-    def _greet(self, responses: int | None) -> None:
-        if responses is None:
+            self._deadline = self._loop.after(OPENING_SECONDS, self._too_late)
+            self._use_opened()
+            if self.holds_pipes:
+                self._requests_ready(0)  # what the attempt has read ahead causes no event
+        if not self.holds_pipes or self.stage is Stage.LEAVING:
             return
-        self._let_go(self.pipes.responses)
-        self._replies = Replies(responses, self._loop, self._replies_ready)
-        self._move(Event.RESPONSES_OPEN)
-        self._deadline.cancel()
-        self._deadline = self._loop.after(OPENING_SECONDS, self._too_late)
-        self._tries = 0
-        self._reply([frames.reply(frames.CONNECT, 0)])
-        self._serve_soon()
+        if opening.is_complete:
+            self._deadline.cancel()
+            return
+        late = self._tries >= len(_RETRY_SECONDS)
+        self._retry = self._loop.after(
+            _RETRY_LATER if late else _RETRY_SECONDS[self._tries], self._open
+        )
+        self._tries += 1
 
-    def _open_notifications(self, notifications: int | None) -> None:
-        if notifications is not None:
-            self._let_go(self.pipes.notifications)
+    def _use_opened(self) -> None:
+        """Take over what `_opening` has opened."""
+        if (notifications := self._opening.take(self.pipes.notifications)) is not None:
             self._house.opened(notifications)
             self._notifications.open(notifications, self._notifications_ready)
+        if (responses := self._opening.take(self.pipes.responses)) is not None:
+            self._replies = Replies(responses, self._loop, self._replies_ready)
+            self._move(Event.RESPONSES_OPEN)
+            self._reply([frames.reply(frames.CONNECT, 0)])
+            self._serve_soon()
+        if self.stage is Stage.GREETED and self._notifications.is_open:
+            self._move(Event.NOTIFICATIONS_OPEN)
 
     def _too_late(self) -> None:
-        what = "responses" if self.stage is Stage.OPENING else "notifications"
-        self.end(f"its client did not open {what} within {OPENING_SECONDS:g} s")
+        missing = self._opening.missing
+        self.end(f"its client did not open {missing} within {OPENING_SECONDS:g} s")
 
     def _cancel_timers(self) -> None:
-        for timer in (self._deadline, self._retry, self._pause):
+        for timer in (self._deadline, self._retry, self._pause, self._incomplete):
             timer.cancel()
 
     def _move(self, event: Event) -> None:
@@ -159,7 +162,8 @@ class Session:
     # Requests.
 
     def _requests_ready(self, events: int) -> None:
-        data = fifos.read(self._input)
+        data = self._opening.requests.read()
+        self._opening.requests_opened |= data != b"" or bool(events & HUP)
         if data and self.stage is not Stage.LEAVING:  # else the padding of a disconnect
             self._requests.feed(data)
         elif data == b"" and events & HUP:  # without HUP, no writer has been there yet
@@ -168,7 +172,25 @@ class Session:
             if self.stage is Stage.OPENING:
                 return self.end("its client went before it was greeted")
         self._serve()
+        self._read_at = time.monotonic()
+        if self._incomplete.call is None and self.stage in SERVES and self._requests.unused:
+            self._incomplete = self._loop.after(INCOMPLETE_SECONDS, self._check_incomplete)
         return None
+
+    def _check_incomplete(self) -> None:
+        """Log a request that has been incomplete for too long."""
+        self._incomplete = Timer(None)
+        unused = self._requests.unused
+        if not unused or self.stage not in SERVES:
+            return
+        left = self._read_at + INCOMPLETE_SECONDS - time.monotonic()
+        if self._due or self._is_busy():  # what is unused may be whole requests
+            left = INCOMPLETE_SECONDS
+        if left > 0:
+            self._incomplete = self._loop.after(left, self._check_incomplete)
+            return
+        reason = f"session {self.pipes.name}: a request is incomplete"
+        self._house.refusals.add(f"{reason} after {INCOMPLETE_SECONDS:g} s", unused)
 
     def _serve(self) -> None:
         """Carry out the requests that are there, as far as the client reads its replies."""
@@ -356,11 +378,6 @@ class Session:
         self._deadline.cancel()
         self._deadline = self._loop.after(LEAVING_SECONDS, lambda: self.end(None))
 
-    def drop(self, why: str) -> None:
-        """Finish, though the client did nothing; one that still opens its pipes is seen off."""
-        self._dropped = True
-        self.finish(why)
-
     def finish(self, why: str) -> None:
         """Close everything, and carry out the whole requests that had come; then it has ended.
 
@@ -372,7 +389,8 @@ class Session:
             return self.end(why)
         if not self._requests_ended:
             self._requests_ended = True
-            self._requests.feed(fifos.read(self._input, fifos.capacity(self._input)) or b"")
+            reader = self._opening.requests
+            self._requests.feed(reader.read(fifos.capacity(reader.descriptor)) or b"")
         self._close()
         self._finishing = why
         self._serve()
@@ -401,18 +419,8 @@ class Session:
         self._cancel_timers()
         self._house.store.leave(self._house.watchers, self._outbox)
         self._stop_reading()
-        if self._dropped and self._unopened:
-            Farewell(self._loop, self._input, self._unopened)
-        else:
-            fifos.close(self._input)
-            self._let_go(*self._unopened)
         if self._replies is not None:
             self._replies.close()
             self._replies = None
         self._notifications.close()
-
-    def _let_go(self, *files: Fifo) -> None:
-        """Close the handles of files that are open by now, or will never be."""
-        self._unopened.difference_update(files)
-        for file in files:
-            file.close()
+        self._house.release(self._opening)

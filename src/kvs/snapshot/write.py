@@ -143,8 +143,9 @@ def _child(
 ) -> NoReturn:
     status = _UNKNOWN
     try:
+        _close_all_but(file)  # first: a killed server's registration pipe must lose its reader
         gc.disable()  # a collection would touch, and so copy, every page
-        _forget_parent(file, mask)
+        _forget_parent(mask)
         unsynced = 0
         for block in blocks():
             write_all(file, block)
@@ -162,8 +163,17 @@ def _child(
         os._exit(status)
 
 
-def _forget_parent(file: int, mask: set[int | signal.Signals]) -> None:
-    """Drop what is the parent's: wakeup descriptor, handlers, every descriptor but `file`."""
+def _close_all_but(file: int) -> None:
+    """Close every descriptor but `file`, with one close_range(2) for either side of it.
+
+    The lower ones come first: the registration pipe is open before any snapshot's file.
+    """
+    os.closerange(0, file)
+    os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _forget_parent(mask: set[int | signal.Signals]) -> None:
+    """Drop the parent's wakeup descriptor and signal handlers."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -171,8 +181,6 @@ def _forget_parent(file: int, mask: set[int | signal.Signals]) -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    os.closerange(0, file)
-    os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _ending(pid: int) -> tuple[str, int | None] | None:

@@ -9,7 +9,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import stat
+import sys
+import termios
 from dataclasses import dataclass
 
 _ALWAYS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -125,6 +128,18 @@ def read(descriptor: int, most: int = READ_BYTES) -> bytes | None:
     with contextlib.suppress(BlockingIOError):
         return os.read(descriptor, most)
     return None
+
+
+def unread(descriptor: int) -> int:
+    """Return how many bytes are in a pipe, given either end of it."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def has_hung_up(descriptor: int) -> bool:
+    """Return whether a writer has come and gone since this end to read from was opened."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # POLLHUP is always reported
+    return bool(poll.poll(0))
 
 
 def write(descriptor: int, data: bytes | memoryview) -> int:

@@ -22,6 +22,32 @@ from kvs.wire.frames import CONNECT_BYTES, CONNECT_START, PATH_BYTES, Connect
 
 Accepted = TypeVar("Accepted")
 
+PassOver = Callable[[bytes, str], None]
+"""Called with bytes that are passed over, and why."""
+
+NOT_A_CONNECT = "not a connect"
+INCOMPLETE = "an incomplete connect"
+
+
+class Refused(Exception):
+    """A connect that names unacceptable pipes.
+
+    Garbage gives one for nearly every byte, and few are logged, so `describe` returns the reason.
+    """
+
+    def __init__(self, describe: Callable[[], str]) -> None:
+        super().__init__()
+        self._describe = describe
+
+    @property
+    def reason(self) -> str:
+        """Why it is refused, for the log."""
+        return self._describe()
+
+
+def _ignore(_data: bytes, _reason: str) -> None:
+    """Report to no one."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
@@ -45,35 +71,69 @@ class Registration(Generic[Accepted]):
     """The bytes of the registration pipe. For one thread.
 
     `accept` judges what a candidate names: it returns whatever the caller makes of an acceptable
-    connect, or None.
+    connect, or raises `Refused`. `pass_over` is called with all bytes that are not part of an
+    acceptable connect: once for a refused candidate, whatever candidates begin within it, and once
+    for what stands between candidates.
     """
 
-    def __init__(self, accept: Callable[[Connect], Accepted | None]) -> None:
+    def __init__(
+        self, accept: Callable[[Connect], Accepted], pass_over: PassOver = _ignore
+    ) -> None:
         self._accept = accept
+        self._pass_over = pass_over
         self._rest = b""
         self._taken: _Taken | None = None
         """The last frame that was taken; its start is counted from the start of `_rest`."""
+        self._accounted = 0
+        """Bytes of `_rest` that belong to a connect, or were passed over."""
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether there are bytes that may be the start of a connect."""
+        return self._accounted < len(self._rest)
 
     def feed(self, data: bytes) -> list[Accepted]:
         """Take what was read; return what became of the connects that it completes, in order."""
         data = self._rest + data
         found: list[Accepted] = []
+        accounted = self._accounted
         at = _next_start(data, 0)
         while at <= len(data) - CONNECT_BYTES:
             taken = self._taken
+            connect = None
             if taken is None or not taken.has_in_path(at):
                 connect = Connect.decode(data[at : at + CONNECT_BYTES])
-                accepted = None if connect is None else self._accept(connect)
-                if connect is not None and accepted is not None:
+            if connect is not None:
+                try:
+                    accepted = self._accept(connect)
+                except Refused as refused:
+                    if at >= accounted:
+                        self._report(data[accounted:at], NOT_A_CONNECT)
+                        accounted = at + CONNECT_BYTES
+                        self._report(data[at:accounted], refused.reason)
+                else:
+                    self._report(data[accounted:at], NOT_A_CONNECT)
+                    accounted = at + CONNECT_BYTES
                     if found and taken is not None and taken.names_what_follows(at):
                         found.pop()
                     found.append(accepted)
                     self._taken = _Taken(at, connect)
             at = _next_start(data, at + 1)
+        self._report(data[accounted:at], NOT_A_CONNECT)
         self._rest = data[at:]
+        self._accounted = max(0, accounted - at)
         if self._taken is not None:
             self._taken = _Taken(self._taken.start - at, self._taken.connect)
         return found
+
+    def report_incomplete(self) -> None:
+        """Call `pass_over` with the start of a connect; what completes it is still taken."""
+        self._report(self._rest[self._accounted :], INCOMPLETE)
+        self._accounted = len(self._rest)
+
+    def _report(self, data: bytes, reason: str) -> None:
+        if data:
+            self._pass_over(data, reason)
 
 
 def _next_start(data: bytes, at: int) -> int:

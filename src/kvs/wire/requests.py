@@ -73,6 +73,11 @@ class Requests:
         """Take what was read."""
         self._data += data
 
+    @property
+    def unused(self) -> bytes:
+        """The bytes that `next` has not returned; of a script that is too long only the first."""
+        return bytes([frames.EXECUTE]) if self._skipped else bytes(self._data)
+
     def next(self) -> Request | None:  # noqa: PLR0911  (a table would hide it)
         """Return the next whole request; None until more is fed."""
         if self._skipped and not self._skip_script():

@@ -1,0 +1,57 @@
+"""The log of what was refused: the first of a kind at once, then how often it came again."""
+
+import logging
+import re
+from collections import Counter
+
+from kvs.errors import counted, shown
+from kvs.server.loop import Loop, Timer
+
+log = logging.getLogger("kvs.server")
+
+REPEAT_SECONDS = 10.0
+"""Seconds from the first of a kind until its repeats are logged as a number."""
+
+MAX_KINDS = 20
+"""Kinds logged in that time; of others there is only the number."""
+
+EXCERPT_BYTES = 128
+"""Maximum bytes quoted of what arrived, with one NUL for any number in a row."""
+
+
+class Refusals:
+    """Logs refusals at `info`, in a bounded number of lines. For the loop's thread."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._repeats: Counter[str] = Counter()
+        self._others = 0
+        self._timer = Timer(None)
+
+    def add(self, reason: str, arrived: bytes) -> None:
+        """Log `reason` and what arrived, or count it if the same reason was logged just now."""
+        if reason in self._repeats:
+            self._repeats[reason] += 1
+        elif len(self._repeats) >= MAX_KINDS:
+            self._others += 1
+        else:
+            if not self._repeats:
+                self._timer = self._loop.after(REPEAT_SECONDS, self.report)
+            self._repeats[reason] = 0
+            log.info("%s: %s", reason, _excerpt(arrived))
+
+    def report(self) -> None:
+        """Log the numbers now."""
+        self._timer.cancel()
+        for reason, number in self._repeats.items():
+            if number:
+                log.info("%s: %d more", reason, number)
+        if self._others:
+            log.info("refused for other reasons: %d more", self._others)
+        self._repeats.clear()
+        self._others = 0
+
+
+def _excerpt(data: bytes) -> str:
+    quoted = shown(re.sub(rb"\0+", b"\0", data[: 16 * EXCERPT_BYTES]), EXCERPT_BYTES)
+    return f"{counted(len(data), 'byte')}: {quoted}"

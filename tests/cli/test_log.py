@@ -1,0 +1,179 @@
+"""The log of a server: whatever stderr does not take, the server goes on and ends."""
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvs.cli.log import MAX_BYTES, LogWriter
+from tests.server.raw import SECONDS, Client, Place
+from tests.tools import until
+
+
+@contextmanager
+def serving(
+    stderr: int, *options: str, job: str = ""
+) -> Iterator[tuple[Place, subprocess.Popen[bytes]]]:
+    """Run a server with this stderr."""
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder = Path(name)
+        (folder / "jobs").mkdir()
+        for number in range(3 if job else 0):  # 1,000 invalid lines of each are logged
+            (folder / "jobs" / f"{number}.job").write_text(job)
+        command = [sys.executable, "-m", "kvs", "serve", str(folder / "jobs"), "2", "2"]
+        command += [str(folder / "reg"), *options]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr) as process:
+            try:
+                until((folder / "reg").exists)
+                yield Place(folder / "reg", folder), process
+            finally:
+                process.kill()
+
+
+NOISE = "invalid\n" * 1000 + "WRITE [(noise,1)]\n"
+"""A job; what three of them report is longer than a pipe and the writer take."""
+
+
+def is_served(place: Place) -> None:
+    """Check that the noisy job comes to its end and that sessions are served."""
+    jobs = place.folder / "jobs"
+    client = Client(place, "c").connected()
+    until(lambda: client.execute(b"READ [noise]\n")[1] == b"[(noise,1)]\n")
+    client.close()
+    until(lambda: all(path.with_suffix(".out").exists() for path in jobs.glob("*.job")))
+
+
+def test_a_pipe_that_nothing_reads_and_then_is_read() -> None:
+    reader, writer = os.pipe()
+    with serving(writer, job=NOISE) as (place, process):
+        os.close(writer)
+        is_served(place)
+        log = b""
+        while b"of the log dropped: stderr did not take them" not in log:
+            log += os.read(reader, 65536)
+        Client(place, "again").connected().close()
+        while b"again.req begins" not in log:
+            log += os.read(reader, 65536)
+        assert all(line[:2] == b"20" for line in log.splitlines())
+        assert log.count(b"is no command") < 3000
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+    while piece := os.read(reader, 65536):
+        log += piece
+    assert log.endswith(b"INFO stopped\n")
+    os.close(reader)
+
+
+def test_a_pipe_that_nothing_reads_keeps_no_server_from_its_end() -> None:
+    reader, writer = os.pipe()
+    with serving(writer, job=NOISE) as (place, process):
+        is_served(place)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_nor_one_that_ends_with_an_error(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with serving(writer, "--data", str(tmp_path / "d"), job=NOISE) as (place, process):
+        is_served(place)
+        (tmp_path / "d").rename(tmp_path / "e")
+        assert process.wait(SECONDS) == 1
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_pipe_whose_reader_has_gone() -> None:
+    reader, writer = os.pipe()
+    with serving(writer, job=NOISE) as (place, process):
+        os.close(writer)
+        os.close(reader)
+        is_served(place)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+
+
+def test_a_full_device() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    with serving(full, job=NOISE) as (place, process):
+        is_served(place)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+    os.close(full)
+
+
+def test_a_terminal_that_is_stopped() -> None:
+    master, slave = pty.openpty()
+    with serving(slave, job=NOISE) as (place, process):
+        termios.tcflow(slave, termios.TCOOFF)
+        is_served(place)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+    os.close(master)
+    os.close(slave)
+
+
+def test_what_other_processes_share_is_left_as_it_is() -> None:
+    reader, writer = os.pipe()
+    with serving(writer) as (place, _):
+        Client(place, "c").connected().close()
+        assert not fcntl.fcntl(writer, fcntl.F_GETFL) & os.O_NONBLOCK
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    reader, writer = os.pipe()
+    with serving(writer, job=NOISE) as (place, process):
+        is_served(place)
+        client = Client(place, "half").make().register().opens("req")
+        process.send_signal(signal.SIGTERM)
+        until(lambda: not place.path.exists())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) in {0, 143}
+        client.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_lines_are_written_whole_whatever_pieces_they_come_in() -> None:
+    reader, writer = os.pipe()
+    log = LogWriter(writer)
+    log.write("one")
+    log.write(" line\nand ")
+    log.flush()
+    log.write("another\n\udc80\n")
+    log.flush()
+    assert os.read(reader, 100) == b"one line\nand another\n\\udc80\n"
+
+
+def dropped(log: bytes) -> int:
+    """Return how many lines are reported to be dropped, in the whole lines of a log."""
+    whole = log.rpartition(b"\n")[0].splitlines()
+    return sum(int(line.split()[3]) for line in whole if b"dropped" in line)
+
+
+def test_beyond_the_bound_lines_are_dropped_and_counted() -> None:
+    reader, writer = os.pipe()
+    held = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    log = LogWriter(writer)
+    line = "x" * 99 + "\n"
+    number = (MAX_BYTES + held) // 100 + 1000
+    for _ in range(number):
+        log.write(line)
+    got = b""
+    while got.count(b"x\n") + dropped(got) < number:  # reported in parts, as there is room
+        got += os.read(reader, 65536)
+    assert got.count(b"x\n") + dropped(got) == number
+    assert dropped(got) > 0
+    log.write("after\n")
+    log.flush()
+    assert os.read(reader, 100) == b"after\n"

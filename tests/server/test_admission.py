@@ -1,0 +1,250 @@
+"""Which connect is served next: one whose client is there, whatever waits before it."""
+
+import os
+
+import pytest
+
+from kvs.settings import ServerSettings
+from kvs.wire import frames
+from tests.server.raw import Client, Served, send, serving
+from tests.tools import until
+
+
+@pytest.fixture(autouse=True)
+def _stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the end of a server not wait for clients that never open their pipes."""
+    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
+
+
+def absent(served: Served, count: int, name: str = "d") -> list[Client]:
+    """Return so many sets of pipes that nothing opens, made and named in a connect."""
+    return [Client(served, f"{name}{number}").make().register() for number in range(count)]
+
+
+def test_pipes_that_nothing_opens_keep_no_client_out_however_often_they_are_named() -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        dead = absent(served, 100)
+        for number in range(3):
+            for client in dead:
+                client.register()
+            client = Client(served, f"c{number}").connected()
+            assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
+            client.close()
+            until(lambda: served.server.sessions == 0)
+        assert served.server.waiting == 100
+
+
+def test_clients_that_are_absent_are_passed_over_when_a_place_becomes_free() -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        first = Client(served, "first").connected()
+        absent(served, 200)
+        client = Client(served, "c").make().reads_at_once().register()
+        absent(served, 10, "e")
+        until(lambda: served.server.waiting == 211)
+        first.close()
+        assert client.reply() == (frames.CONNECT, 0)
+
+
+def test_a_connect_that_is_sent_again_is_one() -> None:
+    with serving() as served:
+        [client] = absent(served, 1)
+        for _ in range(50):
+            client.register()
+        other = Client(served, "o").connected()
+        assert served.server.waiting == 1
+        client.opens("resp", "req", "not")
+        assert client.reply() == (frames.CONNECT, 0)
+        assert served.server.waiting == 0
+        assert other.subscribe(b"k") == 0
+
+
+def test_pipes_that_are_made_again_are_those_of_a_new_connect() -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        first = Client(served, "first").connected()
+        [client] = absent(served, 1)
+        until(lambda: served.server.waiting == 1)
+        os.link(client.path("req"), served.folder / "old")  # so that its inode is not used again
+        client.remove()
+        client.make()
+        first.close()
+        until(lambda: served.server.waiting == 0)
+        client.register().opens("resp", "req", "not")
+        assert client.reply() == (frames.CONNECT, 0)
+
+
+def test_no_more_sessions_are_active_than_there_are_places() -> None:
+    most = 3
+    with serving(ServerSettings(sessions=most)) as served:
+        clients = [Client(served, f"c{number}").make().reads_at_once() for number in range(20)]
+        for client in clients:
+            client.register()
+        seen = 0
+        for client in clients:
+            assert client.reply() == (frames.CONNECT, 0)
+            client.opens("req", "not")
+            seen = max(seen, served.server.sessions)
+            client.close()
+        assert seen == most
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let deadlines pass soon."""
+    monkeypatch.setattr("kvs.server.admission.OPENING_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_deadlines_do_not_run_while_all_places_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        first = Client(served, "first").make().reads_at_once()
+        first.open["not"] = os.open(first.path("not"), os.O_RDONLY | os.O_NONBLOCK)
+        first.register().opens("req")
+        assert first.reply() == (frames.CONNECT, 0)
+        [client] = absent(served, 1)
+        until(lambda: served.server.waiting == 1)
+        for _ in range(4):
+            first.execute(b"WAIT 50\n")
+        assert served.server.waiting == 1
+        monkeypatch.undo()
+        first.close()
+        client.opens("resp", "req", "not")
+        assert client.reply() == (frames.CONNECT, 0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("never", ["req", "resp", "not"])
+def test_each_of_the_three_pipes_has_its_deadline(
+    never: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with serving() as served:
+        client = Client(served, "c").make()
+        for which in {"resp", "not"} - {never}:
+            client.open[which] = os.open(client.path(which), os.O_RDONLY | os.O_NONBLOCK)
+        client.register()
+        if never != "req":
+            client.opens("req")
+        name = {"req": "requests", "resp": "responses", "not": "notifications"}[never]
+        until(lambda: f"its client did not open {name} within" in caplog.text)
+        assert served.server.sessions == 0
+
+
+def test_many_that_wait_do_not_hold_up_the_sessions() -> None:
+    with serving(ServerSettings(sessions=2)) as served:
+        live = Client(served, "live").connected()
+        absent(served, 200)
+        for number in range(100):
+            assert live.execute(b"WRITE [(n,%d)]\n" % number) == (0, b"", b"")
+        client = Client(served, "c").connected()
+        assert client.subscribe(b"n") == 1
+
+
+# What is refused is logged.
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level("INFO", "kvs.server")
+    return caplog
+
+
+def test_what_is_refused_is_logged_with_the_reason_and_what_arrived(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    with serving() as served:
+        good = Client(served, "g").make()
+        req, resp, notes = (os.fsencode(good.path(which)) for which in ("req", "resp", "not"))
+        link, file = served.folder / "link", served.folder / "file"
+        link.symlink_to(good.path("resp"))
+        file.touch()
+        here = os.getcwd()
+        refused = {
+            (req, os.fsencode(link), notes): f"{link}: is not a named pipe (symbolic links",
+            (req, os.fsencode(file), notes): f"{file}: is not a named pipe",
+            (req, b"/none", notes): "/none: No such file or directory",
+            (req, b"pipe", notes): f"pipe: No such file or directory (a relative path, resolved "
+            f"in {here})",
+            (req, req, notes): "one pipe is named twice",
+            (os.fsencode(served.path), resp, notes): "it names the registration pipe",
+        }
+        for paths, reason in refused.items():
+            send(served, frames.Connect(*paths).encode())
+            until(lambda: f"connect refused: {reason}" in log.text)  # noqa: B023
+            line = log.messages[-1]
+            assert "121 bytes: \\x01/" in line
+            assert line.isprintable()
+        send(served, b"hello\x1b\n")
+        until(lambda: "connect refused: not a connect: 7 bytes: hello\\x1b\\n" in log.text)
+        good.register().opens("resp", "req", "not")
+        assert good.reply() == (frames.CONNECT, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make pipes of others")
+def test_so_are_pipes_of_another_user(log: pytest.LogCaptureFixture) -> None:
+    with serving() as served:
+        client = Client(served, "c").make()
+        os.chown(client.path("resp"), 65534, 65534)
+        client.register()
+        until(lambda: f"{client.path('resp')}: belongs to user 65534" in log.text)
+
+
+def test_pipes_of_a_session_are_refused_with_the_reason(log: pytest.LogCaptureFixture) -> None:
+    with serving() as served:
+        client = Client(served, "c").connected().register()
+        until(lambda: "its pipes are in use" in log.text)
+        assert client.subscribe(b"k") == 0
+
+
+def test_repeats_are_counted(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    with serving() as served:
+        for number in range(100):
+            send(served, frames.Connect(b"/none", b"/none2", b"/none3").encode())
+            send(served, frames.Connect(b"/no%d" % number, b"/no", b"/none").encode())
+        Client(served, "c").connected()
+        assert 0 < log.text.count("refused") <= 20
+    assert "/none: No such file or directory: 99 more" in log.text
+    assert "for other reasons: 81 more" in log.text
+
+
+def test_repeats_are_logged_after_a_while_and_then_at_once_again(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.server.refusals.REPEAT_SECONDS", 0.2)
+    with serving() as served:
+        for number in range(2):
+            send(served, b"hello\n")
+            Client(served, f"c{number}").connected()  # so that it has been read
+        until(lambda: "not a connect: 1 more" in log.text)
+        send(served, b"again\n")
+        until(lambda: "not a connect: 6 bytes: again" in log.text)
+
+
+def test_an_incomplete_connect_is_logged(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.server.server.INCOMPLETE_SECONDS", 0.05)
+    with serving() as served:
+        client = Client(served, "c").make()
+        send(served, client.frame()[:100])
+        until(lambda: "connect refused: an incomplete connect: 100 bytes: \\x01/tmp" in log.text)
+        send(served, client.frame()[100:])
+        client.opens("resp", "req", "not")
+        assert client.reply() == (frames.CONNECT, 0)
+
+
+def test_an_incomplete_request_is_logged_once_and_its_session_goes_on(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.server.session.INCOMPLETE_SECONDS", 0.05)
+    with serving() as served:
+        client = Client(served, "c").connected()
+        frame = frames.keyed_request(frames.SUBSCRIBE, b"key")
+        client.send(frame[:10])
+        until(lambda: "a request is incomplete after 0.05 s: 10 bytes: \\x03key" in log.text)
+        client.send(frame[10:])
+        assert client.reply() == (frames.SUBSCRIBE, 0)
+        assert client.execute(b"WAIT 200\n" + b"#" * 100)[0] == 0
+        assert log.text.count("incomplete") == 1

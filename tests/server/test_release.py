@@ -1,0 +1,290 @@
+"""However a session ends: its client is not left blocked in open(2) of a pipe."""
+
+import itertools
+import os
+import select
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from kvs.errors import JournalFailed
+from kvs.library import Store
+from kvs.server import script
+from kvs.server.server import Server
+from kvs.settings import ServerSettings
+from kvs.wire import frames
+from tests.journal.disks import Fault, put_in
+from tests.server.raw import SECONDS, Client, Served, serving
+from tests.tools import until
+
+ORDERS = list(itertools.permutations(("req", "resp", "not")))
+
+PREFIXES = sorted({order[:count] for order in ORDERS for count in (1, 2)})
+"""What a client has opened when its session ends."""
+
+End = Callable[[Served, Client, pytest.MonkeyPatch], None]
+
+
+def missing(served: Served) -> str:
+    """Return what the one client of the server has not opened."""
+    [session] = served.server._sessions
+    return session._opening.missing
+
+
+def opened(served: Served, prefix: tuple[str, ...]) -> Client:
+    """Return a client that has opened these pipes, once the server has seen it."""
+    client = Client(served, "c").make().register().opens(*prefix)
+    until(lambda: served.server.sessions == 1)
+    until(lambda: missing(served).count(" and ") == 2 - len(prefix))
+    return client
+
+
+def is_released(client: Client, rest: tuple[str, ...]) -> None:
+    """Check that the client gets through all opens that are left, and sees the end everywhere."""
+    client.opens(*rest)
+    for which in set(client.open) - {"req"}:
+        client.drain(which)
+    if "req" in client.open:
+
+        def is_broken() -> bool:
+            with suppress(BrokenPipeError):
+                os.write(client.open["req"], b"\3")
+                return False
+            return True
+
+        until(is_broken)
+    client.close()
+
+
+def rests(prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the orders in which a client may open the pipes that are left."""
+    return [order[len(prefix) :] for order in ORDERS if order[: len(prefix)] == prefix]
+
+
+def drop(served: Served, _client: Client, _patch: pytest.MonkeyPatch) -> None:
+    served.server.drop_sessions()
+
+
+def stop(served: Served, _client: Client, _patch: pytest.MonkeyPatch) -> None:
+    served.server.stop()
+
+
+def close_a_pipe(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -> None:
+    client.close(next(iter(client.open)))
+
+
+def fall_behind(served: Served, client: Client, _patch: pytest.MonkeyPatch) -> None:
+    client.reply()
+    client.subscribe(b"k")
+    served.store.execute(b"WRITE [(k,1)]\n" * 1000)
+
+
+def disconnect(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -> None:
+    client.send(bytes([frames.DISCONNECT]))
+
+
+def send_nonsense(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -> None:
+    client.send(b"\7")
+
+
+def run_out_of_memory(_served: Served, client: Client, patch: pytest.MonkeyPatch) -> None:
+    def fail(_: script.Script) -> None:
+        raise MemoryError
+
+    patch.setattr(script.Script, "run_slice", fail)
+    client.send(frames.execute_request(b"READ [a]\n"))
+
+
+EARLY_ENDS: list[End] = [drop, stop, close_a_pipe]
+"""Ends that may come at any time."""
+
+LATER_ENDS: list[End] = [fall_behind, disconnect, send_nonsense, run_out_of_memory]
+"""Ends by what a client asks for, once requests and responses are open."""
+
+CASES = [(end, prefix) for end in EARLY_ENDS for prefix in PREFIXES] + [
+    (end, prefix) for end in LATER_ENDS for prefix in (("req", "resp"), ("resp", "req"))
+]
+
+
+@pytest.mark.parametrize(
+    ("end", "prefix", "rest"),
+    [(end, prefix, rest) for end, prefix in CASES for rest in rests(prefix)],
+    ids=lambda value: value.__name__ if callable(value) else "-".join(value),
+)
+def test_a_client_that_is_still_opening_its_pipes_is_released(
+    end: End, prefix: tuple[str, ...], rest: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(ServerSettings(outbox_bytes=1000)) as served:
+        client = opened(served, prefix)
+        end(served, client, monkeypatch)
+        until(lambda: served.server.sessions == 0)
+        is_released(client, rest)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
+def test_so_it_is_when_its_deadline_has_passed(prefix: tuple[str, ...]) -> None:
+    for rest in rests(prefix):
+        with serving() as served:
+            client = opened(served, prefix)
+            [session] = served.server._sessions
+            served.server._loop.soon(session._too_late)
+            until(lambda: served.server.sessions == 0)
+            is_released(client, rest)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_so_it_is_when_it_came_after_its_deadline(
+    order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("kvs.server.admission.LATE_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("kvs.server.admission.OPENING_SECONDS", 0.05)
+    with serving() as served:
+        client = Client(served, "c").make().register()
+        until(lambda: "opened none of its pipes" in caplog.text)
+        monkeypatch.setattr("kvs.server.admission.OPENING_SECONDS", 5.0)
+        for waiting in served.server._admission._waiting.values():
+            waiting.turn = waiting.came - 5.0
+        is_released(client, order)
+        assert "begins" not in caplog.text
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_so_it_is_when_the_server_stops_while_it_waits(order: tuple[str, ...]) -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        first = Client(served, "first").connected()
+        client = Client(served, "c").make().register()
+        unread = Client(served, "u").make()
+        until(lambda: served.server.waiting == 1)
+        unread.register()
+        served.server.stop()
+        assert first.at_end("resp")
+        is_released(client, order)
+        is_released(unread, order)
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[tuple[Served, Fault]]:
+    """Run a server whose journal can be made to fail."""
+    fault = Fault()
+    put_in(monkeypatch, fault)
+    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
+        folder, store = Path(name), Store(data)
+        server = Server(store, os.fsencode(folder / "reg"), ServerSettings())
+        store.on_failure(lambda _: server.stop())
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield Served(folder / "reg", folder, server, store), fault
+        finally:
+            server.stop()
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+            with suppress(JournalFailed):
+                store.close()
+
+
+@pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
+def test_so_it_is_when_the_journal_fails(
+    prefix: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing(monkeypatch, tmp_path / "d") as (served, fault):
+        client = opened(served, prefix)
+        fault.armed = True
+        with suppress(JournalFailed):
+            served.store.write({"k": "1"})
+        is_released(client, rests(prefix)[0])
+
+
+@pytest.mark.parametrize("order", [("req", "not"), ("not", "req")], ids="-".join)
+def test_so_it_is_when_one_of_its_pipes_is_that_of_a_session(order: tuple[str, ...]) -> None:
+    with serving() as served:
+        live = Client(served, "live").connected()
+        client = Client(served, "c").make()
+        client.path("resp").unlink()
+        os.link(live.path("resp"), client.path("resp"))
+        client.register()
+        is_released(client, order)
+        assert live.subscribe(b"k") == 0
+
+
+def test_a_session_that_is_still_opening_its_pipes_is_not_disturbed_by_its_own_connect() -> None:
+    with serving() as served:
+        client = opened(served, ("req",))
+        client.register().opens("resp")
+        assert client.reply() == (frames.CONNECT, 0)
+        client.opens("not")
+        assert client.subscribe(b"k") == 0
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
+def test_a_client_that_connects_again_with_the_same_pipes_is_served(
+    prefix: tuple[str, ...], order: tuple[str, ...]
+) -> None:
+    with serving() as served:
+        for _ in range(3):
+            client = opened_again(served, prefix)
+            served.server.drop_sessions()
+            until(lambda: served.server.sessions == 0)
+            client.register().opens(*order)
+            assert client.reply() == (frames.CONNECT, 0)
+            assert client.subscribe(b"k") == 0
+            client.close()
+            until(lambda: served.server.sessions == 0)
+            client.remove()
+
+
+def opened_again(served: Served, prefix: tuple[str, ...]) -> Client:
+    client = opened(served, prefix)
+    client.close()
+    return client
+
+
+def test_what_is_never_opened_is_given_up_and_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
+    with serving() as served:
+        before = len(os.listdir("/proc/self/fd"))
+        for prefix in PREFIXES:
+            client = opened(served, prefix)
+            served.server.drop_sessions()
+            until(lambda: served.server.sessions == 0)
+            client.close()
+            client.remove()
+        until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        assert not served.server._farewells._by_pipe
+
+
+def test_the_oldest_is_given_up_for_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvs.server.farewell.MIN_CLIENTS", 2)
+    monkeypatch.setattr("kvs.server.farewell.MAX_CLIENTS", 2)
+    with serving() as served:
+        clients = []
+        for name in "abc":
+            client = Client(served, name).make().register().opens("req")
+            until(lambda: served.server.sessions == 1)
+            served.server.drop_sessions()
+            until(lambda: served.server.sessions == 0)
+            clients.append(client)
+        for client in clients[1:]:
+            is_released(client, ("resp", "not"))
+        reader = os.open(clients[0].path("resp"), os.O_RDONLY | os.O_NONBLOCK)
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        assert poll.poll(100) == []  # nothing has opened and closed it
+
+
+def test_a_stop_without_such_clients_waits_for_nothing() -> None:
+    with serving() as served:
+        Client(served, "c").connected()
+        gone = Client(served, "gone").make().register()
+        until(lambda: served.server.waiting == 1)
+        gone.remove()
+        until(lambda: served.server.waiting == 0)
+    assert not served.server._farewells.pending
