@@ -193,7 +193,7 @@ for room in range(0, 12_000_000, 400_000):
     for at in range(0, len(old), 100):
         engine.execute(b"WRITE [%b]" % b"".join(old[at:at + 100]), 0, 65536)
     before = engine.items(), engine.revision
-    engine.take_all_effects()
+    engine.move_effects([])
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + room, most))
@@ -202,7 +202,7 @@ for room in range(0, 12_000_000, 400_000):
     except MemoryError:
         done = None
     resource.setrlimit(resource.RLIMIT_AS, (soft, most))
-    effects = engine.take_all_effects()
+    engine.move_effects(effects := [])
     outcomes.add(done is not None)
     if done is None:
         assert (engine.items(), engine.revision) == before
