@@ -29,8 +29,11 @@ SHOWN_BYTES = 24
 COUNTED_BYTES = 9_999
 """A part longer than this is told as longer, not counted: its end may not have been read."""
 
+SKIPPED_BYTES = 1 << 16
+"""Bytes of a list that are looked at together."""
+
 _BLANKS = re.compile(rb"[ \t]*+")
-_NAME = re.compile(rb"[A-Za-z]++")
+_NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (SHOWN_BYTES + 1))  # longer ones are no commands
 _WORD = re.compile(rb"[^%b]*+" % NOT_IN_WORDS)
 _WHOLE_WORD = re.compile(WORD)
 _DIGITS = re.compile(rb"[0-9]*+")
@@ -155,7 +158,7 @@ class _Scan:
 
     def pairs(self) -> None:
         self.symbol(b"[", "after WRITE")
-        good = self.take(GOOD_PAIRS)
+        good = self.skip(GOOD_PAIRS)
         self.blanks()
         if good and self.next_is(b"]"):
             self.position += 1
@@ -170,7 +173,7 @@ class _Scan:
 
     def keys(self, name: str) -> None:
         self.symbol(b"[", f"after {name}")
-        self.take(GOOD_KEYS)
+        self.skip(GOOD_KEYS)
         self.blanks()
         self.word("key")
         self.blanks()
@@ -215,6 +218,25 @@ class _Scan:
             return b""
         self.position = match.end()
         return match[0]
+
+    def skip(self, pattern: re.Pattern[bytes]) -> bool:
+        """Go behind all that `pattern`, a repetition, matches here; return whether it is any.
+
+        A match holds the interpreter: so it is made of some that each take a moment only. Where
+        a part is longer than `SKIPPED_BYTES`, by its blanks, more is looked at together.
+        """
+        start = self.position
+        most = SKIPPED_BYTES
+        while True:
+            end = self.position + most
+            match = pattern.match(self.text, self.position, end)
+            if match is not None and match.end() > self.position:
+                self.position = match.end()
+                most = SKIPPED_BYTES
+            elif end >= len(self.text):
+                return self.position > start
+            else:
+                most *= 2
 
     def next_is(self, symbol: bytes) -> bool:
         return self.text.startswith(symbol, self.position)
