@@ -3,13 +3,13 @@
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
-from kvs.errors import NoThread, RegistrationUnusable, cause, counted
+from kvs.errors import RegistrationUnusable, cause, counted
+from kvs.server.execution import Turns
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.pipes import Pipes
 from kvs.server.registration import OTHERS_MAY_WRITE, RegistrationPipe, found
+from kvs.server.room import ReplyRoom
 from kvs.server.session import House, Session
 from kvs.settings import ServerSettings
 from kvs.store import Store
@@ -34,8 +34,6 @@ REGISTRATION_BYTES = 4096
 ROOM_SECONDS = 0.1
 """So long a connect waits for a descriptor, or a pipe, before it is tried again."""
 
-SCRIPT_THREADS = 2
-
 
 class Server:
     """Sessions over named pipes, for one store, on the thread that calls `run`.
@@ -52,8 +50,9 @@ class Server:
             total_bytes=settings.outbox_total_bytes,
         )
         store.attach(self._watchers)
-        self._executor = _started_executor()
-        self._house = House(self._loop, store, self._watchers, self._executor, self._opened)
+        room = ReplyRoom(settings.reply_total_bytes)
+        self._turns = Turns(self._loop, store, room)
+        self._house = House(self._loop, store, self._watchers, self._turns, room, self._opened)
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
         self._others = bool(settings.fifo_mode & OTHERS_MAY_WRITE)
         self._registration = Registration(self._judged)
@@ -84,7 +83,7 @@ class Server:
         finally:
             self._end_sessions(Session.end, "the server stops")
             self._close_registration(remove=True)
-            self._executor.shutdown()
+            self._turns.close()
             self._loop.close()
 
     def stop(self) -> None:
@@ -234,22 +233,3 @@ class Server:
             self._loop.forget(self._input)
             self._input = None
         self._pipe.close(remove=remove)
-
-
-def _started_executor() -> ThreadPoolExecutor:
-    """Return one whose threads run: when a script needs one there may be no room for it.
-
-    Raises:
-        NoThread: there is none now.
-
-    """
-    executor = ThreadPoolExecutor(SCRIPT_THREADS, "kvs-script")
-    together = Barrier(SCRIPT_THREADS)
-    try:
-        for _ in range(SCRIPT_THREADS):
-            executor.submit(together.wait)  # none is idle, so each has a thread of its own
-    except RuntimeError as error:
-        together.abort()
-        executor.shutdown()
-        raise NoThread from error
-    return executor
