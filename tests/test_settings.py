@@ -25,3 +25,9 @@ def test_a_registration_pipe_is_read_by_its_owner_alone() -> None:
         else:
             with pytest.raises(ValueError, match="fifo_mode is one of 600, 620, 602, 622, not"):
                 ServerSettings(fifo_mode=mode)
+
+
+def test_a_bound_of_replies_below_one_is_refused() -> None:
+    assert ServerSettings().reply_total_bytes == 256 << 20
+    with pytest.raises(ValueError, match="reply_total_bytes must be 1 or more, not 0"):
+        ServerSettings(reply_total_bytes=0)

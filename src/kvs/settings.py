@@ -58,11 +58,13 @@ class ServerSettings:
     """Notifications that one client has not read yet, at most; beyond that it is disconnected."""
     outbox_total_bytes: int = 256 << 20
     """The same over all clients; beyond that the one that is furthest behind goes first."""
+    reply_total_bytes: int = 256 << 20
+    """Maximum bytes of the replies of all scripts, from their execution until they are read."""
 
     def __post_init__(self) -> None:
         if self.fifo_mode not in FIFO_MODES:
             raise ValueError(f"fifo_mode is one of {_modes}, not {self.fifo_mode:03o}")
-        for name in ("sessions", "outbox_bytes", "outbox_total_bytes"):
+        for name in ("sessions", "outbox_bytes", "outbox_total_bytes", "reply_total_bytes"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")

@@ -184,6 +184,11 @@ class Store(NonCopyable):
         self._check()
         return self.safe(self._engine.revision)
 
+    @property
+    def pairs(self) -> int:
+        """The number of pairs by now, whether or not that may be shown: for an estimate."""
+        return len(self._engine)
+
     # Snapshots.
 
     def fork_snapshot(self, draft: Draft) -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kvs.language.faults as faults_module
 from kvs.errors import WordRefused
 from kvs.language.faults import COUNTED_BYTES, checked_word, fault_at, faults, line_at, settled
 from kvs.language.grammar import INVALID, LINE
@@ -130,3 +131,26 @@ def test_the_library_says_why_it_refuses_a_word() -> None:
         checked_word(7, "key")  # type: ignore[arg-type]
     assert checked_word("KVSMISSING", "key") == b"KVSMISSING"
     assert checked_word("ключ", "key") == "ключ".encode()
+
+
+@pytest.mark.parametrize("blanks", [b"", b" ", b" " * 200])
+@pytest.mark.parametrize(
+    ("head", "unit", "tail"),
+    [
+        (b"WRITE [", b"(ab,cd)", b"(x"),
+        (b"WRITE [", b"(ab,cd)", b"(x,KVSERROR)]"),
+        (b"READ [", b"ab,", b",]"),
+        (b"DELETE [", b"ab,", b"x" * 41 + b"]"),
+    ],
+)
+def test_a_fault_is_found_behind_many_good_parts_wherever_they_are_cut(
+    monkeypatch: pytest.MonkeyPatch, head: bytes, unit: bytes, tail: bytes, blanks: bytes
+) -> None:
+    line = head + (blanks + unit.replace(b",", blanks + b"," + blanks)) * 40 + tail
+    monkeypatch.setattr(faults_module, "SKIPPED_BYTES", len(line) + 1)
+    whole = fault_at(line, 0)
+    assert whole is not None
+    assert whole.column > 40 * len(unit)
+    for size in (*range(1, 50), 512):
+        monkeypatch.setattr(faults_module, "SKIPPED_BYTES", size)
+        assert fault_at(line, 0) == whole

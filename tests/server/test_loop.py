@@ -216,3 +216,36 @@ def test_signal_handlers_may_call_it_at_any_moment(loop: Loop) -> None:
     loop.turn()
     assert called.count(1) == 3000
     assert called.count(0) > 0
+
+
+def test_others_give_way_while_it_serves_and_not_for_ever(loop: Loop) -> None:
+    order: list[str] = []
+    serving, waited = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        serving.set()
+        assert waited.wait(SECONDS)
+        order.append("served")
+
+    def other() -> None:
+        assert serving.wait(SECONDS)
+        loop.give_way(0.001)  # it is served for longer
+        waited.set()
+        loop.give_way(SECONDS)
+        order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    loop.soon(serve)
+    loop.turn()
+    thread.join(SECONDS)
+    assert order == ["served", "other"]
+
+
+def test_a_turn_is_over_after_a_while(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    for seconds in (SECONDS, 0.0):
+        monkeypatch.setattr("kvs.server.loop.TURN_SECONDS", seconds)
+        loop.soon(lambda: seen.append(loop.is_turn_over))
+        loop.turn()
+    assert seen == [False, True]

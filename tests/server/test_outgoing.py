@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kvs.server.loop import ERR, Loop
-from kvs.server.outgoing import FRAMES_A_WRITE, Notifications, Replies
+from kvs.server.outgoing import FRAMES_A_WRITE, WRITE_BYTES, Notifications, Replies
 from kvs.watch import Outbox
 from kvs.wire.frames import NOTIFICATION_BYTES, notification
 
@@ -92,3 +92,22 @@ def test_a_reply_of_any_size_goes_through_a_small_pipe(loop: Loop) -> None:
     with pytest.raises(BrokenPipeError):
         replies.put([b"more"])
     replies.close()
+
+
+def test_a_reply_that_is_read_as_fast_as_it_is_written_lets_others_be_served(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    written: list[int] = []
+    replies = Replies(writer, loop, lambda _: replies.write(), written.append)
+    sizes = [100_000, 1, 500_000, 7]
+    replies.put([bytes(size) for size in sizes])
+    assert len(os.read(reader, 1 << 20)) == WRITE_BYTES
+    assert written == sizes[:2]
+    while replies.pending:
+        loop.turn()
+    assert written == sizes
+    assert len(os.read(reader, 1 << 20)) == sum(sizes) - WRITE_BYTES
+    replies.close()
+    os.close(reader)

@@ -199,7 +199,11 @@ def standing_still(served: Served) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("end", ["resp", "not", "all", "dropped"])
-def test_whole_requests_before_any_other_end_are_carried_out_too(served: Served, end: str) -> None:
+def test_whole_requests_before_any_other_end_are_carried_out_too(
+    served: Served, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.server.session.FINISH_SECONDS", SECONDS)
+    monkeypatch.setattr("kvs.server.session.FINISH_ALL_SECONDS", SECONDS)
     client = Client(served, "c").connected()
     requests = [frames.execute_request(b"WRITE [(a,%d)]\n" % number * 1000) for number in range(3)]
     requests += [frames.keyed_request(frames.SUBSCRIBE, b"a")] * 100

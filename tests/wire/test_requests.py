@@ -145,3 +145,21 @@ def test_a_script_that_is_too_long_is_not_kept() -> None:
 @given(st.lists(st.binary(max_size=200), max_size=10))
 def test_whatever_comes_something_comes_of_it(pieces: list[bytes]) -> None:
     assert read(pieces) == read([b"".join(pieces)])
+
+
+def test_a_long_script_is_not_copied_when_its_last_byte_comes() -> None:
+    script = bytes(frames.SCRIPT_BYTES)
+    parser = Requests()
+    sent = frames.execute_request(script)
+    for at in range(0, len(sent) - 1, 65536):
+        parser.feed(sent[at : min(at + 65536, len(sent) - 1)])
+        assert parser.next() is None
+    parser.feed(sent[-1:])
+    request = parser.next()
+    assert isinstance(request, Execute)
+    assert request.length == len(script)
+    assert isinstance(request._data, bytearray)
+    assert request == Execute(script)
+    assert hash(request) == hash(Execute(script))
+    assert request != Execute(b"x")
+    assert repr(Execute(b"x")) == "Execute(b'x')"

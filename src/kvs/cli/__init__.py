@@ -194,6 +194,11 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
         help="the same for all clients together (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--reply-total-bytes", metavar="N", type=_positive, default=defaults.reply_total_bytes,
+        help="replies of all scripts together; a script waits for room, or is stopped "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
     )
     _describe_data(parser)

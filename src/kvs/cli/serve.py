@@ -1,10 +1,12 @@
 """``kvs serve``: the jobs of a directory, and sessions over named pipes, against one store."""
 
 import argparse
+import ctypes
 import logging
 import os
 import resource
 import signal
+import sys
 from types import FrameType
 
 from kvs.cli.data import open_store
@@ -30,8 +32,19 @@ DESCRIPTORS_KEPT = 64
 DESCRIPTORS_A_JOB = 4
 
 
+SWITCH_SECONDS = 0.0005
+"""Seconds after which the thread that serves sessions gets the interpreter from another."""
+
+MAPPED_BYTES = 256 << 10
+"""Bytes from which on a block of memory is mapped by itself, and returned when it is freed."""
+
+_M_MMAP_THRESHOLD = -3
+
+
 def serve(options: argparse.Namespace) -> int:
     """Carry out ``kvs serve``; return the exit status."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _return_freed_memory()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is no session to end yet
     log_to_stderr(options.log_level)
     settings = Settings(options.threads, options.backups, resume=options.data is not None)
@@ -40,6 +53,17 @@ def serve(options: argparse.Namespace) -> int:
         _serve(store, options, settings, sessions)
     log.info("stopped")
     return 0
+
+
+def _return_freed_memory() -> None:
+    """Have large blocks of memory returned to the system when they are freed.
+
+    The C library (GNU's; mallopt(3)) does so by itself at first. But it takes larger and larger
+    ones for ordinary ones, and those are returned only if nothing behind them is in use.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessions: int) -> None:
@@ -69,7 +93,11 @@ def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessio
 
 def _server(store: Store, options: argparse.Namespace, sessions: int) -> Server:
     settings = ServerSettings(
-        sessions, options.fifo_mode, options.outbox_bytes, options.outbox_total_bytes
+        sessions,
+        options.fifo_mode,
+        options.outbox_bytes,
+        options.outbox_total_bytes,
+        options.reply_total_bytes,
     )
     return Server(store, os.fsencode(options.fifo), settings)
 

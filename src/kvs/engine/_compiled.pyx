@@ -16,6 +16,7 @@ from kvs.language.faults import Checked, fault_at
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
@@ -159,6 +160,9 @@ _process_key.second = int.from_bytes(os.urandom(8), "little")
 cdef size_t _MOST_BUDGET = <size_t>1 << 62
 cdef Py_ssize_t _WORD_BYTES = 40
 
+cdef size_t _LONG = <size_t>1 << 18
+"""Bytes that take so long to copy or to free that it is done without the interpreter's lock."""
+
 
 def siphash(key, bytes text not None):
     """Return the hash of `text` under a key of two numbers of 64 bits."""
@@ -198,7 +202,11 @@ cdef class CompiledEngine:
             call.get().mark(mark.job, mark.base)
         with nogil:
             engine.execute(call.get()[0])
-        return _pause(script, call.get(), mark is not None)
+        pause = _pause(script, call.get(), mark is not None)
+        if call.get().output.size() > _LONG:
+            with nogil:
+                call.reset()
+        return pause
 
     @staticmethod
     def check(bytes script not None):
@@ -538,9 +546,16 @@ cdef bytes _moved(Buffer& buffer):
 
 
 cdef bytes _text(Buffer& buffer, size_t start):
-    if buffer.size() == start:
+    cdef size_t size = buffer.size() - start
+    if not size:
         return b""
-    return buffer.data()[start : buffer.size()]
+    if size <= _LONG:
+        return buffer.data()[start : buffer.size()]
+    cdef bytes text = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+    cdef char* at = text
+    with nogil:
+        memcpy(at, buffer.data() + start, size)
+    return text
 
 
 cdef bytes _bytes(Word word):

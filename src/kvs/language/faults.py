@@ -31,6 +31,9 @@ SHOWN_BYTES = 24
 COUNTED_BYTES = 9_999
 """A part longer than this is told as longer, not counted: its end may not have been read."""
 
+SKIPPED_BYTES = 1 << 16
+"""Bytes of a list that are looked at together."""
+
 # No part is taken out of a line that is longer than what is said of it.
 _BLANKS = re.compile(BLANKS)
 _NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (SHOWN_BYTES + 1))
@@ -253,14 +256,29 @@ class _Scan:
     def blanks(self) -> None:
         self.skip(_BLANKS)
 
-    def skip(self, pattern: re.Pattern[bytes]) -> None:
-        if match := pattern.match(self.text, self.position, self.end):
-            self.position = match.end()
-
     def take(self, pattern: re.Pattern[bytes]) -> bytes:
         start = self.position
         self.skip(pattern)
         return self.text[start : self.position]
+
+    def skip(self, pattern: re.Pattern[bytes]) -> bool:
+        """Go behind all that `pattern`, a repetition, matches here; return whether it is any.
+
+        A match holds the interpreter: so it is made of some that each take a moment only. Where
+        a part is longer than `SKIPPED_BYTES`, by its blanks, more is looked at together.
+        """
+        start = self.position
+        most = SKIPPED_BYTES
+        while True:
+            end = min(self.position + most, self.end)
+            match = pattern.match(self.text, self.position, end)
+            if match is not None and match.end() > self.position:
+                self.position = match.end()
+                most = SKIPPED_BYTES
+            elif end == self.end:
+                return self.position > start
+            else:
+                most *= 2
 
     def next_is(self, symbol: bytes) -> bool:
         return self.text.startswith(symbol, self.position, self.end)

@@ -8,13 +8,16 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from threading import RLock
+from threading import Lock, RLock
 
 IN, OUT, HUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR
 """HUP and ERR are always told, also where nothing was asked for."""
 
 TIMERS_KEPT = 64
 """So many timers may be there, beyond twice those that are due some time, before they are swept."""
+
+TURN_SECONDS = 0.002
+"""Seconds that a turn may take before those who have more to do are to leave it for the next."""
 
 Ready = Callable[[int], None]
 """Called with the events of a descriptor."""
@@ -32,7 +35,7 @@ class Timer:
 
 
 class Loop:
-    """For one thread, but for `soon` and `ask_for`, which any thread may call."""
+    """For one thread, but for `soon`, `ask_for` and `give_way`, which any thread may call."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -47,6 +50,9 @@ class Loop:
         self._closed = False  # guarded by _waking
         self._awake = False
         """Whether it is not waiting, and will look at `_soon` before it waits."""
+        self._serving = Lock()
+        """Held while descriptors, timers and calls are served."""
+        self._turn_over = 0.0
         self.watch(self._wakeup, IN, self._woken)
 
     def close(self) -> None:
@@ -96,6 +102,24 @@ class Loop:
         self._awake = False
         told = self._epoll.poll(self._seconds_to_wait())
         self._awake = True
+        self._turn_over = time.monotonic() + TURN_SECONDS
+        with self._serving:
+            self._serve(told)
+
+    @property
+    def is_turn_over(self) -> bool:
+        """Whether this turn has taken so long that others should be served."""
+        return time.monotonic() >= self._turn_over
+
+    def give_way(self, seconds: float) -> None:
+        """Block while the loop's thread serves, at most `seconds`. For other threads.
+
+        For what would take the interpreter or the store from that thread for long.
+        """
+        if self._serving.acquire(timeout=seconds):
+            self._serving.release()
+
+    def _serve(self, told: list[tuple[int, int]]) -> None:
         for descriptor, events, ready in [(d, events, self._ready.get(d)) for d, events in told]:
             # One that was forgotten by a call before it in this turn has nobody to tell any more,
             # and its number may be that of another by now.

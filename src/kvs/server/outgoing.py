@@ -21,43 +21,81 @@ So no client ever finds a part of one, and no more is taken out of an outbox tha
 """
 
 
+def _ignore(_size: int) -> None:
+    """Do nothing."""
+
+
+WRITE_BYTES = 256 << 10
+"""Bytes of a reply written at a time, however fast its client reads: others are served then."""
+
+
 class Replies:
     """The bytes of replies that the pipe has not taken yet. For the loop's thread."""
 
-    def __init__(self, descriptor: int, loop: Loop, ready: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        loop: Loop,
+        ready: Callable[[int], None],
+        written: Callable[[int], None] = _ignore,
+    ) -> None:
+        """Begin with none; `written` is called with the bytes of each part that was written.
+
+        The part has been freed by then, if nobody else has it.
+        """
         self.descriptor = descriptor
         self._loop = loop
-        self._parts: deque[memoryview] = deque()
+        self._written = written
+        self._asked = 0
+        self.parts: deque[memoryview] = deque()
+        """What has not been written yet."""
+        self._sizes: deque[int] = deque()
+        """The lengths that the parts had at first."""
         loop.watch(descriptor, 0, ready)
 
     @property
     def pending(self) -> bool:
         """Whether the client has still to read some."""
-        return bool(self._parts)
+        return bool(self.parts)
 
-    def put(self, parts: Iterable[bytes]) -> None:
+    def put(self, parts: Iterable[bytes | bytearray]) -> None:
         """Write `parts`, now or as the client reads.
 
         Raises:
             BrokenPipeError: nobody reads any more.
 
         """
-        self._parts.extend(memoryview(part) for part in parts if part)
+        for part in parts:
+            if part:
+                self.parts.append(memoryview(part))
+                self._sizes.append(len(part))
         self.write()
 
     def write(self) -> None:
         """Write on; what does not fit is asked for again."""
-        while self._parts:
-            part = self._parts.popleft()
-            rest = part[fifos.write(self.descriptor, part) :]
-            if rest:
-                self._parts.appendleft(rest)
+        left = WRITE_BYTES
+        while self.parts and left > 0:
+            count = fifos.write(self.descriptor, self.parts[0][:left])
+            if not count:
                 break
-        self._loop.ask_for(self.descriptor, OUT if self._parts else 0)
+            left -= count
+            self._take(count)
+        events = OUT if self.parts else 0
+        if events != self._asked:
+            self._asked = events
+            self._loop.ask_for(self.descriptor, events)
+
+    def _take(self, count: int) -> None:
+        """Take `count` bytes, which were written, from the first part."""
+        part = self.parts.popleft()
+        if count < len(part):
+            self.parts.appendleft(part[count:])
+        else:
+            del part
+            self._written(self._sizes.popleft())
 
     def close(self) -> None:
-        """Close the pipe; what the client has not read is lost to it."""
-        self._parts.clear()
+        """Close the pipe; `parts` is lost to the client."""
         self._loop.forget(self.descriptor)
         fifos.close(self.descriptor)
 

@@ -4,18 +4,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
-from kvs.errors import NoThread, RegistrationUnusable, cause, counted
+from kvs.errors import RegistrationUnusable, cause, counted
 from kvs.server import farewell
 from kvs.server.admission import Admission, Identities
+from kvs.server.execution import Turns
 from kvs.server.farewell import Farewells, max_clients
 from kvs.server.loop import IN, Loop, Timer
 from kvs.server.opening import Handover, Opening, RequestsReader
 from kvs.server.pipes import Pipes
 from kvs.server.refusals import Refusals
 from kvs.server.registration import RegistrationPipe, found
+from kvs.server.room import ReplyRoom
 from kvs.server.session import House, Session
 from kvs.settings import ServerSettings
 from kvs.store import Store
@@ -41,8 +41,6 @@ Each byte may begin a connect, and each candidate that is judged costs some syst
 INCOMPLETE_SECONDS = 5.0
 """Seconds without a further byte after which an incomplete connect is logged."""
 
-SCRIPT_THREADS = 2
-
 
 class Server:
     """Sessions over named pipes, for one store, on the thread that calls `run`.
@@ -59,12 +57,13 @@ class Server:
             total_bytes=settings.outbox_total_bytes,
         )
         store.attach(self._watchers)
-        self._executor = _started_executor()
+        room = ReplyRoom(settings.reply_total_bytes)
+        self._turns = Turns(self._loop, store, room)
         self._refusals = Refusals(self._loop)
         self._farewells = Farewells(self._loop, max_clients(settings.sessions), self._read_connects)
         self._admission = Admission(self._loop, self)
         self._house = House(
-            self._loop, store, self._watchers, self._executor, self._opened, self.release,
+            self._loop, store, self._watchers, self._turns, room, self._opened, self.release,
             self._refusals,
         )  # fmt: skip
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
@@ -107,7 +106,7 @@ class Server:
             self._admission.clear()
             self._farewells.close()
             self._refusals.report()
-            self._executor.shutdown()
+            self._turns.close()
             self._loop.close()
 
     def _release_all(self) -> None:
@@ -306,22 +305,3 @@ class Server:
             self._loop.forget(self._input)
             self._input = None
         self._pipe.close(remove=remove)
-
-
-def _started_executor() -> ThreadPoolExecutor:
-    """Return one whose threads run: when a script needs one there may be no room for it.
-
-    Raises:
-        NoThread: there is none now.
-
-    """
-    executor = ThreadPoolExecutor(SCRIPT_THREADS, "kvs-script")
-    together = Barrier(SCRIPT_THREADS)
-    try:
-        for _ in range(SCRIPT_THREADS):
-            executor.submit(together.wait)  # none is idle, so each has a thread of its own
-    except RuntimeError as error:
-        together.abort()
-        executor.shutdown()
-        raise NoThread from error
-    return executor

@@ -2,22 +2,22 @@
 
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kvs.engine.boundary import Pause, Reason
 from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause
 from kvs.language.faults import checked_word
 from kvs.server import script as scripts
+from kvs.server.execution import FAILED_JOURNAL, Execution, Turns
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
 from kvs.server.opening import Opening
 from kvs.server.outgoing import Notifications, Replies
 from kvs.server.refusals import Refusals
-from kvs.server.script import Script
+from kvs.server.room import ReplyRoom
 from kvs.store import Store
 from kvs.watch import Outbox, Watchers
 from kvs.wire import fifos, frames
+from kvs.wire.fifos import READ_BYTES
 from kvs.wire.requests import (
     Disconnect,
     Execute,
@@ -42,7 +42,14 @@ INCOMPLETE_SECONDS = 5.0
 LEAVING_SECONDS = 0.1
 """So long a client that disconnected may take to close its end of requests."""
 
-NOTHING_IS_SHOWN = "the journal failed, and nothing more is told"
+FINISH_SECONDS = 0.075
+"""Seconds that a script may still take once its client is gone, or that one behind it may take."""
+
+FINISH_ALL_SECONDS = 1.0
+"""Seconds that all requests of a client that is gone may take."""
+
+LATE_READ_BYTES = 4 << 10
+"""Bytes of requests read at a time where others have been served for long in the same turn."""
 
 REQUESTS_A_TURN = 64
 """After so many requests of one session the others are served."""
@@ -59,8 +66,10 @@ class House:
     loop: Loop
     store: Store
     watchers: Watchers[bytes]
-    executor: Executor
-    """For scripts that take long."""
+    turns: Turns
+    """Executes scripts."""
+    room: ReplyRoom
+    """For the replies of scripts."""
     opened: Callable[[int], None]
     """Called with each notifications pipe that was opened."""
     release: Callable[[Opening], None]
@@ -82,9 +91,10 @@ class Session:
         self._on_end = ended
         self._requests = Requests(opening.pipes.dialect)
         self._requests_ended = False
-        self._script: Script | None = None
+        self._execution: Execution | None = None
+        self._claim = house.room.claim(self._evicted)
         self._replies: Replies | None = None
-        self._deadline = self._retry = self._pause = self._incomplete = Timer(None)
+        self._deadline = self._retry = self._incomplete = Timer(None)
         self._read_at = 0.0
         """When requests was last read."""
         self._opening = opening
@@ -92,6 +102,7 @@ class Session:
         """Why it ends, once what had been asked is carried out; its pipes are closed by then."""
         self._tries = 0
         self._due = False  # whether a call of _serve is on its way
+        self._finish_by = 0.0
         self._unsafe = False  # whether a reply waits until it may be shown
         self._outbox: Outbox[bytes] = Outbox(self._wake)
         self._notifications = Notifications(self._outbox, house.loop)
@@ -141,7 +152,7 @@ class Session:
             self._house.opened(notifications)
             self._notifications.open(notifications, self._notifications_ready)
         if (responses := self._opening.take(self.pipes.responses)) is not None:
-            self._replies = Replies(responses, self._loop, self._replies_ready)
+            self._replies = Replies(responses, self._loop, self._replies_ready, self._written)
             self._move(Event.RESPONSES_OPEN)
             self._reply([frames.reply(frames.CONNECT, 0)])
             self._serve_soon()
@@ -153,7 +164,7 @@ class Session:
         self.end(f"its client did not open {missing} within {OPENING_SECONDS:g} s")
 
     def _cancel_timers(self) -> None:
-        for timer in (self._deadline, self._retry, self._pause, self._incomplete):
+        for timer in (self._deadline, self._retry, self._incomplete):
             timer.cancel()
 
     def _move(self, event: Event) -> None:
@@ -162,7 +173,11 @@ class Session:
     # Requests.
 
     def _requests_ready(self, events: int) -> None:
-        data = self._opening.requests.read()
+        if self._due:
+            return None  # what was read is served first: else a client could have any amount read
+        data = self._opening.requests.read(
+            LATE_READ_BYTES if self._loop.is_turn_over else READ_BYTES
+        )
         self._opening.requests_opened |= data != b"" or bool(events & HUP)
         if data and self.stage is not Stage.LEAVING:  # else the padding of a disconnect
             self._requests.feed(data)
@@ -194,21 +209,29 @@ class Session:
 
     def _serve(self) -> None:
         """Carry out the requests that are there, as far as the client reads its replies."""
+        self._due = True  # what is over at once needs no call of its own
+        is_more = self._serve_some()
         self._due = False
-        for _ in range(REQUESTS_A_TURN):
-            if self.stage not in SERVES or self._is_busy():
-                break
-            request = self._requests.next()
-            if request is None:
-                if self._requests_ended:
-                    self.end(self._finishing or "its client closed its requests")
-                break
-            self._carry_out(request)
-        else:
+        if is_more:
             self._serve_soon()
         if self.stage is Stage.LEAVING and self._requests_ended and self._replies is None:
             self.end(None)
         self._read_only_when_idle()
+
+    def _serve_some(self) -> bool:
+        """Carry out some requests; return whether there may be more to do."""
+        for _ in range(REQUESTS_A_TURN):
+            if self.stage not in SERVES or self._is_busy():
+                return False
+            request = self._requests.next()
+            if request is None:
+                if self._requests_ended:
+                    self.end(self._finishing or "its client closed its requests")
+                return False
+            self._carry_out(request)
+            if self._loop.is_turn_over:
+                break
+        return True
 
     def _serve_soon(self) -> None:
         if not self._due:
@@ -217,7 +240,7 @@ class Session:
 
     def _is_busy(self) -> bool:
         """Tell whether a request is being carried out, or its reply is still on its way."""
-        return self._script is not None or self._unsafe or self._unread_replies()
+        return self._execution is not None or self._unsafe or self._unread_replies()
 
     def _unread_replies(self) -> bool:
         return self._replies is not None and self._replies.pending
@@ -246,9 +269,13 @@ class Session:
                 house = self._house
                 was_there = house.store.unsubscribe(house.watchers, self._outbox, key)
                 self._reply([frames.reply(frames.UNSUBSCRIBE, int(not was_there))])
-            case Execute(script):
-                self._script = Script(script, self._house.store)
-                self._go_on()
+            case Execute():
+                turns = self._house.turns
+                self._execution = turns.start(request, self._claim, self._executed)
+                if self._finishing is not None:
+                    self._execution.ends_at_wait = True
+                    self._limit_script()
+                self._execution.go_on()
             case TooLong(length):
                 self._reply(scripts.refused(length))
             case Disconnect():
@@ -263,71 +290,60 @@ class Session:
             return False
         return self._house.store.subscribe(self._house.watchers, self._outbox, key)
 
-    # Scripts: a slice at a time, and those that may take long on another thread.
-
-    def _go_on(self) -> None:
-        script = self._script
-        self._pause = Timer(None)
-        if script is None or self.stage is Stage.ENDED:
-            return
-        if script.over:
-            self._script = None
-            self._reply_when_safe(script.reply())
-            self._serve_soon()
-        elif script.lists:
-            future = self._house.executor.submit(script.run_slice)
-            future.add_done_callback(
-                lambda done: self._loop.soon(lambda: self._after_slice(done.result))
-            )
-        else:
-            self._after_slice(script.run_slice)
-
-    def _after_slice(self, slice_: Callable[[], Pause]) -> None:
-        try:
-            pause = slice_()
-        except MemoryError:
-            return self.end("there was not enough memory for its script")
-        except (JournalFailed, StoreClosed):
-            return self.end(NOTHING_IS_SHOWN)
-        if self.stage is Stage.ENDED:
-            return None
-        if pause.reason is Reason.WAIT and self._finishing is not None:
-            self.end(self._finishing)
-        elif pause.reason is Reason.WAIT:
-            self._pause = self._loop.after(pause.milliseconds / 1000, self._go_on)
-        elif self._script is not None and self._script.over:
-            self._go_on()
-        else:
-            self._loop.soon(self._go_on)
+    def _executed(self, execution: Execution) -> None:
+        """Reply to a script, or end if there is no reply."""
+        self._execution = None
+        if execution.failure is not None:
+            return self.end(self._finishing or execution.failure)
+        self._reply_when_safe(execution.script.reply())
+        self._serve_soon()
         return None
 
     # Replies and notifications.
 
-    def _reply_when_safe(self, parts: list[bytes]) -> None:
+    def _reply_when_safe(self, parts: Sequence[bytes | bytearray]) -> None:
         """Reply as soon as all that the reply tells may be shown; requests wait as long."""
         store = self._house.store
         try:
             position = store.position()
         except (JournalFailed, StoreClosed):
-            return self.end(NOTHING_IS_SHOWN)
+            return self.end(FAILED_JOURNAL)
         if store.is_safe(position):
             return self._reply(parts)
         self._unsafe = True
         store.when_safe(position, lambda: self._loop.soon(lambda: self._is_safe(parts)))
         return None
 
-    def _is_safe(self, parts: list[bytes]) -> None:
+    def _is_safe(self, parts: Sequence[bytes | bytearray]) -> None:
         self._unsafe = False
         self._reply(parts)
         self._serve()
 
-    def _reply(self, parts: list[bytes]) -> None:
+    def _reply(self, parts: Sequence[bytes | bytearray]) -> None:
         if self._replies is None or self.stage is Stage.ENDED:
-            return
+            return None
         try:
             self._replies.put([frames.in_dialect(parts[0], self.pipes.dialect), *parts[1:]])
         except BrokenPipeError:
-            self.finish("its client reads no responses any more")
+            return self.finish("its client reads no responses any more")
+        self._note_progress()
+        return None
+
+    def _note_progress(self) -> None:
+        """Note that the client has read of its reply, or all of it."""
+        if self._unread_replies():
+            self._claim.read_at = time.monotonic()
+        else:
+            self._claim.read_at = None
+            self._claim.hold(0)
+
+    def _written(self, size: int) -> None:
+        """Give back what a part of a reply took."""
+        self._claim.hold(max(0, self._claim.held - size))
+
+    def _evicted(self) -> None:
+        """End, as others wait for the memory that the reply takes."""
+        self.finish("its client does not read its reply, and others need the room")
 
     def _replies_ready(self, events: int) -> None:
         if events & ERR:
@@ -337,6 +353,7 @@ class Session:
                 self._replies.write()
             except BrokenPipeError:
                 return self.finish("its client reads no responses any more")
+            self._note_progress()
             if self.stage is Stage.LEAVING and not self._replies.pending:
                 self._see_off()
             self._serve()
@@ -381,20 +398,35 @@ class Session:
     def finish(self, why: str) -> None:
         """Close everything, and carry out the whole requests that had come; then it has ended.
 
-        Nobody is answered any more, and a WAIT ends with the session.
+        Nobody is answered any more. It ends at a WAIT, and where a script takes longer than
+        `FINISH_SECONDS`, or all together `FINISH_ALL_SECONDS`.
         """
         if self._finishing is not None:
             return None
-        if self.stage not in SERVES or self._pause.call is not None:
+        execution = self._execution
+        if self.stage not in SERVES or (execution is not None and execution.is_paused):
             return self.end(why)
         if not self._requests_ended:
             self._requests_ended = True
             reader = self._opening.requests
             self._requests.feed(reader.read(fifos.capacity(reader.descriptor)) or b"")
+        if execution is not None:
+            execution.ends_at_wait = True
         self._close()
         self._finishing = why
+        self._finish_by = time.monotonic() + FINISH_ALL_SECONDS
+        self._limit_script()
         self._serve()
         return None
+
+    def _limit_script(self) -> None:
+        """Let the script under way, or the one that begins, take so long and no longer."""
+        self._deadline.cancel()
+        seconds = min(FINISH_SECONDS, self._finish_by - time.monotonic())
+        self._deadline = self._loop.after(seconds, self._finished_late)
+
+    def _finished_late(self) -> None:
+        self.end(f"{self._finishing}; its last requests took too long and were cut short")
 
     def end(self, why: str | None) -> None:
         """Close everything; `why` goes to the log. Once it has ended this does nothing."""
@@ -405,8 +437,13 @@ class Session:
         else:
             log.info("session %s ended", self.pipes.name)
         self._move(Event.END)
+        if self._execution is not None:
+            self._execution.cancel()
+            self._execution = None
         if self._finishing is None:
             self._close()
+        self._deadline.cancel()
+        self._claim.close()
         self._house.store.leave(self._house.watchers, self._outbox)
         self._on_end(self)
 
@@ -421,6 +458,9 @@ class Session:
         self._stop_reading()
         if self._replies is not None:
             self._replies.close()
+            self._house.turns.discard(self._replies.parts)
             self._replies = None
+            if self._execution is None:
+                self._note_progress()
         self._notifications.close()
         self._house.release(self._opening)

@@ -128,7 +128,7 @@ def reply(operation: int, result: int) -> bytes:
     return _REPLY.pack(operation, result)
 
 
-def in_dialect(response: bytes, dialect: Dialect) -> bytes:
+def in_dialect(response: bytes | bytearray, dialect: Dialect) -> bytes | bytearray:
     """Return a response, or the beginning of one, with its first two bytes in `dialect`."""
     if dialect is Dialect.BINARY:
         return response

@@ -1,0 +1,146 @@
+"""A script in slices: what comes of it is what comes of all its lines at once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvs.engine.boundary import Pause, Reason
+from kvs.library import Store
+from kvs.server import script as scripts
+from kvs.server.script import BLOCK_BYTES, Blocks, Script
+from kvs.wire import frames
+from kvs.wire.requests import Execute
+from tests.strategies import scripts as any_scripts
+
+pytestmark = pytest.mark.usefixtures("each_engine")
+
+TABLE = {f"key{number:03}": "v" * 30 for number in range(100)}
+SHOWN = 41 * 100
+"""Bytes that SHOW writes of that table."""
+
+
+def reply_of(script: Script) -> tuple[int, bytes, bytes]:
+    head, *rest = script.reply()
+    result, output, errors = frames.executed_lengths(bytes(head))
+    text = b"".join(rest)
+    assert len(text) == output + errors == script.size
+    return result, text[:output], text[output:]
+
+
+def run(script: Script) -> list[Pause]:
+    """Run it to its end; return the slices."""
+    slices = []
+    while not script.over:
+        script.prepare()
+        before = script.size
+        needs = script.needs
+        slices.append(script.run_slice())
+        assert script.over or script.size <= max(needs, before + 200_000)
+    return slices
+
+
+def run_text(text: bytes, store: Store, total: int = 1 << 28) -> tuple[int, bytes, bytes]:
+    script = Script(Execute(text), store, total)
+    run(script)
+    return reply_of(script)
+
+
+@given(st.lists(any_scripts(), max_size=4), st.sampled_from([1, 7, 60, 4096]))
+def test_slices_of_any_size_write_and_report_the_same(texts: list[bytes], size: int) -> None:
+    text = b"\n".join(texts)
+    expected, sliced = Store(), Store()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scripts, "FIRST_SLICE_BYTES", size)
+        patch.setattr(scripts, "SLICE_BYTES", size)
+        patch.setattr(scripts, "SHORT_BYTES", 0)
+        result, output, errors = run_text(text, sliced)
+    pause = expected.execute(text, budget=len(text) + (1 << 20))
+    assert pause.reason is Reason.END
+    assert output == pause.output
+    reported = [
+        b"%d:%d: %b\n" % (text.count(b"\n", 0, f.offset) + 1, f.column, f.reason.encode())
+        for f in pause.faults
+    ]
+    assert errors == b"".join(reported)
+    assert result == bool(reported)
+    assert sliced.items() == expected.items()
+    assert sliced.revision == expected.revision
+
+
+def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
+    store = Store()
+    script = Script(Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store)
+    slices = run(script)
+    assert slices[0].lines == 1
+    assert [each.lines for each in slices[-2:]] == [1, 1]
+    assert len(slices) < 300
+    assert reply_of(script) == (0, b"[(SHOW,KVSERROR)]\n", b"")
+
+
+def test_a_long_line_is_its_own_slice() -> None:
+    long = b"READ [" + b"a," * 5000 + b"a]\n"
+    text = b"WRITE [(a,1)]\n" * 10 + long + b"WRITE [(a,2)]\n" * 10 + long
+    script = Script(Execute(text), Store())
+    slices = run(script)
+    assert [each.lines for each in slices] == [10, 1, 10, 1]
+    assert script.needs >= script.size
+
+
+def test_slices_are_short_where_lines_are_invalid_and_grow_where_they_are_not() -> None:
+    script = Script(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store())
+    lines = [each.lines for each in run(script)]
+    assert max(lines[:15]) <= 130
+    assert max(lines) > 500
+
+
+def test_an_estimate_covers_what_a_long_line_and_a_listing_write() -> None:
+    store = Store()
+    store.write({"a": "v" * 40, **TABLE})
+    for text in (b"READ [" + b"a," * 50_000 + b"a]\n", b"SHOW\n" * 300):
+        script = Script(Execute(text), store)
+        while not script.over:
+            script.prepare()
+            needs = script.needs
+            script.run_slice()
+            assert script.size <= needs
+        assert needs < 3 * script.size
+
+
+def test_a_reply_beyond_the_total_stops_its_script_at_that_command() -> None:
+    store = Store()
+    store.write(TABLE)
+    text = b"SHOW\nREAD [key000]\n" * 9 + b"WRITE [(z,1)]\n"
+    result, output, errors = run_text(text, store, 4 * SHOWN)
+    assert result == 1
+    assert output.count(b"(key099") == 3
+    assert output.count(b"[(key000") == 3
+    assert errors == (
+        b"7:1: the reply would be longer than the %d bytes of all replies; "
+        b"the script stops here\n" % (4 * SHOWN)
+    )
+    assert b"z" not in store
+
+
+def test_errors_count_as_output_does() -> None:
+    result, output, errors = run_text(b"x\n" * 100_000, Store(), 100_000)
+    assert result == 1
+    assert output == b""
+    assert 99_000 < len(errors) < 101_000
+    assert errors.endswith(b"the script stops here\n")
+
+
+def test_blocks_are_few_and_hold_everything() -> None:
+    blocks = Blocks()
+    whole = b""
+    for size in (0, 10, BLOCK_BYTES, 20, BLOCK_BYTES - 1, 2 * BLOCK_BYTES, 1):
+        blocks.add(b"x" * size)
+        whole += b"x" * size
+    assert b"".join(blocks.blocks) == whole
+    assert blocks.size == len(whole)
+    assert [len(block) for block in blocks.blocks] == [
+        10,
+        BLOCK_BYTES,
+        BLOCK_BYTES + 19,
+        2 * BLOCK_BYTES,
+        1,
+    ]
