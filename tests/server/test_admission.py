@@ -158,15 +158,14 @@ def test_what_is_refused_is_logged_with_the_reason_and_what_arrived(
         link, file = served.folder / "link", served.folder / "file"
         link.symlink_to(good.path("resp"))
         file.touch()
-        here = os.getcwd()
         refused = {
             (req, os.fsencode(link), notes): f"{link}: is not a named pipe (symbolic links",
             (req, os.fsencode(file), notes): f"{file}: is not a named pipe",
             (req, b"/none", notes): "/none: No such file or directory",
-            (req, b"pipe", notes): f"pipe: No such file or directory (a relative path, resolved "
-            f"in {here})",
+            (req, b"pipe", notes): "pipe: No such file or directory (a relative path, resolved in "
+            "the directory of the server)",
             (req, req, notes): "one pipe is named twice",
-            (os.fsencode(served.path), resp, notes): "it names the registration pipe",
+            (os.fsencode(served.path), resp, notes): f"{served.path}: is the registration pipe",
         }
         for paths, reason in refused.items():
             send(served, frames.Connect(*paths).encode())

@@ -97,12 +97,10 @@ class Registration(Generic[Accepted]):
         data = self._rest + data
         found: list[Accepted] = []
         accounted = self._accounted
-        at = _next_start(data, 0)
+        at = self._next_start(data, 0)
         while at <= len(data) - CONNECT_BYTES:
             taken = self._taken
-            connect = None
-            if taken is None or not taken.has_in_path(at):
-                connect = Connect.decode(data[at : at + CONNECT_BYTES])
+            connect = Connect.decode(data[at : at + CONNECT_BYTES])
             if connect is not None:
                 try:
                     accepted = self._accept(connect)
@@ -118,13 +116,20 @@ class Registration(Generic[Accepted]):
                         found.pop()
                     found.append(accepted)
                     self._taken = _Taken(at, connect)
-            at = _next_start(data, at + 1)
+            at = self._next_start(data, at + 1)
         self._report(data[accounted:at], NOT_A_CONNECT)
         self._rest = data[at:]
         self._accounted = max(0, accounted - at)
         if self._taken is not None:
             self._taken = _Taken(self._taken.start - at, self._taken.connect)
         return found
+
+    def _next_start(self, data: bytes, at: int) -> int:
+        """Return where the next frame may begin, at `at` or behind it; the end if there is none."""
+        for match in CONNECT_START.finditer(data, at):
+            if self._taken is None or not self._taken.has_in_path(match.start()):
+                return match.start()
+        return len(data)
 
     def report_incomplete(self) -> None:
         """Call `pass_over` with the start of a connect; what completes it is still taken."""
@@ -134,9 +139,3 @@ class Registration(Generic[Accepted]):
     def _report(self, data: bytes, reason: str) -> None:
         if data:
             self._pass_over(data, reason)
-
-
-def _next_start(data: bytes, at: int) -> int:
-    """Return where the next frame may begin, at `at` or behind it; the end if there is none."""
-    match = CONNECT_START.search(data, at)
-    return len(data) if match is None else match.start()
