@@ -4,6 +4,7 @@ A signal handler and a finalizer run between two instructions of Python. A trace
 there, too: so each test executes an action once for each of its instructions, and disturbs that.
 """
 
+import gc
 import itertools
 import os
 import sys
@@ -192,7 +193,7 @@ def test_a_close_within_any_instruction_of_a_change_closes_the_store(tmp_path: P
             counter: Iterator[int] = counter,
             number: int = number,
         ) -> None:
-            if next(counter) == number * 23:
+            if next(counter) == number * 97:
                 reached[0] = True
                 store.close()
 
@@ -281,6 +282,7 @@ def test_a_finalizer_that_writes_in_the_middle_of_writes(store: Store) -> None:
         for number in range(3000):
             Written()
             store.write({f"k{number % 50}": str(number)})
+        gc.collect()
         finished.append(1)
 
     thread = threading.Thread(target=write, daemon=True)

@@ -1,7 +1,7 @@
 """The one order of changes: from the engine to the journal and to the subscribers.
 
 How it works. What the engine's calls have changed comes out of it as effects, in order, into one
-queue, together with markers of subscriptions that begin or end. Every call that has changed
+queue, together with markers where subscriptions begin. Every call that has changed
 something publishes the queue before it returns: the first effects are put into the journal and the
 outboxes, and removed from the queue, in one call into C, unless they are not the first any more
 (`kvs.atomic`). So any number of threads, and calls within calls of the same thread, publish
@@ -42,8 +42,6 @@ class Publication:
         self._markers = itertools.count(1)
         self._beginning: dict[int, Subscription] = {}
         """Subscriptions that begin, by their marker."""
-        self._ending: dict[int, Subscription] = {}
-        """Those that end."""
         self._unwoken: dict[Outbox[Any], None] = {}
         """Outboxes with new changes whose readers have not been woken yet."""
         self._noting = RLock()
@@ -92,30 +90,31 @@ class Publication:
     def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now."""
         marker = next(self._markers)
-        if outbox.keys.setdefault(key, marker) != marker:
-            there = self._engine.get([key])[0] is not None
-            self.publish()
-            return there
         try:
+            if outbox.keys.setdefault(key, marker) != marker:
+                there = self._engine.get([key])[0] is not None
+                self.publish()
+                return there
             if self.data is not None:
                 outbox.hold_back()
             self._beginning[marker] = (watchers, outbox, key)
             there = self._engine.watch(key, marker)
+            self.publish()
         except BaseException:
-            self._beginning.pop(marker, None)
-            outbox.keys.pop(key, None)
+            if self._beginning.pop(marker, None) is not None:
+                outbox.keys.pop(key, None)
             raise
-        self.publish()
         return there
 
     def unsubscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """End this; return whether there was such a subscription."""
-        if outbox.keys.pop(key, None) is None:
-            return False
-        marker = next(self._markers)
-        self._ending[marker] = (watchers, outbox, key)
-        self._engine.unwatch(key, marker)
+        self._engine.settle()
         self.publish()
+        outbox.keys.pop(key, None)
+        if not watchers.unsubscribe(outbox, key):
+            return False
+        # An exception before this leaves the key watched for no subscription, which does no harm.
+        self._engine.unwatch(key)
         return True
 
     def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
@@ -164,7 +163,7 @@ class Publication:
         woken: dict[Outbox[Any], int] = {}
         filled: list[tuple[Watchers[Any], Iterable[Outbox[Any]]]] = []
         if first.marker:
-            steps += self._change_subscription(first.marker)
+            steps += self._begin_subscription(first.marker)
         elif changes := first.changes:
             for watchers in self._watchers:
                 to_outboxes, some = watchers.publish(changes)
@@ -186,20 +185,11 @@ class Publication:
             for outbox in watchers.limit(outboxes):
                 outbox.wake()
 
-    def _change_subscription(self, marker: int) -> list[Step]:
+    def _begin_subscription(self, marker: int) -> list[Step]:
         if subscription := self._beginning.get(marker):
             watchers, outbox, key = subscription
-            return [
-                *watchers.subscribe(outbox, key),
-                partial(self._beginning.pop, marker),
-            ]
-        if subscription := self._ending.get(marker):
-            watchers, outbox, key = subscription
-            return [
-                *watchers.unsubscribe(outbox, key),
-                partial(self._ending.pop, marker),
-            ]
-        return []
+            return [*watchers.subscribe(outbox, key), partial(self._beginning.pop, marker, None)]
+        return []  # an exception came in between
 
 
 def _release(outboxes: dict[Outbox[Any], int]) -> None:

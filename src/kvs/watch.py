@@ -118,9 +118,11 @@ class Watchers(Generic[Item]):
         """Those with a subscription, and how many they have."""
         self._published = 0
         """Items put into outboxes since all of them were last counted."""
+        self._version = [0]
+        """Counts the changes of the subscriptions."""
 
     def subscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
-        """Return the steps by which `outbox` is subscribed to `key`."""
+        """Return the steps by which `outbox` is subscribed to `key`, none if it is; no guard."""
         subscribed = self._by_key.get(key, ())
         if outbox in subscribed:
             return []
@@ -128,23 +130,31 @@ class Watchers(Generic[Item]):
         return [
             partial(self._by_key.__setitem__, key, (*subscribed, outbox)),
             partial(self._outboxes.__setitem__, outbox, number),
+            partial(self._version.__setitem__, 0, self._version[0] + 1),
         ]
 
-    def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
-        """Return the steps that end this."""
-        subscribed = self._by_key.get(key, ())
-        if outbox not in subscribed:
-            return []
-        rest = tuple(each for each in subscribed if each is not outbox)
-        number = self._outboxes.get(outbox, 1) - 1  # it may be out of date by now
-        return [
-            partial(self._by_key.__setitem__, key, rest)
-            if rest
-            else partial(self._by_key.__delitem__, key),
-            partial(self._outboxes.__setitem__, outbox, number)
-            if number
-            else partial(self._outboxes.__delitem__, outbox),
-        ]
+    def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> bool:
+        """End this; return whether there was such a subscription."""
+        while True:
+            version = self._version[0]
+            subscribed = self._by_key.get(key, ())
+            if outbox not in subscribed:
+                return False
+            rest = tuple(each for each in subscribed if each is not outbox)
+            number = self._outboxes.get(outbox, 1) - 1
+            keys, outboxes = self._by_key, self._outboxes
+            with contextlib.suppress(ValueError):  # the subscriptions have changed meanwhile
+                atomically(
+                    partial(self._version.index, version),
+                    partial(keys.__setitem__, key, rest)
+                    if rest
+                    else partial(keys.__delitem__, key),
+                    partial(outboxes.__setitem__, outbox, number)
+                    if number
+                    else partial(outboxes.__delitem__, outbox),
+                    partial(self._version.__setitem__, 0, version + 1),
+                )
+                return True
 
     def publish(
         self, changes: Iterable[tuple[bytes, bytes | None]]

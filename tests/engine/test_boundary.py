@@ -128,19 +128,18 @@ def test_watched_keys_are_told_until_the_last_watch_ends(new_engine: NewEngine) 
     engine = new_engine()
     assert not engine.watch(b"a", 7)
     run_to_the_end(engine, b"WRITE [(b,1)(a,2)(a,3)]\n")
-    assert engine.watch(b"a")
+    assert engine.watch(b"a", 8)
     run_to_the_end(engine, b"DELETE [b,a,a]\nDELETE [a]\nWRITE [(a,4)]\n")
-    engine.unwatch(b"a", 8)
+    engine.unwatch(b"a")
     engine.replace({b"a": b"5", b"c": b"6"})
-    engine.unwatch(b"a", 9)
+    engine.unwatch(b"a")
     run_to_the_end(engine, b"DELETE [a]\n")
     assert [(each.marker, list(each.changes)) for each in take_effects(engine)] == [
         (7, []),
         (0, [(b"a", b"3")]),
-        (0, [(b"a", None), (b"a", b"4")]),
         (8, []),
+        (0, [(b"a", None), (b"a", b"4")]),
         (0, [(b"a", b"5")]),
-        (9, []),
     ]
     assert not engine.effects
 

@@ -177,7 +177,7 @@ def carry_out(engine: Engine, wanted: list[Step]) -> Iterator[object]:
                 yield engine.watch(argument, number + 1), told(take_effects(engine))
             case "unwatch" if argument in watched:
                 watched.remove(argument)
-                engine.unwatch(argument, number + 1)
+                engine.unwatch(argument)
                 yield told(take_effects(engine))
             case "get":
                 yield engine.get([argument, *KEYS])

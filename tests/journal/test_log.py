@@ -386,6 +386,7 @@ def test_a_defect_in_the_thread_that_writes_leaves_nobody_waiting(tmp_path: Path
         with pytest.raises(JournalFailed) as failed:
             log.wait(log.added + 1)
         assert failed.value.reason == "a defect: RuntimeError('oh')"
+    log._writer.join()  # it raises the defect at its end
 
 
 def test_a_failed_sync_between_writes_is_told_to_the_next(tmp_path: Path) -> None:

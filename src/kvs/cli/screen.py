@@ -123,16 +123,19 @@ class LiveScreen(Screen):
 class Terminal(io.TextIOBase):
     """The terminal at stderr, for rich: a write that fails is ignored, and the work continues."""
 
+    def __init__(self) -> None:
+        self._stderr = sys.stderr  # rich puts a stream of its own there, which leads back here
+
     def write(self, text: str) -> int:
         """Write `text`, if the terminal accepts it."""
         with contextlib.suppress(OSError):
-            return sys.stderr.write(text)
+            return self._stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush stderr, if the terminal accepts it."""
         with contextlib.suppress(OSError):
-            sys.stderr.flush()
+            self._stderr.flush()
 
     def isatty(self) -> bool:
         """Return True, also once the terminal has gone."""
@@ -140,7 +143,7 @@ class Terminal(io.TextIOBase):
 
     def fileno(self) -> int:
         """Return the descriptor of stderr."""
-        return sys.stderr.fileno()
+        return self._stderr.fileno()
 
 
 def choose_screen(*, quiet: bool) -> Screen:

@@ -143,7 +143,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         uint64_t replace(const vector[Key]&, const vector[Word]&) except +
         void record(uint64_t)
         cbool watch(const string&, unique_ptr[Effect]) except +
-        void unwatch(const string&, unique_ptr[Effect]) except +
+        void unwatch(const string&)
         void settle()
         EffectQueue& effects()
         cbool try_hold()
@@ -287,18 +287,20 @@ cdef class CompiledEngine:
     def watch(self, bytes key not None, uint64_t marker=0):
         """Report changes of `key` from now on, behind a marker; return whether it exists."""
         cdef string watched = key
-        cdef unique_ptr[Effect] effect = _marker(marker)
+        cdef unique_ptr[Effect] effect
         cdef cbool there
+        if marker:
+            effect.reset(new Effect())
+            effect.get().marker = marker
         with nogil:
             there = self._engine.get().watch(watched, move(effect))
         return there
 
-    def unwatch(self, bytes key not None, uint64_t marker=0):
-        """End a `watch`, behind a marker."""
+    def unwatch(self, bytes key not None):
+        """End a `watch`."""
         cdef string watched = key
-        cdef unique_ptr[Effect] effect = _marker(marker)
         with nogil:
-            self._engine.get().unwatch(watched, move(effect))
+            self._engine.get().unwatch(watched)
 
     def settle(self):
         """Block until the effects of all changes so far can be moved."""
@@ -411,16 +413,8 @@ cdef class CompiledEffects:
 
     @property
     def marker(self):
-        """The marker of a watch that begins or ends here, or 0."""
+        """The marker of a watch that begins here, or 0."""
         return self._first.get().marker
-
-
-cdef unique_ptr[Effect] _marker(uint64_t marker) except *:
-    cdef unique_ptr[Effect] effect
-    if marker:
-        effect.reset(new Effect())
-        effect.get().marker = marker
-    return move(effect)
 
 
 cdef class Instant:

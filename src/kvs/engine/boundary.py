@@ -105,7 +105,7 @@ class Effects(Protocol):
 
     @property
     def marker(self) -> int:
-        """Of a watch that begins or ends here; 0 for effects of commands."""
+        """Of a watch that begins here; 0 for effects of commands."""
 
 
 class Instant(Protocol):
@@ -178,8 +178,8 @@ class Engine(Protocol):
         of a key is ended by an `unwatch` of its own.
         """
 
-    def unwatch(self, key: bytes, marker: int = 0) -> None:
-        """End a `watch`; effects with `marker` stand behind the last change it reports."""
+    def unwatch(self, key: bytes) -> None:
+        """End a `watch`."""
 
     def settle(self) -> None:
         """Block until the effects of all changes so far can be moved."""

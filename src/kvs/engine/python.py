@@ -273,26 +273,25 @@ class PythonEngine:
         """Report changes of `key` from now on, behind a marker; return whether it exists."""
         while True:
             version, there = self._version[0], key in self._table
-            count = self._watched.get(key, 0) + 1
-            if self._commit(
-                version, partial(self._watched.__setitem__, key, count), *self._marker(marker)
-            ):
+            steps: list[Step] = [
+                partial(self._watched.__setitem__, key, self._watched.get(key, 0) + 1)
+            ]
+            if marker:
+                effects = _Effects(object(), self.revision)
+                effects.marker = marker
+                steps.append(partial(self._effects.append, effects))
+            if self._commit(version, *steps):
                 return there
 
-    def unwatch(self, key: bytes, marker: int = 0) -> None:
-        """End a `watch`, behind a marker."""
+    def unwatch(self, key: bytes) -> None:
+        """End a `watch`."""
         while True:
             version, count = self._version[0], self._watched[key] - 1
             end = partial(self._watched.__setitem__, key, count)
             if not count:
                 end = partial(self._watched.__delitem__, key)
-            if self._commit(version, end, *self._marker(marker)):
+            if self._commit(version, end):
                 return
-
-    def _marker(self, marker: int) -> list[Step]:
-        effects = _Effects(object(), self.revision)
-        effects.marker = marker
-        return [partial(self._effects.append, effects)] if marker else []
 
     def settle(self) -> None:
         """Do nothing: effects can be moved as soon as their change is made."""

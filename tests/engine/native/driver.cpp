@@ -191,7 +191,7 @@ void check_threads() {
             CHECK(revision == now);
             engine.watch("k3", std::make_unique<kvs::Effect>());
             take(engine.effects().take());
-            engine.unwatch("k3", std::make_unique<kvs::Effect>());
+            engine.unwatch("k3");
         }
     });
     std::vector<std::thread> workers;

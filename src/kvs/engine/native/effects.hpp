@@ -27,7 +27,7 @@ struct Effect {
     std::uint64_t call = 0;
     std::uint64_t leg = 0;
 
-    std::uint64_t marker = 0;  // of a watch that begins or ends here; else 0
+    std::uint64_t marker = 0;  // of a watch that begins here; else 0
     std::vector<Change> changes;
     Buffer lines;
     std::uint64_t count = 0;

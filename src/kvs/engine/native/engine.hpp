@@ -144,20 +144,22 @@ public:
         publish();
     }
 
-    // Return whether it is there. `marker` stands in the effects where the watch begins, or ends.
+    // Return whether it is there. `marker` stands in the effects where the watch begins.
     bool watch(const std::string& key, std::unique_ptr<Effect> marker) {
         const std::lock_guard<OwnedLock> held(lock_);
         watched_.add(key);
         watching_.store(true, std::memory_order_relaxed);
-        put_marker(std::move(marker));
+        if (marker) {
+            marker->revision = revision_;
+            effects_.put(std::move(marker), true);
+        }
         return table_->find(hashed(key)) != 0;
     }
 
-    void unwatch(const std::string& key, std::unique_ptr<Effect> marker) {
+    void unwatch(const std::string& key) {
         const std::lock_guard<OwnedLock> held(lock_);
         watched_.remove(key);
         watching_.store(!watched_.none(), std::memory_order_relaxed);
-        put_marker(std::move(marker));
     }
 
     Effects& effects() { return effects_; }
@@ -359,12 +361,6 @@ private:
             call.told = call.output.size();
         }
         effects_.complete(effect);
-    }
-
-    void put_marker(std::unique_ptr<Effect> marker) {
-        if (!marker) return;
-        marker->revision = revision_;
-        effects_.put(std::move(marker), true);
     }
 
     void put_replaced(const std::string& key, const Table& after, std::vector<Change>& changes) {
