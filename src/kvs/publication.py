@@ -110,12 +110,12 @@ class Publication:
         """End this; return whether there was such a subscription."""
         self._engine.settle()
         self.publish()
+        ended = watchers.unsubscribe(outbox, key)
         outbox.keys.pop(key, None)
-        if not watchers.unsubscribe(outbox, key):
-            return False
-        # An exception before this leaves the key watched for no subscription, which does no harm.
-        self._engine.unwatch(key)
-        return True
+        if ended:
+            # An exception before this leaves the key watched for no subscription: no harm is done.
+            self._engine.unwatch(key)
+        return ended
 
     def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""

@@ -287,11 +287,10 @@ class Watch(NonCopyable):
 
     def close(self) -> None:
         """End it: no more changes come, and a blocked reader returns. Idempotent."""
+        if self._generation == forks.generation():
+            self._leave()
+            self._reader.end(None)
         self._finalizer.detach()
-        if self._generation != forks.generation():
-            return
-        self._leave()
-        self._reader.end(None)
 
     def __iter__(self) -> Iterator[Change]:
         """Yield changes until it is closed."""

@@ -64,9 +64,9 @@ def test_a_pipe_that_nothing_reads_and_then_is_read() -> None:
         assert all(line[:2] == b"20" for line in log.splitlines())
         assert log.count(b"is no command") < 3000
         process.send_signal(signal.SIGTERM)
+        while piece := os.read(reader, 65536):
+            log += piece
         assert process.wait(SECONDS) == 0
-    while piece := os.read(reader, 65536):
-        log += piece
     assert log.endswith(b"INFO stopped\n")
     os.close(reader)
 

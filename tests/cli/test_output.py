@@ -92,8 +92,6 @@ NAMES = {
     "no UTF-8": b"latin-\xe9",
     "half of a character": b"half-\xe6\xbc",
     "a wide character": "漢字".encode(),
-    "nothing": b"",
-    "a dot": b".hidden",
     "brackets": b"[bold]:x:%s{}",
 }
 SHOWN = {"newline": r"new\nline", "backslash": r"back\\slash", "no UTF-8": r"latin-\xe9"}
