@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvs.client.session import connect
+from kvs.server import farewell
 from kvs.settings import ServerSettings
 from kvs.wire import frames
 from kvs.wire.frames import Connect
@@ -85,6 +86,12 @@ def made(folder: Path, mode: int, owner: tuple[int, int] = (0, 0)) -> Connect:
 
 def connect_to(folder: Path) -> Connect:
     return Connect(*(os.fsencode(folder / f"c.{which}") for which in WHICH))
+
+
+@pytest.fixture(autouse=True)
+def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server that stops not wait long for clients that are about to open their pipes."""
+    monkeypatch.setattr(farewell, "SECONDS", 0.05)
 
 
 @pytest.mark.parametrize("folder_mode", [0o700, 0o710, 0o744, 0o711, 0o755])
