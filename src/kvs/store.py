@@ -78,6 +78,8 @@ class Store(NonCopyable):
         """The thread that compacts, 0 if there is none."""
         self._compacted = Waiters()
         """Those that wait for it."""
+        self._closed_within = False
+        """Whether the thread that compacts has called `close` within the compaction."""
         self._data: Persistence | None = None
         self._finalizer: weakref.finalize[..., Store] | None = None
         if data is not None:
@@ -118,7 +120,10 @@ class Store(NonCopyable):
             self._drop()
             return
         self._generation = _CLOSED
-        if self._data is None or self._compacting[0] == get_ident():
+        if self._data is None:
+            return
+        if self._compacting[0] == get_ident():
+            self._closed_within = True
             return
         self._compacted.wait_for(lambda: not self._compacting[0])
         self._finish(self._data)
@@ -385,7 +390,7 @@ class Store(NonCopyable):
         finally:
             self._compacting[0] = 0
             self._compacted.notify_all()
-            if self._generation == _CLOSED:
+            if self._closed_within:
                 self._finish(data)
 
     def _write_snapshot(self, data: "Persistence") -> Written:

@@ -76,7 +76,7 @@ def test_a_run_whose_journal_may_not_grow_any_more(tmp_path: Path, fsync: str) -
         == f"{jobs}/a.job: the journal failed, and what it did after revision {written} is lost"
     )
     assert len(ended.lines) == 3
-    assert (synced == written) == (fsync == "always")
+    assert synced == written if fsync == "always" else synced <= written
     with kvs.Store(tmp_path / "d") as store:
         assert store.revision == written  # to the very revision, since only the process has ended
     check_whole(tmp_path / "d", jobs, written)

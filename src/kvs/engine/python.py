@@ -195,7 +195,7 @@ class PythonEngine:
                 steps.append(partial(self._effects.append, effects))
             if self._commit(version, *steps):
                 call.revision = revision + 1
-                if changes or self._recording:
+                if call.mark is not None and self._recording:
                     call.pieces_told = len(call.output)
                 return
         self.at_instant(lambda _: self._apply(attempt, call, match, leg))
