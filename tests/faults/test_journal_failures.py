@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_a_run_whose_disk_is_full(mount: Mount, tmp_path: Path) -> None:
     check_whole(place / "d", jobs, failed(place / "d", FULL, ended))
     again = program("run", "--quiet", jobs, "--data", place / "d", "--resume")
     failed(place / "d", FULL, again)
-    os.system(f"mount -o remount,size=30m {place}")
+    subprocess.run(["mount", "-o", "remount,size=30m", place], check=True)
     again = program("run", "--quiet", jobs, "--data", place / "d", "--resume")
     assert again.status == 0
     check_whole(place / "d", jobs, 5000)

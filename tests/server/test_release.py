@@ -230,6 +230,11 @@ def test_a_client_that_connects_again_with_the_same_pipes_is_served(
         for _ in range(3):
             client = opened_again(served, prefix)
             served.server.drop_sessions()
+            dropped = threading.Event()
+            served.server._loop.soon(
+                dropped.set
+            )  # behind the drop, which must not meet what follows
+            assert dropped.wait(SECONDS)
             until(lambda: served.server.sessions == 0)
             client.register().opens(*order)
             assert client.reply() == (frames.CONNECT, 0)
