@@ -59,7 +59,7 @@ waiting = []
 def slow(file, command, *rest):
     result = before(file, command, *rest)
     if (command, rest) == (fcntl.F_SETLEASE, (fcntl.F_RDLCK,)):
-        writer = subprocess.Popen(["sh", "-c", "echo x >> {tmp_path}/a"])
+        writer = subprocess.Popen(["sh", "-c", "echo x >> '{tmp_path}/a'"])
         while before(file, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
             pass  # a lease that is being broken is told as what it is to become
         waiting.append(writer)
