@@ -105,20 +105,23 @@ def test_a_child_may_open_a_store_of_its_own(tmp_path: Path) -> None:
 
 def test_a_child_that_lives_longer_does_not_keep_the_directory(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
+    forked, tell_forked = os.pipe()
     grandparent = os.fork()
     if not grandparent:
         store = Store(tmp_path / "d")
         store.write({"a": "1"})
         if not os.fork():
             os.close(write_end)
+            os.write(tell_forked, b"x")
             os.read(read_end, 1)  # until the test has ended
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(grandparent, 0)
+    assert os.read(forked, 1) == b"x"
     with Store(tmp_path / "d") as again:
         assert again.items() == [(b"a", b"1")]
-    os.close(write_end)
-    os.close(read_end)
+    for end in (write_end, read_end, forked, tell_forked):
+        os.close(end)
 
 
 def test_no_child_hangs_whatever_the_threads_of_its_parent_do(

@@ -52,8 +52,7 @@ def close(descriptor: int) -> None:
         OSError: as close(2) does.
 
     """
-    _closed_in_children.pop(descriptor, None)
-    os.close(descriptor)
+    atomically(partial(_closed_in_children.pop, descriptor, None), partial(os.close, descriptor))
 
 
 def close_once(opened: MutableSequence[int], descriptor: int) -> None:

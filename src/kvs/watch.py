@@ -122,15 +122,20 @@ class Watchers(Generic[Item]):
         """Counts the changes of the subscriptions."""
 
     def subscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
-        """Return the steps by which `outbox` is subscribed to `key`, none if it is; no guard."""
+        """Return the steps by which `outbox` is subscribed to `key`, none if it is.
+
+        The first refuses if the subscriptions have changed meanwhile.
+        """
+        version = self._version[0]
         subscribed = self._by_key.get(key, ())
         if outbox in subscribed:
             return []
         number = self._outboxes.get(outbox, 0) + 1
         return [
+            partial(self._version.index, version),
             partial(self._by_key.__setitem__, key, (*subscribed, outbox)),
             partial(self._outboxes.__setitem__, outbox, number),
-            partial(self._version.__setitem__, 0, self._version[0] + 1),
+            partial(self._version.__setitem__, 0, version + 1),
         ]
 
     def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> bool:
