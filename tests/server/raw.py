@@ -146,6 +146,12 @@ class Client:
         while read_within(self.open[which], 1 << 16):
             pass
 
+    def sees_requests_closed(self) -> None:
+        """Wait until the server has closed requests, which poll(2) reports as an error."""
+        poll = select.poll()
+        poll.register(self.open["req"], 0)
+        assert poll.poll(SECONDS * 1000) == [(self.open["req"], select.POLLERR)]
+
     def remove(self) -> None:
         """Remove the pipes, as a client does that has died."""
         for which in ("req", "resp", "not"):

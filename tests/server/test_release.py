@@ -49,14 +49,7 @@ def is_released(client: Client, rest: tuple[str, ...]) -> None:
     for which in set(client.open) - {"req"}:
         client.drain(which)
     if "req" in client.open:
-
-        def is_broken() -> bool:
-            with suppress(BrokenPipeError):
-                os.write(client.open["req"], b"\3")
-                return False
-            return True
-
-        until(is_broken)
+        client.sees_requests_closed()
     client.close()
 
 
