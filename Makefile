@@ -39,7 +39,7 @@ quick: .venv/installed
 	$(BIN)/pytest --numprocesses 2 -m 'not stress and not slow'
 
 stress: .venv/installed
-	$(BIN)/pytest -m stress
+	$(BIN)/pytest -m stress --timeout 1800
 
 sanitize: .venv/installed
 	tests/engine/native/sanitize $(BIN)/python

@@ -1,6 +1,7 @@
 """The log of a server: whatever stderr does not take, the server goes on and ends."""
 
 import fcntl
+import itertools
 import os
 import pty
 import signal
@@ -9,11 +10,11 @@ import sys
 import tempfile
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvs.cli.log import MAX_BYTES, LogWriter
-from tests.server.raw import SECONDS, Client, Place
+from tests.server.raw import SECONDS, Client, Place, read_within
 from tests.tools import until
 
 
@@ -55,17 +56,28 @@ def test_a_pipe_that_nothing_reads_and_then_is_read() -> None:
     with serving(writer, job=NOISE) as (place, process):
         os.close(writer)
         is_served(place)
-        log = b""
-        while b"of the log dropped: stderr did not take them" not in log:
-            log += os.read(reader, 65536)
-        Client(place, "again").connected().close()
-        while b"again.req begins" not in log:
-            log += os.read(reader, 65536)
+        log = bytearray()
+
+        def logged(words: bytes) -> bool:
+            with suppress(BlockingIOError):
+                log.extend(os.read(reader, 65536))
+            return words in log
+
+        os.set_blocking(reader, False)
+        until(lambda: logged(b"of the log dropped: stderr did not take them"))
+        numbers = itertools.count()
+
+        def connection_is_logged() -> bool:  # a line may be dropped until the noise has ended
+            Client(place, f"again{next(numbers)}").connected().close()
+            return logged(b"/again")
+
+        until(connection_is_logged)
+        process.send_signal(signal.SIGTERM)
+        os.set_blocking(reader, True)
+        while piece := read_within(reader, 65536):
+            log += piece
         assert all(line[:2] == b"20" for line in log.splitlines())
         assert log.count(b"is no command") < 3000
-        process.send_signal(signal.SIGTERM)
-        while piece := os.read(reader, 65536):
-            log += piece
         assert process.wait(SECONDS) == 0
     os.close(reader)
 
@@ -170,7 +182,7 @@ def test_beyond_the_bound_lines_are_dropped_and_counted() -> None:
         log.write(line)
     got = b""
     while got.count(b"x\n") + dropped(got) < number:  # reported in parts, as there is room
-        got += os.read(reader, 65536)
+        got += read_within(reader, 65536)
     assert got.count(b"x\n") + dropped(got) == number
     assert dropped(got) > 0
     log.write("after\n")
