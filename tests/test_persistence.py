@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import kvs
 from kvs import Store
+from kvs.engine.boundary import Instant
 from kvs.errors import (
     DataDamaged,
     DataUnusable,
@@ -27,6 +28,7 @@ from kvs.errors import (
     StoreNotEmpty,
 )
 from kvs.journal.log import Log
+from kvs.persistence import Persistence
 from kvs.settings import DataSettings
 from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
@@ -412,6 +414,25 @@ def test_a_compaction_leaves_a_snapshot_and_an_empty_segment(tmp_path: Path) -> 
     assert sorted(pairs.items()) == expected
     assert (found.revision, found.changes, found.snapshot_bytes) == (100, 0, written.bytes)
     assert Store().compact() is None
+
+
+def test_a_finalizer_that_writes_while_a_compaction_begins_is_part_of_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Persistence.begin_compaction
+
+    def within(data: Persistence, draft: Draft, instant: Instant) -> tuple[int, int]:
+        store.write({"b": "2"})  # as a finalizer may, in the thread that compacts
+        return begin(data, draft, instant)
+
+    monkeypatch.setattr(Persistence, "begin_compaction", within)
+    with Store(tmp_path / "d") as store:
+        store.write({"a": "1"})
+        assert store.compact() is not None
+        store.write({"c": "3"})
+    with Store(tmp_path / "d") as store:
+        assert store.items() == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]
+        assert store.revision == 3
 
 
 def test_it_comes_by_itself_when_the_journal_has_outgrown_its_bound(tmp_path: Path) -> None:

@@ -282,16 +282,16 @@ class Persistence:
 
         """
         try:
-            number = self.log.begin_segment()
+            number, revision = self.log.begin_segment()
         except KvsError:
             draft.discard()
             raise
         begun_at = self.log.bytes
         self._begun_when = self.log.segment_added
-        head = Head(Kind.SNAPSHOT, number, instant.revision, self._store)
+        head = Head(Kind.SNAPSHOT, number, revision, self._store)
         draft.rename(head.name)
         lines = chain(self.jobs.lines(), instant.writes())
-        draft.fork(instant.revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
+        draft.fork(revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
         return number, begun_at
 
     def finish_compaction(self, draft: Draft, number: int, begun_at: int) -> Written:

@@ -140,8 +140,9 @@ class Publication:
     def begin_compaction(self, draft: "Draft", data: "Persistence") -> tuple[int, int]:
         """Fork the child that writes a snapshot, and begin the segment behind it.
 
-        A finalizer that runs in this thread meanwhile may change something between the two: the
-        snapshot shows that change, and the segment repeats it, to the same end.
+        A finalizer that runs in this thread meanwhile may change something. Before the segment
+        begins that is part of its revision, which the head of the snapshot names; behind it, the
+        snapshot shows the change, and the segment repeats it, to the same end.
         """
         begun = (0, 0)
 

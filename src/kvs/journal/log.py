@@ -118,6 +118,7 @@ class Log:
         self._counts = [0]
         """How many items were put into it, but for None."""
         self._bytes_added = self._bytes_written = 0
+        self._revision_added = revision
         self._number = segment.number
         """Number of the segment into which the next item goes."""
         self._bytes_in_segment = segment.size
@@ -227,6 +228,7 @@ class Log:
             partial(self._counts.index, added),
             partial(self._waiting.put, _Added(text, changes, then)),
             partial(setattr, self, "_bytes_added", self._bytes_added + len(text)),
+            partial(setattr, self, "_revision_added", self._revision_added + changes),
         ]
         size = self._bytes_in_segment + len(text)
         headers = self._header_bytes if self._segment.number == self._number else 0
@@ -237,19 +239,22 @@ class Log:
             steps.append(partial(setattr, self, "_bytes_in_segment", size))
         return [*steps, partial(self._counts.__setitem__, 0, added + 1)]
 
-    def begin_segment(self) -> int:
-        """Let what is added from now on go into a new segment; return its number.
+    def begin_segment(self) -> tuple[int, int]:
+        """Let what is added from now on go into a new segment; return its number and revision.
+
+        The revision is that of everything added before, which the segment goes on from.
 
         Raises:
             JournalFailed: nothing is written any more.
 
         """
-        number = added = 0
+        number = added = revision = 0
 
         def steps() -> list[Step]:
-            nonlocal number, added
+            nonlocal number, added, revision
             self.check()
             added = self._counts[0]
+            revision = self._revision_added
             number = self._number + 1
             return [
                 partial(self._counts.index, added),
@@ -261,7 +266,7 @@ class Log:
         self.segment_added = added + 1
         if self._holding == 0:
             self._holding = number
-        return number
+        return number, revision
 
     def hold(self) -> None:
         """Write nothing into the segment that `begin_segment` begins next, until `let_go`."""
