@@ -454,6 +454,18 @@ def test_garbage_costs_nothing_but_itself(served: Served) -> None:
     assert regular.read_text() == "untouched"
 
 
+def test_a_disconnect_of_one_byte_that_came_before_the_connect_is_answered(served: Served) -> None:
+    client = Client(served, "c").make()
+    client.reads_at_once()
+    client.open["not"] = os.open(client.path("not"), os.O_RDONLY | os.O_NONBLOCK)
+    client.open["req"] = os.open(client.path("req"), os.O_RDWR)
+    client.send(bytes([frames.DISCONNECT]))
+    client.register()
+    assert client.reply() == (frames.CONNECT, 0)
+    assert client.reply() == (frames.DISCONNECT, 0)
+    client.close()
+
+
 def test_paths_that_are_no_pipes_of_their_own_are_refused(served: Served) -> None:
     good = Client(served, "g").make()
     paths = {which: os.fsencode(good.path(which)) for which in ("req", "resp", "not")}

@@ -41,6 +41,11 @@ class RequestsReader:
             self._ahead = data
         return data != b"" or fifos.has_hung_up(self.descriptor)
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a byte has been read that `read` has not returned: poll(2) reports no event."""
+        return self._ahead != b""
+
     def read(self, most: int = fifos.READ_BYTES) -> bytes | None:
         """Read as `fifos.read` does."""
         ahead, self._ahead = self._ahead, b""

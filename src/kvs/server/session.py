@@ -173,7 +173,7 @@ class Session:
     # Requests.
 
     def _requests_ready(self, events: int) -> None:
-        if self._due:
+        if self._due and not self._opening.requests.is_ahead:
             return None  # what was read is served first: else a client could have any amount read
         data = self._opening.requests.read(
             LATE_READ_BYTES if self._loop.is_turn_over else READ_BYTES
