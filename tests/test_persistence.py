@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,7 @@ from kvs.errors import (
     StoreClosed,
     StoreNotEmpty,
 )
+from kvs.journal.disk import Disk
 from kvs.journal.log import Log
 from kvs.persistence import Persistence
 from kvs.settings import DataSettings
@@ -433,6 +435,65 @@ def test_a_finalizer_that_writes_while_a_compaction_begins_is_part_of_its_revisi
     with Store(tmp_path / "d") as store:
         assert store.items() == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]
         assert store.revision == 3
+
+
+@pytest.mark.parametrize("method", [Store.close, Store.compact])
+def test_what_a_finalizer_calls_in_the_thread_that_writes_waits_for_no_compaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Callable[[Store], object]
+) -> None:
+    create = Disk.create
+    called: list[str] = []
+
+    def within(disk: Disk, name: bytes, *pieces: bytes) -> int:
+        if threading.current_thread().name == "kvs-journal" and not called:
+            called.append(name.decode())
+            method(store)  # as a finalizer may, in the thread that writes
+        return create(disk, name, *pieces)
+
+    store = Store(tmp_path / "d")
+    store.write({"a": "1"})
+    monkeypatch.setattr(Disk, "create", within)
+    with suppress(StoreClosed), in_background(store.compact):
+        pass
+    assert called == ["0000000002.journal"]
+    store.close()
+    with Store(tmp_path / "d") as again:
+        assert again.items() == [(b"a", b"1")]
+
+
+@pytest.mark.parametrize("method", [Store.close, Store.compact])
+def test_what_a_finalizer_calls_while_a_backup_is_forked_waits_for_no_compaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Callable[[Store], object]
+) -> None:
+    fork = Draft.fork
+    compactions: list[threading.Thread] = []
+
+    def within(draft: Draft, *arguments: Any) -> None:  # noqa: ANN401
+        if not compactions:
+            compactions.append(threading.Thread(target=compact))
+            compactions[0].start()
+            until(lambda: store._compacting[0])
+            method(store)  # as a finalizer may, in the thread that forks
+        fork(draft, *arguments)
+
+    def compact() -> None:
+        with suppress(StoreClosed):
+            store.compact()
+
+    def backup() -> None:
+        with suppress(StoreClosed):
+            store.backup(tmp_path / "x.bck")
+
+    store = Store(tmp_path / "d")
+    store.write({"a": "1"})
+    monkeypatch.setattr(Draft, "fork", within)
+    with in_background(backup):
+        pass
+    compactions[0].join(SECONDS)
+    assert not compactions[0].is_alive()
+    store.close()
+    with Store(tmp_path / "d") as again:
+        assert again.items() == [(b"a", b"1")]
 
 
 def test_it_comes_by_itself_when_the_journal_has_outgrown_its_bound(tmp_path: Path) -> None:

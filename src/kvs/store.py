@@ -79,7 +79,9 @@ class Store(NonCopyable):
         self._compacted = Waiters()
         """Those that wait for it."""
         self._closed_within = False
-        """Whether the thread that compacts has called `close` within the compaction."""
+        """Whether a compaction is to close the store when it ends."""
+        self._needed: list[int] = []
+        """The threads within a fork or a note, for which a compaction waits."""
         self._data: Persistence | None = None
         self._finalizer: weakref.finalize[..., Store] | None = None
         if data is not None:
@@ -108,9 +110,9 @@ class Store(NonCopyable):
         """Write every change, and unlock and close the data directory. Idempotent.
 
         Every other method raises `StoreClosed` from then on. Called within another call of the
-        same thread, by a signal handler or a finalizer, it closes the store as well, except within
-        a compaction, which closes it when it ends. In a forked child it frees the memory of a
-        store that belongs to the parent, and changes nothing else.
+        same thread, by a signal handler or a finalizer, it closes the store as well; a compaction
+        that waits for that thread closes it when it ends. In a forked child it frees the memory of
+        a store that belongs to the parent, and changes nothing else.
 
         Raises:
             JournalFailed: not every change was written.
@@ -122,9 +124,10 @@ class Store(NonCopyable):
         self._generation = _CLOSED
         if self._data is None:
             return
-        if self._compacting[0] == get_ident():
+        if self._is_needed():
             self._closed_within = True
-            return
+            if self._compacting[0]:
+                return
         self._compacted.wait_for(lambda: not self._compacting[0])
         self._finish(self._data)
 
@@ -133,6 +136,24 @@ class Store(NonCopyable):
         data.close()
         if self._finalizer is not None:
             self._finalizer.detach()
+
+    def _is_needed(self) -> bool:
+        """Return whether a compaction may wait for the calling thread, or is done by it.
+
+        A finalizer that runs in such a thread must not wait for the compaction.
+        """
+        me = get_ident()
+        writes = self._data is not None and self._data.log.is_writing_here
+        return writes or self._compacting[0] == me or me in self._needed
+
+    def _needing(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns, in a thread for which a compaction may wait meanwhile."""
+        me = get_ident()
+        self._needed.append(me)
+        try:
+            return call()
+        finally:
+            self._needed.remove(me)
 
     def _drop(self) -> None:
         """Free the memory, in a forked child."""
@@ -208,7 +229,7 @@ class Store(NonCopyable):
             draft.fork(instant.revision, len(instant), instant.listing)
 
         self._check()
-        apart(partial(self._engine.at_instant, fork))
+        apart(partial(self._needing, partial(self._engine.at_instant, fork)))
 
     # Watchers.
 
@@ -319,7 +340,7 @@ class Store(NonCopyable):
         if self._data is None:
             raise ValueError("a store in memory keeps no notes")
         self._check()
-        apart(partial(self._publication.note, change, self._data))
+        apart(partial(self._needing, partial(self._publication.note, change, self._data)))
 
     def safe(self, found: T) -> T:
         """Return what was found, once it may be shown."""
@@ -347,7 +368,9 @@ class Store(NonCopyable):
     def compact(self) -> Written | None:
         """Make the journal short: write everything as a snapshot, from which it goes on.
 
-        A forked child writes it; other threads go on meanwhile. Returns None for a store in memory.
+        A forked child writes it; other threads go on meanwhile. Returns None for a store in memory,
+        and in a thread that a compaction waits for, where a finalizer may call this: there the
+        journal is compacted in the background.
 
         Raises:
             SnapshotFailed: the snapshot could not be written; the journal is as it was.
@@ -359,6 +382,9 @@ class Store(NonCopyable):
         self._check()
         data = self._data
         if data is None:
+            return None
+        if self._is_needed():
+            data.on_grown()
             return None
         return apart(partial(self._compact, data, wait=True))
 

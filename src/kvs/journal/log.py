@@ -200,6 +200,11 @@ class Log:
         """How much has been added that is not yet written."""
         return self._bytes_added - self._bytes_written
 
+    @property
+    def is_writing_here(self) -> bool:
+        """Whether the calling thread is the one that writes, which a finalizer may call from."""
+        return get_ident() == self._writer.ident
+
     def is_safe(self, added: int) -> bool:
         """Tell whether what had been added by then is as safe as is promised."""
         return self._safe >= added
@@ -323,7 +328,7 @@ class Log:
             JournalFailed: it never will be.
 
         """
-        if get_ident() == self._writer.ident:
+        if self.is_writing_here:
             return
         self._progress.wait_for(lambda: self._safe >= added or self._failure or self._ended)
         if self._safe < added:
@@ -361,7 +366,7 @@ class Log:
         self._closing = True
         self._waiting.put(None)
         self._let_go.put(None)
-        if get_ident() == self._writer.ident:
+        if self.is_writing_here:
             self._at_end = then
             return
         self._progress.wait_for(lambda: self._ended)
