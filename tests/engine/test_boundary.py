@@ -12,6 +12,7 @@ from kvs.engine.choice import COMPILED, PYTHON
 from kvs.language import results
 from tests.engine.engines import NewEngine, engine_called, run_to_the_end, take_effects
 from tests.strategies import scripts
+from tests.tools import SECONDS
 
 
 @pytest.fixture(scope="module", params=[PYTHON, COMPILED])
@@ -161,6 +162,23 @@ def test_an_instant_lists_everything_and_brings_the_effects_up_to_it(new_engine:
     engine.at_instant(look)
     assert [each.revision for each in effects] == [2]
     assert seen == [(2, 3, b"(a, 1)\n(b, 2)\n(c, 3)\n")]
+
+
+def test_within_an_instant_no_other_thread_adds_effects(new_engine: NewEngine) -> None:
+    engine = recording(new_engine)
+    script = b"READ [a]\nREAD [b]\n"
+    thread = threading.Thread(target=lambda: engine.execute(script, 0, 65536, Mark(7, 0)))
+
+    def look(_instant: Instant) -> None:
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert not engine.effects
+
+    engine.at_instant(look)
+    thread.join(SECONDS)
+    [effects] = take_effects(engine)
+    assert (effects.job, effects.offset) == (7, len(script))
 
 
 def test_effects_of_many_threads_come_in_the_one_order_of_changes(

@@ -20,6 +20,7 @@ from kvs.engine.boundary import Effects, Instant, KeyChange, Mark, Pause, Reason
 from kvs.language import grammar, results
 from kvs.language.faults import Checked, check, fault_at
 from kvs.table import Table, ordered
+from kvs.waiting import apart
 
 MAX_TRIES = 8
 """Times that a line is computed again because of other threads' changes, before they must wait."""
@@ -106,7 +107,7 @@ class PythonEngine:
                     break
         finally:
             if call.mark is not None and self._recording:
-                self._effects.append(self._effects_of(call, leg, call.told, self.revision))
+                self._append_progress(call, leg)
                 call.pieces_told = len(call.output)
 
     def _carry_out_line(self, call: "_Call", match: re.Match[bytes], leg: object) -> int | None:
@@ -198,7 +199,7 @@ class PythonEngine:
                 if call.mark is not None and self._recording:
                     call.pieces_told = len(call.output)
                 return
-        self.at_instant(lambda _: self._apply(attempt, call, match, leg))
+        apart(partial(self.at_instant, lambda _: self._apply(attempt, call, match, leg)))
 
     def _effects_of(self, call: "_Call", leg: object, offset: int, revision: int) -> _Effects:
         """Return effects of a call that has come to `offset`, with no change in them yet."""
@@ -208,6 +209,14 @@ class PythonEngine:
             effects.offset = call.mark.base + offset
             effects.output = b"".join(call.output[call.pieces_told :])
         return effects
+
+    def _append_progress(self, call: "_Call", leg: object) -> None:
+        """Append how far a marked call has come, which is a change: within no other's instant."""
+        committed = False
+        while not committed:
+            version = self._version[0]
+            effects = self._effects_of(call, leg, call.told, self.revision)
+            committed = self._commit(version, partial(self._effects.append, effects))
 
     def _commit(self, version: int, *steps: Step) -> bool:
         """Take the steps if nothing has changed since `version`; return whether they were taken."""
