@@ -1,5 +1,6 @@
 """The store on one thread: execute beside the naive model, and the library beside execute."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -271,6 +272,25 @@ class TestBackupAndRestore:
             with pytest.raises(SnapshotFailed, match=reason):
                 Store().backup(path)
         assert [path.name for path in tmp_path.iterdir()] == ["directory"]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+    @pytest.mark.parametrize("name", ["fork_snapshot", "until_safe"])
+    def test_a_backup_that_is_interrupted_leaves_nothing(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        error: type[BaseException],
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Store, name, interrupted)
+        descriptors = os.listdir("/proc/self/fd")
+        with pytest.raises(error):
+            Store().backup(tmp_path / "x.bck")
+        assert os.listdir(tmp_path) == []
+        assert os.listdir("/proc/self/fd") == descriptors
 
     def test_a_backup_that_is_refused_changes_nothing(self, tmp_path: Path) -> None:
         store = Store()

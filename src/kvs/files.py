@@ -11,6 +11,7 @@ import os
 import re
 import stat
 
+from kvs import forks
 from kvs.errors import cause
 
 PRIVATE = 0o600
@@ -108,6 +109,7 @@ class Replacement:
         self.directory = directory
         self.name = name
         self.file, self.temporary = _create(directory)
+        self._opened = [self.file]
 
     def commit(self) -> None:
         """Put the file, synced by whoever wrote it, under its name, and make that durable.
@@ -124,16 +126,16 @@ class Replacement:
         except OSError:
             self.discard()
             raise
-        os.close(self.file)
+        forks.close_once(self._opened, self.file)
         try:
             os.fsync(self.directory)
         except OSError as error:
             raise NotSynced(cause(error)) from error
 
     def discard(self) -> None:
-        """Remove and close the temporary file; what stood under the name stays."""
+        """Remove and close the temporary file; what stood under the name stays. Idempotent."""
         self.remove()
-        os.close(self.file)
+        forks.close_once(self._opened, self.file)
 
     def remove(self) -> None:
         """Remove the temporary file, if it is still there; any thread may do so at any time."""

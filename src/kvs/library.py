@@ -1,6 +1,5 @@
 """The library to embed: the store, and what stands above it in the house."""
 
-import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -194,10 +193,8 @@ class Store(CoreStore):
             try:
                 self.fork_snapshot(draft)
                 return draft.finish(self.until_safe())
-            except KeyboardInterrupt:
-                draft.abandon()
-                with contextlib.suppress(SnapshotFailed):
-                    draft.finish()
+            except BaseException:
+                draft.cancel()
                 raise
         except OSError as error:
             raise SnapshotFailed(shown(path), cause(error)) from error

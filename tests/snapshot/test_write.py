@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -170,6 +171,38 @@ def test_an_abandoned_draft_leaves_nothing(directory: int, tmp_path: Path) -> No
     assert os.listdir(tmp_path) == []
     with pytest.raises(SnapshotFailed, match="SIGKILL"):
         draft.finish()
+
+
+def test_a_draft_that_is_cancelled_leaves_nothing(directory: int, tmp_path: Path) -> None:
+    def blocks() -> Iterator[bytes]:
+        yield b"half"
+        signal.pause()
+
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        before = os.listdir("/proc/self/fd")
+        for forked in (False, True):
+            draft = Draft(directory, b"x.bck", "x.bck")
+            if forked:
+                draft.fork(1, 0, blocks)
+            for _ in range(2):
+                draft.cancel()  # waits for no other child of this process
+            assert os.listdir(tmp_path) == []
+            assert os.listdir("/proc/self/fd") == before
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_draft_that_is_cancelled_after_its_end_stays_finished(
+    directory: int, tmp_path: Path
+) -> None:
+    draft = Draft(directory, b"x.bck", "x.bck")
+    draft.fork(1, 0, list)
+    draft.finish()
+    draft.cancel()
+    assert os.listdir(tmp_path) == ["x.bck"]
 
 
 def test_the_parents_signal_mask_is_as_before(directory: int) -> None:

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import call
 from typing import NoReturn
 
 from kvs.errors import SnapshotFailed, SnapshotNotSynced, cause
@@ -56,12 +57,15 @@ class Draft:
 
     `shown` is how errors name the file, whose name may be changed until `finish`. `fork` and
     `finish` may be called from different threads, one after the other; `abandon` from any thread,
-    at any time.
+    at any time. After an exception within them, `cancel` ends it.
     """
 
     def __init__(self, directory: int, name: bytes, shown: str) -> None:
         self.shown = shown
-        self._pid = 0
+        self._pids: list[int] = []
+        """The child's, from the fork on; changed in one call into C with it (`kvs.atomic`)."""
+        self._reaped: list[tuple[int, int]] = []
+        """What waitpid(2) returned for it, likewise."""
         try:
             self._replacement = Replacement(directory, name)
         except OSError as error:
@@ -80,8 +84,8 @@ class Draft:
         self._began = time.perf_counter()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            self._pid = os.fork()
-            if not self._pid:
+            self._pids.extend(map(call, (os.fork,)))
+            if not self._pids[0]:
                 _child(self._replacement.file, blocks, mask)
         except OSError as error:
             self._replacement.discard()
@@ -102,8 +106,7 @@ class Draft:
             KvsError: `until_safe` raised it; nothing is left of the file then.
 
         """
-        failure = _ending(self._pid)
-        self._pid = 0
+        failure = self._ending()
         if failure:
             self._replacement.discard()
             raise SnapshotFailed(self.shown, *failure)
@@ -132,10 +135,35 @@ class Draft:
 
     def abandon(self) -> None:
         """End the child, if it still runs, and remove its file; for a process about to leave."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._pid:
-                os.kill(self._pid, signal.SIGKILL)
+        self._kill()
         self._replacement.remove()
+
+    def cancel(self) -> None:
+        """End the child and leave nothing of it, nor of the file if it is not in place. Idempotent.
+
+        One thread calls it, when no other is in `fork` or `finish`.
+        """
+        self._replacement.remove()
+        self._kill()
+        if self._pids:
+            self._ending()
+        self._replacement.discard()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if not self._reaped:
+                for pid in self._pids:
+                    os.kill(pid, signal.SIGKILL)
+
+    def _ending(self) -> tuple[str, int | None] | None:
+        """Wait for the child; return why it failed, with the error number; None if it did not."""
+        try:
+            if not self._reaped:
+                self._reaped.extend(map(os.waitpid, self._pids, (0,)))
+        except ChildProcessError:
+            self._pids.clear()
+            return "its process was reaped by somebody else (is SIGCHLD ignored?)", None
+        return _failure(os.waitstatus_to_exitcode(self._reaped[0][1]))
 
 
 def _child(
@@ -183,12 +211,7 @@ def _forget_parent(mask: set[int | signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _ending(pid: int) -> tuple[str, int | None] | None:
-    """Wait for child `pid`; return why it failed, with the error number; None if it did not."""
-    try:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    except ChildProcessError:
-        return "its process was reaped by somebody else (is SIGCHLD ignored?)", None
+def _failure(code: int) -> tuple[str, int | None] | None:
     if code == 0:
         return None
     if code < 0:
