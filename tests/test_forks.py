@@ -9,10 +9,12 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from kvs import Change, DirectoryInUse, InheritedByFork, Store, StoreClosed
+from kvs import Change, DataSettings, DirectoryInUse, InheritedByFork, Store, StoreClosed
+from kvs.watch import Reader, Watchers
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -22,17 +24,41 @@ USES: dict[str, Callable[[Store, Path], object]] = {
     "execute": lambda store, _: store.execute(b"SHOW\n"),
     "write": lambda store, _: store.write({"a": "2"}),
     "read": lambda store, _: store.read(["a"]),
-    "delete": lambda store, _: store.delete(["a"]),
+    "delete": lambda store, _: store.delete([]),
     "items": lambda store, _: store.items(),
-    "len": lambda store, _: len(store),
-    "contains": lambda store, _: "a" in store,
+    "__len__": lambda store, _: len(store),
+    "__contains__": lambda store, _: "a" in store,
     "revision": lambda store, _: store.revision,
+    "pairs": lambda store, _: store.pairs,
     "watch": lambda store, _: store.watch(["a"]),
+    "attach": lambda store, _: store.attach(Watchers(Change)),
+    "subscribe": lambda store, _: store.subscribe(store._watching, Reader().outbox, b"a"),
     "compact": lambda store, _: store.compact(),
     "backup": lambda store, path: store.backup(path / "x.bck"),
-    "restore": lambda store, _: store.begin_with({}),
+    "fork_snapshot": lambda store, _: store.fork_snapshot(cast(Any, None)),
+    "restore": lambda store, path: store.restore(path / "none.bck"),
+    "begin_with": lambda store, _: store.begin_with({}),
     "run_jobs": lambda store, path: store.run_jobs(path),
+    "position": lambda store, _: store.position(),
+    "keep_pace": lambda store, _: store.keep_pace(),
+    "note": lambda store, _: store.note(lambda _: b""),
+    "safe": lambda store, _: store.safe(1),
+    "until_safe": lambda store, _: store.until_safe()(),
 }
+USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
+    "unsubscribe": lambda store, _: store.unsubscribe(store._watching, Reader().outbox, b"a"),
+    "leave": lambda store, _: store.leave(store._watching, Reader().outbox),
+    "recovered": lambda store, _: store.recovered,
+    "failure": lambda store, _: store.failure,
+    "on_failure": lambda store, _: store.on_failure(print)(),
+    "is_safe": lambda store, _: store.is_safe(0),
+    "wait_until_safe": lambda store, _: store.wait_until_safe(0),
+    "when_safe": lambda store, _: store.when_safe(0, lambda: None),
+    "is_kept": lambda store, _: store.is_kept,
+    "syncs": lambda store, _: store.syncs,
+}
+"""What tells of what was carried out before, or ends what was begun."""
+ALL_USES = USES | USES_AFTER_CLOSE
 
 
 def in_child(action: Callable[[], object]) -> int:
@@ -60,15 +86,50 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store() if request.param == "memory" else Store(tmp_path / "d")
 
 
-@pytest.mark.parametrize("use", USES)
+def test_the_uses_are_all_that_there_are() -> None:
+    public = {name for name in dir(Store) if not name.startswith("_")}
+    assert set(ALL_USES) == public - {"close"} | {"__len__", "__contains__"}
+
+
+@pytest.mark.parametrize("use", ALL_USES)
 def test_every_use_in_a_child_is_refused(store: Store, tmp_path: Path, use: str) -> None:
     with store, store.watch(["a"]) as watch:
         store.write({"a": "1"})
-        assert in_child(lambda: USES[use](store, tmp_path)) == 1
+
+        def use_after_close() -> None:
+            store.close()
+            ALL_USES[use](store, tmp_path)
+
+        assert in_child(lambda: ALL_USES[use](store, tmp_path)) == 1
+        assert in_child(use_after_close) == 1
         assert in_child(lambda: watch.next(SECONDS)) == 1
         store.write({"a": "3"})
         assert store.read(["a"]) == {b"a": b"3"}
         assert [watch.next(SECONDS) for _ in range(2)] == [Change(b"a", b"1"), Change(b"a", b"3")]
+
+
+def test_what_waits_in_the_parent_does_not_in_a_child(tmp_path: Path) -> None:
+    with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
+        assert store._data is not None
+        disk = store._data.log._disk
+        going_on = threading.Event()
+        sync = disk.sync
+
+        def sync_later(file: int) -> None:
+            going_on.wait(SECONDS)
+            sync(file)
+
+        disk.sync = sync_later  # type: ignore[method-assign]
+        try:
+            store.execute(b"WRITE [(a,1)]\n")
+            position = store.position()
+            until_safe = store.until_safe()
+            assert not store.is_safe(position)
+            assert in_child(lambda: store.wait_until_safe(position)) == 1
+            assert in_child(until_safe) == 1
+        finally:
+            going_on.set()
+        until_safe()
 
 
 def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path) -> None:
@@ -167,6 +228,8 @@ def test_a_closed_store_refuses_and_ends_its_watches(store: Store, tmp_path: Pat
     for use in USES.values():
         with pytest.raises(StoreClosed):
             use(store, tmp_path)
+    for use in USES_AFTER_CLOSE.values():
+        use(store, tmp_path)
     store.close()
 
 

@@ -142,6 +142,7 @@ class Store(CoreStore):
             WordRefused: a key is no word of the language; nothing was removed.
 
         """
+        self._check()
         doomed = lines.checked_keys(keys)
         if not doomed:
             return []
@@ -210,6 +211,7 @@ class Store(CoreStore):
             StoreNotEmpty: it is kept in a data directory, and there were changes before.
 
         """
+        self._check()
         return self.begin_with(load(os.fsencode(path)))
 
     def begin_with(self, pairs: dict[bytes, bytes]) -> int:

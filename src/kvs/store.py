@@ -109,10 +109,11 @@ class Store(NonCopyable):
     def close(self) -> None:
         """Write every change, and unlock and close the data directory. Idempotent.
 
-        Every other method raises `StoreClosed` from then on. Called within another call of the
-        same thread, by a signal handler or a finalizer, it closes the store as well; a compaction
-        that waits for that thread closes it when it ends. In a forked child it frees the memory of
-        a store that belongs to the parent, and changes nothing else.
+        Every other method raises `StoreClosed` from then on, but for those that report on what was
+        carried out before, or end what was begun. Called within another call of the same thread,
+        by a signal handler or a finalizer, it closes the store as well; a compaction that waits
+        for that thread closes it when it ends. In a forked child it frees the memory of a store
+        that belongs to the parent, and changes nothing else.
 
         Raises:
             JournalFailed: not every change was written.
@@ -160,9 +161,7 @@ class Store(NonCopyable):
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = None
-        self._data = None
-        for name in ("_engine", "_publication"):
-            self.__dict__.pop(name, None)
+        self.__dict__.update(dict.fromkeys(("_engine", "_publication", "_data"), _Dropped()))
 
     def _check(self) -> None:
         """Refuse a store that was closed, or belongs to the parent of this process.
@@ -174,6 +173,16 @@ class Store(NonCopyable):
         """
         if self._generation != forks.generation():
             raise StoreClosed if self._generation == _CLOSED else forks.inherited()
+
+    def _check_process(self) -> None:
+        """Refuse a store that belongs to the parent of this process; not one that was closed.
+
+        Raises:
+            InheritedByFork: this process is a forked child.
+
+        """
+        if self._generation not in {_CLOSED, forks.generation()}:
+            raise forks.inherited()
 
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
@@ -213,6 +222,7 @@ class Store(NonCopyable):
     @property
     def pairs(self) -> int:
         """The number of pairs by now, whether or not that may be shown: for an estimate."""
+        self._check()
         return len(self._engine)
 
     # Snapshots.
@@ -235,6 +245,7 @@ class Store(NonCopyable):
 
     def attach(self, watchers: Watchers[Any]) -> None:
         """Publish every later change to `watchers`."""
+        self._check()
         self._publication.attach(watchers)
 
     def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
@@ -252,10 +263,12 @@ class Store(NonCopyable):
 
     def unsubscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """End this; return whether there was such a subscription."""
+        self._check_process()
         return self._publication.unsubscribe(watchers, outbox, key)
 
     def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""
+        self._check_process()
         self._publication.leave(watchers, outbox)
 
     # Safety: with a journal, what was carried out is shown only when it is as safe as promised.
@@ -263,11 +276,13 @@ class Store(NonCopyable):
     @property
     def recovered(self) -> "Recovered | None":
         """What was found in the data directory; None if there is none."""
+        self._check_process()
         return None if self._data is None else self._data.recovered
 
     @property
     def failure(self) -> JournalFailed | None:
         """Why nothing is carried out any more, if so."""
+        self._check_process()
         return None if self._data is None else self._data.log.failure
 
     def on_failure(self, call: Callable[[JournalFailed], None]) -> Callable[[], None]:
@@ -275,6 +290,7 @@ class Store(NonCopyable):
 
         A thread of the store's calls it; if the journal has failed already, this one, at once.
         """
+        self._check_process()
         return _do_nothing if self._data is None else self._data.log.on_failure(call)
 
     def position(self) -> int:
@@ -289,6 +305,7 @@ class Store(NonCopyable):
 
     def is_safe(self, position: int) -> bool:
         """Tell whether what had been carried out by then may be shown."""
+        self._check_process()
         return self._data is None or self._data.log.is_safe(position)
 
     def wait_until_safe(self, position: int) -> None:
@@ -298,11 +315,13 @@ class Store(NonCopyable):
             JournalFailed: it never may.
 
         """
+        self._check_process()
         if self._data is not None:
             self._data.log.wait(position)
 
     def when_safe(self, position: int, call: Callable[[], None]) -> None:
         """Call `call`, by this thread or one of the store's, once it may be shown; else never."""
+        self._check_process()
         if self._data is None:
             call()
         else:
@@ -311,11 +330,13 @@ class Store(NonCopyable):
     @property
     def is_kept(self) -> bool:
         """Whether it is kept in a data directory."""
+        self._check_process()
         return self._data is not None
 
     @property
     def syncs(self) -> bool:
         """Whether what is kept is ever synced to disk by this program."""
+        self._check_process()
         return self._data is not None and self._data.syncs
 
     def keep_pace(self) -> None:
@@ -325,6 +346,7 @@ class Store(NonCopyable):
             JournalFailed: nothing is written any more.
 
         """
+        self._check()
         if self._data is not None and self._data.log.waiting_bytes > BACKLOG_BYTES:
             self.wait_until_safe(self.position())
 
@@ -337,9 +359,9 @@ class Store(NonCopyable):
             JournalFailed: nothing is written any more.
 
         """
+        self._check()
         if self._data is None:
             raise ValueError("a store in memory keeps no notes")
-        self._check()
         apart(partial(self._needing, partial(self._publication.note, change, self._data)))
 
     def safe(self, found: T) -> T:
@@ -451,6 +473,13 @@ def _close_unclosed(publication: Publication, data: "Persistence", generation: i
         publication.publish()
         data.close()
         warn_unclosed(f"store with the data directory {data.shown}")
+
+
+class _Dropped:
+    """In the place of what `close` frees in a forked child, for a call that it interrupted."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (of whatever it stands for)
+        raise forks.inherited()
 
 
 def _do_nothing() -> None:
