@@ -29,7 +29,7 @@ from kvs.errors import (
     StoreNotEmpty,
 )
 from kvs.journal.disk import Disk
-from kvs.journal.log import Log
+from kvs.journal.log import Boundary, Log
 from kvs.persistence import Persistence
 from kvs.settings import DataSettings
 from kvs.snapshot.read import load
@@ -423,7 +423,7 @@ def test_a_finalizer_that_writes_while_a_compaction_begins_is_part_of_its_revisi
 ) -> None:
     begin = Persistence.begin_compaction
 
-    def within(data: Persistence, draft: Draft, instant: Instant) -> tuple[int, int]:
+    def within(data: Persistence, draft: Draft, instant: Instant) -> Boundary:
         store.write({"b": "2"})  # as a finalizer may, in the thread that compacts
         return begin(data, draft, instant)
 

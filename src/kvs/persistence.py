@@ -20,7 +20,7 @@ from kvs.journal import form
 from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder, new_mark
 from kvs.journal.form import Head, Kind
-from kvs.journal.log import Log, Segment
+from kvs.journal.log import Boundary, Log, Segment
 from kvs.journal.progress import Jobs, came_to
 from kvs.journal.recovery import Found, Reader, Torn
 from kvs.journal.reserve import FULL, Reserve
@@ -146,8 +146,6 @@ class Persistence:
         """When the log has written so many bytes, the journal is to be compacted."""
         self._begun_at = 0
         """How many it had written when the last snapshot began."""
-        self._begun_when = 0
-        """What `log.wait` takes to wait for all up to then."""
         self.on_grown: Callable[[], None] = lambda: None
         """Called by the journal's thread when the journal is to be compacted."""
         self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
@@ -270,11 +268,10 @@ class Persistence:
         lines = self._engine.most_bytes() + PAIR_BYTES * pairs + self.jobs.most_bytes()
         return min(journal, lines + lines // FEWEST_GROUP_BYTES) + FILES_BYTES
 
-    def begin_compaction(self, draft: Draft, instant: Instant) -> tuple[int, int]:
+    def begin_compaction(self, draft: Draft, instant: Instant) -> Boundary:
         """Fork the child that writes everything, with which the next segment goes on.
 
-        All effects up to `instant` have been added. Returns the number of the snapshot, and how
-        much the log had written then.
+        All effects up to `instant` have been added. Returns where that segment begins.
 
         Raises:
             SnapshotFailed: there is no child.
@@ -282,19 +279,17 @@ class Persistence:
 
         """
         try:
-            number, revision = self.log.begin_segment()
+            begun = self.log.begin_segment()
         except KvsError:
             draft.discard()
             raise
-        begun_at = self.log.bytes
-        self._begun_when = self.log.segment_added
-        head = Head(Kind.SNAPSHOT, number, revision, self._store)
+        head = Head(Kind.SNAPSHOT, begun.number, begun.revision, self._store)
         draft.rename(head.name)
         lines = chain(self.jobs.lines(), instant.writes())
-        draft.fork(revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
-        return number, begun_at
+        draft.fork(begun.revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
+        return begun
 
-    def finish_compaction(self, draft: Draft, number: int, begun_at: int) -> Written:
+    def finish_compaction(self, draft: Draft, begun: Boundary) -> Written:
         """Wait for the child, put its file in place, and remove what it makes needless.
 
         Raises:
@@ -303,13 +298,12 @@ class Persistence:
             JournalFailed: the journal failed meanwhile.
 
         """
-        began = self._begun_when
-        written = draft.finish(lambda: self.log.wait(began), self._disk.commit)
+        written = draft.finish(lambda: self.log.wait(begun.added), self._disk.commit)
         self._snapshot_bytes = written.bytes
         self._since_snapshot = 0
-        self._begun_at = begun_at
-        self._compact_at = begun_at + self._bound()
-        self._folder.remove_older(self._disk, number)
+        self._begun_at = begun.bytes
+        self._compact_at = begun.bytes + self._bound()
+        self._folder.remove_older(self._disk, begun.number)
         return written
 
 

@@ -24,6 +24,7 @@ from kvs.errors import JournalFailed, StoreClosed
 from kvs.watch import Outbox, Watchers
 
 if TYPE_CHECKING:
+    from kvs.journal.log import Boundary
     from kvs.journal.progress import Jobs
     from kvs.persistence import Persistence
     from kvs.snapshot.write import Draft
@@ -137,23 +138,22 @@ class Publication:
             if lines := change(data.jobs):
                 data.log.add(lines, 0)
 
-    def begin_compaction(self, draft: "Draft", data: "Persistence") -> tuple[int, int]:
+    def begin_compaction(self, draft: "Draft", data: "Persistence") -> "Boundary":
         """Fork the child that writes a snapshot, and begin the segment behind it.
 
         A finalizer that runs in this thread meanwhile may change something. Before the segment
         begins that is part of its revision, which the head of the snapshot names; behind it, the
         snapshot shows the change, and the segment repeats it, to the same end.
         """
-        begun = (0, 0)
+        begun: list[Boundary] = []
 
         def begin(instant: Instant) -> None:
-            nonlocal begun
             self.publish()
-            begun = data.begin_compaction(draft, instant)
+            begun.append(data.begin_compaction(draft, instant))
 
         with self._noting:
             self._engine.at_instant(begin)
-        return begun
+        return begun[0]
 
     # Below.
 

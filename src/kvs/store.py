@@ -443,8 +443,7 @@ class Store(NonCopyable):
 
     def _write_snapshot(self, data: "Persistence") -> Written:
         draft = data.draft()
-        number, begun_at = self._publication.begin_compaction(draft, data)
-        return data.finish_compaction(draft, number, begun_at)
+        return data.finish_compaction(draft, self._publication.begin_compaction(draft, data))
 
 
 def _compact_in_background(store: "weakref.ref[Store]", data: "Persistence") -> None:

@@ -26,6 +26,7 @@ from enum import Enum
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread, get_ident
+from typing import NamedTuple
 
 from kvs.atomic import Step, atomically
 from kvs.errors import DataUnusable, JournalFailed, StoreClosed, cause
@@ -68,6 +69,19 @@ class _NewSegment:
     """What comes after goes into a segment of its own, with this number."""
 
     number: int
+
+
+class Boundary(NamedTuple):
+    """Where a segment begins."""
+
+    number: int
+    """Of the segment."""
+    revision: int
+    """Of everything added before, which the segment goes on from."""
+    added: int
+    """What `Log.wait` takes to wait for the beginning."""
+    bytes: int
+    """`Log.bytes` when it was begun."""
 
 
 @dataclass(slots=True)
@@ -119,6 +133,7 @@ class Log:
         """How many items were put into it, but for None."""
         self._bytes_added = self._bytes_written = 0
         self._revision_added = revision
+        """Revision of everything that was added."""
         self._number = segment.number
         """Number of the segment into which the next item goes."""
         self._bytes_in_segment = segment.size
@@ -150,8 +165,6 @@ class Log:
         """Number of the segment into which nothing is written for now; 0 is the next one begun."""
         self._let_go: SimpleQueue[None] = SimpleQueue()
         """Wakes the writer from that."""
-        self.segment_added = 0
-        """What `wait` takes to wait for the beginning of the segment that was begun last."""
         self._looked_at = time.monotonic()
         self._seen_revision = revision
         """The last one that was written when all was as it should be."""
@@ -244,10 +257,8 @@ class Log:
             steps.append(partial(setattr, self, "_bytes_in_segment", size))
         return [*steps, partial(self._counts.__setitem__, 0, added + 1)]
 
-    def begin_segment(self) -> tuple[int, int]:
-        """Let what is added from now on go into a new segment; return its number and revision.
-
-        The revision is that of everything added before, which the segment goes on from.
+    def begin_segment(self) -> Boundary:
+        """Begin a new segment with what is added from now on; return where.
 
         Raises:
             JournalFailed: nothing is written any more.
@@ -268,10 +279,9 @@ class Log:
             ]
 
         self._take(steps)
-        self.segment_added = added + 1
         if self._holding == 0:
             self._holding = number
-        return number, revision
+        return Boundary(number, revision, added + 1, self.bytes)
 
     def hold(self) -> None:
         """Write nothing into the segment that `begin_segment` begins next, until `let_go`."""
