@@ -15,6 +15,7 @@ import pytest
 
 from kvs import Change, DataSettings, DirectoryInUse, InheritedByFork, Store, StoreClosed
 from kvs.watch import Reader, Watchers
+from tests.journal.disks import Gate, put_in
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -57,7 +58,7 @@ USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
     "is_kept": lambda store, _: store.is_kept,
     "syncs": lambda store, _: store.syncs,
 }
-"""What tells of what was carried out before, or ends what was begun."""
+"""What reports on what was carried out before, or ends what was begun."""
 ALL_USES = USES | USES_AFTER_CLOSE
 
 
@@ -108,27 +109,20 @@ def test_every_use_in_a_child_is_refused(store: Store, tmp_path: Path, use: str)
         assert [watch.next(SECONDS) for _ in range(2)] == [Change(b"a", b"1"), Change(b"a", b"3")]
 
 
-def test_what_waits_in_the_parent_does_not_in_a_child(tmp_path: Path) -> None:
+def test_what_waits_in_the_parent_does_not_in_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    put_in(monkeypatch, gate)
     with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
-        assert store._data is not None
-        disk = store._data.log._disk
-        going_on = threading.Event()
-        sync = disk.sync
-
-        def sync_later(file: int) -> None:
-            going_on.wait(SECONDS)
-            sync(file)
-
-        disk.sync = sync_later  # type: ignore[method-assign]
-        try:
+        with gate.shut():
             store.execute(b"WRITE [(a,1)]\n")
             position = store.position()
             until_safe = store.until_safe()
+            gate.wait_until_held()
             assert not store.is_safe(position)
             assert in_child(lambda: store.wait_until_safe(position)) == 1
             assert in_child(until_safe) == 1
-        finally:
-            going_on.set()
         until_safe()
 
 

@@ -6,10 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -453,7 +452,7 @@ def test_what_a_finalizer_calls_in_the_thread_that_writes_waits_for_no_compactio
     store = Store(tmp_path / "d")
     store.write({"a": "1"})
     monkeypatch.setattr(Disk, "create", within)
-    with suppress(StoreClosed), in_background(store.compact):
+    with in_background(store.compact):
         pass
     assert called == ["0000000002.journal"]
     store.close()
@@ -468,13 +467,15 @@ def test_what_a_finalizer_calls_while_a_backup_is_forked_waits_for_no_compaction
     fork = Draft.fork
     compactions: list[threading.Thread] = []
 
-    def within(draft: Draft, *arguments: Any) -> None:  # noqa: ANN401
+    def within(
+        draft: Draft, revision: int, pairs: int, blocks: Callable[[], Iterable[bytes]]
+    ) -> None:
         if not compactions:
             compactions.append(threading.Thread(target=compact))
             compactions[0].start()
             until(lambda: store._compacting[0])
             method(store)  # as a finalizer may, in the thread that forks
-        fork(draft, *arguments)
+        fork(draft, revision, pairs, blocks)
 
     def compact() -> None:
         with suppress(StoreClosed):
