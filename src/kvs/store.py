@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from threading import Thread, get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from kvs import forks
 from kvs.atomic import atomically
@@ -119,7 +119,7 @@ class Store(NonCopyable):
             JournalFailed: not every change was written.
 
         """
-        if self._generation not in {_CLOSED, forks.generation()}:
+        if self._is_inherited:
             self._drop()
             return
         self._generation = _CLOSED
@@ -172,7 +172,8 @@ class Store(NonCopyable):
 
         """
         if self._generation != forks.generation():
-            raise StoreClosed if self._generation == _CLOSED else forks.inherited()
+            self._check_process()
+            raise StoreClosed
 
     def _check_process(self) -> None:
         """Refuse a store that belongs to the parent of this process; not one that was closed.
@@ -181,8 +182,13 @@ class Store(NonCopyable):
             InheritedByFork: this process is a forked child.
 
         """
-        if self._generation not in {_CLOSED, forks.generation()}:
+        if self._is_inherited:
             raise forks.inherited()
+
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether this process is a forked child, and the store was its parent's, and open."""
+        return self._generation not in {_CLOSED, forks.generation()}
 
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
@@ -423,7 +429,7 @@ class Store(NonCopyable):
                     partial(self._compacting.__setitem__, 0, me),
                 )
                 break
-            if not wait or self._compacting[0] == me:
+            if not wait:
                 return None
             self._compacted.wait_for(lambda: not self._compacting[0])
         try:
@@ -477,7 +483,7 @@ def _close_unclosed(publication: Publication, data: "Persistence", generation: i
 class _Dropped:
     """In the place of what `close` frees in a forked child, for a call that it interrupted."""
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (of whatever it stands for)
+    def __getattr__(self, name: str) -> NoReturn:
         raise forks.inherited()
 
 

@@ -212,11 +212,11 @@ class PythonEngine:
 
     def _append_progress(self, call: "_Call", leg: object) -> None:
         """Append how far a marked call has come, which is a change: within no other's instant."""
-        committed = False
-        while not committed:
+        while True:
             version = self._version[0]
             effects = self._effects_of(call, leg, call.told, self.revision)
-            committed = self._commit(version, partial(self._effects.append, effects))
+            if self._commit(version, partial(self._effects.append, effects)):
+                return
 
     def _commit(self, version: int, *steps: Step) -> bool:
         """Take the steps if nothing has changed since `version`; return whether they were taken."""
