@@ -460,6 +460,26 @@ def test_what_a_finalizer_calls_in_the_thread_that_writes_waits_for_no_compactio
         assert again.items() == [(b"a", b"1")]
 
 
+def test_a_compaction_within_a_compaction_requests_no_further_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a request lets the journal go on, which may wait for the compaction under way."""
+    finish = Draft.finish
+    requests: list[int] = []
+
+    def within(draft: Draft, *arguments: Callable[..., None]) -> Written:
+        assert store.compact() is None  # as a finalizer may, in the thread that compacts
+        return finish(draft, *arguments)
+
+    with Store(tmp_path / "d") as store:
+        store.write({"a": "1"})
+        assert store._data is not None
+        monkeypatch.setattr(store._data, "on_grown", lambda: requests.append(1))
+        monkeypatch.setattr(Draft, "finish", within)
+        assert store.compact() is not None
+    assert requests == []
+
+
 @pytest.mark.parametrize("method", [Store.close, Store.compact])
 def test_what_a_finalizer_calls_while_a_backup_is_forked_waits_for_no_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Callable[[Store], object]

@@ -398,7 +398,7 @@ class Store(NonCopyable):
 
         A forked child writes it; other threads go on meanwhile. Returns None for a store in memory,
         and in a thread that a compaction waits for, where a finalizer may call this: there the
-        journal is compacted in the background.
+        journal is compacted in the background, unless a compaction is under way.
 
         Raises:
             SnapshotFailed: the snapshot could not be written; the journal is as it was.
@@ -412,7 +412,8 @@ class Store(NonCopyable):
         if data is None:
             return None
         if self._is_needed():
-            data.on_grown()
+            if not self._compacting[0]:
+                data.on_grown()
             return None
         return apart(partial(self._compact, data, wait=True))
 
