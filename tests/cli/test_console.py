@@ -1,5 +1,6 @@
 """``kvs client`` on a terminal, here a pseudo-terminal: what a person sees and types."""
 
+import asyncio
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from kvs.cli.console import KEYS_KEPT, Completions, Keys
+from kvs.cli.console import KEYS_KEPT, Completions, Keys, set_within
 from tests.cli.terminal import Terminal, on_terminal
 from tests.server.raw import Served, serving
 from tests.tools import SECONDS, Start, until
@@ -182,6 +183,21 @@ def test_notifications_come_while_a_command_is_carried_out_and_ctrl_c_ends_it(
         process.send_signal(signal.SIGINT)
         terminal.read_to_end()
         assert process.wait(SECONDS) == 130
+
+
+def test_no_cancellation_is_lost_that_comes_with_the_event_waited_for() -> None:
+    async def cancelled_after(turns: int) -> bool:
+        event = asyncio.Event()
+        waiting = asyncio.create_task(set_within(event, SECONDS))
+        for turn in range(turns):
+            await asyncio.sleep(0)
+            if turn == 1:
+                event.set()
+        refused = not waiting.cancel()
+        await asyncio.wait([waiting])
+        return waiting.cancelled() or refused
+
+    assert all(asyncio.run(cancelled_after(turns)) for turns in range(8))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

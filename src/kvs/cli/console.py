@@ -112,8 +112,7 @@ class Console(Show):
 
     async def _something(self) -> None:
         """Wait for the server, or for the time at which the dialogue wants to go on."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), self._dialogue.seconds_left())
+        await set_within(self._news, self._dialogue.seconds_left())
         self._news.clear()
 
     # What is seen. Control characters are shown escaped: a key may hold any.
@@ -151,6 +150,17 @@ class Console(Show):
                 app.invalidate()
         except OSError as error:
             raise ReaderGone(f"the terminal is gone: {cause(error)}") from error
+
+
+async def set_within(event: asyncio.Event, seconds: float | None) -> None:
+    """Return when `event` is set, or after `seconds`; None is no limit.
+
+    Not by `asyncio.wait_for`: until Python 3.12 it loses a cancellation that comes as `event` is
+    set, and a signal with it.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 async def _line_from(session: "PromptSession[str]") -> str:
