@@ -16,6 +16,7 @@ import pytest
 from kvs import Change, DataSettings, DirectoryInUse, InheritedByFork, Store, StoreClosed
 from kvs.watch import Reader, Watchers
 from tests.journal.disks import Gate, put_in
+from tests.tools import until
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -143,6 +144,32 @@ def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path)
         watch.close()
     with Store(tmp_path / "d") as again:
         assert again.read(["a"]) == {b"a": b"2"}
+
+
+def test_a_child_closes_a_store_that_its_parent_is_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    put_in(monkeypatch, gate)
+    store = Store(tmp_path / "d")
+    with gate.shut():
+        store.execute(b"WRITE [(a,1)]\n")
+        gate.wait_until_held()
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        until(lambda: refused(store))
+        assert in_child(store.close) == 0
+    closing.join(SECONDS)
+    assert not closing.is_alive()
+    assert in_child(store.close) == 0
+
+
+def refused(store: Store) -> bool:
+    try:
+        store.position()
+    except StoreClosed:
+        return True
+    return False
 
 
 def test_a_child_may_open_a_store_of_its_own(tmp_path: Path) -> None:

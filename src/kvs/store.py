@@ -70,8 +70,10 @@ class Store(NonCopyable):
             DataDamaged: something in it does not prove itself; nothing was changed.
 
         """
-        self._generation = forks.generation()
-        """The generation in which it can be used, see `kvs.forks`."""
+        self._made_in = forks.generation()
+        """The generation that it belongs to, see `kvs.forks`."""
+        self._generation = self._made_in
+        """The generation in which it can be used: none after `close`."""
         self._engine = new_engine()
         self._publication = Publication(self._engine)
         self._compacting = [0]
@@ -119,7 +121,7 @@ class Store(NonCopyable):
             JournalFailed: not every change was written.
 
         """
-        if self._is_inherited:
+        if self._made_in != forks.generation():  # its parent may be closing it
             self._drop()
             return
         self._generation = _CLOSED

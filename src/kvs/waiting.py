@@ -1,5 +1,6 @@
 """Waits that leave no lock behind, and what other threads have to wait for."""
 
+import os
 import time
 from _thread import start_new_thread
 from collections import deque
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import TIMEOUT_MAX, Lock, get_ident, main_thread
 from typing import TypeVar
+from weakref import WeakSet
 
 from kvs import forks
 from kvs.atomic import exhaust
@@ -24,6 +26,8 @@ class Waiters:
     def __init__(self) -> None:
         self._locks: deque[Lock] = deque()
         """A lock for each waiting thread, which blocks on it until it is released."""
+        self._generation = forks.generation()
+        _all_waiters.add(self)
 
     def notify_all(self) -> None:
         """Wake every thread that waits now, to evaluate its predicate again."""
@@ -35,29 +39,44 @@ class Waiters:
     def wait_for(self, predicate: Callable[[], object], timeout: float | None = None) -> bool:
         """Block until `predicate` is true, at most `timeout` seconds; return whether it is.
 
-        The predicate is evaluated at least once, and after each `notify_all`. In a child that was
-        forked within the wait it is evaluated no more: see `kvs.forks`.
+        The predicate is evaluated at least once, and after each `notify_all`.
+
+        Raises:
+            InheritedByFork: it is not true, and this process is a forked child (see `kvs.forks`),
+                also one that was forked within the wait.
+
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        generation = forks.generation()
         while not predicate():
             left = -1.0
             if deadline is not None:
                 left = min(deadline - time.monotonic(), TIMEOUT_MAX)
                 if left <= 0:
                     return False
-            if forks.generation() != generation:
-                raise forks.inherited()
             lock = Lock()
             lock.acquire()
-            self._locks.append(lock)
             try:
-                if not predicate():
+                self._locks.append(lock)
+                # A child that is forked from here on finds the lock released.
+                if forks.generation() == self._generation and not predicate():
                     lock.acquire(timeout=left)
             finally:
                 with suppress(ValueError):  # it was taken out by notify_all
                     self._locks.remove(lock)
+            if forks.generation() != self._generation:
+                raise forks.inherited()
         return True
+
+
+_all_waiters: WeakSet[Waiters] = WeakSet()
+
+
+def _in_child() -> None:
+    for waiters in _all_waiters:
+        waiters.notify_all()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 _release = type(Lock()).release
@@ -71,6 +90,7 @@ def apart(action: Callable[[], T]) -> T:
     raised here when the action is over, in place of its result.
 
     Raises:
+        InheritedByFork: this process is a child that was forked meanwhile, by a signal handler.
         RuntimeError: the system gives no thread.
         BaseException: what `action` raises.
 
@@ -88,12 +108,17 @@ def apart(action: Callable[[], T]) -> T:
             errors.append(error)
         over.notify_all()
 
-    start_new_thread(run, ())
+    generation = forks.generation()
+    started: list[int] = []
     interrupted: BaseException | None = None
     while not results and not errors:
         try:
+            if not started:  # in one call into C: an exception comes before it or behind it
+                started.extend(map(start_new_thread, (run,), ((),)))
             over.wait_for(lambda: results or errors)
-        except BaseException as error:  # noqa: BLE001  (raised when the action is over)
+        except BaseException as error:
+            if not started or forks.generation() != generation:
+                raise
             interrupted = error
     if interrupted is not None:
         raise interrupted

@@ -16,8 +16,8 @@ import kvs
 from kvs.client.session import Session, connect
 from kvs.errors import SessionEnded
 from tests.cli.test_serve import output, serving
-from tests.client.opcodes import Interrupted, at_opcode, raise_interrupted
 from tests.client.test_session import in_thread
+from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 from tests.server.raw import Place, Served
 from tests.tools import SECONDS, until
 

@@ -1,4 +1,4 @@
-"""Doing something at a given bytecode of the client: as a signal handler or a finalizer does."""
+"""Doing something at a given bytecode of KVS: as a signal handler or a finalizer does."""
 
 import dis
 import sys
@@ -7,8 +7,8 @@ from types import FrameType
 from typing import Any
 
 Trace = Callable[[FrameType, str, Any], Any]
-PLACES = ("/kvs/client/", "/kvs/atomic.py", "/kvs/forks.py", "/kvs/wire/")
-
+CLIENT = ("/kvs/client/", "/kvs/atomic.py", "/kvs/forks.py", "/kvs/wire/")
+"""The modules of the client."""
 
 HANDLING = {dis.opmap[name] for name in ("PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE")}
 """CPython handles no signal before these. An exception there would stay the one being handled, and
@@ -20,10 +20,16 @@ class Interrupted(BaseException):
     """What a signal handler raises."""
 
 
-def at_opcode(number: int, act: Callable[[], object], work: Callable[[], object]) -> bool:
+def at_opcode(
+    number: int,
+    act: Callable[[], object],
+    work: Callable[[], object],
+    places: tuple[str, ...] = CLIENT,
+) -> bool:
     """Call `work`, and `act` in it before the `number`-th bytecode; return if it has so many.
 
-    Bytecodes count in the client's own modules, in this thread. `act` may raise.
+    Bytecodes count in the modules whose paths hold one of `places`, in this thread. `act` may
+    raise.
     """
     count = 0
 
@@ -36,7 +42,7 @@ def at_opcode(number: int, act: Callable[[], object], work: Callable[[], object]
         return local
 
     def trace(frame: FrameType, event: str, _: object) -> "Trace | None":
-        if count > number or not any(place in frame.f_code.co_filename for place in PLACES):
+        if count > number or not any(place in frame.f_code.co_filename for place in places):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
