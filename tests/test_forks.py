@@ -34,7 +34,7 @@ USES: dict[str, Callable[[Store, Path], object]] = {
     "pairs": lambda store, _: store.pairs,
     "watch": lambda store, _: store.watch(["a"]),
     "attach": lambda store, _: store.attach(Watchers(Change)),
-    "subscribe": lambda store, _: store.subscribe(store._watching, Reader().outbox, b"a"),
+    "subscribe": lambda store, _: store.subscribe(store._watching, Reader(held=False).outbox, b"a"),
     "compact": lambda store, _: store.compact(),
     "backup": lambda store, path: store.backup(path / "x.bck"),
     "fork_snapshot": lambda store, _: store.fork_snapshot(cast(Any, None)),
@@ -48,8 +48,10 @@ USES: dict[str, Callable[[Store, Path], object]] = {
     "until_safe": lambda store, _: store.until_safe()(),
 }
 USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
-    "unsubscribe": lambda store, _: store.unsubscribe(store._watching, Reader().outbox, b"a"),
-    "leave": lambda store, _: store.leave(store._watching, Reader().outbox),
+    "unsubscribe": lambda store, _: store.unsubscribe(
+        store._watching, Reader(held=False).outbox, b"a"
+    ),
+    "leave": lambda store, _: store.leave(store._watching, Reader(held=False).outbox),
     "recovered": lambda store, _: store.recovered,
     "failure": lambda store, _: store.failure,
     "on_failure": lambda store, _: store.on_failure(print)(),

@@ -1,15 +1,20 @@
 """Outboxes and watches: every change of a watched key, once, in order, and bounded."""
 
+import itertools
 import threading
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvs import Store, WordRefused
+from kvs import DataSettings, Store, WordRefused
 from kvs.atomic import atomically
 from kvs.errors import WatchLost
-from kvs.watch import CHANGE_BYTES, Change, Outbox, Watchers
+from kvs.watch import CHANGE_BYTES, Change, Outbox, Reader, Watchers
+from tests.opcodes import at_opcode
+from tests.tools import until
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -73,6 +78,28 @@ def test_a_watch_waits_for_a_change_and_wakes_when_it_is_closed() -> None:
     assert seen[:1] == [Change(b"a", b"1")]
 
 
+def ready_as(reader: Reader, expected: int) -> bool:
+    return reader.outbox.ready == expected
+
+
+def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path: Path) -> None:
+    with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
+        for number in itertools.count():
+            reader = Reader(held=True)
+            store.subscribe(store._watching, reader.outbox, b"a")
+
+            def write() -> None:
+                store.write({"a": "1"})
+
+            subscribe = partial(store.subscribe, store._watching, reader.outbox, b"b")
+            reached = at_opcode(number, write, subscribe, ("/kvs/publication.py", "/kvs/watch.py"))
+            until(partial(ready_as, reader, reached))
+            store.leave(store._watching, reader.outbox)
+            if not reached:
+                break
+    assert number > 20
+
+
 def test_what_is_no_word_is_not_watched() -> None:
     with pytest.raises(WordRefused):
         Store().watch(["a b"])
@@ -99,7 +126,7 @@ def publish(watchers: Watchers[Item], *changes: Item) -> set[Outbox[Item]]:
 
 def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
     watchers = Watchers(item, outbox_bytes=10**9, total_bytes=1600 * CHANGE_BYTES)
-    outboxes = [Outbox[Item](lambda: None) for _ in range(3)]
+    outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
     for number, outbox in enumerate(outboxes):
         for key in range(number + 1):
             atomically(*watchers.subscribe(outbox, b"%d" % key))
@@ -120,7 +147,7 @@ def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
 )
 def test_watchers_beside_a_model(steps: list[tuple[str, int, bytes]]) -> None:
     watchers = Watchers(item)
-    outboxes = [Outbox[Item](lambda: None) for _ in range(3)]
+    outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
     model: dict[int, list[bytes]] = {number: [] for number in range(3)}
     expected: dict[int, list[bytes]] = {number: [] for number in range(3)}
     for what, number, key in steps:

@@ -243,7 +243,7 @@ class Store(CoreStore):
 
         """
         self._check()
-        reader = Reader()
+        reader = Reader(held=self.is_kept)
 
         def leave() -> None:
             self._readers.pop(reader, None)

@@ -96,8 +96,6 @@ class Publication:
                 there = self._engine.get([key])[0] is not None
                 self.publish()
                 return there
-            if self.data is not None:
-                outbox.hold_back()
             self._beginning[marker] = (watchers, outbox, key)
             there = self._engine.watch(key, marker)
             self.publish()

@@ -259,7 +259,8 @@ class Store(NonCopyable):
     def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now.
 
-        The key need not exist; subscribing twice is one subscription.
+        The key need not exist; subscribing twice is one subscription. `outbox` is one that was made
+        with `held` if the store is kept in a directory.
 
         Raises:
             StoreClosed: it was closed.

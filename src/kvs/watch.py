@@ -42,8 +42,11 @@ class Outbox(Generic[Item]):
     Any thread may call any method, but one thread at a time `take`.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        """Create an empty one; `wake` is called, by any thread, when it has more to take."""
+    def __init__(self, wake: Callable[[], None], *, held: bool) -> None:
+        """Create an empty one; `wake` is called, by any thread, when it has more to take.
+
+        With `held`, as a store with a journal needs, only what `release` releases may be taken.
+        """
         self.wake = wake
         self.keys: dict[bytes, int] = {}
         """The keys it is subscribed to, each with the marker of its watch."""
@@ -52,7 +55,7 @@ class Outbox(Generic[Item]):
         self.added = 0
         """Number of changes ever put into it."""
         self._items: deque[Item] = deque()
-        self._released: float = math.inf
+        self._released = 0 if held else math.inf
         """How many of all that were ever put in may be taken."""
 
     def __len__(self) -> int:
@@ -84,10 +87,6 @@ class Outbox(Generic[Item]):
         """Return the steps that put `items` behind those that wait."""
         adding: list[Step] = [partial(self._items.append, item) for item in items]
         return [*adding, partial(setattr, self, "added", self.added + len(adding))]
-
-    def hold_back(self) -> None:
-        """From now on, let only the changes be taken that `release` releases."""
-        self._released = min(self._released, self.added)
 
     def release(self, added: int) -> None:
         """Let the first `added` of all changes ever put in be taken. One thread at a time."""
@@ -218,8 +217,8 @@ class Change:
 class Reader:
     """The state of a `Watch` that its store refers to: the store never refers to the watch."""
 
-    def __init__(self) -> None:
-        self.outbox: Outbox[Change] = Outbox(self.wake)
+    def __init__(self, *, held: bool) -> None:
+        self.outbox: Outbox[Change] = Outbox(self.wake, held=held)
         self.failure: KvsError | None = None
         """Why no more changes come."""
         self.closed = False

@@ -36,7 +36,7 @@ def test_a_slow_reader_finds_whole_frames_alone_and_the_rest_waits_in_the_outbox
     loop: Loop,
 ) -> None:
     reader, writer = smallest_pipe()
-    outbox: Outbox[bytes] = Outbox(lambda: None)
+    outbox: Outbox[bytes] = Outbox(lambda: None, held=False)
     sent = frames(5000)
     for frame in sent:
         outbox.add(frame)
@@ -60,7 +60,7 @@ def test_a_slow_reader_finds_whole_frames_alone_and_the_rest_waits_in_the_outbox
 
 def test_a_reader_that_goes_just_before_more_is_written_breaks_nothing(loop: Loop) -> None:
     reader, writer = smallest_pipe()
-    outbox: Outbox[bytes] = Outbox(lambda: None)
+    outbox: Outbox[bytes] = Outbox(lambda: None, held=False)
     events: list[int] = []
     notifications = Notifications(outbox, loop)
     notifications.open(writer, events.append)

@@ -104,7 +104,7 @@ class Session:
         self._due = False  # whether a call of _serve is on its way
         self._finish_by = 0.0
         self._unsafe = False  # whether a reply waits until it may be shown
-        self._outbox: Outbox[bytes] = Outbox(self._wake)
+        self._outbox: Outbox[bytes] = Outbox(self._wake, held=house.store.is_kept)
         self._notifications = Notifications(self._outbox, house.loop)
         self._input = opening.requests.descriptor
         self._loop.watch(self._input, IN, self._requests_ready)
