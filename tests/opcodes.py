@@ -20,22 +20,37 @@ class Interrupted(BaseException):
     """What a signal handler raises."""
 
 
+LOOKING = {
+    number
+    for name, number in dis.opmap.items()
+    if name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and "NO_INTERRUPT" not in name
+}
+"""CPython handles signals behind these alone."""
+
+
 def at_opcode(
     number: int,
     act: Callable[[], object],
     work: Callable[[], object],
     places: tuple[str, ...] = CLIENT,
+    *,
+    looking: bool = False,
 ) -> bool:
     """Call `work`, and `act` in it before the `number`-th bytecode; return if it has so many.
 
-    Bytecodes count in the modules whose paths hold one of `places`, in this thread. `act` may
-    raise.
+    Bytecodes count in the modules whose paths hold one of `places`, in this thread; with `looking`,
+    only those before which CPython handles signals. `act` may raise.
     """
     count = 0
+    last: dict[FrameType, int] = {}
 
     def local(frame: FrameType, event: str, _: object) -> "Trace":
         nonlocal count
-        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] not in HANDLING:
+        if event != "opcode":
+            return local
+        opcode = frame.f_code.co_code[frame.f_lasti]
+        before, last[frame] = last.get(frame), opcode
+        if opcode not in HANDLING and (before in LOOKING or not looking):
             count += 1
             if count == number + 1:
                 act()

@@ -7,9 +7,12 @@ there, too: so each test executes an action once for each of its instructions, a
 import gc
 import itertools
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +22,7 @@ import pytest
 import kvs
 from kvs import Change, DataSettings, Store, StoreClosed
 from kvs.watch import Watch
+from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -289,3 +293,69 @@ def test_a_finalizer_that_writes_in_the_middle_of_writes(store: Store) -> None:
     thread.start()
     thread.join(SECONDS * 4)
     assert finished == [1]
+
+
+EVERYWHERE = ("/kvs/",)
+
+
+def open_files() -> list[str]:
+    """Return what this process has open, but for the directory that is read to find out."""
+    paths = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            paths.append(os.readlink(f"/proc/self/fd/{number}"))
+    return sorted(paths)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed store:ResourceWarning")  # one that was just opened
+@pytest.mark.parametrize("there_before", [False, True])
+def test_an_exception_at_any_bytecode_of_opening_leaves_nothing_open(
+    tmp_path: Path, there_before: bool
+) -> None:
+    directory = tmp_path / "d"
+    if there_before:
+        with Store(directory) as store:
+            store.write({"k": "1"})
+    interrupted = 0
+    for number in itertools.count(step=3):
+        if not there_before:
+            shutil.rmtree(directory, ignore_errors=True)
+        before = open_files()
+        work = partial(opened, directory)
+        try:
+            if not at_opcode(number, raise_interrupted, work, EVERYWHERE, looking=True):
+                break
+        except Interrupted:
+            interrupted += 1
+        if open_files() != before:
+            gc.collect()
+        assert open_files() == before
+        Store(directory).close()
+    assert interrupted > 30
+
+
+def opened(directory: Path) -> None:
+    """Open a store, and close it after that."""
+    store = Store(directory)
+    sys.settrace(None)
+    store.close()
+
+
+def test_an_exception_at_any_bytecode_of_a_backup_leaves_nothing(tmp_path: Path) -> None:
+    interrupted = 0
+    with Store(tmp_path / "d") as store:
+        store.write({"k": "1"})
+        (tmp_path / "b").mkdir()
+        for number in itertools.count():
+            before = open_files()
+            try:
+                backup = partial(store.backup, tmp_path / "b" / "x.bck")
+                if not at_opcode(number, raise_interrupted, backup, EVERYWHERE, looking=True):
+                    break
+            except Interrupted:
+                interrupted += 1
+            assert open_files() == before
+            assert set(os.listdir(tmp_path / "b")) <= {"x.bck"}
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+    assert interrupted > 50

@@ -107,7 +107,7 @@ def child_forked_at(
         else:
             killed_by_an_alarm()
 
-    timer = threading.Timer(0.01, finish)
+    timer = threading.Timer(0.003, finish)
     timer.start()
     at_opcode(number, fork, lambda: going_on(wait, parent), WAITING)
     timer.join()

@@ -10,6 +10,8 @@ import fcntl
 import os
 import re
 import stat
+from functools import partial
+from operator import call
 
 from kvs import forks
 from kvs.errors import cause
@@ -67,16 +69,33 @@ def check_path(path: bytes) -> None:
         raise NoSuchPath("no path can hold a NUL byte")
 
 
-def open_directory(path: bytes) -> int:
-    """Open a directory, to work below it; the caller closes the descriptor."""
+def open_directory(path: bytes, held: list[int] | None = None) -> int:
+    """Open a directory, to work below it; the caller closes the descriptor.
+
+    It is added to `held` by the same call into C: an exception of a signal handler comes before
+    that, or finds it there.
+    """
     check_path(path)
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, [] if held is None else held)
 
 
-def open_regular(name: bytes, flags: int, directory: int | None = None, mode: int = PRIVATE) -> int:
+def _open(
+    path: bytes, flags: int, held: list[int], mode: int = 0, dir_fd: int | None = None
+) -> int:
+    held.extend(map(call, (partial(os.open, path, flags, mode, dir_fd=dir_fd),)))
+    return held[-1]
+
+
+def open_regular(
+    name: bytes,
+    flags: int,
+    directory: int | None = None,
+    mode: int = PRIVATE,
+    held: list[int] | None = None,
+) -> int:
     """Open a regular file and return its descriptor; never waits, as a pipe would make it.
 
-    One that is made has the permissions `mode`, less the umask.
+    One that is made has the permissions `mode`, less the umask. `held` as in `open_directory`.
 
     Raises:
         NotARegularFile: it is there, but is something else.
@@ -85,14 +104,15 @@ def open_regular(name: bytes, flags: int, directory: int | None = None, mode: in
     """
     check_path(name)
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    held = [] if held is None else held
     try:
-        file = os.open(name, flags, mode, dir_fd=directory)
+        file = _open(name, flags, held, mode, directory)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a pipe with no reader, or a socket (open(2))
             raise NotARegularFile from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
+        forks.close_once(held, file)
         raise NotARegularFile
     return file
 

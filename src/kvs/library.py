@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from kvs.atomic import exhaust
 from kvs.engine.boundary import BUDGET, Mark, Pause
 from kvs.errors import (
     DataUnusable,
@@ -28,6 +29,7 @@ from kvs.snapshot.read import load
 from kvs.snapshot.write import Draft, Written
 from kvs.store import Path
 from kvs.store import Store as CoreStore
+from kvs.waiting import apart
 from kvs.watch import Change, Reader, Watch, Watchers
 
 
@@ -184,23 +186,28 @@ class Store(CoreStore):
         """
         self._check()
         parent, name = os.path.split(os.fsencode(path))
+        directories: list[int] = []
+        drafts: list[Draft] = []
+        close_all = partial(exhaust, map(os.close, directories))
+
+        def begin() -> None:
+            directories.append(open_directory(parent or b"."))
+            check_replaceable(name, directories[0])
+            drafts.append(Draft(directories[0], name, shown(path)))
+
         try:
-            directory = open_directory(parent or b".")
-        except OSError as error:
-            raise SnapshotFailed(shown(path), cause(error)) from error
-        try:
-            check_replaceable(name, directory)
-            draft = Draft(directory, name, shown(path))
-            try:
-                self.fork_snapshot(draft)
-                return draft.finish(self.until_safe())
-            except BaseException:
+            apart(begin)
+            self.fork_snapshot(drafts[0])
+            written = drafts[0].finish(self.until_safe())
+        except BaseException as error:
+            for draft in drafts:
                 draft.cancel()
-                raise
-        except OSError as error:
-            raise SnapshotFailed(shown(path), cause(error)) from error
+            if isinstance(error, OSError):
+                raise SnapshotFailed(shown(path), cause(error)) from error
+            raise
         finally:
-            os.close(directory)
+            close_all()
+        return written
 
     def restore(self, path: Path) -> int:
         """Replace everything by the backup at `path`, as one change; return its revision.

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from kvs import forks
@@ -25,12 +26,17 @@ class DirectoryLock:
     processes can never hold two different ones. One thread at a time uses an object.
     """
 
-    def __init__(self, directory: int, path: bytes) -> None:
-        """Lock nothing yet; `path` is how errors name the directory."""
-        self._directory = directory
+    def __init__(self, directory: Sequence[int], path: bytes) -> None:
+        """Lock nothing yet. `directory` holds its descriptor later; errors name it `path`."""
+        self._at = directory
         self._path = path
-        self._locks: list[int] = []
-        """The open lock file, if it is locked."""
+        self._opened: list[int] = []
+        """The open lock file."""
+        self._is_locked = False
+
+    @property
+    def _directory(self) -> int:
+        return self._at[0]
 
     def acquire(self) -> str | None:
         """Take the lock; return None, or why nothing can be written there, and so not locked.
@@ -40,35 +46,39 @@ class DirectoryLock:
             OSError: it cannot be taken.
 
         """
-        while True:
-            try:
-                lock = self._open(os.O_RDWR | os.O_CREAT)
-            except OSError as error:
-                if error.errno == errno.EROFS or not self._is_writable():
-                    return cause(error)
-                if not isinstance(error, PermissionError):
-                    raise
-                lock = self._open(os.O_RDONLY)  # somebody else's: to see who it is
-            try:
-                if self._take(lock):
-                    self._locks.append(forks.close_in_children(lock))
+        self._is_locked = False
+        try:
+            while True:
+                try:
+                    self._open(os.O_RDWR | os.O_CREAT, self._opened)
+                except OSError as error:
+                    if error.errno == errno.EROFS or not self._is_writable():
+                        return cause(error)
+                    if not isinstance(error, PermissionError):
+                        raise
+                    self._open(os.O_RDONLY, self._opened)  # somebody else's: to see who it is
+                [lock] = self._opened
+                if self._take(forks.close_in_children(lock)):
+                    self._is_locked = True
                     return None
-            except BaseException:
-                os.close(lock)
-                raise
-            os.close(lock)  # its owner has just removed it: make a new one
+                self.release()  # its owner has just removed it: make a new one
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let others work here again; a second call does nothing.
 
         Any thread, and within itself: a signal handler may interrupt and call it.
         """
-        for lock in self._locks[:]:
-            with contextlib.suppress(OSError):  # gone with its directory, say
-                named = os.stat(LOCK, dir_fd=self._directory, follow_symlinks=False)
-                if os.path.samestat(named, os.fstat(lock)):
-                    os.unlink(LOCK, dir_fd=self._directory)
-            forks.close_once(self._locks, lock)
+        for lock in self._opened[:]:
+            if self._is_locked:
+                with contextlib.suppress(OSError):  # gone with its directory, say
+                    named = os.stat(LOCK, dir_fd=self._directory, follow_symlinks=False)
+                    if os.path.samestat(named, os.fstat(lock)):
+                        os.unlink(LOCK, dir_fd=self._directory)
+            forks.close_once(self._opened, lock)
+        self._is_locked = False
 
     def check(self) -> None:
         """Refuse if another process is at work here; change and keep nothing.
@@ -78,19 +88,20 @@ class DirectoryLock:
             OSError: it cannot be told.
 
         """
+        opened: list[int] = []
         try:
-            lock = self._open(os.O_RDONLY)
+            lock = self._open(os.O_RDONLY, opened)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DirectoryInUse(shown(self._path), _owner(lock)) from None
         finally:
-            os.close(lock)
+            for lock in opened:
+                os.close(lock)
 
-    def _open(self, flags: int) -> int:
-        return open_regular(LOCK, flags | os.O_NOFOLLOW, self._directory, mode=0o644)
+    def _open(self, flags: int, held: list[int]) -> int:
+        return open_regular(LOCK, flags | os.O_NOFOLLOW, self._directory, 0o644, held)
 
     def _is_writable(self) -> bool:
         return os.access(b".", os.W_OK | os.X_OK, dir_fd=self._directory, effective_ids=True)
@@ -122,17 +133,23 @@ class HeldDirectory:
 
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         self.path = os.fsencode(path)
+        self._open_descriptors: list[int] = []
+        """Its descriptor, and behind it others to be closed by `__exit__`."""
+        self._lock = DirectoryLock(self._open_descriptors, self.path)
 
     def _open(self) -> None:
-        """Open it, not yet locked.
+        """Open it, not yet locked. An exception of a signal handler leaves nothing open.
 
         Raises:
             OSError: it is no directory, or cannot be opened.
 
         """
-        self.descriptor = forks.close_in_children(open_directory(self.path))
-        self._open_descriptors = [self.descriptor]
-        self._lock = DirectoryLock(self.descriptor, self.path)
+        try:
+            self.descriptor = open_directory(self.path, self._open_descriptors)
+            forks.close_in_children(self.descriptor)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
 
     def __exit__(
         self,
@@ -143,7 +160,8 @@ class HeldDirectory:
         """Unlock and close the directory. Idempotent."""
         if self._open_descriptors:
             self.unlock()
-            forks.close_once(self._open_descriptors, self.descriptor)
+            for descriptor in self._open_descriptors[:]:
+                forks.close_once(self._open_descriptors, descriptor)
 
     def unlock(self) -> None:
         """Let others work here again; a second call does nothing."""

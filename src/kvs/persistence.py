@@ -27,6 +27,7 @@ from kvs.journal.reserve import FULL, Reserve
 from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
+from kvs.waiting import apart
 
 log = logging.getLogger("kvs.store")
 
@@ -89,18 +90,31 @@ class EngineTarget:
 
 
 class Persistence:
-    """A data directory that belongs to one engine, from its opening to `close`."""
+    """A data directory that belongs to one engine, from `open` to `close`."""
 
     def __init__(
         self,
         path: str | bytes | os.PathLike[str],
         engine: Engine,
         settings: DataSettings,
-        *,
-        progress: ShowProgress = show_nobody,
         disk: Callable[[int], Disk] = Disk,
     ) -> None:
-        """Open the directory, which is made if it is not there, and fill `engine`.
+        self._path = path
+        self._folder = Folder(path)
+        self._engine = engine
+        self._settings = settings
+        self._new_disk = disk
+        self.jobs = Jobs()
+        """How far jobs came; changed by `kvs.publication`."""
+        self.on_grown: Callable[[], None] = lambda: None
+        """Called by the journal's thread when the journal is to be compacted."""
+        self._has_log = False
+        """Whether there is a thread that writes the journal."""
+
+    def open(self, progress: ShowProgress = show_nobody) -> None:
+        """Open the directory, which is made if it is not there, and fill the engine.
+
+        After any exception, one of a signal handler included, the caller calls `close`.
 
         Raises:
             DataUnusable: it cannot be made, opened, locked or read.
@@ -108,33 +122,30 @@ class Persistence:
             DataDamaged: something in it does not prove itself; nothing was changed.
 
         """
-        self._settings = settings
-        self._engine = engine
-        self.jobs = Jobs()
-        """How far jobs came; changed by `kvs.publication`."""
-        self._folder = Folder.make(path)
+        self._folder = Folder.make(self._path)
         self._folder.__enter__()
-        try:
-            self._folder.lock()
-            self._disk = disk(self._folder.descriptor)
-            self.reserve = Reserve(self._folder.descriptor)
-            self._open(progress)
-        except BaseException:
-            self._folder.__exit__(None, None, None)
-            raise
-
-    def _open(self, progress: ShowProgress) -> None:
+        self._folder.lock()
+        self._disk = self._new_disk(self._folder.descriptor)
+        self.reserve = Reserve(self._folder.descriptor)
         began = time.perf_counter()
-        if not any(self._folder.numbers().values()):
+        found = None
+        if any(self._folder.numbers().values()):
+            found = fill(self._engine, self.jobs, self._folder, progress)
+        try:
+            apart(partial(self._begin, found, began))
+        except OSError as error:
+            raise DataUnusable(self.shown, cause(error)) from error
+
+    def _begin(self, found: Found | None, began: float) -> None:
+        """Begin the journal, or go on with what was found; no signal handler interrupts this."""
+        if found is None:
             store = new_mark()
             segment = self._folder.begin(self._disk, store)
             revision = 0
             self._snapshot_bytes = self._since_snapshot = 0
             self.recovered = Recovered(0, 0, 0, time.perf_counter() - began, None, new=True)
         else:
-            found = fill(self._engine, self.jobs, self._folder, progress)
             segment = self._folder.go_on(self._disk, found.segments[-1], found.chain, found.end)
-            self._folder.remove_older(self._disk, found.segments[0])
             store, revision = found.store, found.revision
             self._since_snapshot = found.journal_bytes
             self._snapshot_bytes = found.snapshot_bytes
@@ -146,18 +157,19 @@ class Persistence:
         """When the log has written so many bytes, the journal is to be compacted."""
         self._begun_at = 0
         """How many it had written when the last snapshot began."""
-        self.on_grown: Callable[[], None] = lambda: None
-        """Called by the journal's thread when the journal is to be compacted."""
         self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
         self.log.on_written = self._written
         self.log.tampering = self._look
         self.log.on_full = self._make_room
-        self.reserve.renew()
         try:
+            if found is not None:
+                self._folder.remove_older(self._disk, found.segments[0])
+            self.reserve.renew()
             self.log.start()
-        except DataUnusable:
+        except BaseException:
             self._disk.close(segment.file)
             raise
+        self._has_log = True
 
     @property
     def syncs(self) -> bool:
@@ -194,7 +206,11 @@ class Persistence:
             JournalFailed: it was not all written, and no call before has raised it.
 
         """
-        self.log.close(then=partial(self._folder.__exit__, None, None, None))
+        unlock = partial(self._folder.__exit__, None, None, None)
+        if self._has_log:
+            self.log.close(then=unlock)
+        else:
+            unlock()
 
     # Compaction.
 

@@ -89,13 +89,16 @@ class Store(NonCopyable):
         if data is not None:
             from kvs import persistence
 
-            self._data = persistence.Persistence(
-                data, self._engine, settings or DataSettings(), progress=progress
-            )
-            self._publication.data = self._data
-            self._data.on_grown = partial(_compact_in_background, weakref.ref(self), self._data)
-            arguments = (self._publication, self._data, self._generation)
-            self._finalizer = weakref.finalize(self, _close_unclosed, *arguments)
+            kept = persistence.Persistence(data, self._engine, settings or DataSettings())
+            kept.on_grown = partial(_compact_in_background, weakref.ref(self), kept)
+            try:
+                kept.open(progress)
+                self._data = self._publication.data = kept
+                arguments = (self._publication, kept, self._generation)
+                self._finalizer = weakref.finalize(self, _close_unclosed, *arguments)
+            except BaseException:
+                kept.close()
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,6 @@
 """Waits that leave no lock behind, and what other threads have to wait for."""
 
+import errno
 import os
 import time
 from _thread import start_new_thread
@@ -91,7 +92,7 @@ def apart(action: Callable[[], T]) -> T:
 
     Raises:
         InheritedByFork: this process is a child that was forked meanwhile, by a signal handler.
-        RuntimeError: the system gives no thread.
+        OSError: the system gives no thread.
         BaseException: what `action` raises.
 
     """
@@ -117,6 +118,9 @@ def apart(action: Callable[[], T]) -> T:
                 started.extend(map(start_new_thread, (run,), ((),)))
             over.wait_for(lambda: results or errors)
         except BaseException as error:
+            if isinstance(error, RuntimeError) and not started:
+                reason = "cannot start a thread; raise the limit of processes (ulimit -u)"
+                raise OSError(errno.EAGAIN, reason) from error
             if not started or forks.generation() != generation:
                 raise
             interrupted = error

@@ -35,16 +35,20 @@ class Folder(HeldDirectory):
             self._open()
         except OSError as error:
             raise DataUnusable(shown(self.path), cause(error)) from error
-        found = os.fstat(self.descriptor)
-        if found.st_uid != os.geteuid():
-            self._refuse("it belongs to another user")
-        if found.st_mode & OTHERS_MAY_WRITE:
-            self._refuse("others may write there; take that away with 'chmod go-w'")
+        try:
+            self._check_owner()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
-    def _refuse(self, reason: str) -> None:
-        forks.close_once(self._open_descriptors, self.descriptor)
-        raise DataUnusable(shown(self.path), reason)
+    def _check_owner(self) -> None:
+        found = os.fstat(self.descriptor)
+        if found.st_uid != os.geteuid():
+            raise DataUnusable(shown(self.path), "it belongs to another user")
+        if found.st_mode & OTHERS_MAY_WRITE:
+            reason = "others may write there; take that away with 'chmod go-w'"
+            raise DataUnusable(shown(self.path), reason)
 
     @classmethod
     def make(cls, path: str | bytes | os.PathLike[str]) -> Self:
@@ -133,17 +137,22 @@ class Folder(HeldDirectory):
             raise DataUnusable(shown(self.path), cause(error)) from error
 
     def open_file(self, kind: Kind, number: int) -> int:
-        """Open a file for reading; return the descriptor.
+        """Open a file for reading; return the descriptor, which `close_file` or `__exit__` closes.
 
         Raises:
             DataUnusable: it cannot be opened, which says nothing of what it holds.
 
         """
         name = file_name(kind, number)
+        flags = os.O_RDONLY | os.O_NOFOLLOW
         try:
-            return open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, self.descriptor)
+            return open_regular(name, flags, self.descriptor, held=self._open_descriptors)
         except OSError as error:
             raise DataUnusable(self.shown(name), f"it cannot be opened: {cause(error)}") from error
+
+    def close_file(self, file: int) -> None:
+        """Close what `open_file` returned. Idempotent."""
+        forks.close_once(self._open_descriptors, file)
 
     def tampering(self, segment: Segment) -> str | None:
         """Return what somebody did to this directory, or to `segment`; None if it was nothing.
@@ -169,7 +178,11 @@ class Folder(HeldDirectory):
         head = Head(Kind.JOURNAL, 1, 0, store)
         try:
             file = disk.create(head.name, head.encode())
-            disk.sync_parent()
+            try:
+                disk.sync_parent()
+            except OSError:
+                disk.close(file)
+                raise
         except OSError as error:
             raise self._cannot_begin(error) from error
         _, end, chain = form.decode_head(head.encode())
@@ -217,11 +230,15 @@ class Folder(HeldDirectory):
         name = file_name(Kind.JOURNAL, segment)
         try:
             file = disk.open(name)
-            if os.fstat(file).st_size > end:
-                disk.cut(file, end)
-            else:
-                disk.sync(file)
-            disk.sync_names()
+            try:
+                if os.fstat(file).st_size > end:
+                    disk.cut(file, end)
+                else:
+                    disk.sync(file)
+                disk.sync_names()
+            except OSError:
+                disk.close(file)
+                raise
         except OSError as error:
             raise DataUnusable(self.shown(name), f"cannot go on in it: {cause(error)}") from error
         return Segment(file, segment, chain, end)

@@ -153,7 +153,7 @@ class Reader:
         try:
             return os.fstat(file).st_size
         finally:
-            os.close(file)
+            self._folder.close_file(file)
 
     def _must_be(self, number: int | None, expected: int) -> None:
         if number != expected:
@@ -224,7 +224,7 @@ class Reader:
         except OSError as error:
             raise DataUnusable(name, f"cannot read it: {cause(error)}") from error
         finally:
-            os.close(file)
+            self._folder.close_file(file)
 
     def _check_head(self, head: form.Head, kind: Kind, number: int) -> None:
         if (head.kind, head.number) != (kind, number):
