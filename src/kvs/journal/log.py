@@ -437,8 +437,10 @@ class Log:
             with contextlib.suppress(Empty):
                 self._let_go.get(timeout=max(0.0, until - time.monotonic()))
             return work
+        # What `close` wakes this with may have been taken together with what was added before.
+        seconds = 0.0 if self._closing else max(0.0, until - time.monotonic())
         with contextlib.suppress(Empty):
-            if item := self._waiting.get(timeout=max(0.0, until - time.monotonic())):
+            if item := self._waiting.get(timeout=seconds):
                 work.append(item)
             for _ in range(self._waiting.qsize()):
                 if work and isinstance(work[-1], _NewSegment):
