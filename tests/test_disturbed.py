@@ -24,7 +24,7 @@ from kvs import Change, DataSettings, Store, StoreClosed
 from kvs.watch import Watch
 from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine")]
 
 SOURCE = os.path.dirname(kvs.__file__)
 SECONDS = 30.0

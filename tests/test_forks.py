@@ -208,6 +208,7 @@ def test_a_child_that_lives_longer_does_not_keep_the_directory(tmp_path: Path) -
         os.close(end)
 
 
+@pytest.mark.slow
 def test_no_child_hangs_whatever_the_threads_of_its_parent_do(
     tmp_path: Path, often_switching: None
 ) -> None:

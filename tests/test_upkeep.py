@@ -228,6 +228,7 @@ def test_what_lacks_its_beginning_is_not_cut(tmp_path: Path, segment: int) -> No
     assert contents(tmp_path / "d") == before
 
 
+@pytest.mark.slow
 def test_what_was_lost_is_told_from_what_proves_itself(tmp_path: Path) -> None:
     first, second, third = made()
 

@@ -114,6 +114,7 @@ def child_forked_at(
     return statuses[0] if statuses else None
 
 
+@pytest.mark.slow
 def test_a_child_forked_at_any_bytecode_of_a_wait_does_not_wait() -> None:
     statuses: list[int] = []
     for number in itertools.count():
@@ -162,6 +163,7 @@ def test_a_child_does_not_wait_at_all_for_what_its_parent_waits_for() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == REFUSED
 
 
+@pytest.mark.slow
 def test_a_child_forked_at_any_bytecode_of_a_call_apart_does_not_wait() -> None:
     statuses: list[int] = []
     parent = os.getpid()

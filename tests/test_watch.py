@@ -105,6 +105,7 @@ def test_what_is_no_word_is_not_watched() -> None:
         Store().watch(["a b"])
 
 
+@pytest.mark.slow
 def test_a_watch_that_does_not_keep_up_is_given_up_alone() -> None:
     store = Store()
     script = b"WRITE [(a,1)]\n" * 1000

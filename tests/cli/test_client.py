@@ -240,6 +240,7 @@ def test_a_line_too_long_is_told_and_what_follows_carried_out(
     assert ended.lines[0].startswith("stdin:2:1048577: a line has at most 1048576 bytes")
 
 
+@pytest.mark.slow
 def test_many_lines_at_once(runtime: Path, served: Served) -> None:
     count = 3000
     text = b"SUBSCRIBE [a]\n" + b"".join(b"WRITE [(a,%d)]\nREAD [a]\n" % n for n in range(count))
@@ -429,6 +430,7 @@ def test_a_server_that_does_not_answer_is_reported_and_given_up_after_the_timeou
     )
 
 
+@pytest.mark.slow
 def test_without_a_timeout_it_says_after_a_while_what_it_waits_for(
     runtime: Path, tmp_path: Path
 ) -> None:

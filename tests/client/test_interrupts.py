@@ -21,6 +21,8 @@ from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 from tests.server.raw import Place, Served
 from tests.tools import SECONDS, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def process(runtime: Path) -> Iterator[Place]:

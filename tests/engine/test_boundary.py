@@ -28,6 +28,7 @@ def recording(new_engine: NewEngine) -> Engine:
 
 
 @given(st.lists(scripts(), max_size=4), st.sampled_from([0, 1, 30, 65536]))
+@pytest.mark.slow
 def test_the_recorded_lines_carried_out_again_give_the_same(
     new_engine: NewEngine, several: list[bytes], budget: int
 ) -> None:

@@ -198,6 +198,7 @@ def busy(engine: Engine, threads: int = 3) -> Iterator[None]:
             worker.result(SECONDS)
 
 
+@pytest.mark.slow
 def test_a_hundred_children_of_a_fork_under_load_can_all_list_everything(
     new_engine: NewEngine,
 ) -> None:

@@ -14,6 +14,8 @@ from tests.engine.engines import engine_called, pauses
 from tests.engine.test_equal import everything
 from tests.tools import SECONDS
 
+pytestmark = pytest.mark.slow
+
 WORDS = 20_000
 """More than the compiled engine holds in memory at a time."""
 

@@ -13,7 +13,7 @@ from tests.faults.conftest import Mount
 from tests.tools import kvs as program
 from tests.tools import until, write_jobs
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine")]
 
 FULL = "No space left on device"
 MANY = 60_000

@@ -77,6 +77,7 @@ def test_every_group_is_given_to_who_notes_with_the_progress(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("made", [before_it(), after_the_snapshot()])
+@pytest.mark.slow
 def test_cut_anywhere_it_is_a_prefix_that_tells_of_the_rest_or_is_refused(
     tmp_path: Path, made: Files
 ) -> None:
@@ -113,6 +114,7 @@ def refused_if_changed(directory: Path, made: Files, name: str, at: int, byte: i
 
 
 @pytest.mark.parametrize("made", [before_it(), after_the_snapshot()])
+@pytest.mark.slow
 def test_a_changed_bit_anywhere_is_refused_with_file_and_offset(
     tmp_path: Path, made: Files
 ) -> None:

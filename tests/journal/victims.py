@@ -21,12 +21,14 @@ Work = Callable[[Acknowledge], None]
 MOST_STEPS = 2000
 
 
-def killed_at_every_step(work: Callable[[int], Work]) -> Iterator[tuple[int, int]]:
+def killed_at_every_step(work: Callable[[int], Work], stride: int = 1) -> Iterator[tuple[int, int]]:
     """Have `work(number)` killed at its step `number`, from 0 on, until it comes to its end.
+
+    With a `stride`, only at each so many-th step.
 
     Yields, each time, the number, and the last revision that was acknowledged before.
     """
-    for number in range(MOST_STEPS):
+    for number in range(0, MOST_STEPS, stride):
         killed, acknowledged = victim(number, work(number))
         yield number, acknowledged
         if not killed:

@@ -89,6 +89,7 @@ def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices(
 
 
 @pytest.mark.parametrize("thousands", [200, pytest.param(1000, marks=pytest.mark.stress)])
+@pytest.mark.slow
 def test_a_stopped_reader_holds_up_no_writer_and_takes_no_more_memory_than_it_may(
     monkeypatch: pytest.MonkeyPatch, thousands: int
 ) -> None:
@@ -129,6 +130,7 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_subscribing_and_dropping_while_changes_go_by_loses_and_doubles_nothing() -> None:
     with serving() as served:
         over = threading.Event()

@@ -17,6 +17,7 @@ from tests.tools import NOBODY, until
 
 
 @pytest.mark.parametrize("garbage", [b"\0", b"\1", b"\1/none\0"])
+@pytest.mark.slow
 def test_sessions_are_served_beside_somebody_who_never_stops_writing_garbage(
     garbage: bytes,
 ) -> None:

@@ -466,6 +466,13 @@ def test_a_disconnect_of_one_byte_that_came_before_the_connect_is_answered(serve
     client.close()
 
 
+@pytest.fixture
+def soon_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server stop soon that still watches for clients that never opened their pipes."""
+    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("soon_released")
 def test_paths_that_are_no_pipes_of_their_own_are_refused(served: Served) -> None:
     good = Client(served, "g").make()
     paths = {which: os.fsencode(good.path(which)) for which in ("req", "resp", "not")}
@@ -484,6 +491,7 @@ def test_paths_that_are_no_pipes_of_their_own_are_refused(served: Served) -> Non
     assert served.server.sessions == 1
 
 
+@pytest.mark.usefixtures("soon_released")
 def test_what_names_a_pipe_of_a_live_session_is_dropped(served: Served) -> None:
     live = Client(served, "l").connected()
     other = Client(served, "o").make()
@@ -505,6 +513,7 @@ def test_a_client_that_never_opens_its_pipes_loses_its_place(
         half.register()
         assert half.reply() == (frames.CONNECT, 0)
         monkeypatch.undo()  # the next has all the time that it may need
+        monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
         living = Client(served, "living").make().register()
         assert half.at_end("resp")
         living.opens("resp", "not", "req")
