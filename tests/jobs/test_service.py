@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import itertools
 import os
 import shutil
 import subprocess
@@ -24,6 +25,10 @@ from kvs.snapshot.write import Draft, Written
 from tests.tools import HOUR, SECONDS, content, until, write_jobs
 
 pytestmark = pytest.mark.usefixtures("each_engine")
+
+
+_numbers = itertools.count()
+"""For names of jobs that no directory has held before."""
 
 
 class Served:
@@ -51,7 +56,7 @@ class Served:
     def settle(self) -> None:
         """Come back when everything that has been told is done: jobs are taken in order."""
         for _ in range(2):  # what the first round made due comes before the second
-            name = f"settle{len(self.lines)}"
+            name = f"settle{next(_numbers)}"
             (self.path / f"{name}.job").write_text("")
             self.has_run(name)
 
