@@ -42,26 +42,29 @@ def at_opcode(
     only those before which CPython handles signals. `act` may raise.
     """
     count = 0
-    last: dict[FrameType, int] = {}
 
-    def local(frame: FrameType, event: str, _: object) -> "Trace":
-        nonlocal count
-        if event != "opcode":
-            return local
-        opcode = frame.f_code.co_code[frame.f_lasti]
-        before, last[frame] = last.get(frame), opcode
-        if opcode not in HANDLING and (before in LOOKING or not looking):
-            count += 1
-            if count == number + 1:
-                act()
-        return local
+    def local(before: int | None) -> Trace:
+        """Return what counts in one frame: none is referred to, so that it ends when it should."""
 
-    def trace(frame: FrameType, event: str, _: object) -> "Trace | None":
+        def each(frame: FrameType, event: str, _: object) -> Trace:
+            nonlocal before, count
+            if event == "opcode":
+                opcode = frame.f_code.co_code[frame.f_lasti]
+                if opcode not in HANDLING and (before in LOOKING or not looking):
+                    count += 1
+                    if count == number + 1:
+                        act()
+                before = opcode
+            return each
+
+        return each
+
+    def trace(frame: FrameType, event: str, _: object) -> Trace | None:
         if count > number or not any(place in frame.f_code.co_filename for place in places):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        return local
+        return local(None)
 
     sys.settrace(trace)
     try:
