@@ -33,10 +33,10 @@ demo: .venv/installed
 	@examples/demo $(BIN)/kvs
 
 test: lint
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 3
 
 quick: .venv/installed
-	$(BIN)/pytest --numprocesses 2 -m 'not stress and not slow'
+	$(BIN)/pytest --numprocesses 3 -m 'not stress and not slow'
 
 stress: .venv/installed
 	$(BIN)/pytest -m stress --timeout 1800

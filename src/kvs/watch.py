@@ -13,7 +13,7 @@ import contextlib
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -83,10 +83,12 @@ class Outbox(Generic[Item]):
         """Put `items` behind those that wait; for an outbox that no store publishes to."""
         atomically(*self.steps(items))
 
-    def steps(self, items: Iterable[Item]) -> list[Step]:
+    def steps(self, items: Sequence[Item]) -> list[Step]:
         """Return the steps that put `items` behind those that wait."""
-        adding: list[Step] = [partial(self._items.append, item) for item in items]
-        return [*adding, partial(setattr, self, "added", self.added + len(adding))]
+        return [
+            partial(self._items.extend, iter(items)),  # takes the iterator, and makes no other
+            partial(setattr, self, "added", self.added + len(items)),
+        ]
 
     def release(self, added: int) -> None:
         """Let the first `added` of all changes ever put in be taken. One thread at a time."""
@@ -168,11 +170,16 @@ class Watchers(Generic[Item]):
         Also returns the outboxes to wake afterwards, each with its `added` by then.
         """
         items: dict[Outbox[Item], list[Item]] = {}
+        run: list[Item] = []
+        """Of changes one after the other that all go to the same outboxes."""
+        to: tuple[Outbox[Item], ...] = ()
         for key, value in changes:
             if subscribed := self._by_key.get(key):
-                item = self._item(key, value)
-                for outbox in subscribed:
-                    items.setdefault(outbox, []).append(item)
+                if subscribed != to:
+                    _add_to_each(items, to, run)
+                    to, run = subscribed, []
+                run.append(self._item(key, value))
+        _add_to_each(items, to, run)
         steps: list[Step] = []
         for outbox, added in items.items():
             if not outbox.given_up:
@@ -203,6 +210,13 @@ class Watchers(Generic[Item]):
             outbox.give_up()
             closed.append(outbox)
         return closed
+
+
+def _add_to_each(
+    items: dict[Outbox[Item], list[Item]], outboxes: Iterable[Outbox[Item]], run: list[Item]
+) -> None:
+    for outbox in outboxes:
+        items.setdefault(outbox, []).extend(run)
 
 
 @dataclass(frozen=True, slots=True)
