@@ -161,14 +161,11 @@ class Persistence:
         self.log.on_written = self._written
         self.log.tampering = self._look
         self.log.on_full = self._make_room
-        try:
+        with self._disk.closed_on_error(segment.file):
             if found is not None:
                 self._folder.remove_older(self._disk, found.segments[0])
             self.reserve.renew()
             self.log.start()
-        except BaseException:
-            self._disk.close(segment.file)
-            raise
         self._has_log = True
 
     @property

@@ -6,6 +6,7 @@ ends the process, or forgets what was not synced, at a step of their choice.
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 from kvs import forks
 from kvs.files import Replacement, open_regular, write_all
@@ -83,3 +84,12 @@ class Disk:
     def close(self, file: int) -> None:
         """Close a file."""
         forks.close(file)
+
+    @contextlib.contextmanager
+    def closed_on_error(self, file: int) -> Iterator[None]:
+        """Close `file` if what this surrounds raises an exception."""
+        try:
+            yield
+        except BaseException:
+            self.close(file)
+            raise

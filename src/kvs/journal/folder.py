@@ -178,11 +178,8 @@ class Folder(HeldDirectory):
         head = Head(Kind.JOURNAL, 1, 0, store)
         try:
             file = disk.create(head.name, head.encode())
-            try:
+            with disk.closed_on_error(file):
                 disk.sync_parent()
-            except OSError:
-                disk.close(file)
-                raise
         except OSError as error:
             raise self._cannot_begin(error) from error
         _, end, chain = form.decode_head(head.encode())
@@ -230,15 +227,12 @@ class Folder(HeldDirectory):
         name = file_name(Kind.JOURNAL, segment)
         try:
             file = disk.open(name)
-            try:
+            with disk.closed_on_error(file):
                 if os.fstat(file).st_size > end:
                     disk.cut(file, end)
                 else:
                     disk.sync(file)
                 disk.sync_names()
-            except OSError:
-                disk.close(file)
-                raise
         except OSError as error:
             raise DataUnusable(self.shown(name), f"cannot go on in it: {cause(error)}") from error
         return Segment(file, segment, chain, end)
