@@ -114,22 +114,30 @@ def child_forked_at(
     return statuses[0] if statuses else None
 
 
+def check_children(begin: Callable[[], tuple[Callable[[], object], Callable[[], None]]]) -> None:
+    """Fork at each bytecode of a wait: `begin` returns one, and what finishes it, each time."""
+    refused = 0
+    for number in itertools.count():
+        status = child_forked_at(number, *begin())
+        if status is None:
+            break
+        assert status in {RETURNED, REFUSED}
+        refused += status == REFUSED
+    assert refused > 10
+
+
 @pytest.mark.slow
 def test_a_child_forked_at_any_bytecode_of_a_wait_does_not_wait() -> None:
-    statuses: list[int] = []
-    for number in itertools.count():
+    def begin() -> tuple[Callable[[], object], Callable[[], None]]:
         waiters, over = Waiters(), threading.Event()
 
-        def finish(waiters: Waiters = waiters, over: threading.Event = over) -> None:
+        def finish() -> None:
             over.set()
             waiters.notify_all()
 
-        status = child_forked_at(number, partial(waiters.wait_for, over.is_set), finish)
-        if status is None:
-            break
-        statuses.append(status)
-    assert set(statuses) <= {RETURNED, REFUSED}
-    assert statuses.count(REFUSED) > 10
+        return partial(waiters.wait_for, over.is_set), finish
+
+    check_children(begin)
 
 
 def test_a_child_forked_by_a_handler_within_a_blocked_wait_does_not_wait() -> None:
@@ -165,21 +173,18 @@ def test_a_child_does_not_wait_at_all_for_what_its_parent_waits_for() -> None:
 
 @pytest.mark.slow
 def test_a_child_forked_at_any_bytecode_of_a_call_apart_does_not_wait() -> None:
-    statuses: list[int] = []
     parent = os.getpid()
-    for number in itertools.count():
+
+    def begin() -> tuple[Callable[[], object], Callable[[], None]]:
         over = threading.Event()
 
-        def action(over: threading.Event = over) -> None:
+        def action() -> None:
             if os.getpid() == parent:
                 over.wait(SECONDS)
 
-        status = child_forked_at(number, partial(apart, action), over.set)
-        if status is None:
-            break
-        statuses.append(status)
-    assert set(statuses) <= {RETURNED, REFUSED}
-    assert statuses.count(REFUSED) > 10
+        return partial(apart, action), over.set
+
+    check_children(begin)
 
 
 def test_an_interrupt_at_any_bytecode_of_a_call_apart_leaves_no_action_under_way() -> None:

@@ -406,7 +406,7 @@ def test_a_failed_sync_between_writes_is_told_to_the_next(tmp_path: Path) -> Non
             log.close()
 
 
-def test_closing_does_not_wait_for_the_next_look(
+def test_closing_writes_what_waits_at_once_and_refuses_what_comes_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.journal.log.LOOK_SECONDS", 10 * SECONDS)
@@ -416,22 +416,9 @@ def test_closing_does_not_wait_for_the_next_look(
             log.add(write(0), 1)
             gate.wait_until_held()
             log.add(write(1), 1)
-            closing = threading.Thread(target=log.close)
-            closing.start()
-            until(lambda: log._closing)
-        closing.join(SECONDS)
-        assert not closing.is_alive()
-
-
-def test_closing_writes_what_waits_and_refuses_what_comes_after(tmp_path: Path) -> None:
-    gate = Gate()
-    with opened(tmp_path / "d", gate) as log:
-        with gate.shut():
-            log.add(write(0), 1)
-            gate.wait_until_held()
-            log.add(write(1), 1)
             closer = threading.Thread(target=log.close)
             closer.start()
+            until(lambda: log._closing)
             assert closer.is_alive()
         closer.join(SECONDS)
         assert not closer.is_alive()
