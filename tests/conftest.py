@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from kvs import forks
 from kvs.engine.choice import COMPILED, PYTHON, VARIABLE
 from tests.engine.engines import engine_called
 
@@ -29,6 +30,18 @@ def each_engine(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, request.param)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_closed_descriptor_registered() -> Iterator[None]:
+    """Fail a test that closed a descriptor which every child forked later would close again.
+
+    By then its number may be another file's.
+    """
+    yield
+    registered = forks._closed_in_children
+    closed = set(registered) - set(map(int, os.listdir("/proc/self/fd")))
+    assert not closed.intersection(registered)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kvs import forks
 from kvs.errors import DataUnusable, DirectoryInUse
 from kvs.journal.disk import Disk
 from kvs.journal.folder import Folder
@@ -137,7 +138,7 @@ def test_a_new_journal_begins_with_a_head_and_nothing_else(tmp_path: Path) -> No
     with Folder.make(tmp_path / "d") as folder:
         segment = folder.begin(Disk(folder.descriptor), STORE)
         os.write(segment.file, b"more")
-        os.close(segment.file)
+        forks.close(segment.file)
     assert (segment.number, segment.size, segment.chain) == (1, len(Made().data), Made().chain)
     [path] = (tmp_path / "d").iterdir()
     assert (path.name, path.read_bytes()) == (Made().name, Made().data + b"more")
@@ -150,7 +151,7 @@ def test_it_is_gone_on_with_where_what_is_proved_ends(tmp_path: Path) -> None:
     with Folder(tmp_path / "d") as folder:
         segment = folder.go_on(Disk(folder.descriptor), 1, made.chain, len(made.data))
         os.write(segment.file, b"more")
-        os.close(segment.file)
+        forks.close(segment.file)
         assert contents(tmp_path / "d") == {made.name: made.data + b"more"}
         (tmp_path / "d" / made.name).unlink()
         with pytest.raises(DataUnusable) as told:

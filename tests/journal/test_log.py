@@ -466,7 +466,7 @@ def test_without_a_thread_to_write_it_is_refused(
         log = Log(disk, str(tmp_path / "d"), STORE, segment, 0, ALWAYS)
         with pytest.raises(DataUnusable) as told:
             log.start()
-        os.close(segment.file)
+        disk.close(segment.file)
     assert told.value.reason == (
         "cannot start a thread to write the journal; raise the limit of processes (ulimit -u)"
     )
