@@ -651,6 +651,32 @@ def test_a_compaction_that_meets_a_full_quota_is_tried_again_with_the_reserve(
     assert read(tmp_path / "d")[1] == {b"k": b"1"}
 
 
+def test_a_finalizer_in_the_thread_that_compacts_for_a_full_disk_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal goes on only when the compaction is done."""
+    failing: list[str] = []
+    revisions: list[int] = []
+
+    def step(name: str) -> None:
+        if failing == [name]:
+            failing.clear()
+            no_space()
+        if name == "before commit" and threading.current_thread().name == "kvs-compaction":
+            # What a finalizer does that the collector runs here.
+            revisions.append(store.write({"b": "2"}))
+            store.read(["b"])
+
+    put_in(monkeypatch, step)
+    with Store(tmp_path / "d") as store:
+        failing.append("before append")
+        store.write({"a": "1"})
+        until(lambda: revisions)
+        store.write({"c": "3"})
+    assert revisions == [2]
+    assert read(tmp_path / "d")[1] == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
 def test_a_needless_file_that_cannot_be_removed_is_told_and_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

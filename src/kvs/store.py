@@ -323,12 +323,15 @@ class Store(NonCopyable):
     def wait_until_safe(self, position: int) -> None:
         """Wait until it may be shown.
 
+        A finalizer may call this in a thread that writes or compacts the journal. There it returns
+        at once: that thread would wait for itself.
+
         Raises:
             JournalFailed: it never may.
 
         """
         self._check_process()
-        if self._data is not None:
+        if self._data is not None and self._compacting[0] != get_ident():
             self._data.log.wait(position)
 
     def when_safe(self, position: int, call: Callable[[], None]) -> None:
