@@ -43,6 +43,9 @@ FEWEST_GROUP_BYTES = 1 << 12
 FILES_BYTES = 64 << 10
 """What a snapshot and a new segment take at most beside the lines: blocks, and their names."""
 
+WARN_SECONDS = 10.0
+"""A full disk is logged at most once in so many seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
@@ -108,6 +111,8 @@ class Persistence:
         """How far jobs came; changed by `kvs.publication`."""
         self.on_grown: Callable[[], None] = lambda: None
         """Called by the journal's thread when the journal is to be compacted."""
+        self._warn_full_at = 0.0
+        """When a full disk may be logged again (time.monotonic)."""
         self._has_log = False
         """Whether there is a thread that writes the journal."""
 
@@ -225,11 +230,13 @@ class Persistence:
         """
         if not self.reserve.release_half():
             return False
-        log.warning(
-            "%s: %s; goes on with the reserve and compacts the journal; free disk space",
-            self.shown,
-            cause(error),
-        )
+        if time.monotonic() >= self._warn_full_at:
+            self._warn_full_at = time.monotonic() + WARN_SECONDS
+            log.warning(
+                "%s: %s; goes on with the reserve and compacts the journal; free disk space",
+                self.shown,
+                cause(error),
+            )
         self.log.hold()
         self.on_grown()
         return True

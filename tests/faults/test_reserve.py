@@ -88,6 +88,23 @@ def test_a_full_disk_can_be_compacted_from_the_reserve_while_others_write(
         assert store.read(["before", "more"]) == {b"before": b"1", b"more": b"2999"}
 
 
+def test_a_disk_that_is_filled_again_and_again_by_the_journal_alone(
+    mount: Mount, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It never has the 2 MiB free that the whole reserve takes."""
+    place = mount("size=2m,mode=755")
+    pairs = {f"key{number}": "x" * 40 for number in range(9)}
+    with caplog.at_level(logging.WARNING, "kvs.store"), kvs.Store(place / "d") as store:
+        compactions: set[str] = set()
+        while len(compactions) < 5:
+            store.write(pairs)
+            compactions.update(path.name for path in (place / "d").glob("*.snapshot"))
+        revision = store.revision
+    assert len(caplog.records) == 1
+    with kvs.Store(place / "d") as store:
+        assert store.revision == revision
+
+
 def test_a_full_disk_can_be_compacted_by_hand(place: Path) -> None:
     with kvs.Store(place / "d") as store:
         overwrite(store, MANY)

@@ -30,7 +30,7 @@ def test_it_is_allocated_for_its_owner_alone_and_made_once(
     assert reserve.size() == RESERVE_BYTES
 
 
-def test_the_writer_gets_half_once_until_it_is_whole_again(reserve: Reserve) -> None:
+def test_the_writer_gets_half_once_until_it_is_renewed(reserve: Reserve) -> None:
     assert not reserve.release_half()
     reserve.renew()
     assert reserve.release_half()
@@ -65,22 +65,49 @@ def test_a_compaction_gets_all_of_it_and_it_is_renewed_only_afterwards(reserve: 
     assert reserve.size() == RESERVE_BYTES
 
 
-def test_without_room_for_as_much_again_none_is_made(
-    reserve: Reserve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(name="free")
+def _free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many bytes are free, and may be changed: what all of it takes is taken off."""
+    free = [0]
     found = os.statvfs("/")
-    free = 2 * RESERVE_BYTES // found.f_frsize
 
-    def statvfs(_file: int) -> os.statvfs_result:
-        return os.statvfs_result((*found[:4], free, *found[5:]))
+    def statvfs(directory: int) -> os.statvfs_result:
+        held = Reserve(directory).size()
+        return os.statvfs_result((1, 1, *found[2:4], free[0] - held, *found[5:]))
 
     monkeypatch.setattr(os, "fstatvfs", statvfs)
-    free -= 1
+    return free
+
+
+def test_it_is_never_larger_than_what_stays_free(reserve: Reserve, free: list[int]) -> None:
+    for room, size in [
+        (2 * LEAST_BYTES - 1, 0),
+        (2 * LEAST_BYTES, LEAST_BYTES),
+        (4 * LEAST_BYTES - 2, LEAST_BYTES),  # it grows in steps
+        (4 * LEAST_BYTES, 2 * LEAST_BYTES),
+        (2 * RESERVE_BYTES - 2, RESERVE_BYTES - 1),
+        (2 * RESERVE_BYTES, RESERVE_BYTES),
+        (9 * RESERVE_BYTES, RESERVE_BYTES),
+    ]:
+        free[0] = room
+        reserve.renew()
+        assert reserve.size() == size
+
+
+def test_the_writer_gets_half_again_only_after_it_has_grown_to_half(
+    reserve: Reserve, free: list[int]
+) -> None:
+    free[0] = RESERVE_BYTES
     reserve.renew()
-    assert reserve.size() == 0
-    free += 1
+    assert reserve.release_half()
+    free[0] = RESERVE_BYTES - 2
     reserve.renew()
-    assert reserve.size() == RESERVE_BYTES
+    assert not reserve.release_half()
+    reserve.release()
+    free[0] = RESERVE_BYTES
+    reserve.renew()
+    assert reserve.size() == RESERVE_BYTES // 2
+    assert reserve.release_half()
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.ENOSPC])

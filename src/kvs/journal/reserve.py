@@ -1,9 +1,11 @@
 """Disk space that a data directory holds back, so that a full disk can still be worked on.
 
-A file of `RESERVE_BYTES`, allocated and never written. When the disk is full, it is made shorter or
-removed: the journal's writer gets half of what is left, once, so that what was executed is
-committed and a compaction can begin; a compaction gets all of it, because it frees more than it
-takes. So after a failure, too, some of it is left for the next start, to delete and to compact.
+A file of up to `RESERVE_BYTES`, allocated and never written, and never larger than what stays free.
+When the disk is full, it is truncated or removed: the journal's writer gets half of it, once, so
+that what was executed is committed and a compaction can begin; a compaction gets all of it, because
+it frees more than it takes. The writer gets half again after the reserve has grown to at least half
+of its full size. So after a failure, too, some of it is left for the next start, to delete and to
+compact.
 
 Limits: another process may take what is freed here. On a filesystem that compresses zeros, or that
 never overwrites in place, the file holds back less than its size.
@@ -21,10 +23,10 @@ from kvs.files import open_regular
 RESERVE = b"kvs.reserve"
 
 RESERVE_BYTES = 1 << 20
-"""Size of the file. A compaction of few pairs takes some 20 KiB, and a group some hundred bytes."""
+"""Most that is held back. A compaction of few pairs takes 20 KiB, a group some hundred bytes."""
 
 LEAST_BYTES = 64 << 10
-"""The writer does not get half of less than twice this, but all."""
+"""The writer gets all of less than twice this; it grows by this at least, or to its full size."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """The error numbers of a full disk."""
@@ -38,7 +40,7 @@ class Reserve:
         self._lock = Lock()
         self._lent = False
         self._taken = False
-        """Whether the writer has had its half since the reserve was whole."""
+        """Whether the writer has had its half, and the reserve has not grown to half since."""
 
     def size(self) -> int:
         """Return how many bytes are held back."""
@@ -49,23 +51,25 @@ class Reserve:
         return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def renew(self) -> None:
-        """Make the reserve whole, if that leaves as much again free, and no compaction uses it.
+        """Let the reserve grow to as much as stays free, unless a compaction uses it.
 
         What a limit or a quota forbids is left out: then there is less of it, or none.
         """
         with self._lock:
-            if self._lent or self.size() >= RESERVE_BYTES:
+            before = self.size()
+            if self._lent or before >= RESERVE_BYTES:
                 return
             with contextlib.suppress(OSError):
                 free = os.fstatvfs(self._directory)
-                if free.f_bavail * free.f_frsize >= 2 * RESERVE_BYTES:
-                    self._allocate()
-                    self._taken = False
+                most = min(RESERVE_BYTES, (before + free.f_bavail * free.f_frsize) // 2)
+                if most == RESERVE_BYTES or most >= before + LEAST_BYTES:
+                    self._allocate(before, most)
+                    self._taken = self._taken and most < RESERVE_BYTES // 2
 
     def release_half(self) -> bool:
         """Free half of the reserve, or all of a small one; return whether anything was freed.
 
-        Only once until it is whole again.
+        Only once until it has grown to half of its full size, or more.
         """
         with self._lock:
             if self._taken:
@@ -89,12 +93,11 @@ class Reserve:
             self._lent = False
             self.renew()
 
-    def _allocate(self) -> None:
-        before = self.size()
+    def _allocate(self, before: int, size: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         file = open_regular(RESERVE, flags, self._directory)
         try:
-            os.posix_fallocate(file, 0, RESERVE_BYTES)
+            os.posix_fallocate(file, 0, size)
         except OSError:
             self._shorten(before)
             raise
