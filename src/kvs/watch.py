@@ -180,10 +180,10 @@ class Watchers(Generic[Item]):
                     to, run = subscribed, []
                 run.append(self._item(key, value))
         _add_to_each(items, to, run)
+        items = {outbox: added for outbox, added in items.items() if not outbox.given_up}
         steps: list[Step] = []
         for outbox, added in items.items():
-            if not outbox.given_up:
-                steps += outbox.steps(added)
+            steps += outbox.steps(added)
         if items:
             published = self._published + sum(map(len, items.values()))
             steps.append(partial(setattr, self, "_published", published))

@@ -17,6 +17,7 @@ from kvs.errors import NoThread
 from kvs.library import Store
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
+from kvs.watch import Outbox, Watchers
 from kvs.wire import frames
 from kvs.wire.frames import Dialect
 from tests.server.raw import SECONDS, Client, Served, compiled, send, serving
@@ -356,6 +357,39 @@ def test_a_client_that_disconnects_and_stays_is_left_after_a_moment(served: Serv
     assert client.reply() == (frames.DISCONNECT, 0)
     assert client.at_end("not")
     until(lambda: served.server.sessions == 0)
+
+
+@pytest.mark.parametrize("disconnects", [True, False])
+def test_the_end_of_many_subscriptions_does_not_hold_up_other_sessions(
+    served: Served, monkeypatch: pytest.MonkeyPatch, *, disconnects: bool
+) -> None:
+    """They end over several turns of the loop, which serves the others in between."""
+    monkeypatch.setattr("kvs.server.loop.TURN_SECONDS", 0.0)
+    watcher, other = (Client(served, name).connected() for name in "wo")
+    for number in range(20):
+        watcher.subscribe(b"k%d" % number)
+    left: list[bytes] = []
+    answered: list[bool] = []
+    unsubscribe = served.store.unsubscribe
+
+    def unsubscribing(watchers: Watchers[bytes], outbox: Outbox[bytes], key: bytes) -> bool:
+        if not left:
+            other.send(frames.execute_request(b"READ [a]\n"))
+        left.append(key)
+        answered.append(unread(other.open["resp"]) > 0)
+        return unsubscribe(watchers, outbox, key)
+
+    monkeypatch.setattr(served.store, "unsubscribe", unsubscribing)
+    if disconnects:
+        watcher.send(bytes([frames.DISCONNECT]))
+        assert watcher.reply() == (frames.DISCONNECT, 0)
+        assert len(left) == 20
+    else:
+        watcher.close()
+        until(lambda: len(left) == 20)
+    assert answered[0] is False
+    assert answered[-1] is True
+    assert other.executed() == (0, b"[(a,KVSERROR)]\n", b"")
 
 
 def test_beyond_the_limit_a_connect_waits_its_turn() -> None:

@@ -376,9 +376,24 @@ class Session:
     # The end.
 
     def _disconnect(self) -> None:
-        self._house.store.leave(self._house.watchers, self._outbox)
         self._cancel_timers()
         self._move(Event.DISCONNECT)
+        self._unsubscribe_all(self._answer_disconnect)
+
+    def _unsubscribe_all(self, then: Callable[[], None]) -> None:
+        """End its subscriptions, over several turns if there are many; call `then`."""
+        keys = iter(list(self._outbox.keys))
+
+        def go_on() -> None:
+            for key in keys:
+                self._house.store.unsubscribe(self._house.watchers, self._outbox, key)
+                if self._loop.is_turn_over:
+                    return self._loop.soon(go_on)
+            return then()
+
+        go_on()
+
+    def _answer_disconnect(self) -> None:
         self._reply([frames.reply(frames.DISCONNECT, 0)])
         if self.stage is Stage.ENDED:
             return
@@ -403,6 +418,7 @@ class Session:
         """
         if self._finishing is not None:
             return None
+        self._outbox.give_up()
         execution = self._execution
         if self.stage not in SERVES or (execution is not None and execution.is_paused):
             return self.end(why)
@@ -444,7 +460,8 @@ class Session:
             self._close()
         self._deadline.cancel()
         self._claim.close()
-        self._house.store.leave(self._house.watchers, self._outbox)
+        self._outbox.give_up()
+        self._unsubscribe_all(lambda: None)
         self._on_end(self)
 
     @property
@@ -454,7 +471,6 @@ class Session:
 
     def _close(self) -> None:
         self._cancel_timers()
-        self._house.store.leave(self._house.watchers, self._outbox)
         self._stop_reading()
         if self._replies is not None:
             self._replies.close()
