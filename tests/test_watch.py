@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -98,6 +99,24 @@ def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path:
             if not reached:
                 break
     assert number > 20
+
+
+def test_nothing_is_put_into_an_outbox_after_its_subscription_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    reader = Reader(held=False)
+    store.subscribe(store._watching, reader.outbox, b"a")
+    publish = store._watching.publish
+
+    def end_after_computing(changes: Iterable[Item]) -> object:
+        computed = publish(changes)
+        store._watching.unsubscribe(reader.outbox, b"a")  # as another thread may do then
+        return computed
+
+    monkeypatch.setattr(store._watching, "publish", end_after_computing)
+    store.write({"a": "1"})
+    assert reader.outbox.added == 0
 
 
 def test_what_is_no_word_is_not_watched() -> None:

@@ -158,13 +158,15 @@ class Publication:
     def _publish(self, first: Effects) -> None:
         """Publish the first effects of the queue, unless another call just does so."""
         queue = self._queue
-        steps: list[Step] = [partial(queue.index, first, 0, 1)]
+        checks: list[Step] = [partial(queue.index, first, 0, 1)]
+        steps: list[Step] = []
         woken: dict[Outbox[Any], int] = {}
         filled: list[tuple[Watchers[Any], Iterable[Outbox[Any]]]] = []
         if first.marker:
-            steps += self._begin_subscription(first.marker)
+            steps = self._begin_subscription(first.marker)
         elif changes := first.changes:
             for watchers in self._watchers:
+                checks.append(watchers.unchanged())
                 to_outboxes, some = watchers.publish(changes)
                 steps += to_outboxes
                 woken |= some
@@ -175,10 +177,11 @@ class Publication:
             then = partial(_release, woken) if woken else None
             with contextlib.suppress(JournalFailed, StoreClosed):  # raised where results are due
                 other_adder, *adding = self.data.steps(first, then)
-                steps = [steps[0], other_adder, *steps[1:], *adding]
+                checks.append(other_adder)
+                steps += adding
         try:
-            atomically(*steps, partial(queue.pop, 0))
-        except ValueError:  # it is not the first any more
+            atomically(*checks, *steps, partial(queue.pop, 0))
+        except ValueError:  # it is not the first any more, or was computed from what has changed
             return
         for watchers, outboxes in filled:
             for outbox in watchers.limit(outboxes):

@@ -122,6 +122,10 @@ class Watchers(Generic[Item]):
         self._version = [0]
         """Counts the changes of the subscriptions."""
 
+    def unchanged(self) -> Step:
+        """Return a step that refuses if the subscriptions have changed by then."""
+        return partial(self._version.index, self._version[0])
+
     def subscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
         """Return the steps by which `outbox` is subscribed to `key`, none if it is.
 
