@@ -14,7 +14,7 @@ from kvs.engine.boundary import Pause, Reason
 from kvs.language import results
 from kvs.language.faults import Checked, fault_at
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from libcpp cimport bool as cbool
@@ -535,7 +535,12 @@ cdef list _faults(bytes script, vector[Invalid]& invalid):
 cdef bytes _moved(Buffer& buffer):
     """Return all of `buffer`, which is empty then; see `Buffer::move_to`."""
     cdef bytes text = PyBytes_FromStringAndSize(NULL, buffer.size())
-    buffer.move_to(PyBytes_AS_STRING(text))
+    cdef char* at = text
+    if buffer.size() <= _LONG:
+        buffer.move_to(at)
+    else:
+        with nogil:
+            buffer.move_to(at)
     return text
 
 
