@@ -1,6 +1,7 @@
 """Which connect is served next: one whose client is there, whatever waits before it."""
 
 import os
+import re
 
 import pytest
 
@@ -192,7 +193,7 @@ def test_so_are_pipes_of_another_user(log: pytest.LogCaptureFixture) -> None:
 def test_pipes_of_a_session_are_refused_with_the_reason(log: pytest.LogCaptureFixture) -> None:
     with serving() as served:
         client = Client(served, "c").connected().register()
-        until(lambda: "its pipes are in use" in log.text)
+        until(lambda: "its pipes are in use: 121 bytes: \\x01/" in log.text)
         assert client.subscribe(b"k") == 0
 
 
@@ -205,8 +206,8 @@ def test_repeats_are_counted(
             send(served, frames.Connect(b"/no%d" % number, b"/no", b"/none").encode())
         Client(served, "c").connected()
         assert 0 < log.text.count("refused") <= 20
-    assert "/none: No such file or directory: 99 more" in log.text
-    assert "for other reasons: 81 more" in log.text
+    assert re.search(r"/none: No such file or directory: 121 bytes: .*: 99 more", log.text)
+    assert "others refused: 81 more" in log.text
 
 
 def test_repeats_are_logged_after_a_while_and_then_at_once_again(
@@ -217,7 +218,7 @@ def test_repeats_are_logged_after_a_while_and_then_at_once_again(
         for number in range(2):
             send(served, b"hello\n")
             Client(served, f"c{number}").connected()  # so that it has been read
-        until(lambda: "not a connect: 1 more" in log.text)
+        until(lambda: "not a connect: 6 bytes: hello\\n: 1 more" in log.text)
         send(served, b"again\n")
         until(lambda: "not a connect: 6 bytes: again" in log.text)
 
@@ -235,16 +236,26 @@ def test_an_incomplete_connect_is_logged(
         assert client.reply() == (frames.CONNECT, 0)
 
 
+@pytest.mark.parametrize(
+    ("frame", "logged"),
+    [
+        (frames.keyed_request(frames.SUBSCRIBE, b"key"), r"10 bytes: \x03key"),
+        (frames.execute_request(b"WRITE [(a,1)]\n"), r"10 bytes: \x05\x0e\x00WRITE"),
+        (frames.execute_request(b" " * (1 << 20) + b"\n"), r"5 bytes: \x05\x01\x00\x10\x00"),
+    ],
+)
 def test_an_incomplete_request_is_logged_once_and_its_session_goes_on(
-    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, frame: bytes, logged: str
 ) -> None:
     monkeypatch.setattr("kvs.server.session.INCOMPLETE_SECONDS", 0.05)
     with serving() as served:
         client = Client(served, "c").connected()
-        frame = frames.keyed_request(frames.SUBSCRIBE, b"key")
         client.send(frame[:10])
-        until(lambda: "a request is incomplete after 0.05 s: 10 bytes: \\x03key" in log.text)
+        until(lambda: f"a request is incomplete after 0.05 s: {logged}" in log.text)
         client.send(frame[10:])
-        assert client.reply() == (frames.SUBSCRIBE, 0)
+        if frame[0] == frames.EXECUTE:
+            client.executed()
+        else:
+            assert client.reply() == (frames.SUBSCRIBE, 0)
         assert client.execute(b"WAIT 200\n" + b"#" * 100)[0] == 0
         assert log.text.count("incomplete") == 1

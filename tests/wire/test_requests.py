@@ -119,6 +119,19 @@ def test_a_half_request_is_none(sent: list[Request], missing: int) -> None:
     assert read([stream]) == sent[:-1]
 
 
+@given(requests, st.integers(0, 41), st.integers(1, 50))
+def test_what_is_incomplete_is_as_it_came(request: Request, missing: int, size: int) -> None:
+    whole = encoded(request)
+    half = whole[: max(0, len(whole) - missing)]
+    parser = Requests()
+    for at in range(0, len(half), size):
+        parser.feed(half[at : at + size])
+        parser.next()
+    is_whole = half == whole
+    assert parser.is_incomplete == (not is_whole and half != b"")
+    assert parser.unused == (b"" if is_whole else half)
+
+
 @pytest.mark.parametrize("over", [1, 70_000])
 def test_a_script_that_is_too_long_is_read_to_its_end(over: int) -> None:
     length = frames.SCRIPT_BYTES + over

@@ -68,7 +68,7 @@ class Host(Protocol):
     def claim(self, identities: Identities, handover: Handover) -> None:
         """Stop releasing these pipes; put those that are open into `handover`."""
 
-    def conflicts(self, pipes: Pipes) -> bool:
+    def conflicts(self, pipes: Pipes, connect: Connect) -> bool:
         """Return whether a session has one of the pipes; then they are closed, the rest released.
 
         A session whose client is leaving is ended instead.
@@ -295,7 +295,7 @@ class Admission:
             if waiting.identities and identities != waiting.identities:
                 pipes.close()
                 raise Refused(lambda: "its pipes were replaced")
-            if self._host.conflicts(pipes):
+            if self._host.conflicts(pipes, waiting.connect):
                 return None
             self._host.claim(identities, waiting.handover)
             is_kept = not waiting.handover.is_empty

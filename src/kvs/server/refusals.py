@@ -29,29 +29,31 @@ class Refusals:
         self._timer = Timer(None)
 
     def add(self, reason: str, arrived: bytes) -> None:
-        """Log `reason` and what arrived, or count it if the same reason was logged just now."""
-        if reason in self._repeats:
-            self._repeats[reason] += 1
+        """Log `reason` and what arrived, or count it if the same was logged just now."""
+        line = f"{reason}: {excerpt(arrived)}"
+        if line in self._repeats:
+            self._repeats[line] += 1
         elif len(self._repeats) >= MAX_KINDS:
             self._others += 1
         else:
             if not self._repeats:
                 self._timer = self._loop.after(REPEAT_SECONDS, self.report)
-            self._repeats[reason] = 0
-            log.info("%s: %s", reason, _excerpt(arrived))
+            self._repeats[line] = 0
+            log.info("%s", line)
 
     def report(self) -> None:
         """Log the numbers now."""
         self._timer.cancel()
-        for reason, number in self._repeats.items():
+        for line, number in self._repeats.items():
             if number:
-                log.info("%s: %d more", reason, number)
+                log.info("%s: %d more", line, number)
         if self._others:
-            log.info("refused for other reasons: %d more", self._others)
+            log.info("others refused: %d more", self._others)
         self._repeats.clear()
         self._others = 0
 
 
-def _excerpt(data: bytes) -> str:
+def excerpt(data: bytes) -> str:
+    """Return the length and the first bytes of what arrived, for a line of the log."""
     quoted = shown(re.sub(rb"\0+", b"\0", data[: 16 * EXCERPT_BYTES]), EXCERPT_BYTES)
     return f"{counted(len(data), 'byte')}: {quoted}"

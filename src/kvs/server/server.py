@@ -199,8 +199,8 @@ class Server:
         """Stop releasing these pipes; put those that are open into `handover`."""
         self._farewells.claim(identities, handover)
 
-    def conflicts(self, pipes: Pipes) -> bool:
-        """Return whether a session has one of `pipes`; then they are closed.
+    def conflicts(self, pipes: Pipes, connect: Connect) -> bool:
+        """Return whether a session has one of the `pipes` of `connect`; then they are closed.
 
         A session whose client is leaving is ended instead. Its client may use its pipes again as
         soon as it was answered, and the kernel the number of one that was removed.
@@ -213,7 +213,7 @@ class Server:
         used = {pipe for pipe, session in sessions.items() if session and session.holds_pipes}
         if not used:
             return False
-        self._refusals.add(f"connect refused: {pipes.name}: its pipes are in use", b"")
+        self.refused(connect, f"{pipes.name}: its pipes are in use")
         self._release_unused(pipes, used)
         return True
 

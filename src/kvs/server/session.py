@@ -12,7 +12,7 @@ from kvs.server.execution import FAILED_JOURNAL, Execution, Turns
 from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
 from kvs.server.opening import Opening
 from kvs.server.outgoing import Notifications, Replies
-from kvs.server.refusals import Refusals
+from kvs.server.refusals import Refusals, excerpt
 from kvs.server.room import ReplyRoom
 from kvs.store import Store
 from kvs.watch import Outbox, Watchers
@@ -188,15 +188,15 @@ class Session:
                 return self.end("its client went before it was greeted")
         self._serve()
         self._read_at = time.monotonic()
-        if self._incomplete.call is None and self.stage in SERVES and self._requests.unused:
+        incomplete = self.stage in SERVES and self._requests.is_incomplete
+        if incomplete and self._incomplete.call is None:
             self._incomplete = self._loop.after(INCOMPLETE_SECONDS, self._check_incomplete)
         return None
 
     def _check_incomplete(self) -> None:
         """Log a request that has been incomplete for too long."""
         self._incomplete = Timer(None)
-        unused = self._requests.unused
-        if not unused or self.stage not in SERVES:
+        if not self._requests.is_incomplete or self.stage not in SERVES:
             return
         left = self._read_at + INCOMPLETE_SECONDS - time.monotonic()
         if self._due or self._is_busy():  # what is unused may be whole requests
@@ -205,7 +205,7 @@ class Session:
             self._incomplete = self._loop.after(left, self._check_incomplete)
             return
         reason = f"session {self.pipes.name}: a request is incomplete"
-        self._house.refusals.add(f"{reason} after {INCOMPLETE_SECONDS:g} s", unused)
+        self._house.refusals.add(f"{reason} after {INCOMPLETE_SECONDS:g} s", self._requests.unused)
 
     def _serve(self) -> None:
         """Carry out the requests that are there, as far as the client reads its replies."""
@@ -281,7 +281,8 @@ class Session:
             case Disconnect():
                 self._disconnect()
             case Unknown(operation):
-                self.end(f"it sent an unknown operation, {operation}")
+                arrived = excerpt(self._requests.unused)
+                self.end(f"it sent an unknown operation, {operation}: {arrived}")
 
     def _subscribe(self, key: bytes) -> bool:
         try:

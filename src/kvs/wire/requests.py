@@ -89,6 +89,8 @@ class Requests:
         self._dialect = dialect
         self._data = bytearray()
         """What no request has been made of yet, but for a script."""
+        self._head = b""
+        """The first bytes of the last `Execute`, before its script."""
         self._script: bytes | bytearray | None = None
         """What has come of a script."""
         self._missing = 0
@@ -107,9 +109,15 @@ class Requests:
         self._data += data
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether something has come that `next` has not returned."""
+        return bool(self._data or self._missing or self._skip)
+
+    @property
     def unused(self) -> bytes:
-        """The bytes that `next` has not returned; of a script that is too long only the first."""
-        return bytes([frames.EXECUTE]) if self._skipped else bytes(self._data)
+        """What has come and `next` has not returned; of a script that is too long the head."""
+        begun = self._head if self._missing or self._skip else b""
+        return begun + bytes(self._script or b"") + self._data
 
     def next(self) -> Request | None:  # noqa: PLR0911  (a table would hide it)
         """Return the next whole request; None until more is fed."""
@@ -137,7 +145,8 @@ class Requests:
         return Subscribe(key) if operation == frames.SUBSCRIBE else Unsubscribe(key)
 
     def _execute(self) -> Request | None:
-        length = frames.script_length(self._take(frames.EXECUTE_HEAD_BYTES))
+        self._head = self._take(frames.EXECUTE_HEAD_BYTES)
+        length = frames.script_length(self._head)
         if length > frames.SCRIPT_BYTES:
             self._skip = self._skipped = length
             return self.next()
