@@ -135,7 +135,7 @@ def test_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:
 def test_a_directory_of_somebody_else_is_refused(runtime: Path) -> None:
     runtime.mkdir(0o700)
     os.chown(runtime, 65534, 65534)
-    with pytest.raises(NoPlaceForPipes, match="it belongs to user 65534"):
+    with pytest.raises(NoPlaceForPipes, match="belongs to user 65534; set XDG_RUNTIME_DIR to"):
         claim("me")
 
 

@@ -182,7 +182,11 @@ def _make_directory(directory: bytes, mode: int) -> None:
         if not stat.S_ISDIR(found.st_mode):
             raise NoPlaceForPipes(shown(directory), "it is no directory")
         if found.st_uid != os.geteuid():
-            raise NoPlaceForPipes(shown(directory), f"it belongs to user {found.st_uid}")
+            advice = "root can remove it"
+            if not mode & 0o077:
+                advice = "set XDG_RUNTIME_DIR to a directory of your own, mode 700"
+            reason = f"it belongs to user {found.st_uid}; {advice}"
+            raise NoPlaceForPipes(shown(directory), reason)
         is_mode = stat.S_IMODE(found.st_mode)
         if is_mode & ~mode:
             reason = f"its mode is {is_mode:o}, it must be {mode:o}"
