@@ -49,6 +49,13 @@ def test_the_first_part_that_does_not_fit_is_named(line: bytes, column: int, rea
     assert (fault.offset, fault.column, fault.reason) == (5, column, reason)
 
 
+def test_of_a_part_that_is_too_long_no_more_is_read_than_is_said_of_it() -> None:
+    scan = faults_module._Scan(b"x" * 1_000_000, 0, 1_000_000)
+    assert scan.take(faults_module._WORD) == b"x" * (COUNTED_BYTES + 1)
+    assert scan.position == COUNTED_BYTES + 1
+    assert scan.take(faults_module._DIGITS) == b""
+
+
 @pytest.mark.parametrize("line", GOOD)
 def test_a_good_line_has_no_fault(line: bytes) -> None:
     assert fault_at(line + b"\n", 0) is None

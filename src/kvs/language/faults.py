@@ -257,8 +257,10 @@ class _Scan:
         self.skip(_BLANKS)
 
     def take(self, pattern: re.Pattern[bytes]) -> bytes:
+        """Go behind one match of `pattern` here, and return it; empty if there is none."""
         start = self.position
-        self.skip(pattern)
+        if match := pattern.match(self.text, start, self.end):
+            self.position = match.end()
         return self.text[start : self.position]
 
     def skip(self, pattern: re.Pattern[bytes]) -> bool:
