@@ -95,6 +95,37 @@ def test_nothing_is_told_before_it_is_safe_and_all_in_order(tmp_path: Path) -> N
         assert told[4:] == ["at once"]
 
 
+def test_a_call_that_raises_is_reported_and_the_journal_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    raised: list[object] = []
+    monkeypatch.setattr("threading.excepthook", lambda args: raised.append(args.exc_value))
+    defect = RuntimeError("a defect of the caller")
+
+    def fail(*_: object) -> None:
+        raise defect
+
+    with opened(tmp_path / "d", gate) as log:
+        with gate.shut():
+            log.add(write(0), 1)
+            log.after(log.added, fail)
+        log.wait(log.added)
+        until(lambda: raised)
+        log.after(log.added, fail)
+        assert raised == [defect, defect]
+        log.add(write(1), 1)
+        log.wait(log.added)
+        assert log.failure is None
+
+
+def test_compactions_leave_nothing_to_wake_the_writer_with(tmp_path: Path) -> None:
+    with opened(tmp_path / "d") as log:
+        for _ in range(3):
+            log.let_go()
+        assert log._let_go.empty()
+
+
 def test_a_long_segment_is_followed_by_another_that_goes_on_from_it(tmp_path: Path) -> None:
     settings = DataSettings(segment_bytes=200)
     with opened(tmp_path / "d", settings=settings) as log:

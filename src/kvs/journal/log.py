@@ -12,12 +12,14 @@ Laws:
   failed fsync(2) nobody knows what the disk has. Nothing is tried again, nothing more is told.
 - One failure alone is recovered from, a write(2) for which the disk is full: if room can be made,
   the segment is cut back to its last group, and the group is written again, once.
-- So it is when the directory, or the segment, is not where it was any more, or not as long: what
-  goes into a file without a name, or behind what proves nothing, is lost to the next start. That is
-  looked at every `LOOK_SECONDS`.
+- It is also the end when the directory, or the segment, is not where it was any more, or not as
+  long: what goes into a file without a name, or behind what proves nothing, is lost to the next
+  start. That is looked at every `LOOK_SECONDS`.
 """
 
 import contextlib
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -289,8 +291,9 @@ class Log:
 
     def let_go(self) -> None:
         """End a `hold`, if there is one."""
-        self._holding = None
-        self._let_go.put(None)
+        if self._holding is not None:
+            self._holding = None
+            self._let_go.put(None)
 
     @staticmethod
     def _take(steps: Callable[[], list[Step]]) -> None:
@@ -345,7 +348,10 @@ class Log:
             self.check()
 
     def after(self, added: int, call: Call) -> None:
-        """Call `call`, by this thread or the one that writes, once that is safe; else never."""
+        """Call `call`, by this thread or the one that writes, once that is safe; else never.
+
+        An exception that it raises goes to `threading.excepthook`.
+        """
         self._afters.append((added, call))
         self._call_afters()
 
@@ -362,7 +368,7 @@ class Log:
                 atomically(partial(afters.index, first, 0, 1), afters.popleft)
             except ValueError:  # another thread calls it
                 continue
-            first[1]()
+            _call(first[1])
 
     def close(self, then: Call = lambda: None) -> None:
         """Write what has been added, end, and call `then`; a further call does so as well.
@@ -566,4 +572,13 @@ class Log:
         """Call those who want to know; each once, whichever thread comes to it."""
         while self._failure_calls:
             with contextlib.suppress(IndexError):
-                self._failure_calls.pop(0)(failure)
+                _call(partial(self._failure_calls.pop(0), failure))
+
+
+def _call(call: Call) -> None:
+    """Call what a user of the store has given; a defect of it is no failure of the journal."""
+    try:
+        call()
+    except Exception:  # noqa: BLE001  (reported as that of a thread)
+        raised = (*sys.exc_info(), threading.current_thread())
+        threading.excepthook(threading.ExceptHookArgs(raised))
