@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import kvs
 from kvs import Store
-from kvs.engine.boundary import Instant
+from kvs.engine.boundary import Instant, Mark
 from kvs.errors import (
     DataDamaged,
     DataUnusable,
@@ -675,6 +675,13 @@ def test_a_finalizer_in_the_thread_that_compacts_for_a_full_disk_does_not_wait_f
         store.write({"c": "3"})
     assert revisions == [2]
     assert read(tmp_path / "d")[1] == {b"a": b"1", b"b": b"2", b"c": b"3"}
+
+
+def test_the_mark_of_an_unknown_job_is_refused_and_no_harm(tmp_path: Path) -> None:
+    with Store(tmp_path / "d") as store:
+        with pytest.raises(ValueError, match="job 7 of the mark is not known"):
+            store.execute(b"WRITE [(a,1)]\n", mark=Mark(7, 0))
+        assert store.write({"b": "2"}) == 1
 
 
 def test_a_needless_file_that_cannot_be_removed_is_told_and_no_harm(

@@ -2,8 +2,9 @@
 
 The engine below executes commands, each at one instant; `kvs.publication` brings what they change
 into the journal and to the subscribers, in order. No public method holds a lock while a signal
-handler or a finalizer may run: compaction and backups, for which other threads have to wait, fork
-in a thread of their own if need be (`kvs.waiting.apart`).
+handler may run: compaction, backups and notes of jobs, for which other threads have to wait, are
+done in a thread of their own if need be (`kvs.waiting.apart`). A finalizer that runs there may use
+the store.
 """
 
 import contextlib
@@ -208,7 +209,8 @@ class Store(NonCopyable):
         is reported in `Pause.faults`; nothing that stands in a script raises. `mark` is for jobs.
 
         Raises:
-            ValueError: `start` is outside of the script, or `budget` is negative.
+            ValueError: `start` is outside of the script, `budget` is negative, or `mark` is of no
+                job that the data directory knows.
             JournalFailed: the store has a data directory, and its journal failed.
             StoreClosed: it was closed.
             InheritedByFork: this process is a forked child.
@@ -219,6 +221,8 @@ class Store(NonCopyable):
             raise ValueError(f"start {start} or budget {budget} is out of range")
         if self._data is not None:
             self._data.log.check()
+            if mark is not None and mark.job not in self._data.jobs:
+                raise ValueError(f"job {mark.job} of the mark is not known")
         try:
             return self._engine.execute(script, start, budget, mark)
         finally:
@@ -335,7 +339,10 @@ class Store(NonCopyable):
             self._data.log.wait(position)
 
     def when_safe(self, position: int, call: Callable[[], None]) -> None:
-        """Call `call`, by this thread or one of the store's, once it may be shown; else never."""
+        """Call `call`, by this thread or one of the store's, once it may be shown; else never.
+
+        An exception that it raises in a store with a data directory goes to `threading.excepthook`.
+        """
         self._check_process()
         if self._data is None:
             call()

@@ -11,8 +11,8 @@ from operator import itemgetter
 class Table(dict[bytes, bytes]):
     """Keys and their values.
 
-    Not to be changed by two threads at once: the store's lock guards it. Overrides nothing of
-    dict, so that its methods stay as fast as dict's; `copy` is the quickest way to one instant.
+    Changed by `kvs.atomic.atomically` alone. Overrides nothing of dict, so that its methods stay as
+    fast as dict's; `copy` is the quickest way to one instant.
     """
 
     __slots__ = ()
@@ -21,7 +21,7 @@ class Table(dict[bytes, bytes]):
 def ordered(pairs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """Return the pairs in ascending order of the bytes of their keys.
 
-    `pairs` must not change meanwhile: give it a copy, or hold the store's lock.
+    `pairs` must not change meanwhile: give it a copy.
     """
     # By key alone: comparing tuples takes more than twice as long.
     return sorted(pairs.items(), key=itemgetter(0))

@@ -194,6 +194,6 @@ class Engine(Protocol):
         """Call `call` between two commands, none of which another thread can begin meanwhile.
 
         It may move the effects, which are then all up to this instant. Only a thread that no
-        signal handler interrupts may call this (`kvs.atomic.apart`): other threads wait for it.
+        signal handler interrupts may call this (`kvs.waiting.apart`): other threads wait for it.
         What `call` calls in this very thread, finalizers included, may call the engine.
         """
