@@ -38,6 +38,12 @@ REGISTRATION_BYTES = 512
 Each byte may begin a connect, and each candidate that is judged costs some system calls.
 """
 
+ADMIT_SECONDS = 0.02
+"""Seconds of reading connects after which clients are looked for, though more connects are there.
+
+A live client behind many dead ones would wait for each look at these.
+"""
+
 INCOMPLETE_SECONDS = 5.0
 """Seconds without a further byte after which an incomplete connect is logged."""
 
@@ -72,6 +78,8 @@ class Server:
         self._in_use: dict[tuple[int, int], Session] = {}
         """The pipes of all sessions that have not ended."""
         self._stopping = False
+        self._admit_at = 0.0
+        """When clients are looked for though more connects are there (time.monotonic)."""
         self._small_pipes_told = False
         self._no_room_told = False
         self._incomplete = Timer(None)
@@ -142,8 +150,11 @@ class Server:
     # Connects.
 
     def _registration_ready(self, _events: int) -> None:
-        self._read_registration()
-        self._admission.admit()
+        is_more = self._read_registration()
+        now = time.monotonic()
+        if not is_more or now >= self._admit_at:
+            self._admit_at = now + ADMIT_SECONDS
+            self._admission.admit()
 
     def _read_registration(self) -> bool:
         """Read connects; return whether there may be more."""
