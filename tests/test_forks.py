@@ -5,9 +5,11 @@ import gc
 import os
 import pickle
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,6 +90,24 @@ def in_child(action: Callable[[], object]) -> int:
 @pytest.fixture(params=["memory", "disk"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store() if request.param == "memory" else Store(tmp_path / "d")
+
+
+@pytest.mark.parametrize("act", ["backup", "compact"])
+def test_no_finalizer_of_a_thread_local_object_of_the_caller_runs_in_a_child(
+    tmp_path: Path, act: str
+) -> None:
+    """CPython drops them in a child that another thread forks: the parent would lose its files."""
+    local = threading.local()
+    local.directory = tempfile.TemporaryDirectory()
+    variable: ContextVar[tempfile.TemporaryDirectory[str]] = ContextVar("directory")
+    token = variable.set(tempfile.TemporaryDirectory())
+    with Store(tmp_path / "d") as store:
+        USES[act](store, tmp_path)
+    assert Path(local.directory.name).exists()
+    assert Path(variable.get().name).exists()
+    local.directory.cleanup()
+    variable.get().cleanup()
+    variable.reset(token)
 
 
 def test_the_uses_are_all_that_there_are() -> None:

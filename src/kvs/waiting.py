@@ -7,6 +7,7 @@ from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from threading import TIMEOUT_MAX, Lock, get_ident, main_thread
 from typing import TypeVar
 from weakref import WeakSet
@@ -83,6 +84,19 @@ os.register_at_fork(after_in_child=_in_child)
 _release = type(Lock()).release
 
 
+def _objects_of_thread() -> tuple[object, object]:
+    """Return what holds the thread-local objects, and the context variables, of this thread.
+
+    In a child that another thread forks, CPython drops the references of this thread to them
+    (`PyOS_AfterFork_Child`). Finalizers would run there, and remove the parent's files for one.
+    """
+    import ctypes
+
+    get_dict = ctypes.pythonapi.PyThreadState_GetDict  # a borrowed reference
+    get_dict.restype = ctypes.c_void_p
+    return ctypes.cast(get_dict(), ctypes.py_object).value, copy_context()
+
+
 def apart(action: Callable[[], T]) -> T:
     """Return what `action` returns, called in a thread that no signal handler interrupts.
 
@@ -98,6 +112,7 @@ def apart(action: Callable[[], T]) -> T:
     """
     if get_ident() != main_thread().ident:
         return action()
+    in_use = _objects_of_thread()  # noqa: F841  (referred to until the action is over)
     results: list[T] = []
     errors: list[BaseException] = []
     over = Waiters()
