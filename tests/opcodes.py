@@ -35,11 +35,13 @@ def at_opcode(
     places: tuple[str, ...] = CLIENT,
     *,
     looking: bool = False,
+    handling: bool = False,
 ) -> bool:
     """Call `work`, and `act` in it before the `number`-th bytecode; return if it has so many.
 
     Bytecodes count in the modules whose paths hold one of `places`, in this thread; with `looking`,
-    only those before which CPython handles signals. `act` may raise.
+    only those before which CPython handles signals; with `handling`, those of exception handling as
+    well, where finalizers run. `act` may raise.
     """
     count = 0
 
@@ -50,7 +52,7 @@ def at_opcode(
             nonlocal before, count
             if event == "opcode":
                 opcode = frame.f_code.co_code[frame.f_lasti]
-                if opcode not in HANDLING and (before in LOOKING or not looking):
+                if (handling or opcode not in HANDLING) and (before in LOOKING or not looking):
                     count += 1
                     if count == number + 1:
                         act()

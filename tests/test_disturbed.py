@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -30,6 +28,9 @@ SOURCE = os.path.dirname(kvs.__file__)
 SECONDS = 30.0
 
 
+at_instruction = partial(at_opcode, places=(SOURCE,), handling=True)
+
+
 class Disturbed(Exception):
     """Raised at an instruction."""
 
@@ -41,32 +42,12 @@ def at_each_instruction(
 
     After each, something else is written: what an exception left unpublished is published then.
     """
-    for number in itertools.count(1, step):
-        counter = itertools.count(1)
-
-        def trace(
-            frame: FrameType,
-            event: str,
-            _argument: object,
-            number: int = number,
-            counter: Iterator[int] = counter,
-        ) -> Any:  # noqa: ANN401  (as typeshed has it)
-            if not frame.f_code.co_filename.startswith(SOURCE):
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode" and next(counter) == number:
-                sys.settrace(None)
-                disturb()
-            return trace
-
-        sys.settrace(trace)
+    for number in itertools.count(step=step):
         try:
-            action()
+            is_reached = at_instruction(number, disturb, action)
         except Disturbed:
-            pass
-        finally:
-            sys.settrace(None)
-        if next(counter) <= number:
+            is_reached = True
+        if not is_reached:
             return number
         store.write({"settled": str(number)})
     raise AssertionError
@@ -141,9 +122,9 @@ def test_a_call_within_any_instruction_of_a_change_works_and_is_published_once(
     with store.watch(["o", "i"]) as watch:
         instructions = at_each_instruction(store, write, inside)
         changes = rest(watch)
-    assert len(revisions) == instructions - 1
+    assert len(revisions) == instructions
     assert revisions == sorted(set(revisions))
-    for key, last in ((b"o", instructions), (b"i", instructions - 1)):
+    for key, last in ((b"o", instructions + 1), (b"i", instructions)):
         values = [change.value for change in changes if change.key == key]
         assert values == [b"%d" % number for number in range(last)]
     assert len(reopened(store, tmp_path)) == 3
@@ -184,44 +165,22 @@ def test_every_method_survives_exceptions_and_calls_within_at_any_instruction(
 
 
 def test_a_close_within_any_instruction_of_a_change_closes_the_store(tmp_path: Path) -> None:
-    acknowledged: list[tuple[int, int]] = []
+    acknowledged: list[int] = []
     for number in itertools.count():
         directory = tmp_path / f"d{number}"
         store = Store(directory, DataSettings(fsync="never"))
-        reached = [False]
-        counter = itertools.count()
 
-        def close(
-            store: Store = store,
-            reached: list[bool] = reached,
-            counter: Iterator[int] = counter,
-            number: int = number,
-        ) -> None:
-            if next(counter) == number * 97:
-                reached[0] = True
-                store.close()
+        def write(store: Store = store, number: int = number) -> None:
+            with suppress(StoreClosed):
+                store.write({"k": "1"})
+                acknowledged.append(number)
 
-        def trace(frame: FrameType, event: str, _argument: object) -> Any:  # noqa: ANN401
-            if not frame.f_code.co_filename.startswith(SOURCE):
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                close()
-            return trace
-
-        sys.settrace(trace)
-        try:
-            store.write({"k": "1"})
-            acknowledged.append((number, 1))
-        except StoreClosed:
-            pass
-        finally:
-            sys.settrace(None)
+        is_reached = at_instruction(number * 97, store.close, write)
         store.close()
         with Store(directory) as again:
-            if acknowledged and acknowledged[-1][0] == number:
+            if number in acknowledged:
                 assert again.read(["k"]) == {b"k": b"1"}
-        if not reached[0]:
+        if not is_reached:
             break
     assert len(acknowledged) > 1
 
@@ -239,34 +198,12 @@ def test_an_exception_in_any_instruction_of_a_close_lets_the_next_one_finish(
         stores[-1].close()
         stores.append(Store(tmp_path / "d"))
 
-    for step in range(0, 10_000, 7):
-        counter = itertools.count()
-
-        def trace(
-            frame: FrameType,
-            event: str,
-            _argument: object,
-            counter: Iterator[int] = counter,
-            step: int = step,
-        ) -> Any:  # noqa: ANN401  (as typeshed has it)
-            if not frame.f_code.co_filename.startswith(SOURCE):
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode" and next(counter) == step:
-                raise Disturbed
-            return trace
-
-        sys.settrace(trace)
+    for number in itertools.count(step=7):
         try:
-            close()
+            if not at_instruction(number, disturb, close):
+                break
         except Disturbed:
-            pass
-        else:
-            sys.settrace(None)
-            break
-        finally:
-            sys.settrace(None)
-        open_again()
+            open_again()
     with Store(tmp_path / "d") as again:
         assert again.read(["k"]) == {b"k": b"1"}
 
