@@ -1,6 +1,7 @@
 """Waits that leave no lock behind, and what other threads have to wait for."""
 
 import errno
+import gc
 import os
 import time
 from _thread import start_new_thread
@@ -8,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from threading import TIMEOUT_MAX, Lock, get_ident, main_thread
+from itertools import chain
+from threading import TIMEOUT_MAX, Lock, get_ident, local, main_thread
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -84,17 +86,23 @@ os.register_at_fork(after_in_child=_in_child)
 _release = type(Lock()).release
 
 
-def _objects_of_thread() -> tuple[object, object]:
+def _objects_of_thread() -> list[object]:
     """Return what holds the thread-local objects, and the context variables, of this thread.
 
     In a child that another thread forks, CPython drops the references of this thread to them
     (`PyOS_AfterFork_Child`). Finalizers would run there, and remove the parent's files for one.
+    The objects live as long as a `_localdummy`: each `threading.local` has one of its own, in the
+    thread's dict, before CPython 3.13, and all of them share one from then on.
     """
     import ctypes
 
     get_dict = ctypes.pythonapi.PyThreadState_GetDict  # a borrowed reference
     get_dict.restype = ctypes.c_void_p
-    return ctypes.cast(get_dict(), ctypes.py_object).value, copy_context()
+    own = local()
+    own.used = True
+    references = (each for each in gc.get_referents(own) if isinstance(each, set))
+    shared = [reference() for reference in chain.from_iterable(references)]
+    return [ctypes.cast(get_dict(), ctypes.py_object).value, shared, copy_context()]
 
 
 def apart(action: Callable[[], T]) -> T:
