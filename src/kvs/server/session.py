@@ -419,7 +419,6 @@ class Session:
         """
         if self._finishing is not None:
             return None
-        self._outbox.give_up()
         execution = self._execution
         if self.stage not in SERVES or (execution is not None and execution.is_paused):
             return self.end(why)
@@ -461,7 +460,6 @@ class Session:
             self._close()
         self._deadline.cancel()
         self._claim.close()
-        self._outbox.give_up()
         self._unsubscribe_all(lambda: None)
         self._on_end(self)
 
@@ -472,6 +470,7 @@ class Session:
 
     def _close(self) -> None:
         self._cancel_timers()
+        self._outbox.give_up()
         self._stop_reading()
         if self._replies is not None:
             self._replies.close()
