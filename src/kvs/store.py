@@ -27,7 +27,7 @@ from kvs.publication import Publication
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
 from kvs.unclosed import warn_unclosed
-from kvs.waiting import Waiters, apart
+from kvs.waiting import Waiters, apart, fork_apart
 from kvs.watch import Outbox, Watchers
 
 if TYPE_CHECKING:  # a store in memory does not wait for what keeps one on disk
@@ -254,7 +254,7 @@ class Store(NonCopyable):
             draft.fork(instant.revision, len(instant), instant.listing)
 
         self._check()
-        apart(partial(self._needing, partial(self._engine.at_instant, fork)))
+        fork_apart(partial(self._needing, partial(self._engine.at_instant, fork)))
 
     # Watchers.
 
@@ -431,7 +431,7 @@ class Store(NonCopyable):
             if not self._compacting[0]:
                 data.on_grown()
             return None
-        return apart(partial(self._compact, data, wait=True))
+        return fork_apart(partial(self._compact, data, wait=True))
 
     def _compact(self, data: "Persistence", *, wait: bool) -> Written | None:
         """Do so, one thread at a time; with `wait` false, return None if another just does so.

@@ -86,25 +86,6 @@ os.register_at_fork(after_in_child=_in_child)
 _release = type(Lock()).release
 
 
-def _objects_of_thread() -> list[object]:
-    """Return what holds the thread-local objects, and the context variables, of this thread.
-
-    In a child that another thread forks, CPython drops the references of this thread to them
-    (`PyOS_AfterFork_Child`). Finalizers would run there, and remove the parent's files for one.
-    The objects live as long as a `_localdummy`: each `threading.local` has one of its own, in the
-    thread's dict, before CPython 3.13, and all of them share one from then on.
-    """
-    import ctypes
-
-    get_dict = ctypes.pythonapi.PyThreadState_GetDict  # a borrowed reference
-    get_dict.restype = ctypes.c_void_p
-    own = local()
-    own.used = True
-    references = (each for each in gc.get_referents(own) if isinstance(each, set))
-    shared = [reference() for reference in chain.from_iterable(references)]
-    return [ctypes.cast(get_dict(), ctypes.py_object).value, shared, copy_context()]
-
-
 def apart(action: Callable[[], T]) -> T:
     """Return what `action` returns, called in a thread that no signal handler interrupts.
 
@@ -120,7 +101,6 @@ def apart(action: Callable[[], T]) -> T:
     """
     if get_ident() != main_thread().ident:
         return action()
-    in_use = _objects_of_thread()  # noqa: F841  (referred to until the action is over)
     results: list[T] = []
     errors: list[BaseException] = []
     over = Waiters()
@@ -152,3 +132,38 @@ def apart(action: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def fork_apart(action: Callable[[], T]) -> T:
+    """Do as `apart` with an action that forks: the child keeps the caller's thread-local objects.
+
+    Raises:
+        InheritedByFork, OSError, BaseException: as `apart` does.
+
+    """
+    if get_ident() != main_thread().ident:
+        return action()
+    in_use = _objects_of_thread()
+    try:
+        return apart(action)
+    finally:
+        del in_use
+
+
+def _objects_of_thread() -> list[object]:
+    """Return what holds the thread-local objects, and the context variables, of this thread.
+
+    In a child that another thread forks, CPython drops the references of this thread to them
+    (`PyOS_AfterFork_Child`). Finalizers would run there, and remove the parent's files for one.
+    The objects live as long as a `_localdummy`: each `threading.local` has one of its own, in the
+    thread's dict, before CPython 3.13, and all of them share one from then on.
+    """
+    import ctypes
+
+    get_dict = ctypes.pythonapi.PyThreadState_GetDict  # a borrowed reference
+    get_dict.restype = ctypes.c_void_p
+    own = local()
+    own.used = True
+    references = (each for each in gc.get_referents(own) if isinstance(each, set))
+    shared = [reference() for reference in chain.from_iterable(references)]
+    return [ctypes.cast(get_dict(), ctypes.py_object).value, shared, copy_context()]
