@@ -9,7 +9,7 @@ from typing import Any
 
 Trace = Callable[[FrameType, str, Any], Any]
 TOOL = 4
-"""The number of a tool of sys.monitoring that nobody else uses."""
+"""A tool number of sys.monitoring that no other tool uses."""
 
 CLIENT = ("/kvs/client/", "/kvs/atomic.py", "/kvs/forks.py", "/kvs/wire/")
 """The modules of the client."""

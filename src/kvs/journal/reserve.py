@@ -51,7 +51,7 @@ class Reserve:
         return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def renew(self) -> None:
-        """Let the reserve grow to as much as stays free, unless a compaction uses it.
+        """Grow the reserve to as much as stays free, unless a compaction uses it.
 
         What a limit or a quota forbids is left out: then there is less of it, or none.
         """

@@ -257,7 +257,7 @@ class _Scan:
         self.skip(_BLANKS)
 
     def take(self, pattern: re.Pattern[bytes]) -> bytes:
-        """Go behind one match of `pattern` here, and return it; empty if there is none."""
+        """Move past one match of `pattern` here, and return it; empty if there is none."""
         start = self.position
         if match := pattern.match(self.text, start, self.end):
             self.position = match.end()
