@@ -1,12 +1,16 @@
 """Changes in one call into C."""
 
 import gc
+import sys
 from collections import deque
+from collections.abc import Callable
 from functools import partial
+from itertools import count, repeat
+from operator import call, setitem
 
 import pytest
 
-from kvs.atomic import atomically
+from kvs.atomic import Step, atomically, exhaust
 
 
 def test_steps_run_in_order_up_to_the_first_that_refuses() -> None:
@@ -40,3 +44,35 @@ def test_no_collection_runs_between_steps() -> None:
     assert len(table) == 2000
     assert seen
     assert not any(seen)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="CPython 3.12 collects between bytecodes")
+@pytest.mark.parametrize(
+    ("new_step", "collects"),
+    [
+        (lambda: partial([0].__setitem__, 0, 1), False),
+        (lambda: partial([0].extend, [1]), False),
+        (lambda: map(setitem, repeat([0]), repeat(0), count()).__next__, False),
+        (lambda: map([0].__setitem__, repeat(0), count()).__next__, True),
+    ],
+    ids=["partial of a method", "partial of extend", "map of operator", "map of a method"],
+)
+def test_what_a_step_allocates(new_step: Callable[[], Step], collects: bool) -> None:
+    """CPython takes a tuple from its list of free ones, if there is one: so none is left."""
+    collections: list[str] = []
+
+    def collecting(phase: str, _: object) -> None:
+        collections.append(phase)
+
+    steps = map(call, [new_step()])
+    threshold = gc.get_threshold()
+    free = [tuple(range(length)) for length in (1, 2, 3) for _ in range(3000)]
+    gc.callbacks.append(collecting)
+    try:
+        gc.set_threshold(1)
+        exhaust(steps)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(collecting)
+    assert free
+    assert ("start" in collections) is collects

@@ -11,6 +11,8 @@ Rules for the steps:
 - Each step is implemented in C and calls nothing that is implemented in Python.
 - No step creates an object that the garbage collector tracks, a tuple or an iterator for instance:
   CPython 3.11 collects at such an allocation, and runs finalizers.
+  `map` therefore calls functions of `operator`, not methods such as ``list.__setitem__``, for which
+  CPython makes a tuple of the arguments; a `partial` has that tuple already.
 - What the steps were computed from may be out of date by now. So the first step checks that it is
   not, and raises `ValueError` if it is (``partial(items.index, first, 0, 1)``); the caller computes
   them again. No thread ever waits for another, so none can wait for ever.

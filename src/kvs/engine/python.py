@@ -2,8 +2,8 @@
 
 State: the table, the revision and what is watched. No lock guards it, so that a signal handler or a
 finalizer may call the engine at any point: a line is computed first, and then takes effect in one
-call into C, if nothing has changed meanwhile (`kvs.atomic`). Else it is computed again. Only
-`at_instant` makes other threads wait.
+call into C, if what it was computed from has not changed meanwhile (`kvs.atomic`). Else it is
+computed again. Only `at_instant` makes other threads wait.
 """
 
 import re
@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import groupby, repeat
-from operator import attrgetter
+from itertools import chain, count, groupby, islice, repeat
+from operator import attrgetter, delitem, ior, setitem
 from threading import RLock, get_ident
+from typing import Any
 
 from kvs.atomic import Step, atomically, exhaust
 from kvs.engine.boundary import Effects, Instant, KeyChange, Mark, Pause, Reason
@@ -65,14 +66,18 @@ class PythonEngine:
     def __init__(self) -> None:
         self._table = Table()
         self._revision = [0]
-        self._version = [0]
-        """Counts the changes of the table, of the revision and of what is watched."""
+        """The number of changes of the table."""
+        self._advance = _counting(self._revision)
+        self._setup = [0]
+        """The number of changes of what is watched, and of which table it is."""
         self._watched: dict[bytes, int] = {}
         self._recording = False
         self._effects: deque[_Effects] = deque()
         self._instant = RLock()
         self._holder = [0]
         """The thread within `at_instant`, whose changes alone are made; 0 if there is none."""
+        self._no_instant = partial(self._holder.index, 0)
+        """Refuses within an instant."""
 
     @property
     def effects(self) -> bool:
@@ -85,9 +90,7 @@ class PythonEngine:
         while not call.over():
             self._carry_out(call)
             if call.stopped_at == grammar.SHOW:
-                pairs, seen = Table(), list[int]()
-                atomically(partial(pairs.update, self._table), partial(seen.extend, self._revision))
-                [call.revision] = seen
+                pairs = self._copy(call)
                 call.write(b"".join(results.listing(ordered(pairs))))
         return call.pause()
 
@@ -99,30 +102,32 @@ class PythonEngine:
     def _carry_out(self, call: "_Call") -> None:
         """Carry out lines until `call` is over or comes to a SHOW."""
         leg = object()
+        call.stopped_at = None
+        if not self._recording:
+            unchanged = partial(self._setup.index, self._setup[0])
+            note = partial(call.seen.extend, self._revision)
+            call.unreported = (self._no_instant, unchanged, note)
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
-                stopped_at = self._carry_out_line(call, match, leg)
-                call.came_to(match, stopped_at)
-                if stopped_at is not None or call.room < 0:
+                self._carry_out_line(call, match, leg)
+                call.offset = match.end()
+                if call.stopped_at is not None:
+                    break
+                call.told = call.offset
+                if call.room < 0:
                     break
         finally:
             if call.mark is not None and self._recording:
                 self._append_progress(call, leg)
                 call.pieces_told = len(call.output)
 
-    def _carry_out_line(self, call: "_Call", match: re.Match[bytes], leg: object) -> int | None:
-        """Carry out one line; return its kind if that is for others to do."""
+    def _carry_out_line(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
+        """Carry out one line, or note its kind if that is for others to do."""
         kind = match.lastindex
         if kind == grammar.WRITE:
             self._write(call, match, leg)
         elif kind == grammar.READ:
-            keys = grammar.key_words(match[grammar.READ])
-            keys.sort()
-            values, seen = list[bytes](), list[int]()
-            found = map(self._table.get, keys, repeat(grammar.MISSING_VALUE))
-            atomically(partial(values.extend, found), partial(seen.extend, self._revision))
-            [call.revision] = seen
-            call.write(results.pairs_line(zip(keys, values, strict=True)))
+            self._read(call, match)
         elif kind == grammar.DELETE:
             self._delete(call, match, leg)
         elif kind is None:
@@ -132,42 +137,79 @@ class PythonEngine:
         elif kind == grammar.HELP:
             call.write(results.HELP)
         elif kind != grammar.WAIT:
-            return kind
+            call.stopped_at = kind
         elif milliseconds := int(match[grammar.WAIT]):
             call.milliseconds = milliseconds
-            return kind
-        return None
+            call.stopped_at = kind
+
+    def _read(self, call: "_Call", match: re.Match[bytes]) -> None:
+        keys = grammar.key_words(match[grammar.READ])
+        keys.sort()
+        table = None
+        while table is not self._table:
+            table = self._table
+            # In one call into C. `chain` makes its iterator of the revision before it reads it.
+            found = map(table.get, keys, repeat(grammar.MISSING_VALUE))
+            seen: list[Any] = list(chain(self._revision, found))
+        call.revision = seen[0]
+        call.write(results.pairs_line(zip(keys, islice(seen, 1, None), strict=True)))
+
+    def _copy(self, call: "_Call") -> Table:
+        """Return the table as it is at one instant, for a SHOW."""
+        table = None
+        while table is not self._table:
+            table = self._table
+            copy = Table()
+            note = partial(call.seen.extend, self._revision)
+            atomically(note, partial(ior, copy, table))
+            call.revision = call.seen.pop()
+        return copy
 
     def _write(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
         words = grammar.pair_words(match[grammar.WRITE])
         # From a dict the table makes all its room before it takes the first pair: a command for
         # which there is not enough memory changes nothing.
         written = dict(zip(words[::2], words[1::2], strict=True))
+        if call.unreported and self._watched.keys().isdisjoint(written):
+            try:
+                atomically(*call.unreported, partial(ior, self._table, written), self._advance)
+            except ValueError:
+                call.unreported = ()
+            else:
+                call.revision = call.seen.pop() + 1
+                return
 
-        def attempt() -> tuple[Step, list[KeyChange]]:
-            changes: list[KeyChange] = []
-            if not self._watched.keys().isdisjoint(written):
-                changes = [pair for pair in written.items() if pair[0] in self._watched]
-            return partial(self._table.update, written), changes
+        self._apply(partial(self._attempt_write, written), call, match, leg)
 
-        self._apply(attempt, call, match, leg)
+    def _attempt_write(self, written: dict[bytes, bytes]) -> tuple[Step, list[KeyChange]]:
+        changes: list[KeyChange] = []
+        if not self._watched.keys().isdisjoint(written):
+            changes = [pair for pair in written.items() if pair[0] in self._watched]
+        return partial(ior, self._table, written), changes
 
     def _delete(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
         keys = grammar.key_words(match[grammar.DELETE])
         missing: list[bytes] = []
-
-        def attempt() -> tuple[Step, list[KeyChange]] | None:
-            table = self._table
-            there = dict.fromkeys(filter(table.__contains__, keys))
-            rest = there.copy()
-            missing[:] = [key for key in keys if rest.pop(key, key) is not None]
-            changes: list[KeyChange] = [(key, None) for key in there if key in self._watched]
-            return (partial(exhaust, map(table.pop, there)), changes) if there else None
-
-        self._apply(attempt, call, match, leg)
+        self._apply(partial(self._attempt_delete, keys, missing), call, match, leg)
         if missing:
             missing.sort()
             call.write(results.missing_line(missing))
+
+    def _attempt_delete(
+        self, keys: list[bytes], missing: list[bytes]
+    ) -> tuple[Step, list[KeyChange]] | None:
+        table = self._table
+        there = dict.fromkeys(filter(table.__contains__, keys))
+        missing.clear()
+        if len(there) < len(keys):
+            rest = there.copy()
+            missing.extend(key for key in keys if rest.pop(key, key) is not None)
+        if not there:
+            return None
+        changes: list[KeyChange] = []
+        if not self._watched.keys().isdisjoint(there):
+            changes = [(key, None) for key in there if key in self._watched]
+        return partial(exhaust, map(table.pop, there)), changes
 
     def _apply(
         self,
@@ -178,15 +220,15 @@ class PythonEngine:
     ) -> None:
         """Make the change that `attempt` computes, if any, with its changes of watched keys."""
         for _ in range(MAX_TRIES):
-            version, revision = self._version[0], self._revision[0]
+            revision, checks = self._unchanged()
             computed = attempt()
             if computed is None:
-                if self._version[0] == version:
+                if self._revision[0] == revision:
                     call.revision = revision
                     return
                 continue
             change, changes = computed
-            steps: list[Step] = [change, partial(self._revision.__setitem__, 0, revision + 1)]
+            steps = [change, self._advance]
             if changes or self._recording:
                 effects = self._effects_of(call, leg, match.end(), revision + 1)
                 effects.changes = changes
@@ -194,7 +236,7 @@ class PythonEngine:
                     effects.lines = match[0] if match[0].endswith(b"\n") else match[0] + b"\n"
                     effects.count = 1
                 steps.append(partial(self._effects.append, effects))
-            if self._commit(version, *steps):
+            if self._commit(*checks, *steps):
                 call.revision = revision + 1
                 if call.mark is not None and self._recording:
                     call.pieces_told = len(call.output)
@@ -213,23 +255,34 @@ class PythonEngine:
     def _append_progress(self, call: "_Call", leg: object) -> None:
         """Append how far a marked call has come, which is a change: within no other's instant."""
         while True:
-            version = self._version[0]
-            effects = self._effects_of(call, leg, call.told, self.revision)
-            if self._commit(version, partial(self._effects.append, effects)):
+            revision, checks = self._unchanged()
+            effects = self._effects_of(call, leg, call.told, revision)
+            if self._commit(*checks, partial(self._effects.append, effects)):
                 return
 
-    def _commit(self, version: int, *steps: Step) -> bool:
-        """Take the steps if nothing has changed since `version`; return whether they were taken."""
+    def _unchanged(self) -> tuple[int, list[Step]]:
+        """Return the revision, and steps that refuse if anything has changed by then."""
+        setup, revision = self._setup[0], self._revision[0]
+        return revision, [
+            partial(self._setup.index, setup),
+            partial(self._revision.index, revision),
+        ]
+
+    def _commit(self, *steps: Step) -> bool:
+        """Take the steps, outside any other thread's instant; return whether none refused."""
+        try:
+            atomically(self._no_instant, *steps)
+        except ValueError:
+            pass
+        else:
+            return True
         while (holder := self._holder[0]) not in {0, get_ident()}:
             with self._instant:  # until it is over
                 pass
-        try:
-            atomically(
-                partial(self._holder.index, holder),
-                partial(self._version.index, version),
-                *steps,
-                partial(self._version.__setitem__, 0, version + 1),
-            )
+        if not holder:
+            return False
+        try:  # a call within this thread's own
+            atomically(*steps)
         except ValueError:
             return False
         return True
@@ -260,47 +313,55 @@ class PythonEngine:
         """Let `pairs` be everything, as one change; return its revision."""
         table = Table(pairs)
         while True:
-            version, revision, before = self._version[0], self._revision[0] + 1, self._table
-            effects = _Effects(object(), revision)
+            revision, checks = self._unchanged()
+            setup, before = self._setup[0], self._table
+            effects = _Effects(object(), revision + 1)
             keys = [key for key in sorted(self._watched) if key in before or key in table]
             effects.changes = [(key, table.get(key)) for key in keys]
             steps: list[Step] = [
                 partial(setattr, self, "_table", table),
-                partial(self._revision.__setitem__, 0, revision),
+                partial(setitem, self._setup, 0, setup + 1),
+                self._advance,
             ]
             if keys:
                 steps.append(partial(self._effects.append, effects))
-            if self._commit(version, *steps):
-                return revision
+            if self._commit(*checks, *steps):
+                return revision + 1
 
     def record(self, revision: int) -> None:
         """Record changes as lines, and count on from `revision`; before any other use."""
         self._recording = True
         self._revision[0] = revision
+        self._advance = _counting(self._revision)
 
     def watch(self, key: bytes, marker: int = 0) -> bool:
         """Report changes of `key` from now on, behind a marker; return whether it exists."""
         while True:
-            version, there = self._version[0], key in self._table
-            steps: list[Step] = [
-                partial(self._watched.__setitem__, key, self._watched.get(key, 0) + 1)
-            ]
+            revision, checks = self._unchanged()
+            there = key in self._table
+            steps = self._watch_steps(key, 1)
             if marker:
-                effects = _Effects(object(), self.revision)
+                effects = _Effects(object(), revision)
                 effects.marker = marker
                 steps.append(partial(self._effects.append, effects))
-            if self._commit(version, *steps):
+            if self._commit(*checks, *steps):
                 return there
 
     def unwatch(self, key: bytes) -> None:
         """End a `watch`."""
         while True:
-            version, count = self._version[0], self._watched[key] - 1
-            end = partial(self._watched.__setitem__, key, count)
-            if not count:
-                end = partial(self._watched.__delitem__, key)
-            if self._commit(version, end):
+            _, checks = self._unchanged()
+            if self._commit(*checks, *self._watch_steps(key, -1)):
                 return
+
+    def _watch_steps(self, key: bytes, more: int) -> list[Step]:
+        """Return the steps by which there are so many more watches of a key."""
+        watches = self._watched.get(key, 0) + more
+        change = partial(setitem, self._watched, key, watches)
+        return [
+            change if watches else partial(delitem, self._watched, key),
+            partial(setitem, self._setup, 0, self._setup[0] + 1),
+        ]
 
     def settle(self) -> None:
         """Do nothing: effects can be moved as soon as their change is made."""
@@ -327,6 +388,11 @@ class PythonEngine:
                 call(_Instant(self._table, self.revision))
             finally:
                 self._holder[0] = before
+
+
+def _counting(cell: list[int]) -> Step:
+    """Return a step that adds 1 to the number in `cell`, which nothing else changes."""
+    return map(setitem, repeat(cell), repeat(0), count(cell[0] + 1)).__next__
 
 
 def _merged(effects: list[_Effects]) -> _Effects:
@@ -368,7 +434,7 @@ class _Call:
 
     __slots__ = (
         "end", "idle_lines", "invalid", "mark", "milliseconds", "offset", "output", "pieces_told",
-        "revision", "room", "script", "start", "stopped_at", "stops", "told",
+        "revision", "room", "script", "seen", "start", "stopped_at", "stops", "told", "unreported",
     )  # fmt: skip
 
     def __init__(
@@ -387,15 +453,13 @@ class _Call:
         self.stops = _STOPS if mark is None else _STOPS_OF_MARKED
         self.milliseconds = 0
         self.revision = revision
+        self.seen: list[int] = []
+        """Where a step puts the revision at its instant."""
+        self.unreported: tuple[Step, ...] = ()
+        """The first steps of a change that concerns neither a journal nor a watch."""
         self.mark = mark
         self.pieces_told = 0
         """How much of `output` is in the effects of a marked call."""
-
-    def came_to(self, line: re.Match[bytes], stopped_at: int | None) -> None:
-        """Take in the last line that was carried out, and its kind if that is for others to do."""
-        self.offset = line.end()
-        self.stopped_at = stopped_at
-        self.told = self.offset if stopped_at is None else line.start()
 
     def write(self, text: bytes) -> None:
         """Put `text` behind what the commands have written so far."""
