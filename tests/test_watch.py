@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def test_nothing_is_put_into_an_outbox_after_its_subscription_has_ended(
     store.subscribe(store._watching, reader.outbox, b"a")
     publish = store._watching.publish
 
-    def end_after_computing(changes: Iterable[Item]) -> object:
+    def end_after_computing(changes: Sequence[Item]) -> object:
         computed = publish(changes)
         store._watching.unsubscribe(reader.outbox, b"a")  # as another thread may do then
         return computed

@@ -43,8 +43,8 @@ class Publication:
         self._markers = itertools.count(1)
         self._beginning: dict[int, Subscription] = {}
         """Subscriptions that begin, by their marker."""
-        self._unwoken: dict[Outbox[Any], None] = {}
-        """Outboxes with new changes whose readers have not been woken yet."""
+        self._unwoken: dict[Outbox[Any], int] = {}
+        """Outboxes with changes whose readers have not been woken yet (the values are not used)."""
         self._noting = RLock()
         """Held, by threads without signal handlers alone, while what is known of jobs is changed,
         and while a compaction begins."""
@@ -57,11 +57,10 @@ class Publication:
             return
         while True:
             self._engine.move_effects(self._queue)
-            try:
-                first = self._queue[0]
-            except IndexError:
+            first = self._queue[:1]
+            if not first:
                 break
-            self._publish(first)
+            self._publish(*first)
         for outbox in list(self._unwoken):
             outbox.wake()
             # A call that put more into it meanwhile wakes its reader itself before it returns.
@@ -166,13 +165,16 @@ class Publication:
             steps = self._begin_subscription(first.marker)
         elif changes := first.changes:
             for watchers in self._watchers:
-                checks.append(watchers.unchanged())
                 to_outboxes, some = watchers.publish(changes)
-                steps += to_outboxes
-                woken |= some
-                filled.append((watchers, some))
+                if some:
+                    check, *to_outboxes = to_outboxes
+                    checks.append(check)
+                    steps += to_outboxes
+                    woken |= some
+                    filled.append((watchers, some))
         if self.data is None:
-            steps += [partial(self._unwoken.__setitem__, outbox, None) for outbox in woken]
+            if woken:
+                steps.append(partial(self._unwoken.update, woken))
         elif not first.marker:
             then = partial(_release, woken) if woken else None
             with contextlib.suppress(JournalFailed, StoreClosed):  # raised where results are due

@@ -10,7 +10,6 @@ Invariants:
 """
 
 import contextlib
-import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,8 +54,8 @@ class Outbox(Generic[Item]):
         self.added = 0
         """Number of changes ever put into it."""
         self._items: deque[Item] = deque()
-        self._released = 0 if held else math.inf
-        """How many of all that were ever put in may be taken."""
+        self._released = 0 if held else None
+        """How many of all that were ever put in may be taken; None for all."""
 
     def __len__(self) -> int:
         """Return how many changes wait in it, those that are held back included."""
@@ -69,14 +68,17 @@ class Outbox(Generic[Item]):
         # high, and its own wake-up follows.
         waiting = len(self._items)
         taken = self.added - waiting
-        return 0 if self.given_up else int(max(0, min(waiting, self._released - taken)))
+        if self.given_up:
+            return 0
+        return waiting if self._released is None else max(0, min(waiting, self._released - taken))
 
     def take(self, most: int) -> list[Item]:
         """Remove the oldest changes that may be taken, at most `most`, and return them in order."""
         taken: list[Item] = []
-        with contextlib.suppress(IndexError):  # it was cleared meanwhile
-            for _ in range(min(most, self.ready)):
-                taken.append(self._items.popleft())  # noqa: PERF401  (keeps what came before it)
+        try:  # noqa: SIM105  (contextlib.suppress takes longer than all else here)
+            taken.extend(self._items.popleft() for _ in range(min(most, self.ready)))
+        except IndexError:  # it was cleared meanwhile: what came before that is in the list
+            pass
         return taken
 
     def add(self, *items: Item) -> None:
@@ -92,7 +94,7 @@ class Outbox(Generic[Item]):
 
     def release(self, added: int) -> None:
         """Let the first `added` of all changes ever put in be taken. One thread at a time."""
-        self._released = max(self._released, added)
+        self._released = max(self._released or 0, added)
 
     def give_up(self) -> None:
         """Clear it for good."""
@@ -121,10 +123,6 @@ class Watchers(Generic[Item]):
         """Items put into outboxes since all of them were last counted."""
         self._version = [0]
         """Counts the changes of the subscriptions."""
-
-    def unchanged(self) -> Step:
-        """Return a step that refuses if the subscriptions have changed by then."""
-        return partial(self._version.index, self._version[0])
 
     def subscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
         """Return the steps by which `outbox` is subscribed to `key`, none if it is.
@@ -167,12 +165,37 @@ class Watchers(Generic[Item]):
                 return True
 
     def publish(
-        self, changes: Iterable[tuple[bytes, bytes | None]]
+        self, changes: Sequence[tuple[bytes, bytes | None]]
     ) -> tuple[list[Step], dict[Outbox[Item], int]]:
         """Return the steps that put changes, keys with new values, into the outboxes of these keys.
 
-        Also returns the outboxes to wake afterwards, each with its `added` by then.
+        The first refuses if the subscriptions have changed meanwhile. Also returns the outboxes to
+        wake afterwards, each with its `added` by then. Both are empty if no outbox is concerned.
         """
+        version = self._version[0]
+        items = self._items_of(changes)
+        if not items:
+            return [], {}
+        steps: list[Step] = [partial(self._version.index, version)]
+        woken: dict[Outbox[Item], int] = {}
+        published = self._published
+        for outbox, added in items.items():
+            if not outbox.given_up:
+                steps += outbox.steps(added)
+                woken[outbox] = outbox.added + len(added)
+                published += len(added)
+        steps.append(partial(setattr, self, "_published", published))
+        return steps, woken
+
+    def _items_of(
+        self, changes: Sequence[tuple[bytes, bytes | None]]
+    ) -> dict[Outbox[Item], list[Item]]:
+        """Return what the changes become, by the outboxes they go to."""
+        if len(changes) == 1:
+            [(key, value)] = changes
+            concerned = self._by_key.get(key, ())
+            shared = [self._item(key, value)] if concerned else []
+            return dict.fromkeys(concerned, shared)
         items: dict[Outbox[Item], list[Item]] = {}
         run: list[Item] = []
         """Of changes one after the other that all go to the same outboxes."""
@@ -184,14 +207,7 @@ class Watchers(Generic[Item]):
                     to, run = subscribed, []
                 run.append(self._item(key, value))
         _add_to_each(items, to, run)
-        items = {outbox: added for outbox, added in items.items() if not outbox.given_up}
-        steps: list[Step] = []
-        for outbox, added in items.items():
-            steps += outbox.steps(added)
-        if items:
-            published = self._published + sum(map(len, items.values()))
-            steps.append(partial(setattr, self, "_published", published))
-        return steps, {outbox: outbox.added + len(added) for outbox, added in items.items()}
+        return items
 
     def limit(self, outboxes: Iterable[Outbox[Item]]) -> Iterable[Outbox[Item]]:
         """Close those of `outboxes` over their limit, and the longest of all over the total one.
