@@ -35,10 +35,14 @@ DESCRIPTORS_A_JOB = 4
 SWITCH_SECONDS = 0.0005
 """Seconds after which the thread that serves sessions gets the interpreter from another."""
 
-MAPPED_BYTES = 256 << 10
-"""Bytes from which on a block of memory is mapped by itself, and returned when it is freed."""
+MAPPED_BYTES = 1 << 20
+"""Bytes from which on a block of memory is mapped by itself, and returned when it is freed.
 
-_M_MMAP_THRESHOLD = -3
+More than jobs read or write at a time: to map a block and have it cleared for each takes longer
+than to carry out its commands, and in part while other threads wait for the interpreter.
+"""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -64,6 +68,7 @@ def _return_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2 * MAPPED_BYTES)
 
 
 def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessions: int) -> None:
