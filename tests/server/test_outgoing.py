@@ -111,3 +111,16 @@ def test_a_reply_that_is_read_as_fast_as_it_is_written_lets_others_be_served(
     assert len(os.read(reader, 1 << 20)) == sum(sizes) - WRITE_BYTES
     replies.close()
     os.close(reader)
+
+
+def test_a_small_reply_is_one_write(loop: Loop) -> None:
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    written: list[int] = []
+    replies = Replies(writer, loop, lambda _: replies.write(), written.append)
+    replies.put([b"header", b"", b"text"])
+    replies.put([b"", b""])
+    assert written == [10]
+    assert not replies.pending
+    assert os.read(reader, 100) == b"headertext"
+    replies.close()
+    os.close(reader)

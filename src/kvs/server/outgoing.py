@@ -65,10 +65,12 @@ class Replies:
             BrokenPipeError: nobody reads any more.
 
         """
+        parts = [part for part in parts if part]
+        if len(parts) > 1 and sum(map(len, parts)) <= PIPE_BUF:
+            parts = [b"".join(parts)]  # one write, and one wake-up of the client
         for part in parts:
-            if part:
-                self.parts.append(memoryview(part))
-                self._sizes.append(len(part))
+            self.parts.append(memoryview(part))
+            self._sizes.append(len(part))
         self.write()
 
     def write(self) -> None:
