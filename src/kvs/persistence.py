@@ -5,7 +5,6 @@ holds, its effects go into the journal, and a snapshot of it makes the journal s
 """
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +27,6 @@ from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings
 from kvs.snapshot.write import Draft, Written
 from kvs.waiting import apart
-
-log = logging.getLogger("kvs.store")
 
 GROUP_BYTES = 1 << 20
 """Of the lines of a snapshot in one group."""
@@ -232,7 +229,9 @@ class Persistence:
             return False
         if time.monotonic() >= self._warn_full_at:
             self._warn_full_at = time.monotonic() + WARN_SECONDS
-            log.warning(
+            import logging  # takes as long as opening the directory, and is rarely used
+
+            logging.getLogger("kvs.store").warning(
                 "%s: %s; goes on with the reserve and compacts the journal; free disk space",
                 self.shown,
                 cause(error),
