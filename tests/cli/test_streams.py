@@ -161,6 +161,7 @@ def test_a_reader_of_results_that_has_gone_is_status_1_in_silence(folder: Path, 
     assert (ended.status, ended.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("case", COMMANDS)
 def test_with_both_lost_the_status_is_1(folder: Path, case: str, place: str) -> None:
@@ -168,6 +169,7 @@ def test_with_both_lost_the_status_is_1(folder: Path, case: str, place: str) -> 
         assert program(folder, COMMANDS[case][0], stream, stream).status == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("case", SILENT)
 def test_a_command_without_results_needs_no_stdout(folder: Path, case: str, place: str) -> None:
@@ -201,6 +203,7 @@ def test_a_run_that_a_signal_stops_has_its_status(
         assert process.wait(SECONDS) == 128 + number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_a_signal_stops_ends_well(

@@ -88,6 +88,7 @@ def _release_killed_clients_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", STAGES)
 def test_a_client_is_killed_and_nobody_else_notices(
     steps: str, caplog: pytest.LogCaptureFixture
