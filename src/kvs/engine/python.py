@@ -106,14 +106,14 @@ class PythonEngine:
         if not self._recording:
             unchanged = partial(self._setup.index, self._setup[0])
             note = partial(call.seen.extend, self._revision)
-            call.unreported = (self._no_instant, unchanged, note)
+            call.unreported = (unchanged, note)
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
                 self._carry_out_line(call, match, leg)
                 call.offset = match.end()
                 if call.stopped_at is not None:
                     break
-                call.told = call.offset
+                call.reached = call.offset
                 if call.room < 0:
                     break
         finally:
@@ -171,14 +171,11 @@ class PythonEngine:
         # which there is not enough memory changes nothing.
         written = dict(zip(words[::2], words[1::2], strict=True))
         if call.unreported and self._watched.keys().isdisjoint(written):
-            try:
-                atomically(*call.unreported, partial(ior, self._table, written), self._advance)
-            except ValueError:
-                call.unreported = ()
-            else:
+            change = partial(ior, self._table, written)
+            if self._commit(*call.unreported, change, self._advance):
                 call.revision = call.seen.pop() + 1
                 return
-
+            call.unreported = ()
         self._apply(partial(self._attempt_write, written), call, match, leg)
 
     def _attempt_write(self, written: dict[bytes, bytes]) -> tuple[Step, list[KeyChange]]:
@@ -256,7 +253,7 @@ class PythonEngine:
         """Append how far a marked call has come, which is a change: within no other's instant."""
         while True:
             revision, checks = self._unchanged()
-            effects = self._effects_of(call, leg, call.told, revision)
+            effects = self._effects_of(call, leg, call.reached, revision)
             if self._commit(*checks, partial(self._effects.append, effects)):
                 return
 
@@ -434,14 +431,15 @@ class _Call:
 
     __slots__ = (
         "end", "idle_lines", "invalid", "mark", "milliseconds", "offset", "output", "pieces_told",
-        "revision", "room", "script", "seen", "start", "stopped_at", "stops", "told", "unreported",
+        "reached", "revision", "room", "script", "seen", "start", "stopped_at", "stops",
+        "unreported",
     )  # fmt: skip
 
     def __init__(
         self, script: bytes, start: int, budget: int, revision: int, mark: Mark | None
     ) -> None:
         self.script = script
-        self.start = self.offset = self.told = start
+        self.start = self.offset = self.reached = start
         self.end = script.find(b"\n", start + budget) + 1 or len(script)
         """Where the first line that goes past the budget of input ends."""
         self.room = budget
