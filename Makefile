@@ -17,7 +17,7 @@ ENGINE := setup.py $(wildcard src/kvs/engine/*.pyx src/kvs/engine/native/*.[hc]p
 
 all: .venv/installed
 
-.venv/installed: pyproject.toml src/kvs/version.py $(ENGINE)
+.venv/installed: pyproject.toml src/kvs/_version.py $(ENGINE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "kvs needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

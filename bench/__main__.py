@@ -9,10 +9,10 @@ import time
 from dataclasses import replace
 from types import FrameType
 
-from bench import machine, page
-from bench.figures import Outcome
-from bench.rows import MEASURES
+from bench import machine, report
+from bench.results import Outcome
 from bench.scale import FULL, QUICK, Scale
+from bench.suites import MEASURES
 
 
 def main() -> int:
@@ -21,13 +21,13 @@ def main() -> int:
     # A plain kill leaves by an exception too, so that no server or directory stays behind.
     signal.signal(signal.SIGTERM, _leave)
     # Read first, so that a page without a place for them does not cost minutes of figures.
-    the_page = None if options.quick or options.rows else page.Page()
+    the_page = None if options.quick or options.rows else report.Page()
     names = [name for name in MEASURES if not options.rows or name in options.rows]
     outcomes = _measured(names, QUICK if options.quick else FULL)
     if options.quick:
         # So little says nothing about goals.
         outcomes = {name: replace(outcome, goals=()) for name, outcome in outcomes.items()}
-    figures = f"{machine.described()}\n\n{page.written(outcomes)}"
+    figures = f"{machine.described()}\n\n{report.written(outcomes)}"
     if the_page is None:
         print(figures, end="")
     else:
@@ -49,7 +49,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure kvs and write the figures into "
-        f"{os.path.relpath(page.PATH)}; with an option, show them only.",
+        f"{os.path.relpath(report.PATH)}; with an option, show them only.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -1,6 +1,6 @@
 """The same commands for SQLite and LMDB, in the process: one transaction a command, synced.
 
-Each database is given to `bench.floor` in place of its dict, and in place of its lock: a command
+Each database is given to `bench.baseline` in place of its dict, and in place of its lock: a command
 holds the lock while it is at the table, and so becomes a transaction.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 import lmdb
 
-from bench import floor
+from bench import baseline
 
 _MAP_BYTES = 1 << 30
 """The most that LMDB may map; it is only an address range until it is used."""
@@ -108,4 +108,4 @@ Database = SQLite | LMDB
 
 def carry_out(script: bytes, database: Database) -> bytes:
     """Carry out the lines of `script`; return what they output."""
-    return floor.carry_out(script, cast("Any", database), cast("Any", database))
+    return baseline.carry_out(script, cast("Any", database), cast("Any", database))

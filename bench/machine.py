@@ -4,7 +4,7 @@ import datetime
 import os
 import platform
 
-from bench.figures import MEGABYTE
+from bench.results import MEGABYTE
 
 
 def described() -> str:

@@ -11,8 +11,8 @@ from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from kvs.engine.choice import COMPILED, engine_name
-from kvs.engine.choice import PYTHON as PYTHON_ENGINE
+from kvs.engine.selection import COMPILED, engine_name
+from kvs.engine.selection import PYTHON as PYTHON_ENGINE
 
 P = ParamSpec("P")
 R = TypeVar("R")

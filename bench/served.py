@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from bench.folders import short_folder
 from bench.processes import KVS
-from kvs.engine.choice import VARIABLE
+from kvs.engine.selection import VARIABLE
 
 _WAIT_SECONDS = 300.0
 _LOOK_SECONDS = 0.01

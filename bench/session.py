@@ -5,7 +5,7 @@ import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kvs.wire import frames
+from kvs.protocol import frames
 
 ANSWER_SECONDS = 60.0
 

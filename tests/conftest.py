@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from kvs import forks
-from kvs.engine.choice import COMPILED, PYTHON, VARIABLE
+from kvs.concurrency import forks
+from kvs.engine.selection import COMPILED, PYTHON, VARIABLE
 from tests.engine.engines import engine_called
 
 # PYTHONUNBUFFERED and its like change how every program that a test starts behaves: the tests run

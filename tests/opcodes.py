@@ -11,7 +11,13 @@ Trace = Callable[[FrameType, str, Any], Any]
 TOOL = 4
 """A tool number of sys.monitoring that no other tool uses."""
 
-CLIENT = ("/kvs/client/", "/kvs/atomic.py", "/kvs/forks.py", "/kvs/wire/")
+CLIENT = (
+    "/kvs/client/",
+    "/kvs/concurrency/atomic.py",
+    "/kvs/concurrency/forks.py",
+    "/kvs/posix/fifos.py",
+    "/kvs/protocol/",
+)
 """The modules of the client."""
 
 HANDLING = {dis.opmap[name] for name in ("PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE")}

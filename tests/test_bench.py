@@ -10,7 +10,7 @@ import pytest
 from bench import redis
 from bench.listeners import listening
 
-from kvs.engine.choice import COMPILED, engine_name
+from kvs.engine.selection import COMPILED, engine_name
 
 pytestmark = pytest.mark.slow
 

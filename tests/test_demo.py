@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import SECONDS, until
+from tests.helpers import SECONDS, until
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 

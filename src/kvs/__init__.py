@@ -5,12 +5,12 @@ when it is first used, so that the first lines of the program `kvs` run before a
 (`kvs.__main__`). On another system than Linux, that first use raises ImportError.
 """
 
-from kvs.version import VERSION
+from kvs._version import VERSION
 
 TYPE_CHECKING = False  # for type checkers it is true; typing would take longer than all else here
 if TYPE_CHECKING:
     from kvs.client.session import Session, connect
-    from kvs.engine.boundary import Pause, Reason
+    from kvs.engine.interface import Pause, Reason
     from kvs.errors import (
         BackupFailed,
         BackupMalformed,
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
         State,
     )
     from kvs.library import Store
-    from kvs.persistence import Recovered
+    from kvs.protocol.replies import Executed
     from kvs.settings import DataSettings
-    from kvs.snapshot.write import Written
-    from kvs.watch import Change, Watch
-    from kvs.wire.replies import Executed
+    from kvs.snapshot.writer import Written
+    from kvs.store.persistence import Recovered
+    from kvs.store.subscriptions import Change, Watch
 
 __version__ = VERSION
 
@@ -110,20 +110,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Change": "kvs.watch",
+    "Change": "kvs.store.subscriptions",
     "DataSettings": "kvs.settings",
-    "Executed": "kvs.wire.replies",
+    "Executed": "kvs.protocol.replies",
     "JobReport": "kvs.jobs.report",
-    "Pause": "kvs.engine.boundary",
-    "Reason": "kvs.engine.boundary",
-    "Recovered": "kvs.persistence",
+    "Pause": "kvs.engine.interface",
+    "Reason": "kvs.engine.interface",
+    "Recovered": "kvs.store.persistence",
     "Report": "kvs.jobs.report",
     "Session": "kvs.client.session",
     "SnapshotReport": "kvs.jobs.report",
     "State": "kvs.jobs.report",
     "Store": "kvs.library",
-    "Watch": "kvs.watch",
-    "Written": "kvs.snapshot.write",
+    "Watch": "kvs.store.subscriptions",
+    "Written": "kvs.snapshot.writer",
     "connect": "kvs.client.session",
 }
 """Where a name comes from when it is first used (PEP 562), if not from `kvs.errors`."""
@@ -134,7 +134,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'kvs' has no attribute {name!r}")
     from importlib import import_module
 
-    from kvs.system import require_linux
+    from kvs.posix.linux import require_linux
 
     require_linux()
     module = import_module(_MODULES.get(name, "kvs.errors"))

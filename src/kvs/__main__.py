@@ -9,7 +9,7 @@ import gc
 import signal
 import sys
 
-from kvs.system import require_linux
+from kvs.posix.linux import require_linux
 
 
 def main() -> int:

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from kvs.atomic import exhaust
-from kvs.engine.boundary import BUDGET, Mark, Pause
+from kvs.concurrency.atomic import exhaust
+from kvs.concurrency.waiting import apart
+from kvs.engine.interface import BUDGET, Mark, Pause
 from kvs.errors import (
     DataUnusable,
     KvsError,
@@ -16,21 +17,20 @@ from kvs.errors import (
     cause,
     shown,
 )
-from kvs.files import check_path, check_replaceable, open_directory
 from kvs.jobs.job import Tell
 from kvs.jobs.report import Report
 from kvs.jobs.run import Run, tell_nobody
-from kvs.language import lines
-from kvs.language.faults import checked_word
-from kvs.language.lines import Word
+from kvs.language import builder
+from kvs.language.builder import Word
+from kvs.language.diagnostics import checked_word
+from kvs.posix.files import check_path, check_replaceable, open_directory
 from kvs.progress import ShowProgress, show_nobody
 from kvs.settings import DataSettings, Settings, cores
-from kvs.snapshot.read import load
-from kvs.snapshot.write import Draft, Written
-from kvs.store import Path
-from kvs.store import Store as CoreStore
-from kvs.waiting import apart
-from kvs.watch import Change, Reader, Watch, Watchers
+from kvs.snapshot.reader import load
+from kvs.snapshot.writer import Draft, Written
+from kvs.store.core import Path
+from kvs.store.core import Store as CoreStore
+from kvs.store.subscriptions import Change, Reader, Watch, Watchers
 
 
 class Store(CoreStore):
@@ -78,7 +78,7 @@ class Store(CoreStore):
             self.on_failure(partial(_end_readers, self._readers))
 
     def close(self) -> None:
-        """Close the store, and end every watch of it; see `kvs.store.Store.close`.
+        """Close the store, and end every watch of it; see `kvs.store.core.Store.close`.
 
         Raises:
             JournalFailed: not every change was written.
@@ -94,7 +94,7 @@ class Store(CoreStore):
     ) -> Pause:
         """Carry out the commands of `script`, bytes or str; its lines count in bytes of UTF-8.
 
-        All else is as the store below has it (`kvs.store.Store.execute`).
+        All else is as the store below has it (`kvs.store.core.Store.execute`).
 
         Raises:
             TypeError: `script` is neither bytes nor str.
@@ -105,7 +105,7 @@ class Store(CoreStore):
 
         """
         if type(script) is not bytes:
-            script = lines.encoded(script)
+            script = builder.encoded(script)
         return super().execute(script, start, budget, mark)
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
@@ -119,7 +119,7 @@ class Store(CoreStore):
                 nothing was written.
 
         """
-        pause = self.execute(lines.write_line(pairs))
+        pause = self.execute(builder.write_line(pairs))
         self.wait_until_safe(self.position())
         return pause.revision
 
@@ -131,7 +131,7 @@ class Store(CoreStore):
 
         """
         self._check()
-        wanted = lines.checked_keys(keys)
+        wanted = builder.checked_keys(keys)
         values = self.safe(self._engine.get(wanted))
         return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
 
@@ -145,12 +145,12 @@ class Store(CoreStore):
 
         """
         self._check()
-        doomed = lines.checked_keys(keys)
+        doomed = builder.checked_keys(keys)
         if not doomed:
             return []
-        pause = self.execute(lines.keys_line(b"DELETE", doomed))
+        pause = self.execute(builder.keys_line(b"DELETE", doomed))
         self.wait_until_safe(self.position())
-        return lines.keys_missed(pause.output)
+        return builder.keys_missed(pause.output)
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs of one instant, in ascending order of the bytes of the keys."""
@@ -224,7 +224,7 @@ class Store(CoreStore):
     def begin_with(self, pairs: dict[bytes, bytes]) -> int:
         """Replace everything by the `pairs` of a backup, as one change; return its revision.
 
-        They are as `kvs.snapshot.read.load` returns them, and the caller's no more.
+        They are as `kvs.snapshot.reader.load` returns them, and the caller's no more.
 
         Raises:
             StoreNotEmpty: it is kept in a data directory, and there were changes before.
@@ -256,7 +256,7 @@ class Store(CoreStore):
             self._readers.pop(reader, None)
             self.leave(self._watching, reader.outbox)
 
-        wanted = lines.checked_keys(keys)
+        wanted = builder.checked_keys(keys)
         watch = Watch(reader, leave)
         self._readers[reader] = None
         try:

@@ -11,8 +11,8 @@ from operator import itemgetter
 class Table(dict[bytes, bytes]):
     """Keys and their values.
 
-    Changed by `kvs.atomic.atomically` alone. Overrides nothing of dict, so that its methods stay as
-    fast as dict's; `copy` is the quickest way to one instant.
+    Changed by `kvs.concurrency.atomic.atomically` alone. Overrides nothing of dict, so that its
+    methods stay as fast as dict's; `copy` is the quickest way to one instant.
     """
 
     __slots__ = ()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tests.tools import SECONDS, USUAL, Argument, Start, started
+from tests.helpers import SECONDS, USUAL, Argument, Start, started
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from kvs.wire import frames
-from tests.client.scripted import Peer, playing
-from tests.server.raw import Served, serving
-from tests.tools import KVS, SECONDS, Ended, until
+from kvs.protocol import frames
+from tests.client.scripted_server import Peer, playing
+from tests.helpers import KVS, SECONDS, Ended, until
+from tests.server.raw_client import Served, serving
 
 CONNECTED = b"Server returned 0 for operation: connect\n"
 DISCONNECTED = b"Server returned 0 for operation: disconnect\n"
@@ -324,12 +324,12 @@ def test_a_signal_while_it_removes_its_pipes(runtime: Path, served: Served) -> N
         "def and_a_signal(path):\n"
         "    unlink(path)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "import kvs.client.opening\n"
-        "await_answer = kvs.client.opening._Opening._await_answer\n"
+        "import kvs.client.handshake\n"
+        "await_answer = kvs.client.handshake._Opening._await_answer\n"
         "def from_then_on(*arguments):\n"
         "    await_answer(*arguments)\n"
         "    os.unlink = and_a_signal\n"
-        "kvs.client.opening._Opening._await_answer = from_then_on\n"
+        "kvs.client.handshake._Opening._await_answer = from_then_on\n"
         "sys.exit(kvs.cli.main(sys.argv[1:]))\n"
     )
     done = subprocess.run(

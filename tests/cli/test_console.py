@@ -17,8 +17,8 @@ from prompt_toolkit.document import Document
 
 from kvs.cli.console import KEYS_KEPT, Completions, Keys, set_within
 from tests.cli.terminal import Terminal, on_terminal
-from tests.server.raw import Served, serving
-from tests.tools import SECONDS, Start, until
+from tests.helpers import SECONDS, Start, until
+from tests.server.raw_client import Served, serving
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
-from kvs.cli import data as command_line
+from kvs.cli import open_store as command_line
 from kvs.errors import counted
-from tests.journal.journals import Files, Made, contents, files, put
-from tests.tools import (
+from tests.helpers import (
     HOUR,
     Start,
     content,
@@ -23,6 +22,7 @@ from tests.tools import (
     until,
     write_jobs,
 )
+from tests.journal.builders import Files, Made, contents, files, put
 
 
 def segments() -> tuple[Made, Made]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import (
+from tests.helpers import (
     HOUR,
     SECONDS,
     STANDSTILL,

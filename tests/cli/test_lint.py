@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from tests.tools import HOUR, Start, content, kvs, one_line, started, until, write_jobs
+from tests.helpers import HOUR, Start, content, kvs, one_line, started, until, write_jobs
 
 
 def everything(directory: Path) -> dict[str, tuple[bytes, int, int]]:

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvs.cli.log import MAX_BYTES, LogWriter
-from tests.server.raw import SECONDS, Client, Place, read_within
-from tests.tools import until
+from tests.helpers import until
+from tests.server.raw_client import SECONDS, Client, Place, read_within
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import SECONDS, write_jobs
+from tests.helpers import SECONDS, write_jobs
 
 INTERRUPTED_AT = """
 import os, signal, sys
@@ -27,7 +27,8 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize(
-    "module", ["kvs.cli", "argparse", "kvs.engine.choice", "kvs.cli.run", "kvs.store", "kvs.jobs"]
+    "module",
+    ["kvs.cli", "argparse", "kvs.engine.selection", "kvs.cli.run", "kvs.store.core", "kvs.jobs"],
 )
 def test_ctrl_c_before_all_is_loaded_ends_it_in_silence(tmp_path: Path, module: str) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
@@ -44,7 +45,7 @@ def test_the_package_loads_nothing_before_it_is_used() -> None:
     )
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, capture_output=True, timeout=SECONDS, check=True)
-    assert ended.stdout == b"['kvs', 'kvs.version']\nTrue\n"
+    assert ended.stdout == b"['kvs', 'kvs._version']\nTrue\n"
 
 
 ELSEWHERE = (

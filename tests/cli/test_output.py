@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import (
+from tests.helpers import (
     HOUR,
     Start,
     content,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import (
+from tests.helpers import (
     STANDSTILL,
     Data,
     Start,

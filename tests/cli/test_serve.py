@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 import kvs
-from kvs.snapshot.read import load
-from kvs.wire import frames
-from tests.server.raw import SECONDS, Client, Place, read_within
-from tests.tools import (
+from kvs.protocol import frames
+from kvs.snapshot.reader import load
+from tests.helpers import (
     Start,
     content,
     end,
@@ -28,7 +27,8 @@ from tests.tools import (
     until,
     write_jobs,
 )
-from tests.tools import kvs as kvs_program
+from tests.helpers import kvs as kvs_program
+from tests.server.raw_client import SECONDS, Client, Place, read_within
 
 
 @dataclass

@@ -17,8 +17,7 @@ import pytest
 
 from kvs import Store
 from tests.cli.test_client import runtime, served
-from tests.server.raw import Served
-from tests.tools import (
+from tests.helpers import (
     HOUR,
     KVS,
     SECONDS,
@@ -31,6 +30,7 @@ from tests.tools import (
     until,
     write_jobs,
 )
+from tests.server.raw_client import Served
 
 __all__ = ["runtime", "served"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.terminal import on_terminal
-from tests.tools import (
+from tests.helpers import (
     HOUR,
     SECONDS,
     USUAL,

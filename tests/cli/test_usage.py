@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kvs.engine.choice import engine_name
-from kvs.version import VERSION
-from tests.tools import SECONDS, Start, kvs, leftovers, one_line, write_jobs
+from kvs._version import VERSION
+from kvs.engine.selection import engine_name
+from tests.helpers import SECONDS, Start, kvs, leftovers, one_line, write_jobs
 
 GOOD = "WRITE [(k,v)]\nREAD [k]\n"
 

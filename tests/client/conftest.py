@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.raw import Served, serving
+from tests.server.raw_client import Served, serving
 
 
 @pytest.fixture

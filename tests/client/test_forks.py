@@ -19,8 +19,8 @@ from kvs.client.session import Session, connect
 from kvs.errors import InheritedByFork, SessionEnded
 from tests.cli.test_serve import output, serving
 from tests.client.test_session import in_thread
-from tests.server.raw import Place, Served
-from tests.tools import SECONDS, until
+from tests.helpers import SECONDS, until
+from tests.server.raw_client import Place, Served
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from kvs.client.session import Session, connect
 from kvs.errors import SessionEnded
 from tests.cli.test_serve import output, serving
 from tests.client.test_session import in_thread
+from tests.helpers import SECONDS, until
 from tests.opcodes import Interrupted, at_opcode, raise_interrupted
-from tests.server.raw import Place, Served
-from tests.tools import SECONDS, until
+from tests.server.raw_client import Place, Served
 
 pytestmark = pytest.mark.slow
 

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvs
-from kvs.client import link
+from kvs.client import transport
 from kvs.client.session import Session, connect
 from kvs.errors import RequestFailed, ScriptTooLong, SessionEnded, WordRefused
-from kvs.watch import Change
-from kvs.wire import frames
-from tests.client.scripted import Peer, playing
-from tests.server.raw import Served
+from kvs.protocol import frames
+from kvs.store.subscriptions import Change
+from tests.client.scripted_server import Peer, playing
+from tests.helpers import SECONDS, until
+from tests.server.raw_client import Served
 from tests.strategies import values, words
-from tests.tools import SECONDS, until
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
@@ -165,7 +165,7 @@ def test_changes_are_drained_while_a_reply_is_waited_for(runtime: Path, tmp_path
 def test_changes_that_nobody_takes_end_the_session(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "MOST_KEPT", 100)
+    monkeypatch.setattr(transport, "MOST_KEPT", 100)
 
     def play(peer: Peer) -> None:
         peer.connected().read(42)
@@ -382,7 +382,7 @@ def test_after_close(served: Served) -> None:
 def test_close_does_not_wait_for_ever(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvs.client.exchange.LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.client.multiplexer.LEAVE_SECONDS", 0.05)
     gone = threading.Event()
 
     def play(peer: Peer) -> None:

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from kvs.engine.boundary import Effects, Engine, Mark, Pause
-from kvs.engine.choice import PYTHON
+from kvs.engine.interface import Effects, Engine, Mark, Pause
 from kvs.engine.python import PythonEngine
+from kvs.engine.selection import PYTHON
 
 NewEngine = Callable[[], Engine]
 

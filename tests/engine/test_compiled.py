@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvs.engine.boundary import Effects, Engine, Instant, Mark
-from kvs.engine.choice import COMPILED
+from kvs.engine.interface import Effects, Engine, Instant, Mark
+from kvs.engine.selection import COMPILED
 from tests.engine.engines import (
     NewEngine,
     engine_called,
@@ -21,7 +21,7 @@ from tests.engine.engines import (
     take_all_effects,
     take_effects,
 )
-from tests.tools import SECONDS
+from tests.helpers import SECONDS
 
 
 @pytest.fixture(name="new_engine", scope="module")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvs.engine.boundary import Effects, Engine, Instant, KeyChange, Mark, Pause
-from kvs.engine.choice import COMPILED
+from kvs.engine.interface import Effects, Engine, Instant, KeyChange, Mark, Pause
 from kvs.engine.python import PythonEngine
+from kvs.engine.selection import COMPILED
 from tests.engine.engines import engine_called, pauses, take_all_effects, take_effects
 from tests.strategies import scripts, words
 

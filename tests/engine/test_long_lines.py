@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvs.engine.choice import COMPILED
 from kvs.engine.python import PythonEngine
-from kvs.language import faults
+from kvs.engine.selection import COMPILED
+from kvs.language import diagnostics
 from tests.engine.engines import engine_called, pauses
 from tests.engine.test_equal import everything
-from tests.tools import SECONDS
+from tests.helpers import SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_the_compiled_engine_checks_long_lines_as_the_language_does(seed: int) -
     for script in scripts(rng):
         for _ in range(6):
             each = broken(rng, script)
-            assert check(each) == faults.check(each)
+            assert check(each) == diagnostics.check(each)
 
 
 @pytest.mark.parametrize("size", [*range(60, 70), 127, 128, 129, 191, 192])
@@ -101,7 +101,7 @@ def test_a_list_that_ends_at_any_distance_from_the_end_of_the_script_is_checked_
             script = name + b" [" + item * (size // len(item)) + before + behind
             for end in range(len(script) - 12, len(script) + 1):
                 cut = script[:end]
-                assert check(cut) == faults.check(cut), cut
+                assert check(cut) == diagnostics.check(cut), cut
 
 
 # Memory.

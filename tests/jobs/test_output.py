@@ -12,8 +12,8 @@ from kvs.errors import JobFailed, JournalFailed
 from kvs.jobs import output as output_module
 from kvs.jobs.output import Output
 from kvs.library import Store
-from tests.journal.disks import Fault, Gate, put_in
-from tests.tools import content
+from tests.helpers import content
+from tests.journal.fake_storage import Fault, Gate, put_in
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from kvs import InvalidCommand, KvsError, Report, State, Store
 from kvs.jobs.run import Run
-from kvs.language.results import HELP
+from kvs.language.output_format import HELP
 from kvs.settings import Settings
-from kvs.snapshot import write
+from kvs.snapshot import writer
 from tests.model import Model
 from tests.strategies import scripts
 
@@ -66,7 +66,7 @@ def test_a_job_beside_the_model(
     directory = tmp_path_factory.mktemp("jobs")
     (directory / "a.job").write_bytes(script)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kvs.jobs.blocks.BLOCK", block)
+        patch.setattr("kvs.jobs.input.BLOCK", block)
         report = run(directory)
     model = Model(HELP)
     model.run(script)
@@ -134,14 +134,14 @@ def slow_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Non
     gate = tmp_path_factory.mktemp("gate") / "pipe"
     os.mkfifo(gate)
     holder = os.open(gate, os.O_RDWR)
-    real = write._child
+    real = writer._child
 
     def child(file: int, *rest: object) -> None:
         os.read(os.open(gate, os.O_RDONLY), 1)
         real(file, *rest)  # type: ignore[arg-type]
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(write, "_child", child)
+    patch.setattr(writer, "_child", child)
 
     def let_go() -> None:
         patch.undo()

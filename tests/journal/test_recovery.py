@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kvs import upkeep
 from kvs.errors import DataDamaged, DataUnusable
-from kvs.journal.folder import Folder
+from kvs.journal.directory import Folder
 from kvs.journal.recovery import Reader
-from tests.journal.journals import (
+from kvs.store import maintenance
+from tests.journal.builders import (
     OTHER,
     Files,
     Made,
@@ -222,14 +222,14 @@ def test_what_is_advised_does_work(
         read(put(tmp_path / "d", made))
     assert told.value.advice == advice
     try:
-        cut = upkeep.repair(tmp_path / "d")
+        cut = maintenance.repair(tmp_path / "d")
     except DataDamaged:
         assert ANEW in advice
         assert contents(tmp_path / "d") == made
     else:
         assert cut is not None
         assert (ANEW in advice) == (cut.revision == 0)
-        assert upkeep.check(tmp_path / "d").revision == cut.revision
+        assert maintenance.check(tmp_path / "d").revision == cut.revision
 
 
 def test_segments_under_each_others_names_are_told(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_segment_of_another_store_or_of_another_past_is_told(tmp_path: Path) -
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("act", [read, upkeep.check, upkeep.repair])
+@pytest.mark.parametrize("act", [read, maintenance.check, maintenance.repair])
 def test_a_newer_form_is_told_and_is_no_damage(
     tmp_path: Path, act: Callable[[Path], object]
 ) -> None:

@@ -8,9 +8,9 @@ import resource
 import sys
 from pathlib import Path
 
-from tests.faults.launch import become
-from tests.server import test_changes, test_sessions
-from tests.server.raw import Client, serving
+from tests.failures.launch import become
+from tests.server import test_changes, test_session
+from tests.server.raw_client import Client, serving
 
 USUAL_BYTES = 65536
 MOST_PIPES = 500
@@ -57,17 +57,17 @@ def main(uid: int) -> None:
             assert fcntl.fcntl(client.open["not"], fcntl.F_GETPIPE_SZ) <= size
         assert len(told.lines) == 1, told.lines
         assert f"new ones hold {size} bytes instead of 65536" in told.lines[0]
-        for order in test_sessions.ORDERS.values():
-            test_sessions.check_order(served, order)
+        for order in test_session.ORDERS.values():
+            test_session.check_order(served, order)
     test_changes.test_every_change_of_several_writers_comes_once_and_in_the_order_of_revisions()
     test_changes.test_those_of_one_command_come_together_and_in_its_order()
     test_changes.test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices()
     test_changes.test_subscribing_and_dropping_while_changes_go_by_loses_and_doubles_nothing()
-    test_sessions.test_a_hundred_connects_at_once_and_few_places()
+    test_session.test_a_hundred_connects_at_once_and_few_places()
     for test in (
-        test_sessions.test_requests_may_come_together_and_in_pieces,
-        test_sessions.test_a_script_that_is_too_long_is_read_to_its_end_and_refused,
-        test_sessions.test_a_reply_far_larger_than_the_pipe_holds_up_nobody,
+        test_session.test_requests_may_come_together_and_in_pieces,
+        test_session.test_a_script_that_is_too_long_is_read_to_its_end_and_refused,
+        test_session.test_a_reply_far_larger_than_the_pipe_holds_up_nobody,
     ):
         with serving() as served:
             test(served)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from kvs.posix import fifos
+from kvs.posix.fifos import NotAFifo
+from kvs.protocol.frames import Connect
+from kvs.protocol.registration import Refused
 from kvs.server import access
 from kvs.server.access import NoAccess, Senders
 from kvs.server.registration import found
-from kvs.wire import fifos
-from kvs.wire.fifos import NotAFifo
-from kvs.wire.frames import Connect
-from kvs.wire.registration import Refused
 
 ANYONE = Senders(0o622, None)
 ANYONE_MAY = "with --fifo-mode 622 any user may have named it"

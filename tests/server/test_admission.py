@@ -5,16 +5,16 @@ import re
 
 import pytest
 
+from kvs.protocol import frames
 from kvs.settings import ServerSettings
-from kvs.wire import frames
-from tests.server.raw import Client, Served, send, serving
-from tests.tools import until
+from tests.helpers import until
+from tests.server.raw_client import Client, Served, send, serving
 
 
 @pytest.fixture(autouse=True)
 def _stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the end of a server not wait for clients that never open their pipes."""
-    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
+    monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
 
 
 def absent(served: Served, count: int, name: str = "d") -> list[Client]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from kvs.protocol import frames
+from kvs.protocol.replies import Change
 from kvs.settings import ServerSettings
-from kvs.wire import frames
-from kvs.wire.replies import Change
-from tests.server.raw import SECONDS, Client, read_within, serving
-from tests.tools import until
-from tests.wire.pieces import Notifications
+from tests.helpers import until
+from tests.protocol.pieces import Notifications
+from tests.server.raw_client import SECONDS, Client, read_within, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 

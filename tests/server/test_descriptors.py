@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvs.wire import frames
-from tests.server.raw import SECONDS, Client, Place
-from tests.tools import Start, end, started, until
+from kvs.protocol import frames
+from tests.helpers import Start, end, started, until
+from tests.server.raw_client import SECONDS, Client, Place
 
 CLIENTS = 24
 

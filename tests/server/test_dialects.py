@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvs.wire import frames
-from kvs.wire.frames import Dialect
-from tests.server.raw import Client, Served, send, serving
-from tests.tools import until
+from kvs.protocol import frames
+from kvs.protocol.frames import Dialect
+from tests.helpers import until
+from tests.server.raw_client import Client, Served, send, serving
 
 
 @pytest.fixture(name="served")

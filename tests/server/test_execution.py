@@ -1,290 +1,158 @@
-"""Long scripts: in turn, beside short ones, within a bound of memory, and over with the session."""
-
-import contextlib
-import logging
-import threading
-from collections.abc import Callable, Iterator
+"""A script in slices: what comes of it is what comes of all its lines at once."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from kvs.server import execution, session
-from kvs.server.room import SMALL_REPLY_BYTES, Claim
-from kvs.settings import ServerSettings
-from kvs.wire import frames
-from tests.server.raw import SECONDS, Client, Served, serving
-from tests.server.test_sessions import unread
-from tests.tools import until
+from kvs.engine.interface import Pause, Reason
+from kvs.library import Store
+from kvs.protocol import frames
+from kvs.protocol.requests import Execute
+from kvs.server import execution as scripts
+from kvs.server.execution import BLOCK_BYTES, Blocks, Script
+from tests.strategies import scripts as any_scripts
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
-TABLE = {f"key{number:03}": "v" * 30 for number in range(1000)}
-SHOWN = 41 * 1000
+TABLE = {f"key{number:03}": "v" * 30 for number in range(100)}
+SHOWN = 41 * 100
 """Bytes that SHOW writes of that table."""
 
-TOTAL = 1 << 20
+
+def reply_of(script: Script) -> tuple[int, bytes, bytes]:
+    head, *rest = script.reply()
+    result, output, errors = frames.executed_lengths(bytes(head))
+    text = b"".join(rest)
+    assert len(text) == output + errors == script.size
+    return result, text[:output], text[output:]
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with serving() as one:
-        yield one
+def run(script: Script) -> list[Pause]:
+    """Run it to its end; return the slices."""
+    slices = []
+    while not script.over:
+        script.prepare()
+        before = script.size
+        needs = script.needs
+        slices.append(script.run_slice())
+        assert script.over or script.size <= max(needs, before + 200_000)
+    return slices
 
 
-@pytest.fixture
-def bounded() -> Iterator[Served]:
-    """Return a server whose replies together are bounded by `TOTAL`, with `TABLE` in its store."""
-    with serving(ServerSettings(reply_total_bytes=TOTAL)) as one:
-        one.store.write(TABLE)
-        yield one
+def run_text(text: bytes, store: Store, total: int = 1 << 28) -> tuple[int, bytes, bytes]:
+    script = Script(Execute(text), store, total)
+    run(script)
+    return reply_of(script)
 
 
-@contextlib.contextmanager
-def worker_busy(served: Served) -> Iterator[None]:
-    """Let the worker execute nothing until the end."""
-    busy, go_on = threading.Event(), threading.Event()
-
-    def work() -> None:
-        busy.set()
-        go_on.wait(SECONDS)
-
-    served.server._turns._worker.submit(work)
-    assert busy.wait(SECONDS)
-    try:
-        yield
-    finally:
-        go_on.set()
-
-
-def is_idle(served: Served) -> bool:
-    turns = served.server._turns
-    return turns._at_work is None and not turns._waiting and turns._large is None
-
-
-def writes(key: bytes, count: int) -> bytes:
-    return frames.execute_request(
-        b"".join(b"WRITE [(%b,%d)]\n" % (key, number) for number in range(count))
-    )
+@given(st.lists(any_scripts(), max_size=4), st.sampled_from([1, 7, 60, 4096]))
+@example([b"WRITE [(a,a)]\nnonsense\n  BACKUP\nBACKUP 1\nSHOW"], 1)
+@example([b"BACKUP"], 60)
+def test_slices_of_any_size_write_and_report_the_same(texts: list[bytes], size: int) -> None:
+    text = b"\n".join(texts)
+    expected, sliced = Store(), Store()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scripts, "FIRST_SLICE_BYTES", size)
+        patch.setattr(scripts, "SLICE_BYTES", size)
+        patch.setattr(scripts, "SHORT_BYTES", 0)
+        result, output, errors = run_text(text, sliced)
+    pauses = [expected.execute(text, budget=len(text) + (1 << 20))]
+    while pauses[-1].reason is not Reason.END:
+        pauses.append(expected.execute(text, pauses[-1].offset, len(text) + (1 << 20)))
+    assert output == b"".join(pause.output for pause in pauses)
+    assert errors == b"".join(error for pause in pauses for error in reported(text, pause))
+    assert result == bool(errors)
+    assert sliced.items() == expected.items()
+    assert sliced.revision == expected.revision
 
 
-def test_long_scripts_of_sessions_take_turns_and_each_stays_in_order(served: Served) -> None:
-    watcher = Client(served, "w").connected()
-    clients = {key: Client(served, key.decode()).connected() for key in (b"a", b"b", b"c")}
-    for key in clients:
-        watcher.subscribe(key)
-    count = 20_000
-    with worker_busy(served):
-        for key, client in clients.items():
-            client.send(writes(key, count))
-        until(lambda: len(served.server._turns._waiting) == 2)  # and one is with the worker
-    seen: dict[bytes, list[int]] = {key: [] for key in clients}
-    switches, last = 0, b""
-    for _ in range(3 * count):
-        key, value = watcher.change()
-        seen[key].append(int(value))
-        switches += key != last
-        last = key
-    assert all(numbers == list(range(count)) for numbers in seen.values())
-    assert switches > 6
-    for client in clients.values():
-        assert client.executed() == (0, b"", b"")
+def reported(text: bytes, pause: Pause) -> list[bytes]:
+    """Return the errors of a session for what was executed in one call."""
+    found = [(f.offset, f.column, f.reason) for f in pause.faults]
+    if pause.reason is Reason.BACKUP:
+        begin = text.rfind(b"\n", 0, pause.offset - 1) + 1
+        column = text.index(b"B", begin) - begin + 1
+        found.append((begin, column, "BACKUP belongs to a job, not to a session"))
+    return [
+        b"%d:%d: %b\n" % (text.count(b"\n", 0, offset) + 1, column, reason.encode())
+        for offset, column, reason in found
+    ]
 
 
-def test_short_requests_are_answered_while_long_ones_wait(served: Served) -> None:
-    long, other = Client(served, "l").connected(), Client(served, "o").connected()
-    with worker_busy(served):
-        long.send(writes(b"a", 10_000) + frames.execute_request(b"READ [a]\n"))
-        until(lambda: served.server._turns._at_work)
-        for _ in range(100):
-            assert other.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
-    assert long.executed() == (0, b"", b"")
-    assert long.executed() == (0, b"[(a,9999)]\n", b"")
+def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
+    store = Store()
+    script = Script(Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store)
+    slices = run(script)
+    assert slices[0].lines == 1
+    assert [each.lines for each in slices[-2:]] == [1, 1]
+    assert len(slices) < 300
+    assert reply_of(script) == (0, b"[(SHOW,KVSERROR)]\n", b"")
 
 
-ENDLESS = {
-    "empty lines and a SHOW": b"#SHOW\n" + b"\n" * 1_048_570,
-    "SHOWs": b"SHOW\n" * 200_000,
-    "comments that say SHOW": b"#SHOW\n" * 170_000,
-    "WAIT 0": b"WAIT 0\n" * 140_000,
-    "BACKUP": b"BACKUP\n" * 140_000,
-    "invalid lines": b"x\n" * 520_000,
-    "READs": b"READ [a]\n" * 110_000,
-}
-
-ENDS: dict[str, Callable[[Served, Client], None]] = {
-    "gone": lambda _, client: client.close(),
-    "dropped": lambda served, _: served.server.drop_sessions(),
-}
+def test_a_long_line_is_its_own_slice() -> None:
+    long = b"READ [" + b"a," * 5000 + b"a]\n"
+    text = b"WRITE [(a,1)]\n" * 10 + long + b"WRITE [(a,2)]\n" * 10 + long
+    script = Script(Execute(text), Store())
+    slices = run(script)
+    assert [each.lines for each in slices] == [10, 1, 10, 1]
+    assert script.needs >= script.size
 
 
-@pytest.mark.parametrize("script", ENDLESS.values(), ids=list(ENDLESS))
-@pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
-def test_a_script_ends_with_its_session_whatever_is_in_it(
-    served: Served,
-    script: bytes,
-    end: Callable[[Served, Client], None],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(session, "FINISH_SECONDS", 0.0)
-    monkeypatch.setattr(execution, "TURN_SECONDS", 0.0)
-    client = Client(served, "c").connected()
-    slices = 0
-    under_way, ended = threading.Event(), threading.Event()
-    real = served.store.execute
-
-    def execute(*given: object) -> object:
-        nonlocal slices
-        slices += 1
-        if slices == 10:
-            under_way.set()
-            assert ended.wait(SECONDS)
-        return real(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(served.store, "execute", execute)
-    client.send(frames.execute_request(script))
-    assert under_way.wait(SECONDS)
-    end(served, client)
-    until(lambda: served.server.sessions == 0)
-    ended.set()
-    until(lambda: is_idle(served))
-    assert slices == 10
-    assert "its last requests took too long and were cut short" in caplog.text
+def test_slices_are_short_where_lines_are_invalid_and_grow_where_they_are_not() -> None:
+    script = Script(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store())
+    lines = [each.lines for each in run(script)]
+    assert max(lines[:15]) <= 130
+    assert max(lines) > 500
 
 
-def test_a_long_script_of_a_client_that_is_gone_is_executed_if_there_is_time(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session, "FINISH_SECONDS", SECONDS)
-    monkeypatch.setattr(session, "FINISH_ALL_SECONDS", SECONDS)
-    client = Client(served, "c").connected()
-    client.send(writes(b"a", 10_000))
-    client.close()
-    until(lambda: served.server.sessions == 0)
-    assert served.store.read(["a"]) == {b"a": b"9999"}
+def test_an_estimate_covers_what_a_long_line_and_a_listing_write() -> None:
+    store = Store()
+    store.write({"a": "v" * 40, **TABLE})
+    for text in (b"READ [" + b"a," * 50_000 + b"a]\n", b"SHOW\n" * 300):
+        script = Script(Execute(text), store)
+        while not script.over:
+            script.prepare()
+            needs = script.needs
+            script.run_slice()
+            assert script.size <= needs
+        assert needs < 3 * script.size
 
 
-def test_a_server_that_stops_waits_for_no_script() -> None:
-    with serving() as served:
-        client = Client(served, "c").connected()
-        client.send(frames.execute_request(ENDLESS["SHOWs"]))
-        until(lambda: not is_idle(served))
-    assert not is_idle(served)  # it was not over
-
-
-# Room for replies.
-
-
-@contextlib.contextmanager
-def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Yield what replies took at most."""
-    most = [0]
-    real = Claim.hold
-
-    def hold(claim: Claim, held: int) -> None:
-        real(claim, held)
-        most[0] = max(most[0], claim.room.used)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Claim, "hold", hold)
-        yield most
-
-
-def test_replies_that_together_are_over_the_bound_come_one_after_the_other(
-    bounded: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clients = [Client(bounded, f"c{number}").connected() for number in range(6)]
-    shows = (TOTAL - 6 * SMALL_REPLY_BYTES) // SHOWN
-    with measured(monkeypatch) as most:
-        for client in clients:
-            client.send(frames.execute_request(b"SHOW\n" * shows))
-        got = {}
-        readers = [
-            threading.Thread(target=lambda one: got.update({one.name: one.executed()}), args=(one,))
-            for one in clients
-        ]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join(SECONDS)
-    for client in clients:
-        result, output, errors = got[client.name]
-        assert (result, len(output), errors) == (0, shows * SHOWN, b"")
-    until(lambda: bounded.server._house.room.used == 0)
-    assert most[0] <= TOTAL + 6 * SMALL_REPLY_BYTES
-
-
-def test_one_that_alone_is_over_the_bound_stops_with_an_error(bounded: Served) -> None:
-    client = Client(bounded, "c").connected()
-    result, output, errors = client.execute(b"SHOW\n" * 30 + b"WRITE [(z,1)]\n")
-    assert (result, len(output)) == (1, TOTAL // SHOWN * SHOWN)
-    line = TOTAL // SHOWN + 1
-    assert errors.startswith(b"%d:1: the reply would be longer than the %d" % (line, TOTAL))
-    assert b"z" not in bounded.store
-
-
-def test_a_script_waits_for_room_until_others_are_read_and_short_ones_do_not(
-    bounded: Served,
-) -> None:
-    first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
-    first.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: unread(first.open["resp"]) > 0)
-    second.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: bounded.server._turns._large_waits)
-    other = Client(bounded, "o").connected()
-    for _ in range(20):
-        assert len(other.execute(b"READ [key001]\n" * 1000)[1]) == 42_000
-        assert other.execute(b"x\n")[0] == 1
-    assert unread(second.open["resp"]) == 0
-    assert len(first.executed()[1]) == 20 * SHOWN
-    assert len(second.executed()[1]) == 20 * SHOWN
-
-
-def test_a_session_that_reads_nothing_ends_where_others_need_its_room(
-    bounded: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    lazy, second = Client(bounded, "l").connected(), Client(bounded, "s").connected()
-    lazy.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: unread(lazy.open["resp"]) > 0)
-    monkeypatch.setattr(execution, "STALL_SECONDS", 0.1)
-    result, output, errors = second.execute(b"SHOW\n" * 20)
-    assert (result, len(output), errors) == (0, 20 * SHOWN, b"")
-    lazy.drain("resp")
-    assert lazy.at_end("not")
-    assert "does not read its reply, and others need the room" in caplog.text
-
-
-def test_a_script_is_stopped_where_nothing_gives_it_room(
-    bounded: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits, second = Client(bounded, "w").connected(), Client(bounded, "s").connected()
-    waits.send(frames.execute_request(b"SHOW\n" * 20 + b"WAIT 9999999\n"))
-    until(lambda: bounded.server._house.room.used >= 20 * SHOWN and is_idle(bounded))
-    monkeypatch.setattr(execution, "STALL_SECONDS", 0.1)
-    result, output, errors = second.execute(b"SHOW\n" * 20)
+def test_a_reply_beyond_the_total_stops_its_script_at_that_command() -> None:
+    store = Store()
+    store.write(TABLE)
+    text = b"SHOW\nREAD [key000]\n" * 9 + b"WRITE [(z,1)]\n"
+    result, output, errors = run_text(text, store, 4 * SHOWN)
     assert result == 1
-    assert len(output) % SHOWN == 0
-    line = len(output) // SHOWN + 1
+    assert output.count(b"(key099") == 3
+    assert output.count(b"[(key000") == 3
     assert errors == (
-        b"%d:1: the replies of all sessions would be longer than %d bytes; "
-        b"the script stops here\n" % (line, TOTAL)
+        b"7:1: the reply would be longer than the %d bytes of all replies; "
+        b"the script stops here\n" % (4 * SHOWN)
     )
-    waits.close()
-    until(lambda: bounded.server._house.room.used == 0)
-    assert len(second.execute(b"SHOW\n" * 20)[1]) == 20 * SHOWN
+    assert b"z" not in store
 
 
-def test_a_session_that_ends_gives_its_room_to_the_next(bounded: Served) -> None:
-    first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
-    first.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: unread(first.open["resp"]) > 0)
-    second.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: bounded.server._turns._large_waits)
-    third = Client(bounded, "t").connected()
-    third.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: bounded.server._turns._large_later)
-    second.close()  # one that waits
-    first.close()
-    assert len(third.executed()[1]) == 20 * SHOWN
-    until(lambda: bounded.server.sessions == 1)
+def test_errors_count_as_output_does() -> None:
+    result, output, errors = run_text(b"x\n" * 100_000, Store(), 100_000)
+    assert result == 1
+    assert output == b""
+    assert 99_000 < len(errors) < 101_000
+    assert errors.endswith(b"the script stops here\n")
+
+
+def test_blocks_are_few_and_hold_everything() -> None:
+    blocks = Blocks()
+    whole = b""
+    for size in (0, 10, BLOCK_BYTES, 20, BLOCK_BYTES - 1, 2 * BLOCK_BYTES, 1):
+        blocks.add(b"x" * size)
+        whole += b"x" * size
+    assert b"".join(blocks.blocks) == whole
+    assert blocks.size == len(whole)
+    assert [len(block) for block in blocks.blocks] == [
+        10,
+        BLOCK_BYTES,
+        BLOCK_BYTES + 19,
+        2 * BLOCK_BYTES,
+        1,
+    ]

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from kvs.settings import ServerSettings
-from tests.server.raw import SECONDS, Client, Served, serving
-from tests.tools import until
+from tests.helpers import until
+from tests.server.raw_client import SECONDS, Client, Served, serving
 
 CLIENT = """
 import os, sys
 from pathlib import Path
-from kvs.wire import frames
-from tests.server.raw import Client, Place
+from kvs.protocol import frames
+from tests.server.raw_client import Client, Place
 path, folder, steps = sys.argv[1:]
 client = Client(Place(Path(path), Path(folder)), "k")
 for step in steps.split():
@@ -85,7 +85,7 @@ def kill_at(
 @pytest.fixture(autouse=True)
 def _release_killed_clients_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the end of a server not wait for clients that were killed while they opened pipes."""
-    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
+    monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
 
 
 @pytest.mark.slow

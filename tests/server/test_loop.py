@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from kvs.server.loop import HUP, IN, OUT, Loop
-from tests.server.raw import read_within
-from tests.tools import SECONDS, until
+from tests.helpers import SECONDS, until
+from tests.server.raw_client import read_within
 
 
 @pytest.fixture

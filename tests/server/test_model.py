@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvs.wire import frames
-from tests.server.raw import Client, serving
-from tests.wire.pieces import cut
+from kvs.protocol import frames
+from tests.protocol.pieces import cut
+from tests.server.raw_client import Client, serving
 
 KEYS = [b"a", b"b", b"key", b"x" * 40]
 NO_KEYS = [b"", b"a b", b"]", b"x" * 41]

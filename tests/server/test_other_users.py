@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from kvs.client.session import connect
-from kvs.server import farewell
+from kvs.protocol import frames
+from kvs.protocol.frames import Connect
+from kvs.server import release
 from kvs.settings import ServerSettings
-from kvs.wire import frames
-from kvs.wire.frames import Connect
-from tests.server.raw import SECONDS, Client, Place, Served, compiled, send, serving
-from tests.tools import NOBODY, Start, content, end, started, until
-from tests.tools import kvs as kvs_program
+from tests.helpers import NOBODY, Start, content, end, started, until
+from tests.helpers import kvs as kvs_program
+from tests.server.raw_client import SECONDS, Client, Place, Served, compiled, send, serving
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -91,7 +91,7 @@ def connect_to(folder: Path) -> Connect:
 @pytest.fixture(autouse=True)
 def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server that stops not wait long for clients that are about to open their pipes."""
-    monkeypatch.setattr(farewell, "SECONDS", 0.05)
+    monkeypatch.setattr(release, "SECONDS", 0.05)
 
 
 @pytest.mark.parametrize("folder_mode", [0o700, 0o710, 0o744, 0o711, 0o755])

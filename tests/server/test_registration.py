@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from kvs.errors import RegistrationUnusable
+from kvs.posix import fifos
+from kvs.protocol import frames
 from kvs.server.registration import RegistrationPipe
 from kvs.settings import ServerSettings
-from kvs.wire import fifos, frames
-from tests.server.raw import Client, open_within, send, serving
-from tests.tools import NOBODY, until
+from tests.helpers import NOBODY, until
+from tests.server.raw_client import Client, open_within, send, serving
 
 
 @pytest.mark.parametrize("garbage", [b"\0", b"\1", b"\1/none\0"])

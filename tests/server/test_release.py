@@ -13,13 +13,13 @@ import pytest
 
 from kvs.errors import JournalFailed
 from kvs.library import Store
-from kvs.server import script
+from kvs.protocol import frames
+from kvs.server import execution
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
-from kvs.wire import frames
-from tests.journal.disks import Fault, put_in
-from tests.server.raw import SECONDS, Client, Served, serving
-from tests.tools import until
+from tests.helpers import until
+from tests.journal.fake_storage import Fault, put_in
+from tests.server.raw_client import SECONDS, Client, Served, serving
 
 ORDERS = list(itertools.permutations(("req", "resp", "not")))
 
@@ -85,10 +85,10 @@ def send_nonsense(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -
 
 
 def run_out_of_memory(_served: Served, client: Client, patch: pytest.MonkeyPatch) -> None:
-    def fail(_: script.Script) -> None:
+    def fail(_: execution.Script) -> None:
         raise MemoryError
 
-    patch.setattr(script.Script, "run_slice", fail)
+    patch.setattr(execution.Script, "run_slice", fail)
     client.send(frames.execute_request(b"READ [a]\n"))
 
 
@@ -246,7 +246,7 @@ def opened_again(served: Served, prefix: tuple[str, ...]) -> Client:
 def test_what_is_never_opened_is_given_up_and_leaves_no_descriptor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvs.server.farewell.SECONDS", 0.1)
+    monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
     with serving() as served:
         before = len(os.listdir("/proc/self/fd"))
         for prefix in PREFIXES:
@@ -260,8 +260,8 @@ def test_what_is_never_opened_is_given_up_and_leaves_no_descriptor(
 
 
 def test_the_oldest_is_given_up_for_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvs.server.farewell.MIN_CLIENTS", 2)
-    monkeypatch.setattr("kvs.server.farewell.MAX_CLIENTS", 2)
+    monkeypatch.setattr("kvs.server.release.MIN_CLIENTS", 2)
+    monkeypatch.setattr("kvs.server.release.MAX_CLIENTS", 2)
     with serving() as served:
         clients = []
         for name in "abc":

@@ -12,11 +12,11 @@ import pytest
 
 from kvs.errors import JournalFailed
 from kvs.library import Store
+from kvs.protocol import frames
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
-from kvs.wire import frames
-from tests.journal.disks import Fault, Gate, put_in
-from tests.server.raw import SECONDS, Client, Served
+from tests.journal.fake_storage import Fault, Gate, put_in
+from tests.server.raw_client import SECONDS, Client, Served
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.server.raw import SECONDS
+from tests.server.raw_client import SECONDS
 
 
 @pytest.mark.slow

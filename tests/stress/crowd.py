@@ -9,8 +9,8 @@ import select
 import sys
 from pathlib import Path
 
-from kvs.wire import frames
-from tests.server.raw import Client, Place
+from kvs.protocol import frames
+from tests.server.raw_client import Client, Place
 
 SIZE = frames.SCRIPT_BYTES
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvs.wire import frames
+from kvs.protocol import frames
 from tests.cli.test_serve import Serving, read_log_until, serving
-from tests.server.raw import Client, Place
-from tests.server.test_execution import ENDLESS
+from tests.server.raw_client import Client, Place
+from tests.server.test_scheduler import ENDLESS
 from tests.stress.crowd import KINDS
 
 pytestmark = pytest.mark.stress

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import kvs
-from kvs import upkeep
 from kvs.errors import DirectoryInUse
-from tests.tools import SECONDS, content, until
+from kvs.store import maintenance
+from tests.helpers import SECONDS, content, until
 
 pytestmark = pytest.mark.stress
 
@@ -53,7 +53,7 @@ def whole(data: Path) -> int:
 
     def checked() -> list[int]:
         with contextlib.suppress(DirectoryInUse):
-            return [upkeep.check(data).revision]
+            return [maintenance.check(data).revision]
         return []
 
     return until(checked)[0]

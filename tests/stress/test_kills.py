@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kvs.snapshot.read import load
-from tests.tools import leftovers, until
+from kvs.snapshot.reader import load
+from tests.helpers import leftovers, until
 
 pytestmark = pytest.mark.stress
 

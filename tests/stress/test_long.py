@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvs import Store
-from kvs.language.faults import fault_at
+from kvs.language.diagnostics import fault_at
 from kvs.language.grammar import INVALID, LINE
-from tests import test_store, test_store_concurrency
+from tests.store import test_concurrency, test_core
 from tests.strategies import lines
 
 pytestmark = pytest.mark.stress
@@ -28,22 +28,22 @@ def test_grammar_and_second_look_agree(line: bytes) -> None:
 
 
 def test_scripts_beside_the_model() -> None:
-    inner = test_store.test_scripts_beside_the_model_whatever_the_budget
+    inner = test_core.test_scripts_beside_the_model_whatever_the_budget
     settings(max_examples=20_000, deadline=None)(inner)()
 
 
 def test_every_history_is_explained_by_one_order(often_switching: None) -> None:
     for seed in range(100, 300):
         store = Store()
-        history = test_store_concurrency.record(store, 300, seed)
-        test_store_concurrency.check(history, store.items())
+        history = test_concurrency.record(store, 300, seed)
+        test_concurrency.check(history, store.items())
 
 
 def test_snapshots_each_show_one_revision(tmp_path: Path, often_switching: None) -> None:
     for round_ in range(10):
         directory = tmp_path / str(round_)
         directory.mkdir()
-        test_store_concurrency.check_snapshots(directory, 200)
+        test_concurrency.check_snapshots(directory, 200)
 
 
 def test_random_bytes_edited_into_random_places_never_break_a_run(tmp_path: Path) -> None:

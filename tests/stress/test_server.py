@@ -14,13 +14,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvs.wire import frames
-from kvs.wire.replies import Change
+from kvs.protocol import frames
+from kvs.protocol.replies import Change
 from tests.cli.test_serve import Serving, output, serving
-from tests.server.raw import SECONDS, Client
+from tests.helpers import until
+from tests.protocol.pieces import Notifications
+from tests.server.raw_client import SECONDS, Client
 from tests.server.test_kills import CLIENT, STAGES
-from tests.tools import until
-from tests.wire.pieces import Notifications
 
 pytestmark = pytest.mark.stress
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from kvs.cli.say import ReaderGone, UsageError, flush_at_exit, put, say
+from kvs._version import VERSION
 from kvs.cli.signals import exception_at_sigint
-from kvs.engine.choice import engine_name
+from kvs.cli.stdio import ReaderGone, UsageError, flush_at_exit, put, say
+from kvs.engine.selection import engine_name
 from kvs.errors import EngineUnavailable, KvsError, shown
 from kvs.settings import FIFO_MODES, FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
-from kvs.version import VERSION
 
 Action = Callable[[argparse.Namespace], int]
 """A command: it is given the options, and returns the exit status."""
@@ -240,7 +240,7 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
     ):
         parser = commands.add_parser(name, help=what, allow_abbrev=False)
         parser.description = what[0].upper() + what[1:] + "."
-        parser.set_defaults(load=_later(name, "upkeep"))
+        parser.set_defaults(load=_later(name, "maintenance"))
         parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "repair", help="cut a damaged journal at its first damage", allow_abbrev=False
@@ -250,14 +250,14 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "beside it. A damaged snapshot is put aside, if the files before it are still there, and "
         "whole. Tells what was lost."
     )
-    parser.set_defaults(load=_later("repair", "upkeep"))
+    parser.set_defaults(load=_later("repair", "maintenance"))
     parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
     parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "restore", help="begin a data directory with a backup", allow_abbrev=False
     )
     parser.description = "Make a data directory that begins with the pairs of a backup."
-    parser.set_defaults(load=_later("restore", "upkeep"))
+    parser.set_defaults(load=_later("restore", "maintenance"))
     parser.add_argument("file", type=_path, metavar="FILE.bck", help="the backup")
     parser.add_argument("directory", type=_path, metavar="DIR", help="a new or empty directory")
 

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterator
 
 from kvs.cli.dialogue import Dialogue, Plain, Show, reply_line
-from kvs.cli.say import UsageError, put_bytes, say
 from kvs.cli.signals import Interrupted, interruptible, leave_undisturbed
-from kvs.client.lines import typed
-from kvs.client.link import Link
-from kvs.client.opening import open_link
+from kvs.cli.stdio import UsageError, put_bytes, say
+from kvs.client.commands import typed
+from kvs.client.handshake import open_link
+from kvs.client.transport import Link
 from kvs.errors import ConnectRefused, IdRefused, cause
-from kvs.language.faults import Fault
-from kvs.wire.frames import CONNECT, SCRIPT_BYTES
-from kvs.wire.replies import Reply
+from kvs.language.diagnostics import Fault
+from kvs.protocol.frames import CONNECT, SCRIPT_BYTES
+from kvs.protocol.replies import Reply
 
 READ_BYTES = 65536
 

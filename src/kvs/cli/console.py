@@ -25,14 +25,14 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from kvs.cli.dialogue import Dialogue, Show, reply_line
 from kvs.cli.lint import pointed_at
-from kvs.cli.say import ReaderGone
 from kvs.cli.signals import SIGNALS
-from kvs.client.lines import COMMANDS, HELP, keys_in, typed
-from kvs.client.link import Link
+from kvs.cli.stdio import ReaderGone
+from kvs.client.commands import COMMANDS, HELP, keys_in, typed
+from kvs.client.transport import Link
 from kvs.errors import cause, shown
-from kvs.files import PRIVATE, open_regular
-from kvs.language.faults import Fault
-from kvs.wire.replies import Change, Reply
+from kvs.language.diagnostics import Fault
+from kvs.posix.files import PRIVATE, open_regular
+from kvs.protocol.replies import Change, Reply
 
 PROMPT = "kvs> "
 

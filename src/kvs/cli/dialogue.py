@@ -7,12 +7,12 @@ something to be handled or `seconds_left` are over. For one thread.
 import time
 from abc import ABC, abstractmethod
 
-from kvs.cli.say import put_bytes, say
-from kvs.client.lines import Delay, Disconnect, Execute, Nothing, Subscribe, Typed, Unsubscribe
-from kvs.client.link import LONGEST_WAIT_SECONDS, Link
+from kvs.cli.stdio import put_bytes, say
+from kvs.client.commands import Delay, Disconnect, Execute, Nothing, Subscribe, Typed, Unsubscribe
+from kvs.client.transport import LONGEST_WAIT_SECONDS, Link
 from kvs.errors import SessionEnded
-from kvs.wire import frames
-from kvs.wire.replies import Change, Executed, Reply
+from kvs.protocol import frames
+from kvs.protocol.replies import Change, Executed, Reply
 
 LEAVE_SECONDS = 2.0
 """How long the server may take to close the last pipe, once it has seen the client off."""

@@ -4,12 +4,12 @@ import argparse
 import os
 import unicodedata
 
-from kvs.cli.say import UsageError, put, say
-from kvs.engine.choice import check
+from kvs.cli.stdio import UsageError, put, say
+from kvs.engine.selection import check
 from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
-from kvs.jobs.blocks import line_blocks
 from kvs.jobs.directory import JOB, JobsDirectory, open_job
-from kvs.language.faults import Fault, line_end
+from kvs.jobs.input import line_blocks
+from kvs.language.diagnostics import Fault, line_end
 
 BEFORE_BYTES = 40
 AFTER_BYTES = 32

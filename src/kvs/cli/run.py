@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from kvs.cli.data import open_store
-from kvs.cli.say import OutputLost, ReaderGone, UsageError, say
-from kvs.cli.screen import Screen, choose_screen, put_table
+from kvs.cli.open_store import open_store
+from kvs.cli.run_display import Screen, choose_screen, put_table
+from kvs.cli.stdio import OutputLost, ReaderGone, UsageError, say
 from kvs.errors import DirectoryUnusable, JournalFailed, KvsError, cause, counted, shown
-from kvs.files import Replacement, check_replaceable, open_directory, write_all
 from kvs.jobs.report import ERRORS_TOLD, Report, State
 from kvs.jobs.run import Run
 from kvs.library import Store
+from kvs.posix.files import Replacement, check_replaceable, open_directory, write_all
 from kvs.settings import Settings
 
 

@@ -9,14 +9,14 @@ import signal
 import sys
 from types import FrameType
 
-from kvs.cli.data import open_store
 from kvs.cli.log import log_to_stderr
-from kvs.cli.say import UsageError
+from kvs.cli.open_store import open_store
+from kvs.cli.stdio import UsageError
 from kvs.errors import DirectoryUnusable, KvsError, counted
 from kvs.jobs.run import Run
-from kvs.jobs.service import Service
 from kvs.library import Store
 from kvs.server.server import Server
+from kvs.service.service import Service
 from kvs.settings import ServerSettings, Settings
 
 log = logging.getLogger("kvs.serve")

@@ -1,7 +1,7 @@
 """A change, as a client is told of it."""
 
-from kvs.watch import Change
-from kvs.wire import frames, replies
+from kvs.protocol import frames, replies
+from kvs.store.subscriptions import Change
 
 
 def change_from(told: replies.Change) -> Change:

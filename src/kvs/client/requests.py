@@ -1,9 +1,9 @@
 """A script as a session sends it, and its answer. Pure."""
 
 from kvs.errors import RequestFailed, ScriptTooLong, shown
-from kvs.language.lines import encoded
-from kvs.wire.frames import SCRIPT_BYTES
-from kvs.wire.replies import Executed
+from kvs.language.builder import encoded
+from kvs.protocol.frames import SCRIPT_BYTES
+from kvs.protocol.replies import Executed
 
 
 def script_bytes(script: str | bytes) -> bytes:

@@ -8,16 +8,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from kvs.client import requests
-from kvs.client.exchange import Exchange
-from kvs.client.opening import Path, open_link
-from kvs.language import lines
-from kvs.language.faults import checked_word
-from kvs.language.lines import Word
-from kvs.noncopyable import NonCopyable
-from kvs.unclosed import warn_unclosed
-from kvs.watch import Change
-from kvs.wire import frames
-from kvs.wire.replies import Executed
+from kvs.client.handshake import Path, open_link
+from kvs.client.multiplexer import Exchange
+from kvs.concurrency.noncopyable import NonCopyable
+from kvs.concurrency.unclosed import warn_unclosed
+from kvs.language import builder
+from kvs.language.builder import Word
+from kvs.language.diagnostics import checked_word
+from kvs.protocol import frames
+from kvs.protocol.replies import Executed
+from kvs.store.subscriptions import Change
 
 
 def connect(
@@ -137,11 +137,11 @@ class Session(NonCopyable):
 
         """
         self._exchange.check_owned()
-        wanted = lines.checked_keys(keys)
+        wanted = builder.checked_keys(keys)
         if not wanted:
             return {}
-        executed = self.execute(lines.keys_line(b"READ", wanted))
-        return lines.pairs_read(requests.output_of(executed))
+        executed = self.execute(builder.keys_line(b"READ", wanted))
+        return builder.pairs_read(requests.output_of(executed))
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> None:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
@@ -154,7 +154,7 @@ class Session(NonCopyable):
 
         """
         self._exchange.check_owned()
-        if line := lines.write_line(pairs):
+        if line := builder.write_line(pairs):
             requests.output_of(self.execute(line))
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
@@ -170,11 +170,11 @@ class Session(NonCopyable):
 
         """
         self._exchange.check_owned()
-        doomed = lines.checked_keys(keys)
+        doomed = builder.checked_keys(keys)
         if not doomed:
             return []
-        executed = self.execute(lines.keys_line(b"DELETE", doomed))
-        return lines.keys_missed(requests.output_of(executed))
+        executed = self.execute(builder.keys_line(b"DELETE", doomed))
+        return builder.keys_missed(requests.output_of(executed))
 
     # Changes.
 

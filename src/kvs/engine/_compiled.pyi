@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
 
-from kvs.engine.boundary import Effects, Instant, Mark, Pause
-from kvs.language.faults import Checked
+from kvs.engine.interface import Effects, Instant, Mark, Pause
+from kvs.language.diagnostics import Checked
 
 def siphash(key: tuple[int, int], text: bytes) -> int: ...
 

@@ -10,9 +10,9 @@ there in the same thread, a finalizer for instance, may call the engine (`native
 
 import os
 
-from kvs.engine.boundary import Pause, Reason
-from kvs.language import results
-from kvs.language.faults import Checked, fault_at
+from kvs.engine.interface import Pause, Reason
+from kvs.language import output_format
+from kvs.language.diagnostics import Checked, fault_at
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
@@ -172,7 +172,7 @@ def siphash(key, bytes text not None):
 
 
 cdef class CompiledEngine:
-    """A table, its lock and commands, in C++. Thread-safe; see `kvs.engine.boundary`."""
+    """A table, its lock and commands, in C++. Thread-safe; see `kvs.engine.interface`."""
 
     cdef unique_ptr[Engine] _engine
     cdef pid_t _process
@@ -180,7 +180,7 @@ cdef class CompiledEngine:
     name = "compiled"
 
     def __cinit__(self):
-        self._engine.reset(new Engine(_process_key, results.HELP))
+        self._engine.reset(new Engine(_process_key, output_format.HELP))
         self._process = getpid()
 
     def __dealloc__(self):
@@ -346,7 +346,7 @@ cdef class CompiledEngine:
 
 
 cdef class CompiledEffects:
-    """Effects of one call, as `kvs.engine.boundary.Effects`; converted when they are looked at."""
+    """Effects of one call, as `kvs.engine.interface.Effects`; converted when they are looked at."""
 
     cdef unique_ptr[Effect] _first
     cdef Effect* _last
@@ -500,7 +500,7 @@ cdef _pause(bytes script, Call* call, bint marked):
     waiting = b""
     if call.stop == Kind.WAIT:
         reason = Reason.WAIT
-        waiting = results.WAITING
+        waiting = output_format.WAITING
     elif call.stop == Kind.BACKUP:
         reason = Reason.BACKUP
     untold = None

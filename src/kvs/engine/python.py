@@ -2,8 +2,8 @@
 
 State: the table, the revision and what is watched. No lock guards it, so that a signal handler or a
 finalizer may call the engine at any point: a line is computed first, and then takes effect in one
-call into C, if what it was computed from has not changed meanwhile (`kvs.atomic`). Else it is
-computed again. Only `at_instant` makes other threads wait.
+call into C, if what it was computed from has not changed meanwhile (`kvs.concurrency.atomic`). Else
+it is computed again. Only `at_instant` makes other threads wait.
 """
 
 import re
@@ -16,12 +16,12 @@ from operator import attrgetter, delitem, ior, setitem
 from threading import RLock, get_ident
 from typing import Any
 
-from kvs.atomic import Step, atomically, exhaust
-from kvs.engine.boundary import Effects, Instant, KeyChange, Mark, Pause, Reason
-from kvs.language import grammar, results
-from kvs.language.faults import Checked, check, fault_at
+from kvs.concurrency.atomic import Step, atomically, exhaust
+from kvs.concurrency.waiting import apart
+from kvs.engine.interface import Effects, Instant, KeyChange, Mark, Pause, Reason
+from kvs.language import grammar, output_format
+from kvs.language.diagnostics import Checked, check, fault_at
 from kvs.table import Table, ordered
-from kvs.waiting import apart
 
 MAX_TRIES = 8
 """Times that a line is computed again because of other threads' changes, before they must wait."""
@@ -59,7 +59,7 @@ class _Effects:
 
 
 class PythonEngine:
-    """A dict, and the grammar's pattern. Thread-safe; see `kvs.engine.boundary`."""
+    """A dict, and the grammar's pattern. Thread-safe; see `kvs.engine.interface`."""
 
     name = "python"
 
@@ -91,7 +91,7 @@ class PythonEngine:
             self._carry_out(call)
             if call.stopped_at == grammar.SHOW:
                 pairs = self._copy(call)
-                call.write(b"".join(results.listing(ordered(pairs))))
+                call.write(b"".join(output_format.listing(ordered(pairs))))
         return call.pause()
 
     @staticmethod
@@ -135,7 +135,7 @@ class PythonEngine:
         elif kind == grammar.INVALID:
             call.invalid.append(match.start())
         elif kind == grammar.HELP:
-            call.write(results.HELP)
+            call.write(output_format.HELP)
         elif kind != grammar.WAIT:
             call.stopped_at = kind
         elif milliseconds := int(match[grammar.WAIT]):
@@ -152,7 +152,7 @@ class PythonEngine:
             found = map(table.get, keys, repeat(grammar.MISSING_VALUE))
             seen: list[Any] = list(chain(self._revision, found))
         call.revision = seen[0]
-        call.write(results.pairs_line(zip(keys, islice(seen, 1, None), strict=True)))
+        call.write(output_format.pairs_line(zip(keys, islice(seen, 1, None), strict=True)))
 
     def _copy(self, call: "_Call") -> Table:
         """Return the table as it is at one instant, for a SHOW."""
@@ -190,7 +190,7 @@ class PythonEngine:
         self._apply(partial(self._attempt_delete, keys, missing), call, match, leg)
         if missing:
             missing.sort()
-            call.write(results.missing_line(missing))
+            call.write(output_format.missing_line(missing))
 
     def _attempt_delete(
         self, keys: list[bytes], missing: list[bytes]
@@ -417,10 +417,10 @@ class _Instant:
         return len(self._table)
 
     def listing(self) -> Iterator[bytes]:
-        return results.listing(ordered(self._table))
+        return output_format.listing(ordered(self._table))
 
     def writes(self) -> Iterator[bytes]:
-        return results.writes(self._table.items())
+        return output_format.writes(self._table.items())
 
 
 class _Call:
@@ -474,7 +474,7 @@ class _Call:
         if self.offset > self.start and self.script[self.offset - 1] != ord("\n"):
             lines += 1
         if self.stopped_at == grammar.WAIT:
-            self.output.append(results.WAITING)
+            self.output.append(output_format.WAITING)
         all_told = self.mark is None or self.stopped_at is None
         return Pause(
             reason=self._reason(),

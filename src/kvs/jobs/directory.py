@@ -9,8 +9,8 @@ import stat
 from typing import Self
 
 from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
-from kvs.files import clear_leftovers, open_regular
-from kvs.lock import LOCK, HeldDirectory
+from kvs.posix.files import clear_leftovers, open_regular
+from kvs.posix.locks import LOCK, HeldDirectory
 
 JOB = b".job"
 OUTPUT = b".out"

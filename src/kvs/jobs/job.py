@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Event
 
-from kvs.engine.boundary import BUDGET, Pause, Reason
-from kvs.engine.choice import check
+from kvs.engine.interface import BUDGET, Pause, Reason
+from kvs.engine.selection import check
 from kvs.errors import (
     BackupFailed,
     InvalidCommand,
@@ -19,16 +19,16 @@ from kvs.errors import (
     SnapshotFailed,
     cause,
 )
-from kvs.jobs.blocks import line_blocks
-from kvs.jobs.course import SYNCED_BYTES, Course, begin
+from kvs.jobs.backups import Snapshots
+from kvs.jobs.checkpoint import SYNCED_BYTES, Course, begin
 from kvs.jobs.directory import BACKUP, JOB, OUTPUT, JobsDirectory
+from kvs.jobs.input import line_blocks
 from kvs.jobs.output import Output
 from kvs.jobs.report import JobReport, SnapshotReport, State
-from kvs.jobs.snapshots import Snapshots
 from kvs.language import grammar
-from kvs.language.faults import Fault
-from kvs.snapshot.write import Draft, Written
-from kvs.store import Store
+from kvs.language.diagnostics import Fault
+from kvs.snapshot.writer import Draft, Written
+from kvs.store.core import Store
 
 NEWLINE = ord("\n")
 

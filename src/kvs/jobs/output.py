@@ -6,8 +6,8 @@ import time
 from collections import deque
 
 from kvs.errors import JobFailed, cause
-from kvs.files import write_all
-from kvs.store import Store
+from kvs.posix.files import write_all
+from kvs.store.core import Store
 
 MOST_HELD_BACK = 4 << 20
 """Bytes of output that wait until they may be shown, at most; beyond, the job waits for them."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from threading import Condition, Event, Thread
 
 from kvs.errors import NoThread
+from kvs.jobs.backups import Snapshots
 from kvs.jobs.directory import JobsDirectory
 from kvs.jobs.job import Job, Tell
-from kvs.jobs.snapshots import Snapshots
 from kvs.settings import Settings
-from kvs.store import Store
+from kvs.store.core import Store
 
 BEGIN_SECONDS = 1.0
 """A thread that was started has begun within this time; else it never was."""

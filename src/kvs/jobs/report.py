@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from kvs.errors import InvalidCommand, shown
-from kvs.snapshot.write import Written
+from kvs.snapshot.writer import Written
 
 ERRORS_TOLD = 1_000
 """So many errors of one job are told and listed; the others are counted."""

@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Self
 
 from kvs.errors import KvsError, shown
-from kvs.jobs.course import forget_gone
+from kvs.jobs.checkpoint import forget_gone
 from kvs.jobs.directory import JobsDirectory
 from kvs.jobs.job import Tell
 from kvs.jobs.pool import Pool
 from kvs.jobs.report import Report, State
 from kvs.settings import Settings
-from kvs.store import Store
+from kvs.store.core import Store
 
 
 @dataclass(frozen=True, slots=True)

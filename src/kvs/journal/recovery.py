@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kvs.errors import DataDamaged, DataUnusable, cause
-from kvs.journal import form
-from kvs.journal.folder import Folder
-from kvs.journal.form import Kind, file_name
-from kvs.journal.scan import Ending, Group, Scan
+from kvs.journal import format as journal_format
+from kvs.journal.directory import Folder
+from kvs.journal.format import Kind, file_name
+from kvs.journal.reader import Ending, Group, Scan
 
 START_ANEW = "begin a new data directory with 'kvs restore' from a backup"
 """The advice where nothing can be kept."""
@@ -173,7 +173,7 @@ class Reader:
             for group in scan:
                 if pairs is not None or group.before != group.after:
                     raise self._damaged(scan, group.offset, "this group does not belong here")
-                pairs = form.decode_end(group.body)
+                pairs = journal_format.decode_end(group.body)
                 if pairs is None:
                     self._take_in(group)
             if scan.ending is not Ending.WHOLE:
@@ -217,26 +217,26 @@ class Reader:
             scan = Scan(file)
             self._check_head(scan.head, kind, number)
             yield scan
-        except form.OtherVersion as error:  # no damage, and nothing to be cut off
+        except journal_format.OtherVersion as error:  # no damage, and nothing to be cut off
             raise DataUnusable(name, f"at byte 0: {error}; use the kvs that wrote it") from error
-        except form.NotAHead as error:
+        except journal_format.NotAHead as error:
             raise DataDamaged(name, 0, str(error)) from error
         except OSError as error:
             raise DataUnusable(name, f"cannot read it: {cause(error)}") from error
         finally:
             self._folder.close_file(file)
 
-    def _check_head(self, head: form.Head, kind: Kind, number: int) -> None:
+    def _check_head(self, head: journal_format.Head, kind: Kind, number: int) -> None:
         if (head.kind, head.number) != (kind, number):
             was = file_name(head.kind, head.number).decode()
-            raise form.NotAHead(f"it is {was}, under another name")
+            raise journal_format.NotAHead(f"it is {was}, under another name")
         if self.found.store not in {b"", head.store}:
-            raise form.NotAHead("it belongs to another store")
+            raise journal_format.NotAHead("it belongs to another store")
 
     def _take_in(self, group: Group) -> int:
         self._note(group.body)
         changes = self._target.carry_out(group.body)
-        self._done += len(group.body) + form.HEADER_BYTES
+        self._done += len(group.body) + journal_format.HEADER_BYTES
         self._progress(self._done, self._all)
         return changes
 

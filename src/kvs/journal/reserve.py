@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 from threading import Lock
 
-from kvs.files import open_regular
+from kvs.posix.files import open_regular
 
 RESERVE = b"kvs.reserve"
 

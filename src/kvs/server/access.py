@@ -23,7 +23,7 @@ import stat
 from dataclasses import dataclass
 
 from kvs.errors import shown
-from kvs.wire.fifos import Fifo
+from kvs.posix.fifos import Fifo
 
 OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 

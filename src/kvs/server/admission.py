@@ -4,7 +4,7 @@ A waiting connect takes no place and no descriptor. While a place is free its cl
 once the client has opened one of its pipes, a session begins. A client that has opened none counts
 as absent. It is looked for again, less often the longer it is absent, so it holds up no other; its
 deadline of `OPENING_SECONDS` runs from the first look. After the deadline a client that does come
-is released (`kvs.server.farewell`), for as long again. A connect that names the same pipes as one
+is released (`kvs.server.release`), for as long again. A connect that names the same pipes as one
 that waits renews that one.
 
 Cost: a look takes about 0.1 ms. Looks take at most `SLICE_SECONDS` at a time, and the loop goes on
@@ -20,12 +20,12 @@ from itertools import count
 from typing import Protocol
 
 from kvs.errors import cause
+from kvs.posix import fifos
+from kvs.protocol.frames import Connect
+from kvs.protocol.registration import Refused
+from kvs.server.handshake import Handover, Opening
 from kvs.server.loop import Loop, Timer
-from kvs.server.opening import Handover, Opening
 from kvs.server.pipes import Pipes
-from kvs.wire import fifos
-from kvs.wire.frames import Connect
-from kvs.wire.registration import Refused
 
 OPENING_SECONDS = 5.0
 """Seconds that a client may take to open its first pipe, once a place was free for it."""

@@ -1,298 +1,215 @@
-"""Which scripts are executed when, and by which thread.
+"""One `execute` request on its way through the store, a slice at a time.
 
-Short scripts are executed at once by the loop's thread, and so are short slices of scripts that
-are not much longer, while a turn of the loop has time. All else is executed by one worker thread,
-so many slices at a time as fit into `TURN_SECONDS`, a turn for each session in rotation. One
-thread, because a long line holds the engine's lock for milliseconds: two would let the loop's
-thread wait for one after the other. The worker starts no slice while the loop's thread serves, so
-that a request waits for the rest of one slice at most, also where slices hold the interpreter.
-
-A reply beyond `SMALL_REPLY_BYTES` needs room (`ReplyRoom`) before its slices are executed. One
-script at a time gets such room, in the order in which they need it; so that one can take all that
-there is, and not all of them wait for what the others hold. When there is no room, the script
-waits as long as clients read their replies.
+A slice is some short lines, one long line, or one SHOW. The slices are cut so that each takes
+about a millisecond at most, as far as one line does not take longer by itself.
 """
 
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from time import monotonic
+from kvs.engine.interface import Pause, Reason
+from kvs.language.diagnostics import line_at
+from kvs.protocol import frames
+from kvs.protocol.requests import Execute
+from kvs.store.core import Store
 
-from kvs.engine.boundary import Pause, Reason
-from kvs.errors import JournalFailed, NoThread, StoreClosed
-from kvs.server.loop import Loop, Timer
-from kvs.server.room import SMALL_REPLY_BYTES, Claim, ReplyRoom
-from kvs.server.script import BLOCK_BYTES, Script
-from kvs.store import Store
-from kvs.wire.requests import Execute
+OUTPUT_BYTES = 256 << 20
+"""At the command that would take the output past this, a script stops."""
 
-TURN_SECONDS = 0.002
-"""Seconds after which a script lets the next have its turn."""
+SHORT_BYTES = 1024
+"""Maximum bytes of a script that is executed at once, as one slice."""
 
-GIVE_WAY_SECONDS = 0.005
-"""Seconds that a slice waits for the loop's thread at most, so that the worker always goes on."""
+SHORT_LINES = 16
+"""Maximum newlines in a script that is executed at once."""
 
-STALL_SECONDS = 5.0
-"""Seconds without any reply being read after which a script waits for room no longer."""
+MEDIUM_BYTES = 16 << 10
+"""Maximum bytes of a script that is executed at once where there is time."""
 
-FAILED_JOURNAL = "the journal failed, and nothing more is told"
-NO_MEMORY = "there was not enough memory for its script"
+SLICE_BYTES = 4096
+"""Bytes of input or of output after which a slice ends; a line that is longer is its own slice."""
+
+FIRST_SLICE_BYTES = 256
+"""The same for the first slice, and behind invalid lines, which take the longest."""
+
+SLICE_OUTPUT = 16 << 10
+"""Bytes that a slice of short lines adds to a reply, about; more than its budget for errors."""
+
+BLOCK_BYTES = 1 << 20
+"""Bytes of output collected in one block of memory.
+
+Blocks are large so that the C library maps each by itself, and returns it when it is freed.
+"""
+
+LINE_OUTPUT = 23
+"""Maximum bytes that a READ or DELETE writes for each byte of its line, rounded up."""
+
+SHOWN_PAIR_BYTES = 85
+"""Maximum bytes that SHOW writes for one pair."""
 
 
-class Execution:
-    """One script, from its request to its reply. For the loop's thread, but for `run_turn`.
+class Blocks:
+    """Bytes that grow at their end, in blocks. For one thread at a time."""
 
-    `done` is called once, unless it is cancelled: when the script is over, or has `failure`.
-    """
+    def __init__(self) -> None:
+        self.blocks: list[bytes | bytearray] = []
+        self.size = 0
+        self._open = False  # whether the last block takes more
 
-    def __init__(
-        self, script: Script, claim: Claim, turns: "Turns", done: Callable[["Execution"], None]
-    ) -> None:
-        self.script = script
-        self.claim = claim
-        self.failure: str | None = None
-        """Why the session must end."""
-        self.ends_at_wait = False
-        """Whether a WAIT is its end, because the session's client is gone."""
-        self.is_cancelled = False
-        self._turns = turns
-        self._done = done
-        self._timer: Timer | None = None
+    def add(self, data: bytes) -> None:
+        """Append `data`. One that is large becomes a block, without a copy."""
+        if not data:
+            return
+        self.size += len(data)
+        if len(data) >= BLOCK_BYTES:
+            self.blocks.append(data)
+            self._open = False
+        elif self._open:
+            self.blocks[-1] += data  # a bytearray
+            self._open = len(self.blocks[-1]) < BLOCK_BYTES
+        else:
+            self.blocks.append(bytearray(data))
+            self._open = True
+
+
+class Script:
+    """A script that a client has sent. For one thread at a time."""
+
+    def __init__(self, request: Execute, store: Store, total: int = OUTPUT_BYTES) -> None:
+        """Begin with `request`; the reply may take `total` bytes, its errors included."""
+        self._request: Execute | None = request
+        self._text = b""
+        self._store = store
+        self._total = total
+        self._offset = 0
+        self._lines = 0
+        self._output = Blocks()
+        self._errors = Blocks()
+        self.is_short = request.length <= SHORT_BYTES and _is_short(request.script)
+        """Whether it is as cheap as the other requests."""
+        self.is_medium = self.is_short or (
+            request.length <= MEDIUM_BYTES and b"SHOW" not in request.script
+        )
+        """Whether its slices, but for long lines, are as cheap as the other requests."""
+        self._slice_bytes = SHORT_BYTES if self.is_short else FIRST_SLICE_BYTES
+        self._show = -1
+        """Where the line of the next SHOW begins, from the line at `_offset` on."""
+        self._budget = 0
+        """Of the next slice, for the engine."""
+        self.is_next_long = False
+        """Whether the next slice is one long line, or a SHOW."""
+        self.needs = 0
+        """Bytes that the reply may have after the next slice, about; see `prepare`."""
+        self.over = not request.length
+        """Whether nothing of it is left."""
 
     @property
-    def is_paused(self) -> bool:
-        """Whether it is in a WAIT."""
-        return self._timer is not None
+    def size(self) -> int:
+        """Bytes of the reply so far."""
+        return self._output.size + self._errors.size
 
-    def cancel(self) -> None:
-        """Execute nothing more. The worker may be at its last slice for a moment."""
-        self.is_cancelled = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._turns.remove(self)
+    @property
+    def limit(self) -> int:
+        """Bytes of its reply at which it stops at the latest."""
+        return min(OUTPUT_BYTES, self._total)
 
-    def go_on(self) -> None:
-        """Execute the script, or what is left of it, now or when its turn comes."""
-        self._timer = None
-        if self.script.is_medium:
-            self.after_turn(self._run_at_once)
-        else:
-            self._turns.queue(self)
+    def prepare(self) -> None:
+        """Find the next slice, and set `needs`. Not at the end."""
+        if self._request is not None:
+            self._text, self._request = self._request.script, None
+        if self.is_short and self.size < self.limit - SLICE_OUTPUT:
+            self._budget, self.needs = SHORT_BYTES, self.size + SLICE_OUTPUT
+            return
+        self._budget, output = self._plan(self._slice_bytes)
+        if self._budget and self.size + output > self.limit:
+            self._budget, output = self._plan(0)  # to stop at the very command
+        self.needs = self.size + output
 
-    def after_turn(self, result: Callable[[], Pause | None]) -> None:
-        """Go on after some slices, of which `result` returns or raises what came."""
-        try:
-            pause = result()
-        except MemoryError:
-            self.failure = NO_MEMORY
-        except (JournalFailed, StoreClosed):
-            self.failure = FAILED_JOURNAL
-        else:
-            if pause is not None and pause.reason is Reason.WAIT:
-                return self._pause(pause.milliseconds)
-            if not self.script.over:
-                return self._turns.queue(self)
-        return self._end()
+    def run_slice(self) -> Pause:
+        """Execute the slice that was prepared; the caller pauses where the result says so."""
+        start = self._offset
+        pause = self._store.execute(self._text, start, self._budget)
+        self._offset = pause.offset
+        self.over = self._offset >= len(self._text)
+        line, counted = self._lines + 1, start
+        for fault in pause.faults:
+            line += self._text.count(b"\n", counted, fault.offset)
+            counted = fault.offset
+            self._error(line, fault.column, fault.reason)
+        self._slice_bytes = (
+            FIRST_SLICE_BYTES if pause.faults else min(2 * self._slice_bytes, SLICE_BYTES)
+        )
+        self._lines += pause.lines
+        self._take(pause.output)
+        if pause.reason is Reason.BACKUP:
+            self._refuse_backup()
+        return pause
 
     def stop(self, reason: str) -> None:
-        """End the script where it is, with an error in the reply."""
-        self.script.stop(reason)
-        self._end()
+        """Execute nothing more, with an error at the line that comes next."""
+        self._error(self._lines + 1, 1, f"{reason}; the script stops here")
+        self.over = True
 
-    def run_turn(self, give_way: Callable[[float], None], room: int) -> Pause | None:
-        """Run slices for a turn, or until the reply may be over `room` bytes. For the worker.
+    def reply(self) -> list[bytes | bytearray]:
+        """Return the parts of the reply."""
+        errors = self._errors.size
+        head = frames.executed_head(int(bool(errors)), self._output.size, errors)
+        return [head, *self._output.blocks, *self._errors.blocks]
 
-        Returns the pause of a WAIT, None otherwise.
-        """
-        until = monotonic() + TURN_SECONDS
-        script = self.script
-        pause = None
-        while not self.is_cancelled and not script.over:
-            script.prepare()
-            if script.needs > room and room < script.limit:
-                return None
-            give_way(GIVE_WAY_SECONDS)
-            if self.is_cancelled:
-                return None
-            pause = script.run_slice()
-            if pause.reason is Reason.WAIT:
-                return pause
-            if monotonic() > until:
-                return None
-        return None
-
-    def _run_at_once(self) -> Pause | None:
-        """Run slices that are as cheap as other requests, as long as this turn of the loop."""
-        script, loop = self.script, self._turns.loop
-        while not script.over and (script.is_short or not loop.is_turn_over):
-            script.prepare()
-            if script.is_next_long or script.needs > SMALL_REPLY_BYTES:
-                return None
-            pause = script.run_slice()
-            if pause.reason is Reason.WAIT:
-                return pause
-        return None
-
-    def _pause(self, milliseconds: int) -> None:
-        self._turns.leave_room(self)
-        self.claim.hold(self.script.size)
-        if self.ends_at_wait:
-            self.failure = "its client was gone when its script came to a WAIT"
-            return self._done(self)
-        self._timer = self._turns.loop.after(milliseconds / 1000, self.go_on)
-        return None
-
-    def _end(self) -> None:
-        self._turns.leave_room(self)
-        self.claim.hold(self.script.size)
-        self._done(self)
-
-
-class Turns:
-    """The scripts that the worker executes, and those that wait for room. For the loop's thread."""
-
-    def __init__(self, loop: Loop, store: Store, room: ReplyRoom) -> None:
-        """Start the worker.
-
-        Raises:
-            NoThread: there is none now.
-
-        """
-        self.loop = loop
-        self._store = store
-        self._room = room
-        room.on_freed = self._freed
-        self._waiting: deque[Execution] = deque()
-        """Those that wait for their turn."""
-        self._at_work: Execution | None = None
-        """The one whose turn it is."""
-        self._large: Execution | None = None
-        """The only one that may take room beyond `SMALL_REPLY_BYTES`."""
-        self._large_later: deque[Execution] = deque()
-        """Those that need it, too, in order."""
-        self._large_waits = False
-        """Whether `_large` waits for room, and not for its turn."""
-        self._stall = Timer(None)
-        self._worker = ThreadPoolExecutor(1, "kvs-script")
-        try:
-            self._worker.submit(_nothing).result()  # later there may be no room for a thread
-        except RuntimeError as error:
-            self._worker.shutdown()
-            raise NoThread from error
-
-    def start(self, request: Execute, claim: Claim, done: Callable[[Execution], None]) -> Execution:
-        """Return the execution of `request`; its `go_on` begins it."""
-        return Execution(Script(request, self._store, self._room.total), claim, self, done)
-
-    def close(self) -> None:
-        """End the worker; block until it has come back from its slice."""
-        self._worker.shutdown()
-
-    def queue(self, execution: Execution) -> None:
-        """Give a turn to `execution` behind the others."""
-        self._waiting.append(execution)
-        self._next()
-
-    def remove(self, execution: Execution) -> None:
-        """Give `execution` no further turn."""
-        for waiting in (self._waiting, self._large_later):
-            if execution in waiting:
-                waiting.remove(execution)
-        self.leave_room(execution)
-
-    def leave_room(self, execution: Execution) -> None:
-        """Let another script have the room that `execution`, which needs no more, could take."""
-        if execution is self._large:
-            self._stall.cancel()
-            self._large_waits = False
-            self._large = self._large_later.popleft() if self._large_later else None
-            if self._large is not None:
-                self._queue_later(self._large)
-
-    def discard(self, parts: deque[memoryview]) -> None:
-        """Free the parts of a reply, one at a time, where nobody waits for it."""
-        if len(parts) > 1:
-            self._worker.submit(_pop_all, parts)
-
-    def _queue_later(self, execution: Execution) -> None:
-        """Do as `queue` does, but not inside of whatever has led here."""
-        self._waiting.append(execution)
-        self.loop.soon(self._next)
-
-    def _next(self) -> None:
-        """Give the worker what comes next, if it has nothing to do."""
-        while self._at_work is None and self._waiting:
-            execution = self._waiting.popleft()
-            if self._has_room(execution):
-                self._at_work = execution
-                future = self._worker.submit(
-                    execution.run_turn, self.loop.give_way, execution.claim.held
-                )
-                future.add_done_callback(self._came_back)
-
-    def _came_back(self, future: "Future[Pause | None]") -> None:
-        """Hand over to the loop's thread, from the worker's."""
-        self.loop.soon(lambda: self._after_turn(future))
-
-    def _after_turn(self, future: "Future[Pause | None]") -> None:
-        execution, self._at_work = self._at_work, None
-        if execution is not None and not execution.is_cancelled:
-            execution.after_turn(future.result)
-        self._next()
-
-    # Room for replies.
-
-    def _has_room(self, execution: Execution) -> bool:
-        """Hold room for the next turn of `execution`; if there is none, let it wait for some."""
-        script, claim = execution.script, execution.claim
-        needs = min(script.needs, script.limit)
-        if needs <= SMALL_REPLY_BYTES:
-            claim.hold(min(SMALL_REPLY_BYTES, script.limit))
-            return True
-        claim.hold(script.size)
-        if self._large is None:
-            self._large = execution
-        if self._large is not execution:
-            self._large_later.append(execution)
-            return False
-        for wanted in (min(needs + BLOCK_BYTES, script.limit), needs):
-            if claim.fits(wanted):
-                claim.hold(wanted)
-                return True
-        self._large_waits = True
-        self._stall = self.loop.after(STALL_SECONDS, self._stalled)
-        return False
-
-    def _freed(self) -> None:
-        """Go on with the script that waits for room, if there is enough by now."""
-        execution = self._large
-        if not self._large_waits or execution is None:
-            return
-        if execution.claim.fits(min(execution.script.needs, execution.script.limit)):
-            self._large_waits = False
-            self._stall.cancel()
-            self._queue_later(execution)
-
-    def _stalled(self) -> None:
-        """No room came for a while: end the session that reads nothing, or else the script."""
-        execution = self._large
-        if not self._large_waits or execution is None:
-            return
-        left = self._room.freed_at + STALL_SECONDS - monotonic()
-        if left > 0:
-            self._stall = self.loop.after(left, self._stalled)
-        elif (slowest := self._room.slowest(STALL_SECONDS)) is not None:
-            self._stall = self.loop.after(STALL_SECONDS, self._stalled)
-            slowest.evict()
+    def _take(self, output: bytes) -> None:
+        """Put output into the reply, or stop where the reply would be too long."""
+        if self._output.size + len(output) > OUTPUT_BYTES:
+            reason = f"the output would be longer than {OUTPUT_BYTES} bytes"
+        elif self.size + len(output) > self._total:
+            reason = f"the reply would be longer than the {self._total} bytes of all replies"
         else:
-            total = self._room.total
-            execution.stop(f"the replies of all sessions would be longer than {total} bytes")
+            return self._output.add(output)
+        self._error(self._lines, 1, f"{reason}; the script stops here")
+        self.over = True
+        return None
+
+    def _plan(self, most: int) -> tuple[int, int]:
+        """Return a budget of `most` bytes or less for the next slice, and its output, about."""
+        text, start = self._text, self._offset
+        if self._show < start:
+            self._show = self._line_of_show()
+        end = text.find(b"\n", start + most) + 1 or len(text)
+        last = text.rfind(b"\n", start, start + most) + 1 or start  # the line that goes past it
+        if self._show == start or (last == start and end - start > SLICE_BYTES):
+            self.is_next_long = True
+            return 0, self._line_output(text.find(b"\n", start) + 1 or len(text))
+        self.is_next_long = False
+        if end - last > SLICE_BYTES:
+            end = last
+        end = min(end, self._show)
+        return (most if end > start + most else end - 1 - start), SLICE_OUTPUT
+
+    def _line_output(self, end: int) -> int:
+        """Return how much the line up to `end` writes at most, about."""
+        start = self._offset
+        shown = SHOWN_PAIR_BYTES * self._store.pairs if self._show == start else 0
+        writes_nothing = self._text.startswith((b"#", b"WRITE"), start)
+        return SLICE_OUTPUT + (0 if writes_nothing else max(shown, LINE_OUTPUT * (end - start)))
+
+    def _line_of_show(self) -> int:
+        """Return where the line of the next SHOW begins; the end, if there is none."""
+        at = self._text.find(b"SHOW", self._offset)
+        if at < 0:
+            return len(self._text)
+        return self._text.rfind(b"\n", self._offset, at) + 1 or self._offset
+
+    def _refuse_backup(self) -> None:
+        """Report that the BACKUP just passed belongs to a job."""
+        end = self._offset - self._text.endswith(b"\n", 0, self._offset)
+        line = line_at(self._text, self._text.rfind(b"\n", 0, end) + 1)
+        column = len(line) - len(line.lstrip(b" \t")) + 1
+        self._error(self._lines, column, "BACKUP belongs to a job, not to a session")
+
+    def _error(self, line: int, column: int, reason: str) -> None:
+        self._errors.add(f"{line}:{column}: {reason}\n".encode())
 
 
-def _pop_all(parts: deque[memoryview]) -> None:
-    while parts:
-        parts.pop()
+def _is_short(text: bytes) -> bool:
+    return text.count(b"\n") <= SHORT_LINES and b"SHOW" not in text
 
 
-def _nothing() -> None:
-    """Do nothing."""
+def refused(length: int) -> list[bytes]:
+    """Return the parts of the reply to a script that is too long."""
+    reason = f"1:1: a script has at most {frames.SCRIPT_BYTES} bytes, this one has {length}\n"
+    return [frames.executed_head(1, 0, len(reason)), reason.encode()]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from kvs.errors import shown
-from kvs.wire.fifos import Fifo
-from kvs.wire.frames import Dialect
+from kvs.posix.fifos import Fifo
+from kvs.protocol.frames import Dialect
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ import os
 from functools import partial
 
 from kvs.errors import RegistrationUnusable, cause, shown
+from kvs.posix import fifos
+from kvs.posix.fifos import Fifo, NotAFifo
+from kvs.protocol.frames import Connect
+from kvs.protocol.registration import Refused
 from kvs.server import access
 from kvs.server.access import Senders
 from kvs.server.pipes import Pipes
-from kvs.wire import fifos
-from kvs.wire.fifos import Fifo, NotAFifo
-from kvs.wire.frames import Connect
-from kvs.wire.registration import Refused
 
 
 class RegistrationPipe:

@@ -6,25 +6,26 @@ import time
 from collections.abc import Callable
 
 from kvs.errors import RegistrationUnusable, cause, counted
-from kvs.server import farewell
+from kvs.posix import fifos
+from kvs.posix.fifos import Fifo
+from kvs.protocol import frames
+from kvs.protocol.frames import Connect
+from kvs.protocol.registration import Registration
+from kvs.server import release
 from kvs.server.admission import Admission, Identities
-from kvs.server.execution import Turns
-from kvs.server.farewell import Farewells, max_clients
+from kvs.server.handshake import Handover, Opening, RequestsReader
 from kvs.server.loop import IN, Loop, Timer
-from kvs.server.opening import Handover, Opening, RequestsReader
 from kvs.server.pipes import Pipes
 from kvs.server.refusals import Refusals
 from kvs.server.registration import RegistrationPipe, found
-from kvs.server.room import ReplyRoom
+from kvs.server.release import Farewells, max_clients
+from kvs.server.reply_memory import ReplyRoom
+from kvs.server.scheduler import Turns
 from kvs.server.session import House, Session
+from kvs.server.state import Stage
 from kvs.settings import ServerSettings
-from kvs.store import Store
-from kvs.watch import Watchers
-from kvs.wire import fifos, frames
-from kvs.wire.fifos import Fifo
-from kvs.wire.frames import Connect
-from kvs.wire.registration import Registration
-from kvs.wire.session import Stage
+from kvs.store.core import Store
+from kvs.store.subscriptions import Watchers
 
 log = logging.getLogger("kvs.server")
 
@@ -123,8 +124,8 @@ class Server:
         self._read_connects()
         self._close_registration(remove=True)
         self._admission.close()
-        end = time.monotonic() + farewell.SECONDS
-        self._loop.after(farewell.SECONDS, lambda: None)
+        end = time.monotonic() + release.SECONDS
+        self._loop.after(release.SECONDS, lambda: None)
         while (self._admission or self._farewells.pending) and time.monotonic() < end:
             self._loop.turn()
 

@@ -6,19 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause
-from kvs.language.faults import checked_word
-from kvs.server import script as scripts
-from kvs.server.execution import FAILED_JOURNAL, Execution, Turns
-from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
-from kvs.server.opening import Opening
-from kvs.server.outgoing import Notifications, Replies
-from kvs.server.refusals import Refusals, excerpt
-from kvs.server.room import ReplyRoom
-from kvs.store import Store
-from kvs.watch import Outbox, Watchers
-from kvs.wire import fifos, frames
-from kvs.wire.fifos import READ_BYTES
-from kvs.wire.requests import (
+from kvs.language.diagnostics import checked_word
+from kvs.posix import fifos
+from kvs.posix.fifos import READ_BYTES
+from kvs.protocol import frames
+from kvs.protocol.requests import (
     Disconnect,
     Execute,
     Request,
@@ -28,7 +20,16 @@ from kvs.wire.requests import (
     Unknown,
     Unsubscribe,
 )
-from kvs.wire.session import SERVES, TRANSITIONS, Event, Stage
+from kvs.server import execution as scripts
+from kvs.server.handshake import Opening
+from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
+from kvs.server.refusals import Refusals, excerpt
+from kvs.server.reply_memory import ReplyRoom
+from kvs.server.scheduler import FAILED_JOURNAL, Execution, Turns
+from kvs.server.state import SERVES, TRANSITIONS, Event, Stage
+from kvs.server.writers import Notifications, Replies
+from kvs.store.core import Store
+from kvs.store.subscriptions import Outbox, Watchers
 
 log = logging.getLogger("kvs.server")
 

@@ -8,7 +8,7 @@
 
 #include "grammar.hpp"
 #include "long_line.hpp"
-#include "results.hpp"
+#include "output_format.hpp"
 #include "state.hpp"
 
 namespace kvs {

@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "batch.hpp"
-#include "effects.hpp"
-#include "listing.hpp"
+#include "change_queue.hpp"
+#include "table_dump.hpp"
 #include "owned.hpp"
 
 namespace kvs {

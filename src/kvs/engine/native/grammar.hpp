@@ -5,7 +5,7 @@
 // nothing here looks whether the script goes on before it looks at a byte.
 #pragma once
 
-#include "array.hpp"
+#include "pod_vector.hpp"
 #include "scan.hpp"
 #include "siphash.hpp"
 #include "words.hpp"

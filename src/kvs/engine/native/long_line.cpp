@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "buffer.hpp"
-#include "results.hpp"
+#include "output_format.hpp"
 #include "word_sort.hpp"
 
 namespace kvs {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "grammar.hpp"
-#include "pages.hpp"
+#include "mapped_memory.hpp"
 #include "state.hpp"
 
 namespace kvs {

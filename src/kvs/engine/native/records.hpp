@@ -12,8 +12,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "pages.hpp"
-#include "racy.hpp"
+#include "mapped_memory.hpp"
+#include "atomics.hpp"
 #include "words.hpp"
 
 namespace kvs {

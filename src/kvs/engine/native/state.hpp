@@ -2,7 +2,7 @@
 #pragma once
 
 #include "table.hpp"
-#include "watched.hpp"
+#include "watched_keys.hpp"
 
 namespace kvs {
 

@@ -1,0 +1,1 @@
+"""Shared state, waits and forks, beside threads, signal handlers and finalizers."""

@@ -1,0 +1,174 @@
+// Everything that was in a table at one instant: in order of the keys, or as it lies.
+//
+// Reads records and changes none; takes no lock. So a forked child may use it, and dirties nothing
+// but what is allocated here: of a listing, 16 bytes a pair.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "buffer.hpp"
+#include "records.hpp"
+#include "output_format.hpp"
+#include "table.hpp"
+
+namespace kvs {
+
+constexpr std::size_t PAIRS_A_BLOCK = 4096;
+constexpr std::size_t PAIRS_A_WRITE = 256;
+
+inline Word key_at(const char* record) { return Record(const_cast<char*>(record)).key(); }
+inline Word value_at(const char* record) { return Record(const_cast<char*>(record)).value(); }
+
+// The records of a table, in memory of its own: what remains of an instant when it is over.
+class Copy {
+public:
+    // Make room before the lock is taken, as much as will probably do; throws std::bad_alloc.
+    explicit Copy(std::size_t bytes) : pages_(bytes) {
+        for (std::size_t i = 0; i < bytes; i += PAGE) pages_.at()[i] = 0;  // the kernel's work
+    }
+
+    // Return false if there is not enough memory.
+    bool take(const Table& table) {
+        try {
+            const std::size_t bytes = table.records().bytes();
+            if (bytes > pages_.size()) pages_ = Pages(bytes);
+            spans_ = table.records().spans();
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+        char* to = pages_.at();
+        for (Span& span : spans_) {
+            const std::size_t size = std::size_t(span.end - span.begin);
+            std::memcpy(to, span.begin, size);
+            span = {to, to + size};
+            to += size;
+        }
+        count_ = table.size();
+        return true;
+    }
+
+    const std::vector<Span>& spans() const { return spans_; }
+    std::size_t count() const { return count_; }
+
+private:
+    static constexpr std::size_t PAGE = 4096;
+
+    Pages pages_;
+    std::vector<Span> spans_;
+    std::size_t count_ = 0;
+};
+
+// In ascending order of the keys.
+class Listing {
+public:
+    // The records stay as they are for as long as this is used; throws std::bad_alloc.
+    Listing(const std::vector<Span>& spans, std::size_t count) {
+        entries_.reserve(count);
+        for (const Span& span : spans)
+            Records::walk(span, [this](const char* at) { entries_.push_back({0, at}); });
+        const std::size_t shared = shared_beginning();
+        for (std::size_t i = 0; i < entries_.size(); ++i) {
+            entries_[i].prefix = prefix(key_at(entries_[i].record), shared);
+        }
+        std::sort(entries_.begin(), entries_.end());
+    }
+
+    std::size_t size() const { return entries_.size(); }
+    Word key(std::size_t i) const { return key_at(entries_[i].record); }
+    Word value(std::size_t i) const { return value_at(entries_[i].record); }
+
+    bool ended() const { return next_ == entries_.size(); }
+
+    // Put the lines of the next pairs, some thousand; throws std::bad_alloc.
+    void put_block(Buffer& out) {
+        const std::size_t end = std::min(next_ + PAIRS_A_BLOCK, entries_.size());
+        out.make_room((end - next_) * MOST_SHOWN_BYTES);
+        for (; next_ < end; ++next_) {
+            if (next_ + AHEAD < entries_.size()) __builtin_prefetch(entries_[next_ + AHEAD].record);
+            put_shown(out, key(next_).view(), value(next_).view());
+        }
+    }
+
+private:
+    static constexpr std::size_t AHEAD = 16;
+
+    // The first 8 bytes of a key, behind those that all keys share, as a number. So most
+    // comparisons look at nothing else.
+    struct Entry {
+        std::uint64_t prefix;
+        const char* record;
+
+        bool operator<(const Entry& other) const {
+            if (prefix != other.prefix) return prefix < other.prefix;
+            return key_at(record).view() < key_at(other.record).view();
+        }
+    };
+
+    std::size_t shared_beginning() const {
+        if (entries_.empty()) return 0;
+        const Word first = key_at(entries_[0].record);
+        std::size_t shared = first.size;
+        for (const Entry& entry : entries_) {
+            const Word key = key_at(entry.record);
+            shared = std::min(shared, std::size_t(key.size));
+            std::size_t same = 0;
+            while (same < shared && key.at[same] == first.at[same]) ++same;
+            shared = same;
+        }
+        return shared;
+    }
+
+    static std::uint64_t prefix(const Word& key, std::size_t shared) {
+        std::uint64_t number = 0;
+        for (std::size_t i = shared; i < shared + 8; ++i)
+            number = number << 8 | (i < key.size ? static_cast<unsigned char>(key.at[i]) : 0);
+        return number;
+    }
+
+    std::vector<Entry> entries_;
+    std::size_t next_ = 0;
+};
+
+// As lines of WRITE, in the order in which they lie: nothing is allocated for a pair.
+class Writes {
+public:
+    explicit Writes(const std::vector<Span>& spans) : spans_(spans) {
+        if (!spans_.empty()) at_ = spans_[0].begin;
+        skip();
+    }
+
+    bool ended() const { return span_ == spans_.size(); }
+
+    // Put a line of the next pairs, some hundred; throws std::bad_alloc.
+    void put_block(Buffer& out) {
+        out.make_room(LINE_BYTES + sizeof("WRITE ") + PAIRS_A_WRITE * MOST_PAIR_BYTES);
+        out.put("WRITE [");
+        for (std::size_t left = PAIRS_A_WRITE; left && !ended(); --left) {
+            put_pair(out, key_at(at_).view(), value_at(at_).view());
+            at_ += Records::bytes_at(at_);
+            skip();
+        }
+        out.put("]\n");
+    }
+
+private:
+    // Go on to a record that is one.
+    void skip() {
+        while (!ended()) {
+            if (at_ == spans_[span_].end) {
+                if (++span_ < spans_.size()) at_ = spans_[span_].begin;
+            } else if (!*at_) {
+                at_ += Records::bytes_at(at_);
+            } else {
+                return;
+            }
+        }
+    }
+
+    const std::vector<Span> spans_;
+    std::size_t span_ = 0;
+    const char* at_ = nullptr;
+};
+
+}  // namespace kvs

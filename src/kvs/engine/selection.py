@@ -1,0 +1,67 @@
+"""Which engine does the work: the compiled one where it was built, or that `KVS_ENGINE` names."""
+
+import os
+from importlib import import_module
+
+from kvs.engine.interface import Engine
+from kvs.errors import EngineUnavailable, shown
+from kvs.language.diagnostics import Checked
+
+VARIABLE = "KVS_ENGINE"
+"""The environment variable that forces an engine."""
+
+COMPILED = "compiled"
+PYTHON = "python"
+
+
+def engine_name() -> str:
+    """Return the name of the engine that new stores get.
+
+    Raises:
+        EngineUnavailable: `KVS_ENGINE` names one that is not there.
+
+    """
+    return _chosen()[0]
+
+
+def new_engine() -> Engine:
+    """Return an empty engine.
+
+    Raises:
+        EngineUnavailable: `KVS_ENGINE` names one that is not there.
+
+    """
+    return _chosen()[1]()
+
+
+def check(script: bytes) -> Checked:
+    """Validate every line of `script` by the engine that new stores get; execute nothing.
+
+    Raises:
+        EngineUnavailable: `KVS_ENGINE` names one that is not there.
+
+    """
+    return _chosen()[1].check(script)
+
+
+def _chosen() -> tuple[str, type[Engine]]:
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in {"", COMPILED, PYTHON}:
+        reason = f"there is no such engine; there are {COMPILED} and {PYTHON}"
+        raise EngineUnavailable(VARIABLE, shown(wanted), reason)
+    if wanted != PYTHON:
+        try:
+            return COMPILED, import_module("kvs.engine._compiled").CompiledEngine
+        except ImportError as error:
+            # One that is there and cannot be loaded is not to be left out in silence.
+            if wanted == COMPILED or not isinstance(error, ModuleNotFoundError):
+                raise EngineUnavailable(VARIABLE, COMPILED, _why_missing(error)) from error
+    from kvs.engine.python import PythonEngine
+
+    return PYTHON, PythonEngine
+
+
+def _why_missing(error: ImportError) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return "it was not built; install again where there is a C++ compiler"
+    return f"it cannot be loaded: {error}"

@@ -1,0 +1,64 @@
+"""What a server sends on the responses and the notifications pipe, as a client reads it. Pure."""
+
+import struct
+from dataclasses import dataclass
+
+from kvs.protocol import frames
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The response to an operation but execute."""
+
+    operation: int
+    result: int
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The response to execute."""
+
+    result: int
+    """0 if every command was valid."""
+    output: bytes
+    errors: bytes
+    """A line ``LINE:COLUMN: reason`` for each invalid command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a subscribed key."""
+
+    key: bytes
+    value: bytes
+    """The new value, or `frames.DELETED`."""
+
+
+def parse_replies(data: bytearray) -> tuple[list[Reply | Executed], int]:
+    """Return the whole responses at the start of `data`, and how many bytes they take."""
+    found: list[Reply | Executed] = []
+    at = 0
+    while len(data) - at >= frames.REPLY_BYTES:
+        if data[at] != frames.EXECUTE:
+            found.append(Reply(data[at], data[at + 1]))
+            at += frames.REPLY_BYTES
+            continue
+        start = at + frames.EXECUTED_HEAD_BYTES
+        if len(data) < start:
+            break
+        result, output, errors = frames.executed_lengths(bytes(data[at:start]))
+        end = start + output + errors
+        if len(data) < end:
+            break
+        # One copy, however long the output is, and one call into C: no view is left to hold `data`.
+        found.append(Executed(result, *struct.unpack_from(f"{output}s{errors}s", data, start)))
+        at = end
+    return found, at
+
+
+def parse_notifications(data: bytearray) -> tuple[list[Change], int]:
+    """Return the changes of the whole notifications at the start of `data`, and their bytes."""
+    size = frames.NOTIFICATION_BYTES
+    whole = len(data) - len(data) % size
+    raw = bytes(data[:whole])
+    return [Change(*frames.change_of(raw[at : at + size])) for at in range(0, whole, size)], whole

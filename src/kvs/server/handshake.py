@@ -1,0 +1,184 @@
+"""The server's ends of a client's pipes, opened without blocking as the client opens its own.
+
+Clients open their pipes with blocking opens, in an order of their own. So requests is opened for
+reading at once, which needs no writer, and responses and notifications are opened for writing once
+the client has them open for reading: until then open(2) fails with ENXIO. A client that is blocked
+in open(2) counts as one that has the pipe open, in both directions.
+"""
+
+from dataclasses import dataclass, field
+
+from kvs.posix import fifos
+from kvs.posix.fifos import Fifo
+from kvs.server.pipes import Pipes
+
+
+class RequestsReader:
+    """The server's end of a requests pipe. For the loop's thread."""
+
+    def __init__(self, pipe: Fifo) -> None:
+        """Open it.
+
+        Raises:
+            OSError: the pipe cannot be opened.
+
+        """
+        self.identity = pipe.identity
+        self.descriptor = pipe.open_for_reading()
+        self._ahead = b""
+        """What `has_writer` has read."""
+
+    def has_writer(self) -> bool:
+        """Return whether a client has the pipe open for writing, or has had it open.
+
+        read(2) alone tells this: EAGAIN with a writer, 0 bytes without. A byte that it returns is
+        kept for `read`.
+        """
+        if self._ahead:
+            return True
+        data = fifos.read(self.descriptor, 1)
+        if data:
+            self._ahead = data
+        return data != b"" or fifos.has_hung_up(self.descriptor)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a byte has been read that `read` has not returned: poll(2) reports no event."""
+        return self._ahead != b""
+
+    def read(self, most: int = fifos.READ_BYTES) -> bytes | None:
+        """Read as `fifos.read` does."""
+        ahead, self._ahead = self._ahead, b""
+        data = fifos.read(self.descriptor, most)
+        return ahead + data if data else ahead or data
+
+    def close(self) -> None:
+        """Close it."""
+        fifos.close(self.descriptor)
+
+
+@dataclass
+class Handover:
+    """Ends that `kvs.server.release` had open when a new connect named their pipes."""
+
+    requests: RequestsReader | None = None
+    ends: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Descriptors to write to, by the identity of the pipe."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no end was handed over."""
+        return self.requests is None and not self.ends
+
+    def close(self) -> None:
+        """Close what was not taken."""
+        if self.requests is not None:
+            self.requests.close()
+            self.requests = None
+        while self.ends:
+            fifos.close(self.ends.popitem()[1])
+
+
+class Opening:
+    """The server's ends of one client's pipes, as far as they are open. For the loop's thread.
+
+    Owns the handles of `pipes`, and every descriptor that it has opened until it is taken.
+    """
+
+    def __init__(self, pipes: Pipes, handover: Handover | None = None) -> None:
+        """Open requests for reading, or take it from `handover`, whose other ends are taken too.
+
+        Raises:
+            OSError: requests cannot be opened; `pipes` was not closed.
+
+        """
+        self.pipes = pipes
+        self.requests = _reader(pipes.requests, handover)
+        self.requests_opened = False
+        """Whether the client has opened requests for writing."""
+        pipes.requests.close()
+        self.unopened = [pipes.responses, pipes.notifications]
+        """Those of responses and notifications that the client has not opened yet."""
+        self._opened: dict[Fifo, int] = {}
+        for pipe in tuple(self.unopened):
+            if handover is not None and pipe.identity in handover.ends:
+                self._take_over(pipe, handover.ends.pop(pipe.identity))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the client has opened all three pipes."""
+        return self.requests_opened and not self.unopened
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the client has opened at least one pipe."""
+        return self.requests_opened or len(self.unopened) < 2
+
+    @property
+    def missing(self) -> str:
+        """Name the pipes that the client has not opened, for the log."""
+        pipes = self.pipes
+        names = [] if self.requests_opened else ["requests"]
+        names += ["responses"] if pipes.responses in self.unopened else []
+        names += ["notifications"] if pipes.notifications in self.unopened else []
+        return " and ".join(names)
+
+    def attempt(self) -> bool:
+        """Open what the client has opened since the last attempt; return whether that is anything.
+
+        Raises:
+            OSError: a pipe cannot be opened; nothing was.
+
+        """
+        progress = False
+        try:
+            for pipe in tuple(self.unopened):
+                descriptor = pipe.open_for_writing()
+                if descriptor is not None:
+                    self._take_over(pipe, descriptor)
+                    progress = True
+        except OSError:
+            if not progress:
+                raise
+        if not self.requests_opened and self.requests.has_writer():
+            self.requests_opened = progress = True
+        return progress
+
+    def take(self, pipe: Fifo) -> int | None:
+        """Return the descriptor to write to `pipe`, once; the caller closes it."""
+        return self._opened.pop(pipe, None)
+
+    def split(self) -> tuple[RequestsReader | None, list[Fifo]]:
+        """Return what the client has not opened, which the caller closes; close the rest."""
+        requests = None if self.requests_opened else self.requests
+        unopened, self.unopened = self.unopened, []
+        if requests is None:
+            self.requests.close()
+        self._close_opened()
+        return requests, unopened
+
+    def close(self) -> None:
+        """Close everything that was not taken."""
+        requests, unopened = self.split()
+        if requests is not None:
+            requests.close()
+        for pipe in unopened:
+            pipe.close()
+
+    def _close_opened(self) -> None:
+        while self._opened:
+            fifos.close(self._opened.popitem()[1])
+
+    def _take_over(self, pipe: Fifo, descriptor: int) -> None:
+        self._opened[pipe] = descriptor
+        self.unopened.remove(pipe)
+        pipe.close()
+
+
+def _reader(pipe: Fifo, handover: Handover | None) -> RequestsReader:
+    if handover is not None and handover.requests is not None:
+        reader, handover.requests = handover.requests, None
+        if reader.identity == pipe.identity:
+            return reader
+        reader.close()
+    return RequestsReader(pipe)

@@ -1,0 +1,1 @@
+"""The service of a jobs directory: it runs jobs as their files arrive."""

@@ -1,0 +1,81 @@
+r"""Read a backup: lines ``(key, value)``, strictly ascending by key, each with its newline.
+
+Exactly what a snapshot writes is accepted and nothing else, so that a file damaged, joined from two
+or cut within a line is never loaded in silence. One cut right behind a line cannot be told from a
+snapshot of less.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+
+from kvs.errors import BackupMalformed, BackupUnreadable, cause, shown
+from kvs.language.grammar import RESERVED, WORD
+from kvs.posix.files import open_regular
+
+BLOCK = 1 << 20
+"""Bytes read at a time."""
+
+LINE_BYTES = 40 + 40 + len("(, )")
+"""A line without its newline is at most so long."""
+
+_LINE = re.compile(rb"\((%b), ((?!(?:%b)\))%b)\)\n" % (WORD, b"|".join(RESERVED), WORD))
+
+
+def load(path: bytes) -> dict[bytes, bytes]:
+    """Return the pairs of the backup at `path`.
+
+    Raises:
+        BackupUnreadable: it cannot be opened or read.
+        BackupMalformed: a line is not ``(key, value)``, keys do not strictly ascend, or the last
+            line has no newline.
+
+    """
+    name = shown(path)
+    pairs: dict[bytes, bytes] = {}
+    last = b""
+    try:
+        for block in _blocks(path):
+            position = 0
+            while position < len(block):
+                match = _LINE.match(block, position)
+                if match is None:
+                    raise BackupMalformed(name, len(pairs) + 1, _why(block, position))
+                key, value = match.groups()
+                if key <= last:
+                    reason = f"key '{shown(key)}' does not ascend from '{shown(last)}'"
+                    raise BackupMalformed(name, len(pairs) + 1, reason)
+                pairs[key] = value
+                last = key
+                position = match.end()
+    except OSError as error:
+        raise BackupUnreadable(name, cause(error)) from error
+    return pairs
+
+
+def _blocks(path: bytes) -> Iterator[bytes]:
+    """Yield the file in blocks that end at a newline, but for one that cannot be a backup's."""
+    file = open_regular(path, os.O_RDONLY)
+    try:
+        rest = b""
+        while data := os.read(file, BLOCK):
+            block = rest + data
+            end = block.rfind(b"\n") + 1
+            rest = block[end:]
+            if len(rest) > LINE_BYTES:  # whatever follows, this line is too long
+                end, rest = len(block), b""
+            yield block[:end]
+        yield rest
+    finally:
+        os.close(file)
+
+
+def _why(block: bytes, position: int) -> str:
+    end = block.find(b"\n", position)
+    if end < 0 and len(block) - position <= LINE_BYTES:
+        return "the last line has no newline: the file was cut short"
+    line = block[position : end if end >= 0 else len(block)]
+    for word in RESERVED:
+        if line.endswith(b", %b)" % word):
+            return f"{word.decode('ascii')} is reserved and cannot be a value"
+    return f"expected '(key, value)', not '{shown(line, 60)}'"

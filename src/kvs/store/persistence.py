@@ -1,0 +1,353 @@
+"""What keeps a store on disk: its data directory opened, its journal written, and compacted.
+
+It brings together what does not know of each other: an engine is filled with what a directory
+holds, its effects go into the journal, and a snapshot of it makes the journal short again.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from kvs.concurrency.atomic import Step
+from kvs.concurrency.waiting import apart
+from kvs.engine.interface import BUDGET, Effects, Engine, Instant
+from kvs.errors import DataUnusable, KvsError, SnapshotFailed, cause
+from kvs.journal import format as journal_format
+from kvs.journal.directory import Folder, new_mark
+from kvs.journal.format import Head, Kind
+from kvs.journal.job_records import Jobs, came_to
+from kvs.journal.recovery import Found, Reader, Torn
+from kvs.journal.reserve import FULL, Reserve
+from kvs.journal.storage import Disk
+from kvs.journal.writer import Boundary, Log, Segment
+from kvs.progress import ShowProgress, show_nobody
+from kvs.settings import DataSettings
+from kvs.snapshot.writer import Draft, Written
+
+GROUP_BYTES = 1 << 20
+"""Of the lines of a snapshot in one group."""
+
+PAIR_BYTES = 4
+"""Of a pair in a snapshot, at most, beside key and value: ``(,)`` and a part of ``WRITE []``."""
+
+FEWEST_GROUP_BYTES = 1 << 12
+"""Bytes of lines to each byte of group headers, at least."""
+
+FILES_BYTES = 64 << 10
+"""What a snapshot and a new segment take at most beside the lines: blocks, and their names."""
+
+WARN_SECONDS = 10.0
+"""A full disk is logged at most once in so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found in a data directory when it was opened."""
+
+    revision: int
+    pairs: int
+    commands: int
+    """Commands of the journal that were carried out again."""
+    seconds: float
+    torn: Torn | None
+    """What a crash had left half written, and was dropped."""
+    new: bool = False
+    """Whether the directory held no store before."""
+
+
+def fill(engine: Engine, jobs: Jobs, folder: Folder, progress: ShowProgress = show_nobody) -> Found:
+    """Fill a new `engine`, and `jobs`, with what `folder` holds; return what was found.
+
+    Raises:
+        DataDamaged: something does not prove itself.
+        DataUnusable: the directory cannot be read.
+
+    """
+    return Reader(folder, EngineTarget(engine), jobs.take_in, progress).read()
+
+
+class EngineTarget:
+    """An engine that is being filled."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self._engine)
+
+    def carry_out(self, lines: bytes) -> int:
+        """Carry out lines; return how many of them changed something."""
+        before = self._engine.revision
+        offset = 0
+        while offset < len(lines):
+            offset = self._engine.execute(lines, offset, BUDGET).offset
+        return self._engine.revision - before
+
+
+class Persistence:
+    """A data directory that belongs to one engine, from `open` to `close`."""
+
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        engine: Engine,
+        settings: DataSettings,
+        disk: Callable[[int], Disk] = Disk,
+    ) -> None:
+        self._path = path
+        self._folder = Folder(path)
+        self._engine = engine
+        self._settings = settings
+        self._new_disk = disk
+        self.jobs = Jobs()
+        """How far jobs came; changed by `kvs.store.publication`."""
+        self.on_grown: Callable[[], None] = lambda: None
+        """Called by the journal's thread when the journal is to be compacted."""
+        self._warn_full_at = 0.0
+        """When a full disk may be logged again (time.monotonic)."""
+        self._has_log = False
+        """Whether there is a thread that writes the journal."""
+
+    def open(self, progress: ShowProgress = show_nobody) -> None:
+        """Open the directory, which is made if it is not there, and fill the engine.
+
+        After any exception, one of a signal handler included, the caller calls `close`.
+
+        Raises:
+            DataUnusable: it cannot be made, opened, locked or read.
+            DirectoryInUse: another process is at work there.
+            DataDamaged: something in it does not prove itself; nothing was changed.
+
+        """
+        self._folder = Folder.make(self._path)
+        self._folder.__enter__()
+        self._folder.lock()
+        self._disk = self._new_disk(self._folder.descriptor)
+        self.reserve = Reserve(self._folder.descriptor)
+        began = time.perf_counter()
+        found = None
+        if any(self._folder.numbers().values()):
+            found = fill(self._engine, self.jobs, self._folder, progress)
+        try:
+            apart(partial(self._begin, found, began))
+        except OSError as error:
+            raise DataUnusable(self.shown, cause(error)) from error
+
+    def _begin(self, found: Found | None, began: float) -> None:
+        """Begin the journal, or go on with what was found; no signal handler interrupts this."""
+        if found is None:
+            store = new_mark()
+            segment = self._folder.begin(self._disk, store)
+            revision = 0
+            self._snapshot_bytes = self._since_snapshot = 0
+            self.recovered = Recovered(0, 0, 0, time.perf_counter() - began, None, new=True)
+        else:
+            segment = self._folder.go_on(self._disk, found.segments[-1], found.chain, found.end)
+            store, revision = found.store, found.revision
+            self._since_snapshot = found.journal_bytes
+            self._snapshot_bytes = found.snapshot_bytes
+            seconds = time.perf_counter() - began
+            self.recovered = Recovered(revision, found.pairs, found.changes, seconds, found.torn)
+        self._engine.record(revision)
+        self._store = store
+        self._compact_at = self._bound() - self._since_snapshot
+        """When the log has written so many bytes, the journal is to be compacted."""
+        self._begun_at = 0
+        """How many it had written when the last snapshot began."""
+        self.log = Log(self._disk, self.shown, store, segment, revision, self._settings)
+        self.log.on_written = self._written
+        self.log.tampering = self._look
+        self.log.on_full = self._make_room
+        with self._disk.closed_on_error(segment.file):
+            if found is not None:
+                self._folder.remove_older(self._disk, found.segments[0])
+            self.reserve.renew()
+            self.log.start()
+        self._has_log = True
+
+    @property
+    def syncs(self) -> bool:
+        """Whether the journal is ever synced, but by the kernel."""
+        return self._settings.fsync != "never"
+
+    @property
+    def shown(self) -> str:
+        """How a person is told of the directory."""
+        return self._folder.shown(b"").rstrip("/") or "/"
+
+    def steps(self, effects: Effects, then: Callable[[], None] | None) -> list[Step]:
+        """Return the steps that put effects into the journal; `then` is called once they are safe.
+
+        Raises:
+            JournalFailed: nothing is written any more.
+
+        """
+        text = effects.lines
+        job = effects.job
+        if job is None:
+            return self.log.steps(text, effects.count, then)
+        offset, output = effects.offset, effects.output
+        text += came_to(job, offset, output)
+        return [
+            *self.log.steps(text, effects.count, then),
+            *self.jobs[job].came_to_steps(offset, output),
+        ]
+
+    def close(self) -> None:
+        """Write what has been added, and unlock and close the directory. Idempotent.
+
+        Raises:
+            JournalFailed: it was not all written, and no call before has raised it.
+
+        """
+        unlock = partial(self._folder.__exit__, None, None, None)
+        if self._has_log:
+            self.log.close(then=unlock)
+        else:
+            unlock()
+
+    # Compaction.
+
+    def _bound(self) -> int:
+        return max(self._settings.compact_bytes, self._snapshot_bytes)
+
+    def _look(self, segment: Segment) -> str | None:
+        self.reserve.renew()
+        return self._folder.tampering(segment)
+
+    def _make_room(self, error: OSError) -> bool:
+        """Free some of the reserve, and have the journal compacted; return whether it was freed.
+
+        What comes behind the compaction waits for it, since it would take what was freed.
+        """
+        if not self.reserve.release_half():
+            return False
+        if time.monotonic() >= self._warn_full_at:
+            self._warn_full_at = time.monotonic() + WARN_SECONDS
+            import logging  # takes as long as opening the directory, and is rarely used
+
+            logging.getLogger("kvs.store").warning(
+                "%s: %s; goes on with the reserve and compacts the journal; free disk space",
+                self.shown,
+                cause(error),
+            )
+        self.log.hold()
+        self.on_grown()
+        return True
+
+    def _written(self) -> None:
+        if self.log.bytes >= self._compact_at:
+            self._compact_at = self.log.bytes + self._bound()
+            self.on_grown()
+
+    @contextlib.contextmanager
+    def compacting(self) -> Iterator[None]:
+        """Surround a compaction, which may use the reserve, and for which the journal may wait."""
+        with self.reserve.lent():
+            try:
+                yield
+            finally:
+                self.log.let_go()
+
+    def made_room_after(self, error: SnapshotFailed) -> bool:
+        """Return whether `error` was a full disk, or quota, and the reserve has been freed."""
+        return error.number in FULL and self.reserve.release()
+
+    def draft(self) -> Draft:
+        """Return what a new snapshot of everything becomes; the journal is synced before.
+
+        Raises:
+            SnapshotFailed: its file cannot be made; the journal cannot be synced; or it might take
+                all the space that the journal needs to go on.
+
+        """
+        name = f"{self.shown}: compaction"
+        try:
+            self.log.sync_ahead()
+            free = os.fstatvfs(self._folder.descriptor)
+        except OSError as error:
+            raise SnapshotFailed(name, cause(error)) from error
+        lacking = self._most_bytes() - free.f_bavail * free.f_frsize
+        if lacking > self.reserve.size():
+            reason = f"it may take {lacking} bytes more than there are"
+            raise SnapshotFailed(name, f"{reason}; free disk space")
+        if lacking > 0:
+            self.reserve.release()
+        return Draft(self._folder.descriptor, b"", name)
+
+    def _most_bytes(self) -> int:
+        """Return an upper bound of what a compaction takes: of a snapshot, and a new segment."""
+        journal = self._snapshot_bytes + self._since_snapshot + self.log.bytes - self._begun_at
+        pairs = len(self._engine)
+        lines = self._engine.most_bytes() + PAIR_BYTES * pairs + self.jobs.most_bytes()
+        return min(journal, lines + lines // FEWEST_GROUP_BYTES) + FILES_BYTES
+
+    def begin_compaction(self, draft: Draft, instant: Instant) -> Boundary:
+        """Fork the child that writes everything, with which the next segment goes on.
+
+        All effects up to `instant` have been added. Returns where that segment begins.
+
+        Raises:
+            SnapshotFailed: there is no child.
+            JournalFailed: nothing is written any more.
+
+        """
+        try:
+            begun = self.log.begin_segment()
+        except KvsError:
+            draft.discard()
+            raise
+        head = Head(Kind.SNAPSHOT, begun.number, begun.revision, self._store)
+        draft.rename(head.name)
+        lines = chain(self.jobs.lines(), instant.writes())
+        draft.fork(begun.revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
+        return begun
+
+    def finish_compaction(self, draft: Draft, begun: Boundary) -> Written:
+        """Wait for the child, put its file in place, and remove what it makes needless.
+
+        Raises:
+            SnapshotFailed: the child failed, or its file could not be put in place.
+            DataUnusable: something that is needless now could not be removed.
+            JournalFailed: the journal failed meanwhile.
+
+        """
+        written = draft.finish(lambda: self.log.wait(begun.added), self._disk.commit)
+        self._snapshot_bytes = written.bytes
+        self._since_snapshot = 0
+        self._begun_at = begun.bytes
+        self._compact_at = begun.bytes + self._bound()
+        self._folder.remove_older(self._disk, begun.number)
+        return written
+
+
+def _snapshot(head: Head, lines: Iterable[bytes], pairs: int) -> Iterator[bytes]:
+    """Yield a snapshot's file, in the child."""
+    first = head.encode()
+    yield first
+    _, _, checksum = journal_format.decode_head(first)
+    for body in chain(_bodies(lines), [journal_format.encode_end(pairs)]):
+        header, checksum = journal_format.encode_header(
+            checksum, head.revision, head.revision, body
+        )
+        yield header
+        yield body
+
+
+def _bodies(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Put lines together into bodies of groups."""
+    some: list[bytes] = []
+    size = 0
+    for line in lines:
+        some.append(line)
+        size += len(line)
+        if size >= GROUP_BYTES:
+            yield b"".join(some)
+            some, size = [], 0
+    if some:
+        yield b"".join(some)

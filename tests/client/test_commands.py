@@ -1,0 +1,115 @@
+"""What a person types: the four commands of a client, and those of the language."""
+
+import re
+
+import pytest
+from hypothesis import assume, given
+
+from kvs.client.commands import (
+    COMMANDS,
+    HELP,
+    Delay,
+    Disconnect,
+    Execute,
+    Nothing,
+    Subscribe,
+    Typed,
+    Unsubscribe,
+    keys_in,
+    typed,
+)
+from kvs.language.diagnostics import Fault, fault_at
+from kvs.language.grammar import count_commands
+from tests.strategies import blanks, words
+from tests.strategies import lines as any_line
+
+OURS = re.compile(rb"[ \t]*(SUBSCRIBE|UNSUBSCRIBE|DELAY|DISCONNECT)(?![A-Za-z])")
+
+MEANT: dict[bytes, Typed] = {
+    b"SUBSCRIBE [a]": Subscribe(b"a"),
+    b" \tSUBSCRIBE\t[ a\t] \r\n": Subscribe(b"a"),
+    b"SUBSCRIBE[READ]": Subscribe(b"READ"),
+    b"UNSUBSCRIBE [%b]" % (b"x" * 40): Unsubscribe(b"x" * 40),
+    b"DELAY 20": Delay(20),
+    b"DELAY0\n": Delay(0),
+    b"DISCONNECT": Disconnect(),
+    b" DISCONNECT \r": Disconnect(),
+    b"": Nothing(),
+    b" \t\r\n": Nothing(),
+    b"# SUBSCRIBE a": Nothing(),
+    b" READ [a]\r\n": Execute(b" READ [a]"),
+    b"WRITE [(a,1)]": Execute(b"WRITE [(a,1)]"),
+    b"SHOW": Execute(b"SHOW"),
+    b"BACKUP": Execute(b"BACKUP"),
+}
+
+
+@pytest.mark.parametrize(("line", "meant"), MEANT.items())
+def test_what_a_line_means(line: bytes, meant: Typed) -> None:
+    assert typed(line) == meant
+
+
+INVALID = {
+    b"SUBSCRIBE": (10, "expected '[' after SUBSCRIBE, not the end of the line"),
+    b"SUBSCRIBE a": (11, "expected '[' after SUBSCRIBE, not 'a'"),
+    b"SUBSCRIBE []": (12, "a key is missing: ']' stands in its place"),
+    b"SUBSCRIBE [a": (13, "expected ',' or ']' after a key, not the end of the line"),
+    b"SUBSCRIBE [%b]" % (b"x" * 41): (12, "a key is at most 40 bytes, this one has 41"),
+    b"SUBSCRIBE [a,b]": (13, "SUBSCRIBE takes one key, these are 2"),
+    b"UNSUBSCRIBE [a,,]": (16, "a key is missing: ',' stands in its place"),
+    b"UNSUBSCRIBE [a] b": (17, "nothing may follow the command, but 'b' does"),
+    b"DELAY": (6, "DELAY takes a whole number of milliseconds, not the end of the line"),
+    b" DELAY x": (8, "DELAY takes a whole number of milliseconds, not 'x'"),
+    b"DELAY 12345678901": (7, "milliseconds have at most 10 digits, these have 11"),
+    b"DISCONNECT now": (12, "nothing may follow the command, but 'now' does"),
+    b" subscribe [a]": (2, "command names are upper case: SUBSCRIBE"),
+    b"read [a]": (1, "command names are upper case: READ"),
+    b"READ a": (6, "expected '[' after READ, not 'a'"),
+    b"SUBSCRIBES [a]": (
+        1,
+        "'SUBSCRIBES' is no command; the commands are SUBSCRIBE, UNSUBSCRIBE, DELAY, DISCONNECT, "
+        "WRITE, READ, DELETE, WAIT, SHOW and HELP",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "told"), INVALID.items())
+def test_why_a_line_is_invalid(line: bytes, told: tuple[int, str]) -> None:
+    assert typed(line) == Fault(0, *told)
+
+
+@given(words, blanks, blanks, blanks)
+def test_every_word_can_be_subscribed(key: bytes, a: bytes, b: bytes, c: bytes) -> None:
+    line = a + b"SUBSCRIBE" + b + b"[" + c + key + a + b"]" + b
+    assert typed(line) == Subscribe(key)
+    assert keys_in(line) == [key]
+
+
+@given(any_line)
+def test_the_language_is_as_it_is_elsewhere(line: bytes) -> None:
+    line = line.partition(b"\n")[0]
+    assume(not OURS.match(line))
+    meant = typed(line)
+    fault = fault_at(line, 0)
+    if fault is not None:
+        assert isinstance(meant, Fault)
+        assert meant.column == fault.column
+    else:
+        assert isinstance(meant, Execute if count_commands(line) else Nothing)
+
+
+def test_keys_in_a_line() -> None:
+    assert keys_in(b"WRITE [(a,1) (b,2)]") == [b"a", b"b"]
+    assert keys_in(b"DELETE [ a , b ]") == [b"a", b"b"]
+    assert keys_in(b"READ [a]") == [b"a"]
+    for line in (b"SHOW", b"READ a", b"# a", b"DELAY 3"):
+        assert keys_in(line) == []
+
+
+def test_help_names_every_command_and_those_are_known() -> None:
+    assert b"BACKUP" not in HELP
+    for name in COMMANDS:
+        assert HELP.decode().count(name) >= 1
+        fault = typed(name.encode() + b" ?")
+        assert isinstance(fault, Fault)
+        assert "is no command" not in fault.reason

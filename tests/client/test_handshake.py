@@ -1,0 +1,247 @@
+"""Connecting: to servers that open pipes in any order, and to what is no server."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kvs.client.session import connect
+from kvs.errors import ConnectRefused, IdInUse, NoAnswer, NoServer, SessionEnded
+from kvs.protocol import frames
+from kvs.settings import ServerSettings
+from tests.client.scripted_server import CONNECTED, Peer, playing
+from tests.helpers import SECONDS, until
+from tests.server.raw_client import Served, serving
+
+ORDERS = ["req res reply not", "res reply req not", "not res req reply", "res not reply req"]
+
+
+@contextmanager
+def later(call: Callable[[], object]) -> Iterator[None]:
+    """Have `call` called a moment later, and wait for its end."""
+    timer = threading.Timer(0.05, call)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join(SECONDS)
+        assert not timer.is_alive()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_server_may_open_the_pipes_in_any_order(
+    runtime: Path, tmp_path: Path, order: str
+) -> None:
+    def play(peer: Peer) -> None:
+        for step in order.split():
+            if step == "reply":
+                peer.send("res", CONNECTED)
+            else:
+                peer.open(step)
+        assert peer.read(42) == frames.keyed_request(frames.SUBSCRIBE, b"k")
+        peer.send("not", frames.notification(b"k", b"v"))
+        peer.send("res", frames.reply(frames.SUBSCRIBE, 1))
+        assert peer.read(1) == b"\x02"
+        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+        assert peer.read(1) == b""
+
+    with playing(tmp_path, play) as fifo:
+        with connect(fifo) as session:
+            assert session.subscribe("k")
+        assert [(change.key, change.value) for change in session.changes()] == [(b"k", b"v")]
+
+
+def test_a_refusal_is_told_with_its_number(runtime: Path, tmp_path: Path) -> None:
+    def play(peer: Peer) -> None:
+        peer.open("req", "res")
+        peer.send("res", frames.reply(frames.CONNECT, 7))
+
+    with playing(tmp_path, play) as fifo, pytest.raises(ConnectRefused) as refused:
+        connect(fifo)
+    assert refused.value.result == 7
+
+
+def test_a_connect_answered_with_the_character_0_is_taken_as_0(
+    runtime: Path, tmp_path: Path
+) -> None:
+    def play(peer: Peer) -> None:
+        peer.open("req", "res", "not")
+        peer.send("res", bytes([frames.CONNECT]) + b"0")
+        assert peer.read(42) == frames.keyed_request(frames.SUBSCRIBE, b"k")
+        peer.send("res", frames.reply(frames.SUBSCRIBE, 0))
+        assert peer.read(1) == bytes([frames.DISCONNECT])
+        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+
+    with playing(tmp_path, play) as fifo, connect(fifo) as session:
+        assert not session.subscribe("k")
+
+
+@pytest.mark.parametrize("answer", [b"\x03\x00", frames.executed_head(0, 0, 0)])
+def test_an_answer_to_something_else_is_no_answer(
+    runtime: Path, tmp_path: Path, answer: bytes
+) -> None:
+    def play(peer: Peer) -> None:
+        peer.open("req", "res")
+        peer.send("res", answer)
+
+    with playing(tmp_path, play) as fifo, pytest.raises(SessionEnded, match="no answer to it"):
+        connect(fifo)
+
+
+def test_a_server_that_closes_instead_of_an_answer(runtime: Path, tmp_path: Path) -> None:
+    with (
+        playing(tmp_path, lambda peer: peer.open("req", "res")) as fifo,
+        pytest.raises(SessionEnded, match="before it answered"),
+    ):
+        connect(fifo)
+
+
+def test_no_answer_in_time(runtime: Path, tmp_path: Path) -> None:
+    with playing(tmp_path, lambda _: None) as fifo, pytest.raises(NoAnswer) as late:
+        connect(fifo, timeout=0.05)
+    assert isinstance(late.value, TimeoutError)
+    assert "within 0.05 s" in str(late.value)
+
+
+def test_what_is_known_of_a_server_that_does_not_answer(runtime: Path, tmp_path: Path) -> None:
+    def late(fifo: Path) -> str:
+        with pytest.raises(NoAnswer) as caught:
+            connect(fifo, timeout=0.2)
+        return str(caught.value)
+
+    with playing(tmp_path, lambda _: None) as fifo:
+        assert late(fifo).endswith("its log says why")
+    stopped = tmp_path / "stopped"
+    os.mkfifo(stopped)
+    end = os.open(stopped, os.O_RDWR | os.O_NONBLOCK)
+    assert "the server has not read it" in late(stopped)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(end, bytes(64))
+    assert "could not be written" in late(stopped)
+    os.close(end)
+
+    over, folder = threading.Event(), tmp_path / "d"
+    folder.mkdir()
+
+    def hang(peer: Peer) -> None:
+        peer.open("req")
+        over.wait(SECONDS)
+
+    with playing(folder, hang) as fifo:
+        assert "opened the requests pipe, and sent no answer" in late(fifo)
+        over.set()
+
+
+def test_a_server_that_goes_before_it_answers(runtime: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "registration"
+    os.mkfifo(fifo)
+    registration = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    def go() -> None:
+        until(lambda: runtime.exists() and len(list(runtime.iterdir())) == 4)
+        os.close(registration)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    with pytest.raises(NoServer):
+        connect(fifo, timeout=None)
+    thread.join()
+
+
+def test_where_no_server_is(runtime: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    (tmp_path / "file").touch()
+    none, nowhere = tmp_path / "none", tmp_path / "nowhere"
+    nowhere.symlink_to("none")
+    start = "'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX"
+    told = {
+        fifo: f"no server reads this pipe; {start} {fifo}' starts one",
+        tmp_path / "file": "it is no named pipe",
+        tmp_path: "it is no named pipe",
+        Path("/dev/null"): "it is no named pipe",
+        none: f"no server serves it: there is no such pipe; {start} {none}' starts one",
+        nowhere: f"no server serves it: there is no such pipe; {start} {nowhere}' starts one",
+        tmp_path / "file" / "x": "Not a directory",
+    }
+    for path, reason in told.items():
+        with pytest.raises(NoServer) as refused:
+            connect(path)
+        assert str(refused.value) == f"{path}: {reason}"
+    assert not runtime.exists()
+
+
+def test_a_link_to_the_registration_pipe_leads_there(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(served.path)
+    with connect(os.fsencode(tmp_path / "link")) as session:
+        assert not session.subscribe("k")
+
+
+def test_an_id_in_use_is_refused_and_the_session_that_has_it_goes_on(served: Served) -> None:
+    with connect(served.path, id="me") as session:
+        with pytest.raises(IdInUse):
+            connect(served.path, id="me")
+        assert not session.subscribe("k")
+    with connect(served.path, id="me"):
+        pass
+
+
+def test_beyond_what_the_server_takes_a_connect_waits(runtime: Path) -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        first = connect(served.path)
+        with pytest.raises(NoAnswer):
+            connect(served.path, timeout=0.05)
+        with later(first.close), connect(served.path) as second:
+            assert not second.subscribe("k")
+
+
+def test_one_that_waits_is_served_when_all_sessions_are_dropped(runtime: Path) -> None:
+    with serving(ServerSettings(sessions=1)) as served, connect(served.path) as first:
+        with later(served.server.drop_sessions), connect(served.path) as second:
+            assert not second.subscribe("k")
+        with pytest.raises(SessionEnded):
+            first.subscribe("k")
+
+
+def test_one_that_waits_outlives_a_registration_pipe_made_again(runtime: Path) -> None:
+    with serving(ServerSettings(sessions=1)) as served:
+        first = connect(served.path)
+
+        def again() -> None:
+            until(lambda: served.server.waiting)
+            before = os.open(served.path, os.O_PATH)  # so that no other gets its inode
+            served.path.unlink()
+            until(served.path.exists)
+            assert not os.path.samestat(served.path.stat(), os.fstat(before))
+            os.close(before)
+            first.close()
+
+        thread = threading.Thread(target=again)
+        thread.start()
+        with connect(served.path) as second:
+            assert not second.subscribe("k")
+        thread.join()
+
+
+def test_many_at_once(served: Served) -> None:
+    failed: list[BaseException] = []
+
+    def one(number: int) -> None:
+        try:
+            with connect(served.path) as session:
+                session.write({f"k{number}": str(number)})
+        except BaseException as error:  # noqa: BLE001  (told below)
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len(served.store) == 50

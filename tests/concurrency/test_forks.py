@@ -1,0 +1,315 @@
+"""What a forked child does with an inherited store does no harm, and never hangs."""
+
+import copy
+import gc
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kvs import Change, DataSettings, DirectoryInUse, InheritedByFork, Store, StoreClosed
+from kvs.store.subscriptions import Reader, Watchers
+from tests.helpers import until
+from tests.journal.fake_storage import Gate, put_in
+
+pytestmark = pytest.mark.usefixtures("each_engine")
+
+SECONDS = 30
+
+USES: dict[str, Callable[[Store, Path], object]] = {
+    "execute": lambda store, _: store.execute(b"SHOW\n"),
+    "write": lambda store, _: store.write({"a": "2"}),
+    "read": lambda store, _: store.read(["a"]),
+    "delete": lambda store, _: store.delete([]),
+    "items": lambda store, _: store.items(),
+    "__len__": lambda store, _: len(store),
+    "__contains__": lambda store, _: "a" in store,
+    "revision": lambda store, _: store.revision,
+    "pairs": lambda store, _: store.pairs,
+    "watch": lambda store, _: store.watch(["a"]),
+    "attach": lambda store, _: store.attach(Watchers(Change)),
+    "subscribe": lambda store, _: store.subscribe(store._watching, Reader(held=False).outbox, b"a"),
+    "compact": lambda store, _: store.compact(),
+    "backup": lambda store, path: store.backup(path / "x.bck"),
+    "fork_snapshot": lambda store, _: store.fork_snapshot(cast(Any, None)),
+    "restore": lambda store, path: store.restore(path / "none.bck"),
+    "begin_with": lambda store, _: store.begin_with({}),
+    "run_jobs": lambda store, path: store.run_jobs(path),
+    "position": lambda store, _: store.position(),
+    "keep_pace": lambda store, _: store.keep_pace(),
+    "note": lambda store, _: store.note(lambda _: b""),
+    "safe": lambda store, _: store.safe(1),
+    "until_safe": lambda store, _: store.until_safe()(),
+}
+USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
+    "unsubscribe": lambda store, _: store.unsubscribe(
+        store._watching, Reader(held=False).outbox, b"a"
+    ),
+    "leave": lambda store, _: store.leave(store._watching, Reader(held=False).outbox),
+    "recovered": lambda store, _: store.recovered,
+    "failure": lambda store, _: store.failure,
+    "on_failure": lambda store, _: store.on_failure(print)(),
+    "is_safe": lambda store, _: store.is_safe(0),
+    "wait_until_safe": lambda store, _: store.wait_until_safe(0),
+    "when_safe": lambda store, _: store.when_safe(0, lambda: None),
+    "is_kept": lambda store, _: store.is_kept,
+    "syncs": lambda store, _: store.syncs,
+}
+"""What reports on what was carried out before, or ends what was begun."""
+ALL_USES = USES | USES_AFTER_CLOSE
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Call `action` in a forked child; return the number of its error, 0 for none, 9 for another.
+
+    A child that hangs is killed by its alarm.
+    """
+    child = os.fork()
+    if not child:
+        status = 9
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(SECONDS)
+            action()
+            status = 0
+        except InheritedByFork:
+            status = 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture(params=["memory", "disk"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store() if request.param == "memory" else Store(tmp_path / "d")
+
+
+@pytest.mark.parametrize("act", ["backup", "compact"])
+def test_no_finalizer_of_a_thread_local_object_of_the_caller_runs_in_a_child(
+    tmp_path: Path, act: str
+) -> None:
+    """CPython drops them in a child that another thread forks: the parent would lose its files."""
+    local = threading.local()
+    local.directory = tempfile.TemporaryDirectory()
+    variable: ContextVar[tempfile.TemporaryDirectory[str]] = ContextVar("directory")
+    token = variable.set(tempfile.TemporaryDirectory())
+    with Store(tmp_path / "d") as store:
+        USES[act](store, tmp_path)
+    assert Path(local.directory.name).exists()
+    assert Path(variable.get().name).exists()
+    local.directory.cleanup()
+    variable.get().cleanup()
+    variable.reset(token)
+
+
+def test_the_uses_are_all_that_there_are() -> None:
+    public = {name for name in dir(Store) if not name.startswith("_")}
+    assert set(ALL_USES) == public - {"close"} | {"__len__", "__contains__"}
+
+
+@pytest.mark.parametrize("use", ALL_USES)
+def test_every_use_in_a_child_is_refused(store: Store, tmp_path: Path, use: str) -> None:
+    with store, store.watch(["a"]) as watch:
+        store.write({"a": "1"})
+
+        def use_after_close() -> None:
+            store.close()
+            ALL_USES[use](store, tmp_path)
+
+        assert in_child(lambda: ALL_USES[use](store, tmp_path)) == 1
+        assert in_child(use_after_close) == 1
+        assert in_child(lambda: watch.next(SECONDS)) == 1
+        store.write({"a": "3"})
+        assert store.read(["a"]) == {b"a": b"3"}
+        assert [watch.next(SECONDS) for _ in range(2)] == [Change(b"a", b"1"), Change(b"a", b"3")]
+
+
+def test_what_waits_in_the_parent_does_not_in_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    put_in(monkeypatch, gate)
+    with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
+        with gate.shut():
+            store.execute(b"WRITE [(a,1)]\n")
+            position = store.position()
+            until_safe = store.until_safe()
+            gate.wait_until_held()
+            assert not store.is_safe(position)
+            assert in_child(lambda: store.wait_until_safe(position)) == 1
+            assert in_child(until_safe) == 1
+        until_safe()
+
+
+def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path) -> None:
+    with Store(tmp_path / "d") as store:
+        watch = store.watch(["a"])
+        store.write({"a": "1"})
+
+        def leave() -> None:
+            with store, watch:
+                pass
+            store.close()
+
+        assert in_child(leave) == 0
+        with pytest.raises(DirectoryInUse, match="this very process"):
+            Store(tmp_path / "d")
+        store.write({"a": "2"})
+        watch.close()
+    with Store(tmp_path / "d") as again:
+        assert again.read(["a"]) == {b"a": b"2"}
+
+
+def test_a_child_closes_a_store_that_its_parent_is_closing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    put_in(monkeypatch, gate)
+    store = Store(tmp_path / "d")
+    with gate.shut():
+        store.execute(b"WRITE [(a,1)]\n")
+        gate.wait_until_held()
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        until(lambda: refused(store))
+        assert in_child(store.close) == 0
+    closing.join(SECONDS)
+    assert not closing.is_alive()
+    assert in_child(store.close) == 0
+
+
+def refused(store: Store) -> bool:
+    try:
+        store.position()
+    except StoreClosed:
+        return True
+    return False
+
+
+def test_a_child_may_open_a_store_of_its_own(tmp_path: Path) -> None:
+    def use() -> None:
+        with Store(tmp_path / "other") as own:
+            own.write({"b": "1"})
+            own.compact()
+
+    with Store(tmp_path / "d") as store:
+        store.write({"a": "1"})
+        assert in_child(use) == 0
+    with Store(tmp_path / "other") as other:
+        assert other.items() == [(b"b", b"1")]
+
+
+def test_a_child_that_lives_longer_does_not_keep_the_directory(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    forked, tell_forked = os.pipe()
+    grandparent = os.fork()
+    if not grandparent:
+        store = Store(tmp_path / "d")
+        store.write({"a": "1"})
+        if not os.fork():
+            os.close(write_end)
+            os.write(tell_forked, b"x")
+            os.read(read_end, 1)  # until the test has ended
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(grandparent, 0)
+    assert os.read(forked, 1) == b"x"
+    with Store(tmp_path / "d") as again:
+        assert again.items() == [(b"a", b"1")]
+    for end in (write_end, read_end, forked, tell_forked):
+        os.close(end)
+
+
+@pytest.mark.slow
+def test_no_child_hangs_whatever_the_threads_of_its_parent_do(
+    tmp_path: Path, often_switching: None
+) -> None:
+    stopping = threading.Event()
+
+    def write(store: Store, number: int) -> None:
+        while not stopping.is_set():
+            store.write({f"k{number}": "1", "shared": "2"})
+            store.delete([f"k{number}"])
+
+    with Store(tmp_path / "d") as store:
+        threads = [threading.Thread(target=write, args=(store, number)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(30):
+                assert in_child(lambda: store.write({"a": "1"})) == 1
+                assert in_child(store.close) == 0
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_a_closed_store_refuses_and_ends_its_watches(store: Store, tmp_path: Path) -> None:
+    watch = store.watch(["a"])
+    ended: list[object] = []
+
+    def read() -> None:
+        try:
+            ended.extend(watch)
+        except StoreClosed as error:
+            ended.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    store.write({"a": "1"})
+    store.close()
+    reader.join(SECONDS)
+    assert [type(each) for each in ended] == [Change, StoreClosed]
+    for use in USES.values():
+        with pytest.raises(StoreClosed):
+            use(store, tmp_path)
+    for use in USES_AFTER_CLOSE.values():
+        use(store, tmp_path)
+    store.close()
+
+
+def collected(action: Callable[[], None]) -> list[str]:
+    """Return the warnings of what is collected after `action`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        action()
+        gc.collect()
+    return [str(each.message) for each in caught if each.category is ResourceWarning]
+
+
+def test_a_store_that_is_dropped_is_closed(tmp_path: Path) -> None:
+    def drop() -> None:
+        Store(tmp_path / "d").write({"a": "1"})
+
+    assert collected(drop) == [f"unclosed store with the data directory {tmp_path / 'd'}"]
+    with Store(tmp_path / "d") as again:
+        assert again.items() == [(b"a", b"1")]
+
+
+def test_a_watch_that_is_dropped_is_closed(store: Store) -> None:
+    def drop() -> None:
+        for _ in range(3):
+            store.watch(["a"])
+
+    with store:
+        assert collected(drop) == ["unclosed watch"] * 3
+        store.write({"a": "1"})
+        assert not store._readers
+        assert not store._watching._by_key
+
+
+def test_a_store_and_a_watch_cannot_be_copied(store: Store) -> None:
+    with store, store.watch(["a"]) as watch:
+        for what in (store, watch):
+            for make in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot"):
+                    make(what)

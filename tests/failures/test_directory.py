@@ -1,0 +1,204 @@
+"""The jobs directory: two processes in one, what a crash left in it, and one that goes away."""
+
+import fcntl
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import (
+    HOUR,
+    STANDSTILL,
+    Start,
+    alive,
+    content,
+    end,
+    kvs,
+    leftovers,
+    no_snapshot,
+    one_line,
+    standing_still,
+    started,
+    stopped_children,
+    until,
+    write_jobs,
+)
+
+LOCK = ".kvs.lock"
+
+
+# Two processes.
+
+
+def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": HOUR, "b": "READ [k]\n"})
+    with started("run", jobs, "--threads", "1") as first:
+        until(lambda: content(jobs / "a.out"))
+        for name in (jobs, jobs / ".." / jobs.name):
+            second = kvs("run", name)
+            assert second.status == 1
+            assert f": process {first.pid} is at work in this directory" in one_line(second)
+        assert leftovers(jobs) == [LOCK]
+        assert (jobs / "a.out").read_bytes() == b"Waiting...\n"
+        first.send_signal(signal.SIGTERM)
+        assert end(first).status == 143
+    write_jobs(jobs, {"a": "HELP\n"})
+    assert kvs("run", jobs).status == 0
+    assert leftovers(jobs) == []
+
+
+def test_a_second_process_is_refused_while_the_first_finishes_its_snapshots(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": "BACKUP\n"})
+    with started("run", jobs, how=Start(children_stop="sync")) as first:
+        stopped_children(first)
+        assert kvs("run", jobs).status == 1
+        assert len(leftovers(jobs)) == 2
+
+
+def test_of_many_processes_one_at_a_time_is_let_in(tmp_path: Path) -> None:
+    """All of them try at the same time; each is refused or finds nothing half done."""
+    jobs = write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nREAD [k]\n"})
+    with started("run", jobs) as one, started("run", jobs) as two, started("run", jobs) as three:
+        ended = [end(process) for process in (one, two, three)]
+    assert {run.status for run in ended} <= {0, 1}
+    assert any(run.status == 0 for run in ended)
+    assert all(b"is at work in this directory" in run.stderr for run in ended if run.status)
+    assert (jobs / "a.out").read_bytes() == b"[(k,v)]\n"
+    assert (jobs / "a-1.bck").read_bytes() == b"(k, v)\n"
+    assert leftovers(jobs) == []
+
+
+# What a crash left.
+
+
+def test_what_a_killed_process_left_is_cleared_away_at_the_next_start(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nBACKUP\n" + HOUR})
+    with started("run", jobs, how=Start(children_stop="sync")) as process:
+        until(lambda: content(jobs / "a.out"))
+        children = stopped_children(process, 2)
+        process.kill()
+        assert end(process).status == -signal.SIGKILL
+        assert len(leftovers(jobs)) == 3
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        until(lambda: not alive(process))
+    write_jobs(jobs, {"a": "READ [k]\n"})
+    ended = kvs("run", jobs)
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert (jobs / "a.out").read_bytes() == b"[(k,KVSERROR)]\n"
+    assert sorted(os.listdir(jobs)) == ["a.job", "a.out"]
+
+
+def test_what_an_orphan_still_writes_is_left_alone_until_it_has_ended(tmp_path: Path) -> None:
+    jobs = write_jobs(tmp_path, {"a": "BACKUP\n"})
+    with started("run", jobs, how=Start(children_stop="sync")) as process:
+        (orphan,) = stopped_children(process)
+        process.kill()
+        process.wait()
+        assert kvs("run", jobs, "--quiet").status == 0
+        (temporary,) = leftovers(jobs)
+        os.kill(orphan, signal.SIGCONT)
+        until(lambda: kvs("run", jobs, "--quiet").status == 0 and not leftovers(jobs))
+    assert not (jobs / temporary).exists()
+    assert (jobs / "a-1.bck").exists()
+
+
+OTHER_FILES = [".kvs-1.tmp", ".kvs-0123456789abcdef.tmp~", "kvs-0123456789abcdef.tmp", "x.tmp"]
+
+
+def test_only_what_is_the_programs_own_is_cleared_away(tmp_path: Path) -> None:
+    for name in OTHER_FILES:
+        (tmp_path / name).write_text("precious")
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / ".kvs-0123456789abcdef.tmp").symlink_to(precious)
+    (tmp_path / ".kvs-0123456789abcde0.tmp").mkdir()
+    (tmp_path / ".kvs-0123456789abcde1.tmp").write_text("a leftover")
+    assert kvs("run", tmp_path).status == 0
+    assert precious.read_text() == "precious"
+    assert set(os.listdir(tmp_path)) >= {*OTHER_FILES, "precious", ".kvs-0123456789abcde0.tmp"}
+    assert not (tmp_path / ".kvs-0123456789abcde1.tmp").exists()
+
+
+@pytest.mark.parametrize("text", ["", "1\n", "999999999\n"])
+def test_a_lock_that_nobody_holds_is_taken(tmp_path: Path, text: str) -> None:
+    write_jobs(tmp_path, {"a": "HELP\n"})
+    (tmp_path / LOCK).write_text(text)
+    assert kvs("run", tmp_path).status == 0
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "nonsense\n"])
+def test_a_lock_that_somebody_holds_is_respected_whatever_stands_in_it(
+    tmp_path: Path, text: str
+) -> None:
+    write_jobs(tmp_path, {"a": "HELP\n"})
+    with (tmp_path / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(text)
+        lock.flush()
+        ended = kvs("run", tmp_path)
+    assert ended.status == 1
+    assert f"process {os.getpid()} is at work in this directory" in one_line(ended)
+    assert (tmp_path / LOCK).read_text() == text
+
+
+LOCKS: dict[str, Callable[[Path], object]] = {
+    "a directory": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link": lambda path: path.symlink_to("precious"),
+    "a hard link": lambda path: path.hardlink_to(path.with_name("precious")),
+}
+
+
+@pytest.mark.parametrize("make", LOCKS.values(), ids=LOCKS)
+def test_a_lock_that_is_no_file_of_its_own_is_refused(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    write_jobs(tmp_path, {"a": "HELP\n"})
+    (tmp_path / "precious").write_text("precious")
+    make(tmp_path / LOCK)
+    ended = kvs("run", tmp_path)
+    assert ended.status == 2
+    assert f"{tmp_path}: cannot lock it with {LOCK}: " in one_line(ended)
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (tmp_path / "a.out").exists()
+
+
+# A directory that goes away.
+
+
+@pytest.fixture(name="still")
+def _still(tmp_path: Path) -> Path:
+    """Return a directory whose first job stands still and then takes a snapshot."""
+    script = "READ [a]\n" + STANDSTILL + "BACKUP\nREAD [end]\n"
+    return write_jobs(tmp_path / "still", {"a": script, "b": "READ [b]\n", "c": "READ [c]\n"})
+
+
+def test_a_directory_removed_under_way_fails_what_is_still_to_be_opened(still: Path) -> None:
+    with standing_still(still) as process:
+        shutil.rmtree(still)
+        ended = end(process)
+    assert ended.status == 1
+    assert ended.lines[200:] == [
+        no_snapshot(still, "a", line=202, number=1, reason="No such file or directory"),
+        f"{still}/b.job: cannot open it: No such file or directory",
+        f"{still}/c.job: cannot open it: No such file or directory",
+    ]
+    assert not still.exists()
+
+
+def test_a_directory_renamed_under_way_is_worked_in_to_the_end(still: Path) -> None:
+    renamed = still.with_name("renamed")
+    with standing_still(still) as process:
+        still.rename(renamed)
+        write_jobs(still, {"b": "READ [other]\n"})
+        ended = end(process)
+    assert len(ended.lines) == 200
+    assert sorted(os.listdir(still)) == ["b.job"]
+    assert (renamed / "b.out").read_bytes() == b"[(b,KVSERROR)]\n"
+    assert (renamed / "a-1.bck").exists()
+    assert leftovers(renamed) == []

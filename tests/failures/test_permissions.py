@@ -1,0 +1,189 @@
+"""What a user who is not root may not do; root passes every permission."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import (
+    HOUR,
+    NOBODY,
+    Start,
+    content,
+    end,
+    fails_alone,
+    kvs,
+    leftovers,
+    one_line,
+    run_reporting,
+    started,
+    until,
+    write_jobs,
+)
+
+AS_NOBODY = Start(uid=NOBODY)
+
+OUTPUT = b"[(k,KVSERROR)]\n"
+
+
+def test_the_others_directory_is_a_good_one(ground: Path) -> None:
+    write_jobs(ground, {"b": "BACKUP\n"})
+    ended = kvs("run", ground, how=AS_NOBODY)
+    assert (ended.status, ended.stderr) == (0, b"")
+    for name in ("a.out", "b-1.bck"):
+        assert (ground / name).stat().st_uid == NOBODY
+        assert (ground / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_job_that_may_not_be_read_fails_alone(ground: Path) -> None:
+    write_jobs(ground, {"x": "READ [k]\n"})
+    (ground / "x.job").chmod(0o600)
+    told = fails_alone(ground, "x", how=AS_NOBODY)
+    assert told == f"{ground}/x.job: cannot open it: Permission denied"
+    assert not (ground / "x.out").exists()
+    assert (ground / "a.out").read_bytes() == (ground / "z.out").read_bytes() == OUTPUT
+
+
+def test_a_job_that_may_not_be_read_is_told_by_lint(ground: Path) -> None:
+    (ground / "a.job").chmod(0o600)
+    ended = kvs("lint", ground, how=AS_NOBODY)
+    assert ended.status == 1
+    assert ended.lines == [f"{ground}/a.job: cannot open it: Permission denied"]
+    assert b"z.job: 1 line, 1 command, all valid" in ended.stdout
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
+def test_an_output_of_somebody_else_fails_its_job_alone(ground: Path, mode: int) -> None:
+    write_jobs(ground, {"x": "READ [k]\n"})
+    (ground / "x.out").write_text("precious")
+    (ground / "x.out").chmod(mode)
+    told = fails_alone(ground, "x", how=AS_NOBODY)
+    reason = "it belongs to another user; remove it" if mode == 0o666 else "Permission denied"
+    assert told == f"{ground}/x.out: cannot open the output: {reason}"
+    assert (ground / "x.out").read_text() == "precious"
+
+
+def test_an_output_of_ones_own_that_may_not_be_written_fails_its_job_alone(ground: Path) -> None:
+    write_jobs(ground, {"x": "READ [k]\n"})
+    (ground / "x.out").touch(mode=0o400)
+    os.chown(ground / "x.out", NOBODY, NOBODY)
+    told = fails_alone(ground, "x", how=AS_NOBODY)
+    assert told == f"{ground}/x.out: cannot open the output: Permission denied"
+
+
+def test_a_snapshot_of_somebody_else_is_replaced(ground: Path) -> None:
+    """To rename a file over another asks for rights to the directory only."""
+    write_jobs(ground, {"x": "BACKUP\n"})
+    (ground / "x-1.bck").write_text("old")
+    assert kvs("run", ground, how=AS_NOBODY).status == 0
+    assert (ground / "x-1.bck").read_bytes() == b""
+
+
+def test_in_a_read_only_directory_every_job_fails_with_its_reason(ground: Path) -> None:
+    ground.chmod(0o555)
+    ended, report = run_reporting(ground, "--threads", "1", how=AS_NOBODY)
+    assert ended.status == 1
+    assert ended.lines == [
+        f"{ground}/{name}.out: cannot open the output: Permission denied" for name in "az"
+    ]
+    assert [job["state"] for job in report["jobs"]] == ["failed", "failed"]
+    assert sorted(os.listdir(ground)) == ["a.job", "z.job"]
+
+
+def test_a_snapshot_in_a_read_only_directory_is_an_error_of_its_own(ground: Path) -> None:
+    """The output is there already, and may be written: only the snapshot cannot be made."""
+    write_jobs(ground, {"a": "BACKUP\nREAD [k]\n"})
+    (ground / "a.out").touch()
+    os.chown(ground / "a.out", NOBODY, NOBODY)
+    (ground / "z.job").unlink()
+    ground.chmod(0o555)
+    ended = kvs("run", ground, "--quiet", how=AS_NOBODY)
+    assert ended.status == 1
+    assert "Permission denied" in one_line(ended)
+    assert sorted(os.listdir(ground)) == ["a.job", "a.out"]
+
+
+def test_a_read_only_directory_is_worked_in_by_one_process_at_a_time_too(ground: Path) -> None:
+    """Its outputs are there already, and may be written, so its jobs can run."""
+    write_jobs(ground, {"a": HOUR})
+    for name in "az":
+        (ground / f"{name}.out").touch()
+        os.chown(ground / f"{name}.out", NOBODY, NOBODY)
+    ground.chmod(0o555)
+    with started("run", ground, how=AS_NOBODY) as first:
+        until(lambda: content(ground / "a.out") or first.poll() is not None)
+        if first.poll() is not None:  # every job of a read-only directory failed: as good
+            return
+        with started("run", ground, how=AS_NOBODY) as second:
+            assert until(second.poll, seconds=20) == 1
+
+
+def test_a_directory_that_may_not_be_listed_is_wrong_usage(ground: Path) -> None:
+    ground.chmod(0o333)
+    for command in ("run", "lint"):
+        ended = kvs(command, ground, how=AS_NOBODY)
+        assert ended.status == 2
+        assert one_line(ended) == f"kvs {command}: {ground}: Permission denied"
+
+
+def test_a_directory_that_may_not_be_entered_is_no_success(ground: Path) -> None:
+    """Its names may be listed, but nothing in it may be opened."""
+    ground.chmod(0o644)
+    ended = kvs("run", ground, "--quiet", how=AS_NOBODY)
+    assert ended.status in {1, 2}
+    assert all("Permission denied" in line for line in ended.lines)
+    assert ended.lines
+
+
+LOCKS = {
+    0o600: "Permission denied",
+    0o644: "it belongs to another user, and no run holds it; remove it",
+    0o666: "it belongs to another user, and no run holds it; remove it",
+}
+
+
+@pytest.mark.parametrize(("mode", "reason"), LOCKS.items(), ids=map(oct, LOCKS))
+def test_a_lock_of_somebody_else_is_refused(ground: Path, mode: int, reason: str) -> None:
+    lock = ground / ".kvs.lock"
+    lock.write_text("123\n")
+    lock.chmod(mode)
+    ended = kvs("run", ground, how=AS_NOBODY)
+    assert ended.status == 2
+    assert one_line(ended) == f"kvs run: {ground}: cannot lock it with .kvs.lock: {reason}"
+    assert lock.read_text() == "123\n"
+    assert not (ground / "a.out").exists()
+
+
+def test_a_leftover_of_somebody_else_stays_and_is_no_failure(ground: Path) -> None:
+    leftover = ground / ".kvs-0123456789abcdef.tmp"
+    leftover.touch(mode=0o600)
+    assert kvs("run", ground, how=AS_NOBODY).status == 0
+    assert leftovers(ground) == [leftover.name]
+
+
+def test_a_report_into_a_directory_that_may_not_be_written_is_wrong_usage(ground: Path) -> None:
+    ended = kvs("run", ground, "--report", ground.parent / "report.json", how=AS_NOBODY)
+    assert ended.status == 2
+    assert "is not writable" in one_line(ended)
+    assert not (ground / "a.out").exists()
+
+
+def test_a_snapshot_to_begin_with_that_may_not_be_read_is_wrong_usage(ground: Path) -> None:
+    snapshot = ground.parent / "old.bck"
+    snapshot.touch(mode=0o600)
+    ended = kvs("run", ground, "--restore", snapshot, how=AS_NOBODY)
+    assert ended.status == 2
+    assert one_line(ended).endswith(f"{snapshot}: cannot read the backup: Permission denied")
+    assert not (ground / "a.out").exists()
+
+
+def test_another_user_is_told_of_the_process_at_work(ground: Path) -> None:
+    write_jobs(ground, {"a": HOUR})
+    with started("run", ground) as first:
+        until(lambda: content(ground / "a.out"))
+        ended = kvs("run", ground, how=AS_NOBODY)
+        assert ended.status == 1
+        assert f"process {first.pid} is at work in this directory" in one_line(ended)
+        first.send_signal(signal.SIGTERM)
+        assert end(first).status == 143

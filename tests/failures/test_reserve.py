@@ -1,0 +1,186 @@
+"""A full disk, for real: the journal goes on with its reserve, and can be compacted."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+import kvs
+from kvs.journal.reserve import RESERVE, RESERVE_BYTES
+from kvs.settings import DataSettings
+from tests.failures.conftest import Mount
+from tests.helpers import kvs as program
+from tests.helpers import until, write_jobs
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine")]
+
+FULL = "No space left on device"
+MANY = 60_000
+
+
+@pytest.fixture(name="place")
+def _place(mount: Mount) -> Path:
+    return mount("size=8m,mode=755")
+
+
+def fill(place: Path) -> None:
+    """Leave not a byte of the filesystem to others."""
+    free = os.statvfs(place)
+    with (place / "filler").open("ab") as filler:
+        filler.write(bytes(free.f_bavail * free.f_frsize))
+    assert os.statvfs(place).f_bavail == 0
+
+
+def reserve(data: Path) -> int:
+    """Return how many bytes are held back."""
+    path = data / RESERVE.decode()
+    return path.stat().st_blocks * 512 if path.exists() else 0
+
+
+def overwrite(store: kvs.Store, count: int) -> None:
+    """Make a journal that is long, of few pairs."""
+    script = b"".join(b"WRITE [(k%d,%d)]\n" % (n % 9, n) for n in range(count))
+    assert store.execute(script, budget=len(script)).offset == len(script)
+
+
+def write_for_ever(store: kvs.Store) -> None:
+    """Write some pairs again and again, each time until they are committed."""
+    while True:
+        store.execute(b"".join(b"WRITE [(key%d,y)]\n" % n for n in range(99)))
+        store.wait_until_safe(store.position())
+
+
+def test_a_compaction_needs_room_for_the_live_pairs_and_not_for_the_journal(place: Path) -> None:
+    with kvs.Store(place / "d") as store:
+        overwrite(store, MANY)
+        written = store.compact()
+        assert written is not None
+        overwrite(store, MANY)
+        store.write({"last": "1"})
+        size = sum(path.stat().st_size for path in (place / "d").glob("*.journal"))
+        assert size > 1_000_000
+        fill(place)
+        os.truncate(place / "filler", (place / "filler").stat().st_size - 80_000)
+        written = store.compact()
+        assert written is not None
+        assert written.bytes < 500
+        assert reserve(place / "d") == RESERVE_BYTES  # it was not needed
+        assert len(store) == 10
+
+
+def test_a_full_disk_can_be_compacted_from_the_reserve_while_others_write(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with kvs.Store(place / "d") as store:
+        overwrite(store, MANY)
+        store.write({"before": "1"})
+        fill(place)
+        with caplog.at_level(logging.WARNING, "kvs.store"):
+            for number in range(3000):
+                store.write({"more": str(number)})
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{place}/d: {FULL}; goes on with the reserve and compacts the journal; free disk space"
+        ]
+        assert list((place / "d").glob("*.snapshot"))
+        until(lambda: reserve(place / "d") == RESERVE_BYTES or os.statvfs(place).f_bavail < 512)
+    with kvs.Store(place / "d") as store:
+        assert store.read(["before", "more"]) == {b"before": b"1", b"more": b"2999"}
+
+
+def test_a_disk_that_is_filled_again_and_again_by_the_journal_alone(
+    mount: Mount, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It never has the 2 MiB free that the whole reserve takes."""
+    place = mount("size=2m,mode=755")
+    pairs = {f"key{number}": "x" * 40 for number in range(9)}
+    with caplog.at_level(logging.WARNING, "kvs.store"), kvs.Store(place / "d") as store:
+        compactions: set[str] = set()
+        while len(compactions) < 5:
+            store.write(pairs)
+            compactions.update(path.name for path in (place / "d").glob("*.snapshot"))
+        revision = store.revision
+    assert len(caplog.records) == 1
+    with kvs.Store(place / "d") as store:
+        assert store.revision == revision
+
+
+def test_a_full_disk_can_be_compacted_by_hand(place: Path) -> None:
+    with kvs.Store(place / "d") as store:
+        overwrite(store, MANY)
+        store.write({"last": "1"})
+    fill(place)
+    ended = program("compact", place / "d")
+    assert (ended.status, ended.stderr) == (0, b"")
+    assert b"10 pairs at revision 60001" in ended.stdout
+    assert reserve(place / "d") == RESERVE_BYTES  # from the room that the journal left
+    (place / "filler").unlink()
+    with kvs.Store(place / "d") as store:
+        assert (len(store), store.revision) == (10, 60001)
+        assert reserve(place / "d") == RESERVE_BYTES
+
+
+def test_a_start_on_a_full_disk_can_delete(place: Path, tmp_path: Path) -> None:
+    with kvs.Store(place / "d") as store:
+        store.write({f"key{number}": "x" * 40 for number in range(MANY)})
+    fill(place)
+    lines = "".join(f"DELETE [key{n}]\n" for n in range(1000))
+    jobs = write_jobs(tmp_path / "jobs", {"a": lines})
+    ended = program("run", "--quiet", jobs, "--data", place / "d")
+    assert ended.status == 0
+    assert FULL in ended.stderr.decode()
+    assert reserve(place / "d") >= RESERVE_BYTES // 2
+    with kvs.Store(place / "d") as store:
+        assert len(store) == MANY - 1000
+
+
+def test_each_start_on_a_full_disk_gets_half_of_the_reserve_and_then_fails(place: Path) -> None:
+    data = place / "d"
+    with kvs.Store(data) as store:
+        store.write({f"key{number}": "x" * 40 for number in range(MANY)})
+    fill(place)
+    left, revision = RESERVE_BYTES, 1
+    while left:
+        store = kvs.Store(data, DataSettings("never"))
+        with pytest.raises(kvs.JournalFailed) as failed:
+            write_for_ever(store)
+        assert failed.value.reason == FULL
+        assert failed.value.written is not None
+        assert failed.value.written > revision
+        revision = failed.value.written
+        with pytest.raises(kvs.JournalFailed):
+            store.close()
+        assert reserve(data) in {left // 2, 0}
+        left = reserve(data)
+    with kvs.Store(data) as store:
+        assert store.revision == revision
+    (place / "filler").unlink()
+    with kvs.Store(data) as store:
+        assert store.write({"more": "x"}) >= revision
+        assert reserve(data) == RESERVE_BYTES
+
+
+def test_the_reserve_is_made_again_when_there_is_room(place: Path) -> None:
+    with kvs.Store(place / "d") as store:
+        store.write({f"key{number}": "x" * 40 for number in range(MANY)})
+        fill(place)
+        store.write({"a": "1"} | {f"key{number}": "y" for number in range(1000)})
+        assert reserve(place / "d") < RESERVE_BYTES
+        (place / "filler").unlink()
+        until(lambda: reserve(place / "d") == RESERVE_BYTES)
+        fill(place)
+        store.write({"a": "2"} | {f"key{number}": "z" for number in range(1000)})
+        assert reserve(place / "d") < RESERVE_BYTES
+    with kvs.Store(place / "d") as store:
+        assert store.read(["a"]) == {b"a": b"2"}
+
+
+def test_a_start_without_an_inode_for_its_lock_takes_that_of_the_reserve(mount: Mount) -> None:
+    place = mount("size=8m,nr_inodes=6,mode=755")
+    with kvs.Store(place / "d") as store:
+        store.write({"a": "1"})
+    while os.statvfs(place).f_favail:
+        (place / f"filler{os.statvfs(place).f_favail}").touch()
+    with kvs.Store(place / "d") as store:
+        assert store.write({"a": "2"}) == 2
+        assert not (place / "d" / RESERVE.decode()).exists()

@@ -1,0 +1,222 @@
+"""Jobs, outputs, snapshots and locks that are not what they should be: each fails alone."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import (
+    NOBODY,
+    STANDSTILL,
+    content,
+    end,
+    fails_alone,
+    kvs,
+    leftovers,
+    no_snapshot,
+    one_line,
+    run_reporting,
+    standing_still,
+    write_jobs,
+)
+
+GOOD = "WRITE [(k,v)]\nREAD [k]\n"
+
+Make = Callable[[Path], object]
+
+
+@pytest.fixture(name="jobs")
+def _jobs(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory with a job before and one after the name "x"; both must be done."""
+    jobs = write_jobs(tmp_path / "jobs", {"a": GOOD, "z": GOOD})
+    yield jobs
+    for name in "az":
+        assert (jobs / f"{name}.out").read_bytes() == b"[(k,v)]\n"
+
+
+def make_socket(path: Path) -> None:
+    """Make a socket in the filesystem, by way of a short name for it."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{directory}/{path.name}")
+    os.close(directory)
+
+
+def make_somebody_elses(path: Path) -> None:
+    """Make a file that belongs to another user."""
+    path.touch()
+    os.chown(path, NOBODY, NOBODY)
+
+
+JOBS: dict[str, tuple[Make, str]] = {
+    "a directory": (Path.mkdir, "it is no regular file"),
+    "a pipe": (os.mkfifo, "it is no regular file"),
+    "a socket": (make_socket, "it is no regular file"),
+    "a dangling link": (lambda path: path.symlink_to("nowhere"), "it is a link that leads nowhere"),
+    "a link to itself": (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    "a link to a directory": (lambda path: path.symlink_to("."), "it is no regular file"),
+    "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), JOBS.values(), ids=JOBS)
+def test_a_job_that_is_no_file_fails_alone(jobs: Path, make: Make, reason: str) -> None:
+    make(jobs / "x.job")
+    assert fails_alone(jobs, "x") == f"{jobs}/x.job: cannot open it: {reason}"
+    assert not (jobs / "x.out").exists()
+
+
+OUTPUTS: dict[str, tuple[Make, str]] = {
+    "a directory": (Path.mkdir, "Is a directory"),
+    "a pipe": (os.mkfifo, "it is no regular file"),
+    "a socket": (make_socket, "it is no regular file"),
+    "a link": (lambda path: path.symlink_to("../precious"), "it is a link; remove it"),
+    "a dangling link": (lambda path: path.symlink_to("../new"), "it is a link; remove it"),
+    "a link to a device": (lambda path: path.symlink_to("/dev/null"), "it is a link; remove it"),
+    "a hard link": (
+        lambda path: path.hardlink_to(path.parent.parent / "precious"),
+        "it is another name of some file, a hard link; remove it",
+    ),
+}
+
+SOMEBODY_ELSES = pytest.param(
+    make_somebody_elses,
+    "it belongs to another user; remove it",
+    marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away"),
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [*OUTPUTS.values(), SOMEBODY_ELSES],
+    ids=[*OUTPUTS, "somebody else's"],
+)
+def test_an_output_that_is_no_file_of_its_own_fails_its_job_before_it_begins(
+    jobs: Path, make: Make, reason: str
+) -> None:
+    precious = jobs.parent / "precious"
+    precious.write_text("precious")
+    write_jobs(jobs, {"x": "WRITE [(k,changed)]\n"})
+    make(jobs / "x.out")
+    before = os.lstat(jobs / "x.out")
+    assert fails_alone(jobs, "x") == f"{jobs}/x.out: cannot open the output: {reason}"
+    assert precious.read_text() == "precious"
+    assert not (jobs.parent / "new").exists()
+    after = os.lstat(jobs / "x.out")
+    assert (after.st_ino, after.st_mode, after.st_size) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_size,
+    )
+
+
+def test_a_pipe_with_a_reader_is_no_output_either(jobs: Path) -> None:
+    write_jobs(jobs, {"x": GOOD})
+    os.mkfifo(jobs / "x.out")
+    reader = os.open(jobs / "x.out", os.O_RDONLY | os.O_NONBLOCK)
+    assert "it is no regular file" in fails_alone(jobs, "x")
+    assert os.read(reader, 100) == b""
+    os.close(reader)
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_job_that_is_its_own_output_stays_as_it_is(
+    jobs: Path, link: Callable[[Path, Path], None]
+) -> None:
+    (jobs / "x.out").write_text(GOOD)
+    link(jobs / "x.job", jobs / "x.out")
+    assert "it is the job file itself" in fails_alone(jobs, "x")
+    assert (jobs / "x.job").read_text() == GOOD
+
+
+def test_a_link_to_a_job_is_a_job(jobs: Path) -> None:
+    (jobs.parent / "elsewhere").write_text("READ [none]\n")
+    (jobs / "x.job").symlink_to("../elsewhere")
+    assert kvs("run", jobs).status == 0
+    assert (jobs / "x.out").read_bytes() == b"[(none,KVSERROR)]\n"
+
+
+# Snapshots.
+
+
+def test_a_snapshot_whose_name_is_taken_by_a_directory_fails_alone(jobs: Path) -> None:
+    write_jobs(jobs, {"x": "BACKUP\nREAD [none]\nBACKUP\n"})
+    (jobs / "x-1.bck").mkdir()
+    ended, report = run_reporting(jobs)
+    assert ended.status == 1
+    assert one_line(ended) == no_snapshot(jobs, "x", line=1, number=1, reason="Is a directory")
+    assert (jobs / "x.out").read_bytes() == b"[(none,KVSERROR)]\n"
+    assert (jobs / "x-2.bck").is_file()
+    assert report["jobs"][1]["state"] == "done"
+    assert leftovers(jobs) == []
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_snapshot_takes_the_place_of_a_link_and_not_of_what_it_points_to(
+    jobs: Path, link: Callable[[Path, Path], None]
+) -> None:
+    precious = jobs.parent / "precious"
+    precious.write_text("precious")
+    write_jobs(jobs, {"x": "BACKUP\n"})
+    link(jobs / "x-1.bck", precious)
+    assert kvs("run", jobs, "--threads", "1").status == 0
+    assert precious.read_text() == "precious"
+    assert not (jobs / "x-1.bck").is_symlink()
+    assert (jobs / "x-1.bck").read_bytes() == b"(k, v)\n"
+
+
+# Files that change while they are worked on.
+
+
+@pytest.fixture(name="still")
+def _still(tmp_path: Path) -> Path:
+    """Return a directory whose first job stands still, and in which two more are to follow."""
+    jobs = {"a": "READ [a]\n" + STANDSTILL, "b": "READ [b]\n", "c": "READ [c]\n"}
+    return write_jobs(tmp_path / "still", jobs)
+
+
+def test_a_job_that_vanishes_before_its_turn_fails_alone(still: Path) -> None:
+    with standing_still(still) as process:
+        (still / "b.job").unlink()
+        ended = end(process)
+    assert ended.status == 1
+    assert ended.lines[-1] == f"{still}/b.job: cannot open it: No such file or directory"
+    assert len(ended.lines) == 201
+    assert not (still / "b.out").exists()
+    assert (still / "c.out").read_bytes() == b"[(c,KVSERROR)]\n"
+
+
+def test_a_job_that_vanishes_in_its_turn_comes_to_its_end(still: Path) -> None:
+    big = STANDSTILL + "# filler\n" * 100_000 + "READ [end]\n"
+    write_jobs(still, {"a": big})
+    with standing_still(still) as process:
+        (still / "a.job").unlink()
+        ended = end(process)
+    assert len(ended.lines) == 200
+    assert (still / "a.out").read_bytes() == b"[(end,KVSERROR)]\n"
+
+
+@pytest.mark.parametrize("left", [0, 100, 400_000])
+def test_a_job_that_shrinks_while_it_is_read_fails_alone(still: Path, left: int) -> None:
+    big = "READ [a]\n" + STANDSTILL + "# filler\n" * 100_000 + "READ [end]\n"
+    write_jobs(still, {"a": big})
+    with standing_still(still) as process:
+        os.truncate(still / "a.job", left)
+        ended = end(process)
+    assert ended.status == 1
+    assert ended.lines[-1] == f"{still}/a.job: cannot read it: it shrank while it was read"
+    assert (still / "a.out").read_bytes() == b"[(a,KVSERROR)]\n"
+    assert (still / "b.out").read_bytes() == b"[(b,KVSERROR)]\n"
+    assert (still / "c.out").read_bytes() == b"[(c,KVSERROR)]\n"
+
+
+def test_an_output_that_is_removed_under_way_is_no_failure(still: Path) -> None:
+    write_jobs(still, {"a": STANDSTILL})
+    with standing_still(still) as process:
+        (still / "a.out").unlink()
+        ended = end(process)
+    assert len(ended.lines) == 200
+    assert content(still / "c.out") == b"[(c,KVSERROR)]\n"
+    assert leftovers(still) == []

@@ -1,0 +1,167 @@
+"""Disks that stand still, count, fail, kill, or forget, at a step of a test's choice."""
+
+import errno
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Condition
+
+import pytest
+
+from kvs.journal.storage import Disk
+from kvs.posix.files import Replacement
+from kvs.store.persistence import Persistence
+from tests.helpers import SECONDS
+
+Step = Callable[[str], None]
+"""Called with "before sync", "after sync" and the like; may raise, or never come back."""
+
+
+class Stepping(Disk):
+    """A disk that calls `step` before and after each step."""
+
+    def __init__(self, directory: int, step: Step) -> None:
+        super().__init__(directory)
+        self._step = step
+
+    @contextmanager
+    def _around(self, name: str) -> Iterator[None]:
+        self._step(f"before {name}")
+        yield
+        self._step(f"after {name}")
+
+    def mark(self, name: bytes) -> None:
+        with self._around("mark"):
+            super().mark(name)
+
+    def append(self, file: int, *pieces: bytes) -> None:
+        data = b"".join(pieces)
+        with self._around("append"):
+            half = len(data) // 2
+            super().append(file, data[:half])
+            self._step("within append")
+            super().append(file, data[half:])
+
+    def sync(self, file: int) -> None:
+        with self._around("sync"):
+            super().sync(file)
+
+    def sync_names(self) -> None:
+        with self._around("sync_names"):
+            super().sync_names()
+
+    def sync_parent(self) -> None:
+        with self._around("sync_parent"):
+            super().sync_parent()
+
+    def cut(self, file: int, size: int) -> None:
+        with self._around("cut"):
+            super().cut(file, size)
+
+    def commit(self, draft: Replacement) -> None:
+        with self._around("commit"):
+            super().commit(draft)
+
+    def remove(self, name: bytes) -> None:
+        with self._around("remove"):
+            super().remove(name)
+
+
+def stepping(step: Step) -> Callable[[int], Disk]:
+    """Return what makes a disk that calls `step`."""
+    return lambda directory: Stepping(directory, step)
+
+
+def put_in(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
+    """Let every store that is opened from now on have a disk that calls `step`."""
+    persistence = partial(Persistence, disk=stepping(step))
+    monkeypatch.setattr("kvs.store.persistence.Persistence", persistence)
+
+
+class Count:
+    """Counts the steps that are done. A `Step`."""
+
+    def __init__(self) -> None:
+        self.of: Counter[str] = Counter()
+
+    def __call__(self, name: str) -> None:
+        self.of[name] += 1
+
+
+class Gate:
+    """Holds one kind of step while it is shut. A `Step`. Thread-safe."""
+
+    def __init__(self, name: str = "before sync") -> None:
+        self._name = name
+        self._changed = Condition()
+        self._shut = False
+        self._held = 0
+
+    def __call__(self, name: str) -> None:
+        if name != self._name:
+            return
+        with self._changed:
+            self._held += 1
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: not self._shut, SECONDS)
+            self._held -= 1
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Hold whoever comes meanwhile."""
+        with self._changed:
+            self._shut = True
+        try:
+            yield
+        finally:
+            self.open()
+
+    def open(self) -> None:
+        """Hold nobody any more."""
+        with self._changed:
+            self._shut = False
+            self._changed.notify_all()
+
+    def wait_until_held(self) -> None:
+        """Wait until somebody stands before it."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._held, SECONDS)
+
+
+class Fault:
+    """Fails a kind of step from when it is `armed`, but for the first `spared`. A `Step`."""
+
+    def __init__(
+        self, name: str = "before sync", number: int = errno.EIO, *, spared: int = 0
+    ) -> None:
+        self._name = name
+        self._number = number
+        self._spared = spared
+        self.armed = False
+        self.passed = self.failed = 0
+        """How many such steps went well, and how many did not."""
+
+    def __call__(self, name: str) -> None:
+        if self.armed and name == self._name:
+            if self._spared:
+                self._spared -= 1
+                return
+            self.failed += 1
+            raise OSError(self._number, os.strerror(self._number))
+        self.passed += name == self._name
+
+
+class Kill:
+    """Ends the process at the step with this number, from 0. A `Step`."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def __call__(self, _name: str) -> None:
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()
+        self._left -= 1

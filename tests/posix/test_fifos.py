@@ -1,0 +1,69 @@
+"""Pipes are made with their very mode, and judged on the very file."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from kvs.posix import fifos
+from kvs.posix.fifos import Fifo, NotAFifo
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o177, 0o777])
+@pytest.mark.parametrize("mode", [0o600, 0o622, 0o666])
+def test_a_pipe_has_exactly_its_mode(tmp_path: Path, umask: int, mode: int) -> None:
+    path = tmp_path / "pipe"
+    before = os.umask(umask)
+    try:
+        fifos.make(os.fsencode(path), mode)
+    finally:
+        os.umask(before)
+    assert stat.S_ISFIFO(path.lstat().st_mode)
+    assert stat.S_IMODE(path.lstat().st_mode) == mode
+
+
+def test_what_stands_there_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("precious")
+    path.chmod(0o640)
+    with pytest.raises(FileExistsError):
+        fifos.make(os.fsencode(path))
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("precious", 0o640)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "device", "link"])
+def test_what_is_no_pipe_is_none(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    os.mkfifo(tmp_path / "pipe")
+    match kind:
+        case "file":
+            path.touch()
+        case "directory":
+            path.mkdir()
+        case "device":
+            path = Path("/dev/null")
+        case _:
+            path.symlink_to("pipe")
+    with pytest.raises(NotAFifo):
+        Fifo.at(os.fsencode(path))
+
+
+def test_the_very_file_is_used_whatever_becomes_of_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    fifo = Fifo.at(os.fsencode(path))
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    path.unlink()
+    path.write_text("precious")
+    writer = fifo.open_for_writing()
+    assert writer is not None
+    assert fifos.write(writer, b"to the pipe") == 11
+    assert fifos.read(reader) == b"to the pipe"
+    assert path.read_text() == "precious"
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        fifos.write(writer, b"to nobody")
+    assert fifo.open_for_writing() is None
+    fifos.close(writer)
+    fifo.close()

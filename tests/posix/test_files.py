@@ -1,0 +1,131 @@
+"""Files are replaced whole or not at all, and only leftovers are cleared away."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvs.posix.files import (
+    NotARegularFile,
+    Replacement,
+    check_replaceable,
+    clear_leftovers,
+    open_directory,
+    open_regular,
+    write_all,
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    descriptor = open_directory(os.fsencode(tmp_path))
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_replacement_stands_under_its_name_only_when_committed(
+    directory: int, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_text("old")
+    new = Replacement(directory, b"x")
+    os.write(new.file, b"new")
+    assert (tmp_path / "x").read_text() == "old"
+    new.commit()
+    assert (tmp_path / "x").read_text() == "new"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=9), max_size=20),
+    copies=st.sampled_from([1, 200]),
+    most=st.integers(1, 50),
+)
+def test_all_pieces_are_written_in_order_however_few_bytes_are_taken(
+    pieces: list[bytes], copies: int, most: int
+) -> None:
+    written = bytearray()
+
+    def take_some(_file: int, buffers: list[memoryview]) -> int:
+        assert len(buffers) <= 1024
+        taken = b"".join(buffers)[:most]
+        written.extend(taken)
+        return len(taken)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", take_some)
+        write_all(-1, *pieces * copies)
+    assert written == b"".join(pieces * copies)
+
+
+def test_a_discarded_replacement_leaves_nothing(directory: int, tmp_path: Path) -> None:
+    new = Replacement(directory, b"x")
+    assert len(os.listdir(tmp_path)) == 1
+    new.discard()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_replacement_that_cannot_be_put_in_place_leaves_nothing(
+    directory: int, tmp_path: Path
+) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        Replacement(directory, b"x").commit()
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_leftovers_are_cleared_and_nothing_else(directory: int, tmp_path: Path) -> None:
+    living = Replacement(directory, b"x")
+    left = ".kvs-0123456789abcdef.tmp"
+    others = [".kvs-.tmp", "kvs-0123456789abcdef.tmp", ".kvs-0123456789abcdef.tmp.bak", "x.job"]
+    for name in (left, *others):
+        (tmp_path / name).touch()
+    (tmp_path / ".kvs-1111111111111111.tmp").mkdir()
+    (tmp_path / ".kvs-2222222222222222.tmp").symlink_to("x.job")
+    before = set(os.listdir(tmp_path))
+    clear_leftovers(directory)
+    assert set(os.listdir(tmp_path)) == before - {left}
+    living.discard()
+
+
+def test_only_regular_files_are_opened_and_a_pipe_never_waits(
+    directory: int, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in (b"pipe", b"folder"):
+        with pytest.raises(NotARegularFile):
+            open_regular(name, os.O_RDONLY, directory)
+    with pytest.raises(FileNotFoundError):
+        open_regular(b"none", os.O_RDONLY, directory)
+
+
+@pytest.mark.parametrize("target", ["pipe", "folder", "/dev/null", "/proc/self/fd/9"])
+def test_a_link_to_what_is_no_file_is_not_replaced(
+    directory: int, tmp_path: Path, target: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(target)
+    for name, at in ((b"link", directory), (os.fsencode(tmp_path / "link"), None)):
+        with pytest.raises(NotARegularFile):
+            check_replaceable(name, at)
+
+
+def test_a_link_that_stands_for_an_open_file_is_not_replaced(
+    directory: int, tmp_path: Path
+) -> None:
+    """As a shell's ``> file`` makes ``/dev/stdout`` lead to a regular file."""
+    with (tmp_path / "open").open("w") as file:
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{file.fileno()}")
+        with pytest.raises(NotARegularFile):
+            check_replaceable(b"link", directory)
+
+
+@pytest.mark.parametrize("target", ["file", "nowhere"])
+def test_any_other_link_is(directory: int, tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(target)
+    check_replaceable(b"link", directory)

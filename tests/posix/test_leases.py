@@ -1,0 +1,75 @@
+"""Who has a file open for writing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvs.posix.leases import open_for_writing
+from tests.helpers import NOBODY
+
+
+def is_written(path: Path) -> bool:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return open_for_writing(file)
+    finally:
+        os.close(file)
+
+
+def test_a_file_is_open_for_writing_until_its_last_writer_closes_it(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with path.open("w"):
+        with path.open("a"), path.open():
+            assert is_written(path)
+        assert is_written(path)
+        (tmp_path / "link").symlink_to("a")
+        os.link(path, tmp_path / "second")
+        assert is_written(tmp_path / "link")
+        assert is_written(tmp_path / "second")
+    with path.open():
+        assert not is_written(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_file_tells_nothing() -> None:
+    program = f"""
+import os
+from kvs.posix.leases import LeasesRefused, open_for_writing
+os.setuid({NOBODY})
+try:
+    open_for_writing(os.open("/etc/passwd", os.O_RDONLY))
+except LeasesRefused as error:
+    print(error.strerror)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert ended.stdout == b"Permission denied\n"
+
+
+def test_no_signal_ends_a_process_whose_lease_is_in_the_way(tmp_path: Path) -> None:
+    """A lease is held, by the hand of this test, until a writer has really been made to wait."""
+    (tmp_path / "a").touch()
+    program = f"""
+import fcntl, os, signal, subprocess, sys
+from kvs.posix import leases
+before = fcntl.fcntl
+waiting = []
+def slow(file, command, *rest):
+    result = before(file, command, *rest)
+    if (command, rest) == (fcntl.F_SETLEASE, (fcntl.F_RDLCK,)):
+        writer = subprocess.Popen(["sh", "-c", "echo x >> '{tmp_path}/a'"])
+        while before(file, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
+            pass  # a lease that is being broken is told as what it is to become
+        waiting.append(writer)
+    return result
+leases.fcntl.fcntl = slow
+print(leases.open_for_writing(os.open("{tmp_path}/a", os.O_RDONLY)))
+print(waiting[0].wait(20))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "False\n0\n", "")
+    assert (tmp_path / "a").read_text() == "x\n"

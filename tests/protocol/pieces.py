@@ -1,0 +1,35 @@
+"""Bytes cut anyhow, as a pipe may give them."""
+
+from collections.abc import Iterator
+
+from hypothesis import strategies as st
+
+from kvs.protocol.replies import Change, parse_notifications
+
+
+def cut_everywhere(data: bytes) -> Iterator[list[bytes]]:
+    """Yield `data` cut in two at every place, and into single bytes."""
+    for at in range(len(data) + 1):
+        yield [data[:at], data[at:]]
+    yield [data[at : at + 1] for at in range(len(data))]
+
+
+@st.composite
+def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    """Cut `data` at some places; pieces may be empty."""
+    places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=6)))
+    return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+class Notifications:
+    """The changes in the bytes of a notifications pipe, cut anyhow."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[Change]:
+        """Return the changes that `data` completes, in order."""
+        self._rest += data
+        changes, used = parse_notifications(self._rest)
+        del self._rest[:used]
+        return changes

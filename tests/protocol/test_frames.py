@@ -1,0 +1,82 @@
+"""The layout of every message, beside bytes written out by hand."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvs.protocol import frames
+from kvs.protocol.frames import Connect, Dialect
+from tests.strategies import values, words
+
+paths = st.binary(min_size=1, max_size=40).filter(lambda path: b"\0" not in path)
+
+
+def padded(text: bytes, length: int) -> bytes:
+    return text + bytes(length - len(text))
+
+
+@given(paths, paths, paths, st.sampled_from(Dialect))
+def test_a_connect_is_1_and_three_fields_of_40_bytes(
+    requests: bytes, responses: bytes, notifications: bytes, dialect: Dialect
+) -> None:
+    connect = Connect(requests, responses, notifications, dialect=dialect)
+    start = b"1" if dialect is Dialect.DIGITS else b"\x01"
+    frame = start + b"".join(padded(path, 40) for path in connect.paths)
+    assert frames.CONNECT_START.match(frame)
+    assert connect.encode() == frame
+    assert len(frame) == frames.CONNECT_BYTES == 121
+    assert Connect.decode(frame) == connect
+
+
+@given(paths, paths, paths, st.binary(min_size=40, max_size=40))
+def test_what_stands_behind_a_nul_is_noise(a: bytes, b: bytes, c: bytes, noise: bytes) -> None:
+    frame = b"\x01" + b"".join((path + b"\0" + noise)[:40] for path in (a, b, c))
+    assert Connect.decode(frame) == Connect(a, b, c)
+
+
+@pytest.mark.parametrize("path", [b"", b"x" * 41, b"a\0b", b"\0"])
+def test_a_path_that_fits_no_field_is_refused(path: bytes) -> None:
+    with pytest.raises(ValueError, match="a path is 1 to 40 bytes without NUL"):
+        Connect(b"a", path, b"c")
+
+
+@given(st.binary(min_size=121, max_size=121))
+def test_any_121_bytes_are_a_connect_or_not_and_nothing_else(frame: bytes) -> None:
+    connect = Connect.decode(frame)
+    good = frame[0] in b"\x011" and all(frame[at] for at in (1, 41, 81))
+    assert (connect is not None) == good
+
+
+@given(words)
+def test_a_request_with_a_key_is_42_bytes(key: bytes) -> None:
+    for operation in (frames.SUBSCRIBE, frames.UNSUBSCRIBE):
+        frame = frames.keyed_request(operation, key)
+        assert frame == bytes([operation]) + padded(key, 41)
+        assert frames.key_of(frame) == key
+
+
+@given(words, st.one_of(values, st.none()))
+def test_a_notification_is_two_fields_of_41_bytes(key: bytes, value: bytes | None) -> None:
+    told = b"DELETED" if value is None else value
+    frame = frames.notification(key, value)
+    assert frame == padded(key, 41) + padded(told, 41)
+    assert len(frame) == frames.NOTIFICATION_BYTES == 82
+    assert frames.change_of(frame) == (key, told)
+
+
+@given(st.binary(max_size=300))
+def test_an_execute_is_5_and_a_length_and_the_script(script: bytes) -> None:
+    frame = frames.execute_request(script)
+    assert frame == b"\x05" + struct.pack("<I", len(script)) + script
+    assert frames.script_length(frame[: frames.EXECUTE_HEAD_BYTES]) == len(script)
+
+
+def test_responses() -> None:
+    assert frames.reply(frames.SUBSCRIBE, 1) == b"\x03\x01"
+    assert frames.executed_head(1, 258, 3) == b"\x05\x01\x02\x01\0\0\x03\0\0\0"
+    response = frames.executed_head(1, 258, 3) + b"x"
+    assert frames.in_dialect(response, Dialect.BINARY) == response
+    assert frames.in_dialect(response, Dialect.DIGITS) == b"51" + response[2:]
+    assert frames.executed_lengths(b"\x05\x01\x02\x01\0\0\x03\0\0\0") == (1, 258, 3)

@@ -1,0 +1,191 @@
+"""Outboxes and watches: every change of a watched key, once, in order, and bounded."""
+
+import itertools
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvs import DataSettings, Store, WordRefused
+from kvs.concurrency.atomic import atomically
+from kvs.errors import WatchLost
+from kvs.store.subscriptions import CHANGE_BYTES, Change, Outbox, Reader, Watchers
+from tests.helpers import until
+from tests.opcodes import at_opcode
+
+pytestmark = pytest.mark.usefixtures("each_engine")
+
+SECONDS = 30.0
+
+Item = tuple[bytes, bytes | None]
+
+
+PUBLISHING = ("/kvs/store/publication.py", "/kvs/store/subscriptions.py")
+
+
+def item(key: bytes, value: bytes | None) -> Item:
+    return key, value
+
+
+def test_changes_of_watched_keys_come_in_order_and_of_others_not() -> None:
+    store = Store()
+    with store.watch(["a", b"b"]) as watch:
+        store.write([("a", "1"), ("x", "1"), ("b", "2"), ("a", "3")])
+        store.execute(
+            b"WRITE [(b,4)(b,5)]\nREAD [a]\nDELETE [x,b,b,a]\nDELETE [a]\nWRITE [(a,6)]\n"
+        )
+        store.delete(["a", "a", "x"])
+        expected = [
+            (b"a", b"3"), (b"b", b"2"), (b"b", b"5"), (b"b", None), (b"a", None), (b"a", b"6"),
+            (b"a", None),
+        ]  # fmt: skip
+        assert [watch.next(0) for _ in expected] == [Change(*pair) for pair in expected]
+        assert watch.next(0) is None
+    store.write({"a": "7"})
+    assert watch.next(0) is None
+
+
+def test_a_restore_is_a_change_of_every_watched_key_that_was_or_is_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("x") / "x.bck"
+    store = Store()
+    store.write({"kept": "1", "new": "2"})
+    store.backup(path)
+    store.delete(["new"])
+    store.write({"old": "3"})
+    with store.watch(["kept", "new", "old", "never"]) as watch:
+        store.restore(path)
+        changes = [watch.next(0) for _ in range(4)]
+    assert changes == [Change(b"kept", b"1"), Change(b"new", b"2"), Change(b"old", None), None]
+
+
+def test_a_watch_waits_for_a_change_and_wakes_when_it_is_closed() -> None:
+    store = Store()
+    watch = store.watch(["a"])
+    seen: list[Change] = []
+    reader = threading.Thread(target=lambda: seen.extend(watch))
+    reader.start()
+    store.write({"a": "1"})
+    store.write({"a": "2"})
+    second = store.watch(["a"])
+    store.write({"a": "3"})
+    assert second.next(SECONDS) == Change(b"a", b"3")
+    second.close()
+    watch.close()
+    reader.join(SECONDS)
+    assert not reader.is_alive()
+    assert seen[:1] == [Change(b"a", b"1")]
+
+
+def ready_as(reader: Reader, expected: int) -> bool:
+    return reader.outbox.ready == expected
+
+
+def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path: Path) -> None:
+    with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
+        for number in itertools.count():
+            reader = Reader(held=True)
+            store.subscribe(store._watching, reader.outbox, b"a")
+
+            def write() -> None:
+                store.write({"a": "1"})
+
+            subscribe = partial(store.subscribe, store._watching, reader.outbox, b"b")
+            reached = at_opcode(number, write, subscribe, PUBLISHING)
+            until(partial(ready_as, reader, reached))
+            store.leave(store._watching, reader.outbox)
+            if not reached:
+                break
+    assert number > 20
+
+
+def test_nothing_is_put_into_an_outbox_after_its_subscription_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    reader = Reader(held=False)
+    store.subscribe(store._watching, reader.outbox, b"a")
+    publish = store._watching.publish
+
+    def end_after_computing(changes: Sequence[Item]) -> object:
+        computed = publish(changes)
+        store._watching.unsubscribe(reader.outbox, b"a")  # as another thread may do then
+        return computed
+
+    monkeypatch.setattr(store._watching, "publish", end_after_computing)
+    store.write({"a": "1"})
+    assert reader.outbox.added == 0
+
+
+def test_what_is_no_word_is_not_watched() -> None:
+    with pytest.raises(WordRefused):
+        Store().watch(["a b"])
+
+
+@pytest.mark.slow
+def test_a_watch_that_does_not_keep_up_is_given_up_alone() -> None:
+    store = Store()
+    script = b"WRITE [(a,1)]\n" * 1000
+    with store.watch(["a"]) as slow, store.watch(["a"]) as quick:
+        for _ in range(110):
+            store.execute(script)
+            assert len([quick.next(0) for _ in range(1000)]) == 1000
+        with pytest.raises(WatchLost):
+            slow.next(0)
+        assert quick.next(0) is None
+
+
+def publish(watchers: Watchers[Item], *changes: Item) -> set[Outbox[Item]]:
+    """Put changes into outboxes, as the publication of a store does; return whom to wake."""
+    steps, filled = watchers.publish(changes)
+    atomically(*steps)
+    return {*filled, *watchers.limit(filled)}
+
+
+def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
+    watchers = Watchers(item, outbox_bytes=10**9, total_bytes=1600 * CHANGE_BYTES)
+    outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
+    for number, outbox in enumerate(outboxes):
+        for key in range(number + 1):
+            atomically(*watchers.subscribe(outbox, b"%d" % key))
+    for _ in range(400):
+        publish(watchers, (b"0", b"v"), (b"1", b"v"), (b"2", b"v"))
+    assert [outbox.given_up for outbox in outboxes] == [False, False, True]
+    assert sum(map(len, outboxes)) <= 1600 + 1600 // 16 + 3 * 3
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["subscribe", "unsubscribe", "publish"]),
+            st.integers(0, 2),
+            st.sampled_from([b"a", b"b", b"c"]),
+        )
+    )
+)
+def test_watchers_beside_a_model(steps: list[tuple[str, int, bytes]]) -> None:
+    watchers = Watchers(item)
+    outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
+    model: dict[int, list[bytes]] = {number: [] for number in range(3)}
+    expected: dict[int, list[bytes]] = {number: [] for number in range(3)}
+    for what, number, key in steps:
+        there = key in model[number]
+        if what == "subscribe" and not there:
+            atomically(*watchers.subscribe(outboxes[number], key))
+            model[number].append(key)
+        elif what == "unsubscribe" and there:
+            assert watchers.unsubscribe(outboxes[number], key)
+            model[number].remove(key)
+        elif what == "publish":
+            woken = publish(watchers, (key, b"v"))
+            watching = {one for one in model if key in model[one]}
+            assert woken == {outboxes[one] for one in watching}
+            for one in watching:
+                expected[one].append(key)
+    for number, outbox in enumerate(outboxes):
+        assert [key for key, _ in outbox.take(10**6)] == expected[number]
