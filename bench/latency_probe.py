@@ -70,13 +70,15 @@ def notifications(registration: str) -> Receive:
     """Return what receives the changes of `KEY` in a session of its own."""
     session = Session(registration, "ping")
     session.subscribe(KEY)
-    return lambda: frames.change_of(os.read(session.notifications, frames.NOTIFICATION_BYTES))[1]
+    return lambda: frames.decode_notification(
+        os.read(session.notifications, frames.NOTIFICATION_BYTES)
+    )[1]
 
 
 def fifo(path: str) -> Receive:
     """Return what receives notifications from a bare pipe."""
     pipe = os.open(path, os.O_RDONLY)
-    return lambda: frames.change_of(os.read(pipe, frames.NOTIFICATION_BYTES))[1]
+    return lambda: frames.decode_notification(os.read(pipe, frames.NOTIFICATION_BYTES))[1]
 
 
 def messages(path: str) -> Receive:

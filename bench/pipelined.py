@@ -22,7 +22,7 @@ def flown(clients: Sequence[Client], request: bytes, reply: bytes, count: int) -
     Requests and replies are so short that they are written, and come, whole. Returns the seconds.
 
     Raises:
-        NoAnswer: a reply is another, or does not come.
+        ConnectTimeoutError: a reply is another, or does not come.
 
     """
     of_replies = {client.replies: client.requests for client in clients}

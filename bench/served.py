@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from bench.folders import short_folder
 from bench.processes import KVS
-from kvs.engine.selection import VARIABLE
+from kvs.engine.selection import ENGINE_VARIABLE
 
 _WAIT_SECONDS = 300.0
 _LOOK_SECONDS = 0.01
@@ -136,7 +136,7 @@ def serving(
         ]  # fmt: skip
         if data is not None:
             command += ["--data", data]
-        environment = os.environ | ({} if engine is None else {VARIABLE: engine})
+        environment = os.environ | ({} if engine is None else {ENGINE_VARIABLE: engine})
         with open(served.log, "wb") as log:
             server = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stderr=log, env=environment

@@ -36,23 +36,26 @@ class Session:
         poll.register(self.responses, select.POLLIN)
         if not poll.poll(ANSWER_SECONDS * 1000):
             raise NoAnswer("the server did not answer a connect")
-        self._expect(frames.reply(frames.CONNECT, 0))
+        self._expect(frames.encode_reply(frames.CONNECT, 0))
         self.requests = os.open(requests, os.O_WRONLY)
 
     def subscribe(self, key: bytes) -> None:
         """Subscribe to a key that is not there."""
-        self.ask(frames.keyed_request(frames.SUBSCRIBE, key), frames.reply(frames.SUBSCRIBE, 0))
+        self.ask(
+            frames.encode_key_request(frames.SUBSCRIBE, key),
+            frames.encode_reply(frames.SUBSCRIBE, 0),
+        )
 
     def execute(self, script: bytes, output: bytes) -> None:
         """Have lines carried out that put out `output`."""
-        reply = frames.executed_head(0, len(output), 0) + output
-        self.ask(frames.execute_request(script), reply)
+        reply = frames.encode_execute_reply_header(0, len(output), 0) + output
+        self.ask(frames.encode_execute(script), reply)
 
     def ask(self, request: bytes, reply: bytes) -> None:
         """Send requests, in one write, and wait for their replies, which are known.
 
         Raises:
-            NoAnswer: they are others.
+            ConnectTimeoutError: they are others.
 
         """
         os.write(self.requests, request)
@@ -60,7 +63,7 @@ class Session:
 
     def close(self) -> None:
         """Take leave, and remove the pipes."""
-        self.ask(bytes([frames.DISCONNECT]), frames.reply(frames.DISCONNECT, 0))
+        self.ask(bytes([frames.DISCONNECT]), frames.encode_reply(frames.DISCONNECT, 0))
         for descriptor in (self.requests, self.responses, self.notifications):
             os.close(descriptor)
         for path in self._paths:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from kvs.concurrency import forks
-from kvs.engine.selection import COMPILED, PYTHON, VARIABLE
+from kvs.engine.selection import COMPILED, ENGINE_VARIABLE, PYTHON
 from tests.engine.engines import engine_called
 
 # PYTHONUNBUFFERED and its like change how every program that a test starts behaves: the tests run
@@ -28,7 +28,7 @@ def each_engine(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let all stores of a module, and the programs it starts, have one engine, then the other."""
     engine_called(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, request.param)
+        patch.setenv(ENGINE_VARIABLE, request.param)
         yield
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvs.settings import FIFO_MODES, ServerSettings, Settings, cores
+from kvs.settings import FIFO_MODES, ServerSettings, Settings, usable_cpu_count
 
 
 def test_numbers_below_one_are_refused() -> None:
@@ -14,7 +14,7 @@ def test_numbers_below_one_are_refused() -> None:
 
 
 def test_there_is_a_core() -> None:
-    assert cores() >= 1
+    assert usable_cpu_count() >= 1
 
 
 def test_a_registration_pipe_is_read_by_its_owner_alone() -> None:

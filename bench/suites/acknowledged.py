@@ -28,7 +28,10 @@ def acknowledged(scale: Scale, directory: str) -> Outcome:
         data = os.path.join(directory, "data")
         for name, path in (("kvs", data), ("memory", None)):
             clients = _sessions(stack, path, max(scale.writers))
-            request, reply = frames.execute_request(_LINE), frames.executed_head(0, 0, 0)
+            request, reply = (
+                frames.encode_execute(_LINE),
+                frames.encode_execute_reply_header(0, 0, 0),
+            )
             subjects += _subjects(name, scale, clients, request, reply)
         if why_no_redis is None:
             clients = _connections(stack, directory, max(scale.writers))

@@ -94,7 +94,7 @@ def _to_sessions(stack: ExitStack, served: Served, count: int, number: int) -> S
     opened = partial(listeners.notifications, served.registration, key, count)
     listen = stack.enter_context(listening(opened))
     script = b"".join(b"WRITE [(%b,%d)]\n" % (key, value) for value in range(number))
-    expected = b"".join(frames.notification(key, b"%d" % value) for value in range(number))
+    expected = b"".join(frames.encode_notification(key, b"%d" % value) for value in range(number))
     return _heard(f"kvs {count}", listen, expected, partial(served.run, script))
 
 

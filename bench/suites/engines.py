@@ -94,7 +94,7 @@ def _called(threads: int, engine: str = selection.COMPILED) -> str:
 
 def _run(engine: str, threads: int, jobs: str) -> Subject:
     options = ["--quiet", "--threads", str(threads)]
-    command = ["env", f"{selection.VARIABLE}={engine}", KVS, "run", *options, jobs]
+    command = ["env", f"{selection.ENGINE_VARIABLE}={engine}", KVS, "run", *options, jobs]
 
     def run() -> Mapping[str, float]:
         _remove_outputs(jobs)
@@ -194,7 +194,7 @@ def growth(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no 
 
 
 def _grown(name: str, pairs: int) -> Mapping[str, float]:
-    engine: Engine = PythonEngine() if name == selection.PYTHON else selection.new_engine()
+    engine: Engine = PythonEngine() if name == selection.PYTHON else selection.create_engine()
     before = memory.resident()
     longest = longest_work = 0.0
     began = time.perf_counter()

@@ -20,7 +20,7 @@ from bench.rounds import Subject, Turns
 from bench.scale import Scale
 from bench.suites.run import WrongOutput, fed, keys_left, paths, requests_of
 from kvs import Store
-from kvs.settings import FSYNC
+from kvs.settings import FSYNC_MODES
 from kvs.store import maintenance
 
 GOAL = 1.5
@@ -39,7 +39,7 @@ def journal(scale: Scale, directory: str) -> Outcome:
     make_jobs(jobs, files=scale.files, commands=scale.commands)
     keys = keys_left(jobs)
     some = _Some(jobs, scale.synced_commands)
-    subjects: list[Subject] = [partial(_ran, scale, jobs, mode) for mode in (_MEMORY, *FSYNC)]
+    subjects: list[Subject] = [partial(_ran, scale, jobs, mode) for mode in (_MEMORY, *FSYNC_MODES)]
     subjects += [partial(some.in_kvs, directory)]
     subjects += [partial(some.in_database, directory, database) for database in _DATABASES]
     why_no_redis = redis.missing()
@@ -137,7 +137,7 @@ def _rows(turns: Turns, scale: Scale, rivals: Mapping[str, str]) -> Iterator[Row
 
     commands = f"{scale.files * scale.commands:,} commands in {scale.files} files"
     yield row(f"a command of `kvs run` in memory alone, {commands}", _MEMORY)
-    for mode in FSYNC:
+    for mode in FSYNC_MODES:
         yield row(f"the same with `--data`, `--fsync {mode}`", mode, memory="memory alone")
     always = {_ALWAYS: "`--fsync always`"}
     some = f"{scale.synced_commands:,} of them, each a transaction and synced if it changed"

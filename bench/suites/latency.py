@@ -82,7 +82,7 @@ def _bare_pipe(path: str) -> Iterator[Send]:
     os.mkfifo(path)
     pipe = os.open(path, os.O_RDWR)  # so that neither side waits for the other to open it
     try:
-        yield lambda stamp: os.write(pipe, frames.notification(latency_probe.KEY, stamp))
+        yield lambda stamp: os.write(pipe, frames.encode_notification(latency_probe.KEY, stamp))
     finally:
         os.close(pipe)
 

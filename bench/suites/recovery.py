@@ -139,7 +139,7 @@ def _compact_beside(data: str, mode: str, pairs: int) -> Mapping[str, float]:
         if written is None:
             raise AssertionError("a store in memory is not compacted")
         quiet = _longest_wait(store, written.seconds)
-        found = (written.seconds, written.held_seconds, beside.longest_wait, quiet)
+        found = (written.seconds, written.blocked_seconds, beside.longest_wait, quiet)
         return {f"{mode} {name}": figure for name, figure in zip(_FIGURES, found, strict=True)}
 
 

@@ -100,8 +100,10 @@ def _subscribes(served: Served, count: int) -> Mapping[str, float]:
     between = time.perf_counter()
     for start in range(0, count, _AT_ONCE):
         numbers = range(start, min(start + _AT_ONCE, count))
-        asked = (frames.keyed_request(frames.SUBSCRIBE, b"key%d" % number) for number in numbers)
-        other.ask(b"".join(asked), frames.reply(frames.SUBSCRIBE, 0) * len(numbers))
+        asked = (
+            frames.encode_key_request(frames.SUBSCRIBE, b"key%d" % number) for number in numbers
+        )
+        other.ask(b"".join(asked), frames.encode_reply(frames.SUBSCRIBE, 0) * len(numbers))
     ended = time.perf_counter()
     one.close()
     other.close()

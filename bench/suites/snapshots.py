@@ -15,7 +15,7 @@ from bench.rounds import Subject, Turns
 from bench.scale import Scale
 from bench.stall_probe import Prober
 from kvs import Store
-from kvs.engine.selection import COMPILED, VARIABLE
+from kvs.engine.selection import COMPILED, ENGINE_VARIABLE
 
 _LOOK_SECONDS = 0.005
 
@@ -202,7 +202,7 @@ def _backup(engine: str, pairs: int, path: str) -> Mapping[str, float]:
     peak = memory.peak()  # before SHOW, which has its own
     figures = {
         "backup": written.seconds,
-        "held": written.held_seconds,
+        "held": written.blocked_seconds,
         "wait": prober.longest_wait,
         "table": table,
         "resident": resident,
@@ -216,7 +216,7 @@ def _backup(engine: str, pairs: int, path: str) -> Mapping[str, float]:
 
 def _filled(engine: str, pairs: int) -> tuple[Store, int]:
     """Return a store of so many pairs, and by how much the process grew with it."""
-    os.environ[VARIABLE] = engine
+    os.environ[ENGINE_VARIABLE] = engine
     before = memory.resident()
     store = Store()
     fill(store, pairs)

@@ -8,16 +8,18 @@ import os
 from dataclasses import dataclass
 
 
-def shown(raw: bytes | str | os.PathLike[str] | os.PathLike[bytes], most: int | None = None) -> str:
+def printable(
+    raw: bytes | str | os.PathLike[str] | os.PathLike[bytes], limit: int | None = None
+) -> str:
     r"""Return `raw` as text that any terminal takes: one line of printable characters.
 
     Bytes that are no UTF-8 and characters that do not print (newlines, escapes, ...) become
-    ``\xNN``, ``\n`` and so on, a backslash ``\\``. With `most`, what is longer is cut and ends
+    ``\xNN``, ``\n`` and so on, a backslash ``\\``. With `limit`, what is longer is cut and ends
     in ``...``.
     """
     data = os.fsencode(raw)
-    cut = most is not None and len(data) > most
-    text = data[:most].decode(errors="surrogateescape")
+    cut = limit is not None and len(data) > limit
+    text = data[:limit].decode(errors="surrogateescape")
     printable = "".join(map(_printable, text))
     return printable + "..." if cut else printable
 
@@ -31,12 +33,12 @@ def _printable(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def counted(number: int, what: str) -> str:
+def pluralize(number: int, what: str) -> str:
     """Return how many there are of `what`, a noun in the singular: ``1 pair``, ``2 pairs``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def cause(error: OSError) -> str:
+def os_error_text(error: OSError) -> str:
     """Return the operating system's word for `error`, with no path and no number."""
     return error.strerror or str(error)
 
@@ -46,7 +48,7 @@ class KvsError(Exception):
 
 
 @dataclass(eq=False)
-class InvalidCommand(KvsError):
+class InvalidCommandError(KvsError):
     """A line that is no command; it had no effect, the lines around it were carried out."""
 
     file: str
@@ -62,7 +64,7 @@ class InvalidCommand(KvsError):
 
 
 @dataclass(eq=False)
-class JobFailed(KvsError):
+class JobError(KvsError):
     """A job that could not start, or could not go on. Other jobs are not concerned."""
 
     file: str
@@ -73,7 +75,7 @@ class JobFailed(KvsError):
 
 
 @dataclass(eq=False)
-class JobStartsOver(KvsError):
+class JobRestartedWarning(KvsError):
     """A job that was not done, and cannot be gone on with. It is no failure."""
 
     file: str
@@ -83,7 +85,7 @@ class JobStartsOver(KvsError):
 
 
 @dataclass(eq=False)
-class OutputChanged(KvsError):
+class JobOutputChangedWarning(KvsError):
     """The output of a job that was done before is not there as it was. It is no failure."""
 
     file: str
@@ -98,7 +100,7 @@ class OutputChanged(KvsError):
 
 
 @dataclass(eq=False)
-class SnapshotFailed(KvsError):
+class SnapshotError(KvsError):
     """A snapshot that was not written. Nothing stands under its final name but what was there."""
 
     file: str
@@ -110,7 +112,7 @@ class SnapshotFailed(KvsError):
         return f"{self.file}: no snapshot was written: {self.reason}"
 
 
-class SnapshotNotSynced(SnapshotFailed):
+class SnapshotNotDurableError(SnapshotError):
     """A snapshot that is in place, but that a power loss may undo."""
 
     def __str__(self) -> str:
@@ -118,7 +120,7 @@ class SnapshotNotSynced(SnapshotFailed):
 
 
 @dataclass(eq=False)
-class BackupFailed(KvsError):
+class BackupError(KvsError):
     """A BACKUP of a job that gave no snapshot; the job went on."""
 
     file: str
@@ -134,7 +136,7 @@ class BackupFailed(KvsError):
 
 
 @dataclass(eq=False)
-class BackupUnreadable(KvsError):
+class BackupReadError(KvsError):
     """A backup file that cannot be opened or read."""
 
     file: str
@@ -145,7 +147,7 @@ class BackupUnreadable(KvsError):
 
 
 @dataclass(eq=False)
-class BackupMalformed(KvsError):
+class BackupFormatError(KvsError):
     """A backup file that is not what a snapshot writes. The store was not touched."""
 
     file: str
@@ -157,12 +159,12 @@ class BackupMalformed(KvsError):
         return f"{self.file}:{self.line}: {self.reason}; nothing was restored"
 
 
-class WordRefused(KvsError, ValueError):
+class InvalidWordError(KvsError, ValueError):
     """A key or value that the command language cannot write."""
 
 
 @dataclass(eq=False)
-class DirectoryUnusable(KvsError):
+class JobsDirectoryError(KvsError):
     """A jobs directory that cannot be opened, listed or locked."""
 
     file: str
@@ -173,7 +175,7 @@ class DirectoryUnusable(KvsError):
 
 
 @dataclass(eq=False)
-class DirectoryInUse(KvsError):
+class DirectoryLockedError(KvsError):
     """A jobs directory in which another run is at work."""
 
     file: str
@@ -190,7 +192,7 @@ class DirectoryInUse(KvsError):
         return f"{self.file}: {owner} is at work in this directory; wait for it to end, or stop it"
 
 
-class NoThread(KvsError):
+class ThreadStartError(KvsError):
     """The system gives no thread to run jobs on."""
 
     def __init__(self) -> None:
@@ -199,25 +201,25 @@ class NoThread(KvsError):
         )
 
 
-class WatchLost(KvsError):
+class SlowConsumerError(KvsError):
     """A watch that did not keep up."""
 
     def __init__(self) -> None:
         super().__init__("changes came faster than they were read, and the watch was given up")
 
 
-class IdRefused(KvsError, ValueError):
+class InvalidClientIdError(KvsError, ValueError):
     """A client's ID that is none."""
 
     def __init__(self, given: str) -> None:
         super().__init__(
-            f"'{shown(given, 24)}' is no ID: one has 1 to 15 characters, and each is a letter "
+            f"'{printable(given, 24)}' is no ID: one has 1 to 15 characters, and each is a letter "
             "(a to z, A to Z), a digit, '-' or '_'"
         )
 
 
 @dataclass(eq=False)
-class IdInUse(KvsError):
+class ClientIdInUseError(KvsError):
     """A client's ID that another client has."""
 
     id: str
@@ -230,7 +232,7 @@ class IdInUse(KvsError):
 
 
 @dataclass(eq=False)
-class NoPlaceForPipes(KvsError):
+class PipeDirectoryError(KvsError):
     """A directory in which a client cannot make its pipes."""
 
     directory: str
@@ -241,7 +243,7 @@ class NoPlaceForPipes(KvsError):
 
 
 @dataclass(eq=False)
-class NoServer(KvsError):
+class ServerNotFoundError(KvsError):
     """A registration pipe with no server behind it."""
 
     fifo: str
@@ -254,7 +256,7 @@ class NoServer(KvsError):
 
 
 @dataclass(eq=False)
-class NoAnswer(KvsError, TimeoutError):
+class ConnectTimeoutError(KvsError, TimeoutError):
     """A connect that the server did not answer in time."""
 
     fifo: str
@@ -267,7 +269,7 @@ class NoAnswer(KvsError, TimeoutError):
 
 
 @dataclass(eq=False)
-class ConnectRefused(KvsError):
+class ConnectRejectedError(KvsError):
     """A connect that the server answered with no."""
 
     fifo: str
@@ -278,7 +280,7 @@ class ConnectRefused(KvsError):
 
 
 @dataclass(eq=False)
-class SessionEnded(KvsError):
+class SessionClosedError(KvsError):
     """A session that is at its end: nothing more can be asked or told in it."""
 
     reason: str
@@ -287,7 +289,7 @@ class SessionEnded(KvsError):
         return self.reason
 
 
-class ScriptTooLong(KvsError, ValueError):
+class ScriptTooLargeError(KvsError, ValueError):
     """Commands that are longer than a server takes at a time; nothing was sent."""
 
     def __init__(self, length: int, most: int) -> None:
@@ -298,7 +300,7 @@ class ScriptTooLong(KvsError, ValueError):
 
 
 @dataclass(eq=False)
-class RequestFailed(KvsError):
+class RequestRejectedError(KvsError):
     """A request that the server did not carry out."""
 
     reason: str
@@ -308,7 +310,7 @@ class RequestFailed(KvsError):
 
 
 @dataclass(eq=False)
-class RegistrationUnusable(KvsError):
+class RegistrationPipeError(KvsError):
     """A path at which no registration pipe can be made."""
 
     file: str
@@ -319,7 +321,7 @@ class RegistrationUnusable(KvsError):
 
 
 @dataclass(eq=False)
-class DataUnusable(KvsError):
+class DataDirectoryError(KvsError):
     """A data directory that cannot be made, opened or locked."""
 
     directory: str
@@ -330,7 +332,7 @@ class DataUnusable(KvsError):
 
 
 @dataclass(eq=False)
-class DataDamaged(KvsError):
+class CorruptionError(KvsError):
     """A data directory in which something does not prove itself; nothing was changed there."""
 
     file: str
@@ -348,7 +350,7 @@ class DataDamaged(KvsError):
 
 
 @dataclass(eq=False)
-class JournalFailed(KvsError):
+class JournalWriteError(KvsError):
     """The journal cannot be written. Nothing more is committed, and the store must be reopened."""
 
     directory: str
@@ -387,7 +389,7 @@ class JournalFailed(KvsError):
         return f"what it did after revision {self.written} is lost"
 
 
-class StoreClosed(KvsError):
+class StoreClosedError(KvsError):
     """A store that was closed."""
 
     def __init__(self) -> None:
@@ -395,7 +397,7 @@ class StoreClosed(KvsError):
 
 
 @dataclass(eq=False)
-class InheritedByFork(KvsError):
+class InheritedByForkError(KvsError):
     """A store or a session that belongs to the parent of the process that uses it."""
 
     process: int
@@ -409,7 +411,7 @@ class InheritedByFork(KvsError):
 
 
 @dataclass(eq=False)
-class StoreNotEmpty(KvsError):
+class StoreNotEmptyError(KvsError):
     """A restore into a store with a journal that has had changes already."""
 
     directory: str
@@ -419,7 +421,7 @@ class StoreNotEmpty(KvsError):
 
 
 @dataclass(eq=False)
-class EngineUnavailable(KvsError):
+class EngineUnavailableError(KvsError):
     """An engine was asked for by name that is not there."""
 
     variable: str

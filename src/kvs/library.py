@@ -6,31 +6,31 @@ from functools import partial
 from typing import Any
 
 from kvs.concurrency.atomic import exhaust
-from kvs.concurrency.waiting import apart
-from kvs.engine.interface import BUDGET, Mark, Pause
+from kvs.concurrency.waiting import call_uninterrupted
+from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor
 from kvs.errors import (
-    DataUnusable,
+    DataDirectoryError,
     KvsError,
-    SnapshotFailed,
-    StoreClosed,
-    StoreNotEmpty,
-    cause,
-    shown,
+    SnapshotError,
+    StoreClosedError,
+    StoreNotEmptyError,
+    os_error_text,
+    printable,
 )
-from kvs.jobs.job import Tell
+from kvs.jobs.job import ErrorCallback
 from kvs.jobs.report import Report
-from kvs.jobs.run import Run, tell_nobody
+from kvs.jobs.run import JobRun, ignore_error
 from kvs.language import builder
 from kvs.language.builder import Word
-from kvs.language.diagnostics import checked_word
-from kvs.posix.files import check_path, check_replaceable, open_directory
-from kvs.progress import ShowProgress, show_nobody
-from kvs.settings import DataSettings, Settings, cores
+from kvs.language.diagnostics import validate_word
+from kvs.posix.files import check_can_replace, check_path, open_directory
+from kvs.progress import ProgressCallback, ignore_progress
+from kvs.settings import DataSettings, Settings, usable_cpu_count
 from kvs.snapshot.reader import load
-from kvs.snapshot.writer import Draft, Written
+from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.core import Path
-from kvs.store.core import Store as CoreStore
-from kvs.store.subscriptions import Change, Reader, Watch, Watchers
+from kvs.store.core import StoreCore as CoreStore
+from kvs.store.subscriptions import Change, Reader, Subscriptions, Watch
 
 
 class Store(CoreStore):
@@ -38,11 +38,11 @@ class Store(CoreStore):
 
     Every method is thread-safe and takes effect at one instant. Keys and values are given as
     bytes, or as str and then encoded as UTF-8; they come back as bytes. A word that the command
-    language cannot write is refused everywhere with `WordRefused`, a `ValueError`.
+    language cannot write is refused everywhere with `InvalidWordError`, a `ValueError`.
 
     With a data directory, every method that tells something waits until what it depends on is as
     safe as was asked for; `execute` alone does not, and its caller waits with `wait_until_safe`
-    before he shows the output. When the journal fails, every method raises `JournalFailed`.
+    before he shows the output. When the journal fails, every method raises `JournalWriteError`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Store(CoreStore):
         data: Path | None = None,
         settings: DataSettings | None = None,
         *,
-        progress: ShowProgress = show_nobody,
+        progress: ProgressCallback = ignore_progress,
     ) -> None:
         """Make an empty store in memory, or open the one that is kept in the directory `data`.
 
@@ -59,53 +59,57 @@ class Store(CoreStore):
         read.
 
         Raises:
-            DataUnusable: the directory cannot be made, opened, locked or read.
-            DirectoryInUse: another process is at work there.
-            DataDamaged: something in it does not prove itself; nothing was changed.
+            DataDirectoryError: the directory cannot be made, opened, locked or read.
+            DirectoryLockedError: another process is at work there.
+            CorruptionError: something in it does not prove itself; nothing was changed.
 
         """
         if data is not None:
             try:
                 check_path(os.fsencode(data))
             except OSError as error:
-                raise DataUnusable(shown(data), cause(error)) from error
+                raise DataDirectoryError(printable(data), os_error_text(error)) from error
         super().__init__(data, settings, progress=progress)
-        self._watching = Watchers(Change)
+        self._watching = Subscriptions(Change)
         self._readers: dict[Reader, None] = {}
         """The state of every open watch."""
-        self.attach(self._watching)
+        self.add_subscriptions(self._watching)
         if data is not None:
             self.on_failure(partial(_end_readers, self._readers))
 
     def close(self) -> None:
-        """Close the store, and end every watch of it; see `kvs.store.core.Store.close`.
+        """Close the store, and end every watch of it; see `kvs.store.core.StoreCore.close`.
 
         Raises:
-            JournalFailed: not every change was written.
+            JournalWriteError: not every change was written.
 
         """
         try:
             super().close()
         finally:
-            _end_readers(self._readers, StoreClosed())
+            _end_readers(self._readers, StoreClosedError())
 
     def execute(
-        self, script: Word, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
-    ) -> Pause:
+        self,
+        script: Word,
+        start: int = 0,
+        budget: int = DEFAULT_BUDGET_BYTES,
+        mark: JobCursor | None = None,
+    ) -> ExecuteResult:
         """Carry out the commands of `script`, bytes or str; its lines count in bytes of UTF-8.
 
-        All else is as the store below has it (`kvs.store.core.Store.execute`).
+        All else is as the store below has it (`kvs.store.core.StoreCore.execute`).
 
         Raises:
             TypeError: `script` is neither bytes nor str.
             UnicodeEncodeError: it is a str that cannot be encoded.
             ValueError: `start` is outside of the script, or `budget` is negative.
-            JournalFailed: the store is kept, and its journal failed.
-            StoreClosed: it is kept, and was closed.
+            JournalWriteError: the store is kept, and its journal failed.
+            StoreClosedError: it is kept, and was closed.
 
         """
         if type(script) is not bytes:
-            script = builder.encoded(script)
+            script = builder.encode_script(script)
         return super().execute(script, start, budget, mark)
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
@@ -115,11 +119,11 @@ class Store(CoreStore):
         pairs are no change.
 
         Raises:
-            WordRefused: a key or value is no word of the language, or what is given is no pair;
-                nothing was written.
+            InvalidWordError: a key or value is no word of the language, or what is given is no
+                pair; nothing was written.
 
         """
-        pause = self.execute(builder.write_line(pairs))
+        pause = self.execute(builder.build_write(pairs))
         self.wait_until_safe(self.position())
         return pause.revision
 
@@ -127,11 +131,11 @@ class Store(CoreStore):
         """Return the pairs of those `keys` that are there, in the order they are named.
 
         Raises:
-            WordRefused: a key is no word of the language.
+            InvalidWordError: a key is no word of the language.
 
         """
         self._check()
-        wanted = builder.checked_keys(keys)
+        wanted = builder.validate_keys(keys)
         values = self.safe(self._engine.get(wanted))
         return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
 
@@ -141,16 +145,16 @@ class Store(CoreStore):
         As in the language, a key named twice is missing the second time.
 
         Raises:
-            WordRefused: a key is no word of the language; nothing was removed.
+            InvalidWordError: a key is no word of the language; nothing was removed.
 
         """
         self._check()
-        doomed = builder.checked_keys(keys)
+        doomed = builder.validate_keys(keys)
         if not doomed:
             return []
-        pause = self.execute(builder.keys_line(b"DELETE", doomed))
+        pause = self.execute(builder.build_keys_command(b"DELETE", doomed))
         self.wait_until_safe(self.position())
-        return builder.keys_missed(pause.output)
+        return builder.parse_delete_output(pause.output)
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs of one instant, in ascending order of the bytes of the keys."""
@@ -166,44 +170,44 @@ class Store(CoreStore):
         """Tell whether `key` is there.
 
         Raises:
-            WordRefused: it is no word of the language.
+            InvalidWordError: it is no word of the language.
 
         """
         self._check()
-        [value] = self.safe(self._engine.get([checked_word(key, "key")]))
+        [value] = self.safe(self._engine.get([validate_word(key, "key")]))
         return value is not None
 
-    def backup(self, path: Path) -> Written:
+    def backup(self, path: Path) -> SnapshotInfo:
         """Write a snapshot of this instant to `path` and wait until it is on disk.
 
         A forked child writes it; other threads go on meanwhile. What stood at `path` is replaced
         by the finished file, or stays if this fails.
 
         Raises:
-            SnapshotFailed: it could not be written; nothing changed at `path`, but for
-                `SnapshotNotSynced`: it is in place, and a loss of power may undo that.
+            SnapshotError: it could not be written; nothing changed at `path`, but for
+                `SnapshotNotDurableError`: it is in place, and a loss of power may undo that.
 
         """
         self._check()
         parent, name = os.path.split(os.fsencode(path))
         directories: list[int] = []
-        drafts: list[Draft] = []
+        drafts: list[SnapshotWriter] = []
         close_all = partial(exhaust, map(os.close, directories))
 
         def begin() -> None:
             directories.append(open_directory(parent or b"."))
-            check_replaceable(name, directories[0])
-            drafts.append(Draft(directories[0], name, shown(path)))
+            check_can_replace(name, directories[0])
+            drafts.append(SnapshotWriter(directories[0], name, printable(path)))
 
         try:
-            apart(begin)
+            call_uninterrupted(begin)
             self.fork_snapshot(drafts[0])
             written = drafts[0].finish(self.until_safe())
         except BaseException as error:
             for draft in drafts:
                 draft.cancel()
             if isinstance(error, OSError):
-                raise SnapshotFailed(shown(path), cause(error)) from error
+                raise SnapshotError(printable(path), os_error_text(error)) from error
             raise
         finally:
             close_all()
@@ -213,27 +217,27 @@ class Store(CoreStore):
         """Replace everything by the backup at `path`, as one change; return its revision.
 
         Raises:
-            BackupUnreadable: the file cannot be opened or read.
-            BackupMalformed: it is not what a snapshot writes. The store was not touched.
-            StoreNotEmpty: it is kept in a data directory, and there were changes before.
+            BackupReadError: the file cannot be opened or read.
+            BackupFormatError: it is not what a snapshot writes. The store was not touched.
+            StoreNotEmptyError: it is kept in a data directory, and there were changes before.
 
         """
         self._check()
-        return self.begin_with(load(os.fsencode(path)))
+        return self.load_pairs(load(os.fsencode(path)))
 
-    def begin_with(self, pairs: dict[bytes, bytes]) -> int:
+    def load_pairs(self, pairs: dict[bytes, bytes]) -> int:
         """Replace everything by the `pairs` of a backup, as one change; return its revision.
 
         They are as `kvs.snapshot.reader.load` returns them, and the caller's no more.
 
         Raises:
-            StoreNotEmpty: it is kept in a data directory, and there were changes before.
+            StoreNotEmptyError: it is kept in a data directory, and there were changes before.
 
         """
         self._check()
         if self._data is not None:
             if self._engine.revision:
-                raise StoreNotEmpty(self._data.shown)
+                raise StoreNotEmptyError(self._data.shown)
             return self.write(pairs)
         revision = self._engine.replace(pairs)
         self._publication.publish()
@@ -246,17 +250,17 @@ class Store(CoreStore):
         does not keep up is given up when 100,000 changes wait: no writer ever waits for it.
 
         Raises:
-            WordRefused: a key is no word of the language.
+            InvalidWordError: a key is no word of the language.
 
         """
         self._check()
-        reader = Reader(held=self.is_kept)
+        reader = Reader(held=self.is_persistent)
 
         def leave() -> None:
             self._readers.pop(reader, None)
-            self.leave(self._watching, reader.outbox)
+            self.unsubscribe_all(self._watching, reader.outbox)
 
-        wanted = builder.checked_keys(keys)
+        wanted = builder.validate_keys(keys)
         watch = Watch(reader, leave)
         self._readers[reader] = None
         try:
@@ -277,28 +281,28 @@ class Store(CoreStore):
         threads: int | None = None,
         backups: int = 2,
         resume: bool = False,
-        tell: Tell = tell_nobody,
+        on_error: ErrorCallback = ignore_error,
     ) -> Report:
         """Run every job of `directory` against this store, to the end, and return what came of it.
 
         At most `threads` jobs run at the same time (default: as many as cores), and at most
         `backups` snapshots are written at the same time. With `resume`, jobs that the data
         directory knows go on where they were, and those that were done are left alone. What goes
-        wrong in a job does not raise: it is in the report, and each error is given to `tell` as it
-        is met, from the thread that met it. An exception in the waiting thread, such as
+        wrong in a job does not raise: it is in the report, and each error is given to `on_error` as
+        it is met, from the thread that met it. An exception in the waiting thread, such as
         KeyboardInterrupt, stops the run, waits for its end, and goes on. Any number of threads may
         call this, each with its own directory.
 
         Raises:
-            DirectoryUnusable: `directory` is none, or cannot be listed or locked.
-            DirectoryInUse: another run is at work in it.
-            NoThread: not one thread could be started.
+            JobsDirectoryError: `directory` is none, or cannot be listed or locked.
+            DirectoryLockedError: another run is at work in it.
+            ThreadStartError: not one thread could be started.
             ValueError: `threads` or `backups` is below 1.
 
         """
         self._check()
-        settings = Settings(cores() if threads is None else threads, backups, resume)
-        with Run(self, directory, settings, tell) as run:
+        settings = Settings(usable_cpu_count() if threads is None else threads, backups, resume)
+        with JobRun(self, directory, settings, on_error) as run:
             run.wait()
         return run.report
 

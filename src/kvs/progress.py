@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-ShowProgress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with the bytes that have been read, and with how many there are."""
 
 
-def show_nobody(_done: int, _all: int) -> None:
+def ignore_progress(_done: int, _all: int) -> None:
     """Drop it."""

@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
-FSYNC = ("always", "interval", "never")
-MOST_SECONDS = 3600
+FSYNC_MODES = ("always", "interval", "never")
+MAX_FSYNC_INTERVAL_SECONDS = 3600
 
 FIFO_MODES = (0o600, 0o620, 0o602, 0o622)
 """Permissions of a registration pipe. The server's user alone reads it, as whoever else reads from
@@ -13,7 +13,7 @@ it takes connects away."""
 _modes = ", ".join(f"{mode:o}" for mode in FIFO_MODES)
 
 
-def cores() -> int:
+def usable_cpu_count() -> int:
     """Return the number of cores this process may use, 1 or more (`sched_getaffinity(2)`)."""
     return len(os.sched_getaffinity(0))
 
@@ -89,10 +89,12 @@ class DataSettings:
     """A segment of the journal that is longer is followed by another."""
 
     def __post_init__(self) -> None:
-        if self.fsync not in FSYNC:
-            raise ValueError(f"fsync is one of {', '.join(FSYNC)}, not {self.fsync!r}")
-        if not 0 < self.fsync_interval <= MOST_SECONDS:
-            raise ValueError(f"fsync_interval is up to {MOST_SECONDS} seconds, more than 0")
+        if self.fsync not in FSYNC_MODES:
+            raise ValueError(f"fsync is one of {', '.join(FSYNC_MODES)}, not {self.fsync!r}")
+        if not 0 < self.fsync_interval <= MAX_FSYNC_INTERVAL_SECONDS:
+            raise ValueError(
+                f"fsync_interval is up to {MAX_FSYNC_INTERVAL_SECONDS} seconds, more than 0"
+            )
         for name in ("compact_bytes", "segment_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")

@@ -263,7 +263,7 @@ def test_a_server_that_ends_the_session_ends_the_client(runtime: Path, served: S
         started.type(b"SUBSCRIBE [a]\n")
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
         served.store.write({"a": "last"})
-        served.server.drop_sessions()
+        served.server.disconnect_all()
         assert started.process.wait(SECONDS) == 1  # its input is still open
         ended = started.ended()
     assert ended.stdout == b"(a,last)\n"
@@ -275,7 +275,7 @@ def test_so_it_is_while_it_waits(runtime: Path, served: Served, waiting: bytes) 
     with running(runtime, served.path) as started:
         started.type(b"SUBSCRIBE [a]\n" + waiting + b"WRITE [(never,1)]\n")
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
-        served.server.drop_sessions()
+        served.server.disconnect_all()
         assert started.process.wait(SECONDS) == 1
         assert started.ended().lines == ["kvs client: the server closed the session"]
     assert "never" not in served.store
@@ -284,7 +284,7 @@ def test_so_it_is_while_it_waits(runtime: Path, served: Served, waiting: bytes) 
 def test_a_refusal(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         peer.open("req", "res")
-        peer.send("res", frames.reply(frames.CONNECT, 1))
+        peer.send("res", frames.encode_reply(frames.CONNECT, 1))
 
     with playing(tmp_path, play) as fifo:
         ended = client(runtime, fifo, b"")
@@ -325,11 +325,11 @@ def test_a_signal_while_it_removes_its_pipes(runtime: Path, served: Served) -> N
         "    unlink(path)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "import kvs.client.handshake\n"
-        "await_answer = kvs.client.handshake._Opening._await_answer\n"
+        "await_answer = kvs.client.handshake._Handshake._await_answer\n"
         "def from_then_on(*arguments):\n"
         "    await_answer(*arguments)\n"
         "    os.unlink = and_a_signal\n"
-        "kvs.client.handshake._Opening._await_answer = from_then_on\n"
+        "kvs.client.handshake._Handshake._await_answer = from_then_on\n"
         "sys.exit(kvs.cli.main(sys.argv[1:]))\n"
     )
     done = subprocess.run(

@@ -15,7 +15,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from kvs.cli.console import KEYS_KEPT, Completions, Keys, set_within
+from kvs.cli.console import MAX_REMEMBERED_KEYS, Completions, Keys, set_within
 from tests.cli.terminal import Terminal, on_terminal
 from tests.helpers import SECONDS, Start, until
 from tests.server.raw_client import Served, serving
@@ -215,7 +215,7 @@ def test_when_the_server_ends_the_session_the_prompt_ends(home: Path, served: Se
     with console(home, served.path) as (process, terminal):
         terminal.type(b"READ [ha")
         terminal.read_until("ha")
-        served.server.drop_sessions()
+        served.server.disconnect_all()
         text = terminal.read_to_end()
         assert process.wait(SECONDS) == 1
         assert "kvs client: the server closed the session" in text
@@ -232,7 +232,7 @@ def test_a_terminal_that_goes_away_leaves_no_pipes(home: Path, served: Served) -
 
 def test_what_is_completed() -> None:
     keys = Keys()
-    keys.see([b"alpha", b"alps", b"beta", b"\xff", b"\x1b"])
+    keys.add([b"alpha", b"alps", b"beta", b"\xff", b"\x1b"])
     completions = Completions(keys)
 
     def completed(text: str) -> list[str]:
@@ -254,8 +254,8 @@ def test_what_is_completed() -> None:
 
 def test_only_so_many_keys_are_kept() -> None:
     keys = Keys()
-    keys.see(b"k%d" % number for number in range(KEYS_KEPT + 5))
-    keys.see([b"k5"])
-    assert len(keys.beginning_with("k")) == KEYS_KEPT
+    keys.add(b"k%d" % number for number in range(MAX_REMEMBERED_KEYS + 5))
+    keys.add([b"k5"])
+    assert len(keys.beginning_with("k")) == MAX_REMEMBERED_KEYS
     assert "k4" not in keys.beginning_with("k4")
     assert "k5" in keys.beginning_with("k5")

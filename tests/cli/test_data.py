@@ -9,7 +9,7 @@ import pytest
 
 from kvs import Store
 from kvs.cli import open_store as command_line
-from kvs.errors import counted
+from kvs.errors import pluralize
 from tests.helpers import (
     HOUR,
     Start,
@@ -247,8 +247,8 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
         ended = kvs("run", "--quiet", jobs, "--data", data)
         assert ended.status == 0
         told = (
-            rf"kvs run: {data}: at revision {number}, {counted(min(number, 1), 'pair')}; "
-            rf"carried out again: {counted(number, 'command')} of the journal; \d+\.\d{{3}} s"
+            rf"kvs run: {data}: at revision {number}, {pluralize(min(number, 1), 'pair')}; "
+            rf"carried out again: {pluralize(number, 'command')} of the journal; \d+\.\d{{3}} s"
         )
         new = f"kvs run: {data}: a new data directory"
         assert re.fullmatch(told if number else new, one_line(ended))
@@ -368,12 +368,12 @@ def test_a_backup_is_restored_into_new_data_alone(data: Path, tmp_path: Path) ->
 def test_progress_on_a_terminal_that_goes_away_is_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(command_line, "QUICK_SECONDS", 0)
+    monkeypatch.setattr(command_line, "PROGRESS_DELAY_SECONDS", 0)
     monkeypatch.setenv("TERM", "xterm-256color")
     master, slave = os.openpty()
     with open(slave, "w", buffering=1) as terminal:
         monkeypatch.setattr("sys.stderr", terminal)
-        with command_line.shown_progress() as progress:
+        with command_line.progress_bar() as progress:
             progress(1, 3)
             assert b"reading the journal" in os.read(master, 4096)
             os.close(master)

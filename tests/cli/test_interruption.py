@@ -131,7 +131,7 @@ def test_a_job_that_waits_for_a_place_among_the_snapshots_is_stopped(
         ended = end(process)
     job = load(tmp_path / "report")["a"]
     assert ended.status == 128 + number
-    assert (job["state"], job["commands"], len(job["snapshots"])) == ("stopped", 3, 1)
+    assert (job["state"], job["commands"], len(job["backups"])) == ("stopped", 3, 1)
     assert (jobs / "a.out").read_bytes() == b"[(k,v)]\n"
     assert (jobs / "a-1.bck").read_bytes() == b"(k, v)\n"
     assert sorted(os.listdir(jobs)) == ["a-1.bck", "a.job", "a.out"]
@@ -361,7 +361,7 @@ def test_children_are_waited_for_though_their_end_is_ignored_by_inheritance(
     jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,v)]\nBACKUP\nBACKUP\n"})
     ended, report = run_reporting(jobs, how=Start(ignored=[signal.SIGCHLD]))
     assert (ended.status, ended.stderr) == (0, b"")
-    assert [snapshot["written"] for snapshot in report["jobs"][0]["snapshots"]] == [True, True]
+    assert [snapshot["written"] for snapshot in report["jobs"][0]["backups"]] == [True, True]
 
 
 def test_lint_ends_at_ctrl_c(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_a_report_tells_of_every_invalid_line(tmp_path: Path) -> None:
         "error": None,
         "commands": 1,
         "invalid": 3,
-        "errors_not_told": 0,
-        "snapshots": [],
+        "errors_omitted": 0,
+        "backups": [],
     }
     assert [(error["file"], error["line"], error["column"]) for error in errors] == [
         ("jobs/b.job", 2, 1),
@@ -72,10 +72,10 @@ def test_a_report_tells_of_every_invalid_line(tmp_path: Path) -> None:
 
 def test_a_report_tells_of_every_snapshot_and_how_long_it_took(tmp_path: Path) -> None:
     job = run(tmp_path, JOBS)["jobs"][0]
-    snapshots = job["snapshots"]
+    snapshots = job["backups"]
     assert (job["failed"], job["commands"], job["error"]) == (False, 4, None)
     for snapshot in snapshots:
-        assert 0 < snapshot.pop("held_seconds") < snapshot.pop("seconds")
+        assert 0 < snapshot.pop("blocked_seconds") < snapshot.pop("seconds")
     assert snapshots == [
         {
             "number": number,
@@ -94,7 +94,7 @@ def test_a_report_tells_of_every_snapshot_and_how_long_it_took(tmp_path: Path) -
 def test_a_report_tells_of_a_snapshot_that_failed(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "a-1.bck").mkdir(parents=True)
     job = run(tmp_path, {"a": "HELP\nBACKUP\nBACKUP\n"})["jobs"][0]
-    failed, written = job["snapshots"]
+    failed, written = job["backups"]
     assert (job["state"], job["failed"], job["error"]) == ("done", True, None)
     error = no_snapshot(Path("jobs"), "a", line=2, number=1, reason="Is a directory")
     assert failed.pop("error") == error
@@ -107,7 +107,7 @@ def test_a_report_tells_of_a_snapshot_that_failed(tmp_path: Path) -> None:
         "pairs": None,
         "bytes": None,
         "seconds": None,
-        "held_seconds": None,
+        "blocked_seconds": None,
     }
     assert (written["number"], written["written"], written["error"]) == (2, True, None)
 
@@ -124,7 +124,7 @@ def test_a_report_tells_of_a_job_that_failed(tmp_path: Path) -> None:
 
 def test_a_report_lists_1000_errors_of_a_job_and_counts_the_rest(tmp_path: Path) -> None:
     job = run(tmp_path, {"a": "x\n" * 1_234})["jobs"][0]
-    assert (job["invalid"], len(job["errors"]), job["errors_not_told"]) == (1_234, 1_000, 234)
+    assert (job["invalid"], len(job["errors"]), job["errors_omitted"]) == (1_234, 1_000, 234)
 
 
 def test_a_report_shows_any_name_as_text(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def output(place: Place, script: bytes) -> bytes:
 
     def written() -> bytes:
         with (
-            contextlib.suppress(kvs.SessionEnded, kvs.NoServer),
+            contextlib.suppress(kvs.SessionClosedError, kvs.ServerNotFoundError),
             kvs.connect(place.path) as session,
         ):
             return session.execute(script).output
@@ -233,7 +233,7 @@ def test_a_snapshot_being_written_takes_no_connects_for_a_server_that_was_killed
             process.wait(SECONDS)
             with pytest.raises(OSError, match="No such device"):
                 os.open(folder / "reg", os.O_WRONLY | os.O_NONBLOCK)
-            with pytest.raises(kvs.NoServer):
+            with pytest.raises(kvs.ServerNotFoundError):
                 kvs.connect(folder / "reg")
 
 

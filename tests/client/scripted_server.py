@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvs.protocol.frames import CONNECT, CONNECT_BYTES, Connect, reply
+from kvs.protocol.frames import CONNECT, CONNECT_BYTES, Connect, encode_reply
 from tests.helpers import SECONDS
 
-CONNECTED = reply(CONNECT, 0)
+CONNECTED = encode_reply(CONNECT, 0)
 
 
 class Peer:

@@ -8,24 +8,24 @@ from hypothesis import assume, given
 from kvs.client.commands import (
     COMMANDS,
     HELP,
+    Blank,
+    ClientCommand,
     Delay,
     Disconnect,
     Execute,
-    Nothing,
     Subscribe,
-    Typed,
     Unsubscribe,
-    keys_in,
-    typed,
+    named_keys,
+    parse_line,
 )
-from kvs.language.diagnostics import Fault, fault_at
+from kvs.language.diagnostics import Diagnostic, diagnose_line
 from kvs.language.grammar import count_commands
 from tests.strategies import blanks, words
 from tests.strategies import lines as any_line
 
 OURS = re.compile(rb"[ \t]*(SUBSCRIBE|UNSUBSCRIBE|DELAY|DISCONNECT)(?![A-Za-z])")
 
-MEANT: dict[bytes, Typed] = {
+MEANT: dict[bytes, ClientCommand] = {
     b"SUBSCRIBE [a]": Subscribe(b"a"),
     b" \tSUBSCRIBE\t[ a\t] \r\n": Subscribe(b"a"),
     b"SUBSCRIBE[READ]": Subscribe(b"READ"),
@@ -34,9 +34,9 @@ MEANT: dict[bytes, Typed] = {
     b"DELAY0\n": Delay(0),
     b"DISCONNECT": Disconnect(),
     b" DISCONNECT \r": Disconnect(),
-    b"": Nothing(),
-    b" \t\r\n": Nothing(),
-    b"# SUBSCRIBE a": Nothing(),
+    b"": Blank(),
+    b" \t\r\n": Blank(),
+    b"# SUBSCRIBE a": Blank(),
     b" READ [a]\r\n": Execute(b" READ [a]"),
     b"WRITE [(a,1)]": Execute(b"WRITE [(a,1)]"),
     b"SHOW": Execute(b"SHOW"),
@@ -45,8 +45,8 @@ MEANT: dict[bytes, Typed] = {
 
 
 @pytest.mark.parametrize(("line", "meant"), MEANT.items())
-def test_what_a_line_means(line: bytes, meant: Typed) -> None:
-    assert typed(line) == meant
+def test_what_a_line_means(line: bytes, meant: ClientCommand) -> None:
+    assert parse_line(line) == meant
 
 
 INVALID = {
@@ -75,41 +75,41 @@ INVALID = {
 
 @pytest.mark.parametrize(("line", "told"), INVALID.items())
 def test_why_a_line_is_invalid(line: bytes, told: tuple[int, str]) -> None:
-    assert typed(line) == Fault(0, *told)
+    assert parse_line(line) == Diagnostic(0, *told)
 
 
 @given(words, blanks, blanks, blanks)
 def test_every_word_can_be_subscribed(key: bytes, a: bytes, b: bytes, c: bytes) -> None:
     line = a + b"SUBSCRIBE" + b + b"[" + c + key + a + b"]" + b
-    assert typed(line) == Subscribe(key)
-    assert keys_in(line) == [key]
+    assert parse_line(line) == Subscribe(key)
+    assert named_keys(line) == [key]
 
 
 @given(any_line)
 def test_the_language_is_as_it_is_elsewhere(line: bytes) -> None:
     line = line.partition(b"\n")[0]
     assume(not OURS.match(line))
-    meant = typed(line)
-    fault = fault_at(line, 0)
+    meant = parse_line(line)
+    fault = diagnose_line(line, 0)
     if fault is not None:
-        assert isinstance(meant, Fault)
+        assert isinstance(meant, Diagnostic)
         assert meant.column == fault.column
     else:
-        assert isinstance(meant, Execute if count_commands(line) else Nothing)
+        assert isinstance(meant, Execute if count_commands(line) else Blank)
 
 
 def test_keys_in_a_line() -> None:
-    assert keys_in(b"WRITE [(a,1) (b,2)]") == [b"a", b"b"]
-    assert keys_in(b"DELETE [ a , b ]") == [b"a", b"b"]
-    assert keys_in(b"READ [a]") == [b"a"]
+    assert named_keys(b"WRITE [(a,1) (b,2)]") == [b"a", b"b"]
+    assert named_keys(b"DELETE [ a , b ]") == [b"a", b"b"]
+    assert named_keys(b"READ [a]") == [b"a"]
     for line in (b"SHOW", b"READ a", b"# a", b"DELAY 3"):
-        assert keys_in(line) == []
+        assert named_keys(line) == []
 
 
 def test_help_names_every_command_and_those_are_known() -> None:
     assert b"BACKUP" not in HELP
     for name in COMMANDS:
         assert HELP.decode().count(name) >= 1
-        fault = typed(name.encode() + b" ?")
-        assert isinstance(fault, Fault)
+        fault = parse_line(name.encode() + b" ?")
+        assert isinstance(fault, Diagnostic)
         assert "is no command" not in fault.reason

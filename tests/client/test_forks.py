@@ -16,7 +16,7 @@ import pytest
 
 import kvs
 from kvs.client.session import Session, connect
-from kvs.errors import InheritedByFork, SessionEnded
+from kvs.errors import InheritedByForkError, SessionClosedError
 from tests.cli.test_serve import output, serving
 from tests.client.test_session import in_thread
 from tests.helpers import SECONDS, until
@@ -68,7 +68,7 @@ USES: dict[str, Callable[[Session], object]] = {
 
 def check_refused(session: Session) -> None:
     for use in USES.values():
-        with pytest.raises(InheritedByFork, match=f"process {os.getpid()} is a forked child"):
+        with pytest.raises(InheritedByForkError, match=f"process {os.getpid()} is a forked child"):
             use(session)
 
 
@@ -79,7 +79,7 @@ def test_every_use_in_a_child_raises_and_the_parent_goes_on(process: Place) -> N
 
         def work() -> None:
             check_refused(session)
-            with pytest.raises(InheritedByFork):
+            with pytest.raises(InheritedByForkError):
                 next(changes)
             session.close()
             session.close()
@@ -104,7 +104,7 @@ def test_the_end_of_a_session_in_a_child_does_not_end_the_parents(
         if end == "close":
             session.close()
         elif end == "with":
-            with pytest.raises(InheritedByFork), session:
+            with pytest.raises(InheritedByForkError), session:
                 pass
             session.__exit__(None, None, None)
         elif end == "exit":
@@ -119,7 +119,7 @@ def test_the_end_of_a_session_in_a_child_does_not_end_the_parents(
     assert sorted(path.name for path in runtime.iterdir()) == made
     session.write({"a": "1"})
     assert next(session.changes(SECONDS)) == kvs.Change(b"a", b"1")
-    with pytest.raises(kvs.IdInUse):
+    with pytest.raises(kvs.ClientIdInUseError):
         connect(process.path, id="me")
     session.close()
     assert list(runtime.iterdir()) == []
@@ -187,7 +187,7 @@ def test_a_fork_from_a_handler_within_a_wait(served: Served) -> None:
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             session.execute("WAIT 300\n")
-        except InheritedByFork:
+        except InheritedByForkError:
             os._exit(7)
         finally:
             if children == [0]:
@@ -242,7 +242,7 @@ def test_an_iterator_of_changes_holds_its_session(served: Served) -> None:
 def test_a_closed_session_is_dropped_without_a_warning(served: Served) -> None:
     session = connect(served.path)
     session.close()
-    with pytest.raises(SessionEnded):
+    with pytest.raises(SessionClosedError):
         session.read(["a"])
     del session
     gc.collect()

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from kvs.client.session import connect
-from kvs.errors import ConnectRefused, IdInUse, NoAnswer, NoServer, SessionEnded
+from kvs.errors import (
+    ClientIdInUseError,
+    ConnectRejectedError,
+    ConnectTimeoutError,
+    ServerNotFoundError,
+    SessionClosedError,
+)
 from kvs.protocol import frames
 from kvs.settings import ServerSettings
 from tests.client.scripted_server import CONNECTED, Peer, playing
@@ -42,11 +48,11 @@ def test_a_server_may_open_the_pipes_in_any_order(
                 peer.send("res", CONNECTED)
             else:
                 peer.open(step)
-        assert peer.read(42) == frames.keyed_request(frames.SUBSCRIBE, b"k")
-        peer.send("not", frames.notification(b"k", b"v"))
-        peer.send("res", frames.reply(frames.SUBSCRIBE, 1))
+        assert peer.read(42) == frames.encode_key_request(frames.SUBSCRIBE, b"k")
+        peer.send("not", frames.encode_notification(b"k", b"v"))
+        peer.send("res", frames.encode_reply(frames.SUBSCRIBE, 1))
         assert peer.read(1) == b"\x02"
-        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+        peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
         assert peer.read(1) == b""
 
     with playing(tmp_path, play) as fifo:
@@ -58,9 +64,9 @@ def test_a_server_may_open_the_pipes_in_any_order(
 def test_a_refusal_is_told_with_its_number(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         peer.open("req", "res")
-        peer.send("res", frames.reply(frames.CONNECT, 7))
+        peer.send("res", frames.encode_reply(frames.CONNECT, 7))
 
-    with playing(tmp_path, play) as fifo, pytest.raises(ConnectRefused) as refused:
+    with playing(tmp_path, play) as fifo, pytest.raises(ConnectRejectedError) as refused:
         connect(fifo)
     assert refused.value.result == 7
 
@@ -71,16 +77,16 @@ def test_a_connect_answered_with_the_character_0_is_taken_as_0(
     def play(peer: Peer) -> None:
         peer.open("req", "res", "not")
         peer.send("res", bytes([frames.CONNECT]) + b"0")
-        assert peer.read(42) == frames.keyed_request(frames.SUBSCRIBE, b"k")
-        peer.send("res", frames.reply(frames.SUBSCRIBE, 0))
+        assert peer.read(42) == frames.encode_key_request(frames.SUBSCRIBE, b"k")
+        peer.send("res", frames.encode_reply(frames.SUBSCRIBE, 0))
         assert peer.read(1) == bytes([frames.DISCONNECT])
-        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+        peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
 
     with playing(tmp_path, play) as fifo, connect(fifo) as session:
         assert not session.subscribe("k")
 
 
-@pytest.mark.parametrize("answer", [b"\x03\x00", frames.executed_head(0, 0, 0)])
+@pytest.mark.parametrize("answer", [b"\x03\x00", frames.encode_execute_reply_header(0, 0, 0)])
 def test_an_answer_to_something_else_is_no_answer(
     runtime: Path, tmp_path: Path, answer: bytes
 ) -> None:
@@ -88,20 +94,23 @@ def test_an_answer_to_something_else_is_no_answer(
         peer.open("req", "res")
         peer.send("res", answer)
 
-    with playing(tmp_path, play) as fifo, pytest.raises(SessionEnded, match="no answer to it"):
+    with (
+        playing(tmp_path, play) as fifo,
+        pytest.raises(SessionClosedError, match="no answer to it"),
+    ):
         connect(fifo)
 
 
 def test_a_server_that_closes_instead_of_an_answer(runtime: Path, tmp_path: Path) -> None:
     with (
         playing(tmp_path, lambda peer: peer.open("req", "res")) as fifo,
-        pytest.raises(SessionEnded, match="before it answered"),
+        pytest.raises(SessionClosedError, match="before it answered"),
     ):
         connect(fifo)
 
 
 def test_no_answer_in_time(runtime: Path, tmp_path: Path) -> None:
-    with playing(tmp_path, lambda _: None) as fifo, pytest.raises(NoAnswer) as late:
+    with playing(tmp_path, lambda _: None) as fifo, pytest.raises(ConnectTimeoutError) as late:
         connect(fifo, timeout=0.05)
     assert isinstance(late.value, TimeoutError)
     assert "within 0.05 s" in str(late.value)
@@ -109,7 +118,7 @@ def test_no_answer_in_time(runtime: Path, tmp_path: Path) -> None:
 
 def test_what_is_known_of_a_server_that_does_not_answer(runtime: Path, tmp_path: Path) -> None:
     def late(fifo: Path) -> str:
-        with pytest.raises(NoAnswer) as caught:
+        with pytest.raises(ConnectTimeoutError) as caught:
             connect(fifo, timeout=0.2)
         return str(caught.value)
 
@@ -148,7 +157,7 @@ def test_a_server_that_goes_before_it_answers(runtime: Path, tmp_path: Path) -> 
 
     thread = threading.Thread(target=go)
     thread.start()
-    with pytest.raises(NoServer):
+    with pytest.raises(ServerNotFoundError):
         connect(fifo, timeout=None)
     thread.join()
 
@@ -170,7 +179,7 @@ def test_where_no_server_is(runtime: Path, tmp_path: Path) -> None:
         tmp_path / "file" / "x": "Not a directory",
     }
     for path, reason in told.items():
-        with pytest.raises(NoServer) as refused:
+        with pytest.raises(ServerNotFoundError) as refused:
             connect(path)
         assert str(refused.value) == f"{path}: {reason}"
     assert not runtime.exists()
@@ -184,7 +193,7 @@ def test_a_link_to_the_registration_pipe_leads_there(served: Served, tmp_path: P
 
 def test_an_id_in_use_is_refused_and_the_session_that_has_it_goes_on(served: Served) -> None:
     with connect(served.path, id="me") as session:
-        with pytest.raises(IdInUse):
+        with pytest.raises(ClientIdInUseError):
             connect(served.path, id="me")
         assert not session.subscribe("k")
     with connect(served.path, id="me"):
@@ -194,7 +203,7 @@ def test_an_id_in_use_is_refused_and_the_session_that_has_it_goes_on(served: Ser
 def test_beyond_what_the_server_takes_a_connect_waits(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = connect(served.path)
-        with pytest.raises(NoAnswer):
+        with pytest.raises(ConnectTimeoutError):
             connect(served.path, timeout=0.05)
         with later(first.close), connect(served.path) as second:
             assert not second.subscribe("k")
@@ -202,9 +211,9 @@ def test_beyond_what_the_server_takes_a_connect_waits(runtime: Path) -> None:
 
 def test_one_that_waits_is_served_when_all_sessions_are_dropped(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served, connect(served.path) as first:
-        with later(served.server.drop_sessions), connect(served.path) as second:
+        with later(served.server.disconnect_all), connect(served.path) as second:
             assert not second.subscribe("k")
-        with pytest.raises(SessionEnded):
+        with pytest.raises(SessionClosedError):
             first.subscribe("k")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import kvs
 from kvs.client.session import Session, connect
-from kvs.errors import SessionEnded
+from kvs.errors import SessionClosedError
 from tests.cli.test_serve import output, serving
 from tests.client.test_session import in_thread
 from tests.helpers import SECONDS, until
@@ -121,7 +121,7 @@ def test_close_can_be_called_again_after_an_exception_at_any_bytecode(
         except Interrupted:
             sessions[-1].close()
         assert list(runtime.iterdir()) == []
-        with pytest.raises(SessionEnded, match="the session is closed"):
+        with pytest.raises(SessionClosedError, match="the session is closed"):
             sessions[-1].read(["a"])
         del sessions[:]
     assert number > 500
@@ -194,7 +194,7 @@ def test_a_call_within_a_wait_for_changes_at_any_bytecode(served: Served) -> Non
 def test_close_within_a_call_at_any_bytecode(served: Served, runtime: Path) -> None:
     for number in itertools.count(0, 3):
         session = connect(served.path)
-        with contextlib.suppress(SessionEnded):
+        with contextlib.suppress(SessionClosedError):
             if not at_opcode(number, session.close, lambda: session.read(["a"])):  # noqa: B023
                 session.close()
                 break
@@ -348,7 +348,7 @@ def test_a_handler_closes_the_session_within_a_wait(served: Served) -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: session.close())
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(SessionEnded, match="the session is closed"):
+        with pytest.raises(SessionClosedError, match="the session is closed"):
             session.execute("WAIT 3600000")
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kvs.client import pipes as places
-from kvs.client.pipes import Place, check_id, claim, is_shared
-from kvs.errors import IdInUse, IdRefused, NoPlaceForPipes
+from kvs.client.pipes import ClientPipes, create_pipes, is_shared, validate_client_id
+from kvs.errors import ClientIdInUseError, InvalidClientIdError, PipeDirectoryError
 from kvs.posix import fifos
 from tests.helpers import SECONDS
 
@@ -21,7 +21,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def made(place: Place) -> list[Path]:
+def made(place: ClientPipes) -> list[Path]:
     return [Path(os.fsdecode(path)) for path in place.connect.paths]
 
 
@@ -29,7 +29,7 @@ def made(place: Place) -> list[Path]:
 def test_three_private_pipes_in_a_private_directory(runtime: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        place = claim("a-_9")
+        place = create_pipes("a-_9")
     finally:
         os.umask(before)
     assert mode(runtime) == 0o700
@@ -44,7 +44,7 @@ def test_three_private_pipes_in_a_private_directory(runtime: Path, umask: int) -
 
 
 def test_paths_are_at_most_40_bytes(runtime: Path) -> None:
-    place = claim("x" * 15)
+    place = create_pipes("x" * 15)
     assert max(map(len, place.connect.paths)) <= 40
     place.remove()
 
@@ -53,25 +53,25 @@ def test_paths_are_at_most_40_bytes(runtime: Path) -> None:
     "given", ["", "x" * 16, "a b", "a.b", "a/b", "..", "ä", "a\n", "+1.0", "a\0"]
 )
 def test_what_is_no_id_is_refused(given: str) -> None:
-    with pytest.raises(IdRefused) as refused:
-        check_id(given)
+    with pytest.raises(InvalidClientIdError) as refused:
+        validate_client_id(given)
     assert str(refused.value).isprintable()
 
 
 def test_an_id_in_use_is_refused_and_free_again_afterwards(runtime: Path) -> None:
-    place = claim("me")
-    with pytest.raises(IdInUse) as refused:
-        claim("me")
+    place = create_pipes("me")
+    with pytest.raises(ClientIdInUseError) as refused:
+        create_pipes("me")
     assert (refused.value.id, refused.value.pid) == ("me", os.getpid())
     assert all(path.is_fifo() for path in made(place))
-    other = claim("me2")
+    other = create_pipes("me2")
     place.remove()
-    claim("me").remove()
+    create_pipes("me").remove()
     other.remove()
 
 
 def test_clients_with_no_name_do_not_disturb_each_other(runtime: Path) -> None:
-    places = [claim(None) for _ in range(20)]
+    places = [create_pipes(None) for _ in range(20)]
     assert len({path for place in places for path in place.connect.paths}) == 60
     for place in places:
         place.remove()
@@ -79,14 +79,15 @@ def test_clients_with_no_name_do_not_disturb_each_other(runtime: Path) -> None:
 
 def test_what_a_crash_left_is_replaced(runtime: Path) -> None:
     claims = (
-        "from kvs.client.pipes import claim; p = claim('me'); import os; os.kill(os.getpid(), 9)"
+        "from kvs.client.pipes import create_pipes; import os\n"
+        "p = create_pipes('me'); os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", claims], timeout=SECONDS, check=False)
     left = {path.name: path.lstat().st_ino for path in runtime.iterdir()}
     assert set(left) == {"me.lock", "me.req", "me.res", "me.not"}
     (runtime / "me.req").unlink()
     (runtime / "me.req").write_text("something else")
-    place = claim("me")
+    place = create_pipes("me")
     assert all(path.is_fifo() for path in made(place))
     place.remove()
 
@@ -97,7 +98,7 @@ def test_what_a_crash_left_is_replaced(runtime: Path) -> None:
     ids=["the end", "exit", "an error", "forgotten", "a forked child ends first"],
 )
 def test_pipes_are_gone_with_the_process(runtime: Path, end: str) -> None:
-    program = f"from kvs.client.pipes import claim\nplace = claim('me')\n{end}\n"
+    program = f"from kvs.client.pipes import create_pipes\nplace = create_pipes('me')\n{end}\n"
     subprocess.run(
         [sys.executable, "-c", program], timeout=SECONDS, check=False, stderr=subprocess.DEVNULL
     )
@@ -105,7 +106,7 @@ def test_pipes_are_gone_with_the_process(runtime: Path, end: str) -> None:
 
 
 def test_a_forked_child_removes_nothing(runtime: Path) -> None:
-    place = claim("me")
+    place = create_pipes("me")
     child = os.fork()
     if not child:
         place.remove()
@@ -118,15 +119,15 @@ def test_a_forked_child_removes_nothing(runtime: Path) -> None:
 def test_a_directory_that_others_get_into_is_refused(runtime: Path) -> None:
     runtime.mkdir()
     runtime.chmod(0o770)
-    with pytest.raises(NoPlaceForPipes, match="its mode is 770, it must be 700"):
-        claim("me")
+    with pytest.raises(PipeDirectoryError, match="its mode is 770, it must be 700"):
+        create_pipes("me")
     runtime.chmod(0o700)
 
 
 def test_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:
     runtime.symlink_to(tmp_path)
-    with pytest.raises(NoPlaceForPipes, match="it is no directory"):
-        claim("me")
+    with pytest.raises(PipeDirectoryError, match="it is no directory"):
+        create_pipes("me")
     assert list(tmp_path.iterdir()) == []
     runtime.unlink()
 
@@ -135,8 +136,8 @@ def test_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:
 def test_a_directory_of_somebody_else_is_refused(runtime: Path) -> None:
     runtime.mkdir(0o700)
     os.chown(runtime, 65534, 65534)
-    with pytest.raises(NoPlaceForPipes, match="belongs to user 65534; set XDG_RUNTIME_DIR to"):
-        claim("me")
+    with pytest.raises(PipeDirectoryError, match="belongs to user 65534; set XDG_RUNTIME_DIR to"):
+        create_pipes("me")
 
 
 @pytest.mark.parametrize("unfit", ["", "relative", "/tmp", "/" + "x" * 30, "/nowhere/at"])
@@ -144,7 +145,7 @@ def test_without_a_runtime_directory_that_fits_pipes_lie_in_tmp(
     monkeypatch: pytest.MonkeyPatch, unfit: str
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
-    place = claim(None)
+    place = create_pipes(None)
     parent = made(place)[0].parent
     assert parent == Path(f"/tmp/kvs-{os.geteuid()}")
     assert mode(parent) == 0o700
@@ -155,7 +156,7 @@ def test_without_a_runtime_directory_that_fits_pipes_lie_in_tmp(
 def _open_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The directory for pipes that other users can open, with a path as long as any."""
     place = Path(f"/tmp/kvs-{secrets.randbelow(10**10):010}-x")
-    monkeypatch.setattr(places, "_shared_place", lambda: os.fsencode(place))
+    monkeypatch.setattr(places, "_shared_directory", lambda: os.fsencode(place))
     yield place
     if place.exists():
         place.rmdir()  # it must be empty
@@ -167,7 +168,7 @@ def test_pipes_that_other_users_can_open_have_secret_names(
 ) -> None:
     before = os.umask(umask)
     try:
-        ones, others = claim("me", shared=True), claim("me2", shared=True)
+        ones, others = create_pipes("me", shared=True), create_pipes("me2", shared=True)
     finally:
         os.umask(before)
     assert mode(open_place) == 0o711  # they can be opened, but not listed
@@ -188,9 +189,9 @@ def test_pipes_that_other_users_can_open_have_secret_names(
 
 def test_an_id_is_one_for_servers_of_both_kinds(runtime: Path, open_place: Path) -> None:
     for first, second in ((True, False), (False, True), (True, True)):
-        place = claim("me", shared=first)
-        with pytest.raises(IdInUse) as refused:
-            claim("me", shared=second)
+        place = create_pipes("me", shared=first)
+        with pytest.raises(ClientIdInUseError) as refused:
+            create_pipes("me", shared=second)
         assert (refused.value.id, refused.value.pid) == ("me", os.getpid())
         assert all(path.is_fifo() for path in made(place))
         place.remove()
@@ -202,13 +203,13 @@ def test_what_a_crash_left_under_a_secret_name_is_removed(
 ) -> None:
     claims = (
         "from kvs.client import pipes; import os\n"
-        f"pipes._shared_place = lambda: {os.fsencode(open_place)!r}\n"
-        "p = pipes.claim('me', shared=True); os.kill(os.getpid(), 9)\n"
+        f"pipes._shared_directory = lambda: {os.fsencode(open_place)!r}\n"
+        "p = pipes.create_pipes('me', shared=True); os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", claims], timeout=SECONDS, check=False)
     left = set(open_place.iterdir())
     assert len(left) == 3
-    place = claim("me", shared=shared)
+    place = create_pipes("me", shared=shared)
     assert not left & set(open_place.iterdir())
     assert len(list(open_place.iterdir())) == (3 if shared else 0)
     place.remove()
@@ -216,16 +217,16 @@ def test_what_a_crash_left_under_a_secret_name_is_removed(
 
 @pytest.mark.parametrize("text", ["", "1", "1\n", "1\n../../../../etc/x", "x\n" + "y" * 99, "\n\n"])
 def test_a_lock_file_with_anything_in_it_is_taken(runtime: Path, text: str) -> None:
-    claim("me").remove()
+    create_pipes("me").remove()
     (runtime / "me.lock").write_text(text)
-    claim("me").remove()
+    create_pipes("me").remove()
 
 
 def test_an_open_directory_that_others_can_list_is_refused(runtime: Path, open_place: Path) -> None:
     open_place.mkdir()
     open_place.chmod(0o755)
-    with pytest.raises(NoPlaceForPipes, match="its mode is 755, it must be 711"):
-        claim("me", shared=True)
+    with pytest.raises(PipeDirectoryError, match="its mode is 755, it must be 711"):
+        create_pipes("me", shared=True)
     assert list(runtime.iterdir()) == []
 
 

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 import kvs
 from kvs.client import transport
 from kvs.client.session import Session, connect
-from kvs.errors import RequestFailed, ScriptTooLong, SessionEnded, WordRefused
+from kvs.errors import (
+    InvalidWordError,
+    RequestRejectedError,
+    ScriptTooLargeError,
+    SessionClosedError,
+)
 from kvs.protocol import frames
 from kvs.store.subscriptions import Change
 from tests.client.scripted_server import Peer, playing
@@ -65,27 +70,27 @@ def test_words_are_checked_before_anything_is_sent(served: Served) -> None:
             lambda: session.delete(["a]"]),
             lambda: session.write({"a": "KVSERROR"}),
         ):
-            with pytest.raises(WordRefused):
+            with pytest.raises(InvalidWordError):
                 refused()
         with pytest.raises(TypeError):
             session.read("a")
-        with pytest.raises(ScriptTooLong, match="1048576 bytes of commands at a time"):
-            session.execute(b"#" * (frames.SCRIPT_BYTES + 1))
+        with pytest.raises(ScriptTooLargeError, match="1048576 bytes of commands at a time"):
+            session.execute(b"#" * (frames.MAX_SCRIPT_BYTES + 1))
         assert served.store.revision == 0
-        assert session.execute(b"#" * frames.SCRIPT_BYTES).result == 0
+        assert session.execute(b"#" * frames.MAX_SCRIPT_BYTES).result == 0
 
 
 def test_a_server_that_refuses_is_told(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         peer.connected().read(5)
-        peer.send("res", frames.executed_head(1, 0, 8) + b"1:1: no\n")
+        peer.send("res", frames.encode_execute_reply_header(1, 0, 8) + b"1:1: no\n")
         assert peer.read(len(b"WRITE [(a,1)]\n\x02")).endswith(b"\x02")
-        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+        peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
 
     with (
         playing(tmp_path, play) as fifo,
         connect(fifo) as session,
-        pytest.raises(RequestFailed, match="the server refused: 1:1: no"),
+        pytest.raises(RequestRejectedError, match="the server refused: 1:1: no"),
     ):
         session.write({"a": "1"})
 
@@ -152,10 +157,10 @@ def test_changes_are_drained_while_a_reply_is_waited_for(runtime: Path, tmp_path
     def play(peer: Peer) -> None:
         peer.connected().read(42)
         for number in range(count):
-            peer.send("not", frames.notification(b"k", b"%d" % number))
-        peer.send("res", frames.reply(frames.SUBSCRIBE, 1))
+            peer.send("not", frames.encode_notification(b"k", b"%d" % number))
+        peer.send("res", frames.encode_reply(frames.SUBSCRIBE, 1))
         peer.read(1)
-        peer.send("res", frames.reply(frames.DISCONNECT, 0))
+        peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
 
     with playing(tmp_path, play) as fifo, connect(fifo) as session:
         assert session.subscribe("k")
@@ -165,15 +170,15 @@ def test_changes_are_drained_while_a_reply_is_waited_for(runtime: Path, tmp_path
 def test_changes_that_nobody_takes_end_the_session(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "MOST_KEPT", 100)
+    monkeypatch.setattr(transport, "MAX_UNREAD_CHANGES", 100)
 
     def play(peer: Peer) -> None:
         peer.connected().read(42)
-        peer.send("not", frames.notification(b"k", b"v") * 200)
+        peer.send("not", frames.encode_notification(b"k", b"v") * 200)
         assert peer.read(1) == b""
 
     with playing(tmp_path, play) as fifo, connect(fifo) as session:
-        with pytest.raises(SessionEnded, match="more than 100 changes"):
+        with pytest.raises(SessionClosedError, match="more than 100 changes"):
             session.subscribe("k")
         assert len([next(session.changes()) for _ in range(101)]) == 101
 
@@ -237,7 +242,7 @@ def test_fileno_tells_of_news(served: Served) -> None:
         assert poll.poll(SECONDS * 1000)
         assert [change.value for change in session.changes(0)] == [b"1"]
         assert poll.poll(0) == []
-    with pytest.raises(SessionEnded):
+    with pytest.raises(SessionClosedError):
         session.fileno()
 
 
@@ -302,8 +307,8 @@ def test_asyncio_comes_to_the_end(served: Served) -> None:
         session = connect(served.path)
         taking = asyncio.create_task(take(session))
         await asyncio.sleep(0)
-        served.server.drop_sessions()
-        with pytest.raises(SessionEnded):
+        served.server.disconnect_all()
+        with pytest.raises(SessionClosedError):
             await asyncio.wait_for(taking, SECONDS)
         session.close()
 
@@ -317,24 +322,24 @@ def test_when_the_server_ends_it_what_came_can_still_be_taken(served: Served) ->
     with connect(served.path) as session:
         session.subscribe("a")
         served.store.write({"a": "1"})
-        served.server.drop_sessions()
+        served.server.disconnect_all()
         changes = session.changes()
         assert next(changes) == Change(b"a", b"1")
-        with pytest.raises(SessionEnded, match="the server closed the session"):
+        with pytest.raises(SessionClosedError, match="the server closed the session"):
             next(changes)
         for request in (lambda: session.subscribe("a"), lambda: session.execute("SHOW")):
-            with pytest.raises(SessionEnded, match="the server closed the session"):
+            with pytest.raises(SessionClosedError, match="the server closed the session"):
                 request()
 
 
 def test_a_thread_that_waits_learns_of_the_end(served: Served) -> None:
     session = connect(served.path)
-    errors: list[SessionEnded] = []
+    errors: list[SessionClosedError] = []
 
     def wait(work: Callable[[], object]) -> None:
         try:
             work()
-        except SessionEnded as error:
+        except SessionClosedError as error:
             errors.append(error)
 
     threads = [
@@ -342,7 +347,7 @@ def test_a_thread_that_waits_learns_of_the_end(served: Served) -> None:
         in_thread(lambda: wait(lambda: session.execute("WAIT 3600000"))),
     ]
     until(lambda: len(session._exchange._calls) == 1)
-    served.server.drop_sessions()
+    served.server.disconnect_all()
     for thread in threads:
         thread.join(SECONDS)
     assert len(errors) == 2
@@ -356,7 +361,7 @@ def test_close_from_another_thread_ends_what_waits(served: Served) -> None:
     def wait() -> None:
         try:
             got.append(session.execute("WAIT 3600000"))
-        except SessionEnded as error:
+        except SessionClosedError as error:
             got.append(str(error))
 
     threads = [in_thread(wait), in_thread(lambda: got.append(list(session.changes())))]
@@ -374,7 +379,7 @@ def test_after_close(served: Served) -> None:
     session.close()
     session.close()
     assert list(session.changes()) == [Change(b"a", b"1")]
-    with pytest.raises(SessionEnded, match="the session is closed"):
+    with pytest.raises(SessionClosedError, match="the session is closed"):
         session.read(["a"])
     until(lambda: served.server.sessions == 0)
 
@@ -382,7 +387,7 @@ def test_after_close(served: Served) -> None:
 def test_close_does_not_wait_for_ever(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvs.client.multiplexer.LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.client.multiplexer.DISCONNECT_TIMEOUT_SECONDS", 0.05)
     gone = threading.Event()
 
     def play(peer: Peer) -> None:
@@ -395,7 +400,9 @@ def test_close_does_not_wait_for_ever(
         gone.set()
 
 
-@pytest.mark.parametrize("wrong", [b"\x04\x00", b"\x00\x00", frames.executed_head(0, 0, 0)])
+@pytest.mark.parametrize(
+    "wrong", [b"\x04\x00", b"\x00\x00", frames.encode_execute_reply_header(0, 0, 0)]
+)
 def test_an_answer_that_does_not_fit_ends_the_session(
     runtime: Path, tmp_path: Path, wrong: bytes
 ) -> None:
@@ -407,7 +414,7 @@ def test_an_answer_that_does_not_fit_ends_the_session(
     with (
         playing(tmp_path, play) as fifo,
         connect(fifo) as session,
-        pytest.raises(SessionEnded, match="no answer to what it was asked"),
+        pytest.raises(SessionClosedError, match="no answer to what it was asked"),
     ):
         session.subscribe("k")
 

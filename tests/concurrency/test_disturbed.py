@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import kvs
-from kvs import Change, DataSettings, Store, StoreClosed
+from kvs import Change, DataSettings, Store, StoreClosedError
 from kvs.store.subscriptions import Watch
 from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 
@@ -171,7 +171,7 @@ def test_a_close_within_any_instruction_of_a_change_closes_the_store(tmp_path: P
         store = Store(directory, DataSettings(fsync="never"))
 
         def write(store: Store = store, number: int = number) -> None:
-            with suppress(StoreClosed):
+            with suppress(StoreClosedError):
                 store.write({"k": "1"})
                 acknowledged.append(number)
 

@@ -15,8 +15,15 @@ from typing import Any, cast
 
 import pytest
 
-from kvs import Change, DataSettings, DirectoryInUse, InheritedByFork, Store, StoreClosed
-from kvs.store.subscriptions import Reader, Watchers
+from kvs import (
+    Change,
+    DataSettings,
+    DirectoryLockedError,
+    InheritedByForkError,
+    Store,
+    StoreClosedError,
+)
+from kvs.store.subscriptions import Reader, Subscriptions
 from tests.helpers import until
 from tests.journal.fake_storage import Gate, put_in
 
@@ -35,17 +42,17 @@ USES: dict[str, Callable[[Store, Path], object]] = {
     "revision": lambda store, _: store.revision,
     "pairs": lambda store, _: store.pairs,
     "watch": lambda store, _: store.watch(["a"]),
-    "attach": lambda store, _: store.attach(Watchers(Change)),
+    "add_subscriptions": lambda store, _: store.add_subscriptions(Subscriptions(Change)),
     "subscribe": lambda store, _: store.subscribe(store._watching, Reader(held=False).outbox, b"a"),
     "compact": lambda store, _: store.compact(),
     "backup": lambda store, path: store.backup(path / "x.bck"),
     "fork_snapshot": lambda store, _: store.fork_snapshot(cast(Any, None)),
     "restore": lambda store, path: store.restore(path / "none.bck"),
-    "begin_with": lambda store, _: store.begin_with({}),
+    "load_pairs": lambda store, _: store.load_pairs({}),
     "run_jobs": lambda store, path: store.run_jobs(path),
     "position": lambda store, _: store.position(),
-    "keep_pace": lambda store, _: store.keep_pace(),
-    "note": lambda store, _: store.note(lambda _: b""),
+    "throttle": lambda store, _: store.throttle(),
+    "record_job": lambda store, _: store.record_job(lambda _: b""),
     "safe": lambda store, _: store.safe(1),
     "until_safe": lambda store, _: store.until_safe()(),
 }
@@ -53,15 +60,17 @@ USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
     "unsubscribe": lambda store, _: store.unsubscribe(
         store._watching, Reader(held=False).outbox, b"a"
     ),
-    "leave": lambda store, _: store.leave(store._watching, Reader(held=False).outbox),
+    "unsubscribe_all": lambda store, _: store.unsubscribe_all(
+        store._watching, Reader(held=False).outbox
+    ),
     "recovered": lambda store, _: store.recovered,
     "failure": lambda store, _: store.failure,
     "on_failure": lambda store, _: store.on_failure(print)(),
     "is_safe": lambda store, _: store.is_safe(0),
     "wait_until_safe": lambda store, _: store.wait_until_safe(0),
     "when_safe": lambda store, _: store.when_safe(0, lambda: None),
-    "is_kept": lambda store, _: store.is_kept,
-    "syncs": lambda store, _: store.syncs,
+    "is_persistent": lambda store, _: store.is_persistent,
+    "syncs_to_disk": lambda store, _: store.syncs_to_disk,
 }
 """What reports on what was carried out before, or ends what was begun."""
 ALL_USES = USES | USES_AFTER_CLOSE
@@ -80,7 +89,7 @@ def in_child(action: Callable[[], object]) -> int:
             signal.alarm(SECONDS)
             action()
             status = 0
-        except InheritedByFork:
+        except InheritedByForkError:
             status = 1
         finally:
             os._exit(status)
@@ -160,7 +169,7 @@ def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path)
             store.close()
 
         assert in_child(leave) == 0
-        with pytest.raises(DirectoryInUse, match="this very process"):
+        with pytest.raises(DirectoryLockedError, match="this very process"):
             Store(tmp_path / "d")
         store.write({"a": "2"})
         watch.close()
@@ -189,7 +198,7 @@ def test_a_child_closes_a_store_that_its_parent_is_closing(
 def refused(store: Store) -> bool:
     try:
         store.position()
-    except StoreClosed:
+    except StoreClosedError:
         return True
     return False
 
@@ -260,7 +269,7 @@ def test_a_closed_store_refuses_and_ends_its_watches(store: Store, tmp_path: Pat
     def read() -> None:
         try:
             ended.extend(watch)
-        except StoreClosed as error:
+        except StoreClosedError as error:
             ended.append(error)
 
     reader = threading.Thread(target=read)
@@ -268,9 +277,9 @@ def test_a_closed_store_refuses_and_ends_its_watches(store: Store, tmp_path: Pat
     store.write({"a": "1"})
     store.close()
     reader.join(SECONDS)
-    assert [type(each) for each in ended] == [Change, StoreClosed]
+    assert [type(each) for each in ended] == [Change, StoreClosedError]
     for use in USES.values():
-        with pytest.raises(StoreClosed):
+        with pytest.raises(StoreClosedError):
             use(store, tmp_path)
     for use in USES_AFTER_CLOSE.values():
         use(store, tmp_path)

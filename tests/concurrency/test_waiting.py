@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from kvs import InheritedByFork
-from kvs.concurrency.waiting import Waiters, apart
+from kvs import InheritedByForkError
+from kvs.concurrency.waiting import Waiters, call_uninterrupted
 from tests.helpers import SECONDS
 from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 
@@ -83,7 +83,7 @@ def going_on(wait: Callable[[], object], parent: int) -> None:
     try:
         wait()
         status = RETURNED
-    except InheritedByFork:
+    except InheritedByForkError:
         status = REFUSED
     finally:
         if os.getpid() != parent:
@@ -182,7 +182,7 @@ def test_a_child_forked_at_any_bytecode_of_a_call_apart_does_not_wait() -> None:
             if os.getpid() == parent:
                 over.wait(SECONDS)
 
-        return partial(apart, action), over.set
+        return partial(call_uninterrupted, action), over.set
 
     check_children(begin)
 
@@ -197,7 +197,9 @@ def test_an_interrupt_at_any_bytecode_of_a_call_apart_leaves_no_action_under_way
             log.append("ended")
 
         try:
-            if not at_opcode(number, raise_interrupted, partial(apart, action), WAITING):
+            if not at_opcode(
+                number, raise_interrupted, partial(call_uninterrupted, action), WAITING
+            ):
                 break
         except Interrupted:
             interrupted += 1

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from kvs.engine.interface import Effects, Engine, Mark, Pause
+from kvs.engine.interface import ChangeBatch, Engine, ExecuteResult, JobCursor
 from kvs.engine.python import PythonEngine
 from kvs.engine.selection import PYTHON
 
@@ -25,12 +25,12 @@ def engine_called(name: str) -> NewEngine:
 
 def pauses(
     engine: Engine, script: bytes, budget: int = 65536, job: int | None = None
-) -> list[Pause]:
+) -> list[ExecuteResult]:
     """Carry out a script to its end; return every pause on the way."""
-    met: list[Pause] = []
+    met: list[ExecuteResult] = []
     offset = 0
     while offset < len(script):
-        mark = None if job is None else Mark(job, 0)
+        mark = None if job is None else JobCursor(job, 0)
         met.append(engine.execute(script, offset, budget, mark))
         assert met[-1].offset > offset
         offset = met[-1].offset
@@ -44,14 +44,14 @@ def run_to_the_end(
     return b"".join(pause.output for pause in pauses(engine, script, budget, job))
 
 
-def take_effects(engine: Engine) -> list[Effects]:
+def take_effects(engine: Engine) -> list[ChangeBatch]:
     """Return the effects that can be moved."""
-    taken: list[Effects] = []
-    engine.move_effects(taken)
+    taken: list[ChangeBatch] = []
+    engine.move_batches(taken)
     return taken
 
 
-def take_all_effects(engine: Engine) -> list[Effects]:
+def take_all_effects(engine: Engine) -> list[ChangeBatch]:
     """Return the effects of all changes so far."""
     engine.settle()
     return take_effects(engine)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvs.engine.interface import Effects, Engine, Instant, Mark
+from kvs.engine.interface import ChangeBatch, Engine, JobCursor, TableView
 from kvs.engine.selection import COMPILED
 from tests.engine.engines import (
     NewEngine,
@@ -24,15 +24,15 @@ from tests.engine.engines import (
 from tests.helpers import SECONDS
 
 
-@pytest.fixture(name="new_engine", scope="module")
-def _new_engine() -> NewEngine:
+@pytest.fixture(name="create_engine", scope="module")
+def _create_engine() -> NewEngine:
     return engine_called(COMPILED)
 
 
 # The hash, which nobody can foresee.
 
 
-def test_the_hash_is_the_siphash_of_the_interpreter(new_engine: NewEngine) -> None:
+def test_the_hash_is_the_siphash_of_the_interpreter(create_engine: NewEngine) -> None:
     """Which is SipHash-1-3 since 3.11, and has a key of zeros if told not to be random."""
     from kvs.engine._compiled import siphash
 
@@ -56,14 +56,14 @@ def test_the_hash_is_the_siphash_of_the_interpreter(new_engine: NewEngine) -> No
 
 
 def test_keys_that_collide_under_hashes_without_a_key_are_keys_as_any(
-    new_engine: NewEngine,
+    create_engine: NewEngine,
 ) -> None:
     """Words made of pairs with equal sums collide under djb2 and its like, all of them."""
     pieces = [b"Ez", b"FY", b"G8"]
     keys = [
         b"".join(pieces[number // 3**place % 3] for place in range(9)) for number in range(3**9)
     ]
-    engine = new_engine()
+    engine = create_engine()
     for start in range(0, len(keys), 100):
         pairs = b"".join(b"(%b,%d)" % (key, start) for key in keys[start : start + 100])
         run_to_the_end(engine, b"WRITE [%b]\n" % pairs)
@@ -75,15 +75,15 @@ def test_keys_that_collide_under_hashes_without_a_key_are_keys_as_any(
 
 
 def test_calls_of_many_commands_at_once_are_explained_by_the_recorded_order(
-    new_engine: NewEngine,
+    create_engine: NewEngine,
 ) -> None:
     """Several batches a call: they interleave, and the recorded lines tell how.
 
     Every READ must be what the lines up to some revision give, and those revisions must be in
     order within a call, and not before what had been done when the call began.
     """
-    engine = new_engine()
-    engine.record(0)
+    engine = create_engine()
+    engine.start_recording(0)
     keys = [b"k%d" % number for number in range(6)]
     start = threading.Barrier(4)
 
@@ -136,30 +136,30 @@ def _agrees(state: dict[bytes, bytes], line: bytes) -> bool:
 
 
 def test_effects_come_out_whole_and_in_order_while_others_are_being_formatted(
-    new_engine: NewEngine,
+    create_engine: NewEngine,
 ) -> None:
     """Long READs: a batch is being written out for long after it has let the lock go."""
-    engine = new_engine()
-    engine.record(0)
+    engine = create_engine()
+    engine.start_recording(0)
     told: dict[int | None, bytes] = {0: b"", 1: b""}
     revision = 0
 
-    def check(effects: list[Effects]) -> None:
+    def check(effects: list[ChangeBatch]) -> None:
         nonlocal revision
         for each in effects:
             told[each.job] += each.output
-            assert each.lines.count(b"\n") == each.count
-            revision += each.count
+            assert each.lines.count(b"\n") == each.change_count
+            revision += each.change_count
             assert each.revision == revision
 
     def work(job: int) -> bytes:
         keys = b",".join(b"%d-%d" % (job, number) for number in range(900))
         reads = 2 * (b"READ [%b]\n" % keys)
         script = b"WRITE [(%d-1,1)(%d-2,2)]\n%bDELETE [%d-1]\n" % (job, job, reads, job)
-        outputs = [engine.execute(script, 0, 10**6, Mark(job, 0)).output for _ in range(150)]
+        outputs = [engine.execute(script, 0, 10**6, JobCursor(job, 0)).output for _ in range(150)]
         return b"".join(outputs)
 
-    def look(instant: Instant) -> None:
+    def look(instant: TableView) -> None:
         seen.append(instant.revision)
         check(take_effects(engine))
 
@@ -168,7 +168,7 @@ def test_effects_come_out_whole_and_in_order_while_others_are_being_formatted(
         workers = [pool.submit(work, job) for job in told if job is not None]
         while not all(worker.done() for worker in workers):
             check(take_effects(engine))
-            engine.at_instant(look)
+            engine.with_locked_view(look)
             assert seen[-1] == revision
         check(take_all_effects(engine))
         assert [worker.result(SECONDS) for worker in workers] == [told[0], told[1]]
@@ -200,19 +200,19 @@ def busy(engine: Engine, threads: int = 3) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_hundred_children_of_a_fork_under_load_can_all_list_everything(
-    new_engine: NewEngine,
+    create_engine: NewEngine,
 ) -> None:
-    engine = new_engine()
+    engine = create_engine()
     run_to_the_end(engine, b"WRITE [(x,1)(y,2)]\n")
 
-    def fork(instant: Instant) -> None:
+    def fork(instant: TableView) -> None:
         pid = os.fork()
         if pid:
             children.append((pid, instant.revision))
             return
         status = 1
         try:
-            again = new_engine()
+            again = create_engine()
             run_to_the_end(again, b"".join(instant.writes()))
             listing = b"".join(instant.listing())
             good = listing.count(b"\n") == len(instant) and b"(x, 1)\n(y, 2)\n" in listing
@@ -224,20 +224,20 @@ def test_a_hundred_children_of_a_fork_under_load_can_all_list_everything(
     children: list[tuple[int, int]] = []
     with busy(engine):
         for _ in range(100):
-            engine.at_instant(fork)
+            engine.with_locked_view(fork)
             pid, _ = children[-1]
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert len({revision for _, revision in children}) > 50
 
 
-def test_every_call_comes_back_beside_busy_threads(new_engine: NewEngine) -> None:
+def test_every_call_comes_back_beside_busy_threads(create_engine: NewEngine) -> None:
     """Also those that hold the engine's lock and need the interpreter's, and the other way."""
-    engine = new_engine()
+    engine = create_engine()
     seen: list[int] = []
     with busy(engine):
         for number in range(100):
             engine.watch(b"a%d" % number)
-            engine.at_instant(lambda instant: seen.append(len(b"".join(instant.listing()))))
+            engine.with_locked_view(lambda instant: seen.append(len(b"".join(instant.listing()))))
             engine.unwatch(b"a%d" % number)
             take_effects(engine)
             assert engine.get([b"missing"]) == [None]
@@ -248,33 +248,33 @@ def test_every_call_comes_back_beside_busy_threads(new_engine: NewEngine) -> Non
 # An instant, and what is refused.
 
 
-def test_an_instant_that_is_over_is_refused(new_engine: NewEngine) -> None:
-    kept: list[Instant] = []
-    engine = new_engine()
-    engine.at_instant(kept.append)
+def test_an_instant_that_is_over_is_refused(create_engine: NewEngine) -> None:
+    kept: list[TableView] = []
+    engine = create_engine()
+    engine.with_locked_view(kept.append)
     for use in (lambda: len(kept[0]), lambda: list(kept[0].listing()), kept[0].writes):
         with pytest.raises(ValueError, match="over"):
             use()
 
 
-def test_a_failing_call_lets_the_engine_go_and_loses_no_effects(new_engine: NewEngine) -> None:
-    engine = new_engine()
-    engine.record(0)
+def test_a_failing_call_lets_the_engine_go_and_loses_no_effects(create_engine: NewEngine) -> None:
+    engine = create_engine()
+    engine.start_recording(0)
     run_to_the_end(engine, b"WRITE [(a,1)]\n")
 
-    def fail(_instant: Instant) -> None:
+    def fail(_instant: TableView) -> None:
         raise OSError("no child")
 
     with pytest.raises(OSError, match="no child"):
-        engine.at_instant(fail)
+        engine.with_locked_view(fail)
     assert [each.lines for each in take_effects(engine)] == [b"WRITE [(a,1)]\n"]
 
 
 @pytest.mark.parametrize("pair", [(b"", b"v"), (b"k", b""), (b"k" * 41, b"v"), (b"k", b"v" * 41)])
 def test_what_is_no_word_cannot_come_in_by_replace(
-    new_engine: NewEngine, pair: tuple[bytes, bytes]
+    create_engine: NewEngine, pair: tuple[bytes, bytes]
 ) -> None:
-    engine = new_engine()
+    engine = create_engine()
     run_to_the_end(engine, b"WRITE [(a,1)]\n")
     with pytest.raises(ValueError, match="1 to 40 bytes"):
         engine.replace(dict([pair]))
@@ -290,9 +290,9 @@ from kvs.engine._compiled import CompiledEngine
 what, room = sys.argv[1], int(sys.argv[2])
 engine = CompiledEngine()
 def take_effects(engine):
-    engine.move_effects(taken := [])
+    engine.move_batches(taken := [])
     return taken
-engine.record(0)
+engine.start_recording(0)
 engine.watch(b"key1")
 pairs = [b"(key%d,%040d)" % (n, n) for n in range(300_000)]
 long = b"WRITE [(a,1)]\\nWRITE [%b]" % b"".join(pairs)
@@ -326,7 +326,7 @@ else:
     # Whole commands, and those that are recorded.
     assert len(engine) == 50 * revision
     if what != "effects":
-        assert sum(each.count for each in effects) == revision
+        assert sum(each.change_count for each in effects) == revision
         again = CompiledEngine()
         for each in effects:
             again.execute(each.lines, 0, 1 << 40)
@@ -343,7 +343,7 @@ print("good")
     [("long", 12_000_000), ("long", 28_000_000), ("effects", 12_000_000), ("all", 12_000_000)],
 )
 def test_a_command_for_which_memory_is_not_enough_is_undone_and_nothing_else(
-    new_engine: NewEngine, what: str, room: int
+    create_engine: NewEngine, what: str, room: int
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCARCE, what, str(room)],

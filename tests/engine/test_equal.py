@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvs.engine.interface import Effects, Engine, Instant, KeyChange, Mark, Pause
+from kvs.engine.interface import ChangeBatch, Engine, ExecuteResult, JobCursor, KeyChange, TableView
 from kvs.engine.python import PythonEngine
 from kvs.engine.selection import COMPILED
 from tests.engine.engines import engine_called, pauses, take_all_effects, take_effects
@@ -42,14 +42,14 @@ class Both:
         return PythonEngine(), self._compiled()
 
 
-def told(effects: list[Effects]) -> list[object]:
+def told(effects: list[ChangeBatch]) -> list[object]:
     """Return what effects say; a revision is that of lines, so without any it says nothing."""
     return [
         (
             each.changes,
             each.lines,
-            each.count,
-            each.revision if each.count or each.job is not None else None,
+            each.change_count,
+            each.revision if each.change_count or each.job is not None else None,
             each.job,
             each.offset,
             each.output,
@@ -59,11 +59,11 @@ def told(effects: list[Effects]) -> list[object]:
     ]
 
 
-def everything(engine: Engine, found: list[Pause]) -> tuple[object, ...]:
+def everything(engine: Engine, found: list[ExecuteResult]) -> tuple[object, ...]:
     return (
         found,
         told(take_effects(engine)),
-        engine.effects,
+        engine.has_batches,
         engine.revision,
         len(engine),
         engine.items(),
@@ -105,7 +105,7 @@ def test_scripts_give_the_same(
     found = []
     for engine in both():
         if "r" in how:
-            engine.record(7)
+            engine.start_recording(7)
         for key in sorted(watched):
             assert not engine.watch(key)
         job = 3 if "m" in how else None
@@ -135,7 +135,7 @@ def test_long_random_work_gives_the_same(both: Both, keys: int) -> None:
     script = b"".join(random_lines(rng, 6_000, keys))
     found = []
     for engine in both():
-        engine.record(0)
+        engine.start_recording(0)
         for number in range(0, keys, 3):
             engine.watch(b"k%d" % number)
         found.append(everything(engine, pauses(engine, script, 65536)))
@@ -171,7 +171,7 @@ def carry_out(engine: Engine, wanted: list[Step]) -> Iterator[object]:
             case "execute":
                 yield pauses(engine, argument)
             case "mark":
-                yield engine.execute(argument, 0, 65536, Mark(number, 10))
+                yield engine.execute(argument, 0, 65536, JobCursor(number, 10))
             case "watch":
                 watched.append(argument)
                 yield engine.watch(argument, number + 1), told(take_effects(engine))
@@ -182,13 +182,13 @@ def carry_out(engine: Engine, wanted: list[Step]) -> Iterator[object]:
             case "get":
                 yield engine.get([argument, *KEYS])
             case "take":
-                yield engine.effects, told(take_effects(engine))
+                yield engine.has_batches, told(take_effects(engine))
             case "take all":
-                yield told(take_all_effects(engine)), engine.effects
+                yield told(take_all_effects(engine)), engine.has_batches
             case "replace":
                 yield engine.replace(dict.fromkeys(KEYS[number % 3 :], b"%d" % number))
             case "record":
-                engine.record(number)
+                engine.start_recording(number)
             case "instant":
                 yield from seen_at_instant(engine)
     yield everything(engine, [])
@@ -198,12 +198,12 @@ def seen_at_instant(engine: Engine) -> Iterator[object]:
     seen: list[object] = []
     again = PythonEngine()
 
-    def look(instant: Instant) -> None:
+    def look(instant: TableView) -> None:
         seen.append(told(take_effects(engine)))
         seen.extend([instant.revision, len(instant), b"".join(instant.listing())])
         pauses(again, b"".join(instant.writes()))
 
-    engine.at_instant(look)
+    engine.with_locked_view(look)
     yield seen
     yield again.items()
 

@@ -67,7 +67,7 @@ def test_long_lines_give_the_same_in_both_engines(how: str, seed: int) -> None:
     for engine in (PythonEngine(), engine_called(COMPILED)()):
         rng = random.Random(f"{how}{seed}")
         if "r" in how:
-            engine.record(7)
+            engine.start_recording(7)
         if "w" in how:
             for key in (b"k1", b"k2", b"prefix-012345671", b"1"):
                 engine.watch(key)
@@ -195,7 +195,7 @@ for room in range(0, 12_000_000, 400_000):
     for at in range(0, len(old), 100):
         engine.execute(b"WRITE [%b]" % b"".join(old[at:at + 100]), 0, 65536)
     before = engine.items(), engine.revision
-    engine.move_effects([])
+    engine.move_batches([])
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + room, most))
@@ -204,7 +204,7 @@ for room in range(0, 12_000_000, 400_000):
     except MemoryError:
         done = None
     resource.setrlimit(resource.RLIMIT_AS, (soft, most))
-    engine.move_effects(effects := [])
+    engine.move_batches(effects := [])
     outcomes.add(done is not None)
     if done is None:
         assert (engine.items(), engine.revision) == before

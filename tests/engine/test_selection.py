@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from kvs import EngineUnavailable, Store
+from kvs import EngineUnavailableError, Store
 from kvs.engine.python import PythonEngine
-from kvs.engine.selection import COMPILED, PYTHON, VARIABLE, engine_name, new_engine
+from kvs.engine.selection import COMPILED, ENGINE_VARIABLE, PYTHON, create_engine, engine_name
 from tests.engine.engines import engine_called
 from tests.helpers import Start, kvs, one_line
 
@@ -15,34 +15,36 @@ MODULE = "kvs.engine._compiled"
 
 @pytest.fixture(autouse=True)
 def _nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
 
 
 def test_the_compiled_engine_is_taken_where_it_was_built() -> None:
     compiled = engine_called(COMPILED)
     assert engine_name() == COMPILED
-    assert type(new_engine()) is compiled
+    assert type(create_engine()) is compiled
 
 
 def test_the_one_in_python_is_taken_where_it_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
     assert engine_name() == PYTHON
-    assert type(new_engine()) is PythonEngine
+    assert type(create_engine()) is PythonEngine
 
 
 @pytest.mark.parametrize("name", [PYTHON, COMPILED])
 def test_either_can_be_forced(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     engine = engine_called(name)
-    monkeypatch.setenv(VARIABLE, name)
-    assert type(new_engine()) is engine
+    monkeypatch.setenv(ENGINE_VARIABLE, name)
+    assert type(create_engine()) is engine
     ended = kvs("--version")
     assert ended.stdout.endswith(b"(engine: %b)\n" % name.encode())
 
 
 def test_a_forced_one_that_was_not_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
-    monkeypatch.setenv(VARIABLE, COMPILED)
-    with pytest.raises(EngineUnavailable, match=r"^KVS_ENGINE=compiled: it was not built; install"):
+    monkeypatch.setenv(ENGINE_VARIABLE, COMPILED)
+    with pytest.raises(
+        EngineUnavailableError, match=r"^KVS_ENGINE=compiled: it was not built; install"
+    ):
         Store()
 
 
@@ -54,16 +56,16 @@ def test_one_that_cannot_be_loaded_is_told_whether_it_is_forced_or_not(
 
     monkeypatch.setattr("kvs.engine.selection.import_module", damaged)
     for asked_for in ("", COMPILED):
-        monkeypatch.setenv(VARIABLE, asked_for)
-        with pytest.raises(EngineUnavailable, match=r"cannot be loaded: .*: file too short"):
+        monkeypatch.setenv(ENGINE_VARIABLE, asked_for)
+        with pytest.raises(EngineUnavailableError, match=r"cannot be loaded: .*: file too short"):
             engine_name()
-    monkeypatch.setenv(VARIABLE, PYTHON)
+    monkeypatch.setenv(ENGINE_VARIABLE, PYTHON)
     assert engine_name() == PYTHON
 
 
 @pytest.mark.parametrize("arguments", [["run", "."], ["--version"], ["lint", "."]])
 def test_an_unknown_one_is_wrong_usage(arguments: list[str]) -> None:
-    ended = kvs(*arguments, how=Start(environment={VARIABLE: "warp\n"}))
+    ended = kvs(*arguments, how=Start(environment={ENGINE_VARIABLE: "warp\n"}))
     assert ended.status == 2
     assert one_line(ended) == (
         r"kvs: KVS_ENGINE=warp\n: there is no such engine; there are compiled and python"

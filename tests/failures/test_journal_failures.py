@@ -130,7 +130,7 @@ def test_a_compaction_for_which_there_is_no_space_is_a_warning(
         store.write({f"key{number}": "x" * 40 for number in range(30_000)})
         free = os.statvfs(place)
         (place / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
-        with pytest.raises(kvs.SnapshotFailed) as error:
+        with pytest.raises(kvs.SnapshotError) as error:
             store.compact()
         assert re.fullmatch(
             r"it may take \d+ bytes more than there are; free disk space", error.value.reason
@@ -155,7 +155,7 @@ def test_a_server_whose_journal_may_not_grow_any_more_ends_its_sessions_and_itse
         script = b"".join(b"WRITE [(k,1)(%s,x)]\n" % (b"y" * 40) for _ in range(20))
         while True:
             try:
-                writer.send(frames.execute_request(script))
+                writer.send(frames.encode_execute(script))
                 assert writer.executed() == (0, b"", b"")
             except (AssertionError, BrokenPipeError):
                 break
@@ -270,9 +270,9 @@ def test_a_store_whose_files_are_tampered_with_tells_nothing_more(
         tamper(data)
         if idle:
             until(lambda: store.failure)  # noqa: B023
-            with pytest.raises(kvs.JournalFailed):
+            with pytest.raises(kvs.JournalWriteError):
                 store.write({"a": "2"})
-        with pytest.raises(kvs.JournalFailed) as failed:
+        with pytest.raises(kvs.JournalWriteError) as failed:
             store.close()
         assert failed.value.reason == reason
         shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)

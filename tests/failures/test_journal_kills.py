@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvs.library import Store
-from kvs.settings import FSYNC, DataSettings
+from kvs.settings import FSYNC_MODES, DataSettings
 from tests.helpers import kvs, pairs_listing, started, until
 from tests.journal.crash_child import (
     Acknowledge,
@@ -41,7 +41,7 @@ def in_turn(place: Path, before: Path | None, work: Callable[[Path], Work]) -> l
     return recovered
 
 
-@pytest.mark.parametrize("fsync", FSYNC)
+@pytest.mark.parametrize("fsync", FSYNC_MODES)
 def test_killed_at_any_step_of_writing(tmp_path: Path, fsync: str) -> None:
     def work(directory: Path) -> Work:
         def carry_out(acknowledge: Acknowledge) -> None:

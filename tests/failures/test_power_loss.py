@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvs.journal.storage import Disk
+from kvs.journal.storage import Storage
 from kvs.library import Store
 from kvs.settings import DataSettings
 from kvs.store.persistence import Persistence
@@ -34,8 +34,8 @@ def _record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
 def taken_down(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
     """Have every step of the stores that are opened from now on taken down in `record`."""
 
-    def disk(directory: int) -> Disk:
-        return Disk(directory) if record.over else Recorder(directory, record)
+    def disk(directory: int) -> Storage:
+        return Storage(directory) if record.over else Recorder(directory, record)
 
     monkeypatch.setattr("kvs.store.persistence.Persistence", partial(Persistence, disk=disk))
 
@@ -150,8 +150,8 @@ def test_a_new_directory_is_durable_under_its_own_name(
     synced = []
 
     class Parental(Recorder):
-        def sync_parent(self) -> None:
-            super().sync_parent()
+        def sync_parent_directory(self) -> None:
+            super().sync_parent_directory()
             synced.append(record.acknowledged)
 
     record = Record()

@@ -142,13 +142,13 @@ def test_each_start_on_a_full_disk_gets_half_of_the_reserve_and_then_fails(place
     left, revision = RESERVE_BYTES, 1
     while left:
         store = kvs.Store(data, DataSettings("never"))
-        with pytest.raises(kvs.JournalFailed) as failed:
+        with pytest.raises(kvs.JournalWriteError) as failed:
             write_for_ever(store)
         assert failed.value.reason == FULL
         assert failed.value.written is not None
         assert failed.value.written > revision
         revision = failed.value.written
-        with pytest.raises(kvs.JournalFailed):
+        with pytest.raises(kvs.JournalWriteError):
             store.close()
         assert reserve(data) in {left // 2, 0}
         left = reserve(data)

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvs.engine.interface import BUDGET, Mark, Pause
+from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor
 from kvs.errors import KvsError
 from kvs.jobs import job as job_module
-from kvs.jobs.checkpoint import begin
+from kvs.jobs.checkpoint import open_checkpoint
 from kvs.jobs.report import Report, State
-from kvs.jobs.run import Run
+from kvs.jobs.run import JobRun
 from kvs.journal import job_records
-from kvs.journal.job_records import Jobs
+from kvs.journal.job_records import JobRegistry
 from kvs.library import Store
 from kvs.settings import DataSettings, Settings
 from tests.helpers import content, write_jobs
@@ -61,14 +61,18 @@ class Patient(Store):
     """A store in which each call and note is a group of its own on disk, before the next one."""
 
     def execute(
-        self, script: bytes | str, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
-    ) -> Pause:
+        self,
+        script: bytes | str,
+        start: int = 0,
+        budget: int = DEFAULT_BUDGET_BYTES,
+        mark: JobCursor | None = None,
+    ) -> ExecuteResult:
         pause = super().execute(script, start, budget, mark)
         self.wait_until_safe(self.position())
         return pause
 
-    def note(self, change: Callable[[Jobs], bytes]) -> None:
-        super().note(change)
+    def record_job(self, change: Callable[[JobRegistry], bytes]) -> None:
+        super().record_job(change)
         self.wait_until_safe(self.position())
 
 
@@ -83,7 +87,7 @@ def run(
     """Run the jobs of a directory to their end, against what `data` keeps."""
     told: list[KvsError] = []
     with reopened(data, settings, kind) as store:
-        with Run(store, jobs, Settings(2, 1, resume), told.append) as jobs_run:
+        with JobRun(store, jobs, Settings(2, 1, resume), told.append) as jobs_run:
             jobs_run.wait()
         return Outcome(jobs_run.report, [str(error) for error in told], store.items())
 
@@ -116,7 +120,7 @@ def check_against(
     lost = {
         os.path.basename(snapshot.file)
         for job in outcome.report.jobs
-        for snapshot in job.snapshots
+        for snapshot in job.backups
         if snapshot.failed
     }
     assert {name: data for name, data in after.items() if name not in lost} == {
@@ -148,7 +152,7 @@ def test_killed_at_any_step_it_comes_to_the_same(
     """With a budget of 0, each command is a call of its own, and can be the last one."""
     settings, kind = DataSettings("never", compact_bytes=300, segment_bytes=300), Store
     if each_by_itself:
-        monkeypatch.setattr(job_module, "BUDGET", 0)
+        monkeypatch.setattr(job_module, "DEFAULT_BUDGET_BYTES", 0)
         settings, kind = DataSettings(), Patient
     offsets = set()
 
@@ -178,21 +182,21 @@ def came_to(data: Path, jobs: Path) -> int:
     offsets = [-1]
     found = jobs.stat()
 
-    def look(known: Jobs) -> bytes:
+    def look(known: JobRegistry) -> bytes:
         offsets.extend(
             each.offset for each in known.in_directory(os.statvfs(jobs).f_fsid, found.st_ino)
         )
         return b""
 
     with reopened(data) as store:
-        store.note(look)
+        store.record_job(look)
     return offsets[-1]
 
 
 def test_killed_again_and_again_it_comes_to_the_same(
     tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "BUDGET", 0)
+    monkeypatch.setattr(job_module, "DEFAULT_BUDGET_BYTES", 0)
     for step in range(5, 30, 6):
         place = tmp_path / f"{step}"
         place.mkdir()
@@ -215,7 +219,7 @@ def test_nothing_of_a_job_is_seen_before_the_journal_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that no answer is given twice, and no snapshot is taken twice."""
-    monkeypatch.setattr(job_module, "BUDGET", 0)
+    monkeypatch.setattr(job_module, "DEFAULT_BUDGET_BYTES", 0)
     text = b"WRITE [(a,1)]\nSHOW\nBACKUP\nWRITE [(b,1)]\nREAD [a]\nSHOW\nBACKUP\nSHOW\n"
     jobs = write_jobs(tmp_path / "jobs", {"a": text})
     found = jobs.stat()
@@ -225,9 +229,9 @@ def test_nothing_of_a_job_is_seen_before_the_journal_has_it(
         if name == "within append":  # half of a note is no note
             return
         out, snapshots = content(jobs / "a.out"), len(list(jobs.glob("*.bck")))
-        known = Jobs()
+        known = JobRegistry()
         for segment in (tmp_path / "data").glob("*.journal"):
-            known.take_in(segment.read_bytes())
+            known.replay(segment.read_bytes())
         for job in known.in_directory(os.statvfs(jobs).f_fsid, found.st_ino):
             told = b"".join(job.output)
             backups = text[: job.offset].count(b"BACKUP\n")
@@ -243,7 +247,7 @@ def test_two_jobs_that_share_keys_are_gone_on_with_each_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was answered stays; nothing is carried out twice, or left out."""
-    monkeypatch.setattr(job_module, "BUDGET", 0)
+    monkeypatch.setattr(job_module, "DEFAULT_BUDGET_BYTES", 0)
     count = 12
     texts = {
         name: "".join(
@@ -303,7 +307,7 @@ def test_an_output_and_its_name_are_on_disk_before_its_job_is_done(
     jobs = write_jobs(tmp_path / "jobs", {"a": text})
     (jobs / "a.out").write_bytes(b"of an earlier run")
     noted: list[object] = []
-    fsync, done = os.fsync, job_records.done
+    fsync, done = os.fsync, job_records.encode_done
 
     def synced(file: int) -> None:
         fsync(file)
@@ -314,7 +318,7 @@ def test_an_output_and_its_name_are_on_disk_before_its_job_is_done(
         return done(number)
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(job_records, "done", is_done)
+    monkeypatch.setattr(job_records, "encode_done", is_done)
     run(tmp_path / "data", jobs)
     assert noted[-3:] == [(jobs / "a.out").stat().st_ino, jobs.stat().st_ino, "done"]
 
@@ -375,7 +379,7 @@ def half_done(
     """Return data and jobs of a run that was stopped in its last WAIT."""
     jobs = write_jobs(tmp_path / "jobs", {"a": text})
     with Store(tmp_path / "data") as store:
-        with Run(store, jobs, Settings(1, 1, resume=True)) as going:
+        with JobRun(store, jobs, Settings(1, 1, resume=True)) as going:
             while content(jobs / "a.out").count(b"Waiting") < waits:
                 assert not going.wait(0.001)
             if compacted:  # what was synced is no more in the journal
@@ -417,7 +421,7 @@ def test_a_job_is_known_when_its_device_has_another_number(
 def test_a_wait_that_was_cut_short_starts_again(tmp_path: Path) -> None:
     data, jobs = half_done(tmp_path)
     (jobs / "a.out").unlink()
-    with Store(data) as store, Run(store, jobs, Settings(1, 1, resume=True)) as going:
+    with Store(data) as store, JobRun(store, jobs, Settings(1, 1, resume=True)) as going:
         while b"Waiting" not in content(jobs / "a.out"):
             assert not going.wait(0.001)
         assert not going.wait(0)
@@ -472,7 +476,7 @@ def test_an_output_that_somebody_made_longer_or_removed_is_made_what_it_was(
 def test_an_output_that_is_shorter_than_what_the_journal_gave_up_fails_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "SYNCED_BYTES", 10)
+    monkeypatch.setattr(job_module, "SYNC_INTERVAL_BYTES", 10)
     text = "WRITE [(a,1)]\nREAD [a]\nSHOW\nWAIT 1\nSHOW\nWAIT 3600000\n"
     data, jobs = half_done(tmp_path, text, waits=2, compacted=True)
     (jobs / "a.out").write_bytes(b"[(a")
@@ -493,7 +497,7 @@ def test_an_output_that_is_shorter_than_what_the_journal_gave_up_fails_the_job(
 def test_a_compaction_keeps_what_going_on_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: int
 ) -> None:
-    monkeypatch.setattr(job_module, "SYNCED_BYTES", synced)
+    monkeypatch.setattr(job_module, "SYNC_INTERVAL_BYTES", synced)
     text = (
         "BACKUP\nWRITE [(a,1)]\nREAD [a]\nbad\nSHOW\nWAIT 1\nSHOW\nWAIT 3600000\nBACKUP\nREAD [a]\n"
     )
@@ -508,8 +512,8 @@ def test_a_compaction_keeps_what_going_on_needs(
     assert outcome.told == []
     [job] = outcome.report.jobs
     assert (job.state, job.commands, job.invalid) == (State.DONE, 9, 1)
-    assert [snapshot.failed for snapshot in job.snapshots] == [False, False]
-    assert job.snapshots[0].written_before
+    assert [snapshot.failed for snapshot in job.backups] == [False, False]
+    assert job.backups[0].written_before
     assert content(jobs / "a.out") == (
         b"[(a,1)]\n(a, 1)\nWaiting...\n(a, 1)\nWaiting...\n[(a,1)]\n"
     )
@@ -527,7 +531,7 @@ def test_a_snapshot_that_was_not_finished_is_reported_lost_and_numbering_goes_on
         stop_children()
         with (
             Store(tmp_path / "data") as store,
-            Run(store, jobs, Settings(1, 2, resume=True)) as going,
+            JobRun(store, jobs, Settings(1, 2, resume=True)) as going,
         ):
             while b"Waiting" not in content(jobs / "a.out"):
                 assert not going.wait(0.001)
@@ -538,7 +542,7 @@ def test_a_snapshot_that_was_not_finished_is_reported_lost_and_numbering_goes_on
     outcome = run(tmp_path / "data", jobs)
     assert outcome.told == [f"{jobs}/a.job:2: snapshot 1 failed: {LOST}"]
     [job] = outcome.report.jobs
-    assert [snapshot.failed for snapshot in job.snapshots] == [True, False]
+    assert [snapshot.failed for snapshot in job.backups] == [True, False]
     assert outcome.report.failed
     assert content(jobs / "a-2.bck") == b"(a, 2)\n"
     assert not (jobs / "a-1.bck").exists()
@@ -584,15 +588,15 @@ def test_a_snapshot_that_ends_after_its_job_has_begun_anew_is_no_concern(tmp_pat
     jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n"})
     folder, file = os.open(jobs, os.O_RDONLY), os.open(jobs / "a.job", os.O_RDONLY)
     with Store(tmp_path / "data") as store:
-        first = begin(store, folder, b"a", file, resume=True)
+        first = open_checkpoint(store, folder, b"a", file, resume=True)
         assert first is not None
         first.began()
         first.done()
-        second = begin(store, folder, b"a", file, resume=True)
+        second = open_checkpoint(store, folder, b"a", file, resume=True)
         assert second is not None
         first.ended(1, written=True)
         second.done()
     os.close(folder)
     os.close(file)
     [job] = run(tmp_path / "data", jobs).report.jobs
-    assert (job.state, job.snapshots) == (State.DONE_BEFORE, [])
+    assert (job.state, job.backups) == (State.DONE_BEFORE, [])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import DirectoryInUse, DirectoryUnusable, JobFailed
+from kvs.errors import DirectoryLockedError, JobError, JobsDirectoryError
 from kvs.jobs.directory import JobsDirectory
 
 
@@ -25,7 +25,7 @@ def test_jobs_are_the_entries_that_end_in_job_in_byte_order(
     (tmp_path / "below" / "c.job").touch()
     for name in (b"b.job", b"B.job", b"a-.job", b"a.job", b"a.b.job", b"\xff.job", b"x.jobs"):
         (Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))).touch()
-    assert directory.names() == [b"B", b"a", b"a-", b"a.b", b"b", b"folder", b"\xff"]
+    assert directory.list_jobs() == [b"B", b"a", b"a-", b"a.b", b"b", b"folder", b"\xff"]
 
 
 def test_entries_that_begin_with_a_dot_are_not_jobs(
@@ -35,13 +35,13 @@ def test_entries_that_begin_with_a_dot_are_not_jobs(
         (tmp_path / name).touch()
     (tmp_path / ".#a.job").symlink_to("user@host.1234")
     (tmp_path / "a.job").touch()
-    assert directory.names() == [b"a"]
+    assert directory.list_jobs() == [b"a"]
 
 
 def test_a_second_one_is_refused_with_the_owners_pid(tmp_path: Path) -> None:
     with JobsDirectory(tmp_path) as first, JobsDirectory(tmp_path) as second:
         first.lock()
-        with pytest.raises(DirectoryInUse) as caught:
+        with pytest.raises(DirectoryLockedError) as caught:
             second.lock()
         assert caught.value.pid == os.getpid()
         first.unlock()
@@ -59,12 +59,12 @@ def test_a_lock_file_left_by_a_crash_locks_nothing(tmp_path: Path) -> None:
 def test_a_lock_file_that_is_no_file_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("precious")
     (tmp_path / ".kvs.lock").symlink_to("other")
-    with JobsDirectory(tmp_path) as directory, pytest.raises(DirectoryUnusable, match="lock"):
+    with JobsDirectory(tmp_path) as directory, pytest.raises(JobsDirectoryError, match="lock"):
         directory.lock()
     assert (tmp_path / "other").read_text() == "precious"
     (tmp_path / ".kvs.lock").unlink()
     os.mkfifo(tmp_path / ".kvs.lock")
-    with JobsDirectory(tmp_path) as directory, pytest.raises(DirectoryUnusable, match="regular"):
+    with JobsDirectory(tmp_path) as directory, pytest.raises(JobsDirectoryError, match="regular"):
         directory.lock()
 
 
@@ -78,7 +78,7 @@ def test_locking_clears_what_a_crash_left(tmp_path: Path) -> None:
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, reason in [("none", "No such file or directory"), ("file", "Not a directory")]:
-        with pytest.raises(DirectoryUnusable, match=reason), JobsDirectory(tmp_path / name):
+        with pytest.raises(JobsDirectoryError, match=reason), JobsDirectory(tmp_path / name):
             pass
 
 
@@ -92,7 +92,7 @@ def test_links_to_jobs_are_followed_and_other_things_are_refused(
     os.mkfifo(tmp_path / "pipe.job")
     os.close(directory.open_job(b"link"))
     for name in (b"dangling", b"folder", b"pipe", b"none"):
-        with pytest.raises(JobFailed, match=r"cannot open it: .*(no regular|nowhere|No such)"):
+        with pytest.raises(JobError, match=r"cannot open it: .*(no regular|nowhere|No such)"):
             directory.open_job(name)
 
 
@@ -110,7 +110,7 @@ def test_an_output_is_a_regular_file_of_its_own(directory: JobsDirectory, tmp_pa
     job = directory.open_job(b"a")
     for reason, make in makers.items():
         make()
-        with pytest.raises(JobFailed, match=reason) as caught:
+        with pytest.raises(JobError, match=reason) as caught:
             directory.open_output(b"a", job)
         assert caught.value.file == str(out)
         out.rmdir() if out.is_dir() else out.unlink()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.jobs import input as job_input
-from kvs.jobs.input import Shrunk, line_blocks
-from kvs.language.diagnostics import faults
+from kvs.jobs.input import FileShrankError, line_blocks
+from kvs.language.diagnostics import diagnose_script
 from tests.strategies import scripts
 
 
@@ -51,8 +51,10 @@ def test_a_long_line_that_can_be_no_command_is_shortened_without_a_difference(
     seen = b"".join(parts)
     assert seen.startswith(b"SHOW\n")
     assert seen.endswith(end)
-    told = [(fault.column, fault.reason) for fault in faults(seen)]
-    assert told == [(fault.column, fault.reason) for fault in faults(b"SHOW\n" + line + end)]
+    told = [(fault.column, fault.reason) for fault in diagnose_script(seen)]
+    assert told == [
+        (fault.column, fault.reason) for fault in diagnose_script(b"SHOW\n" + line + end)
+    ]
 
 
 def test_a_valid_line_is_whole_however_long(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_a_file_that_shrinks_is_noticed_before_anything_cut_is_given(tmp_path: P
         parts = read(path)
         next(parts)
         os.truncate(path, size)
-        with pytest.raises(Shrunk):
+        with pytest.raises(FileShrankError):
             list(parts)
         path.write_bytes(b"WAIT 1000000\n" * 100_000)
 

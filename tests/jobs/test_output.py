@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import JobFailed, JournalFailed
+from kvs.errors import JobError, JournalWriteError
 from kvs.jobs import output as output_module
-from kvs.jobs.output import Output
+from kvs.jobs.output import JobOutput
 from kvs.library import Store
 from tests.helpers import content
 from tests.journal.fake_storage import Fault, Gate, put_in
@@ -19,7 +19,7 @@ from tests.journal.fake_storage import Fault, Gate, put_in
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing wait for more."""
-    monkeypatch.setattr(output_module, "FOLLOWED_SECONDS", 0)
+    monkeypatch.setattr(output_module, "FLUSH_INTERVAL_SECONDS", 0)
 
 
 def opened(path: Path) -> int:
@@ -27,10 +27,10 @@ def opened(path: Path) -> int:
 
 
 def test_in_memory_it_is_written_at_once(tmp_path: Path) -> None:
-    output = Output(opened(tmp_path / "a.out"), "a.out", Store())
-    output.put(b"one\n")
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store())
+    output.write(b"one\n")
     assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
-    output.put(b"")
+    output.write(b"")
     output.sync()
     output.close()
 
@@ -38,11 +38,11 @@ def test_in_memory_it_is_written_at_once(tmp_path: Path) -> None:
 def test_little_waits_for_more_but_for_a_short_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output_module, "AT_ONCE", 10)
+    monkeypatch.setattr(output_module, "WRITE_THRESHOLD_BYTES", 10)
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(output_module, "FOLLOWED_SECONDS", 1)
-    output = Output(opened(tmp_path / "a.out"), "a.out", Store())
+    monkeypatch.setattr(output_module, "FLUSH_INTERVAL_SECONDS", 1)
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store())
     expected = b""
     for seconds, text, written in (
         (0, b"one\n", True),
@@ -53,7 +53,7 @@ def test_little_waits_for_more_but_for_a_short_time(
         (0.1, b"six\n", False),
     ):
         now += seconds
-        output.put(text)
+        output.write(text)
         expected += text
         assert (content(tmp_path / "a.out") == expected) is written
     output.close()
@@ -66,31 +66,31 @@ def test_it_waits_until_what_it_tells_is_safe(
     gate = Gate()
     put_in(monkeypatch, gate)
     with Store(tmp_path / "d") as store:
-        output = Output(opened(tmp_path / "a.out"), "a.out", store)
+        output = JobOutput(opened(tmp_path / "a.out"), "a.out", store)
         store.execute(b"WRITE [(a,1)]\n")
-        output.settle()
-        output.put(b"one\n")
+        output.flush()
+        output.write(b"one\n")
         assert content(tmp_path / "a.out") == b"one\n"
         with gate.shut():
             store.execute(b"WRITE [(a,2)]\n")
-            output.put(b"two\n")
+            output.write(b"two\n")
             gate.wait_until_held()
-            output.put(b"three\n")
+            output.write(b"three\n")
             assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
-        output.settle()
+        output.flush()
         assert content(tmp_path / "a.out") == b"one\ntwo\nthree\n"
         output.close()
 
 
 def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_module, "MOST_HELD_BACK", 10)
+    monkeypatch.setattr(output_module, "MAX_BUFFERED_BYTES", 10)
     with Store(tmp_path / "d") as store:
-        output = Output(opened(tmp_path / "a.out"), "a.out", store)
+        output = JobOutput(opened(tmp_path / "a.out"), "a.out", store)
         for number in range(20):
             store.execute(b"WRITE [(a,%d)]\n" % number)
-            output.put(b"%03d\n" % number)
+            output.write(b"%03d\n" % number)
             assert output.size >= 4 * (number + 1) - 12
-        output.settle()
+        output.flush()
         assert output.size == 80
         output.close()
 
@@ -101,36 +101,36 @@ def test_what_may_never_be_shown_is_not_written(
     fault = Fault()
     put_in(monkeypatch, fault)
     store = Store(tmp_path / "d")
-    output = Output(opened(tmp_path / "a.out"), "a.out", store)
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", store)
     fault.armed = True
     store.execute(b"WRITE [(a,1)]\n")
-    with suppress(JournalFailed):  # known by now, or not yet
-        output.put(b"one\n")
-    with pytest.raises(JournalFailed):
-        output.settle()
+    with suppress(JournalWriteError):  # known by now, or not yet
+        output.write(b"one\n")
+    with pytest.raises(JournalWriteError):
+        output.flush()
     output.close()
     assert content(tmp_path / "a.out") == b""
-    with pytest.raises(JournalFailed):
+    with pytest.raises(JournalWriteError):
         store.close()
 
 
 def test_what_cannot_be_written_is_told_and_no_part_of_it_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = Output(opened(tmp_path / "a.out"), "a.out", Store())
-    output.put(b"one\n")
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store())
+    output.write(b"one\n")
 
     def half(file: int, *pieces: bytes) -> None:
         os.write(file, b"".join(pieces)[:2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(output_module, "write_all", half)
-    with pytest.raises(JobFailed) as told:
-        output.put(b"two\n")
+    with pytest.raises(JobError) as told:
+        output.write(b"two\n")
     assert str(told.value) == "a.out: cannot write the output: No space left on device"
     assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
     output.close()
-    with pytest.raises(JobFailed, match="cannot write the output: Bad file descriptor"):
+    with pytest.raises(JobError, match="cannot write the output: Bad file descriptor"):
         output.sync()
-    with pytest.raises(JobFailed, match="cannot write the output: Bad file descriptor"):
+    with pytest.raises(JobError, match="cannot write the output: Bad file descriptor"):
         output.close()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvs import InvalidCommand, KvsError, Report, State, Store
-from kvs.jobs.run import Run
+from kvs import InvalidCommandError, KvsError, Report, State, Store
+from kvs.jobs.run import JobRun
 from kvs.language.output_format import HELP
 from kvs.settings import Settings
 from kvs.snapshot import writer
@@ -50,10 +50,10 @@ def test_the_example_of_the_language_page(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["one-1.bck", "one.job", "one.out"]
     [job] = report.jobs
     assert (job.state, job.commands, job.invalid, job.failed) == (State.DONE, 8, 0, False)
-    [snapshot] = job.snapshots
-    assert snapshot.written is not None
-    assert (snapshot.written.revision, snapshot.written.pairs) == (2, 3)
-    assert snapshot.written.held_seconds > 0
+    [snapshot] = job.backups
+    assert snapshot.info is not None
+    assert (snapshot.info.revision, snapshot.info.pairs) == (2, 3)
+    assert snapshot.info.blocked_seconds > 0
     assert not report.failed
     assert not report.stopped
     assert (report.commands, report.revision) == (8, 3)
@@ -96,7 +96,7 @@ def test_an_empty_directory_is_a_run_of_no_jobs(tmp_path: Path) -> None:
 def test_a_wait_pauses_its_job_alone(tmp_path: Path) -> None:
     make(tmp_path, a="WAIT 9999999999\n", b="WRITE [(b,1)]\n")
     store = Store()
-    with Run(store, tmp_path, Settings(2)) as jobs:
+    with JobRun(store, tmp_path, Settings(2)) as jobs:
         until(lambda: jobs.progress().done == 1)
         assert store.read(["b"]) == {b"b": b"1"}
         until(lambda: (tmp_path / "a.out").read_text() == "Waiting...\n")
@@ -109,7 +109,7 @@ def test_a_wait_pauses_its_job_alone(tmp_path: Path) -> None:
 
 def test_at_most_so_many_jobs_run_at_the_same_time(tmp_path: Path) -> None:
     make(tmp_path, **{f"j{number}": "WAIT 9999999999\n" for number in range(5)})
-    with Run(Store(), tmp_path, Settings(3)) as jobs:
+    with JobRun(Store(), tmp_path, Settings(3)) as jobs:
         until(lambda: len(list(tmp_path.glob("*.out"))) == 3)
         until(lambda: jobs.progress().running == 3)
         jobs.stop()
@@ -121,9 +121,9 @@ def test_output_can_be_followed_up_to_a_backup_that_waits(
     tmp_path: Path, slow_snapshots: Callable[[], None]
 ) -> None:
     make(tmp_path, a="WRITE [(a,1)]\nREAD [a]\nBACKUP\nREAD [b]\nBACKUP\nREAD [c]\n")
-    with Run(Store(), tmp_path, Settings(1, 1)) as jobs:
+    with JobRun(Store(), tmp_path, Settings(1, 1)) as jobs:
         until(lambda: (tmp_path / "a.out").read_text() == "[(a,1)]\n[(b,KVSERROR)]\n")
-        assert jobs.progress().snapshots == 1
+        assert jobs.progress().backups == 1
         slow_snapshots()
     assert (tmp_path / "a.out").read_text().endswith("[(c,KVSERROR)]\n")
 
@@ -134,14 +134,14 @@ def slow_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Non
     gate = tmp_path_factory.mktemp("gate") / "pipe"
     os.mkfifo(gate)
     holder = os.open(gate, os.O_RDWR)
-    real = writer._child
+    real = writer._run_child
 
     def child(file: int, *rest: object) -> None:
         os.read(os.open(gate, os.O_RDONLY), 1)
         real(file, *rest)  # type: ignore[arg-type]
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(writer, "_child", child)
+    patch.setattr(writer, "_run_child", child)
 
     def let_go() -> None:
         patch.undo()
@@ -155,8 +155,8 @@ def test_at_most_so_many_snapshots_are_written_at_the_same_time_over_all_jobs(
     tmp_path: Path, slow_snapshots: Callable[[], None], limit: int
 ) -> None:
     make(tmp_path, **{f"j{number}": "BACKUP\nBACKUP\n" for number in range(4)})
-    with Run(Store(), tmp_path, Settings(4, limit)) as jobs:
-        until(lambda: jobs.progress().snapshots == limit)
+    with JobRun(Store(), tmp_path, Settings(4, limit)) as jobs:
+        until(lambda: jobs.progress().backups == limit)
         assert len(list(tmp_path.glob(".kvs-*.tmp"))) == limit
         assert jobs.progress().done <= limit // 2
         slow_snapshots()
@@ -169,13 +169,13 @@ def test_a_stop_wakes_a_backup_that_waits_and_finishes_the_one_being_written(
     tmp_path: Path, slow_snapshots: Callable[[], None]
 ) -> None:
     make(tmp_path, a="BACKUP\nBACKUP\n")
-    with Run(Store(), tmp_path, Settings(1, 1)) as jobs:
-        until(lambda: jobs.progress().snapshots == 1)
+    with JobRun(Store(), tmp_path, Settings(1, 1)) as jobs:
+        until(lambda: jobs.progress().backups == 1)
         jobs.stop()
         until(lambda: jobs.report.jobs[0].state is State.STOPPED)
         slow_snapshots()
     [job] = jobs.report.jobs
-    assert (job.commands, len(job.snapshots)) == (1, 1)
+    assert (job.commands, len(job.backups)) == (1, 1)
     assert sorted(os.listdir(tmp_path)) == ["a-1.bck", "a.job", "a.out"]
 
 
@@ -184,7 +184,7 @@ def test_a_job_that_fails_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "b.out").symlink_to("elsewhere")
     (tmp_path / "c.job").mkdir()
     told: list[str] = []
-    report = Store().run_jobs(tmp_path, tell=lambda error: told.append(str(error)))
+    report = Store().run_jobs(tmp_path, on_error=lambda error: told.append(str(error)))
     states = {job.name: job.state for job in report.jobs}
     assert states == {
         b"a": State.DONE,
@@ -203,7 +203,7 @@ def test_lines_are_counted_over_blocks_waits_and_backups(tmp_path: Path) -> None
     good = "WRITE [(key,value)]\n" * 20_000
     make(tmp_path, a=f"BAD\n{good}WAIT 1\nBAD\nBACKUP\n{good}\n# x\n  BAD\nBACKUP\nBAD")
     told: list[KvsError] = []
-    report = Store().run_jobs(tmp_path, tell=told.append)
+    report = Store().run_jobs(tmp_path, on_error=told.append)
     [job] = report.jobs
     assert [(error.line, error.column) for error in job.errors] == [
         (1, 1),
@@ -212,18 +212,18 @@ def test_lines_are_counted_over_blocks_waits_and_backups(tmp_path: Path) -> None
         (40_009, 1),
     ]
     assert told == list(job.errors)
-    assert [snapshot.line for snapshot in job.snapshots] == [20_004, 40_008]
+    assert [snapshot.line for snapshot in job.backups] == [20_004, 40_008]
 
 
 def test_the_first_thousand_errors_are_told_and_all_are_counted(tmp_path: Path) -> None:
     make(tmp_path, a="nothing\n" * 2500 + "SHOW\n", b="nothing\n")
     told: list[KvsError] = []
-    report = Store().run_jobs(tmp_path, tell=told.append)
+    report = Store().run_jobs(tmp_path, on_error=told.append)
     [first, second] = report.jobs
-    assert (first.invalid, len(first.errors), first.errors_not_told) == (2500, 1000, 1500)
-    assert (second.invalid, second.errors_not_told) == (1, 0)
+    assert (first.invalid, len(first.errors), first.errors_omitted) == (2500, 1000, 1500)
+    assert (second.invalid, second.errors_omitted) == (1, 0)
     assert len(told) == 1001
-    assert all(isinstance(error, InvalidCommand) for error in told)
+    assert all(isinstance(error, InvalidCommandError) for error in told)
 
 
 def test_a_defect_in_a_worker_is_raised_and_not_swallowed(
@@ -249,7 +249,7 @@ def test_a_store_runs_several_directories_at_once(tmp_path: Path) -> None:
 
 def test_an_exception_in_who_waits_stops_the_run(tmp_path: Path) -> None:
     make(tmp_path, a="WAIT 9999999999\n")
-    jobs = Run(Store(), tmp_path, Settings(1))
+    jobs = JobRun(Store(), tmp_path, Settings(1))
 
     def wait_and_be_interrupted() -> None:
         with jobs:
@@ -264,7 +264,7 @@ def test_an_exception_in_who_waits_stops_the_run(tmp_path: Path) -> None:
 
 def test_the_report_is_data(tmp_path: Path) -> None:
     make(tmp_path, a="BAD\nBACKUP\n")
-    data = run(tmp_path).as_data()
+    data = run(tmp_path).to_dict()
     [job] = data["jobs"]
     assert (data["failed"], data["commands"], job["state"]) == (True, 1, "done")
     assert job["errors"] == [
@@ -275,10 +275,10 @@ def test_the_report_is_data(tmp_path: Path) -> None:
             "reason": job["errors"][0]["reason"],
         }
     ]
-    [snapshot] = job["snapshots"]
+    [snapshot] = job["backups"]
     assert snapshot["file"] == f"{tmp_path}/a-1.bck"
     assert snapshot["written"] is True
-    assert snapshot["seconds"] >= snapshot["held_seconds"] > 0
+    assert snapshot["seconds"] >= snapshot["blocked_seconds"] > 0
 
 
 def until(condition: Callable[[], bool]) -> None:

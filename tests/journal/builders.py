@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import DataDamaged
-from kvs.journal.directory import Folder
-from kvs.journal.recovery import Found, Reader
+from kvs.errors import CorruptionError
+from kvs.journal.directory import DataDirectory
+from kvs.journal.recovery import RecoveredState, Recovery
 from tests.model import Model
 
 STORE = b"0123456789abcdef"
@@ -103,24 +103,24 @@ class Naive:
     def __len__(self) -> int:
         return len(self.model.pairs)
 
-    def carry_out(self, lines: bytes) -> int:
+    def apply(self, lines: bytes) -> int:
         before = self.model.revision
         self.model.run(lines)
         return self.model.revision - before
 
 
-def read(directory: Path) -> tuple[Found, dict[bytes, bytes]]:
+def read(directory: Path) -> tuple[RecoveredState, dict[bytes, bytes]]:
     """Read a data directory; return what was found, and its pairs."""
     naive = Naive()
-    with Folder(directory) as folder:
-        found = Reader(folder, naive, naive.noted.append, lambda _done, _all: None).read()
+    with DataDirectory(directory) as folder:
+        found = Recovery(folder, naive, naive.noted.append, lambda _done, _all: None).read()
     return found, naive.model.pairs
 
 
 def damage(directory: Path) -> tuple[str, int, str]:
     """Read a directory that is damaged; return the file's name, the offset and the reason."""
     before = contents(directory)
-    with pytest.raises(DataDamaged) as told:
+    with pytest.raises(CorruptionError) as told:
         read(directory)
     error = told.value
     assert contents(directory) == before

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from kvs.errors import DirectoryInUse
+from kvs.errors import DirectoryLockedError
 from kvs.library import Store
 from kvs.settings import DataSettings
 from kvs.store import persistence as kept
@@ -71,7 +71,7 @@ def reopened(path: Path, settings: DataSettings | None = None, kind: type[Store]
     def opened() -> list[Store]:
         try:
             return [kind(path, settings)]
-        except DirectoryInUse:
+        except DirectoryLockedError:
             return []
 
     return until(opened)[0]

@@ -11,8 +11,8 @@ from threading import Condition
 
 import pytest
 
-from kvs.journal.storage import Disk
-from kvs.posix.files import Replacement
+from kvs.journal.storage import Storage
+from kvs.posix.files import AtomicFile
 from kvs.store.persistence import Persistence
 from tests.helpers import SECONDS
 
@@ -20,7 +20,7 @@ Step = Callable[[str], None]
 """Called with "before sync", "after sync" and the like; may raise, or never come back."""
 
 
-class Stepping(Disk):
+class Stepping(Storage):
     """A disk that calls `step` before and after each step."""
 
     def __init__(self, directory: int, step: Step) -> None:
@@ -49,19 +49,19 @@ class Stepping(Disk):
         with self._around("sync"):
             super().sync(file)
 
-    def sync_names(self) -> None:
-        with self._around("sync_names"):
-            super().sync_names()
+    def sync_directory(self) -> None:
+        with self._around("sync_directory"):
+            super().sync_directory()
 
-    def sync_parent(self) -> None:
-        with self._around("sync_parent"):
-            super().sync_parent()
+    def sync_parent_directory(self) -> None:
+        with self._around("sync_parent_directory"):
+            super().sync_parent_directory()
 
-    def cut(self, file: int, size: int) -> None:
-        with self._around("cut"):
-            super().cut(file, size)
+    def truncate(self, file: int, size: int) -> None:
+        with self._around("truncate"):
+            super().truncate(file, size)
 
-    def commit(self, draft: Replacement) -> None:
+    def commit(self, draft: AtomicFile) -> None:
         with self._around("commit"):
             super().commit(draft)
 
@@ -70,7 +70,7 @@ class Stepping(Disk):
             super().remove(name)
 
 
-def stepping(step: Step) -> Callable[[int], Disk]:
+def stepping(step: Step) -> Callable[[int], Storage]:
     """Return what makes a disk that calls `step`."""
     return lambda directory: Stepping(directory, step)
 

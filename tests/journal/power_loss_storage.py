@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from kvs.journal.storage import Disk
-from kvs.posix.files import Replacement
+from kvs.journal.storage import Storage
+from kvs.posix.files import AtomicFile
 from tests.journal.builders import put
 
 PARTS = [(0, False), (0.01, False), (0.5, False), (0.99, False), (1, False), (0, True), (0.5, True)]
@@ -129,7 +129,7 @@ class Record:
         )
 
 
-class Recorder(Disk):
+class Recorder(Storage):
     """A disk that takes every step down."""
 
     def __init__(self, directory: int, record: Record) -> None:
@@ -168,16 +168,16 @@ class Recorder(Disk):
             self._record.durable[inode] = data
         self._record.take()
 
-    def cut(self, file: int, size: int) -> None:
+    def truncate(self, file: int, size: int) -> None:
         with self._record.lock:
             inode = os.fstat(file).st_ino
             self._record.written[inode] = self._record.written[inode][:size]
             self._record.take()
-            super().cut(file, size)
+            super().truncate(file, size)
             self._record.durable[inode] = self._record.written[inode]
             self._record.take()
 
-    def commit(self, draft: Replacement) -> None:
+    def commit(self, draft: AtomicFile) -> None:
         with self._record.lock:
             inode = os.fstat(draft.file).st_ino
             if inode not in self._record.written:  # a child has written and synced it
@@ -198,9 +198,9 @@ class Recorder(Disk):
         self._record.changes.clear()
         self._record.take()
 
-    def sync_names(self) -> None:
+    def sync_directory(self) -> None:
         with self._record.lock:
-            super().sync_names()
+            super().sync_directory()
             self._synced_names()
 
     def remove(self, name: bytes) -> None:

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.journal import format as journal_format
-from kvs.journal.format import Head, Kind, NotAHead, OtherVersion
+from kvs.journal.format import FileHeader, FileKind, InvalidFileHeader, UnsupportedVersion
 from tests.journal.builders import STORE, Made, crc
 
 numbers = st.integers(0, 10**10 - 1)
 revisions = st.integers(0, 10**20 - 1)
 marks = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex().encode())
 sums = st.integers(0, 2**32 - 1)
-heads = st.builds(Head, st.sampled_from(Kind), numbers, revisions, marks, sums)
+heads = st.builds(FileHeader, st.sampled_from(FileKind), numbers, revisions, marks, sums)
 
 
 @pytest.mark.parametrize(
@@ -31,28 +31,28 @@ def test_checksums_are_those_of_rfc_3720(data: bytes, checksum: int) -> None:
 
 
 def test_the_layout_of_a_head_and_of_a_header_is_this_to_the_byte() -> None:
-    head = Head(Kind.JOURNAL, 7, 1234, STORE, 0xBEEF)
+    head = FileHeader(FileKind.JOURNAL, 7, 1234, STORE, 0xBEEF)
     assert head.encode() == (
         b"# kvs journal 1 0000000007 00000000000000001234 0123456789abcdef 0000beef 2044ac12\n"
     )
     assert head.name == b"0000000007.journal"
     body = b"WRITE [(a,1)]\n"
-    header, chain = journal_format.encode_header(0xBEEF, 1234, 1235, body)
+    header, chain = journal_format.encode_group_header(0xBEEF, 1234, 1235, body)
     assert header == (
         b"# group 00000000000000001234 00000000000000001235 000000000014 e8c40ea3 0746a579\n"
     )
     assert chain == 0x0746A579
-    assert len(header) == journal_format.HEADER_BYTES
+    assert len(header) == journal_format.GROUP_HEADER_BYTES
 
 
 @given(heads)
-def test_a_head_is_what_one_made_by_hand_is_and_is_read_back(head: Head) -> None:
+def test_a_head_is_what_one_made_by_hand_is_and_is_read_back(head: FileHeader) -> None:
     line = head.encode()
     made = Made(head.kind.name.lower(), head.number, head.revision, head.store, head.previous)
     assert line == made.data
     assert head.name == made.name.encode()
-    assert journal_format.decode_head(line + b"# group ...") == (head, len(line), made.chain)
-    assert len(line) <= journal_format.HEAD_BYTES
+    assert journal_format.decode_file_header(line + b"# group ...") == (head, len(line), made.chain)
+    assert len(line) <= journal_format.FILE_HEADER_BYTES
     assert journal_format.kind_and_number(head.name) == (head.kind, head.number)
 
 
@@ -60,28 +60,30 @@ def test_a_head_is_what_one_made_by_hand_is_and_is_read_back(head: Head) -> None
 def test_a_header_is_read_back_behind_the_same_chain_alone(
     chain: int, before: int, after: int, body: bytes
 ) -> None:
-    header, checksum = journal_format.encode_header(chain, before, after, body)
-    decoded = journal_format.decode_header(chain, header)
-    assert decoded == (journal_format.Header(before, after, len(body), crc(body)), checksum)
-    assert journal_format.decode_header(chain ^ 1, header) is None
+    header, checksum = journal_format.encode_group_header(chain, before, after, body)
+    decoded = journal_format.decode_group_header(chain, header)
+    assert decoded == (journal_format.GroupHeader(before, after, len(body), crc(body)), checksum)
+    assert journal_format.decode_group_header(chain ^ 1, header) is None
     assert journal_format.body_matches(decoded[0], body)
     assert not journal_format.body_matches(decoded[0], body + b"x")
     assert all(
-        journal_format.could_begin_header(header[:length]) for length in range(len(header) + 1)
+        journal_format.is_header_prefix(header[:length]) for length in range(len(header) + 1)
     )
 
 
 def test_no_changed_byte_of_a_head_or_header_goes_unseen() -> None:
-    head = Head(Kind.SNAPSHOT, 7, 1234, STORE).encode()
-    header, _ = journal_format.encode_header(5, 1, 2, b"x")
+    head = FileHeader(FileKind.SNAPSHOT, 7, 1234, STORE).encode()
+    header, _ = journal_format.encode_group_header(5, 1, 2, b"x")
     for at in range(len(head)):
         for byte in set(range(256)) - {head[at]}:
-            with pytest.raises(NotAHead):
-                journal_format.decode_head(head[:at] + bytes([byte]) + head[at + 1 :])
+            with pytest.raises(InvalidFileHeader):
+                journal_format.decode_file_header(head[:at] + bytes([byte]) + head[at + 1 :])
     for at in range(len(header)):
         for byte in set(range(256)) - {header[at]}:
             assert (
-                journal_format.decode_header(5, header[:at] + bytes([byte]) + header[at + 1 :])
+                journal_format.decode_group_header(
+                    5, header[:at] + bytes([byte]) + header[at + 1 :]
+                )
                 is None
             )
 
@@ -95,25 +97,27 @@ def test_no_changed_byte_of_a_head_or_header_goes_unseen() -> None:
         (b"# kvs journal 2 more\n", "its first line is damaged"),
         (b"# kvs snapshot 17 ", "its first line is damaged"),
         (
-            Head(Kind.JOURNAL, 1, 0, STORE).encode().replace(b"1 0000000001", b"1 0000000002"),
+            FileHeader(FileKind.JOURNAL, 1, 0, STORE)
+            .encode()
+            .replace(b"1 0000000001", b"1 0000000002"),
             "its first line does not match its checksum",
         ),
     ],
 )
 def test_what_is_no_head_is_told_with_its_reason(start: bytes, reason: str) -> None:
-    with pytest.raises(NotAHead) as told:
-        journal_format.decode_head(start)
+    with pytest.raises(InvalidFileHeader) as told:
+        journal_format.decode_file_header(start)
     assert str(told.value) == reason
 
 
 @pytest.mark.parametrize(("kind", "version"), [("journal", 2), ("snapshot", 17)])
 def test_a_head_of_another_version_is_told_by_its_checksum(kind: str, version: int) -> None:
     line = f"# kvs {kind} {version} whatever ".encode()
-    with pytest.raises(OtherVersion) as told:
-        journal_format.decode_head(line + b"%08x\nmore" % crc(line))
+    with pytest.raises(UnsupportedVersion) as told:
+        journal_format.decode_file_header(line + b"%08x\nmore" % crc(line))
     assert str(told.value) == f"it is of version {version} of the form; this kvs reads 1"
-    with pytest.raises(NotAHead) as damaged:
-        journal_format.decode_head(line + b"%08x\nmore" % (crc(line) ^ 1))
+    with pytest.raises(InvalidFileHeader) as damaged:
+        journal_format.decode_file_header(line + b"%08x\nmore" % (crc(line) ^ 1))
     assert str(damaged.value) == "its first line is damaged"
 
 
@@ -137,11 +141,11 @@ def test_what_could_not_begin_a_header_is_told_apart(start: bytes) -> None:
         else byte == place
         for byte, place in zip(start, template, strict=False)
     )
-    assert journal_format.could_begin_header(start) == fits
+    assert journal_format.is_header_prefix(start) == fits
 
 
 @given(st.integers(0, 10**20 - 1))
 def test_the_end_of_a_snapshot_is_read_back(pairs: int) -> None:
-    assert journal_format.encode_end(pairs) == b"# end %d\n" % pairs
-    assert journal_format.decode_end(journal_format.encode_end(pairs)) == pairs
-    assert journal_format.decode_end(b"# end %d\nWRITE [(a,1)]\n" % pairs) is None
+    assert journal_format.encode_trailer(pairs) == b"# end %d\n" % pairs
+    assert journal_format.decode_trailer(journal_format.encode_trailer(pairs)) == pairs
+    assert journal_format.decode_trailer(b"# end %d\nWRITE [(a,1)]\n" % pairs) is None

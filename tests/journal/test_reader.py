@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.journal import format as journal_format
-from kvs.journal.reader import PAGE, Ending, Group, Scan
+from kvs.journal.reader import PAGE, Group, JournalReader, TailState
 from tests.journal.builders import Made
 
 BODIES = [b"WRITE [(a,1)]\n", b"WRITE [(b,2)]\nDELETE [a]\n", b"# job 1 done\n"]
@@ -35,9 +35,9 @@ def opened(data: bytes) -> Iterator[int]:
         os.close(file)
 
 
-def scanned(data: bytes) -> tuple[Scan, list[Group]]:
+def scanned(data: bytes) -> tuple[JournalReader, list[Group]]:
     with opened(data) as file:
-        scan = Scan(file)
+        scan = JournalReader(file)
         return scan, list(scan)
 
 
@@ -47,7 +47,7 @@ def test_groups_come_in_order_with_where_they_begin() -> None:
     assert [group.body for group in groups] == BODIES
     assert [(group.before, group.after) for group in groups] == [(0, 1), (1, 3), (3, 3)]
     assert [group.offset for group in groups] == made.ends[:-1]
-    assert (scan.ending, scan.reason) == (Ending.WHOLE, "")
+    assert (scan.tail_state, scan.reason) == (TailState.CLEAN, "")
     assert (scan.end, scan.size, scan.chain) == (len(made.data), len(made.data), made.chain)
 
 
@@ -55,7 +55,7 @@ def test_cut_at_any_byte_what_is_left_is_a_prefix_of_the_groups() -> None:
     made = small()
     for length in range(len(made.data)):
         if length < made.ends[0]:
-            with pytest.raises(journal_format.NotAHead):
+            with pytest.raises(journal_format.InvalidFileHeader):
                 scanned(made.data[:length])
             continue
         scan, groups = scanned(made.data[:length])
@@ -63,10 +63,10 @@ def test_cut_at_any_byte_what_is_left_is_a_prefix_of_the_groups() -> None:
         assert [group.body for group in groups] == BODIES[: len(whole) - 1]
         assert scan.end == whole[-1]
         if length == whole[-1]:
-            assert scan.ending is Ending.WHOLE
+            assert scan.tail_state is TailState.CLEAN
             continue
-        assert scan.ending is Ending.TORN
-        in_header = length < whole[-1] + journal_format.HEADER_BYTES
+        assert scan.tail_state is TailState.TORN
+        in_header = length < whole[-1] + journal_format.GROUP_HEADER_BYTES
         assert scan.reason == "the file ends within " + (
             "the header of a group" if in_header else "a group"
         )
@@ -82,13 +82,13 @@ def test_no_changed_byte_is_passed_over_or_taken_for_the_end() -> None:
                 if byte == made.data[at]:
                     continue
                 os.pwrite(file, bytes([byte]), at)
-                scan = Scan(file)
+                scan = JournalReader(file)
                 bodies = [group.body for group in scan]
-                assert scan.ending is Ending.DAMAGED, (at, byte)
+                assert scan.tail_state is TailState.DAMAGED, (at, byte)
                 assert (scan.end, bodies) == (whole[-1], BODIES[: len(whole) - 1])
                 assert scan.reason
             os.pwrite(file, made.data[at : at + 1], at)
-        assert Scan(file).head.number == 1
+        assert JournalReader(file).head.number == 1
 
 
 def test_zeros_from_any_byte_to_an_end_anywhere_are_a_torn_end() -> None:
@@ -99,7 +99,7 @@ def test_zeros_from_any_byte_to_an_end_anywhere_are_a_torn_end() -> None:
             if end < start + 2:
                 continue
             scan, groups = scanned(made.data[:start] + bytes(end - start))
-            assert (scan.end, scan.ending) == (whole[-1], Ending.TORN), (start, end)
+            assert (scan.end, scan.tail_state) == (whole[-1], TailState.TORN), (start, end)
             assert [group.body for group in groups] == BODIES[: len(whole) - 1]
             assert scan.reason in {
                 "the file ends in zeros",
@@ -110,33 +110,33 @@ def test_zeros_from_any_byte_to_an_end_anywhere_are_a_torn_end() -> None:
 
 def test_zeros_behind_the_last_group_are_a_torn_end_however_many() -> None:
     made = small()
-    for count in range(1, 2 * journal_format.HEADER_BYTES):
+    for count in range(1, 2 * journal_format.GROUP_HEADER_BYTES):
         scan, groups = scanned(made.data + bytes(count))
         assert [group.body for group in groups] == BODIES
-        assert (scan.ending, scan.end) == (Ending.TORN, len(made.data)), count
+        assert (scan.tail_state, scan.end) == (TailState.TORN, len(made.data)), count
         assert scan.reason == "the file ends in zeros"
 
 
 def test_a_single_zero_at_the_end_of_a_group_is_a_torn_end_only_where_it_begins_a_page() -> None:
     for end in range(PAGE - 3, PAGE + 4):
         made = Made()
-        room = end - made.ends[0] - journal_format.HEADER_BYTES - 1
+        room = end - made.ends[0] - journal_format.GROUP_HEADER_BYTES - 1
         made.group(b"#" * room + b"\n", 0)
         assert len(made.data) == end
         scan, groups = scanned(made.data[:-1] + b"\0")
         assert groups == []
-        assert scan.ending is (Ending.TORN if (end - 1) % PAGE == 0 else Ending.DAMAGED)
+        assert scan.tail_state is (TailState.TORN if (end - 1) % PAGE == 0 else TailState.DAMAGED)
 
 
 def test_zeros_with_anything_behind_them_are_damage() -> None:
     made = small()
     for start in range(made.ends[0], len(made.data)):
         scan, _ = scanned(made.data[:start] + bytes(2 * PAGE) + b"x")
-        assert scan.ending is Ending.DAMAGED
+        assert scan.tail_state is TailState.DAMAGED
         assert scan.end == max(end for end in made.ends if end <= start)
     scan, _ = scanned(made.data + bytes(2 * PAGE) + b"x")
-    assert (scan.ending, scan.reason) == (
-        Ending.DAMAGED,
+    assert (scan.tail_state, scan.reason) == (
+        TailState.DAMAGED,
         "there are zeros where a group should be",
     )
 
@@ -155,14 +155,14 @@ def test_groups_that_are_lost_moved_or_of_another_file_are_damage() -> None:
         (head + other, len(head)),
     ]:
         scan, _ = scanned(data)
-        assert (scan.ending, scan.end) == (Ending.DAMAGED, end)
+        assert (scan.tail_state, scan.end) == (TailState.DAMAGED, end)
         assert scan.reason == "the header of a group does not match its checksum"
 
 
 def test_what_is_no_header_at_all_is_told_so() -> None:
     scan, _ = scanned(small().data + b"WRITE [(c,3)]\n")
-    assert (scan.ending, scan.reason) == (
-        Ending.DAMAGED,
+    assert (scan.tail_state, scan.reason) == (
+        TailState.DAMAGED,
         "a line that begins with '# group' should stand there",
     )
     flipped = bytearray(small().data)

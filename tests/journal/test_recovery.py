@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import DataDamaged, DataUnusable
-from kvs.journal.directory import Folder
-from kvs.journal.recovery import Reader
+from kvs.errors import CorruptionError, DataDirectoryError
+from kvs.journal.directory import DataDirectory
+from kvs.journal.recovery import Recovery
 from kvs.store import maintenance
 from tests.journal.builders import (
     OTHER,
@@ -67,8 +67,8 @@ def test_the_newest_snapshot_and_what_follows_are_read_and_nothing_older(tmp_pat
 def test_every_group_is_given_to_who_notes_with_the_progress(tmp_path: Path) -> None:
     put(tmp_path / "d", after_the_snapshot())
     naive, told = Naive(), []
-    with Folder(tmp_path / "d") as folder:
-        Reader(folder, naive, naive.noted.append, lambda *both: told.append(both)).read()
+    with DataDirectory(tmp_path / "d") as folder:
+        Recovery(folder, naive, naive.noted.append, lambda *both: told.append(both)).read()
     assert naive.noted == [PAIRS, b"WRITE [(d,4)]\n", b"DELETE [a]\n"]
     size = sum(map(len, after_the_snapshot().values()))
     assert [of_all for _, of_all in told] == [size] * 3
@@ -108,8 +108,8 @@ def refused_if_changed(directory: Path, made: Files, name: str, at: int, byte: i
     data = made[name]
     file.write_bytes(data[:at] + bytes([byte]) + data[at + 1 :])
     naive = Naive()
-    with Folder(directory) as folder, pytest.raises(DataDamaged) as told:
-        Reader(folder, naive, naive.noted.append, lambda _done, _all: None).read()
+    with DataDirectory(directory) as folder, pytest.raises(CorruptionError) as told:
+        Recovery(folder, naive, naive.noted.append, lambda _done, _all: None).read()
     assert (told.value.file, told.value.offset <= at) == (str(file), True), (at, byte)
 
 
@@ -218,12 +218,12 @@ def test_what_is_advised_does_work(
             del made["0000000003.snapshot"]
     for name in missing.split():
         del made[name]
-    with pytest.raises(DataDamaged) as told:
+    with pytest.raises(CorruptionError) as told:
         read(put(tmp_path / "d", made))
     assert told.value.advice == advice
     try:
         cut = maintenance.repair(tmp_path / "d")
-    except DataDamaged:
+    except CorruptionError:
         assert ANEW in advice
         assert contents(tmp_path / "d") == made
     else:
@@ -271,7 +271,7 @@ def test_a_newer_form_is_told_and_is_no_damage(
     newer = b"# kvs journal 2 0000000002 something new "
     made = {**before_it(), "0000000002.journal": newer + b"%08x\n" % crc(newer)}
     put(tmp_path / "d", made)
-    with pytest.raises(DataUnusable) as told:
+    with pytest.raises(DataDirectoryError) as told:
         act(tmp_path / "d")
     assert str(told.value) == (
         f"{tmp_path}/d/0000000002.journal: at byte 0: it is of version 2 of the form; this kvs "
@@ -325,7 +325,7 @@ def test_a_file_that_cannot_be_read_is_no_damage(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pread", broken)
-    with pytest.raises(DataUnusable) as told:
+    with pytest.raises(DataDirectoryError) as told:
         read(tmp_path / "d")
     assert str(told.value) == (
         f"{tmp_path}/d/0000000001.journal: cannot read it: Input/output error"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvs.journal.reserve import LEAST_BYTES, RESERVE_BYTES, Reserve
+from kvs.journal.reserve import MIN_RESERVE_BYTES, RESERVE_BYTES, Reserve
 
 
 @pytest.fixture(name="reserve")
@@ -49,7 +49,7 @@ def test_each_start_gets_half_of_what_is_left_and_the_last_one_all(
     left = RESERVE_BYTES
     while left:
         assert Reserve(directory).release_half()
-        left = left // 2 if left >= 2 * LEAST_BYTES else 0
+        left = left // 2 if left >= 2 * MIN_RESERVE_BYTES else 0
         assert reserve.size() == left
     os.close(directory)
     assert list(tmp_path.iterdir()) == []
@@ -81,10 +81,10 @@ def _free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_it_is_never_larger_than_what_stays_free(reserve: Reserve, free: list[int]) -> None:
     for room, size in [
-        (2 * LEAST_BYTES - 1, 0),
-        (2 * LEAST_BYTES, LEAST_BYTES),
-        (4 * LEAST_BYTES - 2, LEAST_BYTES),  # it grows in steps
-        (4 * LEAST_BYTES, 2 * LEAST_BYTES),
+        (2 * MIN_RESERVE_BYTES - 1, 0),
+        (2 * MIN_RESERVE_BYTES, MIN_RESERVE_BYTES),
+        (4 * MIN_RESERVE_BYTES - 2, MIN_RESERVE_BYTES),  # it grows in steps
+        (4 * MIN_RESERVE_BYTES, 2 * MIN_RESERVE_BYTES),
         (2 * RESERVE_BYTES - 2, RESERVE_BYTES - 1),
         (2 * RESERVE_BYTES, RESERVE_BYTES),
         (9 * RESERVE_BYTES, RESERVE_BYTES),

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from kvs.journal.storage import Disk
+from kvs.journal.storage import Storage
 
 
 @pytest.fixture(name="disk")
-def _disk(tmp_path: Path) -> Iterator[Disk]:
+def _disk(tmp_path: Path) -> Iterator[Storage]:
     (tmp_path / "d").mkdir()
     directory = os.open(tmp_path / "d", os.O_RDONLY)
-    yield Disk(directory)
+    yield Storage(directory)
     os.close(directory)
 
 
@@ -31,14 +31,14 @@ def _synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_new_file_is_durable_and_so_is_its_name(
-    tmp_path: Path, disk: Disk, synced: list[int]
+    tmp_path: Path, disk: Storage, synced: list[int]
 ) -> None:
     file = disk.create(b"a", b"one")
     assert synced == [os.fstat(file).st_ino, (tmp_path / "d").stat().st_ino]
     disk.append(file, b"two")
     assert len(synced) == 2
     disk.sync(file)
-    disk.cut(file, 4)
+    disk.truncate(file, 4)
     assert synced[2:] == [os.fstat(file).st_ino] * 2
     disk.close(file)
     assert (tmp_path / "d" / "a").read_bytes() == b"onet"
@@ -49,21 +49,21 @@ def test_a_new_file_is_durable_and_so_is_its_name(
 
 
 def test_the_directory_can_be_made_durable_under_its_own_name(
-    tmp_path: Path, disk: Disk, synced: list[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk: Storage, synced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk.sync_parent()
+    disk.sync_parent_directory()
     assert synced == [tmp_path.stat().st_ino]
 
     def refused(*_arguments: object, **_options: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refused)
-    disk.sync_parent()
+    disk.sync_parent_directory()
     assert len(synced) == 1
 
 
 def test_a_file_is_removed_once_and_nothing_is_left_of_one_that_failed(
-    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.close(disk.create(b"a", b""))
     disk.remove(b"a")

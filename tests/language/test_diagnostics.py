@@ -5,8 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvs.language.diagnostics as faults_module
-from kvs.errors import WordRefused
-from kvs.language.diagnostics import COUNTED_BYTES, checked_word, fault_at, faults, line_at, settled
+from kvs.errors import InvalidWordError
+from kvs.language.diagnostics import (
+    MAX_COUNTED_BYTES,
+    diagnose_line,
+    diagnose_script,
+    line_at,
+    validate_word,
+    verdict_is_final,
+)
 from kvs.language.grammar import INVALID, LINE
 from tests.language.test_grammar import BAD, GOOD
 from tests.strategies import lines, scripts
@@ -44,26 +51,26 @@ REASONS = [
 
 @pytest.mark.parametrize(("line", "column", "reason"), REASONS)
 def test_the_first_part_that_does_not_fit_is_named(line: bytes, column: int, reason: str) -> None:
-    fault = fault_at(b"SHOW\n" + line + b"\r\nSHOW", 5)
+    fault = diagnose_line(b"SHOW\n" + line + b"\r\nSHOW", 5)
     assert fault is not None
     assert (fault.offset, fault.column, fault.reason) == (5, column, reason)
 
 
 def test_of_a_part_that_is_too_long_no_more_is_read_than_is_said_of_it() -> None:
-    scan = faults_module._Scan(b"x" * 1_000_000, 0, 1_000_000)
-    assert scan.take(faults_module._WORD) == b"x" * (COUNTED_BYTES + 1)
-    assert scan.position == COUNTED_BYTES + 1
+    scan = faults_module._LineScanner(b"x" * 1_000_000, 0, 1_000_000)
+    assert scan.take(faults_module._WORD) == b"x" * (MAX_COUNTED_BYTES + 1)
+    assert scan.position == MAX_COUNTED_BYTES + 1
     assert scan.take(faults_module._DIGITS) == b""
 
 
 @pytest.mark.parametrize("line", GOOD)
 def test_a_good_line_has_no_fault(line: bytes) -> None:
-    assert fault_at(line + b"\n", 0) is None
+    assert diagnose_line(line + b"\n", 0) is None
 
 
 @pytest.mark.parametrize("line", BAD)
 def test_a_bad_line_has_one_on_one_printable_line(line: bytes) -> None:
-    fault = fault_at(line + b"\n", 0)
+    fault = diagnose_line(line + b"\n", 0)
     assert fault is not None
     assert 1 <= fault.column <= len(line) + 1
     assert fault.reason.isprintable()
@@ -74,12 +81,12 @@ def test_grammar_and_second_look_agree_on_every_line(line: bytes) -> None:
     for one in line.split(b"\n"):
         match = LINE.match(one + b"\n")
         assert match is not None
-        assert (fault_at(one + b"\n", 0) is not None) == (match.lastindex == INVALID)
+        assert (diagnose_line(one + b"\n", 0) is not None) == (match.lastindex == INVALID)
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_have_a_printable_fault_or_none(raw: bytes) -> None:
-    for fault in faults(raw):
+    for fault in diagnose_script(raw):
         assert fault.reason.isprintable()
         assert 1 <= fault.column <= len(line_at(raw, fault.offset)) + 1
 
@@ -87,24 +94,26 @@ def test_any_bytes_have_a_printable_fault_or_none(raw: bytes) -> None:
 @given(scripts())
 def test_all_faults_of_a_script_are_those_of_its_lines(script: bytes) -> None:
     starts = [match.start() for match in LINE.finditer(script)]
-    assert faults(script) == [fault for start in starts if (fault := fault_at(script, start))]
+    assert diagnose_script(script) == [
+        fault for start in starts if (fault := diagnose_line(script, start))
+    ]
 
 
 def test_a_comment_is_settled_by_its_first_bytes_and_a_valid_beginning_never() -> None:
-    assert settled(b" # " + b"x" * 100_000)
-    assert not settled(b"WRITE [" + b"(a,1)" * 100_000)
-    assert not settled(b"SHOW" + b" " * 100_000)
-    assert not settled(b" " * 100_000)
+    assert verdict_is_final(b" # " + b"x" * 100_000)
+    assert not verdict_is_final(b"WRITE [" + b"(a,1)" * 100_000)
+    assert not verdict_is_final(b"SHOW" + b" " * 100_000)
+    assert not verdict_is_final(b" " * 100_000)
 
 
 @given(broken=st.sampled_from(BAD), follows=st.binary(max_size=60))
 def test_what_follows_a_settled_beginning_changes_neither_place_nor_reason(
     broken: bytes, follows: bytes
 ) -> None:
-    beginning = broken + b"x" * (COUNTED_BYTES + 200)
+    beginning = broken + b"x" * (MAX_COUNTED_BYTES + 200)
     follows = follows.replace(b"\n", b"")
-    if settled(beginning):
-        assert fault_at(beginning, 0) == fault_at(beginning + follows, 0)
+    if verdict_is_final(beginning):
+        assert diagnose_line(beginning, 0) == diagnose_line(beginning + follows, 0)
 
 
 @given(st.binary(max_size=50))
@@ -114,8 +123,8 @@ def test_the_library_takes_exactly_the_words_that_a_line_can_write(raw: bytes) -
     # Blanks around a word are no part of it in a line; the library takes words as they are.
     in_line = match.lastindex != INVALID and raw == raw.strip(b" \t")
     try:
-        checked_word(raw, "value")
-    except WordRefused:
+        validate_word(raw, "value")
+    except InvalidWordError:
         assert not in_line
     else:
         assert in_line
@@ -127,17 +136,17 @@ def test_the_library_says_why_it_refuses_a_word() -> None:
         ("a b", "'a b': a space cannot stand in a key"),
         ("x" * 41, "'" + "x" * 24 + "...': a key is at most 40 bytes, this one has 41"),
     ]:
-        with pytest.raises(WordRefused) as caught:
-            checked_word(word, "key")
+        with pytest.raises(InvalidWordError) as caught:
+            validate_word(word, "key")
         assert str(caught.value) == reason
-    with pytest.raises(WordRefused, match="reserved"):
-        checked_word("KVSMISSING", "value")
-    with pytest.raises(WordRefused, match="UTF-8"):
-        checked_word("\ud800", "key")
+    with pytest.raises(InvalidWordError, match="reserved"):
+        validate_word("KVSMISSING", "value")
+    with pytest.raises(InvalidWordError, match="UTF-8"):
+        validate_word("\ud800", "key")
     with pytest.raises(TypeError, match="a key is str or bytes, not int"):
-        checked_word(7, "key")  # type: ignore[arg-type]
-    assert checked_word("KVSMISSING", "key") == b"KVSMISSING"
-    assert checked_word("ключ", "key") == "ключ".encode()
+        validate_word(7, "key")  # type: ignore[arg-type]
+    assert validate_word("KVSMISSING", "key") == b"KVSMISSING"
+    assert validate_word("ключ", "key") == "ключ".encode()
 
 
 @pytest.mark.parametrize("blanks", [b"", b" ", b" " * 200])
@@ -155,9 +164,9 @@ def test_a_fault_is_found_behind_many_good_parts_wherever_they_are_cut(
 ) -> None:
     line = head + (blanks + unit.replace(b",", blanks + b"," + blanks)) * 40 + tail
     monkeypatch.setattr(faults_module, "SKIPPED_BYTES", len(line) + 1)
-    whole = fault_at(line, 0)
+    whole = diagnose_line(line, 0)
     assert whole is not None
     assert whole.column > 40 * len(unit)
     for size in (*range(1, 50), 512):
         monkeypatch.setattr(faults_module, "SKIPPED_BYTES", size)
-        assert fault_at(line, 0) == whole
+        assert diagnose_line(line, 0) == whole

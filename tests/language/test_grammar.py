@@ -135,8 +135,8 @@ def test_groups_are_numbered_as_the_commands(number: int) -> None:
 
 
 def test_words_are_the_bytes_between_the_borders() -> None:
-    assert grammar.pair_words(b" ( a , 1 )(((b,[2) ") == [b"a", b"1", b"((b", b"[2"]
-    assert grammar.key_words(b" a ,\tb,[c ") == [b"a", b"b", b"[c"]
+    assert grammar.split_pairs(b" ( a , 1 )(((b,[2) ") == [b"a", b"1", b"((b", b"[2"]
+    assert grammar.split_keys(b" a ,\tb,[c ") == [b"a", b"b", b"[c"]
 
 
 @given(lines)
@@ -157,9 +157,9 @@ def test_any_line_is_valid_exactly_if_it_is_in_the_model(line: bytes) -> None:
             assert match.lastindex is not None
             assert grammar.COMMANDS[match.lastindex - 1].encode() == name
             if name == b"WRITE":
-                assert grammar.pair_words(match[match.lastindex]) == words
+                assert grammar.split_pairs(match[match.lastindex]) == words
             elif name in {b"READ", b"DELETE"}:
-                assert grammar.key_words(match[match.lastindex]) == words
+                assert grammar.split_keys(match[match.lastindex]) == words
 
 
 @given(st.one_of(scripts(), st.binary(max_size=200)))
@@ -187,5 +187,5 @@ def test_a_line_of_many_megabytes_is_matched() -> None:
     match = grammar.LINE.match(b"WRITE [" + pairs + b"]\n")
     assert match is not None
     assert match.lastindex == grammar.WRITE
-    assert len(grammar.pair_words(match[1])) == 1_000_000
+    assert len(grammar.split_pairs(match[1])) == 1_000_000
     assert kinds(b"WRITE [" + pairs + b")]\n") == [grammar.INVALID]

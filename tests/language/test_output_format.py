@@ -4,25 +4,27 @@ from kvs.language import output_format
 
 
 def test_the_line_of_a_read() -> None:
-    assert output_format.pairs_line([(b"a", b"1"), (b"b", b"KVSERROR")]) == b"[(a,1)(b,KVSERROR)]\n"
+    assert (
+        output_format.format_pairs([(b"a", b"1"), (b"b", b"KVSERROR")]) == b"[(a,1)(b,KVSERROR)]\n"
+    )
 
 
 def test_the_line_of_a_delete() -> None:
-    assert output_format.missing_line([b"a"]) == b"[(a,KVSMISSING)]\n"
-    assert output_format.missing_line([b"a", b"b"]) == b"[(a,KVSMISSING)(b,KVSMISSING)]\n"
+    assert output_format.format_missing_keys([b"a"]) == b"[(a,KVSMISSING)]\n"
+    assert output_format.format_missing_keys([b"a", b"b"]) == b"[(a,KVSMISSING)(b,KVSMISSING)]\n"
 
 
 def test_a_listing_has_a_line_a_pair_whatever_the_blocks() -> None:
-    assert list(output_format.listing([])) == []
+    assert list(output_format.format_listing([])) == []
     for count in (
         1,
-        output_format.PAIRS_A_BLOCK,
-        output_format.PAIRS_A_BLOCK + 1,
-        3 * output_format.PAIRS_A_BLOCK,
+        output_format.PAIRS_PER_BLOCK,
+        output_format.PAIRS_PER_BLOCK + 1,
+        3 * output_format.PAIRS_PER_BLOCK,
     ):
         pairs = [(b"k%d" % number, b"v") for number in range(count)]
         expected = b"".join(b"(%b, v)\n" % key for key, _ in pairs)
-        assert b"".join(output_format.listing(pairs)) == expected
+        assert b"".join(output_format.format_listing(pairs)) == expected
 
 
 def test_help_lists_every_command() -> None:

@@ -46,13 +46,13 @@ def test_what_is_no_pipe_is_none(tmp_path: Path, kind: str) -> None:
         case _:
             path.symlink_to("pipe")
     with pytest.raises(NotAFifo):
-        Fifo.at(os.fsencode(path))
+        Fifo.open_path(os.fsencode(path))
 
 
 def test_the_very_file_is_used_whatever_becomes_of_its_path(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    fifo = Fifo.at(os.fsencode(path))
+    fifo = Fifo.open_path(os.fsencode(path))
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     path.unlink()
     path.write_text("precious")

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.posix.files import (
-    NotARegularFile,
-    Replacement,
-    check_replaceable,
-    clear_leftovers,
+    AtomicFile,
+    NotARegularFileError,
+    check_can_replace,
     open_directory,
     open_regular,
+    remove_stale_temp_files,
     write_all,
 )
 
@@ -30,7 +30,7 @@ def test_a_replacement_stands_under_its_name_only_when_committed(
     directory: int, tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_text("old")
-    new = Replacement(directory, b"x")
+    new = AtomicFile(directory, b"x")
     os.write(new.file, b"new")
     assert (tmp_path / "x").read_text() == "old"
     new.commit()
@@ -61,7 +61,7 @@ def test_all_pieces_are_written_in_order_however_few_bytes_are_taken(
 
 
 def test_a_discarded_replacement_leaves_nothing(directory: int, tmp_path: Path) -> None:
-    new = Replacement(directory, b"x")
+    new = AtomicFile(directory, b"x")
     assert len(os.listdir(tmp_path)) == 1
     new.discard()
     assert os.listdir(tmp_path) == []
@@ -72,12 +72,12 @@ def test_a_replacement_that_cannot_be_put_in_place_leaves_nothing(
 ) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(OSError, match="directory"):
-        Replacement(directory, b"x").commit()
+        AtomicFile(directory, b"x").commit()
     assert os.listdir(tmp_path) == ["x"]
 
 
 def test_leftovers_are_cleared_and_nothing_else(directory: int, tmp_path: Path) -> None:
-    living = Replacement(directory, b"x")
+    living = AtomicFile(directory, b"x")
     left = ".kvs-0123456789abcdef.tmp"
     others = [".kvs-.tmp", "kvs-0123456789abcdef.tmp", ".kvs-0123456789abcdef.tmp.bak", "x.job"]
     for name in (left, *others):
@@ -85,7 +85,7 @@ def test_leftovers_are_cleared_and_nothing_else(directory: int, tmp_path: Path) 
     (tmp_path / ".kvs-1111111111111111.tmp").mkdir()
     (tmp_path / ".kvs-2222222222222222.tmp").symlink_to("x.job")
     before = set(os.listdir(tmp_path))
-    clear_leftovers(directory)
+    remove_stale_temp_files(directory)
     assert set(os.listdir(tmp_path)) == before - {left}
     living.discard()
 
@@ -96,7 +96,7 @@ def test_only_regular_files_are_opened_and_a_pipe_never_waits(
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in (b"pipe", b"folder"):
-        with pytest.raises(NotARegularFile):
+        with pytest.raises(NotARegularFileError):
             open_regular(name, os.O_RDONLY, directory)
     with pytest.raises(FileNotFoundError):
         open_regular(b"none", os.O_RDONLY, directory)
@@ -110,8 +110,8 @@ def test_a_link_to_what_is_no_file_is_not_replaced(
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(target)
     for name, at in ((b"link", directory), (os.fsencode(tmp_path / "link"), None)):
-        with pytest.raises(NotARegularFile):
-            check_replaceable(name, at)
+        with pytest.raises(NotARegularFileError):
+            check_can_replace(name, at)
 
 
 def test_a_link_that_stands_for_an_open_file_is_not_replaced(
@@ -120,12 +120,12 @@ def test_a_link_that_stands_for_an_open_file_is_not_replaced(
     """As a shell's ``> file`` makes ``/dev/stdout`` lead to a regular file."""
     with (tmp_path / "open").open("w") as file:
         (tmp_path / "link").symlink_to(f"/proc/self/fd/{file.fileno()}")
-        with pytest.raises(NotARegularFile):
-            check_replaceable(b"link", directory)
+        with pytest.raises(NotARegularFileError):
+            check_can_replace(b"link", directory)
 
 
 @pytest.mark.parametrize("target", ["file", "nowhere"])
 def test_any_other_link_is(directory: int, tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(target)
-    check_replaceable(b"link", directory)
+    check_can_replace(b"link", directory)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kvs.posix.files import open_directory
-from kvs.posix.inotify import Sign, Watch
+from kvs.posix.inotify import DirectoryWatcher, FileEvent
 
-Signs = Callable[[], list[tuple[Sign, str]]]
+Signs = Callable[[], list[tuple[FileEvent, str]]]
 
 
 @pytest.fixture(name="signs")
@@ -17,8 +17,8 @@ def _signs(tmp_path: Path) -> Iterator[Signs]:
     """Return what gives the signs of `tmp_path`/jobs since the last call."""
     (tmp_path / "jobs").mkdir()
     directory = open_directory(os.fsencode(tmp_path / "jobs"))
-    watch = Watch(directory)
-    yield lambda: [(sign, os.fsdecode(name)) for sign, name in watch.signs()]
+    watch = DirectoryWatcher(directory)
+    yield lambda: [(sign, os.fsdecode(name)) for sign, name in watch.read_events()]
     watch.close()
     os.close(directory)
 
@@ -26,7 +26,11 @@ def _signs(tmp_path: Path) -> Iterator[Signs]:
 def test_a_file_is_made_written_and_closed(tmp_path: Path, signs: Signs) -> None:
     assert signs() == []
     (tmp_path / "jobs" / "a").write_text("x")
-    assert signs() == [(Sign.CREATED, "a"), (Sign.WRITTEN, "a"), (Sign.CLOSED, "a")]
+    assert signs() == [
+        (FileEvent.CREATED, "a"),
+        (FileEvent.MODIFIED, "a"),
+        (FileEvent.CLOSED_AFTER_WRITE, "a"),
+    ]
     (tmp_path / "jobs" / "a").read_text()
     assert signs() == []
 
@@ -36,7 +40,7 @@ def test_a_touch_writes_nothing(tmp_path: Path, signs: Signs) -> None:
     signs()
     with (tmp_path / "jobs" / "a").open("a"):
         os.utime(tmp_path / "jobs" / "a")
-    assert signs() == [(Sign.CLOSED, "a")]
+    assert signs() == [(FileEvent.CLOSED_AFTER_WRITE, "a")]
 
 
 def test_one_that_is_emptied_is_written(tmp_path: Path, signs: Signs) -> None:
@@ -44,7 +48,7 @@ def test_one_that_is_emptied_is_written(tmp_path: Path, signs: Signs) -> None:
         (tmp_path / "jobs" / "a").write_text(text)
         signs()
         (tmp_path / "jobs" / "a").write_text("")
-        assert signs() == [(Sign.WRITTEN, "a"), (Sign.CLOSED, "a")]
+        assert signs() == [(FileEvent.MODIFIED, "a"), (FileEvent.CLOSED_AFTER_WRITE, "a")]
 
 
 def test_links_renames_and_removals(tmp_path: Path, signs: Signs) -> None:
@@ -55,12 +59,12 @@ def test_links_renames_and_removals(tmp_path: Path, signs: Signs) -> None:
     os.rename(tmp_path / "jobs" / "c", tmp_path / "jobs" / "e\udcff")
     os.unlink(tmp_path / "jobs" / "b")
     assert signs() == [
-        (Sign.CREATED, "b"),
-        (Sign.CREATED, "c"),
-        (Sign.ARRIVED, "d"),
-        (Sign.LEFT, "c"),
-        (Sign.ARRIVED, "e\udcff"),
-        (Sign.LEFT, "b"),
+        (FileEvent.CREATED, "b"),
+        (FileEvent.CREATED, "c"),
+        (FileEvent.MOVED_IN, "d"),
+        (FileEvent.REMOVED, "c"),
+        (FileEvent.MOVED_IN, "e\udcff"),
+        (FileEvent.REMOVED, "b"),
     ]
 
 
@@ -79,9 +83,9 @@ def test_one_that_was_replaced_or_removed_is_of_no_interest(tmp_path: Path, sign
 
 def test_the_directory_itself(tmp_path: Path, signs: Signs) -> None:
     os.rename(tmp_path / "jobs", tmp_path / "away")
-    assert signs() == [(Sign.MOVED, "")]
+    assert signs() == [(FileEvent.SELF_MOVED, "")]
     (tmp_path / "away" / "a").touch()
-    assert signs() == [(Sign.CREATED, "a"), (Sign.CLOSED, "a")]
+    assert signs() == [(FileEvent.CREATED, "a"), (FileEvent.CLOSED_AFTER_WRITE, "a")]
 
 
 @pytest.mark.slow
@@ -95,4 +99,4 @@ def test_more_than_the_kernel_keeps_is_told_as_lost(tmp_path: Path, signs: Signs
         name.unlink()
     told = signs()
     assert len(told) == limit + 1
-    assert told[-1] == (Sign.LOST, "")
+    assert told[-1] == (FileEvent.OVERFLOWED, "")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kvs.posix.leases import open_for_writing
+from kvs.posix.leases import has_writer
 from tests.helpers import NOBODY
 
 
 def is_written(path: Path) -> bool:
     file = os.open(path, os.O_RDONLY)
     try:
-        return open_for_writing(file)
+        return has_writer(file)
     finally:
         os.close(file)
 
@@ -37,11 +37,11 @@ def test_a_file_is_open_for_writing_until_its_last_writer_closes_it(tmp_path: Pa
 def test_another_users_file_tells_nothing() -> None:
     program = f"""
 import os
-from kvs.posix.leases import LeasesRefused, open_for_writing
+from kvs.posix.leases import LeasesUnsupportedError, has_writer
 os.setuid({NOBODY})
 try:
-    open_for_writing(os.open("/etc/passwd", os.O_RDONLY))
-except LeasesRefused as error:
+    has_writer(os.open("/etc/passwd", os.O_RDONLY))
+except LeasesUnsupportedError as error:
     print(error.strerror)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
@@ -65,7 +65,7 @@ def slow(file, command, *rest):
         waiting.append(writer)
     return result
 leases.fcntl.fcntl = slow
-print(leases.open_for_writing(os.open("{tmp_path}/a", os.O_RDONLY)))
+print(leases.has_writer(os.open("{tmp_path}/a", os.O_RDONLY)))
 print(waiting[0].wait(20))
 """
     ended = subprocess.run(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from hypothesis import strategies as st
 
-from kvs.protocol.replies import Change, parse_notifications
+from kvs.protocol.replies import Notification, parse_notifications
 
 
 def cut_everywhere(data: bytes) -> Iterator[list[bytes]]:
@@ -27,7 +27,7 @@ class Notifications:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> list[Change]:
+    def feed(self, data: bytes) -> list[Notification]:
         """Return the changes that `data` completes, in order."""
         self._rest += data
         changes, used = parse_notifications(self._rest)

@@ -52,31 +52,31 @@ def test_any_121_bytes_are_a_connect_or_not_and_nothing_else(frame: bytes) -> No
 @given(words)
 def test_a_request_with_a_key_is_42_bytes(key: bytes) -> None:
     for operation in (frames.SUBSCRIBE, frames.UNSUBSCRIBE):
-        frame = frames.keyed_request(operation, key)
+        frame = frames.encode_key_request(operation, key)
         assert frame == bytes([operation]) + padded(key, 41)
-        assert frames.key_of(frame) == key
+        assert frames.decode_key_request(frame) == key
 
 
 @given(words, st.one_of(values, st.none()))
 def test_a_notification_is_two_fields_of_41_bytes(key: bytes, value: bytes | None) -> None:
     told = b"DELETED" if value is None else value
-    frame = frames.notification(key, value)
+    frame = frames.encode_notification(key, value)
     assert frame == padded(key, 41) + padded(told, 41)
     assert len(frame) == frames.NOTIFICATION_BYTES == 82
-    assert frames.change_of(frame) == (key, told)
+    assert frames.decode_notification(frame) == (key, told)
 
 
 @given(st.binary(max_size=300))
 def test_an_execute_is_5_and_a_length_and_the_script(script: bytes) -> None:
-    frame = frames.execute_request(script)
+    frame = frames.encode_execute(script)
     assert frame == b"\x05" + struct.pack("<I", len(script)) + script
-    assert frames.script_length(frame[: frames.EXECUTE_HEAD_BYTES]) == len(script)
+    assert frames.decode_execute_length(frame[: frames.EXECUTE_HEADER_BYTES]) == len(script)
 
 
 def test_responses() -> None:
-    assert frames.reply(frames.SUBSCRIBE, 1) == b"\x03\x01"
-    assert frames.executed_head(1, 258, 3) == b"\x05\x01\x02\x01\0\0\x03\0\0\0"
-    response = frames.executed_head(1, 258, 3) + b"x"
+    assert frames.encode_reply(frames.SUBSCRIBE, 1) == b"\x03\x01"
+    assert frames.encode_execute_reply_header(1, 258, 3) == b"\x05\x01\x02\x01\0\0\x03\0\0\0"
+    response = frames.encode_execute_reply_header(1, 258, 3) + b"x"
     assert frames.in_dialect(response, Dialect.BINARY) == response
     assert frames.in_dialect(response, Dialect.DIGITS) == b"51" + response[2:]
-    assert frames.executed_lengths(b"\x05\x01\x02\x01\0\0\x03\0\0\0") == (1, 258, 3)
+    assert frames.decode_execute_reply_header(b"\x05\x01\x02\x01\0\0\x03\0\0\0") == (1, 258, 3)

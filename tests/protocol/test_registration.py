@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.protocol.frames import CONNECT_BYTES, Connect, Dialect
-from kvs.protocol.registration import INCOMPLETE, NOT_A_CONNECT, Refused, Registration
+from kvs.protocol.registration import INCOMPLETE, NOT_A_CONNECT, ConnectParser, Refused
 from tests.protocol.pieces import cut, cut_everywhere
 
 KNOWN = [Connect(b"/%dq" % n, b"/%dr" % n + b"x" * 30, b"/%dn" % n) for n in range(4)]
@@ -22,7 +22,7 @@ def known(connect: Connect) -> Connect:
 
 def found(pieces: list[bytes]) -> list[Connect]:
     """Return what is found where only the pipes of `KNOWN` are acceptable."""
-    registration = Registration(known)
+    registration = ConnectParser(known)
     return [connect for piece in pieces for connect in registration.feed(piece)]
 
 
@@ -44,7 +44,7 @@ def test_one_that_is_cut_off_never_takes_the_next_with_it(length: int) -> None:
             raise Refused(lambda: "unknown")
         return connect
 
-    registration = Registration(accept)
+    registration = ConnectParser(accept)
     stream = first.encode()[:length] + second.encode() + second.encode()
     whole = length > 81 + len(first.notifications)
     assert registration.feed(stream) == [*([first] if whole else []), second, second]
@@ -84,7 +84,7 @@ def test_no_good_connect_is_lost_in_garbage(
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_what_is_kept_is_less_than_a_frame(pieces: list[bytes]) -> None:
-    registration: Registration[Connect] = Registration(known)
+    registration: ConnectParser[Connect] = ConnectParser(known)
     for piece in pieces:
         assert registration.feed(piece) == []
         assert len(registration._rest) < 121
@@ -92,7 +92,7 @@ def test_what_is_kept_is_less_than_a_frame(pieces: list[bytes]) -> None:
 
 def test_each_candidate_is_judged_once() -> None:
     judged: list[Connect] = []
-    registration: Registration[None] = Registration(judged.append)
+    registration: ConnectParser[None] = ConnectParser(judged.append)
     stream = KNOWN[0].encode() + KNOWN[1].encode()
     for at in range(len(stream)):
         registration.feed(stream[at : at + 1])
@@ -107,7 +107,7 @@ def test_the_candidates_judged_are_no_more_than_the_bytes_that_came(garbage: byt
         judged.append(connect)
         raise Refused(lambda: "unknown")
 
-    registration = Registration(accept)
+    registration = ConnectParser(accept)
     for _ in range(100):
         registration.feed(garbage * 100)
     assert len(judged) <= 100 * 100 * len(garbage)
@@ -127,7 +127,7 @@ def test_a_path_that_looks_like_a_connect_is_a_path(kind: Dialect) -> None:
         return connect
 
     for pieces in cut_everywhere(outer.encode() + outer.encode() + bytes(10)):
-        registration = Registration(accept)
+        registration = ConnectParser(accept)
         assert [one for piece in pieces for one in registration.feed(piece)] == [outer, outer]
 
 
@@ -192,7 +192,7 @@ def test_connects_of_both_dialects_are_found_as_a_naive_reader_finds_them(
             raise Refused(lambda: "unknown")
         return connect
 
-    registration = Registration(accept)
+    registration = ConnectParser(accept)
     assert [one for piece in pieces for one in registration.feed(piece)] == naive(pieces, good)
 
 
@@ -203,7 +203,7 @@ def passed_over(pieces: list[bytes]) -> list[tuple[bytes, str]]:
     def report(data: bytes, reason: str) -> None:
         reported.append((data, reason))
 
-    registration = Registration(known, report)
+    registration = ConnectParser(known, report)
     for piece in pieces:
         registration.feed(piece)
     registration.report_incomplete()
@@ -227,7 +227,7 @@ def test_what_is_no_connect_is_reported() -> None:
 
 def test_an_incomplete_connect_is_reported_once_and_may_still_be_completed() -> None:
     reported: list[tuple[bytes, str]] = []
-    registration = Registration(known, lambda data, reason: reported.append((data, reason)))
+    registration = ConnectParser(known, lambda data, reason: reported.append((data, reason)))
     frame = KNOWN[0].encode()
     assert registration.feed(frame[:60]) == []
     assert registration.is_incomplete

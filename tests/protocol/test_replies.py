@@ -4,25 +4,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.protocol import frames
-from kvs.protocol.replies import Change, Executed, Reply, parse_replies
+from kvs.protocol.replies import ExecuteReply, Notification, Reply, parse_replies
 from tests.protocol.pieces import Notifications, cut, cut_everywhere
 from tests.strategies import values, words
 
 replies = st.one_of(
     st.builds(Reply, st.integers(0, 255).filter(lambda op: op != 5), st.integers(0, 255)),
-    st.builds(Executed, st.integers(0, 255), st.binary(max_size=40), st.binary(max_size=40)),
+    st.builds(ExecuteReply, st.integers(0, 255), st.binary(max_size=40), st.binary(max_size=40)),
 )
-changes = st.builds(Change, words, st.one_of(values, st.just(b"DELETED")))
+changes = st.builds(Notification, words, st.one_of(values, st.just(b"DELETED")))
 
 
-def encoded(reply: Reply | Executed) -> bytes:
+def encoded(reply: Reply | ExecuteReply) -> bytes:
     if isinstance(reply, Reply):
-        return frames.reply(reply.operation, reply.result)
-    head = frames.executed_head(reply.result, len(reply.output), len(reply.errors))
+        return frames.encode_reply(reply.operation, reply.result)
+    head = frames.encode_execute_reply_header(reply.result, len(reply.output), len(reply.errors))
     return head + reply.output + reply.errors
 
 
-def read(pieces: list[bytes]) -> list[Reply | Executed]:
+def read(pieces: list[bytes]) -> list[Reply | ExecuteReply]:
     data = bytearray()
     found = []
     for piece in pieces:
@@ -34,12 +34,12 @@ def read(pieces: list[bytes]) -> list[Reply | Executed]:
     return found
 
 
-SOME: list[Reply | Executed] = [
+SOME: list[Reply | ExecuteReply] = [
     Reply(1, 0),
-    Executed(0, b"", b""),
-    Executed(1, b"[(a,b)]\n", b"1:1: x\n"),
+    ExecuteReply(0, b"", b""),
+    ExecuteReply(1, b"[(a,b)]\n", b"1:1: x\n"),
     Reply(3, 1),
-    Executed(0, b"\x05\x05", b""),
+    ExecuteReply(0, b"\x05\x05", b""),
     Reply(2, 0),
 ]
 
@@ -50,28 +50,30 @@ def test_replies_cut_at_every_place() -> None:
 
 
 @given(st.lists(replies, max_size=8), st.data())
-def test_any_replies_cut_anyhow(sent: list[Reply | Executed], data: st.DataObject) -> None:
+def test_any_replies_cut_anyhow(sent: list[Reply | ExecuteReply], data: st.DataObject) -> None:
     assert read(data.draw(cut(b"".join(map(encoded, sent))))) == sent
 
 
 @given(st.lists(replies, min_size=1, max_size=4))
-def test_a_half_reply_is_none(sent: list[Reply | Executed]) -> None:
+def test_a_half_reply_is_none(sent: list[Reply | ExecuteReply]) -> None:
     assert read([b"".join(map(encoded, sent))[:-1]]) == sent[:-1]
 
 
-def notified(pieces: list[bytes]) -> list[Change]:
+def notified(pieces: list[bytes]) -> list[Notification]:
     parser = Notifications()
     return [change for piece in pieces for change in parser.feed(piece)]
 
 
 def test_notifications_cut_at_every_place() -> None:
-    sent = [Change(b"k" * 40, b"DELETED"), Change(b"a", b"v" * 40)]
-    for pieces in cut_everywhere(b"".join(frames.notification(c.key, c.value) for c in sent)):
+    sent = [Notification(b"k" * 40, b"DELETED"), Notification(b"a", b"v" * 40)]
+    for pieces in cut_everywhere(
+        b"".join(frames.encode_notification(c.key, c.value) for c in sent)
+    ):
         assert notified(pieces) == sent
 
 
 @given(st.lists(changes, max_size=8), st.data())
-def test_any_notifications_cut_anyhow(sent: list[Change], data: st.DataObject) -> None:
-    stream = b"".join(frames.notification(change.key, change.value) for change in sent)
+def test_any_notifications_cut_anyhow(sent: list[Notification], data: st.DataObject) -> None:
+    stream = b"".join(frames.encode_notification(change.key, change.value) for change in sent)
     assert notified(data.draw(cut(stream))) == sent
     assert notified([stream[:-1]]) == sent[:-1]

@@ -11,11 +11,11 @@ from kvs.protocol.frames import Dialect
 from kvs.protocol.requests import (
     Disconnect,
     Execute,
+    OversizedExecute,
     Request,
-    Requests,
+    RequestParser,
     Subscribe,
-    TooLong,
-    Unknown,
+    UnknownOperation,
     Unsubscribe,
 )
 from tests.protocol.pieces import cut, cut_everywhere
@@ -31,7 +31,7 @@ requests = st.one_of(
 
 def encoded(request: Request, dialect: Dialect = Dialect.BINARY) -> bytes:
     frame = _encoded(request)
-    if isinstance(request, Unknown):
+    if isinstance(request, UnknownOperation):
         return frame
     return bytes([frame[0] + dialect]) + frame[1:]
 
@@ -41,28 +41,28 @@ def _encoded(request: Request) -> bytes:
         case Disconnect():
             return b"\x02"
         case Subscribe(key):
-            return frames.keyed_request(frames.SUBSCRIBE, key)
+            return frames.encode_key_request(frames.SUBSCRIBE, key)
         case Unsubscribe(key):
-            return frames.keyed_request(frames.UNSUBSCRIBE, key)
+            return frames.encode_key_request(frames.UNSUBSCRIBE, key)
         case Execute(script):
-            return frames.execute_request(script)
-        case TooLong(length):
+            return frames.encode_execute(script)
+        case OversizedExecute(length):
             return b"\x05" + struct.pack("<I", length) + bytes(length)
-        case Unknown(operation):
+        case UnknownOperation(operation):
             return bytes([operation])
 
 
 def read(pieces: list[bytes], dialect: Dialect = Dialect.BINARY) -> list[Request]:
     """Return the requests, up to the first that is none: there a session ends."""
-    parser = Requests(dialect)
+    parser = RequestParser(dialect)
     found: list[Request] = []
     for piece in pieces:
         parser.feed(piece)
-        while (request := parser.next()) is not None:
+        while (request := parser.next_request()) is not None:
             found.append(request)
-            if isinstance(request, Unknown):
+            if isinstance(request, UnknownOperation):
                 return found
-    assert parser.next() is None
+    assert parser.next_request() is None
     return found
 
 
@@ -97,13 +97,15 @@ def test_an_unknown_operation_is_told_after_what_came_before_it(
     sent: list[Request], dialect: Dialect, operation: int, noise: bytes
 ) -> None:
     stream = b"".join(encoded(request, dialect) for request in sent) + bytes([operation]) + noise
-    assert read([stream], dialect) == [*sent, Unknown(operation)]
+    assert read([stream], dialect) == [*sent, UnknownOperation(operation)]
 
 
 @pytest.mark.parametrize("operation", range(256))
 def test_no_op_byte_belongs_to_both_dialects(operation: int) -> None:
     data = bytes([operation]) + bytes(42)
-    unknown = [dialect for dialect in Dialect if read([data], dialect)[:1] == [Unknown(operation)]]
+    unknown = [
+        dialect for dialect in Dialect if read([data], dialect)[:1] == [UnknownOperation(operation)]
+    ]
     expected = {
         **dict.fromkeys(range(2, 6), Dialect.DIGITS),
         **dict.fromkeys(b"2345", Dialect.BINARY),
@@ -123,10 +125,10 @@ def test_a_half_request_is_none(sent: list[Request], missing: int) -> None:
 def test_what_is_incomplete_is_as_it_came(request: Request, missing: int, size: int) -> None:
     whole = encoded(request)
     half = whole[: max(0, len(whole) - missing)]
-    parser = Requests()
+    parser = RequestParser()
     for at in range(0, len(half), size):
         parser.feed(half[at : at + size])
-        parser.next()
+        parser.next_request()
     is_whole = half == whole
     assert parser.is_incomplete == (not is_whole and half != b"")
     assert parser.unused == (b"" if is_whole else half)
@@ -134,24 +136,29 @@ def test_what_is_incomplete_is_as_it_came(request: Request, missing: int, size: 
 
 @pytest.mark.parametrize("over", [1, 70_000])
 def test_a_script_that_is_too_long_is_read_to_its_end(over: int) -> None:
-    length = frames.SCRIPT_BYTES + over
-    sent: list[Request] = [TooLong(length), Subscribe(b"a"), TooLong(length), Disconnect()]
+    length = frames.MAX_SCRIPT_BYTES + over
+    sent: list[Request] = [
+        OversizedExecute(length),
+        Subscribe(b"a"),
+        OversizedExecute(length),
+        Disconnect(),
+    ]
     stream = b"".join(map(encoded, sent))
     for size in (len(stream), 65536, 65535, 9973):
         assert read([stream[at : at + size] for at in range(0, len(stream), size)]) == sent
 
 
 def test_a_script_of_the_greatest_length_is_taken() -> None:
-    script = b"#" * frames.SCRIPT_BYTES
-    assert read([frames.execute_request(script) + b"\x02"]) == [Execute(script), Disconnect()]
+    script = b"#" * frames.MAX_SCRIPT_BYTES
+    assert read([frames.encode_execute(script) + b"\x02"]) == [Execute(script), Disconnect()]
 
 
 def test_a_script_that_is_too_long_is_not_kept() -> None:
-    parser = Requests()
+    parser = RequestParser()
     parser.feed(b"\x05" + struct.pack("<I", 2**32 - 1))
     for _ in range(100):
         parser.feed(bytes(65536))
-        assert parser.next() is None
+        assert parser.next_request() is None
     assert len(parser._data) == 0
 
 
@@ -161,14 +168,14 @@ def test_whatever_comes_something_comes_of_it(pieces: list[bytes]) -> None:
 
 
 def test_a_long_script_is_not_copied_when_its_last_byte_comes() -> None:
-    script = bytes(frames.SCRIPT_BYTES)
-    parser = Requests()
-    sent = frames.execute_request(script)
+    script = bytes(frames.MAX_SCRIPT_BYTES)
+    parser = RequestParser()
+    sent = frames.encode_execute(script)
     for at in range(0, len(sent) - 1, 65536):
         parser.feed(sent[at : min(at + 65536, len(sent) - 1)])
-        assert parser.next() is None
+        assert parser.next_request() is None
     parser.feed(sent[-1:])
-    request = parser.next()
+    request = parser.next_request()
     assert isinstance(request, Execute)
     assert request.length == len(script)
     assert isinstance(request._data, bytearray)

@@ -106,28 +106,28 @@ class Client:
         return operation, result
 
     def executed(self) -> tuple[int, bytes, bytes]:
-        head = self.read("resp", frames.EXECUTED_HEAD_BYTES)
-        result, output, errors = frames.executed_lengths(head)
+        head = self.read("resp", frames.EXECUTE_REPLY_HEADER_BYTES)
+        result, output, errors = frames.decode_execute_reply_header(head)
         return result, self.read("resp", output), self.read("resp", errors)
 
     def execute(self, script: bytes) -> tuple[int, bytes, bytes]:
-        self.send(frames.execute_request(script))
+        self.send(frames.encode_execute(script))
         return self.executed()
 
     def subscribe(self, key: bytes) -> int:
-        self.send(frames.keyed_request(frames.SUBSCRIBE, key))
+        self.send(frames.encode_key_request(frames.SUBSCRIBE, key))
         operation, result = self.reply()
         assert operation == frames.SUBSCRIBE
         return result
 
     def unsubscribe(self, key: bytes) -> int:
-        self.send(frames.keyed_request(frames.UNSUBSCRIBE, key))
+        self.send(frames.encode_key_request(frames.UNSUBSCRIBE, key))
         operation, result = self.reply()
         assert operation == frames.UNSUBSCRIBE
         return result
 
     def change(self) -> tuple[bytes, bytes]:
-        return frames.change_of(self.read("not", frames.NOTIFICATION_BYTES))
+        return frames.decode_notification(self.read("not", frames.NOTIFICATION_BYTES))
 
     def read(self, which: str, size: int) -> bytes:
         data = b""

@@ -15,7 +15,7 @@ from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
 from kvs.server import access
 from kvs.server.access import NoAccess, Senders
-from kvs.server.registration import found
+from kvs.server.registration import open_client_pipes
 
 ANYONE = Senders(0o622, None)
 ANYONE_MAY = "with --fifo-mode 622 any user may have named it"
@@ -80,7 +80,7 @@ def test_links_and_relative_paths_are_named(folder: Path) -> None:
 def test_the_reason_for_a_refused_connect_names_the_path(folder: Path) -> None:
     paths = [pipe(folder, mode, str(mode)) for mode in (0o666, 0o622, 0o644)]
     with pytest.raises(Refused) as refused:
-        found(Connect(*map(os.fsencode, paths)), None, ANYONE)
+        open_client_pipes(Connect(*map(os.fsencode, paths)), None, ANYONE)
     assert refused.value.reason == (
         f"{paths[1]}: has mode 622, and {ANYONE_MAY}; mode 666 would do"
     )

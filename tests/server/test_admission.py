@@ -14,7 +14,7 @@ from tests.server.raw_client import Client, Served, send, serving
 @pytest.fixture(autouse=True)
 def _stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the end of a server not wait for clients that never open their pipes."""
-    monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
+    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
 
 
 def absent(served: Served, count: int, name: str = "d") -> list[Client]:
@@ -91,8 +91,8 @@ def test_no_more_sessions_are_active_than_there_are_places() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let deadlines pass soon."""
-    monkeypatch.setattr("kvs.server.admission.OPENING_SECONDS", 0.05)
-    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.server.admission.OPEN_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.server.session.OPEN_TIMEOUT_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -239,9 +239,9 @@ def test_an_incomplete_connect_is_logged(
 @pytest.mark.parametrize(
     ("frame", "logged"),
     [
-        (frames.keyed_request(frames.SUBSCRIBE, b"key"), r"10 bytes: \x03key"),
-        (frames.execute_request(b"WRITE [(a,1)]\n"), r"10 bytes: \x05\x0e\x00WRITE"),
-        (frames.execute_request(b" " * (1 << 20) + b"\n"), r"5 bytes: \x05\x01\x00\x10\x00"),
+        (frames.encode_key_request(frames.SUBSCRIBE, b"key"), r"10 bytes: \x03key"),
+        (frames.encode_execute(b"WRITE [(a,1)]\n"), r"10 bytes: \x05\x0e\x00WRITE"),
+        (frames.encode_execute(b" " * (1 << 20) + b"\n"), r"5 bytes: \x05\x01\x00\x10\x00"),
     ],
 )
 def test_an_incomplete_request_is_logged_once_and_its_session_goes_on(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvs.protocol import frames
-from kvs.protocol.replies import Change
+from kvs.protocol.replies import Notification
 from kvs.settings import ServerSettings
 from tests.helpers import until
 from tests.protocol.pieces import Notifications
@@ -19,10 +19,10 @@ from tests.server.raw_client import SECONDS, Client, read_within, serving
 pytestmark = pytest.mark.usefixtures("each_engine")
 
 
-def collect(client: Client, count: int) -> list[Change]:
+def collect(client: Client, count: int) -> list[Notification]:
     """Read so many notifications."""
     parser = Notifications()
-    changes: list[Change] = []
+    changes: list[Notification] = []
     while len(changes) < count:
         data = read_within(client.open["not"], 1 << 16)
         assert data, f"the end came after {len(changes)} of {count}"
@@ -51,7 +51,7 @@ def test_every_change_of_several_writers_comes_once_and_in_the_order_of_revision
         seen = [collect(client, 6000) for client in clients]
         for writer in writers:
             writer.join(SECONDS)
-        expected = [Change(b"hot", value) for _, value in sorted(history)]
+        expected = [Notification(b"hot", value) for _, value in sorted(history)]
         assert [len(history)] * 3 == [len(changes) for changes in seen]
         assert all(changes == expected for changes in seen)
 
@@ -93,7 +93,7 @@ def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices(
 def test_a_stopped_reader_holds_up_no_writer_and_takes_no_more_memory_than_it_may(
     monkeypatch: pytest.MonkeyPatch, thousands: int
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", SECONDS)  # to start a reader in
+    monkeypatch.setattr("kvs.server.session.OPEN_TIMEOUT_SECONDS", SECONDS)  # to start a reader in
     program = (
         "import os,sys\n"
         "end = os.open(sys.argv[1], os.O_RDONLY)\n"
@@ -150,7 +150,7 @@ def test_subscribing_and_dropping_while_changes_go_by_loses_and_doubles_nothing(
                 numbers = [int(change.value) for change in collect(client, 200)]
                 assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
                 if index % 3 == 0:
-                    served.server.drop_sessions()
+                    served.server.disconnect_all()
                     until(lambda: served.server.sessions == 0)
                 client.close()
         finally:

@@ -70,7 +70,7 @@ def test_a_disconnect_may_be_padded_to_42_bytes(served: Served, dialect: Dialect
     send(served, bytes([1 + dialect]) + client.frame()[1:])
     client.opens("resp", "req", "not")
     client.send(keyed(bytes([3 + dialect]), b"a") + keyed(bytes([2 + dialect]), b"noise\3" * 6))
-    expected = b"".join(frames.reply(op, 0) for op in (1, 3, 2))
+    expected = b"".join(frames.encode_reply(op, 0) for op in (1, 3, 2))
     assert client.read("resp", 6) == bytes(byte + dialect for byte in expected)
     assert client.at_end("resp")
     client.close("resp")
@@ -115,7 +115,7 @@ def test_a_path_that_is_full_of_ones_is_a_path(served: Served) -> None:
 def test_what_follows_a_disconnect_is_read_and_dropped(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.LEAVING_SECONDS", 3600)
+    monkeypatch.setattr("kvs.server.session.LINGER_SECONDS", 3600)
     client = Client(served, "c").connected()
     (session,) = served.server._sessions
     client.send(bytes([frames.DISCONNECT]))

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvs.engine.interface import Pause, Reason
+from kvs.engine.interface import ExecuteResult, StopReason
 from kvs.library import Store
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute
 from kvs.server import execution as scripts
-from kvs.server.execution import BLOCK_BYTES, Blocks, Script
+from kvs.server.execution import BLOCK_BYTES, Blocks, ScriptExecution
 from tests.strategies import scripts as any_scripts
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -19,28 +19,28 @@ SHOWN = 41 * 100
 """Bytes that SHOW writes of that table."""
 
 
-def reply_of(script: Script) -> tuple[int, bytes, bytes]:
+def reply_of(script: ScriptExecution) -> tuple[int, bytes, bytes]:
     head, *rest = script.reply()
-    result, output, errors = frames.executed_lengths(bytes(head))
+    result, output, errors = frames.decode_execute_reply_header(bytes(head))
     text = b"".join(rest)
     assert len(text) == output + errors == script.size
     return result, text[:output], text[output:]
 
 
-def run(script: Script) -> list[Pause]:
+def run(script: ScriptExecution) -> list[ExecuteResult]:
     """Run it to its end; return the slices."""
     slices = []
-    while not script.over:
+    while not script.is_finished:
         script.prepare()
         before = script.size
         needs = script.needs
         slices.append(script.run_slice())
-        assert script.over or script.size <= max(needs, before + 200_000)
+        assert script.is_finished or script.size <= max(needs, before + 200_000)
     return slices
 
 
 def run_text(text: bytes, store: Store, total: int = 1 << 28) -> tuple[int, bytes, bytes]:
-    script = Script(Execute(text), store, total)
+    script = ScriptExecution(Execute(text), store, total)
     run(script)
     return reply_of(script)
 
@@ -57,7 +57,7 @@ def test_slices_of_any_size_write_and_report_the_same(texts: list[bytes], size: 
         patch.setattr(scripts, "SHORT_BYTES", 0)
         result, output, errors = run_text(text, sliced)
     pauses = [expected.execute(text, budget=len(text) + (1 << 20))]
-    while pauses[-1].reason is not Reason.END:
+    while pauses[-1].reason is not StopReason.END:
         pauses.append(expected.execute(text, pauses[-1].offset, len(text) + (1 << 20)))
     assert output == b"".join(pause.output for pause in pauses)
     assert errors == b"".join(error for pause in pauses for error in reported(text, pause))
@@ -66,10 +66,10 @@ def test_slices_of_any_size_write_and_report_the_same(texts: list[bytes], size: 
     assert sliced.revision == expected.revision
 
 
-def reported(text: bytes, pause: Pause) -> list[bytes]:
+def reported(text: bytes, pause: ExecuteResult) -> list[bytes]:
     """Return the errors of a session for what was executed in one call."""
-    found = [(f.offset, f.column, f.reason) for f in pause.faults]
-    if pause.reason is Reason.BACKUP:
+    found = [(f.offset, f.column, f.reason) for f in pause.diagnostics]
+    if pause.reason is StopReason.BACKUP:
         begin = text.rfind(b"\n", 0, pause.offset - 1) + 1
         column = text.index(b"B", begin) - begin + 1
         found.append((begin, column, "BACKUP belongs to a job, not to a session"))
@@ -81,7 +81,7 @@ def reported(text: bytes, pause: Pause) -> list[bytes]:
 
 def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
     store = Store()
-    script = Script(Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store)
+    script = ScriptExecution(Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store)
     slices = run(script)
     assert slices[0].lines == 1
     assert [each.lines for each in slices[-2:]] == [1, 1]
@@ -92,14 +92,14 @@ def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
 def test_a_long_line_is_its_own_slice() -> None:
     long = b"READ [" + b"a," * 5000 + b"a]\n"
     text = b"WRITE [(a,1)]\n" * 10 + long + b"WRITE [(a,2)]\n" * 10 + long
-    script = Script(Execute(text), Store())
+    script = ScriptExecution(Execute(text), Store())
     slices = run(script)
     assert [each.lines for each in slices] == [10, 1, 10, 1]
     assert script.needs >= script.size
 
 
 def test_slices_are_short_where_lines_are_invalid_and_grow_where_they_are_not() -> None:
-    script = Script(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store())
+    script = ScriptExecution(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store())
     lines = [each.lines for each in run(script)]
     assert max(lines[:15]) <= 130
     assert max(lines) > 500
@@ -109,8 +109,8 @@ def test_an_estimate_covers_what_a_long_line_and_a_listing_write() -> None:
     store = Store()
     store.write({"a": "v" * 40, **TABLE})
     for text in (b"READ [" + b"a," * 50_000 + b"a]\n", b"SHOW\n" * 300):
-        script = Script(Execute(text), store)
-        while not script.over:
+        script = ScriptExecution(Execute(text), store)
+        while not script.is_finished:
             script.prepare()
             needs = script.needs
             script.run_slice()

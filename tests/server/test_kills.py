@@ -23,9 +23,9 @@ for step in steps.split():
         case "connect": client.register()
         case "reply": assert client.reply() == (1, 0)
         case "subscribe": client.subscribe(b"hot")
-        case "half": client.send(frames.keyed_request(3, b"never")[:20])
-        case "wait": client.send(frames.execute_request(b"WRITE [(k,1)]\\nWAIT 9999999\\n"))
-        case "show": client.send(frames.execute_request(b"SHOW\\n" * 3))
+        case "half": client.send(frames.encode_key_request(3, b"never")[:20])
+        case "wait": client.send(frames.encode_execute(b"WRITE [(k,1)]\\nWAIT 9999999\\n"))
+        case "show": client.send(frames.encode_execute(b"SHOW\\n" * 3))
         case "goodbye": client.send(bytes([2]))
         case which: client.opens(which)
 print("there", flush=True)
@@ -85,7 +85,7 @@ def kill_at(
 @pytest.fixture(autouse=True)
 def _release_killed_clients_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the end of a server not wait for clients that were killed while they opened pipes."""
-    monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
+    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
 
 
 @pytest.mark.slow

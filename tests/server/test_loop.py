@@ -8,65 +8,65 @@ from functools import partial
 
 import pytest
 
-from kvs.server.loop import HUP, IN, OUT, Loop
+from kvs.server.loop import HUP, IN, OUT, EventLoop
 from tests.helpers import SECONDS, until
 from tests.server.raw_client import read_within
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    one = Loop()
+def loop() -> Iterator[EventLoop]:
+    one = EventLoop()
     yield one
     one.close()
 
 
-def test_calls_from_other_threads_come_in_order_and_wake_it(loop: Loop) -> None:
+def test_calls_from_other_threads_come_in_order_and_wake_it(loop: EventLoop) -> None:
     called: list[int] = []
 
     def call() -> None:
         for number in range(9):
-            loop.soon(partial(called.append, number))
+            loop.call_soon_threadsafe(partial(called.append, number))
 
     ask = threading.Thread(target=call)
     ask.start()
     while len(called) < 9:
-        loop.turn()
+        loop.run_once()
     ask.join(SECONDS)
     assert called == list(range(9))
 
 
-def test_more_calls_than_its_pipe_takes_are_all_made(loop: Loop) -> None:
+def test_more_calls_than_its_pipe_takes_are_all_made(loop: EventLoop) -> None:
     called: list[int] = []
     for number in range(100_000):
-        loop.soon(partial(called.append, number))
+        loop.call_soon_threadsafe(partial(called.append, number))
     while len(called) < 100_000:
-        loop.turn()
+        loop.run_once()
     assert called == list(range(100_000))
 
 
-def test_no_call_is_slept_over_that_comes_one_at_a_time(loop: Loop) -> None:
+def test_no_call_is_slept_over_that_comes_one_at_a_time(loop: EventLoop) -> None:
     count = 1_000
     over: list[bool] = []
 
     def call() -> None:
         called = threading.Semaphore(0)
         for _ in range(count):
-            loop.soon(called.release)
+            loop.call_soon_threadsafe(called.release)
             if not called.acquire(timeout=SECONDS):
                 return
-        loop.soon(lambda: over.append(True))
+        loop.call_soon_threadsafe(lambda: over.append(True))
 
-    loop.after(2 * SECONDS, lambda: over.append(False))
+    loop.call_later(2 * SECONDS, lambda: over.append(False))
     ask = threading.Thread(target=call)
     ask.start()
     while not over:
-        loop.turn()
+        loop.run_once()
     ask.join(SECONDS)
     assert over == [True]
 
 
 def test_no_call_is_slept_over_that_comes_just_before_it_waits(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
     look = loop._seconds_to_wait
@@ -74,59 +74,59 @@ def test_no_call_is_slept_over_that_comes_just_before_it_waits(
     def look_and_be_called() -> float | None:
         seconds = look()
         monkeypatch.undo()
-        loop.soon(lambda: called.append("in time"))
+        loop.call_soon_threadsafe(lambda: called.append("in time"))
         return seconds
 
-    loop.after(SECONDS, lambda: called.append("late"))
-    loop.soon(lambda: None)
-    loop.turn()  # so that it has been at work before
+    loop.call_later(SECONDS, lambda: called.append("late"))
+    loop.call_soon_threadsafe(lambda: None)
+    loop.run_once()  # so that it has been at work before
     monkeypatch.setattr(loop, "_seconds_to_wait", look_and_be_called)
-    loop.turn()
+    loop.run_once()
     assert called == ["in time"]
 
 
-def test_timers_come_in_the_order_of_their_times_and_cancelled_ones_do_not(loop: Loop) -> None:
+def test_timers_come_in_the_order_of_their_times_and_cancelled_ones_do_not(loop: EventLoop) -> None:
     called: list[str] = []
-    loop.after(0.03, lambda: called.append("late"))
-    loop.after(0.01, lambda: called.append("early"))
-    loop.after(0.02, lambda: called.append("never")).cancel()
+    loop.call_later(0.03, lambda: called.append("late"))
+    loop.call_later(0.01, lambda: called.append("early"))
+    loop.call_later(0.02, lambda: called.append("never")).cancel()
     while len(called) < 2:
-        loop.turn()
+        loop.run_once()
     assert called == ["early", "late"]
 
 
-def test_cancelled_timers_are_not_kept_until_they_are_due(loop: Loop) -> None:
+def test_cancelled_timers_are_not_kept_until_they_are_due(loop: EventLoop) -> None:
     called: list[int] = []
     for number in range(100):
-        loop.after(0.001 * number, partial(called.append, number))
+        loop.call_later(0.001 * number, partial(called.append, number))
     for _ in range(10_000):
-        loop.after(1e7, lambda: called.append(-1)).cancel()
+        loop.call_later(1e7, lambda: called.append(-1)).cancel()
     assert len(loop._timers) < 500
     while len(called) < 100:
-        loop.turn()
+        loop.run_once()
     assert called == list(range(100))
 
 
-def test_one_that_is_forgotten_by_a_call_before_it_is_not_called(loop: Loop) -> None:
+def test_one_that_is_forgotten_by_a_call_before_it_is_not_called(loop: EventLoop) -> None:
     ends = [os.pipe() for _ in range(2)]
     called: list[int] = []
 
     def ready(reader: int) -> None:
         called.append(reader)
         for other, _ in ends:
-            loop.forget(other)
+            loop.unregister(other)
 
     for reader, writer in ends:
         os.write(writer, b"x")
-        loop.watch(reader, IN, lambda _, reader=reader: ready(reader))  # type: ignore[misc]
-    loop.turn()
+        loop.register(reader, IN, lambda _, reader=reader: ready(reader))  # type: ignore[misc]
+    loop.run_once()
     assert len(called) == 1
     for end in sum(ends, ()):
         os.close(end)
 
 
 def test_what_has_the_number_of_one_that_was_closed_is_not_told_of_that_ones_end(
-    loop: Loop,
+    loop: EventLoop,
 ) -> None:
     ends = [os.pipe() for _ in range(2)]
     new: list[int] = []
@@ -134,47 +134,47 @@ def test_what_has_the_number_of_one_that_was_closed_is_not_told_of_that_ones_end
 
     def ready(_: int) -> None:
         for reader, _writer in ends:
-            loop.forget(reader)
+            loop.unregister(reader)
             os.close(reader)
         new.extend(os.pipe() + os.pipe())
         for end in new[::2]:
-            loop.watch(end, IN, told.append)
+            loop.register(end, IN, told.append)
 
     for reader, writer in ends:
-        loop.watch(reader, IN, ready)
+        loop.register(reader, IN, ready)
         os.close(writer)
-    loop.turn()
+    loop.run_once()
     assert {reader for reader, _ in ends} <= set(new)
     assert told == []
     os.write(new[1], b"x")
-    loop.turn()
+    loop.run_once()
     assert told == [IN]
     for end in new[::2]:
-        loop.forget(end)
+        loop.unregister(end)
     for end in new:
         os.close(end)
 
 
-def test_what_is_asked_for_can_be_changed_and_the_end_is_always_told(loop: Loop) -> None:
+def test_what_is_asked_for_can_be_changed_and_the_end_is_always_told(loop: EventLoop) -> None:
     reader, writer = os.pipe()
     events: list[int] = []
-    loop.watch(reader, 0, events.append)
-    loop.watch(writer, OUT, events.append)
-    loop.turn()
+    loop.register(reader, 0, events.append)
+    loop.register(writer, OUT, events.append)
+    loop.run_once()
     assert events == [OUT]
-    loop.forget(writer)
+    loop.unregister(writer)
     os.close(writer)
-    loop.turn()
+    loop.run_once()
     assert events == [OUT, HUP]
-    loop.forget(reader)
+    loop.unregister(reader)
     os.close(reader)
 
 
 def test_a_call_after_its_end_does_nothing_and_harms_nobody() -> None:
-    loop = Loop()
+    loop = EventLoop()
     loop.close()
     others = [os.pipe2(os.O_NONBLOCK) for _ in range(4)]  # they have the numbers that it had
-    loop.soon(lambda: None)
+    loop.call_soon_threadsafe(lambda: None)
     for reader, writer in others:
         with pytest.raises(BlockingIOError):
             os.read(reader, 1)
@@ -182,14 +182,14 @@ def test_a_call_after_its_end_does_nothing_and_harms_nobody() -> None:
         os.close(writer)
 
 
-def test_signal_handlers_may_call_it_at_any_moment(loop: Loop) -> None:
+def test_signal_handlers_may_call_it_at_any_moment(loop: EventLoop) -> None:
     called: list[int] = []
     handled, tell = os.pipe()  # a handler may be called within a lock that this thread holds
     begun: list[int] = []
     over = threading.Event()
 
     def handle(*_: object) -> None:
-        loop.soon(lambda: called.append(0))
+        loop.call_soon_threadsafe(lambda: called.append(0))
         begun.append(0)
         os.write(tell, b"x")
 
@@ -204,21 +204,21 @@ def test_signal_handlers_may_call_it_at_any_moment(loop: Loop) -> None:
     try:
         until(lambda: begun)
         for _ in range(3000):
-            loop.soon(lambda: called.append(1))
-            loop.turn()
+            loop.call_soon_threadsafe(lambda: called.append(1))
+            loop.run_once()
     finally:
         over.set()
         thread.join(SECONDS)
         signal.signal(signal.SIGUSR2, before)
         os.close(handled)
         os.close(tell)
-    loop.soon(lambda: None)
-    loop.turn()
+    loop.call_soon_threadsafe(lambda: None)
+    loop.run_once()
     assert called.count(1) == 3000
     assert called.count(0) > 0
 
 
-def test_others_give_way_while_it_serves_and_not_for_ever(loop: Loop) -> None:
+def test_others_give_way_while_it_serves_and_not_for_ever(loop: EventLoop) -> None:
     order: list[str] = []
     serving, waited = threading.Event(), threading.Event()
 
@@ -229,23 +229,23 @@ def test_others_give_way_while_it_serves_and_not_for_ever(loop: Loop) -> None:
 
     def other() -> None:
         assert serving.wait(SECONDS)
-        loop.give_way(0.001)  # it is served for longer
+        loop.yield_interpreter(0.001)  # it is served for longer
         waited.set()
-        loop.give_way(SECONDS)
+        loop.yield_interpreter(SECONDS)
         order.append("other")
 
     thread = threading.Thread(target=other)
     thread.start()
-    loop.soon(serve)
-    loop.turn()
+    loop.call_soon_threadsafe(serve)
+    loop.run_once()
     thread.join(SECONDS)
     assert order == ["served", "other"]
 
 
-def test_a_turn_is_over_after_a_while(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_is_over_after_a_while(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     for seconds in (SECONDS, 0.0):
         monkeypatch.setattr("kvs.server.loop.TURN_SECONDS", seconds)
-        loop.soon(lambda: seen.append(loop.is_turn_over))
-        loop.turn()
+        loop.call_soon_threadsafe(lambda: seen.append(loop.is_turn_over))
+        loop.run_once()
     assert seen == [False, True]

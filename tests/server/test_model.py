@@ -47,11 +47,11 @@ class Model:
     def step(self, kind: str, what: object) -> None:
         match kind, what:
             case "subscribe", bytes(key):
-                self.sent += frames.keyed_request(frames.SUBSCRIBE, key)
+                self.sent += frames.encode_key_request(frames.SUBSCRIBE, key)
                 self.replies.append((frames.SUBSCRIBE, int(key in self.table), None))
                 self.subscribed |= {key} & set(KEYS)
             case "unsubscribe", bytes(key):
-                self.sent += frames.keyed_request(frames.UNSUBSCRIBE, key)
+                self.sent += frames.encode_key_request(frames.UNSUBSCRIBE, key)
                 self.replies.append((frames.UNSUBSCRIBE, int(key not in self.subscribed), None))
                 self.subscribed.discard(key)
             case "write", list(given):
@@ -79,13 +79,13 @@ class Model:
             case "nonsense", bytes(script):
                 self._execute(script.replace(b"\n", b"!"), b"", 1)
             case _:
-                length = frames.SCRIPT_BYTES + 1
+                length = frames.MAX_SCRIPT_BYTES + 1
                 self.sent += bytes([frames.EXECUTE]) + length.to_bytes(4, "little")
                 self.sent += bytes([frames.DISCONNECT]) * length  # it means nothing in there
                 self.replies.append((frames.EXECUTE, 1, b""))
 
     def _execute(self, script: bytes, output: bytes = b"", result: int = 0) -> None:
-        self.sent += frames.execute_request(script)
+        self.sent += frames.encode_execute(script)
         self.replies.append((frames.EXECUTE, result, output))
 
     def _tell(self, changes: dict[bytes, bytes]) -> None:

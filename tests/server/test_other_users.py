@@ -91,7 +91,7 @@ def connect_to(folder: Path) -> Connect:
 @pytest.fixture(autouse=True)
 def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server that stops not wait long for clients that are about to open their pipes."""
-    monkeypatch.setattr(release, "SECONDS", 0.05)
+    monkeypatch.setattr(release, "OPEN_TIMEOUT_SECONDS", 0.05)
 
 
 @pytest.mark.parametrize("folder_mode", [0o700, 0o710, 0o744, 0o711, 0o755])
@@ -146,7 +146,7 @@ def test_no_link_of_proc_leads_to_pipes_of_another_process() -> None:
         assert not named_by_nobody(served, connect_to(Path(f"{proc}/fd/{here}")))
         assert not named_by_nobody(served, connect_to(Path(f"/proc/self/fd/{here}")))
         rooted = connect_to(Path(f"{proc}/root{private}"))
-        if max(map(len, rooted.paths)) <= frames.PATH_BYTES:
+        if max(map(len, rooted.paths)) <= frames.MAX_PATH_BYTES:
             assert not named_by_nobody(served, rooted)
         for handle in (here, *held):
             os.close(handle)

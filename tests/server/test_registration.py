@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import RegistrationUnusable
+from kvs.errors import RegistrationPipeError
 from kvs.posix import fifos
 from kvs.protocol import frames
 from kvs.server.registration import RegistrationPipe
@@ -84,7 +84,7 @@ def test_pipes_of_others_are_served_only_where_they_are_let_in(mode: int) -> Non
 def test_something_else_in_its_place_is_left_alone_and_sessions_go_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("kvs.server.server.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("kvs.server.server.PIPE_CHECK_SECONDS", 0.01)
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "a").connected()
         waiting = Client(served, "b").make().register()
@@ -134,9 +134,9 @@ def test_of_two_servers_that_start_at_the_same_moment_one_has_it(
         other.make()  # it takes what was made, and is not open yet, for one left behind
 
     monkeypatch.setattr(fifos, "make", made)
-    with pytest.raises(RegistrationUnusable, match="a server is already there"):
+    with pytest.raises(RegistrationPipeError, match="a server is already there"):
         RegistrationPipe(path, 0o600).make()
-    assert not other.is_gone()
+    assert not other.was_removed()
     other.close(remove=True)
 
 
@@ -147,14 +147,14 @@ def test_one_that_cannot_be_opened_for_want_of_descriptors_is_told(
         raise OSError(24, os.strerror(24))
 
     monkeypatch.setattr(fifos.Fifo, "open_for_reading", fail)
-    with pytest.raises(RegistrationUnusable, match="Too many open files"):
+    with pytest.raises(RegistrationPipeError, match="Too many open files"):
         RegistrationPipe(os.fsencode(tmp_path / "reg"), 0o600).make()
 
 
 def test_a_client_that_disconnected_may_connect_again_at_once_with_the_same_pipes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.LEAVING_SECONDS", 3600)
+    monkeypatch.setattr("kvs.server.session.LINGER_SECONDS", 3600)
     with serving() as served:
         client = Client(served, "c").connected()
         for _ in range(3):
@@ -199,7 +199,7 @@ def test_nothing_in_another_directory_is_touched_by_way_of_a_link(
     monkeypatch.setattr(fifos, "make", made)
     pipe = RegistrationPipe(os.fsencode(way / "reg"), 0o622)
     pipe.make()
-    assert pipe.is_gone()
+    assert pipe.was_removed()
     pipe.close(remove=True)
     after = precious.joinpath("reg").stat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import JournalFailed
+from kvs.errors import JournalWriteError
 from kvs.library import Store
 from kvs.protocol import frames
 from kvs.server import execution
@@ -59,7 +59,7 @@ def rests(prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def drop(served: Served, _client: Client, _patch: pytest.MonkeyPatch) -> None:
-    served.server.drop_sessions()
+    served.server.disconnect_all()
 
 
 def stop(served: Served, _client: Client, _patch: pytest.MonkeyPatch) -> None:
@@ -85,11 +85,11 @@ def send_nonsense(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -
 
 
 def run_out_of_memory(_served: Served, client: Client, patch: pytest.MonkeyPatch) -> None:
-    def fail(_: execution.Script) -> None:
+    def fail(_: execution.ScriptExecution) -> None:
         raise MemoryError
 
-    patch.setattr(execution.Script, "run_slice", fail)
-    client.send(frames.execute_request(b"READ [a]\n"))
+    patch.setattr(execution.ScriptExecution, "run_slice", fail)
+    client.send(frames.encode_execute(b"READ [a]\n"))
 
 
 EARLY_ENDS: list[End] = [drop, stop, close_a_pipe]
@@ -124,7 +124,7 @@ def test_so_it_is_when_its_deadline_has_passed(prefix: tuple[str, ...]) -> None:
         with serving() as served:
             client = opened(served, prefix)
             [session] = served.server._sessions
-            served.server._loop.soon(session._too_late)
+            served.server._loop.call_soon_threadsafe(session._on_open_timeout)
             until(lambda: served.server.sessions == 0)
             is_released(client, rest)
 
@@ -134,14 +134,14 @@ def test_so_it_is_when_it_came_after_its_deadline(
     order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("kvs.server.admission.LATE_LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("kvs.server.admission.OPENING_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.server.admission.LATE_POLL_SECONDS", 0.01)
+    monkeypatch.setattr("kvs.server.admission.OPEN_TIMEOUT_SECONDS", 0.05)
     with serving() as served:
         client = Client(served, "c").make().register()
         until(lambda: "opened none of its pipes" in caplog.text)
-        monkeypatch.setattr("kvs.server.admission.OPENING_SECONDS", 5.0)
+        monkeypatch.setattr("kvs.server.admission.OPEN_TIMEOUT_SECONDS", 5.0)
         for waiting in served.server._admission._waiting.values():
-            waiting.turn = waiting.came - 5.0
+            waiting.turn = waiting.arrived_at - 5.0
         is_released(client, order)
         assert "begins" not in caplog.text
 
@@ -177,7 +177,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[tuple[Serve
             server.stop()
             thread.join(SECONDS)
             assert not thread.is_alive()
-            with suppress(JournalFailed):
+            with suppress(JournalWriteError):
                 store.close()
 
 
@@ -188,7 +188,7 @@ def test_so_it_is_when_the_journal_fails(
     with failing(monkeypatch, tmp_path / "d") as (served, fault):
         client = opened(served, prefix)
         fault.armed = True
-        with suppress(JournalFailed):
+        with suppress(JournalWriteError):
             served.store.write({"k": "1"})
         is_released(client, rests(prefix)[0])
 
@@ -222,9 +222,9 @@ def test_a_client_that_connects_again_with_the_same_pipes_is_served(
     with serving() as served:
         for _ in range(3):
             client = opened_again(served, prefix)
-            served.server.drop_sessions()
+            served.server.disconnect_all()
             dropped = threading.Event()
-            served.server._loop.soon(
+            served.server._loop.call_soon_threadsafe(
                 dropped.set
             )  # behind the drop, which must not meet what follows
             assert dropped.wait(SECONDS)
@@ -246,17 +246,17 @@ def opened_again(served: Served, prefix: tuple[str, ...]) -> Client:
 def test_what_is_never_opened_is_given_up_and_leaves_no_descriptor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
+    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
     with serving() as served:
         before = len(os.listdir("/proc/self/fd"))
         for prefix in PREFIXES:
             client = opened(served, prefix)
-            served.server.drop_sessions()
+            served.server.disconnect_all()
             until(lambda: served.server.sessions == 0)
             client.close()
             client.remove()
         until(lambda: len(os.listdir("/proc/self/fd")) <= before)
-        assert not served.server._farewells._by_pipe
+        assert not served.server._releaser._by_pipe
 
 
 def test_the_oldest_is_given_up_for_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +267,7 @@ def test_the_oldest_is_given_up_for_one_too_many(monkeypatch: pytest.MonkeyPatch
         for name in "abc":
             client = Client(served, name).make().register().opens("req")
             until(lambda: served.server.sessions == 1)
-            served.server.drop_sessions()
+            served.server.disconnect_all()
             until(lambda: served.server.sessions == 0)
             clients.append(client)
         for client in clients[1:]:
@@ -285,4 +285,4 @@ def test_a_stop_without_such_clients_waits_for_nothing() -> None:
         until(lambda: served.server.waiting == 1)
         gone.remove()
         until(lambda: served.server.waiting == 0)
-    assert not served.server._farewells.pending
+    assert not served.server._releaser.pending

@@ -9,7 +9,7 @@ import pytest
 
 from kvs.protocol import frames
 from kvs.server import scheduler, session
-from kvs.server.reply_memory import SMALL_REPLY_BYTES, Claim
+from kvs.server.reply_memory import SMALL_REPLY_BYTES, Reservation
 from kvs.settings import ServerSettings
 from tests.helpers import until
 from tests.server.raw_client import SECONDS, Client, Served, serving
@@ -47,7 +47,7 @@ def worker_busy(served: Served) -> Iterator[None]:
         busy.set()
         go_on.wait(SECONDS)
 
-    served.server._turns._worker.submit(work)
+    served.server._scheduler._worker.submit(work)
     assert busy.wait(SECONDS)
     try:
         yield
@@ -56,12 +56,12 @@ def worker_busy(served: Served) -> Iterator[None]:
 
 
 def is_idle(served: Served) -> bool:
-    turns = served.server._turns
-    return turns._at_work is None and not turns._waiting and turns._large is None
+    turns = served.server._scheduler
+    return turns._running is None and not turns._waiting and turns._large is None
 
 
 def writes(key: bytes, count: int) -> bytes:
-    return frames.execute_request(
+    return frames.encode_execute(
         b"".join(b"WRITE [(%b,%d)]\n" % (key, number) for number in range(count))
     )
 
@@ -75,7 +75,7 @@ def test_long_scripts_of_sessions_take_turns_and_each_stays_in_order(served: Ser
     with worker_busy(served):
         for key, client in clients.items():
             client.send(writes(key, count))
-        until(lambda: len(served.server._turns._waiting) == 2)  # and one is with the worker
+        until(lambda: len(served.server._scheduler._waiting) == 2)  # and one is with the worker
     seen: dict[bytes, list[int]] = {key: [] for key in clients}
     switches, last = 0, b""
     for _ in range(3 * count):
@@ -92,8 +92,8 @@ def test_long_scripts_of_sessions_take_turns_and_each_stays_in_order(served: Ser
 def test_short_requests_are_answered_while_long_ones_wait(served: Served) -> None:
     long, other = Client(served, "l").connected(), Client(served, "o").connected()
     with worker_busy(served):
-        long.send(writes(b"a", 10_000) + frames.execute_request(b"READ [a]\n"))
-        until(lambda: served.server._turns._at_work)
+        long.send(writes(b"a", 10_000) + frames.encode_execute(b"READ [a]\n"))
+        until(lambda: served.server._scheduler._running)
         for _ in range(100):
             assert other.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
     assert long.executed() == (0, b"", b"")
@@ -112,7 +112,7 @@ ENDLESS = {
 
 ENDS: dict[str, Callable[[Served, Client], None]] = {
     "gone": lambda _, client: client.close(),
-    "dropped": lambda served, _: served.server.drop_sessions(),
+    "dropped": lambda served, _: served.server.disconnect_all(),
 }
 
 
@@ -142,7 +142,7 @@ def test_a_script_ends_with_its_session_whatever_is_in_it(
         return real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(served.store, "execute", execute)
-    client.send(frames.execute_request(script))
+    client.send(frames.encode_execute(script))
     assert under_way.wait(SECONDS)
     end(served, client)
     until(lambda: served.server.sessions == 0)
@@ -167,7 +167,7 @@ def test_a_long_script_of_a_client_that_is_gone_is_executed_if_there_is_time(
 def test_a_server_that_stops_waits_for_no_script() -> None:
     with serving() as served:
         client = Client(served, "c").connected()
-        client.send(frames.execute_request(ENDLESS["SHOWs"]))
+        client.send(frames.encode_execute(ENDLESS["SHOWs"]))
         until(lambda: not is_idle(served))
     assert not is_idle(served)  # it was not over
 
@@ -179,14 +179,14 @@ def test_a_server_that_stops_waits_for_no_script() -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Yield what replies took at most."""
     most = [0]
-    real = Claim.hold
+    real = Reservation.resize
 
-    def hold(claim: Claim, held: int) -> None:
+    def hold(claim: Reservation, held: int) -> None:
         real(claim, held)
         most[0] = max(most[0], claim.room.used)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Claim, "hold", hold)
+        patched.setattr(Reservation, "resize", hold)
         yield most
 
 
@@ -197,7 +197,7 @@ def test_replies_that_together_are_over_the_bound_come_one_after_the_other(
     shows = (TOTAL - 6 * SMALL_REPLY_BYTES) // SHOWN
     with measured(monkeypatch) as most:
         for client in clients:
-            client.send(frames.execute_request(b"SHOW\n" * shows))
+            client.send(frames.encode_execute(b"SHOW\n" * shows))
         got = {}
         readers = [
             threading.Thread(target=lambda one: got.update({one.name: one.executed()}), args=(one,))
@@ -210,7 +210,7 @@ def test_replies_that_together_are_over_the_bound_come_one_after_the_other(
     for client in clients:
         result, output, errors = got[client.name]
         assert (result, len(output), errors) == (0, shows * SHOWN, b"")
-    until(lambda: bounded.server._house.room.used == 0)
+    until(lambda: bounded.server._context.reply_memory.used == 0)
     assert most[0] <= TOTAL + 6 * SMALL_REPLY_BYTES
 
 
@@ -227,10 +227,10 @@ def test_a_script_waits_for_room_until_others_are_read_and_short_ones_do_not(
     bounded: Served,
 ) -> None:
     first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
-    first.send(frames.execute_request(b"SHOW\n" * 20))
+    first.send(frames.encode_execute(b"SHOW\n" * 20))
     until(lambda: unread(first.open["resp"]) > 0)
-    second.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: bounded.server._turns._large_waits)
+    second.send(frames.encode_execute(b"SHOW\n" * 20))
+    until(lambda: bounded.server._scheduler._large_waits)
     other = Client(bounded, "o").connected()
     for _ in range(20):
         assert len(other.execute(b"READ [key001]\n" * 1000)[1]) == 42_000
@@ -245,7 +245,7 @@ def test_a_session_that_reads_nothing_ends_where_others_need_its_room(
 ) -> None:
     caplog.set_level(logging.INFO)
     lazy, second = Client(bounded, "l").connected(), Client(bounded, "s").connected()
-    lazy.send(frames.execute_request(b"SHOW\n" * 20))
+    lazy.send(frames.encode_execute(b"SHOW\n" * 20))
     until(lambda: unread(lazy.open["resp"]) > 0)
     monkeypatch.setattr(scheduler, "STALL_SECONDS", 0.1)
     result, output, errors = second.execute(b"SHOW\n" * 20)
@@ -259,8 +259,8 @@ def test_a_script_is_stopped_where_nothing_gives_it_room(
     bounded: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, second = Client(bounded, "w").connected(), Client(bounded, "s").connected()
-    waits.send(frames.execute_request(b"SHOW\n" * 20 + b"WAIT 9999999\n"))
-    until(lambda: bounded.server._house.room.used >= 20 * SHOWN and is_idle(bounded))
+    waits.send(frames.encode_execute(b"SHOW\n" * 20 + b"WAIT 9999999\n"))
+    until(lambda: bounded.server._context.reply_memory.used >= 20 * SHOWN and is_idle(bounded))
     monkeypatch.setattr(scheduler, "STALL_SECONDS", 0.1)
     result, output, errors = second.execute(b"SHOW\n" * 20)
     assert result == 1
@@ -271,19 +271,19 @@ def test_a_script_is_stopped_where_nothing_gives_it_room(
         b"the script stops here\n" % (line, TOTAL)
     )
     waits.close()
-    until(lambda: bounded.server._house.room.used == 0)
+    until(lambda: bounded.server._context.reply_memory.used == 0)
     assert len(second.execute(b"SHOW\n" * 20)[1]) == 20 * SHOWN
 
 
 def test_a_session_that_ends_gives_its_room_to_the_next(bounded: Served) -> None:
     first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
-    first.send(frames.execute_request(b"SHOW\n" * 20))
+    first.send(frames.encode_execute(b"SHOW\n" * 20))
     until(lambda: unread(first.open["resp"]) > 0)
-    second.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: bounded.server._turns._large_waits)
+    second.send(frames.encode_execute(b"SHOW\n" * 20))
+    until(lambda: bounded.server._scheduler._large_waits)
     third = Client(bounded, "t").connected()
-    third.send(frames.execute_request(b"SHOW\n" * 20))
-    until(lambda: bounded.server._turns._large_later)
+    third.send(frames.encode_execute(b"SHOW\n" * 20))
+    until(lambda: bounded.server._scheduler._large_later)
     second.close()  # one that waits
     first.close()
     assert len(third.executed()[1]) == 20 * SHOWN

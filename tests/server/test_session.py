@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import NoThread
+from kvs.errors import ThreadStartError
 from kvs.library import Store
 from kvs.protocol import frames
 from kvs.protocol.frames import Dialect
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
-from kvs.store.subscriptions import Outbox, Watchers
+from kvs.store.subscriptions import Outbox, Subscriptions
 from tests.helpers import until
 from tests.server.raw_client import SECONDS, Client, Served, compiled, send, serving
 
@@ -158,7 +158,7 @@ def test_strings_end_at_the_first_nul(served: Served) -> None:
 
 def test_requests_may_come_together_and_in_pieces(served: Served) -> None:
     client = Client(served, "c").connected()
-    both = frames.keyed_request(3, b"a") + frames.execute_request(b"WRITE [(a,1)]\nREAD [a]\n")
+    both = frames.encode_key_request(3, b"a") + frames.encode_execute(b"WRITE [(a,1)]\nREAD [a]\n")
     client.send(both + both[:20])
     assert client.reply() == (3, 0)
     assert client.executed() == (0, b"[(a,1)]\n", b"")
@@ -173,7 +173,7 @@ def test_whole_requests_before_the_end_are_carried_out_and_a_half_one_is_dropped
     served: Served,
 ) -> None:
     client = Client(served, "c").connected()
-    client.send(frames.execute_request(b"WRITE [(a,1)]\n") * 3 + b"\x05\xff")
+    client.send(frames.encode_execute(b"WRITE [(a,1)]\n") * 3 + b"\x05\xff")
     client.close("req")
     for _ in range(3):
         assert client.executed() == (0, b"", b"")
@@ -191,7 +191,7 @@ def standing_still(served: Served) -> Iterator[None]:
         still.set()
         go_on.wait(SECONDS)
 
-    served.server._loop.soon(stand)
+    served.server._loop.call_soon_threadsafe(stand)
     assert still.wait(SECONDS)
     try:
         yield
@@ -206,16 +206,16 @@ def test_whole_requests_before_any_other_end_are_carried_out_too(
     monkeypatch.setattr("kvs.server.session.FINISH_SECONDS", SECONDS)
     monkeypatch.setattr("kvs.server.session.FINISH_ALL_SECONDS", SECONDS)
     client = Client(served, "c").connected()
-    requests = [frames.execute_request(b"WRITE [(a,%d)]\n" % number * 1000) for number in range(3)]
-    requests += [frames.keyed_request(frames.SUBSCRIBE, b"a")] * 100
-    requests += [frames.execute_request(b"SHOW\nWRITE [(b,1)]\nWAIT 9999999\nWRITE [(c,1)]\n")]
+    requests = [frames.encode_execute(b"WRITE [(a,%d)]\n" % number * 1000) for number in range(3)]
+    requests += [frames.encode_key_request(frames.SUBSCRIBE, b"a")] * 100
+    requests += [frames.encode_execute(b"SHOW\nWRITE [(b,1)]\nWAIT 9999999\nWRITE [(c,1)]\n")]
     with standing_still(served):
         client.send(b"".join(requests))
         match end:
             case "all":
                 client.close("resp", "not", "req")
             case "dropped":
-                served.server.drop_sessions()
+                served.server.disconnect_all()
             case which:
                 client.close(which)
     until(lambda: served.server.sessions == 0)
@@ -255,14 +255,14 @@ def test_where_no_thread_can_be_started_a_server_cannot_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", no_thread)
-    with pytest.raises(NoThread):
+    with pytest.raises(ThreadStartError):
         Server(Store(), os.fsencode(tmp_path / "reg"), ServerSettings())
     assert os.listdir(tmp_path) == []
 
 
 def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served) -> None:
     client = Client(served, "c").connected()
-    length = frames.SCRIPT_BYTES + 1
+    length = frames.MAX_SCRIPT_BYTES + 1
     client.send(b"\x05" + length.to_bytes(4, "little"))
     left = length
     while left:
@@ -272,13 +272,13 @@ def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served
     result, output, errors = client.executed()
     assert (result, output) == (1, b"")
     assert b"at most 1048576 bytes, this one has 1048577" in errors
-    whole = b"# " + b"x" * (frames.SCRIPT_BYTES - 2)
+    whole = b"# " + b"x" * (frames.MAX_SCRIPT_BYTES - 2)
     assert client.execute(whole) == (0, b"", b"")
 
 
 def test_a_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> None:
     waiting = Client(served, "w").connected()
-    waiting.send(frames.execute_request(b"WRITE [(w,1)]\nWAIT 9999999999\n"))
+    waiting.send(frames.encode_execute(b"WRITE [(w,1)]\nWAIT 9999999999\n"))
     until(lambda: b"w" in served.store)
     other = Client(served, "o").connected()
     assert other.execute(b"READ [w]\n") == (0, b"[(w,1)]\n", b"")
@@ -289,7 +289,7 @@ def test_a_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> Non
 def test_a_reply_far_larger_than_the_pipe_holds_up_nobody(served: Served) -> None:
     served.store.write({f"key{number}": "v" * 30 for number in range(50_000)})
     reader = Client(served, "r").connected()
-    reader.send(frames.execute_request(b"SHOW\n") + frames.keyed_request(3, b"key1"))
+    reader.send(frames.encode_execute(b"SHOW\n") + frames.encode_key_request(3, b"key1"))
     other = Client(served, "o").connected()
     for _ in range(100):
         assert other.execute(b"READ [key7]\n") == (0, b"[(key7,%b)]\n" % (b"v" * 30), b"")
@@ -334,9 +334,9 @@ def test_disconnect_is_answered_though_answers_before_it_fill_the_pipe(served: S
     client = Client(served, "c").connected()
     served.store.write({"a": "v" * 40, "b": "v" * 37})
     page = fcntl.fcntl(client.open["resp"], fcntl.F_SETPIPE_SZ, 4096)
-    lines, rest = divmod(page - frames.EXECUTED_HEAD_BYTES, 47)
+    lines, rest = divmod(page - frames.EXECUTE_REPLY_HEADER_BYTES, 47)
     assert (page, rest) == (4096, 44), "an answer that fills a page"
-    client.send(frames.execute_request(b"READ [a]\n" * lines + b"READ [b]\n") + b"\2\2\2")
+    client.send(frames.encode_execute(b"READ [a]\n" * lines + b"READ [b]\n") + b"\2\2\2")
     client.close("req")
     until(lambda: unread(client.open["resp"]) == page)
     assert [len(part) for part in client.executed()[1:]] == [page - 10, 0]
@@ -372,9 +372,9 @@ def test_the_end_of_many_subscriptions_does_not_hold_up_other_sessions(
     answered: list[bool] = []
     unsubscribe = served.store.unsubscribe
 
-    def unsubscribing(watchers: Watchers[bytes], outbox: Outbox[bytes], key: bytes) -> bool:
+    def unsubscribing(watchers: Subscriptions[bytes], outbox: Outbox[bytes], key: bytes) -> bool:
         if not left:
-            other.send(frames.execute_request(b"READ [a]\n"))
+            other.send(frames.encode_execute(b"READ [a]\n"))
         left.append(key)
         answered.append(unread(other.open["resp"]) > 0)
         return unsubscribe(watchers, outbox, key)
@@ -458,7 +458,7 @@ def test_dropping_all_sessions_ends_them_and_serves_those_that_waited() -> None:
         first = Client(served, "a").connected()
         first.subscribe(b"k")
         second = Client(served, "b").make().register()
-        served.server.drop_sessions()
+        served.server.disconnect_all()
         assert first.at_end("resp")
         assert first.at_end("not")
         second.opens("resp", "not", "req")
@@ -503,7 +503,7 @@ def test_a_disconnect_of_one_byte_that_came_before_the_connect_is_answered(serve
 @pytest.fixture
 def soon_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server stop soon that still watches for clients that never opened their pipes."""
-    monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
+    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("soon_released")
@@ -539,7 +539,7 @@ def test_what_names_a_pipe_of_a_live_session_is_dropped(served: Served) -> None:
 def test_a_client_that_never_opens_its_pipes_loses_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.OPENING_SECONDS", 0.5)
+    monkeypatch.setattr("kvs.server.session.OPEN_TIMEOUT_SECONDS", 0.5)
     with serving(ServerSettings(sessions=1)) as served:
         Client(served, "dead").make().register()  # takes no place
         half = Client(served, "half").make()
@@ -547,7 +547,7 @@ def test_a_client_that_never_opens_its_pipes_loses_its_place(
         half.register()
         assert half.reply() == (frames.CONNECT, 0)
         monkeypatch.undo()  # the next has all the time that it may need
-        monkeypatch.setattr("kvs.server.release.SECONDS", 0.1)
+        monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
         living = Client(served, "living").make().register()
         assert half.at_end("resp")
         living.opens("resp", "not", "req")

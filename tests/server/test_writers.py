@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvs.protocol.frames import NOTIFICATION_BYTES, notification
-from kvs.server.loop import ERR, Loop
-from kvs.server.writers import FRAMES_A_WRITE, WRITE_BYTES, Notifications, Replies
+from kvs.protocol.frames import NOTIFICATION_BYTES, encode_notification
+from kvs.server.loop import ERR, EventLoop
+from kvs.server.writers import FRAMES_PER_WRITE, WRITE_BYTES, NotificationWriter, ReplyWriter
 from kvs.store.subscriptions import Outbox
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    one = Loop()
+def loop() -> Iterator[EventLoop]:
+    one = EventLoop()
     yield one
     one.close()
 
@@ -29,96 +29,96 @@ def smallest_pipe() -> tuple[int, int]:
 
 
 def frames(count: int) -> list[bytes]:
-    return [notification(b"key", b"%d" % number) for number in range(count)]
+    return [encode_notification(b"key", b"%d" % number) for number in range(count)]
 
 
 def test_a_slow_reader_finds_whole_frames_alone_and_the_rest_waits_in_the_outbox(
-    loop: Loop,
+    loop: EventLoop,
 ) -> None:
     reader, writer = smallest_pipe()
     outbox: Outbox[bytes] = Outbox(lambda: None, held=False)
     sent = frames(5000)
     for frame in sent:
         outbox.add(frame)
-    notifications = Notifications(outbox, loop)
-    notifications.open(writer, lambda _: notifications.go_on())
+    notifications = NotificationWriter(outbox, loop)
+    notifications.open(writer, lambda _: notifications.on_writable())
     read: list[bytes] = []
     while len(read) < len(sent):
         try:
             frame = os.read(reader, NOTIFICATION_BYTES)
         except BlockingIOError:
-            loop.turn()
+            loop.run_once()
             continue
         assert len(frame) == NOTIFICATION_BYTES
         read.append(frame)
         taken = len(sent) - len(outbox)
-        assert taken - len(read) <= 2 * FRAMES_A_WRITE
+        assert taken - len(read) <= 2 * FRAMES_PER_WRITE
     assert read == sent
     notifications.close()
     os.close(reader)
 
 
-def test_a_reader_that_goes_just_before_more_is_written_breaks_nothing(loop: Loop) -> None:
+def test_a_reader_that_goes_just_before_more_is_written_breaks_nothing(loop: EventLoop) -> None:
     reader, writer = smallest_pipe()
     outbox: Outbox[bytes] = Outbox(lambda: None, held=False)
     events: list[int] = []
-    notifications = Notifications(outbox, loop)
+    notifications = NotificationWriter(outbox, loop)
     notifications.open(writer, events.append)
     for frame in frames(500):
         outbox.add(frame)
     notifications.flush()
     os.close(reader)
-    notifications.go_on()  # as if the pipe had taken more a moment ago
+    notifications.on_writable()  # as if the pipe had taken more a moment ago
     notifications.flush()
-    loop.turn()
+    loop.run_once()
     assert events[-1] & ERR
     notifications.close()
     notifications.close()
     notifications.flush()
 
 
-def test_a_reply_of_any_size_goes_through_a_small_pipe(loop: Loop) -> None:
+def test_a_reply_of_any_size_goes_through_a_small_pipe(loop: EventLoop) -> None:
     reader, writer = smallest_pipe()
-    replies = Replies(writer, loop, lambda _: replies.write())
+    replies = ReplyWriter(writer, loop, lambda _: replies.flush())
     parts = [b"head", b"", os.urandom(300_000), b"tail"]
-    replies.put(parts)
+    replies.write(parts)
     read = b""
     while replies.pending:
         read += os.read(reader, PAGE)
-        loop.turn()
+        loop.run_once()
     read += os.read(reader, 2 * PAGE)
     assert read == b"".join(parts)
     os.close(reader)
     with pytest.raises(BrokenPipeError):
-        replies.put([b"more"])
+        replies.write([b"more"])
     replies.close()
 
 
 def test_a_reply_that_is_read_as_fast_as_it_is_written_lets_others_be_served(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK)
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
     written: list[int] = []
-    replies = Replies(writer, loop, lambda _: replies.write(), written.append)
+    replies = ReplyWriter(writer, loop, lambda _: replies.flush(), written.append)
     sizes = [100_000, 1, 500_000, 7]
-    replies.put([bytes(size) for size in sizes])
+    replies.write([bytes(size) for size in sizes])
     assert len(os.read(reader, 1 << 20)) == WRITE_BYTES
     assert written == sizes[:2]
     while replies.pending:
-        loop.turn()
+        loop.run_once()
     assert written == sizes
     assert len(os.read(reader, 1 << 20)) == sum(sizes) - WRITE_BYTES
     replies.close()
     os.close(reader)
 
 
-def test_a_small_reply_is_one_write(loop: Loop) -> None:
+def test_a_small_reply_is_one_write(loop: EventLoop) -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK)
     written: list[int] = []
-    replies = Replies(writer, loop, lambda _: replies.write(), written.append)
-    replies.put([b"header", b"", b"text"])
-    replies.put([b"", b""])
+    replies = ReplyWriter(writer, loop, lambda _: replies.flush(), written.append)
+    replies.write([b"header", b"", b"text"])
+    replies.write([b"", b""])
     assert written == [10]
     assert not replies.pending
     assert os.read(reader, 100) == b"headertext"

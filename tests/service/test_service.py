@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from kvs import DirectoryInUse, DirectoryUnusable, KvsError, Store
+from kvs import DirectoryLockedError, JobsDirectoryError, KvsError, Store
 from kvs.jobs.directory import JobsDirectory
-from kvs.posix.inotify import Sign, Watch
+from kvs.posix.inotify import DirectoryWatcher, FileEvent
 from kvs.service.directory import WatchedDirectory
-from kvs.service.service import Service
+from kvs.service.service import JobService
 from kvs.settings import Settings
-from kvs.snapshot.writer import Draft, Written
+from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from tests.helpers import HOUR, SECONDS, content, until, write_jobs
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -39,7 +39,7 @@ class Served:
         self.store = Store()
         self.lines: list[str] = []
         self.errors: list[KvsError] = []
-        self.service = Service(
+        self.service = JobService(
             self.store, path, Settings(threads, backups), self.errors.append, self.log
         )
 
@@ -115,14 +115,14 @@ def test_of_snapshots_it_is_told_how_many_are_there_and_how_many_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = threading.Event()
-    finish = Draft.finish
+    finish = SnapshotWriter.finish
 
-    def finished(draft: Draft, until_safe: Callable[[], None]) -> Written:
-        if draft.shown.endswith("a-3.bck"):
+    def finished(draft: SnapshotWriter, until_safe: Callable[[], None]) -> SnapshotInfo:
+        if draft.display_path.endswith("a-3.bck"):
             assert looked_at.wait(SECONDS)
         return finish(draft, until_safe)
 
-    monkeypatch.setattr(Draft, "finish", finished)
+    monkeypatch.setattr(SnapshotWriter, "finish", finished)
     (tmp_path / "a-1.bck").mkdir()
     with serving(tmp_path, backups=1) as served:
         (tmp_path / "a.job").write_text("BACKUP\nBACKUP\nBACKUP\n")
@@ -426,13 +426,13 @@ def test_what_the_kernel_lost_is_made_good(served: Served, monkeypatch: pytest.M
     for name in ("kept", "touched", "changed", "gone"):
         (served.path / f"{name}.job").write_text("READ [a]\n")
         served.has_run(name)
-    real, lose = Watch.signs, threading.Event()
+    real, lose = DirectoryWatcher.read_events, threading.Event()
 
-    def signs(self: Watch) -> list[tuple[Sign, bytes]]:
+    def signs(self: DirectoryWatcher) -> list[tuple[FileEvent, bytes]]:
         told = real(self)
-        return [(Sign.LOST, b"")] if lose.is_set() and told else told
+        return [(FileEvent.OVERFLOWED, b"")] if lose.is_set() and told else told
 
-    monkeypatch.setattr(Watch, "signs", signs)
+    monkeypatch.setattr(DirectoryWatcher, "read_events", signs)
     with held(served) as let_go:
         lose.set()
         (served.path / "new.job").write_text("READ [a]\n")
@@ -457,13 +457,13 @@ def test_a_real_overflow_is_made_good(served: Served, monkeypatch: pytest.Monkey
         pytest.skip(f"the kernel keeps {limit} events")
     reading = threading.Event()
     reading.set()
-    real = Watch.signs
+    real = DirectoryWatcher.read_events
 
-    def signs(self: Watch) -> list[tuple[Sign, bytes]]:
+    def signs(self: DirectoryWatcher) -> list[tuple[FileEvent, bytes]]:
         reading.wait()
         return real(self)
 
-    monkeypatch.setattr(Watch, "signs", signs)
+    monkeypatch.setattr(DirectoryWatcher, "read_events", signs)
     drop(served.path, "before", "WRITE [(before,1)]\n")
     served.has_run("before")
     try:
@@ -639,12 +639,12 @@ def test_a_stop_while_the_directory_is_gone(served: Served) -> None:
 
 
 def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(DirectoryUnusable, match="No such file"):
-        Service(Store(), tmp_path / "nothing", Settings(1)).__enter__()
+    with pytest.raises(JobsDirectoryError, match="No such file"):
+        JobService(Store(), tmp_path / "nothing", Settings(1)).__enter__()
     with JobsDirectory(tmp_path) as other:
         other.lock()
-        with pytest.raises(DirectoryInUse):
-            Service(Store(), tmp_path, Settings(1)).__enter__()
+        with pytest.raises(DirectoryLockedError):
+            JobService(Store(), tmp_path, Settings(1)).__enter__()
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:

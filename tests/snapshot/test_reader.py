@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvs.errors import BackupMalformed, BackupUnreadable
-from kvs.language.output_format import listing
+from kvs.errors import BackupFormatError, BackupReadError
+from kvs.language.output_format import format_listing
 from kvs.snapshot import reader
 from kvs.snapshot.reader import load
 from tests.strategies import values, words
@@ -42,7 +42,7 @@ def test_what_no_snapshot_writes_is_refused(
     tmp_path: Path, data: bytes, line: int, reason: str
 ) -> None:
     (tmp_path / "x.bck").write_bytes(data)
-    with pytest.raises(BackupMalformed) as caught:
+    with pytest.raises(BackupFormatError) as caught:
         load(os.fsencode(tmp_path / "x.bck"))
     assert caught.value.line == line
     assert reason in caught.value.reason
@@ -54,13 +54,13 @@ def test_what_a_snapshot_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, pairs: dict[bytes, bytes]
 ) -> None:
     path = tmp_path_factory.mktemp("backup") / "x.bck"
-    path.write_bytes(b"".join(listing(sorted(pairs.items()))))
+    path.write_bytes(b"".join(format_listing(sorted(pairs.items()))))
     assert load(os.fsencode(path)) == pairs
 
 
 def test_a_backup_of_many_blocks_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = {b"key%06d" % number: b"v%d" % number for number in range(3000)}
-    (tmp_path / "x.bck").write_bytes(b"".join(listing(sorted(pairs.items()))))
+    (tmp_path / "x.bck").write_bytes(b"".join(format_listing(sorted(pairs.items()))))
     for block in (1, 7, 100, 4096):
         monkeypatch.setattr(reader, "BLOCK", block)
         assert load(os.fsencode(tmp_path / "x.bck")) == pairs
@@ -78,7 +78,7 @@ def test_a_backup_cut_anywhere_but_at_a_line_is_refused(
         if cut % 7 == 0:
             assert len(load(os.fsencode(path))) == cut // 7
         else:
-            with pytest.raises(BackupMalformed) as caught:
+            with pytest.raises(BackupFormatError) as caught:
                 load(os.fsencode(path))
             assert caught.value.line == cut // 7 + 1
 
@@ -86,5 +86,5 @@ def test_a_backup_cut_anywhere_but_at_a_line_is_refused(
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, reason in [("none", "No such file"), ("", "no regular file"), ("pipe", "no regular")]:
-        with pytest.raises(BackupUnreadable, match=reason):
+        with pytest.raises(BackupReadError, match=reason):
             load(os.fsencode(tmp_path / name))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kvs.errors import SnapshotFailed
+from kvs.errors import SnapshotError
 from kvs.language import output_format
 from kvs.posix.files import open_directory
-from kvs.snapshot.writer import Draft
+from kvs.snapshot.writer import SnapshotWriter
 from kvs.table import Table, ordered
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -27,8 +27,8 @@ def directory(tmp_path: Path) -> Iterator[int]:
 
 def test_the_snapshot_is_of_the_instant_of_the_fork(directory: int, tmp_path: Path) -> None:
     table = Table({b"a": b"1"})
-    draft = Draft(directory, b"x.bck", "x.bck")
-    draft.fork(7, len(table), lambda: output_format.listing(ordered(table)))
+    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
+    draft.fork(7, len(table), lambda: output_format.format_listing(ordered(table)))
     table[b"b"] = b"2"
     written = draft.finish()
     assert (written.revision, written.pairs, written.bytes) == (7, 1, 7)
@@ -51,7 +51,7 @@ def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        draft = Draft(directory, b"x.bck", "x.bck")
+        draft = SnapshotWriter(directory, b"x.bck", "x.bck")
         draft.fork(1, 1, blocks)
         draft.finish()
     finally:
@@ -74,7 +74,7 @@ def test_a_child_closes_the_parents_pipes_before_anything_else(
     """A killed server's registration pipe must have no reader any more, so no connect is lost."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    draft = Draft(directory, b"x.bck", "x.bck")
+    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
 
     def look() -> None:
         still = "open" if reader in map(int, os.listdir("/proc/self/fd")) else "closed"
@@ -103,7 +103,7 @@ def test_a_child_syncs_as_it_goes_so_that_nobody_waits_long_for_its_data(
 
     for name in ("fdatasync", "fsync"):
         monkeypatch.setattr(os, name, told(name, getattr(os, name)))
-    draft = Draft(directory, b"x.bck", "x.bck")
+    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
     draft.fork(1, 1, lambda: [b"x" * 400] * 7)
     assert draft.finish(commit=lambda _: None).bytes == 2800
     assert (tmp_path / "told").read_text() == "fdatasync 1200 fdatasync 2400 fsync 2800 "
@@ -116,9 +116,9 @@ def test_a_child_that_is_killed_is_reported_and_leaves_nothing(
         yield b"half"
         os.kill(os.getpid(), signal.SIGKILL)
 
-    draft = Draft(directory, b"x.bck", "jobs/x.bck")
+    draft = SnapshotWriter(directory, b"x.bck", "jobs/x.bck")
     draft.fork(1, 0, blocks)
-    with pytest.raises(SnapshotFailed) as caught:
+    with pytest.raises(SnapshotError) as caught:
         draft.finish()
     assert str(caught.value) == (
         "jobs/x.bck: no snapshot was written: its process was killed by SIGKILL"
@@ -141,9 +141,9 @@ def test_a_child_that_fails_says_why_by_its_exit_status(
         yield b"half"
         raise error
 
-    draft = Draft(directory, b"x.bck", "x.bck")
+    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
     draft.fork(1, 0, blocks)
-    with pytest.raises(SnapshotFailed, match=reason):
+    with pytest.raises(SnapshotError, match=reason):
         draft.finish()
     assert os.listdir(tmp_path) == []
 
@@ -151,9 +151,9 @@ def test_a_child_that_fails_says_why_by_its_exit_status(
 def test_a_child_reaped_by_somebody_else_is_a_failure(directory: int, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        draft = Draft(directory, b"x.bck", "x.bck")
+        draft = SnapshotWriter(directory, b"x.bck", "x.bck")
         draft.fork(1, 0, list)
-        with pytest.raises(SnapshotFailed, match="SIGCHLD"):
+        with pytest.raises(SnapshotError, match="SIGCHLD"):
             draft.finish()
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -165,11 +165,11 @@ def test_an_abandoned_draft_leaves_nothing(directory: int, tmp_path: Path) -> No
         yield b"half"
         signal.pause()
 
-    draft = Draft(directory, b"x.bck", "x.bck")
+    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
     draft.fork(1, 0, blocks)
-    draft.abandon()
+    draft.kill_child()
     assert os.listdir(tmp_path) == []
-    with pytest.raises(SnapshotFailed, match="SIGKILL"):
+    with pytest.raises(SnapshotError, match="SIGKILL"):
         draft.finish()
 
 
@@ -182,7 +182,7 @@ def test_a_draft_that_is_cancelled_leaves_nothing(directory: int, tmp_path: Path
     try:
         before = os.listdir("/proc/self/fd")
         for forked in (False, True):
-            draft = Draft(directory, b"x.bck", "x.bck")
+            draft = SnapshotWriter(directory, b"x.bck", "x.bck")
             if forked:
                 draft.fork(1, 0, blocks)
             for _ in range(2):
@@ -198,7 +198,7 @@ def test_a_draft_that_is_cancelled_leaves_nothing(directory: int, tmp_path: Path
 def test_a_draft_that_is_cancelled_after_its_end_stays_finished(
     directory: int, tmp_path: Path
 ) -> None:
-    draft = Draft(directory, b"x.bck", "x.bck")
+    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
     draft.fork(1, 0, list)
     draft.finish()
     draft.cancel()
@@ -207,7 +207,7 @@ def test_a_draft_that_is_cancelled_after_its_end_stays_finished(
 
 def test_the_parents_signal_mask_is_as_before(directory: int) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    draft = Draft(directory, b"x.bck", "x.bck")
+    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
     draft.fork(1, 0, list)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     draft.finish()

@@ -15,7 +15,7 @@ from threading import Barrier, Event, Semaphore
 
 import pytest
 
-from kvs import Store, Written
+from kvs import SnapshotInfo, Store
 from tests.model import Model
 
 THREADS = 8
@@ -167,7 +167,7 @@ def check_snapshots(directory: Path, count: int) -> None:
             changes.append((store.execute(line).revision, line))
         return changes
 
-    def backup(number: int) -> Written:
+    def backup(number: int) -> SnapshotInfo:
         permits.release(20 * THREADS)
         return store.backup(directory / f"{number}.bck")
 

@@ -17,20 +17,20 @@ from hypothesis.stateful import (
 )
 
 from kvs import (
-    BackupMalformed,
-    BackupUnreadable,
-    DataUnusable,
-    DirectoryUnusable,
+    BackupFormatError,
+    BackupReadError,
+    DataDirectoryError,
+    ExecuteResult,
+    InvalidWordError,
+    JobsDirectoryError,
     KvsError,
-    NoServer,
-    Pause,
-    Reason,
-    SnapshotFailed,
+    ServerNotFoundError,
+    SnapshotError,
+    StopReason,
     Store,
-    WordRefused,
     connect,
 )
-from kvs.language.diagnostics import faults
+from kvs.language.diagnostics import diagnose_script
 from kvs.language.output_format import HELP
 from tests.model import Model
 from tests.strategies import scripts, values, words
@@ -38,8 +38,8 @@ from tests.strategies import scripts, values, words
 pytestmark = pytest.mark.usefixtures("each_engine")
 
 
-def execute_all(store: Store, script: bytes, budget: int = 65536) -> list[Pause]:
-    pauses: list[Pause] = []
+def execute_all(store: Store, script: bytes, budget: int = 65536) -> list[ExecuteResult]:
+    pauses: list[ExecuteResult] = []
     offset = 0
     while offset < len(script):
         pauses.append(store.execute(script, offset, budget))
@@ -84,8 +84,8 @@ def test_scripts_beside_the_model_whatever_the_budget(parts: list[bytes], budget
         pauses = execute_all(store, script, budget)
         assert b"".join(pause.output for pause in pauses) == model.output
         assert sum(pause.commands for pause in pauses) == model.commands
-        found = [fault for pause in pauses for fault in pause.faults]
-        assert found == faults(script)
+        found = [fault for pause in pauses for fault in pause.diagnostics]
+        assert found == diagnose_script(script)
         assert [script.count(b"\n", 0, fault.offset) + 1 for fault in found] == model.invalid
         assert store.items() == sorted(model.pairs.items())
         assert store.revision == model.revision
@@ -97,7 +97,7 @@ def test_any_bytes_are_commands_or_errors_and_an_invalid_line_changes_nothing(ra
     store.write({"a": "1"})
     pauses = execute_all(store, raw)
     lines = len(raw.removesuffix(b"\n").split(b"\n")) if raw else 0
-    assert sum(len(pause.faults) + pause.commands for pause in pauses) <= lines
+    assert sum(len(pause.diagnostics) + pause.commands for pause in pauses) <= lines
     model = Model(HELP, {b"a": b"1"})
     model.run(raw)
     assert store.items() == sorted(model.pairs.items())
@@ -107,11 +107,11 @@ def test_wait_and_backup_are_left_to_the_caller() -> None:
     store = Store()
     script = b"WRITE [(a,1)]\nWAIT 250\nBACKUP\nREAD [a]\n"
     first = store.execute(script)
-    assert first == Pause(Reason.WAIT, 23, b"Waiting...\n", [], 2, 2, 1, 250)
+    assert first == ExecuteResult(StopReason.WAIT, 23, b"Waiting...\n", [], 2, 2, 1, 250)
     second = store.execute(script, first.offset)
-    assert second == Pause(Reason.BACKUP, 30, b"", [], 1, 1, 1)
-    assert store.execute(script, second.offset) == Pause(
-        Reason.END, len(script), b"[(a,1)]\n", [], 1, 1, 1
+    assert second == ExecuteResult(StopReason.BACKUP, 30, b"", [], 1, 1, 1)
+    assert store.execute(script, second.offset) == ExecuteResult(
+        StopReason.END, len(script), b"[(a,1)]\n", [], 1, 1, 1
     )
 
 
@@ -121,7 +121,7 @@ def test_execute_stops_after_the_command_that_takes_input_past_the_budget() -> N
     for budget, commands in [(0, 1), (1, 1), (13, 1), (14, 2), (27, 2), (28, 3), (1000, 10)]:
         pause = Store().execute(script, 0, budget)
         assert pause.commands == commands
-        assert pause.reason is (Reason.END if commands == 10 else Reason.BUDGET)
+        assert pause.reason is (StopReason.END if commands == 10 else StopReason.BUDGET)
 
 
 def test_execute_stops_after_the_command_that_takes_output_past_the_budget() -> None:
@@ -195,18 +195,18 @@ class TestLibrary:
     def test_a_word_that_the_language_cannot_write_is_refused_whole(self) -> None:
         store = Store()
         for bad in ("", "x" * 41, "a b", "a,b", "a)", "a]", "a\0", "a\r", "a\n", "a\t"):
-            with pytest.raises(WordRefused):
+            with pytest.raises(InvalidWordError):
                 store.write({"good": "1", bad: "1"})
-            with pytest.raises(WordRefused):
+            with pytest.raises(InvalidWordError):
                 store.write([("good", "1"), ("other", bad)])
-            with pytest.raises(WordRefused):
+            with pytest.raises(InvalidWordError):
                 store.read(["good", bad])
-            with pytest.raises(WordRefused):
+            with pytest.raises(InvalidWordError):
                 store.delete(["good", bad])
-            with pytest.raises(WordRefused):
+            with pytest.raises(InvalidWordError):
                 bad in store  # noqa: B015
         for reserved in ("KVSERROR", "KVSMISSING"):
-            with pytest.raises(WordRefused, match="reserved"):
+            with pytest.raises(InvalidWordError, match="reserved"):
                 store.write({"a": reserved})
             store.write({reserved: "as-a-key"})
         assert store.revision == 2
@@ -218,7 +218,7 @@ class TestLibrary:
     def test_what_is_no_pair_is_refused_whole(self, given: object) -> None:
         store = Store()
         pairs: list[Any] = [("a", "1"), given]
-        with pytest.raises(WordRefused) as told:
+        with pytest.raises(InvalidWordError) as told:
             store.write(pairs)
         assert str(told.value).startswith("a pair is a key and a value, not ")
         assert repr(given)[:20] in str(told.value)
@@ -241,7 +241,7 @@ class TestBackupAndRestore:
         written = store.backup(tmp_path / "x.bck")
         assert (tmp_path / "x.bck").read_bytes() == b"(a, 1)\n(b, 2)\n(\xff, ()\n"
         assert (written.revision, written.pairs, written.bytes) == (1, 3, 21)
-        assert 0 < written.held_seconds < written.seconds
+        assert 0 < written.blocked_seconds < written.seconds
         other = Store()
         other.write({"old": "1"})
         assert other.restore(tmp_path / "x.bck") == 2
@@ -269,7 +269,7 @@ class TestBackupAndRestore:
             (tmp_path / "no" / "x.bck", "No such file or directory"),
             (tmp_path / "directory", "directory"),
         ]:
-            with pytest.raises(SnapshotFailed, match=reason):
+            with pytest.raises(SnapshotError, match=reason):
                 Store().backup(path)
         assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
@@ -296,9 +296,9 @@ class TestBackupAndRestore:
         store = Store()
         store.write({"a": "1"})
         (tmp_path / "bad.bck").write_bytes(b"(a, 2)\n(a, 3)\n")
-        with pytest.raises(BackupMalformed):
+        with pytest.raises(BackupFormatError):
             store.restore(tmp_path / "bad.bck")
-        with pytest.raises(BackupUnreadable):
+        with pytest.raises(BackupReadError):
             store.restore(tmp_path / "none.bck")
         assert (store.items(), store.revision) == ([(b"a", b"1")], 1)
 
@@ -355,11 +355,11 @@ def test_a_path_that_is_none_is_told_as_what_it_was_to_be(
 ) -> None:
     store = Store()
     calls: dict[type[KvsError], Callable[[str | bytes], object]] = {
-        DataUnusable: Store,
-        SnapshotFailed: store.backup,
-        BackupUnreadable: store.restore,
-        DirectoryUnusable: store.run_jobs,
-        NoServer: connect,
+        DataDirectoryError: Store,
+        SnapshotError: store.backup,
+        BackupReadError: store.restore,
+        JobsDirectoryError: store.run_jobs,
+        ServerNotFoundError: connect,
     }
     for error, call in calls.items():
         with pytest.raises(error) as told:

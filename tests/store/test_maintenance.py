@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
-from kvs.errors import DataDamaged, DataUnusable, DirectoryInUse
-from kvs.journal.directory import Folder
+from kvs.errors import CorruptionError, DataDirectoryError, DirectoryLockedError
+from kvs.journal.directory import DataDirectory
 from kvs.settings import DataSettings
 from kvs.store import maintenance
 from tests.helpers import SECONDS
@@ -47,9 +47,9 @@ def test_dump_writes_the_pairs_as_show_does(tmp_path: Path) -> None:
         store.compact()
         store.delete(["c"])
         assert store.items()
-        with pytest.raises(DirectoryInUse):
+        with pytest.raises(DirectoryLockedError):
             maintenance.check(tmp_path / "d")
-        with pytest.raises(DirectoryInUse):
+        with pytest.raises(DirectoryLockedError):
             list(maintenance.dump(tmp_path / "d"))
     before = contents(tmp_path / "d")
     assert b"".join(maintenance.dump(tmp_path / "d")) == b"(a, 1)\n(b, 2)\n"
@@ -61,7 +61,7 @@ def test_who_comes_to_work_there_during_a_look_is_told_and_not_taken_for_damage(
     tmp_path: Path, look: Callable[[Path, Callable[[int, int], None]], object]
 ) -> None:
     put(tmp_path / "d", files(*made()))
-    with Folder(tmp_path / "d") as folder:
+    with DataDirectory(tmp_path / "d") as folder:
 
         def compacted(_done: int, _all: int) -> None:
             second = tmp_path / "d" / made()[1].name
@@ -69,7 +69,7 @@ def test_who_comes_to_work_there_during_a_look_is_told_and_not_taken_for_damage(
                 folder.lock()
                 second.unlink()
 
-        with pytest.raises(DirectoryInUse):
+        with pytest.raises(DirectoryLockedError):
             look(tmp_path / "d", compacted)
 
 
@@ -78,14 +78,14 @@ def test_who_comes_to_work_there_during_a_look_is_told_and_not_taken_for_damage(
 )
 def test_what_holds_no_journal_is_refused(tmp_path: Path, act: Callable[[Path], object]) -> None:
     put(tmp_path / "empty", {})
-    with pytest.raises(DataUnusable) as told:
+    with pytest.raises(DataDirectoryError) as told:
         act(tmp_path / "empty")
     assert str(told.value) == f"{tmp_path}/empty: it holds no journal"
     put(tmp_path / "other", {"file": b"mine"})
-    with pytest.raises(DataUnusable) as told:
+    with pytest.raises(DataDirectoryError) as told:
         act(tmp_path / "other")
     assert told.value.reason == "it is not empty, and holds no journal; name another directory"
-    with pytest.raises(DataUnusable) as told:
+    with pytest.raises(DataDirectoryError) as told:
         act(tmp_path / "none")
     assert told.value.reason == "No such file or directory"
     assert contents(tmp_path / "other") == {"file": b"mine"}
@@ -97,7 +97,7 @@ def test_what_is_damaged_is_not_dumped_and_not_repaired_by_a_check(tmp_path: Pat
     put(tmp_path / "d", {**files(*others), first.name: flipped(first.data, first.ends[1] + 3)})
     before = contents(tmp_path / "d")
     for look in (maintenance.check, lambda path: list(maintenance.dump(path))):
-        with pytest.raises(DataDamaged) as told:
+        with pytest.raises(CorruptionError) as told:
             look(tmp_path / "d")
         assert told.value.offset == first.ends[1]
     assert contents(tmp_path / "d") == before
@@ -123,7 +123,7 @@ def test_a_repair_cuts_at_the_first_damage_and_keeps_what_it_cuts_off(tmp_path: 
     assert cut.reason == "a group does not match its checksum"
     assert (cut.revision, cut.lost_up_to) == (1, 4)
     assert cut.bytes == len(damaged) - at + len(second.data) + len(third.data)
-    assert cut.kept == [f"{tmp_path}/d/{each.name}.cut" for each in (first, second, third)]
+    assert cut.saved_files == [f"{tmp_path}/d/{each.name}.cut" for each in (first, second, third)]
     assert contents(tmp_path / "d") == {
         first.name: damaged[:at],
         f"{first.name}.cut": damaged[at:],
@@ -143,7 +143,7 @@ def test_what_was_kept_before_is_not_replaced(tmp_path: Path) -> None:
     put(tmp_path / "d", {**files(first, second), third.name: third.data[:-1] + b"x", **names})
     cut = maintenance.repair(tmp_path / "d")
     assert cut is not None
-    assert cut.kept == [f"{tmp_path}/d/{third.name}.cut3"]
+    assert cut.saved_files == [f"{tmp_path}/d/{third.name}.cut3"]
     assert contents(tmp_path / "d").items() >= names.items()
 
 
@@ -188,7 +188,7 @@ def test_a_damaged_snapshot_cannot_be_repaired(tmp_path: Path) -> None:
     data = flipped(snapshot.data, snapshot.ends[0] + 1)
     put(tmp_path / "d", {snapshot.name: data, **files(Made(number=3, revision=4))})
     before = contents(tmp_path / "d")
-    with pytest.raises(DataDamaged) as told:
+    with pytest.raises(CorruptionError) as told:
         maintenance.repair(tmp_path / "d")
     assert str(told.value) == (
         f"{tmp_path}/d/{snapshot.name}: at byte {snapshot.ends[0]}: a line that begins with "
@@ -208,13 +208,13 @@ def test_a_damaged_snapshot_is_put_aside_if_what_is_older_is_whole(tmp_path: Pat
         cut = maintenance.repair(tmp_path / "d")
         assert cut is not None
         assert (cut.revision, cut.lost_up_to, cut.bytes) == (4, None, len(snapshot.data))
-        assert cut.kept == [f"{tmp_path}/d/{snapshot.name}.cut"]
+        assert cut.saved_files == [f"{tmp_path}/d/{snapshot.name}.cut"]
         assert contents(tmp_path / "d") == {f"{snapshot.name}.cut": snapshot.data, **others}
         with Store(tmp_path / "d") as store:
             assert [key for key, _ in store.items()] == [b"a", b"b", b"c", b"d"]
     put(tmp_path / "d", {**damaged, **files(second, third)})
     before = contents(tmp_path / "d")
-    with pytest.raises(DataDamaged) as told:
+    with pytest.raises(CorruptionError) as told:
         maintenance.repair(tmp_path / "d")
     assert told.value.file == f"{tmp_path}/d/{snapshot.name}"
     assert contents(tmp_path / "d") == before
@@ -225,7 +225,7 @@ def test_what_lacks_its_beginning_is_not_cut(tmp_path: Path, segment: int) -> No
     """The snapshot from which it goes on was removed, say: put back, it makes all whole."""
     put(tmp_path / "d", files(*made()[segment - 1 :]))
     before = contents(tmp_path / "d")
-    with pytest.raises(DataDamaged) as told:
+    with pytest.raises(CorruptionError) as told:
         maintenance.repair(tmp_path / "d")
     assert f"missing, or else 000000000{segment}.snapshot" in str(told.value)
     assert contents(tmp_path / "d") == before
@@ -256,7 +256,7 @@ def test_what_was_lost_is_told_from_what_proves_itself(tmp_path: Path) -> None:
 
 
 def test_no_repair_while_a_store_is_open(tmp_path: Path) -> None:
-    with Store(tmp_path / "d"), pytest.raises(DirectoryInUse):
+    with Store(tmp_path / "d"), pytest.raises(DirectoryLockedError):
         maintenance.repair(tmp_path / "d")
 
 
@@ -271,7 +271,7 @@ def test_a_repair_that_cannot_write_is_told(
 
     monkeypatch.setattr("kvs.store.maintenance.write_all", full)
     before = contents(tmp_path / "d")
-    with pytest.raises(DataUnusable) as told:
+    with pytest.raises(DataDirectoryError) as told:
         maintenance.repair(tmp_path / "d")
     assert str(told.value) == f"{tmp_path}/d: cannot repair it: No space left on device"
     assert contents(tmp_path / "d") == before
@@ -294,7 +294,9 @@ def test_a_repair_that_is_killed_at_any_step_can_be_done_again(
 
         def repair(_acknowledge: object) -> None:
             kill = Kill(number)
-            monkeypatch.setattr("kvs.store.maintenance.Disk", lambda opened: Stepping(opened, kill))
+            monkeypatch.setattr(
+                "kvs.store.maintenance.Storage", lambda opened: Stepping(opened, kill)
+            )
             maintenance.repair(directory)
 
         return repair
@@ -325,7 +327,7 @@ def test_what_a_repair_takes_away_does_not_come_back_after_a_power_loss(
         inode = path.stat().st_ino
         record.names[path.name.encode()] = inode
         record.written[inode] = record.durable[inode] = path.read_bytes()
-    monkeypatch.setattr("kvs.store.maintenance.Disk", lambda opened: Recorder(opened, record))
+    monkeypatch.setattr("kvs.store.maintenance.Storage", lambda opened: Recorder(opened, record))
     assert maintenance.repair(tmp_path / "d") is not None
     record.close()
     assert record.changes == []
@@ -344,7 +346,7 @@ def test_what_cannot_be_opened_is_no_damage_and_is_not_cut(tmp_path: Path, numbe
     name.rename(tmp_path / "elsewhere")
     name.symlink_to(tmp_path / "elsewhere")
     before = sorted(directory.iterdir())
-    with pytest.raises(DataUnusable, match="cannot be opened"):
+    with pytest.raises(DataDirectoryError, match="cannot be opened"):
         maintenance.repair(directory)
     assert sorted(directory.iterdir()) == before
     name.unlink()
@@ -380,13 +382,13 @@ def test_a_restore_of_no_pairs_makes_an_empty_store(tmp_path: Path) -> None:
 
 
 def test_a_restore_leaves_a_store_and_other_files_alone(tmp_path: Path) -> None:
-    with Store(tmp_path / "d"), pytest.raises(DirectoryInUse):
+    with Store(tmp_path / "d"), pytest.raises(DirectoryLockedError):
         maintenance.restore(tmp_path / "d", PAIRS)
     before = contents(tmp_path / "d")
     assert maintenance.restore(tmp_path / "d", PAIRS) is None
     assert contents(tmp_path / "d") == before
     put(tmp_path / "other", {"file": b"mine"})
-    with pytest.raises(DataUnusable, match="it is not empty, and holds no journal"):
+    with pytest.raises(DataDirectoryError, match="it is not empty, and holds no journal"):
         maintenance.restore(tmp_path / "other", PAIRS)
     assert contents(tmp_path / "other") == {"file": b"mine"}
 
@@ -396,7 +398,7 @@ def test_an_interrupted_restore_is_refused_and_can_be_repeated(tmp_path: Path) -
     openers: list[Callable[[Path], object]] = [Store, maintenance.check, maintenance.repair]
     for opener in openers:
         put(tmp_path / "d", left)
-        with pytest.raises(DataUnusable) as told:
+        with pytest.raises(DataDirectoryError) as told:
             opener(tmp_path / "d")
         assert told.value.reason == INTERRUPTED
     put(tmp_path / "d", left)
@@ -418,7 +420,7 @@ def whole_or_not_at_all(directory: Path) -> bool:
     refusal = None
     try:
         maintenance.check(directory)
-    except DataUnusable as refused:
+    except DataDirectoryError as refused:
         refusal = refused.reason
         assert maintenance.restore(directory, PAIRS) == 1
     assert refusal in {None, INTERRUPTED, "it holds no journal"}
@@ -433,7 +435,9 @@ def test_a_restore_that_is_killed_at_any_step_leaves_all_or_nothing(
     def prepared(number: int) -> Callable[[object], None]:
         def restore(_acknowledge: object) -> None:
             kill = Kill(number)
-            monkeypatch.setattr("kvs.store.maintenance.Disk", lambda opened: Stepping(opened, kill))
+            monkeypatch.setattr(
+                "kvs.store.maintenance.Storage", lambda opened: Stepping(opened, kill)
+            )
             maintenance.restore(tmp_path / f"{number}", PAIRS)
 
         return restore
@@ -450,7 +454,7 @@ def test_a_restore_leaves_all_or_nothing_after_a_power_loss_at_any_step(
 ) -> None:
     record = Record()
     with monkeypatch.context() as recorded:
-        recorded.setattr("kvs.store.maintenance.Disk", lambda opened: Recorder(opened, record))
+        recorded.setattr("kvs.store.maintenance.Storage", lambda opened: Recorder(opened, record))
         maintenance.restore(tmp_path / "d", PAIRS)
     record.close()
     left = [files for moment in record.moments for files in moment.left()]
@@ -464,8 +468,8 @@ def test_a_restore_that_cannot_write_leaves_nothing(
 ) -> None:
     fault = Fault(step, errno.ENOSPC)
     fault.armed = True
-    monkeypatch.setattr("kvs.store.maintenance.Disk", lambda opened: Stepping(opened, fault))
-    with pytest.raises(DataUnusable) as told:
+    monkeypatch.setattr("kvs.store.maintenance.Storage", lambda opened: Stepping(opened, fault))
+    with pytest.raises(DataDirectoryError) as told:
         maintenance.restore(tmp_path / "d", PAIRS)
     assert told.value.reason == "cannot make the journal: No space left on device"
     assert contents(tmp_path / "d") == {}
@@ -477,12 +481,12 @@ def test_nobody_opens_a_directory_into_which_a_restore_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate("before commit")
-    monkeypatch.setattr("kvs.store.maintenance.Disk", lambda opened: Stepping(opened, gate))
+    monkeypatch.setattr("kvs.store.maintenance.Storage", lambda opened: Stepping(opened, gate))
     with ThreadPoolExecutor(1) as pool, gate.shut():
         restored = pool.submit(maintenance.restore, tmp_path / "d", PAIRS)
         gate.wait_until_held()
         for opener in (Store, maintenance.check, lambda path: maintenance.restore(path, PAIRS)):
-            with pytest.raises(DirectoryInUse):
+            with pytest.raises(DirectoryLockedError):
                 opener(tmp_path / "d")
         gate.open()
         assert restored.result(SECONDS) == 1

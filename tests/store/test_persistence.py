@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 
 import kvs
 from kvs import Store
-from kvs.engine.interface import Instant, Mark
+from kvs.engine.interface import JobCursor, TableView
 from kvs.errors import (
-    DataDamaged,
-    DataUnusable,
-    DirectoryInUse,
-    JournalFailed,
+    CorruptionError,
+    DataDirectoryError,
+    DirectoryLockedError,
+    JournalWriteError,
     KvsError,
-    SnapshotFailed,
-    StoreClosed,
-    StoreNotEmpty,
+    SnapshotError,
+    StoreClosedError,
+    StoreNotEmptyError,
 )
-from kvs.journal.storage import Disk
-from kvs.journal.writer import Boundary, Log
+from kvs.journal.storage import Storage
+from kvs.journal.writer import JournalWriter, RotationPoint
 from kvs.settings import DataSettings
 from kvs.snapshot.reader import load
-from kvs.snapshot.writer import Draft, Written
-from kvs.store.core import Store as CoreStore
+from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
+from kvs.store.core import StoreCore as CoreStore
 from kvs.store.persistence import Persistence
 from kvs.store.subscriptions import Change, Watch
 from tests import strategies
@@ -108,7 +108,7 @@ def waits_for_the_disk(thread: threading.Thread) -> bool:
     """Tell whether a thread stands in `Log.wait`."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None:
-        if frame.f_code is Log.wait.__code__:
+        if frame.f_code is JournalWriter.wait.__code__:
             return True
         frame = frame.f_back
     return False
@@ -155,11 +155,11 @@ def test_a_watch_is_told_only_of_what_is_on_disk(tmp_path: Path, gate: Gate) -> 
         with gate.shut():
             store.execute(b"WRITE [(k,1)]\nDELETE [k]\n")
             gate.wait_until_held()
-            assert (watch.outbox.ready, len(watch.outbox)) == (0, 2)
+            assert (watch.outbox.available, len(watch.outbox)) == (0, 2)
             assert watch.next(0) is None
             with store.watch(["k"]) as later:
                 store.execute(b"WRITE [(k,2)]\n")
-                assert (watch.outbox.ready, later.outbox.ready) == (0, 0)
+                assert (watch.outbox.available, later.outbox.available) == (0, 0)
         changes = [watch.next(SECONDS) for _ in range(3)]
         assert changes == [Change(b"k", b"1"), Change(b"k", None), Change(b"k", b"2")]
 
@@ -233,7 +233,10 @@ def test_when_the_journal_fails_every_method_says_so_and_nothing_is_told(
     assert watch.next(SECONDS) == Change(b"k", b"1")
     closed.close()
     fault.armed = True
-    with in_background(lambda: failure_of(watch)) as waited, pytest.raises(JournalFailed) as failed:
+    with (
+        in_background(lambda: failure_of(watch)) as waited,
+        pytest.raises(JournalWriteError) as failed,
+    ):
         store.write({"k": "2"})
     assert waited == [failed.value]
     assert failure_of(store.watch(["k"])) is failed.value
@@ -249,9 +252,9 @@ def test_when_the_journal_fails_every_method_says_so_and_nothing_is_told(
         lambda store: store.close(),
     ]
     for call in [*READS, *more]:
-        with pytest.raises(JournalFailed):
+        with pytest.raises(JournalWriteError):
             call(store)
-    assert watch.outbox.ready == 0
+    assert watch.outbox.available == 0
     assert fault.failed == 1
     store.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "jobs"]
@@ -269,11 +272,11 @@ def test_jobs_stop_when_the_journal_fails_whatever_they_wait_for(
     jobs = write_jobs(tmp_path / "jobs", {"a": text, "b": text, "c": "WRITE [(k,2)]\n"})
     told: list[kvs.KvsError] = []
     store = Store(tmp_path / "d")
-    with in_background(lambda: store.run_jobs(jobs, threads=2, tell=told.append)) as results:
+    with in_background(lambda: store.run_jobs(jobs, threads=2, on_error=told.append)) as results:
         until(lambda: all(b"Waiting" in content(jobs / f"{name}.out") for name in "ab"))
         until(lambda: len(list(jobs.glob("*.bck"))) == 2)
         fault.armed = True
-        with pytest.raises(JournalFailed):
+        with pytest.raises(JournalWriteError):
             store.write({"k": "3"})
     [report] = results
     assert isinstance(report, kvs.Report)
@@ -283,7 +286,7 @@ def test_jobs_stop_when_the_journal_fails_whatever_they_wait_for(
         for name in "ab"
     ]
     assert content(jobs / "a.out") == b"Waiting...\n"
-    with pytest.raises(JournalFailed):
+    with pytest.raises(JournalWriteError):
         store.close()
 
 
@@ -298,14 +301,14 @@ def test_a_snapshot_whose_journal_fails_is_reported_and_leaves_nothing(
 
     original = CoreStore.fork_snapshot
 
-    def fork(self: CoreStore, draft: Draft) -> None:
+    def fork(self: CoreStore, draft: SnapshotWriter) -> None:
         original(self, draft)
         fault.armed = True
         self.execute(b"WRITE [(other,1)]\n")
         until(lambda: self.failure)
 
     monkeypatch.setattr(CoreStore, "fork_snapshot", fork)
-    report = store.run_jobs(jobs, tell=told.append)
+    report = store.run_jobs(jobs, on_error=told.append)
     assert report.failed
     reason = (
         f"{tmp_path}/d: the journal cannot be written: Input/output error; "
@@ -317,13 +320,13 @@ def test_a_snapshot_whose_journal_fails_is_reported_and_leaves_nothing(
     )
     assert sorted(path.name for path in jobs.iterdir()) == ["a.job", "a.out"]
     assert content(jobs / "a.out") == b""
-    with pytest.raises(JournalFailed):
+    with pytest.raises(JournalWriteError):
         store.close()
 
 
 def test_whoever_opens_it_a_second_time_is_refused(tmp_path: Path) -> None:
     with Store(tmp_path / "d"):
-        with pytest.raises(DirectoryInUse) as told:
+        with pytest.raises(DirectoryLockedError) as told:
             Store(tmp_path / "d")
         assert told.value.pid == os.getpid()
     with Store(tmp_path / "d"):
@@ -337,7 +340,7 @@ def test_what_is_damaged_is_refused_and_unlocked_again(tmp_path: Path) -> None:
     segment.write_bytes(segment.read_bytes().replace(b"(k,1)", b"(k,2)"))
     before = contents(tmp_path / "d")
     for _ in range(2):
-        with pytest.raises(DataDamaged) as told:
+        with pytest.raises(CorruptionError) as told:
             Store(tmp_path / "d")
         assert told.value.reason == "a group does not match its checksum"
     assert contents(tmp_path / "d") == before
@@ -353,7 +356,7 @@ def test_a_closed_store_refuses_everything(tmp_path: Path) -> None:
         lambda store: store.compact(),
     ]
     for call in [*READS, *more]:
-        with pytest.raises(StoreClosed, match="the store is closed"):
+        with pytest.raises(StoreClosedError, match="the store is closed"):
             call(store)
 
 
@@ -363,7 +366,7 @@ def test_a_backup_is_restored_into_a_store_without_a_past_alone(tmp_path: Path) 
         memory.backup(tmp_path / "x.bck")
     with Store(tmp_path / "d") as store:
         assert store.restore(tmp_path / "x.bck") == 1
-        with pytest.raises(StoreNotEmpty) as told:
+        with pytest.raises(StoreNotEmptyError) as told:
             store.restore(tmp_path / "x.bck")
         assert str(told.value) == (
             f"{tmp_path}/d: a backup is restored into a new or empty data directory only"
@@ -422,7 +425,7 @@ def test_a_finalizer_that_writes_while_a_compaction_begins_is_part_of_its_revisi
 ) -> None:
     begin = Persistence.begin_compaction
 
-    def within(data: Persistence, draft: Draft, instant: Instant) -> Boundary:
+    def within(data: Persistence, draft: SnapshotWriter, instant: TableView) -> RotationPoint:
         store.write({"b": "2"})  # as a finalizer may, in the thread that compacts
         return begin(data, draft, instant)
 
@@ -440,10 +443,10 @@ def test_a_finalizer_that_writes_while_a_compaction_begins_is_part_of_its_revisi
 def test_what_a_finalizer_calls_in_the_thread_that_writes_waits_for_no_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Callable[[Store], object]
 ) -> None:
-    create = Disk.create
+    create = Storage.create
     called: list[str] = []
 
-    def within(disk: Disk, name: bytes, *pieces: bytes) -> int:
+    def within(disk: Storage, name: bytes, *pieces: bytes) -> int:
         if threading.current_thread().name == "kvs-journal" and not called:
             called.append(name.decode())
             method(store)  # as a finalizer may, in the thread that writes
@@ -451,7 +454,7 @@ def test_what_a_finalizer_calls_in_the_thread_that_writes_waits_for_no_compactio
 
     store = Store(tmp_path / "d")
     store.write({"a": "1"})
-    monkeypatch.setattr(Disk, "create", within)
+    monkeypatch.setattr(Storage, "create", within)
     with in_background(store.compact):
         pass
     assert called == ["0000000002.journal"]
@@ -464,18 +467,18 @@ def test_a_compaction_within_a_compaction_requests_no_further_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of a request lets the journal go on, which may wait for the compaction under way."""
-    finish = Draft.finish
+    finish = SnapshotWriter.finish
     requests: list[int] = []
 
-    def within(draft: Draft, *arguments: Callable[..., None]) -> Written:
+    def within(draft: SnapshotWriter, *arguments: Callable[..., None]) -> SnapshotInfo:
         assert store.compact() is None  # as a finalizer may, in the thread that compacts
         return finish(draft, *arguments)
 
     with Store(tmp_path / "d") as store:
         store.write({"a": "1"})
         assert store._data is not None
-        monkeypatch.setattr(store._data, "on_grown", lambda: requests.append(1))
-        monkeypatch.setattr(Draft, "finish", within)
+        monkeypatch.setattr(store._data, "on_compaction_due", lambda: requests.append(1))
+        monkeypatch.setattr(SnapshotWriter, "finish", within)
         assert store.compact() is not None
     assert requests == []
 
@@ -484,11 +487,11 @@ def test_a_compaction_within_a_compaction_requests_no_further_one(
 def test_what_a_finalizer_calls_while_a_backup_is_forked_waits_for_no_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Callable[[Store], object]
 ) -> None:
-    fork = Draft.fork
+    fork = SnapshotWriter.fork
     compactions: list[threading.Thread] = []
 
     def within(
-        draft: Draft, revision: int, pairs: int, blocks: Callable[[], Iterable[bytes]]
+        draft: SnapshotWriter, revision: int, pairs: int, blocks: Callable[[], Iterable[bytes]]
     ) -> None:
         if not compactions:
             compactions.append(threading.Thread(target=compact))
@@ -498,16 +501,16 @@ def test_what_a_finalizer_calls_while_a_backup_is_forked_waits_for_no_compaction
         fork(draft, revision, pairs, blocks)
 
     def compact() -> None:
-        with suppress(StoreClosed):
+        with suppress(StoreClosedError):
             store.compact()
 
     def backup() -> None:
-        with suppress(StoreClosed):
+        with suppress(StoreClosedError):
             store.backup(tmp_path / "x.bck")
 
     store = Store(tmp_path / "d")
     store.write({"a": "1"})
-    monkeypatch.setattr(Draft, "fork", within)
+    monkeypatch.setattr(SnapshotWriter, "fork", within)
     with in_background(backup):
         pass
     compactions[0].join(SECONDS)
@@ -554,7 +557,7 @@ def test_writers_go_on_while_the_child_is_at_work(
                 store.write({"k": str(value)})
             assert results == []
             os.kill(child, signal.SIGCONT)
-        assert isinstance(results[0], Written)
+        assert isinstance(results[0], SnapshotInfo)
         assert results[0].revision == 1
     assert read(tmp_path / "d")[1] == {b"k": b"49"}
 
@@ -580,13 +583,13 @@ def test_a_sync_that_fails_before_a_compaction_is_the_end_for_the_journal_too(
     store = Store(tmp_path / "d", DataSettings("never"))
     store.write({"k": "1"})
     fault.armed = True
-    with pytest.raises(SnapshotFailed) as told:
+    with pytest.raises(SnapshotError) as told:
         store.compact()
     assert told.value.reason == "Input/output error"
     fault.armed = False
     assert until(lambda: store.failure)
     for refused in (lambda: store.write({"k": "2"}), store.close):
-        with pytest.raises(JournalFailed) as failed:
+        with pytest.raises(JournalWriteError) as failed:
             refused()
         assert failed.value.reason == "Input/output error"
 
@@ -612,7 +615,7 @@ def test_a_compaction_whose_child_fails_loses_nothing_and_is_tried_again_later(
 ) -> None:
     failing = AtSync(monkeypatch, act)
     with Store(tmp_path / "d", DataSettings("never", compact_bytes=1000)) as store:
-        with pytest.raises(SnapshotFailed) as told:
+        with pytest.raises(SnapshotError) as told:
             store.compact()
         assert told.value.reason == reason
         with caplog.at_level(logging.WARNING, "kvs.store"):
@@ -680,7 +683,7 @@ def test_a_finalizer_in_the_thread_that_compacts_for_a_full_disk_does_not_wait_f
 def test_the_mark_of_an_unknown_job_is_refused_and_no_harm(tmp_path: Path) -> None:
     with Store(tmp_path / "d") as store:
         with pytest.raises(ValueError, match="job 7 of the mark is not known"):
-            store.execute(b"WRITE [(a,1)]\n", mark=Mark(7, 0))
+            store.execute(b"WRITE [(a,1)]\n", mark=JobCursor(7, 0))
         assert store.write({"b": "2"}) == 1
 
 
@@ -692,14 +695,14 @@ def test_a_needless_file_that_cannot_be_removed_is_told_and_no_harm(
     fault.armed = True
     with Store(tmp_path / "d") as store:
         store.write({"k": "1"})
-        with pytest.raises(DataUnusable) as told:
+        with pytest.raises(DataDirectoryError) as told:
             store.compact()
         assert str(told.value) == (
             f"{tmp_path}/d/0000000001.journal: cannot remove it: Operation not permitted"
         )
         store.write({"k": "2"})
     assert read(tmp_path / "d")[1] == {b"k": b"2"}
-    with pytest.raises(DataUnusable):
+    with pytest.raises(DataDirectoryError):
         Store(tmp_path / "d")
     fault.armed = False
     with Store(tmp_path / "d") as store:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvs import DataSettings, Store, WordRefused
+from kvs import DataSettings, InvalidWordError, Store
 from kvs.concurrency.atomic import atomically
-from kvs.errors import WatchLost
-from kvs.store.subscriptions import CHANGE_BYTES, Change, Outbox, Reader, Watchers
+from kvs.errors import SlowConsumerError
+from kvs.store.subscriptions import CHANGE_BYTES, Change, Outbox, Reader, Subscriptions
 from tests.helpers import until
 from tests.opcodes import at_opcode
 
@@ -83,7 +83,7 @@ def test_a_watch_waits_for_a_change_and_wakes_when_it_is_closed() -> None:
 
 
 def ready_as(reader: Reader, expected: int) -> bool:
-    return reader.outbox.ready == expected
+    return reader.outbox.available == expected
 
 
 def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path:
             subscribe = partial(store.subscribe, store._watching, reader.outbox, b"b")
             reached = at_opcode(number, write, subscribe, PUBLISHING)
             until(partial(ready_as, reader, reached))
-            store.leave(store._watching, reader.outbox)
+            store.unsubscribe_all(store._watching, reader.outbox)
             if not reached:
                 break
     assert number > 20
@@ -123,7 +123,7 @@ def test_nothing_is_put_into_an_outbox_after_its_subscription_has_ended(
 
 
 def test_what_is_no_word_is_not_watched() -> None:
-    with pytest.raises(WordRefused):
+    with pytest.raises(InvalidWordError):
         Store().watch(["a b"])
 
 
@@ -135,12 +135,12 @@ def test_a_watch_that_does_not_keep_up_is_given_up_alone() -> None:
         for _ in range(110):
             store.execute(script)
             assert len([quick.next(0) for _ in range(1000)]) == 1000
-        with pytest.raises(WatchLost):
+        with pytest.raises(SlowConsumerError):
             slow.next(0)
         assert quick.next(0) is None
 
 
-def publish(watchers: Watchers[Item], *changes: Item) -> set[Outbox[Item]]:
+def publish(watchers: Subscriptions[Item], *changes: Item) -> set[Outbox[Item]]:
     """Put changes into outboxes, as the publication of a store does; return whom to wake."""
     steps, filled = watchers.publish(changes)
     atomically(*steps)
@@ -148,14 +148,14 @@ def publish(watchers: Watchers[Item], *changes: Item) -> set[Outbox[Item]]:
 
 
 def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
-    watchers = Watchers(item, outbox_bytes=10**9, total_bytes=1600 * CHANGE_BYTES)
+    watchers = Subscriptions(item, outbox_bytes=10**9, total_bytes=1600 * CHANGE_BYTES)
     outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
     for number, outbox in enumerate(outboxes):
         for key in range(number + 1):
             atomically(*watchers.subscribe(outbox, b"%d" % key))
     for _ in range(400):
         publish(watchers, (b"0", b"v"), (b"1", b"v"), (b"2", b"v"))
-    assert [outbox.given_up for outbox in outboxes] == [False, False, True]
+    assert [outbox.overflowed for outbox in outboxes] == [False, False, True]
     assert sum(map(len, outboxes)) <= 1600 + 1600 // 16 + 3 * 3
 
 
@@ -169,7 +169,7 @@ def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
     )
 )
 def test_watchers_beside_a_model(steps: list[tuple[str, int, bytes]]) -> None:
-    watchers = Watchers(item)
+    watchers = Subscriptions(item)
     outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
     model: dict[int, list[bytes]] = {number: [] for number in range(3)}
     expected: dict[int, list[bytes]] = {number: [] for number in range(3)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from kvs.protocol import frames
 from tests.server.raw_client import Client, Place
 
-SIZE = frames.SCRIPT_BYTES
+SIZE = frames.MAX_SCRIPT_BYTES
 
 
 def filled(head: bytes, unit: bytes, tail: bytes) -> bytes:
@@ -56,10 +56,10 @@ def read_replies(clients: list[Client]) -> None:
             if descriptor in left:
                 left[descriptor] -= len(os.read(descriptor, left[descriptor]))
             else:
-                missing = frames.EXECUTED_HEAD_BYTES - len(heads[descriptor])
+                missing = frames.EXECUTE_REPLY_HEADER_BYTES - len(heads[descriptor])
                 heads[descriptor] += os.read(descriptor, missing)
-                if len(heads[descriptor]) == frames.EXECUTED_HEAD_BYTES:
-                    _, output, errors = frames.executed_lengths(heads[descriptor])
+                if len(heads[descriptor]) == frames.EXECUTE_REPLY_HEADER_BYTES:
+                    _, output, errors = frames.decode_execute_reply_header(heads[descriptor])
                     left[descriptor] = output + errors
             if left.get(descriptor) == 0:
                 del heads[descriptor]
@@ -72,7 +72,7 @@ def main() -> None:
     clients = [Client(place, f"crowd{number}").connected() for number in range(int(count))]
     for client in clients:
         os.set_blocking(client.open["req"], False)
-    request = frames.execute_request(KINDS[kind])
+    request = frames.encode_execute(KINDS[kind])
     print("connected", flush=True)
     sys.stdin.readline()
     while True:

@@ -70,7 +70,7 @@ def test_a_session_that_ends_gives_its_place_to_the_next_at_once(kind: str, end:
     with serving("--max-sessions", "1") as server:
         client = Client(server, "c").connected()
         read_log_until(server.process, b" begins\n")
-        client.send(frames.execute_request(ENDLESS[kind]))
+        client.send(frames.encode_execute(ENDLESS[kind]))
         time.sleep(0.1)  # any moment will do
         begun = time.monotonic()
         if end == "gone":
@@ -94,7 +94,7 @@ def test_memory_of_large_replies_is_bounded_and_goes_back() -> None:
         clients = [Client(place, f"c{number}").connected() for number in range(8)]
         before = most = rss(server)
         for client in clients:
-            client.send(frames.execute_request(b"SHOW\n" * 6000))
+            client.send(frames.encode_execute(b"SHOW\n" * 6000))
         end = time.monotonic() + 8.0
         while time.monotonic() < end:
             most = max(most, rss(server))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import kvs
-from kvs.errors import DirectoryInUse
+from kvs.errors import DirectoryLockedError
 from kvs.store import maintenance
 from tests.helpers import SECONDS, content, until
 
@@ -52,7 +52,7 @@ def whole(data: Path) -> int:
     """Check a directory that a child of a killed program may hold for a moment more."""
 
     def checked() -> list[int]:
-        with contextlib.suppress(DirectoryInUse):
+        with contextlib.suppress(DirectoryLockedError):
             return [maintenance.check(data).revision]
         return []
 

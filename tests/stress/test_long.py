@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvs import Store
-from kvs.language.diagnostics import fault_at
+from kvs.language.diagnostics import diagnose_line
 from kvs.language.grammar import INVALID, LINE
 from tests.store import test_concurrency, test_core
 from tests.strategies import lines
@@ -24,7 +24,7 @@ def test_grammar_and_second_look_agree(line: bytes) -> None:
     for one in line.split(b"\n"):
         match = LINE.match(one + b"\n")
         assert match is not None
-        assert (fault_at(one + b"\n", 0) is not None) == (match.lastindex == INVALID)
+        assert (diagnose_line(one + b"\n", 0) is not None) == (match.lastindex == INVALID)
 
 
 def test_scripts_beside_the_model() -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from kvs.protocol import frames
-from kvs.protocol.replies import Change
+from kvs.protocol.replies import Notification
 from tests.cli.test_serve import Serving, output, serving
 from tests.helpers import until
 from tests.protocol.pieces import Notifications
@@ -94,7 +94,7 @@ def test_clients_come_are_killed_and_go_and_one_that_stays_misses_nothing() -> N
         before = descriptors(server)
         deadline = time.monotonic() + SOAK_SECONDS
         rng = random.Random(3)
-        seen: list[Change] = []
+        seen: list[Notification] = []
         parser = Notifications()
         stop = threading.Event()
 

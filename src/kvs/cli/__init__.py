@@ -17,11 +17,18 @@ from importlib import import_module
 from typing import NoReturn
 
 from kvs._version import VERSION
-from kvs.cli.signals import exception_at_sigint
-from kvs.cli.stdio import ReaderGone, UsageError, flush_at_exit, put, say
+from kvs.cli.signals import keyboard_interrupt_on_sigint
+from kvs.cli.stdio import StdoutClosed, UsageError, flush_at_exit, print_error, print_result
 from kvs.engine.selection import engine_name
-from kvs.errors import EngineUnavailable, KvsError, shown
-from kvs.settings import FIFO_MODES, FSYNC, MOST_SECONDS, ServerSettings, Settings, cores
+from kvs.errors import EngineUnavailableError, KvsError, printable
+from kvs.settings import (
+    FIFO_MODES,
+    FSYNC_MODES,
+    MAX_FSYNC_INTERVAL_SECONDS,
+    ServerSettings,
+    Settings,
+    usable_cpu_count,
+)
 
 Action = Callable[[argparse.Namespace], int]
 """A command: it is given the options, and returns the exit status."""
@@ -43,15 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if others:
             _Parser(prog=program).error(f"unrecognized arguments: {' '.join(others)}")
         action: Action = options.load()
-        with exception_at_sigint():
+        with keyboard_interrupt_on_sigint():
             return action(options)
-    except ReaderGone:
+    except StdoutClosed:
         return 1
-    except (UsageError, EngineUnavailable) as error:
-        say(f"{program}: {error}")
+    except (UsageError, EngineUnavailableError) as error:
+        print_error(f"{program}: {error}")
         return 2
     except KvsError as error:
-        say(f"{program}: {error}")
+        print_error(f"{program}: {error}")
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -70,13 +77,13 @@ class _Parser(argparse.ArgumentParser):
     """Tells of wrong usage in one line."""
 
     def error(self, message: str) -> NoReturn:
-        line = message if message.isprintable() else shown(message)
-        say(f"{self.prog}: {line}; see '{self.prog} --help'")
+        line = message if message.isprintable() else printable(message)
+        print_error(f"{self.prog}: {line}; see '{self.prog} --help'")
         sys.exit(2)
 
     def _print_message(self, message: str, _file: object = None) -> None:
         """Write help or the version: results as any other, which may not be lost in silence."""
-        put(message.rstrip("\n"))
+        print_result(message.rstrip("\n"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,31 +100,31 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands"
     )
-    _describe_run(
+    _add_run_arguments(
         commands.add_parser("run", help="run a directory of job files", allow_abbrev=False)
     )
-    _describe_lint(commands.add_parser("lint", help="check job files", allow_abbrev=False))
-    _describe_client(
+    _add_lint_arguments(commands.add_parser("lint", help="check job files", allow_abbrev=False))
+    _add_client_arguments(
         commands.add_parser("client", help="talk to a server, or watch it", allow_abbrev=False)
     )
-    _describe_serve(
+    _add_serve_arguments(
         commands.add_parser("serve", help="run jobs and serve sessions", allow_abbrev=False)
     )
-    _describe_upkeep(commands)
+    _add_maintenance_commands(commands)
     return parser
 
 
-def _describe_run(parser: argparse.ArgumentParser) -> None:
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run every job (NAME.job) of a directory against one store, a new one or that of --data, "
         "in order of name, some at the same time. NAME.job gives NAME.out, and its n-th BACKUP "
         "gives NAME-n.bck. Ends when all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in "
         "good order; a second one leaves at once."
     )
-    parser.set_defaults(load=_later("run"))
+    parser.set_defaults(load=_lazy_action("run"))
     parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
-        "--threads", metavar="N", type=_positive, default=cores(),
+        "--threads", metavar="N", type=_positive, default=usable_cpu_count(),
         help="jobs running at the same time, at most (default: the cores, here %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -127,7 +134,7 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
     )
-    _describe_data(parser)
+    _add_data_arguments(parser)
     parser.add_argument(
         "--resume", action="store_true",
         help="go on with jobs that the data directory knows, and leave alone those that are done",
@@ -143,12 +150,12 @@ def _describe_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _describe_lint(parser: argparse.ArgumentParser) -> None:
+def _add_lint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Tell of every line that is no valid command: file, line, column (in bytes, from 1), "
         "reason, and the line with a caret under the place. Runs and changes nothing."
     )
-    parser.set_defaults(load=_later("lint"))
+    parser.set_defaults(load=_lazy_action("lint"))
     parser.add_argument(
         "paths",
         metavar="JOBS_DIR_OR_FILE",
@@ -158,14 +165,14 @@ def _describe_lint(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _describe_serve(parser: argparse.ArgumentParser) -> None:
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run the jobs of a directory, also those that come into it, and serve clients over named "
         "pipes against the same store, until SIGTERM or Ctrl-C; a second one leaves at once. "
         "SIGUSR1 ends all sessions and nothing else. Logs to stderr."
     )
     defaults = ServerSettings()
-    parser.set_defaults(load=_later("serve"))
+    parser.set_defaults(load=_lazy_action("serve"))
     parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
     parser.add_argument(
         "threads", metavar="MAX_THREADS", type=_positive, help="jobs at the same time, at most"
@@ -201,7 +208,7 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
     )
-    _describe_data(parser)
+    _add_data_arguments(parser)
     parser.add_argument(
         "--once", action="store_true", help="run only the jobs that are there at the start"
     )
@@ -212,7 +219,7 @@ def _describe_serve(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _describe_data(parser: argparse.ArgumentParser) -> None:
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -220,7 +227,7 @@ def _describe_data(parser: argparse.ArgumentParser) -> None:
         help="keep the store in this directory, which is made if need be",
     )
     parser.add_argument(
-        "--fsync", choices=FSYNC,
+        "--fsync", choices=FSYNC_MODES,
         help="when changes are synced to disk: before anything that depends on them is told, "
         "within an interval, or when the kernel comes to it (default: always)",
     )  # fmt: skip
@@ -231,7 +238,7 @@ def _describe_data(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     """Describe the commands that look after a data directory that nobody has open."""
     for name, what in (
         ("check", "verify all of a data directory, and change nothing"),
@@ -240,7 +247,7 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
     ):
         parser = commands.add_parser(name, help=what, allow_abbrev=False)
         parser.description = what[0].upper() + what[1:] + "."
-        parser.set_defaults(load=_later(name, "maintenance"))
+        parser.set_defaults(load=_lazy_action(name, "maintenance"))
         parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "repair", help="cut a damaged journal at its first damage", allow_abbrev=False
@@ -250,19 +257,19 @@ def _describe_upkeep(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "beside it. A damaged snapshot is put aside, if the files before it are still there, and "
         "whole. Tells what was lost."
     )
-    parser.set_defaults(load=_later("repair", "maintenance"))
+    parser.set_defaults(load=_lazy_action("repair", "maintenance"))
     parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
     parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "restore", help="begin a data directory with a backup", allow_abbrev=False
     )
     parser.description = "Make a data directory that begins with the pairs of a backup."
-    parser.set_defaults(load=_later("restore", "maintenance"))
+    parser.set_defaults(load=_lazy_action("restore", "maintenance"))
     parser.add_argument("file", type=_path, metavar="FILE.bck", help="the backup")
     parser.add_argument("directory", type=_path, metavar="DIR", help="a new or empty directory")
 
 
-def _later(name: str, module: str | None = None) -> Callable[[], Action]:
+def _lazy_action(name: str, module: str | None = None) -> Callable[[], Action]:
     """Return what loads the command `name`, once it is the one: the others do not wait for it."""
 
     def load() -> Action:
@@ -278,8 +285,10 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0.001 <= seconds <= MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"seconds are 0.001 to {MOST_SECONDS}, not '{text}'")
+    if not 0.001 <= seconds <= MAX_FSYNC_INTERVAL_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"seconds are 0.001 to {MAX_FSYNC_INTERVAL_SECONDS}, not '{text}'"
+        )
     return seconds
 
 
@@ -301,7 +310,7 @@ def _mode(text: str) -> int:
     return mode
 
 
-def _describe_client(parser: argparse.ArgumentParser) -> None:
+def _add_client_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Open a session with a server. Carries out lines of standard input: SUBSCRIBE [key], "
         "UNSUBSCRIBE [key], DELAY milliseconds, DISCONNECT, and every command of a job but BACKUP. "
@@ -309,7 +318,7 @@ def _describe_client(parser: argparse.ArgumentParser) -> None:
         "subscribed key. On a terminal it is a console, with history, completion and help. Ends "
         "with DISCONNECT or the end of the input; with status 1 if the server ends the session."
     )
-    parser.set_defaults(load=_later("client"))
+    parser.set_defaults(load=_lazy_action("client"))
     parser.add_argument(
         "id", metavar="ID", help="the client's name: 1 to 15 letters, digits, - and _"
     )

@@ -6,15 +6,15 @@ import select
 import sys
 from collections.abc import Iterator
 
-from kvs.cli.dialogue import Dialogue, Plain, Show, reply_line
-from kvs.cli.signals import Interrupted, interruptible, leave_undisturbed
-from kvs.cli.stdio import UsageError, put_bytes, say
-from kvs.client.commands import typed
-from kvs.client.handshake import open_link
-from kvs.client.transport import Link
-from kvs.errors import ConnectRefused, IdRefused, cause
-from kvs.language.diagnostics import Fault
-from kvs.protocol.frames import CONNECT, SCRIPT_BYTES
+from kvs.cli.dialogue import Conversation, PlainRenderer, Renderer, reply_line
+from kvs.cli.signals import Interrupted, ignore_signals, interruptible
+from kvs.cli.stdio import UsageError, print_error, write_result
+from kvs.client.commands import parse_line
+from kvs.client.handshake import connect_transport
+from kvs.client.transport import Transport
+from kvs.errors import ConnectRejectedError, InvalidClientIdError, os_error_text
+from kvs.language.diagnostics import Diagnostic
+from kvs.protocol.frames import CONNECT, MAX_SCRIPT_BYTES
 from kvs.protocol.replies import Reply
 
 READ_BYTES = 65536
@@ -30,9 +30,9 @@ def client(options: argparse.Namespace) -> int:
                     from kvs.cli.console import Console
 
                     return Console(link).run()
-                return _Lines(link).run()
+                return _LineClient(link).run()
             finally:
-                leave_undisturbed()
+                ignore_signals()
                 link.close()
         except Interrupted as interrupted:
             return int(interrupted.code or 0)
@@ -43,29 +43,29 @@ def _is_terminal() -> bool:
     return all(stream is not None and stream.isatty() for stream in streams)
 
 
-def _connect(options: argparse.Namespace) -> Link:
+def _connect(options: argparse.Namespace) -> Transport:
     try:
-        link = open_link(options.fifo, options.id, options.timeout, _tell_of_waiting)
-    except IdRefused as error:
+        link = connect_transport(options.fifo, options.id, options.timeout, _print_waiting)
+    except InvalidClientIdError as error:
         raise UsageError(str(error)) from error
-    except ConnectRefused as error:
-        put_bytes(reply_line(Reply(CONNECT, error.result)).encode())
+    except ConnectRejectedError as error:
+        write_result(reply_line(Reply(CONNECT, error.result)).encode())
         raise
-    put_bytes(reply_line(Reply(CONNECT, 0)).encode())
+    write_result(reply_line(Reply(CONNECT, 0)).encode())
     return link
 
 
-def _tell_of_waiting(known: str) -> None:
-    say(f"kvs client: {known}; waiting (Ctrl-C to stop)")
+def _print_waiting(known: str) -> None:
+    print_error(f"kvs client: {known}; waiting (Ctrl-C to stop)")
 
 
-class _Lines:
+class _LineClient:
     """Standard input, line by line, each carried out before the next is looked at."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Transport) -> None:
         self._link = link
-        self._show: Show = Plain()
-        self._dialogue = Dialogue(link, self._show)
+        self._show: Renderer = PlainRenderer()
+        self._dialogue = Conversation(link, self._show)
         self._input = -1 if sys.stdin is None else sys.stdin.fileno()
         self._poll = select.poll()
         self._poll.register(link.fileno(), select.POLLIN)
@@ -76,23 +76,23 @@ class _Lines:
         """Carry them out; return the exit status."""
         for line in self._lines():
             self._number += 1
-            self._carry_out(line)
+            self._execute_line(line)
             if self._dialogue.over:
                 return self._status
-        self._carry_out(b"DISCONNECT")
+        self._execute_line(b"DISCONNECT")
         return self._status
 
-    def _carry_out(self, line: bytes) -> None:
-        if len(line) > SCRIPT_BYTES:
+    def _execute_line(self, line: bytes) -> None:
+        if len(line) > MAX_SCRIPT_BYTES:
             if not line.lstrip(b" \t").startswith(b"#"):
-                reason = f"a line has at most {SCRIPT_BYTES} bytes here, this one has more"
-                self._show.error(line, self._number, SCRIPT_BYTES + 1, reason)
+                reason = f"a line has at most {MAX_SCRIPT_BYTES} bytes here, this one has more"
+                self._show.error(line, self._number, MAX_SCRIPT_BYTES + 1, reason)
             return
-        meant = typed(line)
-        if isinstance(meant, Fault):
+        meant = parse_line(line)
+        if isinstance(meant, Diagnostic):
             self._show.error(line, self._number, meant.column, meant.reason)
             return
-        self._dialogue.begin(meant, line, self._number)
+        self._dialogue.send_command(meant, line, self._number)
         while not self._dialogue.step():
             left = self._dialogue.seconds_left()
             self._poll.poll(None if left is None else left * 1000 + 1)
@@ -106,7 +106,7 @@ class _Lines:
                 yield rest + lines[0]
                 yield from lines[1:]
                 rest = b""
-            if len(rest) <= SCRIPT_BYTES:
+            if len(rest) <= MAX_SCRIPT_BYTES:
                 rest += last
         if rest:
             yield rest
@@ -126,7 +126,7 @@ class _Lines:
                     except BlockingIOError:
                         continue
         except OSError as error:
-            say(f"kvs client: stdin: cannot read it: {cause(error)}")
+            print_error(f"kvs client: stdin: cannot read it: {os_error_text(error)}")
             self._status = 1
             return b""
         finally:

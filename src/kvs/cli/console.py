@@ -23,34 +23,34 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from kvs.cli.dialogue import Dialogue, Show, reply_line
-from kvs.cli.lint import pointed_at
+from kvs.cli.dialogue import Conversation, Renderer, reply_line
+from kvs.cli.lint import excerpt_with_caret
 from kvs.cli.signals import SIGNALS
-from kvs.cli.stdio import ReaderGone
-from kvs.client.commands import COMMANDS, HELP, keys_in, typed
-from kvs.client.transport import Link
-from kvs.errors import cause, shown
-from kvs.language.diagnostics import Fault
-from kvs.posix.files import PRIVATE, open_regular
-from kvs.protocol.replies import Change, Reply
+from kvs.cli.stdio import StdoutClosed
+from kvs.client.commands import COMMANDS, HELP, named_keys, parse_line
+from kvs.client.transport import Transport
+from kvs.errors import os_error_text, printable
+from kvs.language.diagnostics import Diagnostic
+from kvs.posix.files import PRIVATE_MODE, open_regular
+from kvs.protocol.replies import Notification, Reply
 
 PROMPT = "kvs> "
 
 GREETING = "HELP lists the commands, Tab completes, Ctrl-D disconnects."
 
-KEYS_KEPT = 10_000
+MAX_REMEMBERED_KEYS = 10_000
 """So many keys are offered for completion: the last ones seen."""
 
 
-class Console(Show):
+class Console(Renderer):
     """A session on a terminal. For the main thread."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Transport) -> None:
         self._link = link
-        self._dialogue = Dialogue(link, self)
+        self._dialogue = Conversation(link, self)
         self._keys = Keys()
         self._number = 0
-        self._news = asyncio.Event()
+        self._event = asyncio.Event()
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             history=_history(),
@@ -64,13 +64,13 @@ class Console(Show):
 
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._link.fileno(), self._news.set)
-        with _every_key(sys.stdin.fileno()), _cancelled_by_signals(loop) as caught:
+        loop.add_reader(self._link.fileno(), self._event.set)
+        with _raw_input_mode(sys.stdin.fileno()), _cancelled_by_signals(loop) as caught:
             self._print(GREETING + "\n")
             try:
                 while not self._dialogue.over:
                     line = await self._ask()
-                    await self._carry_out(line.encode(errors="surrogateescape"))
+                    await self._execute_line(line.encode(errors="surrogateescape"))
             except asyncio.CancelledError:
                 if not caught:
                     raise
@@ -82,7 +82,7 @@ class Console(Show):
     async def _ask(self) -> str:
         """Ask for a line, showing what comes meanwhile."""
         asking = asyncio.ensure_future(_line_from(self._session))
-        showing = asyncio.ensure_future(self._show_for_ever())
+        showing = asyncio.ensure_future(self._show_notifications())
         try:
             await asyncio.wait({asking, showing}, return_when=asyncio.FIRST_COMPLETED)
             return asking.result() if asking.done() else showing.result()
@@ -91,29 +91,29 @@ class Console(Show):
             showing.cancel()
             await asyncio.gather(asking, showing, return_exceptions=True)
 
-    async def _carry_out(self, line: bytes) -> None:
+    async def _execute_line(self, line: bytes) -> None:
         self._number += 1
         if line.strip() == b"HELP":
             self.output(HELP)
             return
-        meant = typed(line)
-        if isinstance(meant, Fault):
+        meant = parse_line(line)
+        if isinstance(meant, Diagnostic):
             self.error(line, self._number, meant.column, meant.reason)
             return
-        self._keys.see(keys_in(line))
-        self._dialogue.begin(meant, line, self._number)
+        self._keys.add(named_keys(line))
+        self._dialogue.send_command(meant, line, self._number)
         while not self._dialogue.step():
-            await self._something()
+            await self._wait_for_event()
 
-    async def _show_for_ever(self) -> NoReturn:
+    async def _show_notifications(self) -> NoReturn:
         while True:
             self._dialogue.step()
-            await self._something()
+            await self._wait_for_event()
 
-    async def _something(self) -> None:
+    async def _wait_for_event(self) -> None:
         """Wait for the server, or for the time at which the dialogue wants to go on."""
-        await set_within(self._news, self._dialogue.seconds_left())
-        self._news.clear()
+        await set_within(self._event, self._dialogue.seconds_left())
+        self._event.clear()
 
     # What is seen. Control characters are shown escaped: a key may hold any.
 
@@ -121,20 +121,20 @@ class Console(Show):
         """Show the line of a response."""
         self._print(reply_line(reply))
 
-    def changes(self, changes: list[Change]) -> None:
+    def changes(self, changes: list[Notification]) -> None:
         """Show a line for each notification, above the prompt if there is one."""
-        self._keys.see(change.key for change in changes)
-        lines = [f"({shown(change.key)},{shown(change.value)})\n" for change in changes]
+        self._keys.add(change.key for change in changes)
+        lines = [f"({printable(change.key)},{printable(change.value)})\n" for change in changes]
         self._print("".join(lines))
 
     def output(self, output: bytes) -> None:
         """Show what commands wrote."""
         lines = output.split(b"\n")[:-1]
-        self._print("".join(shown(line) + "\n" for line in lines))
+        self._print("".join(printable(line) + "\n" for line in lines))
 
     def error(self, line: bytes, number: int, column: int, reason: str) -> None:  # noqa: ARG002
         """Show the line again, with a caret under the place, and the reason."""
-        self._print(f"{pointed_at(line, Fault(0, column, reason))}\n{reason}\n")
+        self._print(f"{excerpt_with_caret(line, Diagnostic(0, column, reason))}\n{reason}\n")
 
     def _print(self, text: str) -> None:
         """Write `text`, whole lines, above the prompt if there is one."""
@@ -149,7 +149,7 @@ class Console(Show):
                 app.renderer.request_absolute_cursor_position()
                 app.invalidate()
         except OSError as error:
-            raise ReaderGone(f"the terminal is gone: {cause(error)}") from error
+            raise StdoutClosed(f"the terminal is gone: {os_error_text(error)}") from error
 
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> None:
@@ -180,14 +180,14 @@ class Keys:
     def __init__(self) -> None:
         self._seen: dict[str, None] = {}
 
-    def see(self, keys: Iterable[bytes]) -> None:
+    def add(self, keys: Iterable[bytes]) -> None:
         """Take note of keys; one that a terminal could not take is left out."""
         for key in keys:
             text = key.decode(errors="replace")
             if text.isprintable() and "\ufffd" not in text:
                 self._seen.pop(text, None)
                 self._seen[text] = None
-        while len(self._seen) > KEYS_KEPT:
+        while len(self._seen) > MAX_REMEMBERED_KEYS:
             del self._seen[next(iter(self._seen))]
 
     def beginning_with(self, start: str) -> list[str]:
@@ -203,7 +203,7 @@ class Completions(Completer):
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:  # noqa: ARG002
         """Yield what could be meant before the cursor."""
-        place = _PLACE.fullmatch(document.text_before_cursor)
+        place = _PROMPT_POSITION.fullmatch(document.text_before_cursor)
         if place is None:
             return
         key = place["pair"] if place["key"] is None else place["key"]
@@ -216,7 +216,7 @@ class Completions(Completer):
             yield Completion(text, start_position=-len(start))
 
 
-_PLACE = re.compile(
+_PROMPT_POSITION = re.compile(
     r"[ \t]*(?P<name>[A-Z]*)"
     r"(?:(?<=WRITE)[ \t]*\[(?:[ \t]*\([^)]*\))*[ \t]*\([ \t]*(?P<pair>[^ \t,)\]]*)"
     r"|(?<!WRITE)[ \t]*\[(?:[^,\]]*,)*[ \t]*(?P<key>[^ \t,)\]]*))?"
@@ -224,7 +224,7 @@ _PLACE = re.compile(
 
 
 @contextlib.contextmanager
-def _every_key(terminal: int) -> Iterator[None]:
+def _raw_input_mode(terminal: int) -> Iterator[None]:
     """Have every key handed over at once and as it is, with no echo (termios(3)); Ctrl-C stays."""
     before = termios.tcgetattr(terminal)
     mode = termios.tcgetattr(terminal)
@@ -265,7 +265,7 @@ def _cancelled_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[list[int]
             signal.signal(number, signal.SIG_IGN if caught else before[number])
 
 
-class _Remembered(FileHistory):
+class _TolerantFileHistory(FileHistory):
     """A history whose file may be lost under way."""
 
     def store_string(self, string: str) -> None:
@@ -284,9 +284,9 @@ def _history() -> History:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         file = open_regular(os.fsencode(path), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
         try:
-            os.fchmod(file, PRIVATE)
+            os.fchmod(file, PRIVATE_MODE)
         finally:
             os.close(file)
     except OSError:
         return InMemoryHistory()
-    return _Remembered(path)
+    return _TolerantFileHistory(path)

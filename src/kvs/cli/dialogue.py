@@ -1,24 +1,32 @@
 """A person's lines and a server's answers, however the host waits for either.
 
-The host gives a line to `begin`, and calls `step` until that is carried out, whenever the link has
-something to be handled or `seconds_left` are over. For one thread.
+The host gives a line to `send_command`, and calls `step` until that is carried out, whenever the
+link has something to be handled or `seconds_left` are over. For one thread.
 """
 
 import time
 from abc import ABC, abstractmethod
 
-from kvs.cli.stdio import put_bytes, say
-from kvs.client.commands import Delay, Disconnect, Execute, Nothing, Subscribe, Typed, Unsubscribe
-from kvs.client.transport import LONGEST_WAIT_SECONDS, Link
-from kvs.errors import SessionEnded
+from kvs.cli.stdio import print_error, write_result
+from kvs.client.commands import (
+    Blank,
+    ClientCommand,
+    Delay,
+    Disconnect,
+    Execute,
+    Subscribe,
+    Unsubscribe,
+)
+from kvs.client.transport import MAX_POLL_SECONDS, Transport
+from kvs.errors import SessionClosedError
 from kvs.protocol import frames
-from kvs.protocol.replies import Change, Executed, Reply
+from kvs.protocol.replies import ExecuteReply, Notification, Reply
 
 LEAVE_SECONDS = 2.0
 """How long the server may take to close the last pipe, once it has seen the client off."""
 
 
-class Show(ABC):
+class Renderer(ABC):
     """Where a dialogue is seen."""
 
     @abstractmethod
@@ -26,7 +34,7 @@ class Show(ABC):
         """Show a response."""
 
     @abstractmethod
-    def changes(self, changes: list[Change]) -> None:
+    def changes(self, changes: list[Notification]) -> None:
         """Show notifications."""
 
     @abstractmethod
@@ -38,24 +46,24 @@ class Show(ABC):
         """Tell of an invalid line; lines are counted from 1, columns in bytes from 1."""
 
 
-class Plain(Show):
+class PlainRenderer(Renderer):
     """Lines on stdout and stderr, for programs to read."""
 
     def reply(self, reply: Reply) -> None:
         """Write the line of a response."""
-        put_bytes(reply_line(reply).encode())
+        write_result(reply_line(reply).encode())
 
-    def changes(self, changes: list[Change]) -> None:
+    def changes(self, changes: list[Notification]) -> None:
         """Write a line for each notification."""
-        put_bytes(b"".join(b"(%b,%b)\n" % (change.key, change.value) for change in changes))
+        write_result(b"".join(b"(%b,%b)\n" % (change.key, change.value) for change in changes))
 
     def output(self, output: bytes) -> None:
         """Write it as it is."""
-        put_bytes(output)
+        write_result(output)
 
     def error(self, line: bytes, number: int, column: int, reason: str) -> None:  # noqa: ARG002
         """Write place and reason to stderr."""
-        say(f"stdin:{number}:{column}: {reason}")
+        print_error(f"stdin:{number}:{column}: {reason}")
 
 
 def reply_line(reply: Reply) -> str:
@@ -64,10 +72,10 @@ def reply_line(reply: Reply) -> str:
     return f"Server returned {reply.result} for operation: {operation}\n"
 
 
-class Dialogue:
+class Conversation:
     """One session, line by line."""
 
-    def __init__(self, link: Link, show: Show) -> None:
+    def __init__(self, link: Transport, show: Renderer) -> None:
         self._link = link
         self._show = show
         self._line = b""
@@ -83,40 +91,40 @@ class Dialogue:
         """Whether the session has ended as it should."""
         return self._left and self._awaited is None and self._deadline is None
 
-    def begin(self, meant: Typed, line: bytes, number: int) -> None:
+    def send_command(self, meant: ClientCommand, line: bytes, number: int) -> None:
         """Send what the `number`-th line means."""
         self._line, self._number = line, number
         match meant:
             case Subscribe(key):
-                self._send(frames.keyed_request(frames.SUBSCRIBE, key))
+                self._send(frames.encode_key_request(frames.SUBSCRIBE, key))
             case Unsubscribe(key):
-                self._send(frames.keyed_request(frames.UNSUBSCRIBE, key))
+                self._send(frames.encode_key_request(frames.UNSUBSCRIBE, key))
             case Disconnect():
                 self._send(bytes([frames.DISCONNECT]))
             case Execute(command):
-                self._send(frames.execute_request(command))
+                self._send(frames.encode_execute(command))
             case Delay(milliseconds):
                 self._deadline = time.monotonic() + milliseconds / 1000
-            case Nothing():
+            case Blank():
                 pass
 
     def step(self) -> bool:
         """Show what has come; tell whether the line is carried out.
 
         Raises:
-            SessionEnded: the server has ended the session, and all that it told is shown.
+            SessionClosedError: the server has ended the session, and all that it told is shown.
 
         """
         link = self._link
         link.pump()
         if self._awaited == frames.SUBSCRIBE and link.replies:
-            self._answered()  # before the first notification that it brings
+            self._on_reply()  # before the first notification that it brings
         elif link.replies:
             link.pump()  # what was told before the answer may have come behind it
         self._show_changes()
         if link.replies:
-            self._answered()
-        if link.ended is not None or link.silent:
+            self._on_reply()
+        if link.close_reason is not None or link.replies_closed:
             self._ended()
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._deadline = None
@@ -126,7 +134,7 @@ class Dialogue:
         """Return when `step` is to be called though nothing has come; None: need not be."""
         if self._deadline is None:
             return None
-        return min(max(0.0, self._deadline - time.monotonic()), LONGEST_WAIT_SECONDS)
+        return min(max(0.0, self._deadline - time.monotonic()), MAX_POLL_SECONDS)
 
     def _send(self, frame: bytes) -> None:
         self._awaited = frame[0]
@@ -138,17 +146,17 @@ class Dialogue:
         if changes:
             self._show.changes(changes)
 
-    def _answered(self) -> None:
+    def _on_reply(self) -> None:
         reply = self._link.replies.popleft()
-        operation = frames.EXECUTE if isinstance(reply, Executed) else reply.operation
+        operation = frames.EXECUTE if isinstance(reply, ExecuteReply) else reply.operation
         if operation != self._awaited:
-            raise SessionEnded("what the server answered is no answer to what it was asked")
+            raise SessionClosedError("what the server answered is no answer to what it was asked")
         self._awaited = None
         if isinstance(reply, Reply):
             self._show.reply(reply)
             if operation == frames.DISCONNECT:
                 self._left = True
-                self._link.hang_up()
+                self._link.close_requests()
                 self._deadline = time.monotonic() + LEAVE_SECONDS
             return
         self._show.output(reply.output)
@@ -165,6 +173,6 @@ class Dialogue:
     def _ended(self) -> None:
         self._show_changes()
         if not self._left:
-            raise SessionEnded(self._link.ended or "the server closed the session")
-        if self._link.ended is not None:
+            raise SessionClosedError(self._link.close_reason or "the server closed the session")
+        if self._link.close_reason is not None:
             self._deadline = None

@@ -17,7 +17,7 @@ import time
 from threading import Condition, Thread, local
 from typing import TextIO, cast
 
-from kvs.errors import counted
+from kvs.errors import pluralize
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -131,7 +131,7 @@ class _Handler(logging.Handler):
 
 
 def _dropped_line(number: int) -> bytes:
-    text = f"{counted(number, 'line')} of the log dropped: stderr did not take them"
+    text = f"{pluralize(number, 'line')} of the log dropped: stderr did not take them"
     values = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": text}
     return f"{logging.Formatter(FORMAT).format(logging.makeLogRecord(values))}\n".encode()
 

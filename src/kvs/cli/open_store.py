@@ -9,17 +9,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
 from kvs.cli.stdio import UsageError
-from kvs.errors import BackupUnreadable, DataUnusable, StoreNotEmpty, cause, counted, shown
+from kvs.errors import (
+    BackupReadError,
+    DataDirectoryError,
+    StoreNotEmptyError,
+    os_error_text,
+    pluralize,
+    printable,
+)
 from kvs.library import Store
 from kvs.posix.files import open_directory
-from kvs.progress import ShowProgress, show_nobody
+from kvs.progress import ProgressCallback, ignore_progress
 from kvs.settings import DataSettings
 from kvs.snapshot.reader import load
 
 if TYPE_CHECKING:
-    from kvs.journal.recovery import Torn
+    from kvs.journal.recovery import TornTail
 
-QUICK_SECONDS = 0.5
+PROGRESS_DELAY_SECONDS = 0.5
 """A reading that takes longer shows how far it is."""
 
 
@@ -34,27 +41,27 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
     if options.data is None:
         _refuse_without_data(options)
     else:
-        _refuse_idle_interval(options)
+        _check_fsync_options(options)
     # What may be refused is looked at before a data directory is made.
     _check_jobs_directory(options.directory)
     pairs = None
     if options.restore is not None:
-        with as_usage():
+        with usage_errors():
             pairs = load(os.fsencode(options.restore))
-            if options.data is not None and _restored(options.data, pairs):
+            if options.data is not None and _restore_if_empty(options.data, pairs):
                 pairs = None
-    store = _opened(options, tell)
+    store = _open(options, tell)
     if pairs is not None:
         try:
-            with as_usage():
-                store.begin_with(pairs)
+            with usage_errors():
+                store.load_pairs(pairs)
         except BaseException:
             store.close()
             raise
     return store
 
 
-def _restored(path: str, pairs: dict[bytes, bytes]) -> bool:
+def _restore_if_empty(path: str, pairs: dict[bytes, bytes]) -> bool:
     """Restore into a new or empty data directory; return False if a store is there already."""
     from kvs.store import maintenance  # a store in memory does not wait for it
 
@@ -65,17 +72,17 @@ def _check_jobs_directory(path: str) -> None:
     try:
         os.close(open_directory(os.fsencode(path)))
     except OSError as error:
-        raise UsageError(f"{shown(path)}: {cause(error)}") from error
+        raise UsageError(f"{printable(path)}: {os_error_text(error)}") from error
 
 
-def _opened(options: argparse.Namespace, tell: Callable[[str], None]) -> Store:
+def _open(options: argparse.Namespace, tell: Callable[[str], None]) -> Store:
     if options.data is None:
         return Store()
     fsync = options.fsync or DataSettings.fsync
     interval = options.fsync_interval or DataSettings.fsync_interval
-    with as_usage(), shown_progress() as progress:
+    with usage_errors(), progress_bar() as progress:
         store = Store(options.data, DataSettings(fsync, interval), progress=progress)
-    _tell_what_was_found(store, options.data, tell)
+    _print_recovery(store, options.data, tell)
     return store
 
 
@@ -85,48 +92,49 @@ def _refuse_without_data(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} needs --data")
 
 
-def _refuse_idle_interval(options: argparse.Namespace) -> None:
+def _check_fsync_options(options: argparse.Namespace) -> None:
     if options.fsync_interval is not None and options.fsync != "interval":
         raise UsageError("--fsync-interval needs --fsync interval")
 
 
-def _tell_what_was_found(store: Store, path: str, tell: Callable[[str], None]) -> None:
+def _print_recovery(store: Store, path: str, tell: Callable[[str], None]) -> None:
     found = store.recovered
     if found is None:
         return
     if found.torn is not None:
-        tell(torn_end(found.torn, "was dropped"))
+        tell(describe_torn_tail(found.torn, "was dropped"))
     if found.new:
-        tell(f"{shown(path)}: a new data directory")
+        tell(f"{printable(path)}: a new data directory")
         return
     tell(
-        f"{shown(path)}: at revision {found.revision}, {counted(found.pairs, 'pair')}; carried out "
-        f"again: {counted(found.commands, 'command')} of the journal; {found.seconds:.3f} s"
+        f"{printable(path)}: at revision {found.revision}, {pluralize(found.pairs, 'pair')}; "
+        f"carried out again: {pluralize(found.commands, 'command')} of the journal; "
+        f"{found.seconds:.3f} s"
     )
 
 
-def torn_end(torn: "Torn", fate: str) -> str:
+def describe_torn_tail(torn: "TornTail", fate: str) -> str:
     """Say what a crash had left half written, and what becomes of it."""
     return (
         f"{torn.file}: {torn.reason}: what begins at byte {torn.offset} was never wholly written, "
-        f"and {fate} ({counted(torn.bytes, 'byte')})"
+        f"and {fate} ({pluralize(torn.bytes, 'byte')})"
     )
 
 
 @contextmanager
-def as_usage() -> Iterator[None]:
+def usage_errors() -> Iterator[None]:
     """Make wrong usage of errors that a person's arguments are the cause of."""
     try:
         yield
-    except (DataUnusable, BackupUnreadable, StoreNotEmpty) as error:
+    except (DataDirectoryError, BackupReadError, StoreNotEmptyError) as error:
         raise UsageError(str(error)) from error
 
 
 @contextmanager
-def shown_progress() -> Iterator[ShowProgress]:
+def progress_bar() -> Iterator[ProgressCallback]:
     """Show on a terminal how far a reading is, if it takes long."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield show_nobody
+        yield ignore_progress
         return
     began = time.perf_counter()
     bar = None
@@ -134,7 +142,7 @@ def shown_progress() -> Iterator[ShowProgress]:
     def show(done: int, of_all: int) -> None:
         nonlocal bar
         if bar is None:
-            if time.perf_counter() - began < QUICK_SECONDS:
+            if time.perf_counter() - began < PROGRESS_DELAY_SECONDS:
                 return
             from rich.console import Console
             from rich.progress import Progress

@@ -8,17 +8,24 @@ from contextlib import contextmanager
 from types import FrameType
 
 from kvs.cli.open_store import open_store
-from kvs.cli.run_display import Screen, choose_screen, put_table
-from kvs.cli.stdio import OutputLost, ReaderGone, UsageError, say
-from kvs.errors import DirectoryUnusable, JournalFailed, KvsError, cause, counted, shown
-from kvs.jobs.report import ERRORS_TOLD, Report, State
-from kvs.jobs.run import Run
+from kvs.cli.run_display import RunDisplay, create_display, print_table
+from kvs.cli.stdio import StdoutClosed, StdoutError, UsageError, print_error
+from kvs.errors import (
+    JobsDirectoryError,
+    JournalWriteError,
+    KvsError,
+    os_error_text,
+    pluralize,
+    printable,
+)
+from kvs.jobs.report import MAX_REPORTED_ERRORS, Report, State
+from kvs.jobs.run import JobRun
 from kvs.library import Store
-from kvs.posix.files import Replacement, check_replaceable, open_directory, write_all
+from kvs.posix.files import AtomicFile, check_can_replace, open_directory, write_all
 from kvs.settings import Settings
 
 
-class Interruption:
+class SignalHandler:
     """SIGINT and SIGTERM while a run is on: the first stops it, a second leaves at once.
 
     For the main thread, which alone gets signals.
@@ -26,8 +33,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._run: Run | None = None
-        self._screen: Screen | None = None
+        self._run: JobRun | None = None
+        self._screen: RunDisplay | None = None
 
     @property
     def status(self) -> int:
@@ -48,7 +55,7 @@ class Interruption:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def watch(self, run: Run, screen: Screen) -> None:
+    def watch(self, run: JobRun, screen: RunDisplay) -> None:
         """Stop `run`, shown on `screen`, at a signal; at once, if one has come already."""
         self._run, self._screen = run, screen
         if self.signal is not None:
@@ -61,9 +68,9 @@ class Interruption:
                 self._run.stop()
             return
         if self._run is not None:
-            self._run.abandon()
+            self._run.kill_children()
         if self._screen is not None:
-            self._screen.leave()
+            self._screen.restore_terminal()
         os._exit(self.status)
 
 
@@ -71,20 +78,20 @@ def run(options: argparse.Namespace) -> int:
     """Carry out ``kvs run``; return the exit status."""
     if options.report is not None:
         _check_report_path(options.report, options.directory)
-    interruption = Interruption()
+    interruption = SignalHandler()
     with interruption.caught():
-        with open_store(options, lambda line: say(f"kvs run: {line}")) as store:
+        with open_store(options, lambda line: print_error(f"kvs run: {line}")) as store:
             report = _run_jobs(store, options, interruption)
             failed = not _close(store)
-        _say_what_was_not_told(report)
+        _print_omitted_errors(report)
         if interruption.signal is not None:
             ended = {State.DONE, State.DONE_BEFORE}
             unfinished = sum(job.state not in ended for job in report.jobs)
-            say(
+            print_error(
                 f"kvs run: stopped by {interruption.signal.name}; "
-                f"{unfinished} of {counted(len(report.jobs), 'job')} did not come to the end"
+                f"{unfinished} of {pluralize(len(report.jobs), 'job')} did not come to the end"
             )
-        told = _tell(report, options)
+        told = _write_results(report, options)
     return interruption.status or int(report.failed or failed or not told)
 
 
@@ -92,50 +99,50 @@ def _close(store: Store) -> bool:
     """Close the store; tell, and return False, if not all of it is kept."""
     try:
         store.close()
-    except JournalFailed as failure:
-        say(f"kvs run: {failure}")
+    except JournalWriteError as failure:
+        print_error(f"kvs run: {failure}")
         return False
     return True
 
 
-def _run_jobs(store: Store, options: argparse.Namespace, interruption: Interruption) -> Report:
+def _run_jobs(store: Store, options: argparse.Namespace, interruption: SignalHandler) -> Report:
     settings = Settings(options.threads, options.backups, options.resume)
-    screen = choose_screen(quiet=options.quiet)
+    screen = create_display(quiet=options.quiet)
     try:
-        with screen, Run(store, options.directory, settings, screen.tell) as jobs:
+        with screen, JobRun(store, options.directory, settings, screen.show_error) as jobs:
             interruption.watch(jobs, screen)
-            screen.follow(jobs)
-    except DirectoryUnusable as error:
+            screen.show_until_done(jobs)
+    except JobsDirectoryError as error:
         raise UsageError(str(error)) from error
     return jobs.report
 
 
-def _tell(report: Report, options: argparse.Namespace) -> bool:
+def _write_results(report: Report, options: argparse.Namespace) -> bool:
     """Write the report and the table; return whether that could be done."""
     good = True
     if options.report is not None:
         try:
             _write_report(report, options.report)
         except KvsError as error:
-            say(f"kvs run: {error}")
+            print_error(f"kvs run: {error}")
             good = False
     if not options.quiet:
         try:
-            put_table(report)
-        except ReaderGone:
+            print_table(report)
+        except StdoutClosed:
             good = False
-        except OutputLost as error:
-            say(f"kvs run: {error}")
+        except StdoutError as error:
+            print_error(f"kvs run: {error}")
             good = False
     return good
 
 
-def _say_what_was_not_told(report: Report) -> None:
+def _print_omitted_errors(report: Report) -> None:
     for job in report.jobs:
-        if job.errors_not_told:
-            say(
-                f"{job.file}: {counted(job.errors_not_told, 'more invalid line')}; "
-                f"the first {ERRORS_TOLD} were told, 'kvs lint' tells all"
+        if job.errors_omitted:
+            print_error(
+                f"{job.file}: {pluralize(job.errors_omitted, 'more invalid line')}; "
+                f"the first {MAX_REPORTED_ERRORS} were told, 'kvs lint' tells all"
             )
 
 
@@ -143,27 +150,29 @@ def _check_report_path(path: str, jobs: str) -> None:
     """Refuse, before any work is done, a place where no report can be written."""
     parent = os.path.dirname(path) or "."
     try:
-        check_replaceable(os.fsencode(path))
+        check_can_replace(os.fsencode(path))
     except OSError as error:
-        raise UsageError(f"--report {shown(path)}: {cause(error)}") from error
+        raise UsageError(f"--report {printable(path)}: {os_error_text(error)}") from error
     in_jobs = os.path.realpath(parent) == os.path.realpath(jobs)
     if in_jobs and path.endswith((".job", ".out", ".bck")):
-        raise UsageError(f"--report {shown(path)}: the name belongs to a job")
+        raise UsageError(f"--report {printable(path)}: the name belongs to a job")
     if not os.path.isdir(parent):
-        raise UsageError(f"--report {shown(path)}: there is no directory {shown(parent)}")
+        raise UsageError(f"--report {printable(path)}: there is no directory {printable(parent)}")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--report {shown(path)}: the directory {shown(parent)} is not writable")
+        raise UsageError(
+            f"--report {printable(path)}: the directory {printable(parent)} is not writable"
+        )
 
 
 def _write_report(report: Report, path: str) -> None:
     import json
 
-    text = json.dumps(report.as_data(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
     parent, name = os.path.split(os.fsencode(path))
     try:
         directory = open_directory(parent or b".")
         try:
-            file = Replacement(directory, name)
+            file = AtomicFile(directory, name)
             try:
                 write_all(file.file, text.encode())
                 os.fsync(file.file)
@@ -174,4 +183,6 @@ def _write_report(report: Report, path: str) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        raise KvsError(f"cannot write the report {shown(path)}: {cause(error)}") from error
+        raise KvsError(
+            f"cannot write the report {printable(path)}: {os_error_text(error)}"
+        ) from error

@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TextIO, cast
 
-from kvs.cli.stdio import put, say
-from kvs.errors import KvsError, counted, shown
+from kvs.cli.stdio import print_error, print_result
+from kvs.errors import KvsError, pluralize, printable
 from kvs.jobs.report import JobReport, Report, State
-from kvs.jobs.run import Run
+from kvs.jobs.run import JobRun
 
 REFRESH_SECONDS = 0.1
 
 HEADINGS = ("job", "commands", "invalid", "snapshots", "seconds", "state")
 
 
-class Screen:
+class RunDisplay:
     """Where there is no terminal, or is to be quiet: errors are lines on stderr, nothing moves.
 
     Its life as a context manager is that of the run it shows.
@@ -42,14 +42,14 @@ class Screen:
     ) -> None:
         pass
 
-    def leave(self) -> None:
+    def restore_terminal(self) -> None:
         """Give the terminal back; for a process about to leave at once."""
 
-    def tell(self, error: KvsError) -> None:
+    def show_error(self, error: KvsError) -> None:
         """Show an error, from any thread."""
-        say(str(error))
+        print_error(str(error))
 
-    def follow(self, run: Run) -> None:
+    def show_until_done(self, run: JobRun) -> None:
         """Wait for the end of `run`, showing how far it is."""
         # In pieces: handlers run in this thread alone, and a signal that the kernel gave to another
         # thread would not wake it (signal(7)).
@@ -57,7 +57,7 @@ class Screen:
             pass
 
 
-class LiveScreen(Screen):
+class LiveRunDisplay(RunDisplay):
     """A terminal on stderr: a line of progress, with the errors above it."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class LiveScreen(Screen):
     ) -> None:
         self._live.stop()
 
-    def leave(self) -> None:
+    def restore_terminal(self) -> None:
         """Show the cursor again, and leave the line of progress behind.
 
         Straight to the terminal, if it takes anything: whoever holds rich's lock may be waiting
@@ -102,11 +102,11 @@ class LiveScreen(Screen):
         if select.select([], [sys.stderr.fileno()], [], 0)[1]:
             os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
 
-    def tell(self, error: KvsError) -> None:
+    def show_error(self, error: KvsError) -> None:
         """Show an error above the line of progress."""
         self._console.print(str(error))
 
-    def follow(self, run: Run) -> None:
+    def show_until_done(self, run: JobRun) -> None:
         """Wait for the end of `run`; the line of progress tells how far it is."""
         last_second = deque([(time.perf_counter(), 0)], maxlen=round(1 / REFRESH_SECONDS))
         while not run.wait(REFRESH_SECONDS):
@@ -115,8 +115,8 @@ class LiveScreen(Screen):
             (began, before), (ended, after) = last_second[0], last_second[-1]
             rate = (after - before) / (ended - began)
             self._line.update(
-                text=f"{now.done} of {counted(now.jobs, 'job')} done, {now.running} running, "
-                f"{rate:,.0f} commands/s, {counted(now.snapshots, 'snapshot')} in flight"
+                text=f"{now.done} of {pluralize(now.jobs, 'job')} done, {now.running} running, "
+                f"{rate:,.0f} commands/s, {pluralize(now.backups, 'snapshot')} in flight"
             )
 
 
@@ -146,18 +146,18 @@ class Terminal(io.TextIOBase):
         return self._stderr.fileno()
 
 
-def choose_screen(*, quiet: bool) -> Screen:
+def create_display(*, quiet: bool) -> RunDisplay:
     """Return the screen that fits stderr."""
-    return LiveScreen() if not quiet and _is_terminal(sys.stderr) else Screen()
+    return LiveRunDisplay() if not quiet and _is_terminal(sys.stderr) else RunDisplay()
 
 
-def put_table(report: Report) -> None:
+def print_table(report: Report) -> None:
     """Write a table with a row per job to stdout; on a terminal, one to look at."""
     rows = [_row(job) for job in report.jobs]
     if _is_terminal(sys.stdout):
-        _put_rich_table(rows, [job.failed for job in report.jobs])
+        _print_rich_table(rows, [job.failed for job in report.jobs])
     else:
-        put(_plain_table([HEADINGS, *rows]))
+        print_result(_plain_table([HEADINGS, *rows]))
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -165,9 +165,9 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _row(job: JobReport) -> tuple[str, ...]:
-    written, lost = job.snapshots_written, job.snapshots_lost
+    written, lost = job.backups_written, job.backups_failed
     return (
-        shown(job.name),
+        printable(job.name),
         str(job.commands),
         str(job.invalid),
         f"{written} ({lost} failed)" if lost else str(written),
@@ -187,7 +187,7 @@ def _plain_table(rows: Sequence[tuple[str, ...]]) -> str:
     )
 
 
-def _put_rich_table(rows: Sequence[tuple[str, ...]], failed: Sequence[bool]) -> None:
+def _print_rich_table(rows: Sequence[tuple[str, ...]], failed: Sequence[bool]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -201,4 +201,4 @@ def _put_rich_table(rows: Sequence[tuple[str, ...]], failed: Sequence[bool]) -> 
     console = Console(highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(table)
-    put(captured.get().rstrip("\n"))
+    print_result(captured.get().rstrip("\n"))

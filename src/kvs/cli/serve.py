@@ -12,30 +12,30 @@ from types import FrameType
 from kvs.cli.log import log_to_stderr
 from kvs.cli.open_store import open_store
 from kvs.cli.stdio import UsageError
-from kvs.errors import DirectoryUnusable, KvsError, counted
-from kvs.jobs.run import Run
+from kvs.errors import JobsDirectoryError, KvsError, pluralize
+from kvs.jobs.run import JobRun
 from kvs.library import Store
 from kvs.server.server import Server
-from kvs.service.service import Service
+from kvs.service.service import JobService
 from kvs.settings import ServerSettings, Settings
 
 log = logging.getLogger("kvs.serve")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-DESCRIPTORS_A_SESSION = 3
+DESCRIPTORS_PER_SESSION = 3
 """One for each pipe: the file that was judged until it is opened, then its end."""
 
-DESCRIPTORS_KEPT = 64
+RESERVED_DESCRIPTORS = 64
 """For everything but sessions, jobs and snapshots."""
 
-DESCRIPTORS_A_JOB = 4
+DESCRIPTORS_PER_JOB = 4
 
 
 SWITCH_SECONDS = 0.0005
 """Seconds after which the thread that serves sessions gets the interpreter from another."""
 
-MAPPED_BYTES = 1 << 20
+MMAP_THRESHOLD_BYTES = 1 << 20
 """Bytes from which on a block of memory is mapped by itself, and returned when it is freed.
 
 More than jobs read or write at a time: to map a block and have it cleared for each takes longer
@@ -52,7 +52,7 @@ def serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is no session to end yet
     log_to_stderr(options.log_level)
     settings = Settings(options.threads, options.backups, resume=options.data is not None)
-    sessions = _sessions_possible(options.max_sessions, settings)
+    sessions = _max_sessions(options.max_sessions, settings)
     with open_store(options, log.info) as store:
         _serve(store, options, settings, sessions)
     log.info("stopped")
@@ -67,19 +67,19 @@ def _return_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, 2 * MAPPED_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD_BYTES)
 
 
 def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessions: int) -> None:
     """Serve until a signal, or until the journal fails; that is raised when the store is closed."""
-    jobs = _jobs(store, options, settings)
+    jobs = _create_service(store, options, settings)
     # Held back until there is something to stop. Threads of jobs never get one, so that the main
     # thread, in which alone handlers run, is always the one that is woken (signal(7)).
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         # The pipe first: who cannot have it has run no job. Connects wait in it meanwhile.
-        server = _server(store, options, sessions)
+        server = _create_server(store, options, sessions)
         try:
             with jobs:
                 store.on_failure(lambda _: server.stop())
@@ -90,13 +90,13 @@ def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessio
                 jobs.stop()
         finally:
             server.abandon()
-    except DirectoryUnusable as error:
+    except JobsDirectoryError as error:
         raise UsageError(str(error)) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _server(store: Store, options: argparse.Namespace, sessions: int) -> Server:
+def _create_server(store: Store, options: argparse.Namespace, sessions: int) -> Server:
     settings = ServerSettings(
         sessions,
         options.fifo_mode,
@@ -107,25 +107,27 @@ def _server(store: Store, options: argparse.Namespace, sessions: int) -> Server:
     return Server(store, os.fsencode(options.fifo), settings)
 
 
-def _jobs(store: Store, options: argparse.Namespace, settings: Settings) -> Run | Service:
+def _create_service(
+    store: Store, options: argparse.Namespace, settings: Settings
+) -> JobRun | JobService:
     """Return what runs the jobs: those that are there, or also those that come."""
     if options.once:
-        return Run(store, options.directory, settings, _tell)
-    return Service(store, options.directory, settings, _tell, log.info)
+        return JobRun(store, options.directory, settings, _log_error)
+    return JobService(store, options.directory, settings, _log_error, log.info)
 
 
-def _tell(error: KvsError) -> None:
+def _log_error(error: KvsError) -> None:
     log.error("%s", error)
 
 
-def _handle_signals(server: Server, jobs: Run | Service) -> None:
+def _handle_signals(server: Server, jobs: JobRun | JobService) -> None:
     """Let SIGUSR1 drop all sessions; SIGTERM and SIGINT stop, and a second one leave at once."""
     signalled = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal signalled
         if signalled:
-            jobs.abandon()
+            jobs.kill_children()
             server.abandon()
             os._exit(128 + number)
         signalled = True
@@ -134,22 +136,22 @@ def _handle_signals(server: Server, jobs: Run | Service) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGUSR1, lambda *_: server.drop_sessions())
+    signal.signal(signal.SIGUSR1, lambda *_: server.disconnect_all())
 
 
-def _sessions_possible(wanted: int, settings: Settings) -> int:
+def _max_sessions(wanted: int, settings: Settings) -> int:
     """Raise the limit of open files to the hard one; return how many sessions it allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
         return wanted
-    kept = DESCRIPTORS_KEPT + DESCRIPTORS_A_JOB * (settings.threads + settings.backups)
-    possible = max(1, (hard - kept) // DESCRIPTORS_A_SESSION)
+    kept = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_JOB * (settings.threads + settings.backups)
+    possible = max(1, (hard - kept) // DESCRIPTORS_PER_SESSION)
     if possible >= wanted:
         return wanted
     log.warning(
         "descriptors set the bound: at most %s at the same time, not %d (ulimit -n)",
-        counted(possible, "session"),
+        pluralize(possible, "session"),
         wanted,
     )
     return possible

@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def exception_at_sigint() -> Iterator[None]:
+def keyboard_interrupt_on_sigint() -> Iterator[None]:
     """Have SIGINT raise KeyboardInterrupt, as Python has it, where it would end the process."""
     ends = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     if ends:
@@ -35,7 +35,7 @@ def interruptible() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        leave_undisturbed()
+        ignore_signals()
         raise Interrupted(128 + number)
 
     for number, handler in before.items():
@@ -48,7 +48,7 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def leave_undisturbed() -> None:
+def ignore_signals() -> None:
     """Ignore them from now on: the program only clears away what is its own, and ends."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -9,10 +9,10 @@ import os
 import sys
 from threading import Lock
 
-from kvs.errors import KvsError, cause
+from kvs.errors import KvsError, os_error_text
 from kvs.posix.files import write_all
 
-_saying = Lock()
+_stderr_lock = Lock()
 """Keeps lines whole that several threads tell at the same time."""
 
 
@@ -20,50 +20,50 @@ class UsageError(KvsError):
     """The command was called in a way that it cannot mean: exit status 2."""
 
 
-class OutputLost(KvsError):
+class StdoutError(KvsError):
     """Results could not be written to stdout."""
 
 
-class ReaderGone(OutputLost):
+class StdoutClosed(StdoutError):
     """Who read our stdout wants no more, as `head` does: nobody needs to be told."""
 
 
-def say(line: str) -> None:
+def print_error(line: str) -> None:
     """Tell a person `line`, on stderr; a stderr that takes nothing is no reason to stop."""
     if sys.stderr is not None:
-        with _saying, contextlib.suppress(OSError):
+        with _stderr_lock, contextlib.suppress(OSError):
             print(line, file=sys.stderr, flush=True)
 
 
-def put(text: str) -> None:
+def print_result(text: str) -> None:
     """Write `text` and a newline to stdout.
 
     Raises:
-        OutputLost: it was not written.
+        StdoutError: it was not written.
 
     """
     if sys.stdout is None:
-        raise OutputLost("stdout is closed: the results cannot be written")
-    put_bytes(f"{text}\n".encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+        raise StdoutError("stdout is closed: the results cannot be written")
+    write_result(f"{text}\n".encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
 
 
-def put_bytes(data: bytes) -> None:
+def write_result(data: bytes) -> None:
     """Write `data` to stdout, as it is.
 
     Past Python's buffers: an unbuffered stdout (``python -u``) ignores that the kernel has accepted
     only a part, and a buffered one writes again at exit what has failed before.
 
     Raises:
-        OutputLost: it was not written.
+        StdoutError: it was not written.
 
     """
     if sys.stdout is None:
-        raise OutputLost("stdout is closed: the results cannot be written")
+        raise StdoutError("stdout is closed: the results cannot be written")
     try:
         write_all(sys.stdout.fileno(), data)
     except OSError as error:
-        kind = ReaderGone if error.errno == errno.EPIPE else OutputLost
-        raise kind(f"stdout: cannot write the results: {cause(error)}") from error
+        kind = StdoutClosed if error.errno == errno.EPIPE else StdoutError
+        raise kind(f"stdout: cannot write the results: {os_error_text(error)}") from error
 
 
 def flush_at_exit() -> None:

@@ -4,7 +4,7 @@ from kvs.protocol import frames, replies
 from kvs.store.subscriptions import Change
 
 
-def change_from(told: replies.Change) -> Change:
+def decode_change(told: replies.Notification) -> Change:
     """Return what a notification says.
 
     The protocol writes a key that was removed and one that was set to the very word ``DELETED``

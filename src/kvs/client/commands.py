@@ -1,14 +1,14 @@
 """What a person types to a client: four commands of its own beside the command language. Pure.
 
 The four are written as commands of the language are: each is read as the one of the language that
-has its shape (`_SHAPES`), so blanks, words and faults are the same everywhere.
+has its shape (`_SYNTAX_TEMPLATES`), so blanks, words and faults are the same everywhere.
 """
 
 import re
 from dataclasses import dataclass
 
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import Fault, fault_at, line_at
+from kvs.language.diagnostics import Diagnostic, diagnose_line, line_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Execute:
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class Blank:
     """A comment or an empty line."""
 
 
-Typed = Subscribe | Unsubscribe | Delay | Disconnect | Execute | Nothing
+ClientCommand = Subscribe | Unsubscribe | Delay | Disconnect | Execute | Blank
 
-_SHAPES = {
+_SYNTAX_TEMPLATES = {
     b"SUBSCRIBE": b"READ",
     b"UNSUBSCRIBE": b"READ",
     b"DELAY": b"WAIT",
@@ -59,7 +59,7 @@ _SHAPES = {
 }
 
 COMMANDS = (
-    *(name.decode("ascii") for name in _SHAPES),
+    *(name.decode("ascii") for name in _SYNTAX_TEMPLATES),
     *(name for name in grammar.COMMANDS if name != "BACKUP"),
 )
 """The names of all commands that a person can type; BACKUP belongs to a job."""
@@ -77,21 +77,21 @@ DISCONNECT                         take leave; the end of the input does it, too
 _NAME = re.compile(rb"[ \t]*+([A-Za-z]*+)")
 
 
-def typed(raw: bytes) -> Typed | Fault:
+def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
     """Return what one line means, or why it is invalid. Its ending may be there or not."""
     line = line_at(raw, 0)
     found = _NAME.match(line)
     name = found[1] if found else b""
-    if found is None or name not in _SHAPES:
+    if found is None or name not in _SYNTAX_TEMPLATES:
         return _language(line, name)
-    shape = _SHAPES[name]
+    shape = _SYNTAX_TEMPLATES[name]
     likeness = line[: found.start(1)] + shape + line[found.end(1) :]
     longer = len(name) - len(shape)
-    fault = fault_at(likeness, 0)
+    fault = diagnose_line(likeness, 0)
     if fault is not None:
         reason = fault.reason.replace(f"after {shape.decode()}", f"after {name.decode()}", 1)
         reason = reason.replace(f"{shape.decode()} takes", f"{name.decode()} takes", 1)
-        return Fault(0, fault.column + longer, reason)
+        return Diagnostic(0, fault.column + longer, reason)
     parts = grammar.LINE.fullmatch(likeness)
     if parts is None:
         raise ValueError(line)
@@ -99,38 +99,38 @@ def typed(raw: bytes) -> Typed | Fault:
         return Disconnect()
     if name == b"DELAY":
         return Delay(int(parts[grammar.WAIT]))
-    keys = grammar.key_words(parts[grammar.READ])
+    keys = grammar.split_keys(parts[grammar.READ])
     if len(keys) > 1:
-        return Fault(
+        return Diagnostic(
             0, line.index(b",") + 1, f"{name.decode()} takes one key, these are {len(keys)}"
         )
     return Subscribe(keys[0]) if name == b"SUBSCRIBE" else Unsubscribe(keys[0])
 
 
-def _language(line: bytes, name: bytes) -> Typed | Fault:
-    fault = fault_at(line, 0)
+def _language(line: bytes, name: bytes) -> ClientCommand | Diagnostic:
+    fault = diagnose_line(line, 0)
     if fault is None:
         empty = not name  # a command begins with its name
-        return Nothing() if empty else Execute(line)
-    if name.upper() in _SHAPES:
-        return Fault(0, fault.column, f"command names are upper case: {name.upper().decode()}")
+        return Blank() if empty else Execute(line)
+    if name.upper() in _SYNTAX_TEMPLATES:
+        return Diagnostic(0, fault.column, f"command names are upper case: {name.upper().decode()}")
     known, sign, _ = fault.reason.partition("; the commands are ")
     if sign:
         names = ", ".join(COMMANDS[:-1]) + " and " + COMMANDS[-1]
-        return Fault(0, fault.column, f"{known}{sign}{names}")
+        return Diagnostic(0, fault.column, f"{known}{sign}{names}")
     return fault
 
 
-def keys_in(line: bytes) -> list[bytes]:
+def named_keys(line: bytes) -> list[bytes]:
     """Return the keys that a line names, if it is a valid one."""
-    match typed(line):
+    match parse_line(line):
         case Subscribe(key) | Unsubscribe(key):
             return [key]
         case Execute(line):
             parts = grammar.LINE.fullmatch(line)
             kind = parts.lastindex if parts else None
             if parts and kind in {grammar.READ, grammar.DELETE}:
-                return grammar.key_words(parts[kind])
+                return grammar.split_keys(parts[kind])
             if parts and kind == grammar.WRITE:
-                return grammar.pair_words(parts[kind])[::2]
+                return grammar.split_pairs(parts[kind])[::2]
     return []

@@ -18,20 +18,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from kvs.client.changes import change_from
-from kvs.client.transport import LONGEST_WAIT_SECONDS, Link
+from kvs.client.changes import decode_change
+from kvs.client.transport import MAX_POLL_SECONDS, Transport
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import atomically
 from kvs.concurrency.noncopyable import NonCopyable
-from kvs.errors import SessionEnded
+from kvs.errors import SessionClosedError
 from kvs.protocol import frames
-from kvs.protocol.replies import Executed, Reply
+from kvs.protocol.replies import ExecuteReply, Reply
 from kvs.store.subscriptions import Change
 
-LEAVE_SECONDS = 2.0
+DISCONNECT_TIMEOUT_SECONDS = 2.0
 """How long `close` waits for the server's answer to the disconnect, and for the end."""
 
-MISFIT = "what the server answered is no answer to what it was asked"
+UNEXPECTED_REPLY = "what the server answered is no answer to what it was asked"
 
 
 @dataclass(eq=False, slots=True)
@@ -39,14 +39,14 @@ class _Call:
     """A request that has been sent."""
 
     operation: int
-    replies: list[Reply | Executed] = field(default_factory=list)
+    replies: list[Reply | ExecuteReply] = field(default_factory=list)
     """Empty until the request is answered."""
 
 
-class Exchange(NonCopyable):
+class RequestMultiplexer(NonCopyable):
     """One link, shared by any number of threads, signal handlers and finalizers."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Transport) -> None:
         self.link = link
         self._generation = forks.generation()
         self._calls: deque[_Call] = deque()
@@ -60,70 +60,70 @@ class Exchange(NonCopyable):
         return forks.generation() != self._generation
 
     @property
-    def over(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether it is closed, and all changes have been taken."""
-        return self.closed and self.link.ended is not None and not self.link.changes
+        return self.closed and self.link.close_reason is not None and not self.link.changes
 
     def check_open(self) -> None:
         """Check that the session can be used.
 
         Raises:
-            InheritedByFork: this process is a forked child.
-            SessionEnded: the session was closed.
+            InheritedByForkError: this process is a forked child.
+            SessionClosedError: the session was closed.
 
         """
-        self.check_owned()
+        self.check_process()
         if self.closed:
-            raise self._over()
+            raise self._closed_error()
 
-    def check_owned(self) -> None:
+    def check_process(self) -> None:
         """Check that the session belongs to this process.
 
         Raises:
-            InheritedByFork: this process is a forked child.
+            InheritedByForkError: this process is a forked child.
 
         """
         if self.inherited:
-            raise forks.inherited()
+            raise forks.inherited_error()
 
-    def ask(self, frame: bytes) -> Reply | Executed:
+    def request(self, frame: bytes) -> Reply | ExecuteReply:
         """Send a request; return the answer to it.
 
         Raises:
-            InheritedByFork: this process is a forked child.
-            SessionEnded: none will come.
+            InheritedByForkError: this process is a forked child.
+            SessionClosedError: none will come.
 
         """
         self.check_open()
         call = self._send(frame)
         if call is None:
-            raise self._over()
-        self._wait(lambda: call.replies or self.link.silent, None)
+            raise self._closed_error()
+        self._wait(lambda: call.replies or self.link.replies_closed, None)
         self._deliver()  # another thread may have read the reply just before the end
         if not call.replies:
-            raise self._over()
+            raise self._closed_error()
         return call.replies[0]
 
     def next_change(self, timeout: float | None) -> Change | None:
         """Take the next change; None if none came in time, or none will since `close`.
 
         Raises:
-            InheritedByFork: this process is a forked child.
-            SessionEnded: the server ended the session, and all that it told has been taken.
+            InheritedByForkError: this process is a forked child.
+            SessionClosedError: the server ended the session, and all that it told has been taken.
 
         """
-        self.check_owned()
+        self.check_process()
         changes = self.link.changes
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with contextlib.suppress(IndexError):
-                return change_from(changes.popleft())
-            if not self._wait(lambda: changes or self.link.ended is not None, deadline):
+                return decode_change(changes.popleft())
+            if not self._wait(lambda: changes or self.link.close_reason is not None, deadline):
                 return None
-            if not changes and self.link.ended is not None:
+            if not changes and self.link.close_reason is not None:
                 if self.closed:
                     return None
-                raise self._over()
+                raise self._closed_error()
 
     def close(self) -> None:
         """Disconnect from the server, for some seconds at most, and remove the pipes. Idempotent.
@@ -133,23 +133,23 @@ class Exchange(NonCopyable):
         if self.inherited:
             self.closed = True
             self._calls.clear()
-            self.link.abandon()
+            self.link.abort()
             return
         first, self.closed = not self.closed, True
         try:
             if first and not self._calls:  # an answer that others wait for would come first
-                self._leave()
+                self._disconnect()
         finally:
             self.link.end("the session was closed")
             self.link.close()
 
-    def _leave(self) -> None:
-        deadline = time.monotonic() + LEAVE_SECONDS
+    def _disconnect(self) -> None:
+        deadline = time.monotonic() + DISCONNECT_TIMEOUT_SECONDS
         call = self._send(bytes([frames.DISCONNECT]))
         if call is not None:
-            self._wait(lambda: call.replies or self.link.silent, deadline)
-            self.link.hang_up()
-            self._wait(lambda: self.link.ended is not None, deadline)
+            self._wait(lambda: call.replies or self.link.replies_closed, deadline)
+            self.link.close_requests()
+            self._wait(lambda: self.link.close_reason is not None, deadline)
 
     def _send(self, frame: bytes) -> _Call | None:
         call = _Call(frame[0])
@@ -162,7 +162,7 @@ class Exchange(NonCopyable):
             left: float | None = None
             events: list[tuple[int, int]] = []
             while True:
-                self.check_owned()
+                self.check_process()
                 if enough():
                     return True  # another thread did it
                 self.link.advance(events)
@@ -170,13 +170,13 @@ class Exchange(NonCopyable):
                 if enough():
                     return True
                 if deadline is not None:
-                    left = min(deadline - time.monotonic(), LONGEST_WAIT_SECONDS)
+                    left = min(deadline - time.monotonic(), MAX_POLL_SECONDS)
                     if left <= 0:
                         return False
                 try:
                     events = monitor.poll(left)
                 except (OSError, ValueError):  # a signal handler forked: it is closed in the child
-                    self.check_owned()
+                    self.check_process()
                     raise
         finally:
             self.link.put_back(monitor)
@@ -186,7 +186,7 @@ class Exchange(NonCopyable):
         while replies:
             with contextlib.suppress(IndexError, ValueError):  # another call did it
                 reply = replies[0]
-                operation = frames.EXECUTE if isinstance(reply, Executed) else reply.operation
+                operation = frames.EXECUTE if isinstance(reply, ExecuteReply) else reply.operation
                 call = calls[0] if calls else None
                 if call is not None and call.operation == operation:
                     atomically(
@@ -196,10 +196,10 @@ class Exchange(NonCopyable):
                         partial(call.replies.append, reply),
                     )
                 elif replies[0] is reply:  # `call` was the first while `reply` was
-                    self.link.end(MISFIT)
+                    self.link.end(UNEXPECTED_REPLY)
                     replies.clear()
 
-    def _over(self) -> SessionEnded:
+    def _closed_error(self) -> SessionClosedError:
         if self.closed:
-            return SessionEnded("the session is closed")
-        return SessionEnded(self.link.ended or "the server closed the session")
+            return SessionClosedError("the session is closed")
+        return SessionClosedError(self.link.close_reason or "the server closed the session")

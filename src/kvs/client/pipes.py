@@ -30,15 +30,21 @@ from secrets import token_urlsafe
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import atomically
 from kvs.concurrency.noncopyable import NonCopyable
-from kvs.errors import IdInUse, IdRefused, NoPlaceForPipes, cause, shown
+from kvs.errors import (
+    ClientIdInUseError,
+    InvalidClientIdError,
+    PipeDirectoryError,
+    os_error_text,
+    printable,
+)
 from kvs.posix import fifos
 from kvs.protocol.frames import Connect
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,15}")
 
 DIRECTORY_BYTES = 20
-LOCK = b".lock"
-PIPES = (b".req", b".res", b".not")
+LOCK_SUFFIX = b".lock"
+PIPE_SUFFIXES = (b".req", b".res", b".not")
 """Requests, responses, notifications."""
 
 SECRET_BYTES = 12
@@ -49,7 +55,7 @@ _SECRET = re.compile(rb"[A-Za-z0-9_-]{16}")
 _unnamed = count()
 
 
-class Place(NonCopyable):
+class ClientPipes(NonCopyable):
     """The three pipes of one client, made new, and the lock on their name.
 
     They are removed with `remove`, when the object is forgotten, or at the end of the process
@@ -61,23 +67,25 @@ class Place(NonCopyable):
         """Make them; `shared` ones can be opened by every user who knows their secret name.
 
         Raises:
-            IdInUse: another client has the name.
+            ClientIdInUseError: another client has the name.
             OSError: they cannot be made.
 
         """
         base = os.path.join(directory, name)
         secret = token_urlsafe(SECRET_BYTES).encode("ascii") if shared else b""
-        private = [base + suffix for suffix in PIPES]
+        private = [base + suffix for suffix in PIPE_SUFFIXES]
         paths = _secret_paths(secret) if shared else private
         self.connect = Connect(*paths)
         """What a server is to be told of them."""
         self._lock: deque[int] = deque()
         """The descriptor of the lock file, until it is closed."""
-        self._remove = partial(_remove, [*paths, base + LOCK], self._lock, forks.generation())
+        self._remove = partial(
+            _remove, [*paths, base + LOCK_SUFFIX], self._lock, forks.generation()
+        )
         self._finalizer = weakref.finalize(self, self._remove)
         forks.close_group_in_children(self._lock)
         try:
-            left = _lock(base + LOCK, name, secret, self._lock)
+            left = _lock(base + LOCK_SUFFIX, name, secret, self._lock)
             for path in (*private, *left):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
@@ -96,15 +104,15 @@ class Place(NonCopyable):
         self._finalizer.detach()
 
 
-def check_id(given: str | None) -> None:
+def validate_client_id(given: str | None) -> None:
     """Check what a client is to be called; None is good, too.
 
     Raises:
-        IdRefused: it is no ID.
+        InvalidClientIdError: it is no ID.
 
     """
     if given is not None and not ID.fullmatch(given):
-        raise IdRefused(given)
+        raise InvalidClientIdError(given)
 
 
 def is_shared(registration: os.stat_result) -> bool:
@@ -116,38 +124,38 @@ def is_shared(registration: os.stat_result) -> bool:
     return bool(others_write) or registration.st_uid != os.geteuid()
 
 
-def claim(given: str | None, *, shared: bool = False) -> Place:
+def create_pipes(given: str | None, *, shared: bool = False) -> ClientPipes:
     """Make the pipes of the client `given`, which is an ID, or of one with no name.
 
     `shared` tells for which kind of server (`is_shared`).
 
     Raises:
-        IdInUse: another client has it.
-        NoPlaceForPipes: there is no place for them.
+        ClientIdInUseError: another client has it.
+        PipeDirectoryError: there is no place for them.
 
     """
-    directory = _place()
+    directory = _pipe_directory()
     _make_directory(directory, 0o700)
     if shared:
-        _make_directory(_shared_place(), 0o711)
+        _make_directory(_shared_directory(), 0o711)
     try:
         if given is not None:
-            return Place(directory, given.encode("ascii"), shared=shared)
-        return _claim_unnamed(directory, shared=shared)
+            return ClientPipes(directory, given.encode("ascii"), shared=shared)
+        return _create_unnamed(directory, shared=shared)
     except OSError as error:
-        where = _shared_place() if shared else directory
-        raise NoPlaceForPipes(shown(where), cause(error)) from error
+        where = _shared_directory() if shared else directory
+        raise PipeDirectoryError(printable(where), os_error_text(error)) from error
 
 
-def _claim_unnamed(directory: bytes, *, shared: bool) -> Place:
+def _create_unnamed(directory: bytes, *, shared: bool) -> ClientPipes:
     """Make pipes under a name that no ID can be; another PID namespace may have the first ones."""
     while True:
         name = b"+%d.%d" % (os.getpid(), next(_unnamed) % 10_000)
-        with contextlib.suppress(IdInUse):
-            return Place(directory, name, shared=shared)
+        with contextlib.suppress(ClientIdInUseError):
+            return ClientPipes(directory, name, shared=shared)
 
 
-def _place() -> bytes:
+def _pipe_directory() -> bytes:
     """Return the user's runtime directory (XDG Base Directory Specification), or one in /tmp."""
     runtime = os.fsencode(os.environ.get("XDG_RUNTIME_DIR", ""))
     ours = os.path.join(runtime, b"kvs")
@@ -159,20 +167,20 @@ def _place() -> bytes:
     return b"/tmp/kvs-%d" % os.geteuid()
 
 
-def _shared_place() -> bytes:
+def _shared_directory() -> bytes:
     """Return a directory that other users can reach; the runtime directory is the user's alone."""
     return b"/tmp/kvs-%d-x" % os.geteuid()
 
 
 def _secret_paths(secret: bytes) -> list[bytes]:
-    return [os.path.join(_shared_place(), secret + suffix) for suffix in SECRET_PIPES]
+    return [os.path.join(_shared_directory(), secret + suffix) for suffix in SECRET_PIPES]
 
 
 def _make_directory(directory: bytes, mode: int) -> None:
     """Make a directory of the user's with exactly this mode, unless it is there.
 
     Raises:
-        NoPlaceForPipes: it cannot be made, or something else is there.
+        PipeDirectoryError: it cannot be made, or something else is there.
 
     """
     try:
@@ -180,21 +188,21 @@ def _make_directory(directory: bytes, mode: int) -> None:
             os.mkdir(directory, mode)
         found = os.lstat(directory)
         if not stat.S_ISDIR(found.st_mode):
-            raise NoPlaceForPipes(shown(directory), "it is no directory")
+            raise PipeDirectoryError(printable(directory), "it is no directory")
         if found.st_uid != os.geteuid():
             advice = "root can remove it"
             if not mode & 0o077:
                 advice = "set XDG_RUNTIME_DIR to a directory of your own, mode 700"
             reason = f"it belongs to user {found.st_uid}; {advice}"
-            raise NoPlaceForPipes(shown(directory), reason)
+            raise PipeDirectoryError(printable(directory), reason)
         is_mode = stat.S_IMODE(found.st_mode)
         if is_mode & ~mode:
             reason = f"its mode is {is_mode:o}, it must be {mode:o}"
-            raise NoPlaceForPipes(shown(directory), reason)
+            raise PipeDirectoryError(printable(directory), reason)
         if is_mode != mode:  # the umask took some, of this process or of another that made it
             os.chmod(directory, mode)
     except OSError as error:
-        raise NoPlaceForPipes(shown(directory), cause(error)) from error
+        raise PipeDirectoryError(printable(directory), os_error_text(error)) from error
 
 
 def _lock(path: bytes, name: bytes, secret: bytes, held: deque[int]) -> list[bytes]:
@@ -211,8 +219,10 @@ def _lock(path: bytes, name: bytes, secret: bytes, held: deque[int]) -> list[byt
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid, _ = _read_lock(file)
-            raise IdInUse(name.decode("ascii"), int(pid) if pid.isdigit() else None) from None
-        if _stands_at(file, path):
+            raise ClientIdInUseError(
+                name.decode("ascii"), int(pid) if pid.isdigit() else None
+            ) from None
+        if _is_same_file(file, path):
             os.fchmod(file, 0o600)  # the umask may have taken some of it
             _, before = _read_lock(file)
             os.ftruncate(file, 0)
@@ -227,7 +237,7 @@ def _read_lock(file: int) -> tuple[bytes, bytes]:
     return pid, secret if _SECRET.fullmatch(secret) else b""
 
 
-def _stands_at(file: int, path: bytes) -> bool:
+def _is_same_file(file: int, path: bytes) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file), os.lstat(path))
     return False
@@ -242,7 +252,7 @@ def _remove(paths: list[bytes], lock: deque[int], generation: int) -> None:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
     _close(lock)
-    forks.forget_group(lock)
+    forks.stop_closing_group(lock)
 
 
 def _is_ours(file: int, lock: deque[int], path: bytes) -> bool:
@@ -250,7 +260,7 @@ def _is_ours(file: int, lock: deque[int], path: bytes) -> bool:
     with contextlib.suppress(OSError, ValueError):
         flags = fcntl.LOCK_EX | fcntl.LOCK_NB
         atomically(partial(lock.index, file), partial(fcntl.flock, file, flags))
-        return _stands_at(file, path)
+        return _is_same_file(file, path)
     return False
 
 

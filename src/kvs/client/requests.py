@@ -1,31 +1,31 @@
 """A script as a session sends it, and its answer. Pure."""
 
-from kvs.errors import RequestFailed, ScriptTooLong, shown
-from kvs.language.builder import encoded
-from kvs.protocol.frames import SCRIPT_BYTES
-from kvs.protocol.replies import Executed
+from kvs.errors import RequestRejectedError, ScriptTooLargeError, printable
+from kvs.language.builder import encode_script
+from kvs.protocol.frames import MAX_SCRIPT_BYTES
+from kvs.protocol.replies import ExecuteReply
 
 
-def script_bytes(script: str | bytes) -> bytes:
+def validate_script(script: str | bytes) -> bytes:
     """Return a script as it is sent.
 
     Raises:
-        ScriptTooLong: a server would refuse it.
+        ScriptTooLargeError: a server would refuse it.
 
     """
-    raw = encoded(script)
-    if len(raw) > SCRIPT_BYTES:
-        raise ScriptTooLong(len(raw), SCRIPT_BYTES)
+    raw = encode_script(script)
+    if len(raw) > MAX_SCRIPT_BYTES:
+        raise ScriptTooLargeError(len(raw), MAX_SCRIPT_BYTES)
     return raw
 
 
-def output_of(executed: Executed) -> bytes:
+def require_success(executed: ExecuteReply) -> bytes:
     """Return the output of a script that was valid when it was sent.
 
     Raises:
-        RequestFailed: the server did not carry it out.
+        RequestRejectedError: the server did not carry it out.
 
     """
     if executed.result:
-        raise RequestFailed(shown(executed.errors.removesuffix(b"\n")))
+        raise RequestRejectedError(printable(executed.errors.removesuffix(b"\n")))
     return executed.output

@@ -8,15 +8,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from kvs.client import requests
-from kvs.client.handshake import Path, open_link
-from kvs.client.multiplexer import Exchange
+from kvs.client.handshake import Path, connect_transport
+from kvs.client.multiplexer import RequestMultiplexer
 from kvs.concurrency.noncopyable import NonCopyable
 from kvs.concurrency.unclosed import warn_unclosed
 from kvs.language import builder
 from kvs.language.builder import Word
-from kvs.language.diagnostics import checked_word
+from kvs.language.diagnostics import validate_word
 from kvs.protocol import frames
-from kvs.protocol.replies import Executed
+from kvs.protocol.replies import ExecuteReply
 from kvs.store.subscriptions import Change
 
 
@@ -33,16 +33,16 @@ def connect(
     server that has as many sessions as it takes lets others wait).
 
     Raises:
-        NoServer: there is no server, or it went before it answered.
-        NoAnswer: the time was up.
-        ConnectRefused: the server answered with no.
-        SessionEnded: the server closed the pipes instead of an answer.
-        IdRefused: `id` is none.
-        IdInUse: another client has it.
-        NoPlaceForPipes: the pipes could not be made.
+        ServerNotFoundError: there is no server, or it went before it answered.
+        ConnectTimeoutError: the time was up.
+        ConnectRejectedError: the server answered with no.
+        SessionClosedError: the server closed the pipes instead of an answer.
+        InvalidClientIdError: `id` is none.
+        ClientIdInUseError: another client has it.
+        PipeDirectoryError: the pipes could not be made.
 
     """
-    return Session(Exchange(open_link(fifo, id, timeout)))
+    return Session(RequestMultiplexer(connect_transport(fifo, id, timeout)))
 
 
 class Session(NonCopyable):
@@ -61,19 +61,19 @@ class Session(NonCopyable):
     interrupted is lost.
 
     In a forked child `close` frees the child's memory alone, and every other method raises
-    `InheritedByFork`. A session that is dropped without `close` is closed by the garbage collector,
-    with a `ResourceWarning`, and without a disconnect.
+    `InheritedByForkError`. A session that is dropped without `close` is closed by the garbage
+    collector, with a `ResourceWarning`, and without a disconnect.
 
     When the server ends the session, what had come by then can still be taken; after that, every
-    method but `close` raises `SessionEnded`.
+    method but `close` raises `SessionClosedError`.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: RequestMultiplexer) -> None:
         self._exchange = exchange
         self._finalizer = weakref.finalize(self, _drop, exchange)
 
     def __enter__(self) -> Self:
-        self._exchange.check_owned()
+        self._exchange.check_process()
         return self
 
     def __exit__(
@@ -95,8 +95,8 @@ class Session(NonCopyable):
         """Ask to be told of every change of `key`, there or not; tell whether it is there now.
 
         Raises:
-            WordRefused: it is no word of the language.
-            SessionEnded: the session is at its end.
+            InvalidWordError: it is no word of the language.
+            SessionClosedError: the session is at its end.
 
         """
         return self._ask(frames.SUBSCRIBE, key) == 1
@@ -105,24 +105,24 @@ class Session(NonCopyable):
         """Ask not to be told of `key` any more; tell whether it was subscribed.
 
         Raises:
-            WordRefused: it is no word of the language.
-            SessionEnded: the session is at its end.
+            InvalidWordError: it is no word of the language.
+            SessionClosedError: the session is at its end.
 
         """
         return self._ask(frames.UNSUBSCRIBE, key) == 0
 
-    def execute(self, script: str | bytes) -> Executed:
+    def execute(self, script: str | bytes) -> ExecuteReply:
         """Have lines of the command language carried out; return what came of them.
 
         Invalid lines raise nothing: `errors` tells of them, and `result` is then 1.
 
         Raises:
-            ScriptTooLong: it is longer than 1 MiB; nothing was sent.
-            SessionEnded: the session is at its end; how much was carried out is not known.
+            ScriptTooLargeError: it is longer than 1 MiB; nothing was sent.
+            SessionClosedError: the session is at its end; how much was carried out is not known.
 
         """
-        reply = self._exchange.ask(frames.execute_request(requests.script_bytes(script)))
-        if not isinstance(reply, Executed):
+        reply = self._exchange.request(frames.encode_execute(requests.validate_script(script)))
+        if not isinstance(reply, ExecuteReply):
             raise TypeError(reply)
         return reply
 
@@ -130,32 +130,32 @@ class Session(NonCopyable):
         """Return the pairs of those `keys` that are there, of one instant, in order of the keys.
 
         Raises:
-            WordRefused: a key is no word of the language.
-            ScriptTooLong: they make more than 1 MiB.
-            RequestFailed: the server refused.
-            SessionEnded: the session is at its end.
+            InvalidWordError: a key is no word of the language.
+            ScriptTooLargeError: they make more than 1 MiB.
+            RequestRejectedError: the server refused.
+            SessionClosedError: the session is at its end.
 
         """
-        self._exchange.check_owned()
-        wanted = builder.checked_keys(keys)
+        self._exchange.check_process()
+        wanted = builder.validate_keys(keys)
         if not wanted:
             return {}
-        executed = self.execute(builder.keys_line(b"READ", wanted))
-        return builder.pairs_read(requests.output_of(executed))
+        executed = self.execute(builder.build_keys_command(b"READ", wanted))
+        return builder.parse_read_output(requests.require_success(executed))
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> None:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
 
         Raises:
-            WordRefused: a key or value is no word of the language; nothing was sent.
-            ScriptTooLong: they make more than 1 MiB; nothing was sent.
-            RequestFailed: the server refused.
-            SessionEnded: the session is at its end; whether they were written is not known.
+            InvalidWordError: a key or value is no word of the language; nothing was sent.
+            ScriptTooLargeError: they make more than 1 MiB; nothing was sent.
+            RequestRejectedError: the server refused.
+            SessionClosedError: the session is at its end; whether they were written is not known.
 
         """
-        self._exchange.check_owned()
-        if line := builder.write_line(pairs):
-            requests.output_of(self.execute(line))
+        self._exchange.check_process()
+        if line := builder.build_write(pairs):
+            requests.require_success(self.execute(line))
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
         """Remove `keys` as one change; return those that were missing, in order of the keys.
@@ -163,18 +163,18 @@ class Session(NonCopyable):
         As in the language, a key named twice is missing the second time.
 
         Raises:
-            WordRefused: a key is no word of the language; nothing was sent.
-            ScriptTooLong: they make more than 1 MiB; nothing was sent.
-            RequestFailed: the server refused.
-            SessionEnded: the session is at its end; whether they were removed is not known.
+            InvalidWordError: a key is no word of the language; nothing was sent.
+            ScriptTooLargeError: they make more than 1 MiB; nothing was sent.
+            RequestRejectedError: the server refused.
+            SessionClosedError: the session is at its end; whether they were removed is not known.
 
         """
-        self._exchange.check_owned()
-        doomed = builder.checked_keys(keys)
+        self._exchange.check_process()
+        doomed = builder.validate_keys(keys)
         if not doomed:
             return []
-        executed = self.execute(builder.keys_line(b"DELETE", doomed))
-        return builder.keys_missed(requests.output_of(executed))
+        executed = self.execute(builder.build_keys_command(b"DELETE", doomed))
+        return builder.parse_delete_output(requests.require_success(executed))
 
     # Changes.
 
@@ -185,10 +185,10 @@ class Session(NonCopyable):
         there), or after the last one once this session was closed.
 
         Raises:
-            SessionEnded: the server ended the session, and all that it told has been taken.
+            SessionClosedError: the server ended the session, and all that it told has been taken.
 
         """
-        self._exchange.check_owned()
+        self._exchange.check_process()
         return iter(partial(self._next_change, timeout), None)
 
     def _next_change(self, timeout: float | None) -> Change | None:
@@ -200,9 +200,9 @@ class Session(NonCopyable):
         As `changes`, for asyncio; the other methods are for threads (`asyncio.to_thread`).
 
         Raises:
-            InheritedByFork: this process is a forked child.
-            SessionEnded: the server ended the session, and all that it told has been taken, or the
-                session had been closed before.
+            InheritedByForkError: this process is a forked child.
+            SessionClosedError: the server ended the session, and all that it told has been taken,
+                or the session had been closed before.
 
         """
         self._exchange.check_open()
@@ -220,7 +220,7 @@ class Session(NonCopyable):
                 monitor.poll(0)
                 while (change := self._exchange.next_change(0)) is not None:
                     yield change
-                if self._exchange.over:
+                if self._exchange.is_closed:
                     return
                 loop.add_reader(monitor.fileno(), news.set)
                 try:
@@ -237,7 +237,7 @@ class Session(NonCopyable):
         was waited for have left the pipe already. Good until the session is closed.
 
         Raises:
-            SessionEnded: the session was closed.
+            SessionClosedError: the session was closed.
 
         """
         self._exchange.check_open()
@@ -256,11 +256,11 @@ class Session(NonCopyable):
         self._finalizer.detach()
 
     def _ask(self, operation: int, key: Word) -> int:
-        word = checked_word(key, "key")
-        return self._exchange.ask(frames.keyed_request(operation, word)).result
+        word = validate_word(key, "key")
+        return self._exchange.request(frames.encode_key_request(operation, word)).result
 
 
-def _drop(exchange: Exchange) -> None:
+def _drop(exchange: RequestMultiplexer) -> None:
     """Close a session that nothing refers to any more; never waits."""
     if exchange.inherited or exchange.closed:
         return

@@ -43,24 +43,30 @@ from functools import partial
 from itertools import compress, repeat, starmap
 from typing import Generic, TypeVar
 
-from kvs.client.pipes import Place
+from kvs.client.pipes import ClientPipes
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import Step, atomically, exhaust
 from kvs.concurrency.noncopyable import NonCopyable
 from kvs.posix import fifos
 from kvs.protocol import frames
-from kvs.protocol.replies import Change, Executed, Reply, parse_notifications, parse_replies
+from kvs.protocol.replies import (
+    ExecuteReply,
+    Notification,
+    Reply,
+    parse_notifications,
+    parse_replies,
+)
 
-MOST_KEPT = 1 << 20
+MAX_UNREAD_CHANGES = 1 << 20
 """Maximum changes that are buffered for a program that does not take them."""
 
 PIECE_BYTES = select.PIPE_BUF
 """Bytes written at a time: a pipe takes so many whole or not at all (pipe(7))."""
 
-LONGEST_WAIT_SECONDS = 3600.0
+MAX_POLL_SECONDS = 3600.0
 """Longer waits are made of several: poll(2) takes no more than some 24 days."""
 
-MOST_USED_MONITORS = 64
+MAX_POOLED_MONITORS = 64
 """Maximum epoll instances that are held though an exception came before they were put back."""
 
 CLOSED = "the server closed the session"
@@ -119,19 +125,19 @@ class _Eventfd:
             os.close(self._descriptors.pop())
 
 
-class Link(NonCopyable):
+class Transport(NonCopyable):
     """The three pipes of a session, at the client. Any thread, signal handler or finalizer."""
 
-    def __init__(self, place: Place) -> None:
-        self.replies: deque[Reply | Executed] = deque()
+    def __init__(self, place: ClientPipes) -> None:
+        self.replies: deque[Reply | ExecuteReply] = deque()
         """What the server answered, in order; to be taken from the left."""
-        self.changes: deque[Change] = deque()
+        self.changes: deque[Notification] = deque()
         """Notifications, in order; to be taken from the left."""
         self.place = place
         self._reasons: deque[str] = deque()
         self._accepting = deque([_PERMIT])
         """Empty once no further request may be sent: after a disconnect, or after the end."""
-        self._own = fifos.Fifo.at(place.connect.requests)
+        self._own = fifos.Fifo.open_path(place.connect.requests)
         self._open = deque([self._own.handle])
         """The descriptors that are to be closed."""
         forks.close_group_in_children(self._open)
@@ -140,7 +146,7 @@ class Link(NonCopyable):
         """Added to when bytes have been read, and at the end of the session; never read."""
         self._monitors: deque[select.epoll] = deque()
         """Those that no thread uses now."""
-        self._used_monitors: deque[select.epoll] = deque(maxlen=MOST_USED_MONITORS)
+        self._used_monitors: deque[select.epoll] = deque(maxlen=MAX_POOLED_MONITORS)
         """Those that threads use, as far as a child has to close them."""
         for group in (self._monitors, self._used_monitors):
             forks.close_group_in_children(group)
@@ -153,18 +159,18 @@ class Link(NonCopyable):
         """For each read(2): the bytes of its kind, the buffer, and the result."""
         self._reply_stream = _Stream(parse_replies, self.replies)
         self._change_stream = _Stream(parse_notifications, self.changes)
-        self._responses = self._kept(_open_for_reading(place.connect.responses))
-        self._notifications = self._kept(_open_for_reading(place.connect.notifications))
+        self._responses = self._track(_open_for_reading(place.connect.responses))
+        self._notifications = self._track(_open_for_reading(place.connect.notifications))
         for descriptor in (self._responses, self._notifications):
             self._poll.register(descriptor, select.EPOLLIN)
 
     @property
-    def ended(self) -> str | None:
+    def close_reason(self) -> str | None:
         """Why the session is over; nothing more comes then."""
         return self._reasons[0] if self._reasons else None
 
     @property
-    def silent(self) -> bool:
+    def replies_closed(self) -> bool:
         """Whether no more replies can come."""
         return bool(self._reasons) or self._responses not in self._open
 
@@ -182,7 +188,7 @@ class Link(NonCopyable):
 
         """
         if self._requests < 0 and (descriptor := self._own.open_for_writing()) is not None:
-            self._requests = self._kept(descriptor)
+            self._requests = self._track(descriptor)
             self._poll.register(descriptor, 0)
         return self._requests >= 0
 
@@ -206,9 +212,9 @@ class Link(NonCopyable):
         self._flush()
         return True
 
-    def hang_up(self) -> None:
+    def close_requests(self) -> None:
         """Close the requests pipe: the server takes it for the end of the session."""
-        self._forget(self._requests)
+        self._untrack(self._requests)
 
     # What the server sends.
 
@@ -216,7 +222,7 @@ class Link(NonCopyable):
         """Return an epoll instance that wakes its one user whenever there may be something new.
 
         Poll it only after `pump` was called and did not bring what is waited for. Give it back by
-        `put_back`; one that is not is closed by the garbage collector.
+        `requeue`; one that is not is closed by the garbage collector.
         """
         try:
             monitor = self._monitors.pop()
@@ -269,8 +275,8 @@ class Link(NonCopyable):
                 )
         self._reply_stream.take()
         self._change_stream.take()
-        if len(self.changes) > MOST_KEPT and not self._reasons:
-            self._finish(f"more than {MOST_KEPT} changes came that nobody took")
+        if len(self.changes) > MAX_UNREAD_CHANGES and not self._reasons:
+            self._finish(f"more than {MAX_UNREAD_CHANGES} changes came that nobody took")
 
     def end(self, reason: str) -> None:
         """End the session, after what the server has already written."""
@@ -290,7 +296,7 @@ class Link(NonCopyable):
         self._monitors.clear()
         self._finalizer.detach()
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Free the memory of a link in a forked child, whose parent goes on to use it."""
         self._finalizer.detach()
         self._poll.close()  # closes the child's descriptor alone
@@ -305,9 +311,9 @@ class Link(NonCopyable):
     def _serve(self, descriptor: int, event: int) -> None:
         if descriptor in {self._responses, self._notifications}:
             if self._receive(descriptor) == 0:
-                self._lost(descriptor)
+                self._on_peer_closed(descriptor)
         elif event & (select.EPOLLERR | select.EPOLLHUP):
-            self._lost(descriptor)
+            self._on_peer_closed(descriptor)
         else:
             self._flush()
             if not self._unsent:
@@ -359,13 +365,13 @@ class Link(NonCopyable):
         with contextlib.suppress(OSError):  # it is closed
             self._poll.modify(self._requests, events)
 
-    def _lost(self, descriptor: int) -> None:
+    def _on_peer_closed(self, descriptor: int) -> None:
         """Note that the server has closed its end of a pipe."""
         if self._accepting:
             self.end(CLOSED)
             return
         self.sort()
-        self._forget(descriptor)
+        self._untrack(descriptor)
         if self._notifications not in self._open:
             self.end(CLOSED)
 
@@ -375,17 +381,17 @@ class Link(NonCopyable):
 
     def _drop_pipes(self) -> None:
         for descriptor in (self._requests, self._responses, self._notifications):
-            self._forget(descriptor)
+            self._untrack(descriptor)
         # From now on `fileno` can be read from: whoever waits for it would wait for ever.
         with contextlib.suppress(FileExistsError):
             self._poll.register(self._moved.fileno(), select.EPOLLIN)
         os.eventfd_write(self._moved.fileno(), 1)
 
-    def _kept(self, descriptor: int) -> int:
+    def _track(self, descriptor: int) -> int:
         self._open.append(descriptor)
         return descriptor
 
-    def _forget(self, descriptor: int) -> None:
+    def _untrack(self, descriptor: int) -> None:
         if descriptor in self._open:
             with contextlib.suppress(OSError):  # it was unregistered, but not closed
                 self._poll.unregister(descriptor)  # close(2) does not, if a child has it too
@@ -393,16 +399,16 @@ class Link(NonCopyable):
 
 
 def _open_for_reading(path: bytes) -> int:
-    fifo = fifos.Fifo.at(path)
+    fifo = fifos.Fifo.open_path(path)
     try:
         return fifo.open_for_reading()
     finally:
         fifo.close()
 
 
-def _close(descriptors: deque[int], place: Place, groups: Iterable[forks.Group]) -> None:
+def _close(descriptors: deque[int], place: ClientPipes, groups: Iterable[forks.Group]) -> None:
     place.remove()
     for descriptor in list(descriptors):
         forks.close_once(descriptors, descriptor)
     for group in groups:
-        forks.forget_group(group)
+        forks.stop_closing_group(group)

@@ -18,7 +18,7 @@ from collections.abc import MutableSequence
 from functools import partial
 
 from kvs.concurrency.atomic import atomically
-from kvs.errors import InheritedByFork
+from kvs.errors import InheritedByForkError
 
 Group = deque[int] | deque[select.epoll]
 """Descriptors of one owner, or epoll instances, which close their own."""
@@ -34,9 +34,9 @@ def generation() -> int:
     return _generation
 
 
-def inherited() -> InheritedByFork:
+def inherited_error() -> InheritedByForkError:
     """Return the error for the use of an object that belongs to the parent."""
-    return InheritedByFork(os.getpid())
+    return InheritedByForkError(os.getpid())
 
 
 def close_in_children(descriptor: int) -> int:
@@ -81,7 +81,7 @@ def close_group_in_children(group: Group) -> None:
     _groups_closed_in_children[id(group)] = group
 
 
-def forget_group(group: Group) -> None:
+def stop_closing_group(group: Group) -> None:
     """End what `close_group_in_children` began. Any thread."""
     _groups_closed_in_children.pop(id(group), None)
 

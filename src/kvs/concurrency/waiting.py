@@ -46,8 +46,8 @@ class Waiters:
         The predicate is evaluated at least once, and after each `notify_all`.
 
         Raises:
-            InheritedByFork: it is not true, and this process is a forked child, also one that was
-                forked within the wait (see `kvs.concurrency.forks`).
+            InheritedByForkError: it is not true, and this process is a forked child, also one that
+                was forked within the wait (see `kvs.concurrency.forks`).
 
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -68,7 +68,7 @@ class Waiters:
                 with suppress(ValueError):  # it was taken out by notify_all
                     self._locks.remove(lock)
             if forks.generation() != self._generation:
-                raise forks.inherited()
+                raise forks.inherited_error()
         return True
 
 
@@ -86,7 +86,7 @@ os.register_at_fork(after_in_child=_in_child)
 _release = type(Lock()).release
 
 
-def apart(action: Callable[[], T]) -> T:
+def call_uninterrupted(action: Callable[[], T]) -> T:
     """Return what `action` returns, called in a thread that no signal handler interrupts.
 
     For what makes other threads wait until it is over: only the main thread executes handlers, and
@@ -94,7 +94,8 @@ def apart(action: Callable[[], T]) -> T:
     raised here when the action is over, in place of its result.
 
     Raises:
-        InheritedByFork: this process is a child that was forked meanwhile, by a signal handler.
+        InheritedByForkError: this process is a child that was forked meanwhile, by a signal
+            handler.
         OSError: the system gives no thread.
         BaseException: what `action` raises.
 
@@ -134,18 +135,20 @@ def apart(action: Callable[[], T]) -> T:
     return results[0]
 
 
-def fork_apart(action: Callable[[], T]) -> T:
-    """Do as `apart` with an action that forks: the child keeps the caller's thread-local objects.
+def fork_uninterrupted(action: Callable[[], T]) -> T:
+    """Return what `action`, which forks, returns; call it as `call_uninterrupted` does.
+
+    The thread-local objects of the calling thread stay alive in the child.
 
     Raises:
-        InheritedByFork, OSError, BaseException: as `apart` does.
+        InheritedByForkError, OSError, BaseException: as `call_uninterrupted` does.
 
     """
     if get_ident() != main_thread().ident:
         return action()
     in_use = _objects_of_thread()
     try:
-        return apart(action)
+        return call_uninterrupted(action)
     finally:
         del in_use
 

@@ -4,15 +4,15 @@
 
 Here Python's objects are turned into bytes and back, with the interpreter's lock; commands are
 carried out there, without it. Law: nobody waits for the engine's lock while holding the
-interpreter's. `at_instant` calls Python while it holds the engine's, and only it does; what runs
+interpreter's. `with_locked_view` calls Python while it holds the engine's, and only it does; what runs
 there in the same thread, a finalizer for instance, may call the engine (`native/owned.hpp`).
 """
 
 import os
 
-from kvs.engine.interface import Pause, Reason
+from kvs.engine.interface import ExecuteResult, StopReason
 from kvs.language import output_format
-from kvs.language.diagnostics import Checked, fault_at
+from kvs.language.diagnostics import Checked, diagnose_line
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
@@ -189,8 +189,8 @@ cdef class CompiledEngine:
             self._engine.release()
 
     @property
-    def effects(self):
-        """Whether there are effects to be taken."""
+    def has_batches(self):
+        """Whether there are change batches to move."""
         return self._engine.get().effects().any()
 
     def execute(self, bytes script not None, size_t start, budget, mark=None):
@@ -199,7 +199,7 @@ cdef class CompiledEngine:
         cdef unique_ptr[Call] call
         call.reset(new Call(script, len(script), start, min(budget, _MOST_BUDGET)))
         if mark is not None:
-            call.get().mark(mark.job, mark.base)
+            call.get().mark(mark.job, mark.base_offset)
         with nogil:
             engine.execute(call.get()[0])
         pause = _pause(script, call.get(), mark is not None)
@@ -251,7 +251,7 @@ cdef class CompiledEngine:
         """Return the number of pairs."""
         return self._engine.get().size()
 
-    def most_bytes(self):
+    def max_dump_bytes(self):
         """Return an upper bound of the bytes of all keys and values."""
         cdef Engine* engine = self._engine.get()
         return min(engine.size() * 2 * _WORD_BYTES, engine.probable_bytes())
@@ -279,7 +279,7 @@ cdef class CompiledEngine:
             revision = engine.replace(keys, values)
         return revision
 
-    def record(self, uint64_t revision):
+    def start_recording(self, uint64_t revision):
         """From now on, record changes as lines, and count on from `revision`."""
         with nogil:
             self._engine.get().record(revision)
@@ -307,10 +307,10 @@ cdef class CompiledEngine:
         with nogil:
             self._engine.get().settle()
 
-    def move_effects(self, list into not None):
+    def move_batches(self, list into not None):
         """Append the effects that can be moved, in order, in one call into C."""
-        # A CompiledEffects refers to no object, so that creating it never collects garbage.
-        cdef CompiledEffects each
+        # A CompiledBatch refers to no object, so that creating it never collects garbage.
+        cdef CompiledBatch each
         cdef Effect* last
         cdef unique_ptr[Effect] rest
         cdef unique_ptr[Effect] taken = self._engine.get().effects().take()
@@ -319,7 +319,7 @@ cdef class CompiledEngine:
             while last.next.get() is not NULL and last.next.get().continues(last[0]):
                 last = last.next.get()
             try:
-                each = CompiledEffects.__new__(CompiledEffects)
+                each = CompiledBatch.__new__(CompiledBatch)
                 into.append(each)
             except MemoryError:
                 self._engine.get().effects().put_back(move(taken))
@@ -329,24 +329,24 @@ cdef class CompiledEngine:
             each._last = last
             taken = move(rest)
 
-    def at_instant(self, call):
+    def with_locked_view(self, call):
         """Call `call` between two commands."""
         cdef Engine* engine = self._engine.get()
         if not engine.try_hold():
             with nogil:
                 engine.hold()
         try:
-            instant = _instant(engine)
+            view = _view(engine)
             try:
-                call(instant)
+                call(view)
             finally:
-                instant.end()
+                view.end()
         finally:
             engine.let_go()
 
 
-cdef class CompiledEffects:
-    """Effects of one call, as `kvs.engine.interface.Effects`; converted when they are looked at."""
+cdef class CompiledBatch:
+    """Effects of one call, as `kvs.engine.interface.ChangeBatch`; converted when they are looked at."""
 
     cdef unique_ptr[Effect] _first
     cdef Effect* _last
@@ -377,7 +377,7 @@ cdef class CompiledEffects:
         return b"".join(texts)
 
     @property
-    def count(self):
+    def change_count(self):
         """How many lines these are."""
         cdef Effect* each = self._first.get()
         count = 0
@@ -417,7 +417,7 @@ cdef class CompiledEffects:
         return self._first.get().marker
 
 
-cdef class Instant:
+cdef class CompiledView:
     """Everything as it is while the engine's lock is held, or in a child that was forked then."""
 
     cdef const Table* _table
@@ -440,25 +440,25 @@ cdef class Instant:
 
     cdef const Table* _there(self) except NULL:
         if self._table is NULL:
-            raise ValueError("this instant is over")
+            raise ValueError("this view is over")
         return self._table
 
 
-cdef Instant _instant(Engine* engine):
-    cdef Instant instant = Instant.__new__(Instant)
-    instant._table = &engine.table()
-    instant.revision = engine.revision()
-    return instant
+cdef CompiledView _view(Engine* engine):
+    cdef CompiledView view = CompiledView.__new__(CompiledView)
+    view._table = &engine.table()
+    view.revision = engine.revision()
+    return view
 
 
 cdef class _ListingBlocks:
-    cdef Instant _instant
+    cdef CompiledView _view
     cdef unique_ptr[Listing] _listing
     cdef Buffer _block
 
-    def __cinit__(self, Instant instant not None):
-        cdef const Table* table = instant._there()
-        self._instant = instant
+    def __cinit__(self, CompiledView view not None):
+        cdef const Table* table = view._there()
+        self._view = view
         with nogil:
             self._listing.reset(new Listing(table.records().spans(), table.size()))
 
@@ -466,7 +466,7 @@ cdef class _ListingBlocks:
         return self
 
     def __next__(self):
-        self._instant._there()
+        self._view._there()
         if self._listing.get().ended():
             raise StopIteration
         self._block.clear()
@@ -475,19 +475,19 @@ cdef class _ListingBlocks:
 
 
 cdef class _WritesBlocks:
-    cdef Instant _instant
+    cdef CompiledView _view
     cdef unique_ptr[Writes] _writes
     cdef Buffer _block
 
-    def __cinit__(self, Instant instant not None):
-        self._instant = instant
-        self._writes.reset(new Writes(instant._there().records().spans()))
+    def __cinit__(self, CompiledView view not None):
+        self._view = view
+        self._writes.reset(new Writes(view._there().records().spans()))
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        self._instant._there()
+        self._view._there()
         if self._writes.get().ended():
             raise StopIteration
         self._block.clear()
@@ -496,17 +496,17 @@ cdef class _WritesBlocks:
 
 
 cdef _pause(bytes script, Call* call, bint marked):
-    reason = Reason.END if call.offset == call.size else Reason.BUDGET
+    reason = StopReason.END if call.offset == call.size else StopReason.BUDGET
     waiting = b""
     if call.stop == Kind.WAIT:
-        reason = Reason.WAIT
+        reason = StopReason.WAIT
         waiting = output_format.WAITING
     elif call.stop == Kind.BACKUP:
-        reason = Reason.BACKUP
-    untold = None
+        reason = StopReason.BACKUP
+    uncheckpointed = None
     if marked and call.stop != Kind.IDLE:
-        untold = _text(call.output, call.told) + waiting
-    return Pause(
+        uncheckpointed = _text(call.output, call.told) + waiting
+    return ExecuteResult(
         reason,
         call.offset,
         _moved(call.output) + waiting,
@@ -515,7 +515,7 @@ cdef _pause(bytes script, Call* call, bint marked):
         call.lines,
         call.revision,
         call.milliseconds,
-        untold,
+        uncheckpointed,
     )
 
 
@@ -528,7 +528,7 @@ cdef _put_changes(Effect* effect, list changes):
 
 
 cdef list _faults(bytes script, vector[Invalid]& invalid):
-    found = [fault_at(script, each.offset, each.good) for each in invalid]
+    found = [diagnose_line(script, each.offset, each.good) for each in invalid]
     return [fault for fault in found if fault is not None]
 
 

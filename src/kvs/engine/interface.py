@@ -4,11 +4,12 @@ Laws, for every engine:
 
 - Every method is thread-safe, and each command takes effect at one instant for everyone.
 - Each command that changes something takes the next revision, a number that only grows.
-- What others are to learn of changes, `Effects`, comes out in that one order, none of them twice:
-  whichever thread calls `move_effects`, those moved before precede those moved later.
+- What others are to learn of changes, `ChangeBatch`, comes out in that one order, none of them
+  twice: whichever thread calls `move_batches`, those moved before precede those moved later.
 - Of a marked call the effects also tell how far it came. A command's change, and what the call had
   written by then, come out together: none is ever told without the other.
-- No engine reads or writes a file, or calls anybody while its table is locked, but `at_instant`.
+- No engine reads or writes a file, or calls anybody while its table is locked, but
+  `with_locked_view`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
-from kvs.language.diagnostics import Checked, Fault
+from kvs.language.diagnostics import Checked, Diagnostic
 
-BUDGET = 65536
+DEFAULT_BUDGET_BYTES = 65536
 """Bytes of input or of output after which `Engine.execute` comes back to its caller."""
 
 
-class Reason(Enum):
+class StopReason(Enum):
     """Why `Engine.execute` came back."""
 
     END = auto()
@@ -35,25 +36,25 @@ class Reason(Enum):
     """The caller is to write a snapshot before it goes on."""
 
 
-class Mark(NamedTuple):
+class JobCursor(NamedTuple):
     """Who calls, so that the effects can tell how far he came."""
 
     job: int
     """The caller's number."""
-    base: int
+    base_offset: int
     """Where the script begins in what he carries out, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class ExecuteResult:
     """Where `Engine.execute` stopped, and what came of the commands up to there."""
 
-    reason: Reason
+    reason: StopReason
     offset: int
     """Where to go on, in bytes from the start of the script."""
     output: bytes
     """What the commands wrote."""
-    faults: list[Fault]
+    diagnostics: list[Diagnostic]
     """The invalid lines met, in order."""
     commands: int
     """How many commands were carried out; comments and empty lines are none."""
@@ -61,9 +62,9 @@ class Pause:
     """How many lines it went through, of whatever kind."""
     revision: int
     """The revision that the output depends on: the store's, after the last command."""
-    milliseconds: int = 0
+    wait_ms: int = 0
     """How long to pause, with `Reason.WAIT`."""
-    untold: bytes | None = None
+    uncheckpointed_output: bytes | None = None
     """Of a marked call: the end of the output that its effects do not tell, which belongs to the
     SHOW, WAIT or BACKUP that it came to at last; None if they tell all."""
 
@@ -72,7 +73,7 @@ KeyChange = tuple[bytes, bytes | None]
 """A key and its new value; None if the key was removed."""
 
 
-class Effects(Protocol):
+class ChangeBatch(Protocol):
     """What some commands, one right after the other, have changed. Compared by identity, in C."""
 
     @property
@@ -84,7 +85,7 @@ class Effects(Protocol):
         """The commands that changed something, as lines of the language, if they are recorded."""
 
     @property
-    def count(self) -> int:
+    def change_count(self) -> int:
         """How many lines these are: as many revisions."""
 
     @property
@@ -108,7 +109,7 @@ class Effects(Protocol):
         """Of a watch that begins here; 0 for effects of commands."""
 
 
-class Instant(Protocol):
+class TableView(Protocol):
     """Everything as it was between two commands. Good only during the call that it is given to."""
 
     @property
@@ -129,10 +130,12 @@ class Engine(Protocol):
     """The table, its lock, and the commands on it."""
 
     @property
-    def effects(self) -> bool:
+    def has_batches(self) -> bool:
         """Whether there are effects to be taken."""
 
-    def execute(self, script: bytes, start: int, budget: int, mark: Mark | None = None) -> Pause:
+    def execute(
+        self, script: bytes, start: int, budget: int, mark: JobCursor | None = None
+    ) -> ExecuteResult:
         """Carry out commands, as `Store.execute` says; the arguments are in range.
 
         A call with a mark also comes back after a SHOW. Once lines are recorded, it has effects
@@ -152,7 +155,7 @@ class Engine(Protocol):
     def __len__(self) -> int:
         """Return the number of pairs."""
 
-    def most_bytes(self) -> int:
+    def max_dump_bytes(self) -> int:
         """Return an upper bound of the bytes of all keys and values. May cost as much as a SHOW."""
 
     @property
@@ -165,7 +168,7 @@ class Engine(Protocol):
         It is one change, also if it changes nothing. It is not recorded as a line.
         """
 
-    def record(self, revision: int) -> None:
+    def start_recording(self, revision: int) -> None:
         """From now on, record changes as lines, and count on from `revision`.
 
         To be called before the engine is shared between threads.
@@ -184,17 +187,17 @@ class Engine(Protocol):
     def settle(self) -> None:
         """Block until the effects of all changes so far can be moved."""
 
-    def move_effects(self, into: list[Effects]) -> None:
+    def move_batches(self, into: list[ChangeBatch]) -> None:
         """Append the effects that can be moved to a list, in order, in one call into C.
 
         Those of a command that another thread is just executing, and those behind, may be missing.
         """
 
-    def at_instant(self, call: Callable[[Instant], None]) -> None:
+    def with_locked_view(self, call: Callable[[TableView], None]) -> None:
         """Call `call` between two commands, none of which another thread can begin meanwhile.
 
         It may move the effects, which are then all up to this instant. Only a thread that no
-        signal handler interrupts may call this (`kvs.concurrency.waiting.apart`): other threads
-        wait for it. What `call` calls in this very thread, finalizers included, may call the
-        engine.
+        signal handler interrupts may call this (`kvs.concurrency.waiting.call_uninterrupted`):
+        other threads wait for it. What `call` calls in this very thread, finalizers included, may
+        call the engine.
         """

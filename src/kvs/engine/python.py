@@ -3,7 +3,7 @@
 State: the table, the revision and what is watched. No lock guards it, so that a signal handler or a
 finalizer may call the engine at any point: a line is computed first, and then takes effect in one
 call into C, if what it was computed from has not changed meanwhile (`kvs.concurrency.atomic`). Else
-it is computed again. Only `at_instant` makes other threads wait.
+it is computed again. Only `with_locked_view` makes other threads wait.
 """
 
 import re
@@ -17,10 +17,17 @@ from threading import RLock, get_ident
 from typing import Any
 
 from kvs.concurrency.atomic import Step, atomically, exhaust
-from kvs.concurrency.waiting import apart
-from kvs.engine.interface import Effects, Instant, KeyChange, Mark, Pause, Reason
+from kvs.concurrency.waiting import call_uninterrupted
+from kvs.engine.interface import (
+    ChangeBatch,
+    ExecuteResult,
+    JobCursor,
+    KeyChange,
+    StopReason,
+    TableView,
+)
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import Checked, check, fault_at
+from kvs.language.diagnostics import Checked, check, diagnose_line
 from kvs.table import Table, ordered
 
 MAX_TRIES = 8
@@ -30,27 +37,27 @@ _STOPS = (grammar.WAIT, grammar.BACKUP)
 _STOPS_OF_MARKED = (*_STOPS, grammar.SHOW)
 
 
-class _Effects:
+class _Batch:
     """What one line, or some lines of one call, have changed; see `Effects`."""
 
     __slots__ = (
+        "change_count",
         "changes",
-        "count",
         "job",
-        "leg",
         "lines",
         "marker",
         "offset",
         "output",
         "revision",
+        "show_epoch",
     )
 
-    def __init__(self, leg: object, revision: int) -> None:
-        self.leg = leg
+    def __init__(self, show_epoch: object, revision: int) -> None:
+        self.show_epoch = show_epoch
         """The part of a call, between two SHOWs, that they belong to."""
         self.changes: list[KeyChange] = []
         self.lines = b""
-        self.count = 0
+        self.change_count = 0
         self.revision = revision
         self.job: int | None = None
         self.offset = 0
@@ -72,64 +79,66 @@ class PythonEngine:
         """The number of changes of what is watched, and of which table it is."""
         self._watched: dict[bytes, int] = {}
         self._recording = False
-        self._effects: deque[_Effects] = deque()
-        self._instant = RLock()
+        self._batches: deque[_Batch] = deque()
+        self._locked_view = RLock()
         self._holder = [0]
-        """The thread within `at_instant`, whose changes alone are made; 0 if there is none."""
-        self._no_instant = partial(self._holder.index, 0)
+        """The thread within `with_locked_view`, the only one that may change the table; or 0."""
+        self._no_locked_view = partial(self._holder.index, 0)
         """Refuses within an instant."""
 
     @property
-    def effects(self) -> bool:
+    def has_batches(self) -> bool:
         """Whether there are effects to be moved."""
-        return bool(self._effects)
+        return bool(self._batches)
 
-    def execute(self, script: bytes, start: int, budget: int, mark: Mark | None = None) -> Pause:
+    def execute(
+        self, script: bytes, start: int, budget: int, mark: JobCursor | None = None
+    ) -> ExecuteResult:
         """Carry out the commands of `script` from byte `start` on."""
         call = _Call(script, start, budget, self.revision, mark)
-        while not call.over():
-            self._carry_out(call)
+        while not call.is_finished():
+            self._execute_lines(call)
             if call.stopped_at == grammar.SHOW:
                 pairs = self._copy(call)
-                call.write(b"".join(output_format.listing(ordered(pairs))))
-        return call.pause()
+                call.write(b"".join(output_format.format_listing(ordered(pairs))))
+        return call.result()
 
     @staticmethod
     def check(script: bytes) -> Checked:
         """Validate every line of `script`; execute nothing."""
         return check(script)
 
-    def _carry_out(self, call: "_Call") -> None:
+    def _execute_lines(self, call: "_Call") -> None:
         """Carry out lines until `call` is over or comes to a SHOW."""
-        leg = object()
+        show_epoch = object()
         call.stopped_at = None
         if not self._recording:
             unchanged = partial(self._setup.index, self._setup[0])
-            note = partial(call.seen.extend, self._revision)
-            call.unreported = (unchanged, note)
+            note = partial(call.values_read.extend, self._revision)
+            call.uncheckpointed = (unchanged, note)
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
-                self._carry_out_line(call, match, leg)
+                self._execute_line(call, match, show_epoch)
                 call.offset = match.end()
                 if call.stopped_at is not None:
                     break
                 call.reached = call.offset
-                if call.room < 0:
+                if call.output_budget < 0:
                     break
         finally:
             if call.mark is not None and self._recording:
-                self._append_progress(call, leg)
-                call.pieces_told = len(call.output)
+                self._append_checkpoint(call, show_epoch)
+                call.published_pieces = len(call.output)
 
-    def _carry_out_line(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
+    def _execute_line(self, call: "_Call", match: re.Match[bytes], show_epoch: object) -> None:
         """Carry out one line, or note its kind if that is for others to do."""
         kind = match.lastindex
         if kind == grammar.WRITE:
-            self._write(call, match, leg)
+            self._write(call, match, show_epoch)
         elif kind == grammar.READ:
             self._read(call, match)
         elif kind == grammar.DELETE:
-            self._delete(call, match, leg)
+            self._delete(call, match, show_epoch)
         elif kind is None:
             call.idle_lines += 1
         elif kind == grammar.INVALID:
@@ -139,11 +148,11 @@ class PythonEngine:
         elif kind != grammar.WAIT:
             call.stopped_at = kind
         elif milliseconds := int(match[grammar.WAIT]):
-            call.milliseconds = milliseconds
+            call.wait_ms = milliseconds
             call.stopped_at = kind
 
     def _read(self, call: "_Call", match: re.Match[bytes]) -> None:
-        keys = grammar.key_words(match[grammar.READ])
+        keys = grammar.split_keys(match[grammar.READ])
         keys.sort()
         table = None
         while table is not self._table:
@@ -152,7 +161,7 @@ class PythonEngine:
             found = map(table.get, keys, repeat(grammar.MISSING_VALUE))
             seen: list[Any] = list(chain(self._revision, found))
         call.revision = seen[0]
-        call.write(output_format.pairs_line(zip(keys, islice(seen, 1, None), strict=True)))
+        call.write(output_format.format_pairs(zip(keys, islice(seen, 1, None), strict=True)))
 
     def _copy(self, call: "_Call") -> Table:
         """Return the table as it is at one instant, for a SHOW."""
@@ -160,23 +169,23 @@ class PythonEngine:
         while table is not self._table:
             table = self._table
             copy = Table()
-            note = partial(call.seen.extend, self._revision)
+            note = partial(call.values_read.extend, self._revision)
             atomically(note, partial(ior, copy, table))
-            call.revision = call.seen.pop()
+            call.revision = call.values_read.pop()
         return copy
 
-    def _write(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
-        words = grammar.pair_words(match[grammar.WRITE])
+    def _write(self, call: "_Call", match: re.Match[bytes], show_epoch: object) -> None:
+        words = grammar.split_pairs(match[grammar.WRITE])
         # From a dict the table makes all its room before it takes the first pair: a command for
         # which there is not enough memory changes nothing.
         written = dict(zip(words[::2], words[1::2], strict=True))
-        if call.unreported and self._watched.keys().isdisjoint(written):
+        if call.uncheckpointed and self._watched.keys().isdisjoint(written):
             change = partial(ior, self._table, written)
-            if self._commit(*call.unreported, change, self._advance):
-                call.revision = call.seen.pop() + 1
+            if self._commit(*call.uncheckpointed, change, self._advance):
+                call.revision = call.values_read.pop() + 1
                 return
-            call.unreported = ()
-        self._apply(partial(self._attempt_write, written), call, match, leg)
+            call.uncheckpointed = ()
+        self._apply(partial(self._attempt_write, written), call, match, show_epoch)
 
     def _attempt_write(self, written: dict[bytes, bytes]) -> tuple[Step, list[KeyChange]]:
         changes: list[KeyChange] = []
@@ -184,13 +193,13 @@ class PythonEngine:
             changes = [pair for pair in written.items() if pair[0] in self._watched]
         return partial(ior, self._table, written), changes
 
-    def _delete(self, call: "_Call", match: re.Match[bytes], leg: object) -> None:
-        keys = grammar.key_words(match[grammar.DELETE])
+    def _delete(self, call: "_Call", match: re.Match[bytes], show_epoch: object) -> None:
+        keys = grammar.split_keys(match[grammar.DELETE])
         missing: list[bytes] = []
-        self._apply(partial(self._attempt_delete, keys, missing), call, match, leg)
+        self._apply(partial(self._attempt_delete, keys, missing), call, match, show_epoch)
         if missing:
             missing.sort()
-            call.write(output_format.missing_line(missing))
+            call.write(output_format.format_missing_keys(missing))
 
     def _attempt_delete(
         self, keys: list[bytes], missing: list[bytes]
@@ -213,7 +222,7 @@ class PythonEngine:
         attempt: Callable[[], tuple[Step, list[KeyChange]] | None],
         call: "_Call",
         match: re.Match[bytes],
-        leg: object,
+        show_epoch: object,
     ) -> None:
         """Make the change that `attempt` computes, if any, with its changes of watched keys."""
         for _ in range(MAX_TRIES):
@@ -227,34 +236,36 @@ class PythonEngine:
             change, changes = computed
             steps = [change, self._advance]
             if changes or self._recording:
-                effects = self._effects_of(call, leg, match.end(), revision + 1)
+                effects = self._batch_of(call, show_epoch, match.end(), revision + 1)
                 effects.changes = changes
                 if self._recording:  # the end of a script is that of a line, too
                     effects.lines = match[0] if match[0].endswith(b"\n") else match[0] + b"\n"
-                    effects.count = 1
-                steps.append(partial(self._effects.append, effects))
+                    effects.change_count = 1
+                steps.append(partial(self._batches.append, effects))
             if self._commit(*checks, *steps):
                 call.revision = revision + 1
                 if call.mark is not None and self._recording:
-                    call.pieces_told = len(call.output)
+                    call.published_pieces = len(call.output)
                 return
-        apart(partial(self.at_instant, lambda _: self._apply(attempt, call, match, leg)))
+        call_uninterrupted(
+            partial(self.with_locked_view, lambda _: self._apply(attempt, call, match, show_epoch))
+        )
 
-    def _effects_of(self, call: "_Call", leg: object, offset: int, revision: int) -> _Effects:
+    def _batch_of(self, call: "_Call", show_epoch: object, offset: int, revision: int) -> _Batch:
         """Return effects of a call that has come to `offset`, with no change in them yet."""
-        effects = _Effects(leg, revision)
+        effects = _Batch(show_epoch, revision)
         if call.mark is not None and self._recording:
             effects.job = call.mark.job
-            effects.offset = call.mark.base + offset
-            effects.output = b"".join(call.output[call.pieces_told :])
+            effects.offset = call.mark.base_offset + offset
+            effects.output = b"".join(call.output[call.published_pieces :])
         return effects
 
-    def _append_progress(self, call: "_Call", leg: object) -> None:
+    def _append_checkpoint(self, call: "_Call", show_epoch: object) -> None:
         """Append how far a marked call has come, which is a change: within no other's instant."""
         while True:
             revision, checks = self._unchanged()
-            effects = self._effects_of(call, leg, call.reached, revision)
-            if self._commit(*checks, partial(self._effects.append, effects)):
+            effects = self._batch_of(call, show_epoch, call.reached, revision)
+            if self._commit(*checks, partial(self._batches.append, effects)):
                 return
 
     def _unchanged(self) -> tuple[int, list[Step]]:
@@ -268,13 +279,13 @@ class PythonEngine:
     def _commit(self, *steps: Step) -> bool:
         """Take the steps, outside any other thread's instant; return whether none refused."""
         try:
-            atomically(self._no_instant, *steps)
+            atomically(self._no_locked_view, *steps)
         except ValueError:
             pass
         else:
             return True
         while (holder := self._holder[0]) not in {0, get_ident()}:
-            with self._instant:  # until it is over
+            with self._locked_view:  # until it is over
                 pass
         if not holder:
             return False
@@ -296,7 +307,7 @@ class PythonEngine:
         """Return the number of pairs."""
         return len(self._table)
 
-    def most_bytes(self) -> int:
+    def max_dump_bytes(self) -> int:
         """Return the bytes of all keys and values."""
         pairs = self._table.copy()
         return sum(map(len, pairs)) + sum(map(len, pairs.values()))
@@ -312,7 +323,7 @@ class PythonEngine:
         while True:
             revision, checks = self._unchanged()
             setup, before = self._setup[0], self._table
-            effects = _Effects(object(), revision + 1)
+            effects = _Batch(object(), revision + 1)
             keys = [key for key in sorted(self._watched) if key in before or key in table]
             effects.changes = [(key, table.get(key)) for key in keys]
             steps: list[Step] = [
@@ -321,11 +332,11 @@ class PythonEngine:
                 self._advance,
             ]
             if keys:
-                steps.append(partial(self._effects.append, effects))
+                steps.append(partial(self._batches.append, effects))
             if self._commit(*checks, *steps):
                 return revision + 1
 
-    def record(self, revision: int) -> None:
+    def start_recording(self, revision: int) -> None:
         """Record changes as lines, and count on from `revision`; before any other use."""
         self._recording = True
         self._revision[0] = revision
@@ -338,9 +349,9 @@ class PythonEngine:
             there = key in self._table
             steps = self._watch_steps(key, 1)
             if marker:
-                effects = _Effects(object(), revision)
+                effects = _Batch(object(), revision)
                 effects.marker = marker
-                steps.append(partial(self._effects.append, effects))
+                steps.append(partial(self._batches.append, effects))
             if self._commit(*checks, *steps):
                 return there
 
@@ -363,12 +374,12 @@ class PythonEngine:
     def settle(self) -> None:
         """Do nothing: effects can be moved as soon as their change is made."""
 
-    def move_effects(self, into: list[Effects]) -> None:
+    def move_batches(self, into: list[ChangeBatch]) -> None:
         """Append the effects that can be moved, in order, in one call into C."""
-        effects = self._effects
+        effects = self._batches
         while found := list(effects):
-            legs = [list(of_leg) for _, of_leg in groupby(found, attrgetter("leg"))]
-            moved = [_merged(leg) for leg in legs]
+            epochs = [list(of_epoch) for _, of_epoch in groupby(found, attrgetter("show_epoch"))]
+            moved = [_merged(show_epoch) for show_epoch in epochs]
             with suppress(ValueError):  # another caller has moved the first: look again
                 atomically(
                     partial(effects.index, found[0], 0, 1),
@@ -376,13 +387,13 @@ class PythonEngine:
                     *repeat(effects.popleft, len(found)),
                 )
 
-    def at_instant(self, call: Callable[[Instant], None]) -> None:
+    def with_locked_view(self, call: Callable[[TableView], None]) -> None:
         """Call `call` between two commands."""
-        with self._instant:
+        with self._locked_view:
             before = self._holder[0]
             try:
                 self._holder[0] = get_ident()
-                call(_Instant(self._table, self.revision))
+                call(_TableView(self._table, self.revision))
             finally:
                 self._holder[0] = before
 
@@ -392,21 +403,21 @@ def _counting(cell: list[int]) -> Step:
     return map(setitem, repeat(cell), repeat(0), count(cell[0] + 1)).__next__
 
 
-def _merged(effects: list[_Effects]) -> _Effects:
-    """Return effects of one leg, which stand side by side, as one."""
+def _merged(effects: list[_Batch]) -> _Batch:
+    """Return effects of one show_epoch, which stand side by side, as one."""
     last = effects[-1]
     if len(effects) > 1:
-        merged = _Effects(last.leg, last.revision)
+        merged = _Batch(last.show_epoch, last.revision)
         merged.changes = [change for each in effects for change in each.changes]
         merged.lines = b"".join(each.lines for each in effects)
-        merged.count = sum(each.count for each in effects)
+        merged.change_count = sum(each.change_count for each in effects)
         merged.job, merged.offset = last.job, last.offset
         merged.output = b"".join(each.output for each in effects)
         return merged
     return last
 
 
-class _Instant:
+class _TableView:
     """The table as it is while the lock is held, or in a child that was forked meanwhile."""
 
     def __init__(self, table: Mapping[bytes, bytes], revision: int) -> None:
@@ -417,10 +428,10 @@ class _Instant:
         return len(self._table)
 
     def listing(self) -> Iterator[bytes]:
-        return output_format.listing(ordered(self._table))
+        return output_format.format_listing(ordered(self._table))
 
     def writes(self) -> Iterator[bytes]:
-        return output_format.writes(self._table.items())
+        return output_format.format_writes(self._table.items())
 
 
 class _Call:
@@ -430,45 +441,59 @@ class _Call:
     """
 
     __slots__ = (
-        "end", "idle_lines", "invalid", "mark", "milliseconds", "offset", "output", "pieces_told",
-        "reached", "revision", "room", "script", "seen", "start", "stopped_at", "stops",
-        "unreported",
+        "end",
+        "idle_lines",
+        "invalid",
+        "mark",
+        "offset",
+        "output",
+        "output_budget",
+        "published_pieces",
+        "reached",
+        "revision",
+        "script",
+        "start",
+        "stopped_at",
+        "stops",
+        "uncheckpointed",
+        "values_read",
+        "wait_ms",
     )  # fmt: skip
 
     def __init__(
-        self, script: bytes, start: int, budget: int, revision: int, mark: Mark | None
+        self, script: bytes, start: int, budget: int, revision: int, mark: JobCursor | None
     ) -> None:
         self.script = script
         self.start = self.offset = self.reached = start
         self.end = script.find(b"\n", start + budget) + 1 or len(script)
         """Where the first line that goes past the budget of input ends."""
-        self.room = budget
+        self.output_budget = budget
         """Bytes of output left of the budget; below 0, the call is over."""
         self.output: list[bytes] = []
         self.invalid: list[int] = []
         self.idle_lines = 0
         self.stopped_at: int | None = None
         self.stops = _STOPS if mark is None else _STOPS_OF_MARKED
-        self.milliseconds = 0
+        self.wait_ms = 0
         self.revision = revision
-        self.seen: list[int] = []
+        self.values_read: list[int] = []
         """Where a step puts the revision at its instant."""
-        self.unreported: tuple[Step, ...] = ()
+        self.uncheckpointed: tuple[Step, ...] = ()
         """The first steps of a change that concerns neither a journal nor a watch."""
         self.mark = mark
-        self.pieces_told = 0
+        self.published_pieces = 0
         """How much of `output` is in the effects of a marked call."""
 
     def write(self, text: bytes) -> None:
         """Put `text` behind what the commands have written so far."""
         self.output.append(text)
-        self.room -= len(text)
+        self.output_budget -= len(text)
 
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Tell whether it is to come back to its caller."""
-        return self.offset >= self.end or self.room < 0 or self.stopped_at in self.stops
+        return self.offset >= self.end or self.output_budget < 0 or self.stopped_at in self.stops
 
-    def pause(self) -> Pause:
+    def result(self) -> ExecuteResult:
         """Return what has come of it."""
         lines = self.script.count(b"\n", self.start, self.offset)
         if self.offset > self.start and self.script[self.offset - 1] != ord("\n"):
@@ -476,21 +501,23 @@ class _Call:
         if self.stopped_at == grammar.WAIT:
             self.output.append(output_format.WAITING)
         all_told = self.mark is None or self.stopped_at is None
-        return Pause(
+        return ExecuteResult(
             reason=self._reason(),
             offset=self.offset,
             output=b"".join(self.output),
-            faults=[fault for at in self.invalid if (fault := fault_at(self.script, at))],
+            diagnostics=[fault for at in self.invalid if (fault := diagnose_line(self.script, at))],
             commands=lines - self.idle_lines - len(self.invalid),
             lines=lines,
             revision=self.revision,
-            milliseconds=self.milliseconds,
-            untold=None if all_told else b"".join(self.output[self.pieces_told :]),
+            wait_ms=self.wait_ms,
+            uncheckpointed_output=None
+            if all_told
+            else b"".join(self.output[self.published_pieces :]),
         )
 
-    def _reason(self) -> Reason:
+    def _reason(self) -> StopReason:
         if self.stopped_at == grammar.WAIT:
-            return Reason.WAIT
+            return StopReason.WAIT
         if self.stopped_at == grammar.BACKUP:
-            return Reason.BACKUP
-        return Reason.END if self.offset == len(self.script) else Reason.BUDGET
+            return StopReason.BACKUP
+        return StopReason.END if self.offset == len(self.script) else StopReason.BUDGET

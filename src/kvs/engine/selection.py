@@ -4,10 +4,10 @@ import os
 from importlib import import_module
 
 from kvs.engine.interface import Engine
-from kvs.errors import EngineUnavailable, shown
+from kvs.errors import EngineUnavailableError, printable
 from kvs.language.diagnostics import Checked
 
-VARIABLE = "KVS_ENGINE"
+ENGINE_VARIABLE = "KVS_ENGINE"
 """The environment variable that forces an engine."""
 
 COMPILED = "compiled"
@@ -18,44 +18,46 @@ def engine_name() -> str:
     """Return the name of the engine that new stores get.
 
     Raises:
-        EngineUnavailable: `KVS_ENGINE` names one that is not there.
+        EngineUnavailableError: `KVS_ENGINE` names one that is not there.
 
     """
-    return _chosen()[0]
+    return _select()[0]
 
 
-def new_engine() -> Engine:
+def create_engine() -> Engine:
     """Return an empty engine.
 
     Raises:
-        EngineUnavailable: `KVS_ENGINE` names one that is not there.
+        EngineUnavailableError: `KVS_ENGINE` names one that is not there.
 
     """
-    return _chosen()[1]()
+    return _select()[1]()
 
 
 def check(script: bytes) -> Checked:
     """Validate every line of `script` by the engine that new stores get; execute nothing.
 
     Raises:
-        EngineUnavailable: `KVS_ENGINE` names one that is not there.
+        EngineUnavailableError: `KVS_ENGINE` names one that is not there.
 
     """
-    return _chosen()[1].check(script)
+    return _select()[1].check(script)
 
 
-def _chosen() -> tuple[str, type[Engine]]:
-    wanted = os.environ.get(VARIABLE, "")
+def _select() -> tuple[str, type[Engine]]:
+    wanted = os.environ.get(ENGINE_VARIABLE, "")
     if wanted not in {"", COMPILED, PYTHON}:
         reason = f"there is no such engine; there are {COMPILED} and {PYTHON}"
-        raise EngineUnavailable(VARIABLE, shown(wanted), reason)
+        raise EngineUnavailableError(ENGINE_VARIABLE, printable(wanted), reason)
     if wanted != PYTHON:
         try:
             return COMPILED, import_module("kvs.engine._compiled").CompiledEngine
         except ImportError as error:
             # One that is there and cannot be loaded is not to be left out in silence.
             if wanted == COMPILED or not isinstance(error, ModuleNotFoundError):
-                raise EngineUnavailable(VARIABLE, COMPILED, _why_missing(error)) from error
+                raise EngineUnavailableError(
+                    ENGINE_VARIABLE, COMPILED, _why_missing(error)
+                ) from error
     from kvs.engine.python import PythonEngine
 
     return PYTHON, PythonEngine

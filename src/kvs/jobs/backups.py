@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Callable
 from threading import Condition, Thread
 
-from kvs.errors import JournalFailed, SnapshotFailed
-from kvs.snapshot.writer import Draft, Written
+from kvs.errors import JournalWriteError, SnapshotError
+from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 
-Done = Callable[[Written | SnapshotFailed], None]
+BackupCallback = Callable[[SnapshotInfo | SnapshotError], None]
 """Called once for each snapshot, when it is on disk or has failed, from any thread."""
 
 
-class Snapshots:
+class BackupSlots:
     """At most `limit` snapshots at a time. Thread-safe; `_changed` guards everything."""
 
     def __init__(self, limit: int, defect: Callable[[BaseException], None]) -> None:
@@ -19,8 +19,8 @@ class Snapshots:
         self._limit = limit
         self._defect = defect
         self._changed = Condition()
-        self._places_taken = 0
-        self._in_flight: set[Draft] = set()
+        self._slots_used = 0
+        self._in_flight: set[SnapshotWriter] = set()
         self._stopped = False
 
     @property
@@ -28,19 +28,19 @@ class Snapshots:
         """How many are being written."""
         return len(self._in_flight)
 
-    def take_place(self) -> bool:
+    def acquire_slot(self) -> bool:
         """Wait for a place among those being written; return False if the run was stopped first."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._places_taken < self._limit)
+            self._changed.wait_for(lambda: self._stopped or self._slots_used < self._limit)
             if self._stopped:
                 return False
-            self._places_taken += 1
+            self._slots_used += 1
             return True
 
-    def give_place_back(self) -> None:
-        """End what `take_place` began."""
+    def release_slot(self) -> None:
+        """End what `acquire_slot` began."""
         with self._changed:
-            self._places_taken -= 1
+            self._slots_used -= 1
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -49,12 +49,14 @@ class Snapshots:
             self._stopped = True
             self._changed.notify_all()
 
-    def begin(self, draft: Draft) -> None:
-        """Know of `draft` before it is forked, so that `abandon` leaves nothing of it."""
+    def begin(self, draft: SnapshotWriter) -> None:
+        """Know of `draft` before it is forked, so that `kill_children` leaves nothing of it."""
         with self._changed:
             self._in_flight.add(draft)
 
-    def finish(self, draft: Draft, until_safe: Callable[[], None], done: Done) -> None:
+    def finish(
+        self, draft: SnapshotWriter, until_safe: Callable[[], None], done: BackupCallback
+    ) -> None:
         """Wait for the forked `draft` on a thread of its own, tell `done`, give the place back.
 
         Its file is put in place after `until_safe`, which waits for what it shows.
@@ -65,21 +67,23 @@ class Snapshots:
         except RuntimeError:  # no more threads to be had: the caller waits itself
             self._finish(*arguments)
 
-    def end(self, draft: Draft) -> None:
+    def end(self, draft: SnapshotWriter) -> None:
         """Forget `draft`, and give its place back."""
         with self._changed:
             self._in_flight.discard(draft)
-        self.give_place_back()
+        self.release_slot()
 
-    def _finish(self, draft: Draft, until_safe: Callable[[], None], done: Done) -> None:
+    def _finish(
+        self, draft: SnapshotWriter, until_safe: Callable[[], None], done: BackupCallback
+    ) -> None:
         try:
             try:
-                result: Written | SnapshotFailed = draft.finish(until_safe)
-            except SnapshotFailed as failure:
+                result: SnapshotInfo | SnapshotError = draft.finish(until_safe)
+            except SnapshotError as failure:
                 result = failure
-            except JournalFailed as failure:
-                result = SnapshotFailed(draft.shown, str(failure))
-            with contextlib.suppress(JournalFailed):  # it is told to who waits for it
+            except JournalWriteError as failure:
+                result = SnapshotError(draft.display_path, str(failure))
+            with contextlib.suppress(JournalWriteError):  # it is told to who waits for it
                 done(result)
         except BaseException as defect:  # noqa: BLE001  (raised again where the run is left)
             self._defect(defect)
@@ -89,9 +93,9 @@ class Snapshots:
     def join(self) -> None:
         """Wait until none is in flight."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._places_taken)
+            self._changed.wait_for(lambda: not self._slots_used)
 
-    def abandon(self) -> None:
+    def kill_children(self) -> None:
         """End the children at once and remove their files: the process is about to leave."""
         for draft in list(self._in_flight):
-            draft.abandon()
+            draft.kill_child()

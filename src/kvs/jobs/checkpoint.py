@@ -9,27 +9,27 @@ import os
 from collections.abc import Iterable
 from threading import Lock
 
-from kvs.engine.interface import Mark
+from kvs.engine.interface import JobCursor
 from kvs.journal import job_records
-from kvs.journal.job_records import Job as Known
-from kvs.journal.job_records import Jobs, Place, Version
-from kvs.store.core import Store
+from kvs.journal.job_records import FileVersion, JobKey, JobRegistry
+from kvs.journal.job_records import JobRecord as Known
+from kvs.store.core import StoreCore
 
-SYNCED_BYTES = 4 << 20
+SYNC_INTERVAL_BYTES = 4 << 20
 """Of output since the last sync; then it is synced again, and need not be kept in the journal."""
 
 
-class Course:
+class JobCheckpoint:
     """How far one job came. Used by the job's thread, and `ended` by its snapshots' threads.
 
     A snapshot may end after the job has begun anew, and then nobody asks any more.
     """
 
-    def __init__(self, store: Store, known: Known, *, changed: bool, resumed: bool) -> None:
+    def __init__(self, store: StoreCore, known: Known, *, changed: bool, resumed: bool) -> None:
         self._store = store
         self._number = known.number
         self._lock = Lock()
-        self._left = 1  # guarded by _lock
+        self._pending_count = 1  # guarded by _lock
         """What has still to end before it is done: its commands, and snapshots of it."""
         self.offset = known.offset
         """How much of the job was carried out before, in bytes."""
@@ -49,97 +49,99 @@ class Course:
         self.resumed = resumed
         """Whether it is gone on with."""
 
-    def mark(self, base: int) -> Mark:
+    def mark(self, base: int) -> JobCursor:
         """Return the mark of a call for a script that begins at byte `base` of the job."""
-        return Mark(self._number, base)
+        return JobCursor(self._number, base)
 
-    def came_to(self, offset: int, output: bytes) -> None:
+    def advance(self, offset: int, output: bytes) -> None:
         """Note that it came to `offset`, and has written `output` since it was last noted."""
 
-        def note(jobs: Jobs) -> bytes:
-            jobs[self._number].came_to(offset, output)
-            return job_records.came_to(self._number, offset, output)
+        def note(jobs: JobRegistry) -> bytes:
+            jobs[self._number].advance(offset, output)
+            return job_records.encode_progress(self._number, offset, output)
 
-        self._store.note(note)
+        self._store.record_job(note)
 
     def began(self) -> None:
         """Take in that a snapshot of it is being written."""
         with self._lock:
-            self._left += 1
+            self._pending_count += 1
 
     def ended(self, snapshot: int, *, written: bool) -> None:
         """Note that a snapshot is on disk, or take in that it will not be."""
 
-        def note(jobs: Jobs) -> bytes:
+        def note(jobs: JobRegistry) -> bytes:
             if self._number not in jobs:
                 return b""
             jobs[self._number].snapshots.add(snapshot)
-            return job_records.wrote(self._number, snapshot)
+            return job_records.encode_snapshot_written(self._number, snapshot)
 
         if written:
-            self._store.note(note)
-        self._end_one()
+            self._store.record_job(note)
+        self._release_one()
 
     def synced_to(self, size: int) -> None:
         """Take in that the first `size` bytes of the output are on disk."""
         self.synced = size
 
-        def note(jobs: Jobs) -> bytes:
+        def note(jobs: JobRegistry) -> bytes:
             jobs[self._number].synced_to(size)
             return b""
 
-        self._store.note(note)
+        self._store.record_job(note)
 
     def done(self) -> None:
         """Note that the job is done, and its output on disk, once its snapshots have ended, too."""
-        self._end_one()
+        self._release_one()
 
-    def _end_one(self) -> None:
+    def _release_one(self) -> None:
         with self._lock:
-            self._left -= 1
-            if self._left:
+            self._pending_count -= 1
+            if self._pending_count:
                 return
 
-        def note(jobs: Jobs) -> bytes:
+        def note(jobs: JobRegistry) -> bytes:
             if self._number not in jobs:
                 return b""
             jobs[self._number].finished()
-            return job_records.done(self._number)
+            return job_records.encode_done(self._number)
 
-        self._store.note(note)
+        self._store.record_job(note)
 
 
-def begin(store: Store, directory: int, name: bytes, job: int, *, resume: bool) -> Course | None:
+def open_checkpoint(
+    store: StoreCore, directory: int, name: bytes, job: int, *, resume: bool
+) -> JobCheckpoint | None:
     """Note that the job `name` of a directory begins, open as `job`; None for a store in memory.
 
     With `resume`, what was known of it when the data directory was opened is gone on with.
     """
-    if not store.is_kept:
+    if not store.is_persistent:
         return None
     folder, file = os.fstat(directory), os.fstat(job)
-    place = Place(name, filesystem(directory), folder.st_ino)
-    version = Version(filesystem(job), file.st_ino, file.st_size, file.st_mtime_ns)
-    course: Course | None = None
+    place = JobKey(name, filesystem_id(directory), folder.st_ino)
+    version = FileVersion(filesystem_id(job), file.st_ino, file.st_size, file.st_mtime_ns)
+    course: JobCheckpoint | None = None
 
-    def note(jobs: Jobs) -> bytes:
+    def note(jobs: JobRegistry) -> bytes:
         nonlocal course
         changed = False
         known = jobs.find(place)
         if resume and known is not None and known.recovered:
             known.recovered = False
-            if known.is_still(version):
-                course = Course(store, known, changed=False, resumed=not known.done)
+            if known.matches(version):
+                course = JobCheckpoint(store, known, changed=False, resumed=not known.done)
                 return b""
             changed = not known.done
         new = jobs.begin(place, version)
-        course = Course(store, new, changed=changed, resumed=False)
-        return job_records.begun(new)
+        course = JobCheckpoint(store, new, changed=changed, resumed=False)
+        return job_records.encode_started(new)
 
-    store.note(note)
+    store.record_job(note)
     return course
 
 
-def filesystem(file: int) -> int:
+def filesystem_id(file: int) -> int:
     """Return a number of the filesystem of an open file.
 
     Where the system can tell, it is one that a restart of the machine does not change, as it may
@@ -151,18 +153,18 @@ def filesystem(file: int) -> int:
         return os.fstat(file).st_dev
 
 
-def forget_gone(store: Store, directory: int, names: Iterable[bytes]) -> None:
+def delete_stale_records(store: StoreCore, directory: int, names: Iterable[bytes]) -> None:
     """Let nothing be known any more of jobs of a directory that are not there, but for `names`."""
-    if not store.is_kept:
+    if not store.is_persistent:
         return
     folder = os.fstat(directory)
     there = set(names)
 
-    def note(jobs: Jobs) -> bytes:
-        known = jobs.in_directory(filesystem(directory), folder.st_ino)
-        gone = [job for job in known if job.place.name not in there]
+    def note(jobs: JobRegistry) -> bytes:
+        known = jobs.in_directory(filesystem_id(directory), folder.st_ino)
+        gone = [job for job in known if job.key.name not in there]
         for job in gone:
             jobs.forget(job)
-        return b"".join(job_records.forgotten(job.number) for job in gone)
+        return b"".join(job_records.encode_forgotten(job.number) for job in gone)
 
-    store.note(note)
+    store.record_job(note)

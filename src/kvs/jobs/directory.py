@@ -8,16 +8,16 @@ import os
 import stat
 from typing import Self
 
-from kvs.errors import DirectoryUnusable, JobFailed, cause, counted, shown
-from kvs.posix.files import clear_leftovers, open_regular
-from kvs.posix.locks import LOCK, HeldDirectory
+from kvs.errors import JobError, JobsDirectoryError, os_error_text, pluralize, printable
+from kvs.posix.files import open_regular, remove_stale_temp_files
+from kvs.posix.locks import LOCK_FILE_NAME, LockableDirectory
 
-JOB = b".job"
-OUTPUT = b".out"
-BACKUP = b".bck"
+JOB_SUFFIX = b".job"
+OUTPUT_SUFFIX = b".out"
+BACKUP_SUFFIX = b".bck"
 
 
-class JobsDirectory(HeldDirectory):
+class JobsDirectory(LockableDirectory):
     """A jobs directory, open from `__enter__` to `__exit__`. Thread-safe while it is open."""
 
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
@@ -29,13 +29,13 @@ class JobsDirectory(HeldDirectory):
         """Open the directory.
 
         Raises:
-            DirectoryUnusable: it is no directory, or cannot be opened.
+            JobsDirectoryError: it is no directory, or cannot be opened.
 
         """
         try:
             self._open()
         except OSError as error:
-            raise DirectoryUnusable(shown(self.path), cause(error)) from error
+            raise JobsDirectoryError(printable(self.path), os_error_text(error)) from error
         return self
 
     def lock(self) -> None:
@@ -44,39 +44,41 @@ class JobsDirectory(HeldDirectory):
         Locks nothing where nothing can be written.
 
         Raises:
-            DirectoryInUse: another run is at work here.
-            DirectoryUnusable: it cannot be locked.
+            DirectoryLockedError: another run is at work here.
+            JobsDirectoryError: it cannot be locked.
 
         """
         try:
             self._not_locked = self._lock.acquire()
             if self._not_locked is None:
-                clear_leftovers(self.descriptor)
+                remove_stale_temp_files(self.descriptor)
         except OSError as error:
-            reason = f"cannot lock it with {LOCK.decode()}: {cause(error)}"
-            raise DirectoryUnusable(shown(self.path), reason) from error
+            reason = f"cannot lock it with {LOCK_FILE_NAME.decode()}: {os_error_text(error)}"
+            raise JobsDirectoryError(printable(self.path), reason) from error
 
-    def names(self) -> list[bytes]:
+    def list_jobs(self) -> list[bytes]:
         """Return the names of the jobs without their ``.job``, in byte order.
 
         Raises:
-            DirectoryUnusable: the directory cannot be listed.
+            JobsDirectoryError: the directory cannot be listed.
 
         """
         try:
             entries = os.listdir(self.descriptor)
         except OSError as error:
-            raise DirectoryUnusable(shown(self.path), cause(error)) from error
-        return sorted(name.removesuffix(JOB) for name in map(os.fsencode, entries) if is_job(name))
+            raise JobsDirectoryError(printable(self.path), os_error_text(error)) from error
+        return sorted(
+            name.removesuffix(JOB_SUFFIX) for name in map(os.fsencode, entries) if is_job(name)
+        )
 
     def open_job(self, name: bytes) -> int:
         """Open the job `name`, following links, and return the descriptor.
 
         Raises:
-            JobFailed: it cannot be opened, or is no regular file.
+            JobError: it cannot be opened, or is no regular file.
 
         """
-        return open_job(name + JOB, self.shown(name + JOB), self.descriptor)
+        return open_job(name + JOB_SUFFIX, self.shown(name + JOB_SUFFIX), self.descriptor)
 
     def open_output(self, name: bytes, job: int, keep: int = 0) -> int:
         """Open the output of the job `name`, open as `job`; return the descriptor.
@@ -87,20 +89,20 @@ class JobsDirectory(HeldDirectory):
         It must be a file of its own: no link, no second name of another file, nobody else's.
 
         Raises:
-            JobFailed: it is not, or it cannot be opened.
+            JobError: it is not, or it cannot be opened.
 
         """
         if self._not_locked is not None:
             raise self._output_refused(name, self._not_locked)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND
         try:
-            output = open_regular(name + OUTPUT, flags, self.descriptor)
+            output = open_regular(name + OUTPUT_SUFFIX, flags, self.descriptor)
         except OSError as error:
             is_link = error.errno == errno.ELOOP
-            reason = "it is a link; remove it" if is_link else cause(error)
+            reason = "it is a link; remove it" if is_link else os_error_text(error)
             raise self._output_refused(name, reason) from error
         found = os.fstat(output)
-        refusal = _not_its_own(found, os.fstat(job))
+        refusal = _why_not_exclusive(found, os.fstat(job))
         if found.st_size < keep:
             refusal = "it is shorter than it was; to start the job over, touch it"
         if refusal is None:
@@ -108,7 +110,7 @@ class JobsDirectory(HeldDirectory):
                 if found.st_size > keep:  # on a new file this would only make close slower
                     os.ftruncate(output, keep)
             except OSError as error:
-                refusal = cause(error)
+                refusal = os_error_text(error)
             else:
                 return output
         os.close(output)
@@ -120,31 +122,33 @@ class JobsDirectory(HeldDirectory):
         It had `size` bytes, if that is known.
         """
         try:
-            found = os.stat(name + OUTPUT, dir_fd=self.descriptor, follow_symlinks=False)
+            found = os.stat(name + OUTPUT_SUFFIX, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return "it is gone"
         except OSError as error:
-            return f"it cannot be looked at: {cause(error)}"
+            return f"it cannot be looked at: {os_error_text(error)}"
         if not stat.S_ISREG(found.st_mode):
             return "it is no regular file any more"
         if size is not None and found.st_size != size:
-            return f"it has {counted(found.st_size, 'byte')}, and had {size} when it was written"
+            return f"it has {pluralize(found.st_size, 'byte')}, and had {size} when it was written"
         return None
 
     def sync(self) -> None:
         """Make the names in the directory durable.
 
         Raises:
-            JobFailed: the system could not.
+            JobError: the system could not.
 
         """
         try:
             os.fsync(self.descriptor)
         except OSError as error:
-            raise JobFailed(shown(self.path), f"cannot sync it: {cause(error)}") from error
+            raise JobError(
+                printable(self.path), f"cannot sync it: {os_error_text(error)}"
+            ) from error
 
-    def _output_refused(self, name: bytes, reason: str) -> JobFailed:
-        return JobFailed(self.shown(name + OUTPUT), f"cannot open the output: {reason}")
+    def _output_refused(self, name: bytes, reason: str) -> JobError:
+        return JobError(self.shown(name + OUTPUT_SUFFIX), f"cannot open the output: {reason}")
 
 
 def is_job(entry: bytes) -> bool:
@@ -153,23 +157,23 @@ def is_job(entry: bytes) -> bool:
     Names that begin with ``.`` are not jobs: editors use them for lock links and for files that
     are not finished, as do rsync and others that rename a file into place.
     """
-    return entry.endswith(JOB) and not entry.startswith(b".")
+    return entry.endswith(JOB_SUFFIX) and not entry.startswith(b".")
 
 
 def open_job(name: bytes, shown_name: str, directory: int | None = None) -> int:
     """Open the job file `name`, following links, and return the descriptor.
 
     Raises:
-        JobFailed: it cannot be opened, or is no regular file.
+        JobError: it cannot be opened, or is no regular file.
 
     """
     try:
         return open_regular(name, os.O_RDONLY, directory)
     except OSError as error:
-        reason = cause(error)
+        reason = os_error_text(error)
         if isinstance(error, FileNotFoundError) and _is_link(name, directory):
             reason = "it is a link that leads nowhere"
-        raise JobFailed(shown_name, f"cannot open it: {reason}") from error
+        raise JobError(shown_name, f"cannot open it: {reason}") from error
 
 
 def _is_link(name: bytes, directory: int | None) -> bool:
@@ -179,7 +183,7 @@ def _is_link(name: bytes, directory: int | None) -> bool:
         return False
 
 
-def _not_its_own(output: os.stat_result, job: os.stat_result) -> str | None:
+def _why_not_exclusive(output: os.stat_result, job: os.stat_result) -> str | None:
     if os.path.samestat(output, job):
         return "it is the job file itself"
     if output.st_nlink > 1:

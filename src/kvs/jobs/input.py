@@ -7,16 +7,16 @@ import os
 from collections.abc import Iterator
 
 from kvs.engine.selection import check
-from kvs.language.diagnostics import settled
+from kvs.language.diagnostics import verdict_is_final
 
 BLOCK = 256 * 1024
 """Bytes read at a time."""
 
-LONG_LINE = 1 << 20
+LONG_LINE_BYTES = 1 << 20
 """A line longer than this is looked at before its end has been read."""
 
 
-class Shrunk(OSError):
+class FileShrankError(OSError):
     """The file became shorter while it was read."""
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ def line_blocks(file: int) -> Iterator[bytes]:
         OSError: it cannot be read.
 
     """
-    beginning = _Beginning()
+    beginning = _PartialLine()
     for block in _blocks(file):
         end = block.rfind(b"\n") + 1
         if end:
             yield beginning.ended_by(block[:end])
-            beginning = _Beginning()
+            beginning = _PartialLine()
             block = block[end:]  # noqa: PLW2901  (what is left of it)
         beginning.add(block)
     if rest := beginning.ended_by(b""):
@@ -54,20 +54,20 @@ def _blocks(file: int) -> Iterator[bytes]:
         now = os.fstat(file).st_size
         got += len(block)
         if now < size or (not block and got < size):
-            raise Shrunk
+            raise FileShrankError
         if not block:
             return
         size = now
         yield block
 
 
-class _Beginning:
+class _PartialLine:
     """The start of a line whose end has not been read yet."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
-        self._look_at = LONG_LINE
+        self._look_at = LONG_LINE_BYTES
         self._dropping = False
 
     def add(self, piece: bytes) -> None:
@@ -78,7 +78,7 @@ class _Beginning:
         if self._size >= self._look_at:  # at each doubling, so that all looks are linear
             self._pieces = [b"".join(self._pieces)]
             self._look_at = 2 * self._size
-            self._dropping = settled(self._pieces[0], check)
+            self._dropping = verdict_is_final(self._pieces[0], check)
 
     def ended_by(self, block: bytes) -> bytes:
         """Return the line with its end, and the lines after it, from `block`."""

@@ -5,21 +5,21 @@ import os
 import time
 from collections import deque
 
-from kvs.errors import JobFailed, cause
+from kvs.errors import JobError, os_error_text
 from kvs.posix.files import write_all
-from kvs.store.core import Store
+from kvs.store.core import StoreCore
 
-MOST_HELD_BACK = 4 << 20
+MAX_BUFFERED_BYTES = 4 << 20
 """Bytes of output that wait until they may be shown, at most; beyond, the job waits for them."""
 
-AT_ONCE = 256 << 10
+WRITE_THRESHOLD_BYTES = 256 << 10
 """So many bytes are written as soon as they may be shown; fewer wait for more, for a short time."""
 
-FOLLOWED_SECONDS = 0.1
+FLUSH_INTERVAL_SECONDS = 0.1
 """Who follows an output while its job is at work sees at most so late what may be shown."""
 
 
-class Output:
+class JobOutput:
     """An open output file. Used by one thread, the job's.
 
     With a journal a job runs ahead of the disk: what it writes waits here until the changes that it
@@ -27,7 +27,7 @@ class Output:
     kernel writes a large piece in half the time of many small ones.
     """
 
-    def __init__(self, file: int, shown: str, store: Store, size: int = 0) -> None:
+    def __init__(self, file: int, shown: str, store: StoreCore, size: int = 0) -> None:
         """Go on in `file`, which has `size` bytes; `shown` is how errors name it."""
         self._file = file
         self._shown = shown
@@ -39,40 +39,40 @@ class Output:
         self.size = size
         """Bytes written to the file."""
 
-    def put(self, text: bytes) -> None:
+    def write(self, text: bytes) -> None:
         """Write `text` soon after it may be shown: now or later, mostly without waiting.
 
         Raises:
-            JobFailed: it cannot be written.
-            JournalFailed: it may never be shown.
+            JobError: it cannot be written.
+            JournalWriteError: it may never be shown.
 
         """
         if text:
             self._waiting.append((self._store.position(), text))
             self._bytes_waiting += len(text)
-        if self._bytes_waiting > MOST_HELD_BACK:
-            self.settle()
+        if self._bytes_waiting > MAX_BUFFERED_BYTES:
+            self.flush()
         now = time.monotonic()
-        if self._bytes_waiting >= AT_ONCE or now >= self._write_at:
-            self._write_safe()
-            self._write_at = now + FOLLOWED_SECONDS
+        if self._bytes_waiting >= WRITE_THRESHOLD_BYTES or now >= self._write_at:
+            self._write_committed()
+            self._write_at = now + FLUSH_INTERVAL_SECONDS
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until all may be shown that was carried out so far, and write it.
 
         Raises:
-            JobFailed: it cannot be written.
-            JournalFailed: it may never be shown.
+            JobError: it cannot be written.
+            JournalWriteError: it may never be shown.
 
         """
         self._store.wait_until_safe(self._store.position())
-        self._write_safe()
+        self._write_committed()
 
     def sync(self) -> None:
         """Make what was written durable (fsync(2)).
 
         Raises:
-            JobFailed: the system could not.
+            JobError: the system could not.
 
         """
         try:
@@ -86,18 +86,18 @@ class Output:
         Some filesystems tell only then that they could not write it.
 
         Raises:
-            JobFailed: so it is.
+            JobError: so it is.
 
         """
         try:
-            self._write_safe()
+            self._write_committed()
         finally:
             try:
                 os.close(self._file)
             except OSError as error:
                 raise self._failed(error) from error
 
-    def _write_safe(self) -> None:
+    def _write_committed(self) -> None:
         """Append what may be shown to the file; when that fails, no part of it stays there."""
         texts = []
         while self._waiting and self._store.is_safe(self._waiting[0][0]):
@@ -114,5 +114,5 @@ class Output:
                 os.ftruncate(self._file, self.size)
             raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> JobFailed:
-        return JobFailed(self._shown, f"cannot write the output: {cause(error)}")
+    def _failed(self, error: OSError) -> JobError:
+        return JobError(self._shown, f"cannot write the output: {os_error_text(error)}")

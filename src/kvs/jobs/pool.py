@@ -5,28 +5,28 @@ from collections import deque
 from collections.abc import Callable
 from threading import Condition, Event, Thread
 
-from kvs.errors import NoThread
-from kvs.jobs.backups import Snapshots
+from kvs.errors import ThreadStartError
+from kvs.jobs.backups import BackupSlots
 from kvs.jobs.directory import JobsDirectory
-from kvs.jobs.job import Job, Tell
+from kvs.jobs.job import ErrorCallback, Job
 from kvs.settings import Settings
-from kvs.store.core import Store
+from kvs.store.core import StoreCore
 
-BEGIN_SECONDS = 1.0
+THREAD_START_TIMEOUT_SECONDS = 1.0
 """A thread that was started has begun within this time; else it never was."""
 
 Work = Callable[[], None]
 """A job to be carried out, or what leads to one."""
 
 
-class Pool:
+class WorkerPool:
     """Workers on threads of their own, which carry out work in the order in which it was added.
 
     Thread-safe; `stop` also from a signal handler. `_changed` guards the work not yet taken, and
     whether more may come.
     """
 
-    def __init__(self, store: Store, settings: Settings, tell: Tell) -> None:
+    def __init__(self, store: StoreCore, settings: Settings, tell: ErrorCallback) -> None:
         self._store = store
         self._tell = tell
         self._resume = settings.resume
@@ -35,10 +35,10 @@ class Pool:
         self._closed = False
         self._begun = Event()
         self._ended = Event()
-        self.snapshots = Snapshots(settings.backups, self.fail)
+        self.snapshots = BackupSlots(settings.backups, self.fail)
         self.stopping = Event()
         """Set by `stop`."""
-        self.defect: BaseException | None = None
+        self.internal_error: BaseException | None = None
         """What should never happen and did; it has stopped the pool, whose owner raises it."""
 
     def job(self, directory: JobsDirectory, name: bytes) -> Job:
@@ -60,17 +60,17 @@ class Pool:
         """Start so many workers, or as many as there are threads to be had; call it once.
 
         Raises:
-            NoThread: not one worker could be started.
+            ThreadStartError: not one worker could be started.
 
         """
-        leader = Thread(target=self._lead, args=(workers - 1,), name="kvs-job-0")
+        leader = Thread(target=self._run_leader, args=(workers - 1,), name="kvs-job-0")
         try:
             leader.start()
         except RuntimeError as error:
-            raise NoThread from error
+            raise ThreadStartError from error
         except BaseException:  # interrupted: the thread may be there all the same
             self.stop()
-            if self._begun.wait(BEGIN_SECONDS):
+            if self._begun.wait(THREAD_START_TIMEOUT_SECONDS):
                 self._ended.wait()
             raise
 
@@ -95,38 +95,38 @@ class Pool:
 
     def fail(self, defect: BaseException) -> None:
         """Stop for what should never happen, and keep it for who owns the pool."""
-        self.defect = defect
+        self.internal_error = defect
         self.stop()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait, so many seconds at most, until workers and snapshots ended; return whether so."""
         return self._ended.wait(seconds)
 
-    def _lead(self, others: int) -> None:
+    def _run_leader(self, others: int) -> None:
         """Start the other workers, be one, wait for all of them and the snapshots."""
         self._begun.set()
         end_telling = self._store.on_failure(lambda _: self.stop())
         workers: list[Thread] = []
         with contextlib.suppress(RuntimeError):  # no more threads to be had
             for number in range(1, others + 1):
-                worker = Thread(target=self._carry_out, name=f"kvs-job-{number}")
+                worker = Thread(target=self._run_work, name=f"kvs-job-{number}")
                 worker.start()
                 workers.append(worker)
-        self._carry_out()
+        self._run_work()
         for worker in workers:
             worker.join()
         self.snapshots.join()
         end_telling()
         self._ended.set()
 
-    def _carry_out(self) -> None:
+    def _run_work(self) -> None:
         try:
-            while work := self._take():
+            while work := self._take_work():
                 work()
         except BaseException as defect:  # noqa: BLE001  (raised again by who owns the pool)
             self.fail(defect)
 
-    def _take(self) -> Work | None:
+    def _take_work(self) -> Work | None:
         """Wait for work; return None at the end of it."""
         with self._changed:
             self._changed.wait_for(lambda: self._work or self._closed or self.stopping.is_set())

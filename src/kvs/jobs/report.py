@@ -1,4 +1,4 @@
-"""What came of a run, as data: one `JobReport` a job, one `SnapshotReport` a BACKUP.
+"""What came of a run, as data: one `JobReport` a job, one `BackupReport` a BACKUP.
 
 Filled by the threads of the run, each job's by one thread at a time; read it when the run has
 ended.
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from kvs.errors import InvalidCommand, shown
-from kvs.snapshot.writer import Written
+from kvs.errors import InvalidCommandError, printable
+from kvs.snapshot.writer import SnapshotInfo
 
-ERRORS_TOLD = 1_000
+MAX_REPORTED_ERRORS = 1_000
 """So many errors of one job are told and listed; the others are counted."""
 
 
@@ -31,7 +31,7 @@ class State(StrEnum):
 
 
 @dataclass
-class SnapshotReport:
+class BackupReport:
     """One BACKUP of one job."""
 
     number: int
@@ -40,7 +40,7 @@ class SnapshotReport:
     """Of the BACKUP in the job, from 1."""
     file: str
     """Its path, made printable."""
-    written: Written | None = None
+    info: SnapshotInfo | None = None
     """None if there is no snapshot: it failed, or its child is still at work."""
     failure: str | None = None
     """Why there is none, in one line."""
@@ -50,11 +50,11 @@ class SnapshotReport:
     @property
     def failed(self) -> bool:
         """Whether there is no snapshot."""
-        return self.written is None and not self.written_before
+        return self.info is None and not self.written_before
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it as the objects of JSON; times are in seconds."""
-        written = self.written
+        written = self.info
         return {
             "number": self.number,
             "line": self.line,
@@ -65,7 +65,7 @@ class SnapshotReport:
             "pairs": written and written.pairs,
             "bytes": written and written.bytes,
             "seconds": written and round(written.seconds, 6),
-            "held_seconds": written and round(written.held_seconds, 6),
+            "blocked_seconds": written and round(written.blocked_seconds, 6),
         }
 
 
@@ -83,34 +83,34 @@ class JobReport:
     invalid: int = 0
     """Invalid lines."""
     seconds: float = 0.0
-    errors: list[InvalidCommand] = field(default_factory=list)
-    """The first `ERRORS_TOLD` of its invalid lines."""
-    snapshots: list[SnapshotReport] = field(default_factory=list)
+    errors: list[InvalidCommandError] = field(default_factory=list)
+    """The first `MAX_REPORTED_ERRORS` of its invalid lines."""
+    backups: list[BackupReport] = field(default_factory=list)
     failure: str | None = None
     """Why it could not start or go on, in one line."""
 
-    def add_error(self, error: InvalidCommand) -> bool:
+    def add_error(self, error: InvalidCommandError) -> bool:
         """Count `error`; return whether it is one of those to be told."""
         self.invalid += 1
-        told = len(self.errors) < ERRORS_TOLD
+        told = len(self.errors) < MAX_REPORTED_ERRORS
         if told:
             self.errors.append(error)
         return told
 
     @property
-    def errors_not_told(self) -> int:
+    def errors_omitted(self) -> int:
         """Invalid lines that were counted only."""
         return self.invalid - len(self.errors)
 
     @property
-    def snapshots_written(self) -> int:
+    def backups_written(self) -> int:
         """How many of its snapshots are there; one that is being written is not."""
-        return sum(not snapshot.failed for snapshot in self.snapshots)
+        return sum(not snapshot.failed for snapshot in self.backups)
 
     @property
-    def snapshots_lost(self) -> int:
+    def backups_failed(self) -> int:
         """How many failed."""
-        return sum(snapshot.failure is not None for snapshot in self.snapshots)
+        return sum(snapshot.failure is not None for snapshot in self.backups)
 
     @property
     def failed(self) -> bool:
@@ -118,13 +118,13 @@ class JobReport:
         return (
             self.state is State.FAILED
             or self.invalid > 0
-            or any(snapshot.failed for snapshot in self.snapshots)
+            or any(snapshot.failed for snapshot in self.backups)
         )
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it as the objects of JSON; times are in seconds."""
         return {
-            "name": shown(self.name),
+            "name": printable(self.name),
             "file": self.file,
             "state": self.state.value,
             "failed": self.failed,
@@ -133,8 +133,8 @@ class JobReport:
             "invalid": self.invalid,
             "seconds": round(self.seconds, 6),
             "errors": [vars(error) for error in self.errors],
-            "errors_not_told": self.errors_not_told,
-            "snapshots": [snapshot.as_data() for snapshot in self.snapshots],
+            "errors_omitted": self.errors_omitted,
+            "backups": [snapshot.to_dict() for snapshot in self.backups],
         }
 
 
@@ -162,7 +162,7 @@ class Report:
         """Commands carried out, over all jobs."""
         return sum(job.commands for job in self.jobs)
 
-    def as_data(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it as the objects of JSON; times are in seconds."""
         return {
             "directory": self.directory,
@@ -171,5 +171,5 @@ class Report:
             "seconds": round(self.seconds, 6),
             "commands": self.commands,
             "revision": self.revision,
-            "jobs": [job.as_data() for job in self.jobs],
+            "jobs": [job.to_dict() for job in self.jobs],
         }

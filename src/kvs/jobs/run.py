@@ -6,69 +6,69 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from kvs.errors import KvsError, shown
-from kvs.jobs.checkpoint import forget_gone
+from kvs.errors import KvsError, printable
+from kvs.jobs.checkpoint import delete_stale_records
 from kvs.jobs.directory import JobsDirectory
-from kvs.jobs.job import Tell
-from kvs.jobs.pool import Pool
+from kvs.jobs.job import ErrorCallback
+from kvs.jobs.pool import WorkerPool
 from kvs.jobs.report import Report, State
 from kvs.settings import Settings
-from kvs.store.core import Store
+from kvs.store.core import StoreCore
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """How far a run has come, for a display."""
 
     jobs: int
     done: int
     running: int
     commands: int
-    snapshots: int
+    backups: int
     """Snapshots being written."""
 
 
-def tell_nobody(error: KvsError) -> None:
+def ignore_error(error: KvsError) -> None:
     """Leave `error` to the report."""
 
 
-class Run:
+class JobRun:
     """A run of a directory's jobs: entered, it starts; left, it has ended.
 
     Whatever goes wrong in a job is given to `tell`, from the thread that met it, and stands in
-    `report`. `stop`, `wait`, `progress` and `abandon` may be called from any thread, `stop` also
-    from a signal handler.
+    `report`. `stop`, `wait`, `progress` and `kill_children` may be called from any thread, `stop`
+    also from a signal handler.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: StoreCore,
         path: str | bytes | os.PathLike[str],
         settings: Settings,
-        tell: Tell = tell_nobody,
+        tell: ErrorCallback = ignore_error,
     ) -> None:
         self._store = store
         self._threads = settings.threads
         self._directory = JobsDirectory(path)
-        self._pool = Pool(store, settings, tell)
-        self.report = Report(shown(os.fsencode(path)), [])
+        self._pool = WorkerPool(store, settings, tell)
+        self.report = Report(printable(os.fsencode(path)), [])
 
     def __enter__(self) -> Self:
         """Lock the directory, list its jobs and start the workers.
 
         Raises:
-            DirectoryUnusable: it is no directory, or cannot be listed or locked.
-            DirectoryInUse: another run is at work in it.
-            NoThread: not one worker could be started.
-            JournalFailed: the store's journal has failed before.
+            JobsDirectoryError: it is no directory, or cannot be listed or locked.
+            DirectoryLockedError: another run is at work in it.
+            ThreadStartError: not one worker could be started.
+            JournalWriteError: the store's journal has failed before.
 
         """
         self._began = time.perf_counter()
         self._directory.__enter__()
         try:
             self._directory.lock()
-            names = self._directory.names()
-            forget_gone(self._store, self._directory.descriptor, names)
+            names = self._directory.list_jobs()
+            delete_stale_records(self._store, self._directory.descriptor, names)
             jobs = [self._pool.job(self._directory, name) for name in names]
             self.report.jobs = [job.report for job in jobs]
             for job in jobs:
@@ -97,8 +97,8 @@ class Run:
         self.report.stopped = self._pool.stopping.is_set()
         if self._store.failure is None:
             self.report.revision = self._store.revision
-        if self._pool.defect is not None:
-            raise self._pool.defect
+        if self._pool.internal_error is not None:
+            raise self._pool.internal_error
 
     def _wait_for_end(self) -> None:
         """Wait for the end; interrupted, stop the run and wait all the same."""
@@ -117,15 +117,15 @@ class Run:
         """Let jobs end after the `execute` they are in; snapshots being written are finished."""
         self._pool.stop()
 
-    def abandon(self) -> None:
+    def kill_children(self) -> None:
         """Leave nothing half done behind, for a process that is about to leave at once."""
-        self._pool.snapshots.abandon()
+        self._pool.snapshots.kill_children()
         self._directory.unlock()
 
-    def progress(self) -> Progress:
+    def progress(self) -> RunProgress:
         """Return how far the run has come."""
         states = [job.state for job in self.report.jobs]
         running = states.count(State.RUNNING)
         done = len(states) - running - states.count(State.WAITING)
         commands = self.report.commands
-        return Progress(len(states), done, running, commands, self._pool.snapshots.in_flight)
+        return RunProgress(len(states), done, running, commands, self._pool.snapshots.in_flight)

@@ -17,9 +17,9 @@ The lines, each of them a comment of the command language::
 
 A job is known by its name in hex, filesystem and inode of its directory, and those, size and
 time of change of its file, in nanoseconds. ``at``: it has carried out its first 123 bytes, and
-written 18 bytes since the note before, which follow, a line for each line of them. ``wrote``: its
-first snapshot is on disk. In a snapshot of the store ``from`` stands in the place of ``at``, with
-how much of the output was synced before what follows.
+written 18 bytes since the note before, which follow, a line for each line of them.
+``encode_snapshot_written``: its first snapshot is on disk. In a snapshot of the store ``from``
+stands in the place of ``at``, with how much of the output was synced before what follows.
 """
 
 from collections.abc import Iterator
@@ -32,11 +32,11 @@ from kvs.concurrency.atomic import Step, atomically
 _JOB = b"# job "
 _OUTPUT = b"#>"
 
-NOTES_BYTES = 512
+MAX_RECORD_BYTES = 512
 """The notes of a job take no more, but for its name in hex and its output."""
 
 
-class Place(NamedTuple):
+class JobKey(NamedTuple):
     """Which job it is: its name in its directory."""
 
     name: bytes
@@ -46,7 +46,7 @@ class Place(NamedTuple):
     """Of the directory."""
 
 
-class Version(NamedTuple):
+class FileVersion(NamedTuple):
     """What a job's file was when the job began."""
 
     filesystem: int
@@ -57,12 +57,12 @@ class Version(NamedTuple):
 
 
 @dataclass(slots=True)
-class Job:
+class JobRecord:
     """What is known of a job."""
 
     number: int
-    place: Place
-    version: Version
+    key: JobKey
+    version: FileVersion
     offset: int = 0
     """How much of it was carried out, in bytes."""
     synced: int = 0
@@ -80,7 +80,7 @@ class Job:
         """How long its output is, in bytes."""
         return self.synced + sum(map(len, self.output))
 
-    def is_still(self, version: Version) -> bool:
+    def matches(self, version: FileVersion) -> bool:
         """Tell whether a file is what it was: for a job that is done, its size and time tell."""
         return self.version[2 if self.done else 0 :] == version[2 if self.done else 0 :]
 
@@ -90,12 +90,12 @@ class Job:
         self.output = [rest] if rest else []
         self.synced = size
 
-    def came_to(self, offset: int, output: bytes) -> None:
+    def advance(self, offset: int, output: bytes) -> None:
         """Take in how far it came, and what it wrote since it was last noted."""
-        atomically(*self.came_to_steps(offset, output))
+        atomically(*self.advance_steps(offset, output))
 
-    def came_to_steps(self, offset: int, output: bytes) -> list[Step]:
-        """Return the steps of `came_to`."""
+    def advance_steps(self, offset: int, output: bytes) -> list[Step]:
+        """Return the steps of `encode_progress`."""
         steps: list[Step] = [partial(setattr, self, "offset", offset)]
         return [*steps, partial(self.output.append, output)] if output else steps
 
@@ -106,74 +106,74 @@ class Job:
         self.output = []
 
 
-class Jobs:
+class JobRegistry:
     """All jobs that are known, the last of each place. Not thread-safe: its owner locks."""
 
     def __init__(self) -> None:
-        self._by_number: dict[int, Job] = {}
-        self._by_place: dict[Place, Job] = {}
+        self._by_number: dict[int, JobRecord] = {}
+        self._by_key: dict[JobKey, JobRecord] = {}
         self._last = 0
 
-    def begin(self, place: Place, version: Version) -> Job:
+    def begin(self, place: JobKey, version: FileVersion) -> JobRecord:
         """Note that a job begins, which replaces what was known of its place."""
-        return self._add(Job(self._last + 1, place, version))
+        return self._add(JobRecord(self._last + 1, place, version))
 
-    def find(self, place: Place) -> Job | None:
+    def find(self, place: JobKey) -> JobRecord | None:
         """Return what is known of a job."""
-        return self._by_place.get(place)
+        return self._by_key.get(place)
 
     def __contains__(self, number: int) -> bool:
         """Tell whether the job with this number is known."""
         return number in self._by_number
 
-    def __getitem__(self, number: int) -> Job:
+    def __getitem__(self, number: int) -> JobRecord:
         """Return the job with this number."""
         return self._by_number[number]
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job: JobRecord) -> None:
         """Let nothing be known of it any more."""
         self._by_number.pop(job.number, None)
-        if self._by_place.get(job.place) is job:
-            del self._by_place[job.place]
+        if self._by_key.get(job.key) is job:
+            del self._by_key[job.key]
 
-    def in_directory(self, filesystem: int, inode: int) -> list[Job]:
+    def in_directory(self, filesystem: int, inode: int) -> list[JobRecord]:
         """Return the jobs that are known of a directory."""
-        return [job for place, job in self._by_place.items() if place[1:] == (filesystem, inode)]
+        return [job for place, job in self._by_key.items() if place[1:] == (filesystem, inode)]
 
-    def _add(self, job: Job) -> Job:
-        before = self._by_place.get(job.place)
+    def _add(self, job: JobRecord) -> JobRecord:
+        before = self._by_key.get(job.key)
         if before is not None:
             self.forget(before)
-        self._by_number[job.number] = self._by_place[job.place] = job
+        self._by_number[job.number] = self._by_key[job.key] = job
         self._last = max(self._last, job.number)
         return job
 
     # As lines.
 
-    def take_in(self, lines: bytes) -> None:
+    def replay(self, lines: bytes) -> None:
         """Take in the notes among the lines of a group."""
         if _JOB not in lines:
             return
         notes = iter(lines.split(b"\n"))
         for line in notes:
             if line.startswith(_JOB):
-                self._take_in(line.split()[2:], notes)
+                self._replay_record(line.split()[2:], notes)
 
-    def _take_in(self, words: list[bytes], following: Iterator[bytes]) -> None:
+    def _replay_record(self, words: list[bytes], following: Iterator[bytes]) -> None:
         number, what, *rest = words
         if what == b"is":
             name, *numbers = rest
             filesystem, inode, *version = map(int, numbers)
-            place = Place(bytes.fromhex(name.decode().strip("-")), filesystem, inode)
-            self._add(Job(int(number), place, Version(*version), recovered=True))
+            place = JobKey(bytes.fromhex(name.decode().strip("-")), filesystem, inode)
+            self._add(JobRecord(int(number), place, FileVersion(*version), recovered=True))
         job = self._by_number.get(int(number))
         if job is None:  # another began in its place
             return
         if what == b"at":
-            job.came_to(int(rest[0]), _output(int(rest[1]), following))
+            job.advance(int(rest[0]), _output(int(rest[1]), following))
         elif what == b"from":
             job.synced = int(rest[2])
-            job.came_to(int(rest[0]), _output(int(rest[1]), following))
+            job.advance(int(rest[0]), _output(int(rest[1]), following))
         elif what == b"wrote":
             job.snapshots.add(int(rest[0]))
         elif what == b"done":
@@ -181,49 +181,51 @@ class Jobs:
         elif what == b"forgotten":
             self.forget(job)
 
-    def most_bytes(self) -> int:
+    def max_dump_bytes(self) -> int:
         """Return an upper bound of the bytes of `lines`; any thread may call it."""
         bound = 0
         for job in list(self._by_number.values()):
-            bound += NOTES_BYTES + 2 * len(job.place.name) + NOTES_BYTES * len(job.snapshots)
+            bound += (
+                MAX_RECORD_BYTES + 2 * len(job.key.name) + MAX_RECORD_BYTES * len(job.snapshots)
+            )
             bound += sum(len(text) + 2 * text.count(b"\n") for text in list(job.output))
         return bound
 
     def lines(self) -> Iterator[bytes]:
         """Yield lines that tell all that is known."""
         for job in self._by_number.values():
-            yield begun(job)
+            yield encode_started(job)
             for number in sorted(job.snapshots):
-                yield wrote(job.number, number)
+                yield encode_snapshot_written(job.number, number)
             yield _progress(job.number, job.offset, b"".join(job.output), job.synced)
             if job.done:
-                yield done(job.number)
+                yield encode_done(job.number)
 
 
-def begun(job: Job) -> bytes:
+def encode_started(job: JobRecord) -> bytes:
     """Return the note that `job` begins."""
-    numbers = (job.place.filesystem, job.place.inode, *job.version)
+    numbers = (job.key.filesystem, job.key.inode, *job.version)
     words = b" ".join(b"%d" % number for number in numbers)
     # A name may be empty, and a word of a note may not.
-    return b"# job %d is %b %b\n" % (job.number, job.place.name.hex().encode() or b"-", words)
+    return b"# job %d is %b %b\n" % (job.number, job.key.name.hex().encode() or b"-", words)
 
 
-def came_to(number: int, offset: int, output: bytes) -> bytes:
+def encode_progress(number: int, offset: int, output: bytes) -> bytes:
     """Return the note that a job came to `offset` and has written `output` since its last note."""
     return _progress(number, offset, output, None)
 
 
-def wrote(number: int, snapshot: int) -> bytes:
+def encode_snapshot_written(number: int, snapshot: int) -> bytes:
     """Return the note that a snapshot of a job is on disk."""
     return b"# job %d wrote %d\n" % (number, snapshot)
 
 
-def done(number: int) -> bytes:
+def encode_done(number: int) -> bytes:
     """Return the note that a job is done, and all of its output on disk."""
     return b"# job %d done\n" % number
 
 
-def forgotten(number: int) -> bytes:
+def encode_forgotten(number: int) -> bytes:
     """Return the note that nothing of a job is to be known any more."""
     return b"# job %d forgotten\n" % number
 

@@ -3,7 +3,7 @@
 Laws:
 
 - A group is given out only when its header and its body match their checksums.
-- After the last one the file is over (`Ending.WHOLE`), or it is torn, as a crash while a group was
+- After the last one the file is over (`Ending.CLEAN`), or it is torn, as a crash while a group was
   written leaves it: it ends within the group, or from some byte of the group on it is zeros to its
   end. Whatever else is there is damage.
 - A single zero byte at the end of a group may be a flipped one: it is damage, unless it begins a
@@ -22,10 +22,10 @@ PAGE = 4096
 BLOCK = 1 << 20
 
 
-class Ending(Enum):
+class TailState(Enum):
     """How what is proved in a file ends."""
 
-    WHOLE = auto()
+    CLEAN = auto()
     TORN = auto()
     DAMAGED = auto()
 
@@ -41,13 +41,13 @@ class Group:
     """Where its header begins."""
 
 
-class Scan:
+class JournalReader:
     """One file, open as `file`, read once from its beginning. For one thread.
 
-    Iterate it to its end; `end`, `ending` and `reason` are right then.
+    Iterate it to its end; `end`, `tail_state` and `reason` are right then.
 
     Raises:
-        form.NotAHead: it does not begin as a file of a journal.
+        form.InvalidFileHeader: it does not begin as a file of a journal.
         OSError: it cannot be read.
 
     """
@@ -55,10 +55,10 @@ class Scan:
     def __init__(self, file: int) -> None:
         self._file = file
         self.size = os.fstat(file).st_size
-        start = os.pread(file, journal_format.HEAD_BYTES, 0)
-        self.head, self.end, self.chain = journal_format.decode_head(start)
+        start = os.pread(file, journal_format.FILE_HEADER_BYTES, 0)
+        self.head, self.end, self.chain = journal_format.decode_file_header(start)
         """The head; where what is proved ends; the checksum that the next header goes on from."""
-        self.ending = Ending.WHOLE
+        self.tail_state = TailState.CLEAN
         self.reason = ""
         """What is wrong at `end`, where something is."""
 
@@ -67,36 +67,38 @@ class Scan:
         with open(self._file, "rb", buffering=BLOCK, closefd=False) as reader:
             reader.seek(self.end)
             while self.end < self.size:
-                start = reader.read(journal_format.HEADER_BYTES)
-                decoded = journal_format.decode_header(self.chain, start)
+                start = reader.read(journal_format.GROUP_HEADER_BYTES)
+                decoded = journal_format.decode_group_header(self.chain, start)
                 if decoded is None:
-                    self._judge_header(start)
+                    self._classify_header(start)
                     return
                 header, chain = decoded
-                body_at = self.end + journal_format.HEADER_BYTES
+                body_at = self.end + journal_format.GROUP_HEADER_BYTES
                 if body_at + header.length > self.size:
                     self._torn("the file ends within a group")
                     return
                 body = reader.read(header.length)
                 if not journal_format.body_matches(header, body):
-                    self._judge_zeros(body, body_at, "a group does not match its checksum")
+                    self._classify_zero_tail(body, body_at, "a group does not match its checksum")
                     return
                 yield Group(header.before, header.after, body, self.end)
                 self.chain = chain
                 self.end = body_at + header.length
 
-    def _judge_header(self, start: bytes) -> None:
+    def _classify_header(self, start: bytes) -> None:
         written = start.rstrip(b"\0")
-        if not journal_format.could_begin_header(written):
+        if not journal_format.is_header_prefix(written):
             self._damaged("a line that begins with '# group' should stand there")
-        elif len(start) < journal_format.HEADER_BYTES and written == start:
+        elif len(start) < journal_format.GROUP_HEADER_BYTES and written == start:
             self._torn("the file ends within the header of a group")
         elif not written:
-            self._judge_zeros(start, self.end, "there are zeros where a group should be")
+            self._classify_zero_tail(start, self.end, "there are zeros where a group should be")
         else:
-            self._judge_zeros(start, self.end, "the header of a group does not match its checksum")
+            self._classify_zero_tail(
+                start, self.end, "the header of a group does not match its checksum"
+            )
 
-    def _judge_zeros(self, data: bytes, at: int, reason: str) -> None:
+    def _classify_zero_tail(self, data: bytes, at: int, reason: str) -> None:
         """Call it torn if from some byte of `data`, which begins at `at`, all is zeros."""
         zeros_at = at + len(data.rstrip(b"\0"))
         zeros = self.size - zeros_at
@@ -118,7 +120,7 @@ class Scan:
         return True
 
     def _torn(self, reason: str) -> None:
-        self.ending, self.reason = Ending.TORN, reason
+        self.tail_state, self.reason = TailState.TORN, reason
 
     def _damaged(self, reason: str) -> None:
-        self.ending, self.reason = Ending.DAMAGED, reason
+        self.tail_state, self.reason = TailState.DAMAGED, reason

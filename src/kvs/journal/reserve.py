@@ -25,10 +25,10 @@ RESERVE = b"kvs.reserve"
 RESERVE_BYTES = 1 << 20
 """Most that is held back. A compaction of few pairs takes 20 KiB, a group some hundred bytes."""
 
-LEAST_BYTES = 64 << 10
+MIN_RESERVE_BYTES = 64 << 10
 """The writer gets all of less than twice this; it grows by this at least, or to its full size."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 """The error numbers of a full disk."""
 
 
@@ -62,7 +62,7 @@ class Reserve:
             with contextlib.suppress(OSError):
                 free = os.fstatvfs(self._directory)
                 most = min(RESERVE_BYTES, (before + free.f_bavail * free.f_frsize) // 2)
-                if most == RESERVE_BYTES or most >= before + LEAST_BYTES:
+                if most == RESERVE_BYTES or most >= before + MIN_RESERVE_BYTES:
                     self._allocate(before, most)
                     self._taken = self._taken and most < RESERVE_BYTES // 2
 
@@ -76,7 +76,7 @@ class Reserve:
                 return False
             self._taken = True
             half = self.size() // 2
-            return self._shorten(half if half >= LEAST_BYTES else 0)
+            return self._shorten(half if half >= MIN_RESERVE_BYTES else 0)
 
     def release(self) -> bool:
         """Free all of the reserve; return whether anything was freed."""

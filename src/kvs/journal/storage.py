@@ -1,6 +1,6 @@
 """The steps that change a journal's files, which must come in a certain order.
 
-A crash may come before or after each. Tests put another `Disk` in this one's place, which fails,
+A crash may come before or after each. Tests put another `Storage` in this one's place, which fails,
 ends the process, or forgets what was not synced, at a step of their choice.
 """
 
@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterator
 
 from kvs.concurrency import forks
-from kvs.posix.files import Replacement, open_regular, write_all
+from kvs.posix.files import AtomicFile, open_regular, write_all
 
 
-class Disk:
+class Storage:
     """The files of one data directory, open as `directory`. Thread-safe: it has no state.
 
     Every method raises OSError where the system refuses.
@@ -23,7 +23,7 @@ class Disk:
 
     def create(self, name: bytes, *pieces: bytes) -> int:
         """Create a file that holds `pieces`, durable under its name; return it open to append."""
-        draft = Replacement(self.directory, name)
+        draft = AtomicFile(self.directory, name)
         try:
             self.append(draft.file, *pieces)
             self.sync(draft.file)
@@ -52,11 +52,11 @@ class Disk:
         """Make what was appended to `file` durable (fdatasync(2))."""
         os.fdatasync(file)
 
-    def sync_names(self) -> None:
+    def sync_directory(self) -> None:
         """Make durable which names there are in the directory (fsync(2))."""
         os.fsync(self.directory)
 
-    def sync_parent(self) -> None:
+    def sync_parent_directory(self) -> None:
         """Make the directory's own name durable, where its parent may be read (fsync(2))."""
         with contextlib.suppress(PermissionError):
             parent = os.open(
@@ -67,12 +67,12 @@ class Disk:
             finally:
                 os.close(parent)
 
-    def cut(self, file: int, size: int) -> None:
+    def truncate(self, file: int, size: int) -> None:
         """Cut `file` to `size` bytes, durably."""
         os.ftruncate(file, size)
         os.fsync(file)
 
-    def commit(self, draft: Replacement) -> None:
+    def commit(self, draft: AtomicFile) -> None:
         """Put a synced file under its name, durably."""
         draft.commit()
 

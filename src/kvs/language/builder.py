@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kvs.errors import WordRefused, shown
-from kvs.language.diagnostics import SHOWN_BYTES, checked_word
-from kvs.language.grammar import MISSING_VALUE, pair_words
+from kvs.errors import InvalidWordError, printable
+from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
+from kvs.language.grammar import MISSING_VALUE, split_pairs
 
 Word = str | bytes
 """A key or a value; str is encoded as UTF-8."""
 
 
-def encoded(script: Word) -> bytes:
+def encode_script(script: Word) -> bytes:
     """Return lines of the command language as bytes, a str encoded as UTF-8.
 
     Raises:
@@ -23,31 +23,31 @@ def encoded(script: Word) -> bytes:
     return script.encode(errors="surrogateescape") if isinstance(script, str) else bytes(script)
 
 
-def checked_keys(keys: Iterable[Word]) -> list[bytes]:
+def validate_keys(keys: Iterable[Word]) -> list[bytes]:
     """Return keys given to the library as words of bytes.
 
     Raises:
-        WordRefused: one is no word of the language.
+        InvalidWordError: one is no word of the language.
         TypeError: `keys` is one word.
 
     """
     if isinstance(keys, str | bytes):
         raise TypeError("expected an iterable of keys, not one key; put it into a list")
-    return [checked_word(key, "key") for key in keys]
+    return [validate_word(key, "key") for key in keys]
 
 
-def write_line(pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> bytes:
+def build_write(pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> bytes:
     """Return the WRITE of `pairs`; nothing if there are none.
 
     Raises:
-        WordRefused: a key or value is no word of the language, or what is given is no pair.
+        InvalidWordError: a key or value is no word of the language, or what is given is no pair.
         TypeError: `pairs` is one word.
 
     """
     if isinstance(pairs, str | bytes):
         raise TypeError("expected a mapping or pairs, not one word")
     given = pairs.items() if isinstance(pairs, Mapping) else map(_pair, pairs)
-    checked = [b"(%b,%b)" % (checked_word(k, "key"), checked_word(v, "value")) for k, v in given]
+    checked = [b"(%b,%b)" % (validate_word(k, "key"), validate_word(v, "value")) for k, v in given]
     return b"WRITE [" + b"".join(checked) + b"]\n" if checked else b""
 
 
@@ -60,24 +60,26 @@ def _pair(given: tuple[Word, Word]) -> tuple[Word, Word]:
             pass
         else:
             return key, value
-    raise WordRefused(f"a pair is a key and a value, not {shown(repr(given), SHOWN_BYTES)}")
+    raise InvalidWordError(
+        f"a pair is a key and a value, not {printable(repr(given), MAX_QUOTED_BYTES)}"
+    )
 
 
-def keys_line(name: bytes, keys: Sequence[bytes]) -> bytes:
+def build_keys_command(name: bytes, keys: Sequence[bytes]) -> bytes:
     """Return the READ or DELETE of `keys`."""
     return b"%b [%b]\n" % (name, b",".join(keys))
 
 
-def pairs_read(output: bytes) -> dict[bytes, bytes]:
+def parse_read_output(output: bytes) -> dict[bytes, bytes]:
     """Return the pairs in the output of a READ; a missing key is not among them."""
     return {key: value for key, value in _pairs(output) if value != MISSING_VALUE}
 
 
-def keys_missed(output: bytes) -> list[bytes]:
+def parse_delete_output(output: bytes) -> list[bytes]:
     """Return the keys in the output of a DELETE: those that were missing."""
     return [key for key, _ in _pairs(output)]
 
 
 def _pairs(output: bytes) -> Iterable[tuple[bytes, bytes]]:
-    words = pair_words(output[1:-2]) if output else []
+    words = split_pairs(output[1:-2]) if output else []
     return zip(words[::2], words[1::2], strict=True)

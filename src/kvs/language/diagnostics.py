@@ -11,24 +11,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from kvs.errors import WordRefused, shown
+from kvs.errors import InvalidWordError, printable
 from kvs.language.grammar import (
     BLANKS,
     COMMANDS,
-    GOOD_KEYS,
-    GOOD_PAIRS,
     INVALID,
     LINE,
-    NOT_IN_WORDS,
     RESERVED,
+    VALID_KEYS_PREFIX,
+    VALID_PAIRS_PREFIX,
     WORD,
     WORD_BYTES,
+    WORD_DELIMITERS,
 )
 
-SHOWN_BYTES = 24
+MAX_QUOTED_BYTES = 24
 """So much of an offending part is quoted in a reason."""
 
-COUNTED_BYTES = 9_999
+MAX_COUNTED_BYTES = 9_999
 """A part longer than this is told as longer, not counted: its end may not have been read."""
 
 SKIPPED_BYTES = 1 << 16
@@ -36,17 +36,17 @@ SKIPPED_BYTES = 1 << 16
 
 # No part is taken out of a line that is longer than what is said of it.
 _BLANKS = re.compile(BLANKS)
-_NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (SHOWN_BYTES + 1))
-_WORD = re.compile(rb"[^%b]{0,%d}+" % (NOT_IN_WORDS, COUNTED_BYTES + 1))
+_NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (MAX_QUOTED_BYTES + 1))
+_WORD = re.compile(rb"[^%b]{0,%d}+" % (WORD_DELIMITERS, MAX_COUNTED_BYTES + 1))
 _WHOLE_WORD = re.compile(WORD)
-_DIGITS = re.compile(rb"[0-9]{0,%d}+" % (COUNTED_BYTES + 1))
+_DIGITS = re.compile(rb"[0-9]{0,%d}+" % (MAX_COUNTED_BYTES + 1))
 _COMMENT = re.compile(BLANKS + rb"#")
 _PART = re.compile(rb"[^ \t\[\]()]++|.", re.DOTALL)
-_STRANGE = {0: "a NUL byte", 13: "a carriage return", 9: "a tab", 32: "a space"}
+_BYTE_NAMES = {0: "a NUL byte", 13: "a carriage return", 9: "a tab", 32: "a space"}
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Diagnostic:
     """Why one line of a script is no command."""
 
     offset: int
@@ -60,7 +60,7 @@ class Fault:
 class Checked:
     """What a validation of a script found, without executing anything."""
 
-    faults: list[Fault]
+    diagnostics: list[Diagnostic]
     """The faults of the invalid lines, in order."""
     commands: int
     """The number of valid commands; comments and empty lines are none."""
@@ -70,7 +70,7 @@ Check = Callable[[bytes], Checked]
 """Validates every line of a script, as `check` does; an engine has one that is faster."""
 
 
-class _Found(Exception):
+class _SyntaxError(Exception):
     def __init__(self, position: int, reason: str) -> None:
         self.position = position
         self.reason = reason
@@ -88,52 +88,52 @@ def line_end(script: bytes, offset: int) -> int:
     return end - script.endswith(b"\r", offset, end)
 
 
-def fault_at(script: bytes, offset: int, good: int = 0) -> Fault | None:
+def diagnose_line(script: bytes, offset: int, good: int = 0) -> Diagnostic | None:
     """Return why the line of `script` that begins at `offset` is invalid; None if it is valid.
 
     The line is not copied. If its list is known to be valid up to `good`, the end of one of its
     items and what closes that, it is read from there on.
     """
     try:
-        _Scan(script, offset, line_end(script, offset), good).line()
-    except _Found as found:
-        return Fault(offset, found.position - offset + 1, found.reason)
+        _LineScanner(script, offset, line_end(script, offset), good).line()
+    except _SyntaxError as found:
+        return Diagnostic(offset, found.position - offset + 1, found.reason)
     return None
 
 
 def check(script: bytes) -> Checked:
     """Validate every line of `script`. Nothing is executed."""
-    found: list[Fault] = []
+    found: list[Diagnostic] = []
     commands = 0
     for match in LINE.finditer(script):
         if match.lastindex != INVALID:
             commands += match.lastindex is not None
-        elif fault := fault_at(script, match.start()):
+        elif fault := diagnose_line(script, match.start()):
             found.append(fault)
     return Checked(found, commands)
 
 
-def faults(script: bytes) -> list[Fault]:
+def diagnose_script(script: bytes) -> list[Diagnostic]:
     """Return the faults of every invalid line of `script`, in order. Nothing is carried out."""
-    return check(script).faults
+    return check(script).diagnostics
 
 
-def settled(beginning: bytes, check: Check = check) -> bool:
+def verdict_is_final(beginning: bytes, check: Check = check) -> bool:
     """Tell whether what follows `beginning`, the long start of a line, can change nothing.
 
     It cannot if the line is a comment, or if its fault lies so far back that neither place nor
     reason depends on what is to come. The rest of such a line need not be kept.
     """
-    if found := check(beginning).faults:
-        return found[0].column - 1 + COUNTED_BYTES < len(beginning)
+    if found := check(beginning).diagnostics:
+        return found[0].column - 1 + MAX_COUNTED_BYTES < len(beginning)
     return _COMMENT.match(beginning) is not None
 
 
-def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
+def validate_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
     """Return a key or value given to the library as bytes, a str encoded as UTF-8.
 
     Raises:
-        WordRefused: the language cannot write it: it is empty, too long, reserved, or holds a
+        InvalidWordError: the language cannot write it: it is empty, too long, reserved, or holds a
             byte that no word holds.
         TypeError: it is neither str nor bytes.
 
@@ -143,21 +143,23 @@ def checked_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
     try:
         raw = word.encode(errors="surrogateescape") if isinstance(word, str) else word
     except UnicodeEncodeError as error:
-        raise WordRefused(f"{word!r}: it cannot be encoded as UTF-8: {error.reason}") from error
+        raise InvalidWordError(
+            f"{word!r}: it cannot be encoded as UTF-8: {error.reason}"
+        ) from error
     if _WHOLE_WORD.fullmatch(raw) and (what == "key" or raw not in RESERVED):
         return raw if type(raw) is bytes else bytes(raw)
     if not raw:
-        raise WordRefused(f"a {what} has at least 1 byte, this one is empty")
-    scan = _Scan(raw, 0, len(raw))
+        raise InvalidWordError(f"a {what} has at least 1 byte, this one is empty")
+    scan = _LineScanner(raw, 0, len(raw))
     try:
         scan.word(what)
-        scan.fail(f"{scan.found()} cannot stand in a {what}")
-    except _Found as found:
-        raise WordRefused(f"'{shown(raw, SHOWN_BYTES)}': {found.reason}") from None
+        scan.fail(f"{scan.describe_next()} cannot stand in a {what}")
+    except _SyntaxError as found:
+        raise InvalidWordError(f"'{printable(raw, MAX_QUOTED_BYTES)}': {found.reason}") from None
 
 
-class _Scan:
-    """One line, read once from the left; `_Found` is raised at the first part that does not fit."""
+class _LineScanner:
+    """Reads one line from the left; raises `_SyntaxError` at the first part that is not valid."""
 
     def __init__(self, text: bytes, position: int, end: int, good: int = 0) -> None:
         """Read `text` from `position` to `end`; up to `good` its list is known to be valid."""
@@ -173,11 +175,11 @@ class _Scan:
         start = self.position
         name = self.take(_NAME)
         if not name:
-            self.fail(f"a line begins with a command or with #, not with {self.found()}")
+            self.fail(f"a line begins with a command or with #, not with {self.describe_next()}")
         self.command(start, name.decode("ascii"))
         self.blanks()
         if not self.ended():
-            self.fail(f"nothing may follow the command, but {self.found()} does")
+            self.fail(f"nothing may follow the command, but {self.describe_next()} does")
 
     def command(self, start: int, name: str) -> None:
         match name:
@@ -195,7 +197,7 @@ class _Scan:
 
     def pairs(self) -> None:
         self.symbol(b"[", "after WRITE")
-        good = self.items(GOOD_PAIRS)
+        good = self.items(VALID_PAIRS_PREFIX)
         self.blanks()
         if good and self.next_is(b"]"):
             self.position += 1
@@ -210,7 +212,7 @@ class _Scan:
 
     def keys(self, name: str) -> None:
         self.symbol(b"[", f"after {name}")
-        self.items(GOOD_KEYS)
+        self.items(VALID_KEYS_PREFIX)
         self.blanks()
         self.word("key")
         self.blanks()
@@ -223,7 +225,7 @@ class _Scan:
         start = self.position
         digits = len(self.take(_DIGITS))
         if not digits:
-            self.fail(f"WAIT takes a whole number of milliseconds, not {self.found()}")
+            self.fail(f"WAIT takes a whole number of milliseconds, not {self.describe_next()}")
         if digits > 10:
             self.position = start
             self.fail(f"milliseconds have at most 10 digits, these have {_count(digits)}")
@@ -232,7 +234,7 @@ class _Scan:
         start = self.position
         word = self.take(_WORD)
         if not word:
-            self.fail(f"a {what} is missing: {self.found()} stands in its place")
+            self.fail(f"a {what} is missing: {self.describe_next()} stands in its place")
         if len(word) > WORD_BYTES:
             self.position = start
             self.fail(f"a {what} is at most {WORD_BYTES} bytes, this one has {_count(len(word))}")
@@ -243,7 +245,7 @@ class _Scan:
     def symbol(self, symbol: bytes, place: str) -> None:
         self.blanks()
         if not self.next_is(symbol):
-            self.fail(f"expected '{symbol.decode('ascii')}' {place}, not {self.found()}")
+            self.fail(f"expected '{symbol.decode('ascii')}' {place}, not {self.describe_next()}")
         self.position += 1
 
     def items(self, pattern: re.Pattern[bytes]) -> bool:
@@ -288,26 +290,26 @@ class _Scan:
     def ended(self) -> bool:
         return self.position == self.end
 
-    def found(self) -> str:
+    def describe_next(self) -> str:
         if self.ended():
             return "the end of the line"
         byte = self.text[self.position]
-        if byte in _STRANGE:
-            return _STRANGE[byte]
-        end = min(self.end, self.position + SHOWN_BYTES + 1)
+        if byte in _BYTE_NAMES:
+            return _BYTE_NAMES[byte]
+        end = min(self.end, self.position + MAX_QUOTED_BYTES + 1)
         part = _PART.match(self.text, self.position, end)
-        return f"'{shown(part[0], SHOWN_BYTES)}'" if part else "the end of the line"
+        return f"'{printable(part[0], MAX_QUOTED_BYTES)}'" if part else "the end of the line"
 
     def fail(self, reason: str) -> NoReturn:
-        raise _Found(self.position, reason)
+        raise _SyntaxError(self.position, reason)
 
 
 def _unknown(name: str) -> str:
     if name.upper() in COMMANDS:
         return f"command names are upper case: {name.upper()}"
     names = ", ".join(COMMANDS[:-1]) + " and " + COMMANDS[-1]
-    return f"'{shown(name, SHOWN_BYTES)}' is no command; the commands are {names}"
+    return f"'{printable(name, MAX_QUOTED_BYTES)}' is no command; the commands are {names}"
 
 
 def _count(length: int) -> str:
-    return str(length) if length <= COUNTED_BYTES else f"over {COUNTED_BYTES}"
+    return str(length) if length <= MAX_COUNTED_BYTES else f"over {MAX_COUNTED_BYTES}"

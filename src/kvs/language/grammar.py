@@ -35,13 +35,13 @@ INVALID = 8
 # Python before 3.11.5 does not return to the start of a possessive repetition's turn that fails
 # half-way (github.com/python/cpython/issues/106052), and so would accept lines that are not valid.
 # An atomic group matches the same, but needs memory for every turn.
-_BROKEN = sys.version_info < (3, 11, 5)
-_MANY, _SOME = (rb"(?>(?:%b)*)", rb"(?>(?:%b)+)") if _BROKEN else (rb"(?:%b)*+", rb"(?:%b)++")
+_INVALID_LINE = sys.version_info < (3, 11, 5)
+_MANY, _SOME = (rb"(?>(?:%b)*)", rb"(?>(?:%b)+)") if _INVALID_LINE else (rb"(?:%b)*+", rb"(?:%b)++")
 """Repetitions of a group that never go back: any number of turns, and at least one."""
 
 BLANKS = rb"[ \t]*+"
-NOT_IN_WORDS = rb"\0\n\r \t,)\]"
-WORD = rb"[^%b]{1,%d}+" % (NOT_IN_WORDS, WORD_BYTES)
+WORD_DELIMITERS = rb"\0\n\r \t,)\]"
+WORD = rb"[^%b]{1,%d}+" % (WORD_DELIMITERS, WORD_BYTES)
 VALUE = rb"(?!(?:%b)[ \t)])%b" % (b"|".join(RESERVED), WORD)
 _PAIR = rb"\(%b,%b\)" % (BLANKS + WORD + BLANKS, BLANKS + VALUE + BLANKS)
 _PAIRS = rb"\[(%b)%b\]" % (_SOME % (BLANKS + _PAIR), BLANKS)
@@ -65,20 +65,20 @@ LINE = re.compile(
     rb"(?!\Z)(?:%b(?:%b)%b\r?(?:\n|\Z)|([^\n]*+)(?:\n|\Z))" % (BLANKS, _COMMAND, BLANKS)
 )
 
-GOOD_PAIRS = re.compile(_MANY % (BLANKS + _PAIR))
+VALID_PAIRS_PREFIX = re.compile(_MANY % (BLANKS + _PAIR))
 """As many good pairs as there are: what comes next is the list's end, or its fault."""
-GOOD_KEYS = re.compile(_MANY % (_KEY + b","))
+VALID_KEYS_PREFIX = re.compile(_MANY % (_KEY + b","))
 """As many good keys, each with the comma behind it, as there are."""
 
 
-def key_words(body: bytes) -> list[bytes]:
+def split_keys(body: bytes) -> list[bytes]:
     """Return the keys in the group of a valid READ or DELETE, in the order they stand there."""
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body.split(b",")
 
 
-def pair_words(body: bytes) -> list[bytes]:
+def split_pairs(body: bytes) -> list[bytes]:
     """Return the words in the group of a valid WRITE: key, value, key, value, in order."""
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")

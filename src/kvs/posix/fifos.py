@@ -15,9 +15,9 @@ import sys
 import termios
 from dataclasses import dataclass
 
-_ALWAYS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_OPEN_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
-NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors of a process or machine with no descriptor left, or a user with no pipe left (pipe(7))."""
 
 READ_BYTES = 1 << 16
@@ -47,7 +47,7 @@ class Fifo:
     """Device and inode: two paths name one pipe if these are the same."""
 
     @classmethod
-    def at(cls, path: bytes, directory: int | None = None) -> "Fifo":
+    def open_path(cls, path: bytes, directory: int | None = None) -> "Fifo":
         """Return the pipe at `path`, relative to an open `directory` if there is one.
 
         Raises:
@@ -57,13 +57,13 @@ class Fifo:
         """
         handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
-            return cls.of(path, handle)
+            return cls.from_handle(path, handle)
         except OSError:
             os.close(handle)
             raise
 
     @classmethod
-    def of(cls, path: bytes, handle: int) -> "Fifo":
+    def from_handle(cls, path: bytes, handle: int) -> "Fifo":
         """Return the pipe that the descriptor `handle` (O_PATH) names, and take that over.
 
         Raises:
@@ -93,7 +93,7 @@ class Fifo:
         os.close(self.handle)
 
     def _reopen(self, flags: int) -> int:
-        return os.open(f"/proc/self/fd/{self.handle}", flags | _ALWAYS)
+        return os.open(f"/proc/self/fd/{self.handle}", flags | _OPEN_FLAGS)
 
 
 def make(path: bytes, mode: int = 0o600, directory: int | None = None) -> None:
@@ -106,7 +106,7 @@ def make(path: bytes, mode: int = 0o600, directory: int | None = None) -> None:
 
     """
     os.mkfifo(path, mode & 0o600, dir_fd=directory)
-    fifo = Fifo.at(path, directory)
+    fifo = Fifo.open_path(path, directory)
     try:
         if fifo.owner != os.geteuid():
             raise PermissionError(errno.EPERM, "another one was put in its place")

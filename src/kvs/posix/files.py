@@ -14,40 +14,40 @@ from functools import partial
 from operator import call
 
 from kvs.concurrency import forks
-from kvs.errors import cause
+from kvs.errors import os_error_text
 
-PRIVATE = 0o600
+PRIVATE_MODE = 0o600
 """The mode of every file made here: its owner's alone."""
 
 _TEMPORARY = re.compile(rb"\.kvs-[0-9a-f]{16}\.tmp")
 
 
-class NotARegularFile(OSError):
+class NotARegularFileError(OSError):
     """What was to be opened is a directory, pipe, device, or the like."""
 
     def __init__(self) -> None:
         super().__init__("it is no regular file")
 
 
-class NoSuchPath(OSError):
+class InvalidPathError(OSError):
     """What was to be a path is none."""
 
 
-class NotSynced(OSError):
+class DirectorySyncError(OSError):
     """A file is in place under its name, but a power loss may undo that."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
 
 
-_MOST_PIECES = 1024
+_MAX_IOVECS = 1024
 """IOV_MAX of Linux; POSIX allows no fewer than 16 in one writev(2)."""
 
 
 def write_all(file: int, *pieces: bytes) -> None:
     """Write `pieces`, one behind the other, however little the kernel takes of them (writev(2))."""
-    for start in range(0, len(pieces), _MOST_PIECES):
-        rest = [memoryview(piece) for piece in pieces[start : start + _MOST_PIECES]]
+    for start in range(0, len(pieces), _MAX_IOVECS):
+        rest = [memoryview(piece) for piece in pieces[start : start + _MAX_IOVECS]]
         while rest:
             written = os.writev(file, rest)
             while rest and written >= len(rest[0]):
@@ -60,13 +60,13 @@ def check_path(path: bytes) -> None:
     """Refuse what no file can be called.
 
     Raises:
-        NoSuchPath: it is empty, or holds a NUL byte.
+        InvalidPathError: it is empty, or holds a NUL byte.
 
     """
     if not path:
-        raise NoSuchPath("it names nothing")
+        raise InvalidPathError("it names nothing")
     if b"\0" in path:
-        raise NoSuchPath("no path can hold a NUL byte")
+        raise InvalidPathError("no path can hold a NUL byte")
 
 
 def open_directory(path: bytes, held: list[int] | None = None) -> int:
@@ -90,7 +90,7 @@ def open_regular(
     name: bytes,
     flags: int,
     directory: int | None = None,
-    mode: int = PRIVATE,
+    mode: int = PRIVATE_MODE,
     held: list[int] | None = None,
 ) -> int:
     """Open a regular file and return its descriptor; never waits, as a pipe would make it.
@@ -98,7 +98,7 @@ def open_regular(
     One that is made has the permissions `mode`, less the umask. `held` as in `open_directory`.
 
     Raises:
-        NotARegularFile: it is there, but is something else.
+        NotARegularFileError: it is there, but is something else.
         OSError: it cannot be opened.
 
     """
@@ -109,20 +109,20 @@ def open_regular(
         file = _open(name, flags, held, mode, directory)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a pipe with no reader, or a socket (open(2))
-            raise NotARegularFile from error
+            raise NotARegularFileError from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         forks.close_once(held, file)
-        raise NotARegularFile
+        raise NotARegularFileError
     return file
 
 
-class Replacement:
+class AtomicFile:
     """A new file, written under a temporary name and then put in the place of `name`.
 
     The temporary file is locked (flock(2)) for as long as anyone has it open, a child included:
-    so `clear_leftovers` can tell the remains of a crash from a file that is being written. One
-    thread at a time uses an object.
+    so `remove_stale_temp_files` can tell the remains of a crash from a file that is being written.
+    One thread at a time uses an object.
     """
 
     def __init__(self, directory: int, name: bytes) -> None:
@@ -135,7 +135,7 @@ class Replacement:
         """Put the file, synced by whoever wrote it, under its name, and make that durable.
 
         Raises:
-            NotSynced: the file is in place, but its directory could not be synced.
+            DirectorySyncError: the file is in place, but its directory could not be synced.
             OSError: nothing has changed under the name, and the temporary file is gone.
 
         """
@@ -150,7 +150,7 @@ class Replacement:
         try:
             os.fsync(self.directory)
         except OSError as error:
-            raise NotSynced(cause(error)) from error
+            raise DirectorySyncError(os_error_text(error)) from error
 
     def discard(self) -> None:
         """Remove and close the temporary file; what stood under the name stays. Idempotent."""
@@ -177,15 +177,15 @@ def _create(directory: int) -> tuple[int, bytes]:
         os.close(file)
 
 
-def check_replaceable(name: bytes, directory: int | None = None) -> None:
+def check_can_replace(name: bytes, directory: int | None = None) -> None:
     """Refuse a place where a finished file may not be put: a device, a pipe or a directory.
 
     So is a link to one, which somebody may use for it, and one that stands for what a process has
     open, as ``/dev/stdout`` does: root could replace that for everybody.
 
     Raises:
-        NotARegularFile: something like that is there.
-        NoSuchPath: no file can be called so.
+        NotARegularFileError: something like that is there.
+        InvalidPathError: no file can be called so.
 
     """
     check_path(name)
@@ -200,18 +200,18 @@ def check_replaceable(name: bytes, directory: int | None = None) -> None:
     if stat.S_ISLNK(found.st_mode):
         with contextlib.suppress(FileNotFoundError):
             if os.readlink(name, dir_fd=directory).startswith(b"/proc/"):
-                raise NotARegularFile
+                raise NotARegularFileError
             found = os.stat(name, dir_fd=directory)
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
-        raise NotARegularFile
+        raise NotARegularFileError
 
 
 def is_temporary(name: bytes) -> bool:
-    """Return whether a file with this name is the temporary file of a `Replacement`."""
+    """Return whether a file with this name is the temporary file of a `AtomicFile`."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def clear_leftovers(directory: int) -> None:
+def remove_stale_temp_files(directory: int) -> None:
     """Remove the temporary files that a crash left in `directory`; those in use stay."""
     for name in map(os.fsencode, os.listdir(directory)):
         if is_temporary(name):

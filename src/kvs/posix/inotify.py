@@ -10,26 +10,26 @@ from enum import Enum, auto
 from typing import Any
 
 
-class Sign(Enum):
+class FileEvent(Enum):
     """What may have happened to an entry, or to the directory."""
 
-    WRITTEN = auto()
+    MODIFIED = auto()
     """Some of its contents changed. Changes through a mapping, mmap(2), are not told."""
-    CLOSED = auto()
+    CLOSED_AFTER_WRITE = auto()
     """Somebody who had it open for writing closed it, written or not."""
     CREATED = auto()
     """It is new there: made by open(2), by link(2), by symlink(2), ..."""
-    ARRIVED = auto()
+    MOVED_IN = auto()
     """It was renamed to there, in the place of another or not."""
-    LEFT = auto()
+    REMOVED = auto()
     """It was removed or renamed; what stands there now is told by a later sign."""
-    LOST = auto()
+    OVERFLOWED = auto()
     """The kernel's queue was full: any number of signs are missing here."""
-    MOVED = auto()
+    SELF_MOVED = auto()
     """The directory itself was renamed, removed or unmounted, or is watched no more."""
 
 
-class Watch:
+class DirectoryWatcher:
     """The signs of one open directory, until `close`. Not thread-safe: its owner locks.
 
     Raises:
@@ -40,14 +40,17 @@ class Watch:
     def __init__(self, directory: int) -> None:
         from inotify_simple import INotify, flags  # type: ignore[import-untyped]
 
-        self._signs = {
-            flags.MODIFY: Sign.WRITTEN,
-            flags.CLOSE_WRITE: Sign.CLOSED,
-            flags.CREATE: Sign.CREATED,
-            flags.MOVED_TO: Sign.ARRIVED,
-            flags.DELETE | flags.MOVED_FROM: Sign.LEFT,
-            flags.Q_OVERFLOW: Sign.LOST,
-            flags.MOVE_SELF | flags.DELETE_SELF | flags.UNMOUNT | flags.IGNORED: Sign.MOVED,
+        self._events = {
+            flags.MODIFY: FileEvent.MODIFIED,
+            flags.CLOSE_WRITE: FileEvent.CLOSED_AFTER_WRITE,
+            flags.CREATE: FileEvent.CREATED,
+            flags.MOVED_TO: FileEvent.MOVED_IN,
+            flags.DELETE | flags.MOVED_FROM: FileEvent.REMOVED,
+            flags.Q_OVERFLOW: FileEvent.OVERFLOWED,
+            flags.MOVE_SELF
+            | flags.DELETE_SELF
+            | flags.UNMOUNT
+            | flags.IGNORED: FileEvent.SELF_MOVED,
         }
         wanted = (
             flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM
@@ -57,18 +60,18 @@ class Watch:
         try:
             self._inotify: Any = INotify(nonblocking=True)
         except OSError as error:
-            raise _explained(error, "max_user_instances") from error
+            raise _explain(error, "max_user_instances") from error
         try:
             self._inotify.add_watch(f"/proc/self/fd/{directory}", wanted)
         except OSError as error:
             self.close()
-            raise _explained(error, "max_user_watches") from error
+            raise _explain(error, "max_user_watches") from error
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there are signs."""
         return int(self._inotify.fileno())
 
-    def signs(self) -> list[tuple[Sign, bytes]]:
+    def read_events(self) -> list[tuple[FileEvent, bytes]]:
         """Return what has been told since the last call, with the entry's name; never waits."""
         return list(self._read(self._inotify.read(timeout=0)))
 
@@ -76,14 +79,14 @@ class Watch:
         """End the watch."""
         self._inotify.close()
 
-    def _read(self, events: Iterable[Any]) -> Iterable[tuple[Sign, bytes]]:
+    def _read(self, events: Iterable[Any]) -> Iterable[tuple[FileEvent, bytes]]:
         for _, mask, _, name in events:
-            for flag, sign in self._signs.items():
+            for flag, sign in self._events.items():
                 if mask & flag:
                     yield sign, os.fsencode(name)
 
 
-def _explained(error: OSError, limit: str) -> OSError:
+def _explain(error: OSError, limit: str) -> OSError:
     """Return `error` as what it means here: inotify's limits have misleading names."""
     reason = error.strerror or str(error)
     return OSError(f"{reason} (the limit may be /proc/sys/fs/inotify/{limit})")

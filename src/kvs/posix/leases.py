@@ -8,11 +8,11 @@ import fcntl
 import signal
 
 
-class LeasesRefused(OSError):
+class LeasesUnsupportedError(OSError):
     """The file's system has no leases, or they are not ours to take: nothing can be told."""
 
 
-def open_for_writing(file: int) -> bool:
+def has_writer(file: int) -> bool:
     """Tell whether anybody has the regular file, open here for reading only, open for writing.
 
     A file that is just being closed may still count as open. The kernel tells who holds a lease
@@ -20,7 +20,8 @@ def open_for_writing(file: int) -> bool:
     SIGURG is asked for, which by default does nothing (signal(7)).
 
     Raises:
-        LeasesRefused: it cannot be told: another user's file, or a filesystem without leases.
+        LeasesUnsupportedError: it cannot be told: another user's file, or a filesystem without
+            leases.
 
     """
     try:
@@ -30,5 +31,5 @@ def open_for_writing(file: int) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        raise LeasesRefused(error.errno, error.strerror) from error
+        raise LeasesUnsupportedError(error.errno, error.strerror) from error
     return False

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from kvs.concurrency import forks
-from kvs.errors import DirectoryInUse, cause, shown
+from kvs.errors import DirectoryLockedError, os_error_text, printable
 from kvs.posix.files import open_directory, open_regular
 
-LOCK = b".kvs.lock"
+LOCK_FILE_NAME = b".kvs.lock"
 """Holds the number of the process at work in the directory, and its flock(2)."""
 
 _NUMBER = re.compile(rb"[0-9]{1,10}\n")
@@ -42,7 +42,7 @@ class DirectoryLock:
         """Take the lock; return None, or why nothing can be written there, and so not locked.
 
         Raises:
-            DirectoryInUse: another process has it.
+            DirectoryLockedError: another process has it.
             OSError: it cannot be taken.
 
         """
@@ -53,12 +53,12 @@ class DirectoryLock:
                     self._open(os.O_RDWR | os.O_CREAT, self._opened)
                 except OSError as error:
                     if error.errno == errno.EROFS or not self._is_writable():
-                        return cause(error)
+                        return os_error_text(error)
                     if not isinstance(error, PermissionError):
                         raise
                     self._open(os.O_RDONLY, self._opened)  # somebody else's: to see who it is
                 [lock] = self._opened
-                if self._take(forks.close_in_children(lock)):
+                if self._try_lock(forks.close_in_children(lock)):
                     self._is_locked = True
                     return None
                 self.release()  # its owner has just removed it: make a new one
@@ -74,17 +74,17 @@ class DirectoryLock:
         for lock in self._opened[:]:
             if self._is_locked:
                 with contextlib.suppress(OSError):  # gone with its directory, say
-                    named = os.stat(LOCK, dir_fd=self._directory, follow_symlinks=False)
+                    named = os.stat(LOCK_FILE_NAME, dir_fd=self._directory, follow_symlinks=False)
                     if os.path.samestat(named, os.fstat(lock)):
-                        os.unlink(LOCK, dir_fd=self._directory)
+                        os.unlink(LOCK_FILE_NAME, dir_fd=self._directory)
             forks.close_once(self._opened, lock)
         self._is_locked = False
 
-    def check(self) -> None:
+    def check_unlocked(self) -> None:
         """Refuse if another process is at work here; change and keep nothing.
 
         Raises:
-            DirectoryInUse: it is.
+            DirectoryLockedError: it is.
             OSError: it cannot be told.
 
         """
@@ -95,23 +95,23 @@ class DirectoryLock:
         except FileNotFoundError:
             return
         except BlockingIOError:
-            raise DirectoryInUse(shown(self._path), _owner(lock)) from None
+            raise DirectoryLockedError(printable(self._path), _read_owner_pid(lock)) from None
         finally:
             for lock in opened:
                 os.close(lock)
 
     def _open(self, flags: int, held: list[int]) -> int:
-        return open_regular(LOCK, flags | os.O_NOFOLLOW, self._directory, 0o644, held)
+        return open_regular(LOCK_FILE_NAME, flags | os.O_NOFOLLOW, self._directory, 0o644, held)
 
     def _is_writable(self) -> bool:
         return os.access(b".", os.W_OK | os.X_OK, dir_fd=self._directory, effective_ids=True)
 
-    def _take(self, lock: int) -> bool:
+    def _try_lock(self, lock: int) -> bool:
         """Lock an open lock file and put our number into it; False if it has been removed."""
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DirectoryInUse(shown(self._path), _owner(lock)) from None
+            raise DirectoryLockedError(printable(self._path), _read_owner_pid(lock)) from None
         found = os.fstat(lock)
         if not found.st_nlink:
             return False
@@ -125,7 +125,7 @@ class DirectoryLock:
         return True
 
 
-class HeldDirectory:
+class LockableDirectory:
     """A directory that is held open by descriptor, up to `__exit__`, with a lock to be taken.
 
     For who works in one: how it is entered, and locked, is his.
@@ -169,10 +169,10 @@ class HeldDirectory:
 
     def shown(self, name: bytes) -> str:
         """Return how a person is told of the file `name` here."""
-        return shown(os.path.join(self.path, name))
+        return printable(os.path.join(self.path, name))
 
 
-def _owner(lock: int) -> int | None:
+def _read_owner_pid(lock: int) -> int | None:
     """Return the process that holds a lock, None if that is not known.
 
     It is mostly the one whose number is in the file, which it may be just about to write; but a

@@ -4,7 +4,7 @@ Laws:
 
 - Fields are arrays of a fixed number of bytes, padded with NUL, with no alignment between them. A
   string ends at the first NUL of its field; what stands behind that is noise. A path of exactly
-  `PATH_BYTES` bytes has no NUL.
+  `MAX_PATH_BYTES` bytes has no NUL.
 - Numbers of four bytes are little-endian.
 - A session has one dialect, which the first byte of its connect chooses (`Dialect`): the op byte of
   every request, and both bytes that every response begins with, are numbers or ASCII digits. All
@@ -40,21 +40,21 @@ OPERATIONS = {
     EXECUTE: "execute",
 }
 
-PATH_BYTES = 40
+MAX_PATH_BYTES = 40
 FIELD_BYTES = 41
 """A key or value in a frame: a word of 40 bytes and a NUL."""
 
-SCRIPT_BYTES = 1 << 20
+MAX_SCRIPT_BYTES = 1 << 20
 """A script of `EXECUTE` has at most so many bytes."""
 
 DELETED = b"DELETED"
 """The value of a notification of a key that was removed."""
 
-_CONNECT = struct.Struct(f"<B{PATH_BYTES}s{PATH_BYTES}s{PATH_BYTES}s")
-_KEYED = struct.Struct(f"<B{FIELD_BYTES}s")
+_CONNECT = struct.Struct(f"<B{MAX_PATH_BYTES}s{MAX_PATH_BYTES}s{MAX_PATH_BYTES}s")
+_KEY_REQUEST = struct.Struct(f"<B{FIELD_BYTES}s")
 _EXECUTE = struct.Struct("<BI")
 _REPLY = struct.Struct("<BB")
-_EXECUTED = struct.Struct("<BBII")
+_EXECUTE_REPLY_HEADER = struct.Struct("<BBII")
 _NOTIFICATION = struct.Struct(f"<{FIELD_BYTES}s{FIELD_BYTES}s")
 
 _CONNECT_DIALECTS = {CONNECT + dialect: dialect for dialect in Dialect}
@@ -63,10 +63,10 @@ CONNECT_START = re.compile(b"[" + b"".join(b"\\x%02x" % byte for byte in _CONNEC
 """Matches the first byte of a connect in any dialect."""
 
 CONNECT_BYTES = _CONNECT.size
-KEYED_BYTES = _KEYED.size
-EXECUTE_HEAD_BYTES = _EXECUTE.size
+KEY_REQUEST_BYTES = _KEY_REQUEST.size
+EXECUTE_HEADER_BYTES = _EXECUTE.size
 REPLY_BYTES = _REPLY.size
-EXECUTED_HEAD_BYTES = _EXECUTED.size
+EXECUTE_REPLY_HEADER_BYTES = _EXECUTE_REPLY_HEADER.size
 NOTIFICATION_BYTES = _NOTIFICATION.size
 
 
@@ -81,8 +81,8 @@ class Connect:
 
     def __post_init__(self) -> None:
         for path in self.paths:
-            if not 1 <= len(path) <= PATH_BYTES or b"\0" in path:
-                raise ValueError(f"a path is 1 to {PATH_BYTES} bytes without NUL, not {path!r}")
+            if not 1 <= len(path) <= MAX_PATH_BYTES or b"\0" in path:
+                raise ValueError(f"a path is 1 to {MAX_PATH_BYTES} bytes without NUL, not {path!r}")
 
     @property
     def paths(self) -> tuple[bytes, bytes, bytes]:
@@ -98,32 +98,32 @@ class Connect:
         """Return what a frame of `CONNECT_BYTES` bytes says; None if it is no connect."""
         operation, *fields = _CONNECT.unpack(frame)
         dialect = _CONNECT_DIALECTS.get(operation)
-        paths = [_string(field) for field in fields]
+        paths = [_decode_field(field) for field in fields]
         return cls(*paths, dialect=dialect) if dialect is not None and all(paths) else None
 
 
-def keyed_request(operation: int, key: bytes) -> bytes:
+def encode_key_request(operation: int, key: bytes) -> bytes:
     """Return the frame of a `SUBSCRIBE` or `UNSUBSCRIBE`."""
-    return _KEYED.pack(operation, key)
+    return _KEY_REQUEST.pack(operation, key)
 
 
-def key_of(frame: bytes) -> bytes:
+def decode_key_request(frame: bytes) -> bytes:
     """Return the key in the frame of a `SUBSCRIBE` or `UNSUBSCRIBE`."""
-    return _string(_KEYED.unpack(frame)[1])
+    return _decode_field(_KEY_REQUEST.unpack(frame)[1])
 
 
-def execute_request(script: bytes) -> bytes:
+def encode_execute(script: bytes) -> bytes:
     """Return the frame of an `EXECUTE`."""
     return _EXECUTE.pack(EXECUTE, len(script)) + script
 
 
-def script_length(head: bytes) -> int:
+def decode_execute_length(head: bytes) -> int:
     """Return the length of the script that follows the first bytes of an `EXECUTE`."""
     length: int = _EXECUTE.unpack(head)[1]
     return length
 
 
-def reply(operation: int, result: int) -> bytes:
+def encode_reply(operation: int, result: int) -> bytes:
     """Return the response to every operation but `EXECUTE`."""
     return _REPLY.pack(operation, result)
 
@@ -136,27 +136,27 @@ def in_dialect(response: bytes | bytearray, dialect: Dialect) -> bytes | bytearr
     return _REPLY.pack(operation + dialect, result + dialect) + response[REPLY_BYTES:]
 
 
-def executed_head(result: int, output: int, errors: int) -> bytes:
+def encode_execute_reply_header(result: int, output: int, errors: int) -> bytes:
     """Return what stands before so many bytes of output and of errors in the reply to `EXECUTE`."""
-    return _EXECUTED.pack(EXECUTE, result, output, errors)
+    return _EXECUTE_REPLY_HEADER.pack(EXECUTE, result, output, errors)
 
 
-def executed_lengths(head: bytes) -> tuple[int, int, int]:
+def decode_execute_reply_header(head: bytes) -> tuple[int, int, int]:
     """Return result, and the lengths of output and errors, from the head of such a reply."""
-    _, result, output, errors = _EXECUTED.unpack(head)
+    _, result, output, errors = _EXECUTE_REPLY_HEADER.unpack(head)
     return result, output, errors
 
 
-def notification(key: bytes, value: bytes | None) -> bytes:
+def encode_notification(key: bytes, value: bytes | None) -> bytes:
     """Return the notification of a change: `value` is None for a key that was removed."""
     return _NOTIFICATION.pack(key, DELETED if value is None else value)
 
 
-def change_of(frame: bytes) -> tuple[bytes, bytes]:
+def decode_notification(frame: bytes) -> tuple[bytes, bytes]:
     """Return key and value of a notification; the value of a removed key is `DELETED`."""
     key, value = _NOTIFICATION.unpack(frame)
-    return _string(key), _string(value)
+    return _decode_field(key), _decode_field(value)
 
 
-def _string(field: bytes) -> bytes:
+def _decode_field(field: bytes) -> bytes:
     return field.partition(b"\0")[0]

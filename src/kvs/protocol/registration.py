@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from kvs.protocol.frames import CONNECT_BYTES, CONNECT_START, PATH_BYTES, Connect
+from kvs.protocol.frames import CONNECT_BYTES, CONNECT_START, MAX_PATH_BYTES, Connect
 
 Accepted = TypeVar("Accepted")
 
-PassOver = Callable[[bytes, str], None]
+SkipCallback = Callable[[bytes, str], None]
 """Called with bytes that are passed over, and why."""
 
 NOT_A_CONNECT = "not a connect"
@@ -58,16 +58,16 @@ class _Taken:
 
     def has_in_path(self, at: int) -> bool:
         """Return whether the byte at `at` belongs to one of its paths."""
-        field, offset = divmod(at - self.start - 1, PATH_BYTES)
+        field, offset = divmod(at - self.start - 1, MAX_PATH_BYTES)
         paths = self.connect.paths
         return 0 <= field < len(paths) and offset < len(paths[field])
 
     def names_what_follows(self, at: int) -> bool:
         """Return whether a path of it lies behind `at`, so that its frame was cut off there."""
-        return at < self.start + CONNECT_BYTES - PATH_BYTES + len(self.connect.notifications)
+        return at < self.start + CONNECT_BYTES - MAX_PATH_BYTES + len(self.connect.notifications)
 
 
-class Registration(Generic[Accepted]):
+class ConnectParser(Generic[Accepted]):
     """The bytes of the registration pipe. For one thread.
 
     `accept` judges what a candidate names: it returns whatever the caller makes of an acceptable
@@ -77,10 +77,10 @@ class Registration(Generic[Accepted]):
     """
 
     def __init__(
-        self, accept: Callable[[Connect], Accepted], pass_over: PassOver = _ignore
+        self, accept: Callable[[Connect], Accepted], pass_over: SkipCallback = _ignore
     ) -> None:
         self._accept = accept
-        self._pass_over = pass_over
+        self._skip = pass_over
         self._rest = b""
         self._taken: _Taken | None = None
         """The last frame that was taken; its start is counted from the start of `_rest`."""
@@ -138,4 +138,4 @@ class Registration(Generic[Accepted]):
 
     def _report(self, data: bytes, reason: str) -> None:
         if data:
-            self._pass_over(data, reason)
+            self._skip(data, reason)

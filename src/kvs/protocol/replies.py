@@ -15,7 +15,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Executed:
+class ExecuteReply:
     """The response to execute."""
 
     result: int
@@ -26,7 +26,7 @@ class Executed:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Notification:
     """One change of a subscribed key."""
 
     key: bytes
@@ -34,31 +34,34 @@ class Change:
     """The new value, or `frames.DELETED`."""
 
 
-def parse_replies(data: bytearray) -> tuple[list[Reply | Executed], int]:
+def parse_replies(data: bytearray) -> tuple[list[Reply | ExecuteReply], int]:
     """Return the whole responses at the start of `data`, and how many bytes they take."""
-    found: list[Reply | Executed] = []
+    found: list[Reply | ExecuteReply] = []
     at = 0
     while len(data) - at >= frames.REPLY_BYTES:
         if data[at] != frames.EXECUTE:
             found.append(Reply(data[at], data[at + 1]))
             at += frames.REPLY_BYTES
             continue
-        start = at + frames.EXECUTED_HEAD_BYTES
+        start = at + frames.EXECUTE_REPLY_HEADER_BYTES
         if len(data) < start:
             break
-        result, output, errors = frames.executed_lengths(bytes(data[at:start]))
+        result, output, errors = frames.decode_execute_reply_header(bytes(data[at:start]))
         end = start + output + errors
         if len(data) < end:
             break
         # One copy, however long the output is, and one call into C: no view is left to hold `data`.
-        found.append(Executed(result, *struct.unpack_from(f"{output}s{errors}s", data, start)))
+        found.append(ExecuteReply(result, *struct.unpack_from(f"{output}s{errors}s", data, start)))
         at = end
     return found, at
 
 
-def parse_notifications(data: bytearray) -> tuple[list[Change], int]:
+def parse_notifications(data: bytearray) -> tuple[list[Notification], int]:
     """Return the changes of the whole notifications at the start of `data`, and their bytes."""
     size = frames.NOTIFICATION_BYTES
     whole = len(data) - len(data) % size
     raw = bytes(data[:whole])
-    return [Change(*frames.change_of(raw[at : at + size])) for at in range(0, whole, size)], whole
+    return [
+        Notification(*frames.decode_notification(raw[at : at + size]))
+        for at in range(0, whole, size)
+    ], whole

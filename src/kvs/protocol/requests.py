@@ -53,32 +53,32 @@ class Execute:
 
 
 @dataclass(frozen=True, slots=True)
-class TooLong:
+class OversizedExecute:
     """An `Execute` whose script was longer than is taken; it has been read to its end."""
 
     length: int
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnknownOperation:
     """An operation that is none: what follows it means nothing, the session is at its end."""
 
     operation: int
     """The byte as it was sent."""
 
 
-Request = Disconnect | Subscribe | Unsubscribe | Execute | TooLong | Unknown
+Request = Disconnect | Subscribe | Unsubscribe | Execute | OversizedExecute | UnknownOperation
 
 _LENGTHS = {
     frames.DISCONNECT: 1,
-    frames.SUBSCRIBE: frames.KEYED_BYTES,
-    frames.UNSUBSCRIBE: frames.KEYED_BYTES,
-    frames.EXECUTE: frames.EXECUTE_HEAD_BYTES,
+    frames.SUBSCRIBE: frames.KEY_REQUEST_BYTES,
+    frames.UNSUBSCRIBE: frames.KEY_REQUEST_BYTES,
+    frames.EXECUTE: frames.EXECUTE_HEADER_BYTES,
 }
 """How many bytes of a request must be there before it can be looked at."""
 
 
-class Requests:
+class RequestParser:
     """The bytes of one requests pipe, cut anyhow. For one thread.
 
     Cost: a byte is copied once as it comes, and once into its request; those of a long script are
@@ -110,16 +110,16 @@ class Requests:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether something has come that `next` has not returned."""
+        """Whether something has come that `next_request` has not returned."""
         return bool(self._data or self._missing or self._skip)
 
     @property
     def unused(self) -> bytes:
-        """What has come and `next` has not returned; of a script that is too long the head."""
+        """Bytes fed and not returned by `next_request`; of an oversized script, its header."""
         begun = self._head if self._missing or self._skip else b""
         return begun + bytes(self._script or b"") + self._data
 
-    def next(self) -> Request | None:  # noqa: PLR0911  (a table would hide it)
+    def next_request(self) -> Request | None:  # noqa: PLR0911  (a table would hide it)
         """Return the next whole request; None until more is fed."""
         if self._script is not None:
             return self._whole_script(self._script)
@@ -127,13 +127,13 @@ class Requests:
             return None
         if self._skipped:
             length, self._skipped = self._skipped, 0
-            return TooLong(length)
+            return OversizedExecute(length)
         if not self._data:
             return None
         operation = self._data[0] - self._dialect
         needed = _LENGTHS.get(operation)
         if needed is None:
-            return Unknown(self._data[0])
+            return UnknownOperation(self._data[0])
         if len(self._data) < needed:
             return None
         if operation == frames.EXECUTE:
@@ -141,15 +141,15 @@ class Requests:
         frame = self._take(needed)
         if operation == frames.DISCONNECT:
             return Disconnect()
-        key = frames.key_of(frame)
+        key = frames.decode_key_request(frame)
         return Subscribe(key) if operation == frames.SUBSCRIBE else Unsubscribe(key)
 
     def _execute(self) -> Request | None:
-        self._head = self._take(frames.EXECUTE_HEAD_BYTES)
-        length = frames.script_length(self._head)
-        if length > frames.SCRIPT_BYTES:
+        self._head = self._take(frames.EXECUTE_HEADER_BYTES)
+        length = frames.decode_execute_length(self._head)
+        if length > frames.MAX_SCRIPT_BYTES:
             self._skip = self._skipped = length
-            return self.next()
+            return self.next_request()
         came = self._take(min(length, len(self._data)))
         self._missing = length - len(came)
         self._script = bytearray(came) if self._missing else came

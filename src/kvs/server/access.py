@@ -22,15 +22,15 @@ import os
 import stat
 from dataclasses import dataclass
 
-from kvs.errors import shown
+from kvs.errors import printable
 from kvs.posix.fifos import Fifo
 
-OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+GROUP_OR_OTHER_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _READ_WRITE = 0o6
 _SEARCH = 0o1
 _USER_AND_GROUP = 0o110
-_EVERYBODY = 0o111
+_EVERYONE = 0o111
 """Classes of permission bits; a bit of one class times these is that bit in all of them."""
 
 _ACCESS_LISTS = frozenset({"system.posix_acl_access", "system.nfs4_acl"})
@@ -58,7 +58,7 @@ class Senders:
 
     def check(self, found: os.stat_result, needed: int, subject: str) -> None:
         """Raise `NoAccess` unless each of them has the rights `needed` (bits 0 to 7) to a file."""
-        classes = _USER_AND_GROUP if found.st_gid == self.group else _EVERYBODY
+        classes = _USER_AND_GROUP if found.st_gid == self.group else _EVERYONE
         mode = stat.S_IMODE(found.st_mode)
         missing = needed * classes & ~mode
         if missing:
@@ -85,7 +85,7 @@ def senders(registration: int, mode: int) -> Senders | None:
     """
     found = os.fstat(registration)
     mode |= stat.S_IMODE(found.st_mode)
-    if not mode & OTHERS_MAY_WRITE:
+    if not mode & GROUP_OR_OTHER_WRITE:
         return None
     known = not mode & stat.S_IWOTH and not _has_access_list(registration)
     return Senders(mode, found.st_gid if known else None)
@@ -117,7 +117,7 @@ def fifo_at(path: bytes, senders: Senders) -> Fifo:
     finally:
         os.close(here)
     try:
-        fifo = Fifo.of(path, handle)
+        fifo = Fifo.from_handle(path, handle)
         _check(handle, os.fstat(handle), _READ_WRITE, senders)
     except OSError:
         os.close(handle)
@@ -128,7 +128,7 @@ def fifo_at(path: bytes, senders: Senders) -> Fifo:
 def _check_directory(handle: int, path: bytes, senders: Senders) -> None:
     """Raise unless `handle` names a directory that each of `senders` can search."""
     found = os.fstat(handle)
-    subject = f"{shown(path)} "
+    subject = f"{printable(path)} "
     if stat.S_ISLNK(found.st_mode):
         raise senders.refusal(f"{subject}is a symbolic link")
     if not stat.S_ISDIR(found.st_mode):

@@ -3,9 +3,9 @@
 A waiting connect takes no place and no descriptor. While a place is free its client is looked for:
 once the client has opened one of its pipes, a session begins. A client that has opened none counts
 as absent. It is looked for again, less often the longer it is absent, so it holds up no other; its
-deadline of `OPENING_SECONDS` runs from the first look. After the deadline a client that does come
-is released (`kvs.server.release`), for as long again. A connect that names the same pipes as one
-that waits renews that one.
+deadline of `OPEN_TIMEOUT_SECONDS` runs from the first look. After the deadline a client that does
+come is released (`kvs.server.release`), for as long again. A connect that names the same pipes as
+one that waits renews that one.
 
 Cost: a look takes about 0.1 ms. Looks take at most `SLICE_SECONDS` at a time, and the loop goes on
 in between; so some 700 absent clients are passed in 100 ms.
@@ -19,34 +19,34 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
-from kvs.errors import cause
+from kvs.errors import os_error_text
 from kvs.posix import fifos
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
-from kvs.server.handshake import Handover, Opening
-from kvs.server.loop import Loop, Timer
-from kvs.server.pipes import Pipes
+from kvs.server.handshake import Handover, Handshake
+from kvs.server.loop import EventLoop, Timer
+from kvs.server.pipes import ClientPipes
 
-OPENING_SECONDS = 5.0
+OPEN_TIMEOUT_SECONDS = 5.0
 """Seconds that a client may take to open its first pipe, once a place was free for it."""
 
 SLICE_SECONDS = 0.003
 PAUSE_SECONDS = 0.001
 """Seconds of looking for clients at a time, and at least from there to the next look."""
 
-MIN_LOOK_SECONDS = 0.001
+MIN_POLL_SECONDS = 0.001
 """Seconds between two looks for a client, at least; otherwise a quarter of its absence."""
 
-MAX_LOOK_SECONDS = (0.02, 0.08)
+MAX_POLL_SECONDS = (0.02, 0.08)
 """The same at most: the first, or the second if very many are absent."""
 
-LOOK_SECONDS_A_CLIENT = 0.0002
-"""Seconds by which looks are spread out for each that waits, within `MAX_LOOK_SECONDS`."""
+POLL_SECONDS_PER_CLIENT = 0.0002
+"""Seconds by which looks are spread out for each that waits, within `MAX_POLL_SECONDS`."""
 
-LATE_LOOK_SECONDS = 0.5
+LATE_POLL_SECONDS = 0.5
 """Seconds between two looks for a client after its deadline."""
 
-ROOM_SECONDS = 0.1
+DESCRIPTOR_RETRY_SECONDS = 0.1
 """Seconds between two tries when no descriptor, or no pipe, is free."""
 
 MAX_WAITING = 100_000
@@ -59,31 +59,31 @@ Identities = tuple[tuple[int, int], ...]
 class Host(Protocol):
     """What admission needs of the server."""
 
-    def has_place(self) -> bool:
+    def has_free_slot(self) -> bool:
         """Return whether a session may begin."""
 
-    def find(self, connect: Connect) -> Pipes:
+    def find(self, connect: Connect) -> ClientPipes:
         """Return the pipes that a connect names; raise `Refused`, or `OSError` for no room."""
 
     def claim(self, identities: Identities, handover: Handover) -> None:
         """Stop releasing these pipes; put those that are open into `handover`."""
 
-    def conflicts(self, pipes: Pipes, connect: Connect) -> bool:
+    def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
         """Return whether a session has one of the pipes; then they are closed, the rest released.
 
         A session whose client is leaving is ended instead.
         """
 
-    def begin(self, opening: Opening) -> None:
+    def begin(self, opening: Handshake) -> None:
         """Begin a session."""
 
-    def release(self, opening: Opening) -> None:
+    def release(self, opening: Handshake) -> None:
         """Release the client."""
 
     def refused(self, connect: Connect, reason: str) -> None:
         """Log that a connect was dropped."""
 
-    def no_room(self, error: OSError) -> None:
+    def out_of_descriptors(self, error: OSError) -> None:
         """Log that no descriptor or pipe is free, and free some if possible."""
 
 
@@ -94,14 +94,14 @@ class Waiting:
     connect: Connect
     identities: Identities
     """Empty if they could not be looked up when the connect came."""
-    came: float
+    arrived_at: float
     turn: float | None = None
     """When its client was first looked for; None before."""
     is_late: bool = False
     """Whether its deadline has passed."""
     is_over: bool = False
     """Whether it does not wait any more."""
-    opening: Opening | None = None
+    opening: Handshake | None = None
     """Kept between looks only if ends were handed over."""
     handover: Handover = field(default_factory=Handover)
 
@@ -168,13 +168,13 @@ class Schedule:
 class Admission:
     """The connects that wait for a place. For the loop's thread."""
 
-    def __init__(self, loop: Loop, host: Host) -> None:
+    def __init__(self, loop: EventLoop, host: Host) -> None:
         self._loop = loop
         self._host = host
         self._waiting: dict[Connect, Waiting] = {}
         self._by_pipe: dict[tuple[int, int], list[Waiting]] = {}
-        self._new, self._looked_for, self._late = Arrivals(), Schedule(), Schedule()
-        self._schedules = deque[Arrivals | Schedule]((self._new, self._looked_for, self._late))
+        self._new, self._polled, self._late = Arrivals(), Schedule(), Schedule()
+        self._schedules = deque[Arrivals | Schedule]((self._new, self._polled, self._late))
         self._timer = Timer(None)
         self._closing = False
 
@@ -203,7 +203,7 @@ class Admission:
             self._new.add(waiting)
         else:
             self._forget_pipes(waiting)
-            waiting.came, waiting.identities = now, identities
+            waiting.arrived_at, waiting.identities = now, identities
             waiting.turn = None if waiting.turn is None else now
         for identity in identities:
             self._by_pipe.setdefault(identity, []).append(waiting)
@@ -215,11 +215,11 @@ class Admission:
         end = time.monotonic() + SLICE_SECONDS
         while (waiting := self._next(now := time.monotonic())) is not None:
             try:
-                self._look(waiting, now)
+                self._poll(waiting, now)
             except OSError as error:
                 self._new.put_back(waiting)
-                self._host.no_room(error)
-                self._timer = self._loop.after(ROOM_SECONDS, self.admit)
+                self._host.out_of_descriptors(error)
+                self._timer = self._loop.call_later(DESCRIPTOR_RETRY_SECONDS, self.admit)
                 return
             if now > end:
                 self._set_timer(PAUSE_SECONDS)
@@ -237,12 +237,12 @@ class Admission:
         for waiting in tuple(self._waiting.values()):
             self._remove(waiting)
 
-    def _takes(self) -> bool:
-        return self._closing or self._host.has_place()
+    def _accepts(self) -> bool:
+        return self._closing or self._host.has_free_slot()
 
     def _next(self, now: float) -> Waiting | None:
         """Return the next whose client is looked for, from the three schedules in turn."""
-        takes = self._takes()
+        takes = self._accepts()
         for _ in range(len(self._schedules)):
             self._schedules.rotate()
             schedule = self._schedules[0]
@@ -251,17 +251,17 @@ class Admission:
         return None
 
     def _set_timer(self, pause: float) -> None:
-        schedules = self._schedules if self._takes() else (self._late,)
+        schedules = self._schedules if self._accepts() else (self._late,)
         due = [schedule.due for schedule in schedules if schedule.due is not None]
         if due:
             delay = max(pause, min(due) - time.monotonic())
-            self._timer = self._loop.after(delay, self.admit)
+            self._timer = self._loop.call_later(delay, self.admit)
 
-    def _look(self, waiting: Waiting, now: float) -> None:
+    def _poll(self, waiting: Waiting, now: float) -> None:
         """Look for the client of `waiting`, and begin its session if it is there.
 
         Raises:
-            OSError: no descriptor or pipe is free (`fifos.NO_ROOM`).
+            OSError: no descriptor or pipe is free (`fifos.OUT_OF_DESCRIPTORS`).
 
         """
         try:
@@ -270,14 +270,14 @@ class Admission:
             self._drop(waiting, refused.reason)
             return
         except OSError as error:
-            if error.errno in fifos.NO_ROOM:
+            if error.errno in fifos.OUT_OF_DESCRIPTORS:
                 raise
-            self._drop(waiting, cause(error))
+            self._drop(waiting, os_error_text(error))
             return
         if opening is None:
             self._remove(waiting)
-        elif not opening.is_begun:
-            self._put_off(waiting, opening, now)
+        elif not opening.is_started:
+            self._postpone(waiting, opening, now)
         else:
             waiting.opening = None
             self._remove(waiting)
@@ -286,7 +286,7 @@ class Admission:
             else:
                 self._host.begin(opening)
 
-    def _opening(self, waiting: Waiting) -> Opening | None:
+    def _opening(self, waiting: Waiting) -> Handshake | None:
         """Open what the client has opened; return None if its pipes are those of a session."""
         opening = waiting.opening
         if opening is None:
@@ -300,7 +300,7 @@ class Admission:
             self._host.claim(identities, waiting.handover)
             is_kept = not waiting.handover.is_empty
             try:
-                opening = Opening(pipes, waiting.handover)
+                opening = Handshake(pipes, waiting.handover)
             except OSError:
                 pipes.close()
                 raise
@@ -315,27 +315,27 @@ class Admission:
             raise
         return opening
 
-    def _put_off(self, waiting: Waiting, opening: Opening, now: float) -> None:
+    def _postpone(self, waiting: Waiting, opening: Handshake, now: float) -> None:
         """Look for an absent client again later, or give it up."""
         if opening is not waiting.opening:
             opening.close()
         if waiting.turn is None:
-            waiting.turn = waiting.came if self._closing else now
+            waiting.turn = waiting.arrived_at if self._closing else now
             self._new.from_the_end = True
         age = now - waiting.turn
-        if age >= OPENING_SECONDS and self._closing:
+        if age >= OPEN_TIMEOUT_SECONDS and self._closing:
             self._remove(waiting)
-        elif age < OPENING_SECONDS:
-            spread = len(self._waiting) * LOOK_SECONDS_A_CLIENT
-            most = sorted((*MAX_LOOK_SECONDS, spread))[1]
-            delay = min(max(MIN_LOOK_SECONDS, age / 4), most)
-            self._looked_for.add(now + delay, waiting)
-        elif age < 2 * OPENING_SECONDS:
+        elif age < OPEN_TIMEOUT_SECONDS:
+            spread = len(self._waiting) * POLL_SECONDS_PER_CLIENT
+            most = sorted((*MAX_POLL_SECONDS, spread))[1]
+            delay = min(max(MIN_POLL_SECONDS, age / 4), most)
+            self._polled.add(now + delay, waiting)
+        elif age < 2 * OPEN_TIMEOUT_SECONDS:
             if not waiting.is_late:
                 waiting.is_late = True
-                reason = f"its client opened none of its pipes within {OPENING_SECONDS:g} s"
+                reason = f"its client opened none of its pipes within {OPEN_TIMEOUT_SECONDS:g} s"
                 self._host.refused(waiting.connect, reason)
-            self._late.add(now + LATE_LOOK_SECONDS, waiting)
+            self._late.add(now + LATE_POLL_SECONDS, waiting)
         else:
             self._remove(waiting)
 

@@ -4,13 +4,13 @@ A slice is some short lines, one long line, or one SHOW. The slices are cut so t
 about a millisecond at most, as far as one line does not take longer by itself.
 """
 
-from kvs.engine.interface import Pause, Reason
+from kvs.engine.interface import ExecuteResult, StopReason
 from kvs.language.diagnostics import line_at
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute
-from kvs.store.core import Store
+from kvs.store.core import StoreCore
 
-OUTPUT_BYTES = 256 << 20
+MAX_OUTPUT_BYTES = 256 << 20
 """At the command that would take the output past this, a script stops."""
 
 SHORT_BYTES = 1024
@@ -68,10 +68,10 @@ class Blocks:
             self._open = True
 
 
-class Script:
+class ScriptExecution:
     """A script that a client has sent. For one thread at a time."""
 
-    def __init__(self, request: Execute, store: Store, total: int = OUTPUT_BYTES) -> None:
+    def __init__(self, request: Execute, store: StoreCore, total: int = MAX_OUTPUT_BYTES) -> None:
         """Begin with `request`; the reply may take `total` bytes, its errors included."""
         self._request: Execute | None = request
         self._text = b""
@@ -96,7 +96,7 @@ class Script:
         """Whether the next slice is one long line, or a SHOW."""
         self.needs = 0
         """Bytes that the reply may have after the next slice, about; see `prepare`."""
-        self.over = not request.length
+        self.is_finished = not request.length
         """Whether nothing of it is left."""
 
     @property
@@ -107,7 +107,7 @@ class Script:
     @property
     def limit(self) -> int:
         """Bytes of its reply at which it stops at the latest."""
-        return min(OUTPUT_BYTES, self._total)
+        return min(MAX_OUTPUT_BYTES, self._total)
 
     def prepare(self) -> None:
         """Find the next slice, and set `needs`. Not at the end."""
@@ -121,47 +121,47 @@ class Script:
             self._budget, output = self._plan(0)  # to stop at the very command
         self.needs = self.size + output
 
-    def run_slice(self) -> Pause:
+    def run_slice(self) -> ExecuteResult:
         """Execute the slice that was prepared; the caller pauses where the result says so."""
         start = self._offset
         pause = self._store.execute(self._text, start, self._budget)
         self._offset = pause.offset
-        self.over = self._offset >= len(self._text)
+        self.is_finished = self._offset >= len(self._text)
         line, counted = self._lines + 1, start
-        for fault in pause.faults:
+        for fault in pause.diagnostics:
             line += self._text.count(b"\n", counted, fault.offset)
             counted = fault.offset
             self._error(line, fault.column, fault.reason)
         self._slice_bytes = (
-            FIRST_SLICE_BYTES if pause.faults else min(2 * self._slice_bytes, SLICE_BYTES)
+            FIRST_SLICE_BYTES if pause.diagnostics else min(2 * self._slice_bytes, SLICE_BYTES)
         )
         self._lines += pause.lines
         self._take(pause.output)
-        if pause.reason is Reason.BACKUP:
+        if pause.reason is StopReason.BACKUP:
             self._refuse_backup()
         return pause
 
     def stop(self, reason: str) -> None:
         """Execute nothing more, with an error at the line that comes next."""
         self._error(self._lines + 1, 1, f"{reason}; the script stops here")
-        self.over = True
+        self.is_finished = True
 
     def reply(self) -> list[bytes | bytearray]:
         """Return the parts of the reply."""
         errors = self._errors.size
-        head = frames.executed_head(int(bool(errors)), self._output.size, errors)
+        head = frames.encode_execute_reply_header(int(bool(errors)), self._output.size, errors)
         return [head, *self._output.blocks, *self._errors.blocks]
 
     def _take(self, output: bytes) -> None:
         """Put output into the reply, or stop where the reply would be too long."""
-        if self._output.size + len(output) > OUTPUT_BYTES:
-            reason = f"the output would be longer than {OUTPUT_BYTES} bytes"
+        if self._output.size + len(output) > MAX_OUTPUT_BYTES:
+            reason = f"the output would be longer than {MAX_OUTPUT_BYTES} bytes"
         elif self.size + len(output) > self._total:
             reason = f"the reply would be longer than the {self._total} bytes of all replies"
         else:
             return self._output.add(output)
         self._error(self._lines, 1, f"{reason}; the script stops here")
-        self.over = True
+        self.is_finished = True
         return None
 
     def _plan(self, most: int) -> tuple[int, int]:
@@ -209,7 +209,7 @@ def _is_short(text: bytes) -> bool:
     return text.count(b"\n") <= SHORT_LINES and b"SHOW" not in text
 
 
-def refused(length: int) -> list[bytes]:
+def oversized_reply(length: int) -> list[bytes]:
     """Return the parts of the reply to a script that is too long."""
-    reason = f"1:1: a script has at most {frames.SCRIPT_BYTES} bytes, this one has {length}\n"
-    return [frames.executed_head(1, 0, len(reason)), reason.encode()]
+    reason = f"1:1: a script has at most {frames.MAX_SCRIPT_BYTES} bytes, this one has {length}\n"
+    return [frames.encode_execute_reply_header(1, 0, len(reason)), reason.encode()]

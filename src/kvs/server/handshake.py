@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
-from kvs.server.pipes import Pipes
+from kvs.server.pipes import ClientPipes
 
 
 class RequestsReader:
@@ -79,13 +79,13 @@ class Handover:
             fifos.close(self.ends.popitem()[1])
 
 
-class Opening:
+class Handshake:
     """The server's ends of one client's pipes, as far as they are open. For the loop's thread.
 
     Owns the handles of `pipes`, and every descriptor that it has opened until it is taken.
     """
 
-    def __init__(self, pipes: Pipes, handover: Handover | None = None) -> None:
+    def __init__(self, pipes: ClientPipes, handover: Handover | None = None) -> None:
         """Open requests for reading, or take it from `handover`, whose other ends are taken too.
 
         Raises:
@@ -110,7 +110,7 @@ class Opening:
         return self.requests_opened and not self.unopened
 
     @property
-    def is_begun(self) -> bool:
+    def is_started(self) -> bool:
         """Whether the client has opened at least one pipe."""
         return self.requests_opened or len(self.unopened) < 2
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from kvs.errors import shown
+from kvs.errors import printable
 from kvs.posix.fifos import Fifo
 from kvs.protocol.frames import Dialect
 
 
 @dataclass(frozen=True)
-class Pipes:
+class ClientPipes:
     """The pipes that a connect names, found and judged."""
 
     requests: Fifo
@@ -24,7 +24,7 @@ class Pipes:
     @property
     def name(self) -> str:
         """How the log names the session."""
-        return shown(self.requests.path)
+        return printable(self.requests.path)
 
     def close(self) -> None:
         """Let go of the files; what was opened stays open."""

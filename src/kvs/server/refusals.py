@@ -4,8 +4,8 @@ import logging
 import re
 from collections import Counter
 
-from kvs.errors import counted, shown
-from kvs.server.loop import Loop, Timer
+from kvs.errors import pluralize, printable
+from kvs.server.loop import EventLoop, Timer
 
 log = logging.getLogger("kvs.server")
 
@@ -19,10 +19,10 @@ EXCERPT_BYTES = 128
 """Maximum bytes quoted of what arrived, with one NUL for any number in a row."""
 
 
-class Refusals:
+class RefusalLog:
     """Logs refusals at `info`, in a bounded number of lines. For the loop's thread."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._repeats: Counter[str] = Counter()
         self._others = 0
@@ -37,7 +37,7 @@ class Refusals:
             self._others += 1
         else:
             if not self._repeats:
-                self._timer = self._loop.after(REPEAT_SECONDS, self.report)
+                self._timer = self._loop.call_later(REPEAT_SECONDS, self.report)
             self._repeats[line] = 0
             log.info("%s", line)
 
@@ -55,5 +55,5 @@ class Refusals:
 
 def excerpt(data: bytes) -> str:
     """Return the length and the first bytes of what arrived, for a line of the log."""
-    quoted = shown(re.sub(rb"\0+", b"\0", data[: 16 * EXCERPT_BYTES]), EXCERPT_BYTES)
-    return f"{counted(len(data), 'byte')}: {quoted}"
+    quoted = printable(re.sub(rb"\0+", b"\0", data[: 16 * EXCERPT_BYTES]), EXCERPT_BYTES)
+    return f"{pluralize(len(data), 'byte')}: {quoted}"

@@ -4,14 +4,14 @@ import contextlib
 import os
 from functools import partial
 
-from kvs.errors import RegistrationUnusable, cause, shown
+from kvs.errors import RegistrationPipeError, os_error_text, printable
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo, NotAFifo
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
 from kvs.server import access
 from kvs.server.access import Senders
-from kvs.server.pipes import Pipes
+from kvs.server.pipes import ClientPipes
 
 
 class RegistrationPipe:
@@ -42,7 +42,7 @@ class RegistrationPipe:
         """Make it and open it; return the descriptor to read from.
 
         Raises:
-            RegistrationUnusable: a live server has it, something else is there, or it cannot be
+            RegistrationPipeError: a live server has it, something else is there, or it cannot be
                 made.
 
         """
@@ -51,9 +51,9 @@ class RegistrationPipe:
             return self._make()
         except OSError as error:
             self.close(remove=False)
-            reason = f"cannot make the registration pipe: {cause(error)}"
-            raise RegistrationUnusable(shown(self._path), reason) from error
-        except RegistrationUnusable:
+            reason = f"cannot make the registration pipe: {os_error_text(error)}"
+            raise RegistrationPipeError(printable(self._path), reason) from error
+        except RegistrationPipeError:
             self.close(remove=False)
             raise
 
@@ -64,7 +64,7 @@ class RegistrationPipe:
         fifos.make(self._name, self._mode, self._directory)
         return self._open()
 
-    def is_gone(self) -> bool:
+    def was_removed(self) -> bool:
         """Tell whether the path does not lead to it any more."""
         try:
             found = os.lstat(self._path)
@@ -96,7 +96,7 @@ class RegistrationPipe:
 
         It may be that of a server that was started at the same moment: whoever locks it has it.
         """
-        fifo = Fifo.at(self._name, self._directory)
+        fifo = Fifo.open_path(self._name, self._directory)
         try:
             reader = fifo.open_for_reading()
             try:
@@ -108,7 +108,7 @@ class RegistrationPipe:
             fifo.close()
         if writer is None:
             fifos.close(reader)
-            raise RegistrationUnusable(shown(self._path), "a server is already there")
+            raise RegistrationPipeError(printable(self._path), "a server is already there")
         self._ends = (reader, writer)
         self.identity = fifo.identity
         return reader
@@ -116,27 +116,29 @@ class RegistrationPipe:
     def _remove_stale(self) -> None:
         """Remove a pipe of ours that no server reads any more."""
         try:
-            fifo = Fifo.at(self._name, self._directory)
+            fifo = Fifo.open_path(self._name, self._directory)
         except FileNotFoundError:
             return
         except NotAFifo as error:
             reason = "something else than a pipe is there; remove it, or name another path"
-            raise RegistrationUnusable(shown(self._path), reason) from error
+            raise RegistrationPipeError(printable(self._path), reason) from error
         try:
             if fifo.owner != os.geteuid():
                 reason = "a pipe of another user is there"
-                raise RegistrationUnusable(shown(self._path), reason)
+                raise RegistrationPipeError(printable(self._path), reason)
             writer = fifo.open_for_writing()
             if writer is not None:
                 fifos.close(writer)
                 reason = "a server is already there"
-                raise RegistrationUnusable(shown(self._path), reason)
+                raise RegistrationPipeError(printable(self._path), reason)
             os.unlink(self._name, dir_fd=self._directory)
         finally:
             fifo.close()
 
 
-def found(connect: Connect, registration: tuple[int, int] | None, senders: Senders | None) -> Pipes:
+def open_client_pipes(
+    connect: Connect, registration: tuple[int, int] | None, senders: Senders | None
+) -> ClientPipes:
     """Return the pipes that `connect` names, open; the caller closes them.
 
     They are three different pipes of one owner, and none of them is the registration pipe. The
@@ -144,7 +146,7 @@ def found(connect: Connect, registration: tuple[int, int] | None, senders: Sende
 
     Raises:
         Refused: the pipes are not acceptable.
-        OSError: no descriptor is left to open them with (`fifos.NO_ROOM`).
+        OSError: no descriptor is left to open them with (`fifos.OUT_OF_DESCRIPTORS`).
 
     """
     with contextlib.ExitStack() as opened:
@@ -155,26 +157,26 @@ def found(connect: Connect, registration: tuple[int, int] | None, senders: Sende
             pipes.append(pipe)
         _check(pipes, registration, others=senders is not None)
         opened.pop_all()
-        return Pipes(*pipes, dialect=connect.dialect)
+        return ClientPipes(*pipes, dialect=connect.dialect)
 
 
 def _fifo(path: bytes, senders: Senders | None) -> Fifo:
     """Return the pipe at `path`; raise `Refused` if there is none."""
     try:
-        return Fifo.at(path) if senders is None else access.fifo_at(path, senders)
+        return Fifo.open_path(path) if senders is None else access.fifo_at(path, senders)
     except OSError as error:
-        if error.errno in fifos.NO_ROOM:
+        if error.errno in fifos.OUT_OF_DESCRIPTORS:
             raise
         raise Refused(partial(_no_fifo, path, error, senders)) from None
 
 
 def _no_fifo(path: bytes, error: OSError, senders: Senders | None) -> str:
-    reason = cause(error)
+    reason = os_error_text(error)
     if isinstance(error, NotAFifo):
         reason = "is not a named pipe (symbolic links are not followed)"
     if senders is None and not path.startswith(b"/"):
         reason += " (a relative path, resolved in the directory of the server)"
-    return f"{shown(path)}: {reason}"
+    return f"{printable(path)}: {reason}"
 
 
 def _check(pipes: list[Fifo], registration: tuple[int, int] | None, *, others: bool) -> None:
@@ -183,8 +185,10 @@ def _check(pipes: list[Fifo], registration: tuple[int, int] | None, *, others: b
         raise Refused(lambda: "one pipe is named twice")
     for pipe in pipes:
         if pipe.identity == registration:
-            raise Refused(partial("{}: is the registration pipe".format, shown(pipe.path)))
+            raise Refused(partial("{}: is the registration pipe".format, printable(pipe.path)))
         if not others and pipe.owner != os.geteuid():
-            raise Refused(partial("{}: belongs to user {}".format, shown(pipe.path), pipe.owner))
+            raise Refused(
+                partial("{}: belongs to user {}".format, printable(pipe.path), pipe.owner)
+            )
     if len({pipe.owner for pipe in pipes}) > 1:
         raise Refused(lambda: "the pipes belong to different users")

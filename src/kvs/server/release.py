@@ -1,8 +1,8 @@
 """Releases clients that are still blocked in open(2) of a pipe when their session has ended.
 
-For `SECONDS` each pipe that the client had not opened is opened as soon as the client opens it, and
-closed at once: open(2) returns in the client, which then reads the end of the pipe. Requests stays
-open for reading until the client has opened it for writing.
+For `OPEN_TIMEOUT_SECONDS` each pipe that the client had not opened is opened as soon as the client
+opens it, and closed at once: open(2) returns in the client, which then reads the end of the pipe.
+Requests stays open for reading until the client has opened it for writing.
 
 A client may connect again with the same pipes at any moment. It sends its connect before it opens
 them, so: once a client is seen at a pipe, all connects that have arrived are read before that pipe
@@ -18,24 +18,24 @@ from functools import partial
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
 from kvs.server.handshake import Handover, RequestsReader
-from kvs.server.loop import Loop, Timer
+from kvs.server.loop import EventLoop, Timer
 
-SECONDS = 5.0
+OPEN_TIMEOUT_SECONDS = 5.0
 """Seconds for which the pipes of one client are watched."""
 
 MIN_CLIENTS, MAX_CLIENTS = 8, 1024
 """Bounds of the clients watched at once; the oldest is given up for a further one."""
 
-DESCRIPTORS_A_CLIENT = 3
-DESCRIPTORS_KEPT = 128
+DESCRIPTORS_PER_CLIENT = 3
+RESERVED_DESCRIPTORS = 128
 """Descriptors for everything but clients."""
 
-FIRST_TRY_SECONDS = 0.001
-LAST_TRY_SECONDS = 0.05
+MIN_RETRY_SECONDS = 0.001
+MAX_RETRY_SECONDS = 0.05
 """Seconds between two tries at a client: a quarter of the time since the end, within these."""
 
 
-class Farewell:
+class PendingRelease:
     """The pipes that one client had not opened. For the loop's thread."""
 
     def __init__(self, unopened: Iterable[Fifo], requests: RequestsReader | None) -> None:
@@ -58,7 +58,7 @@ class Farewell:
         """Whether no pipe is left that the client could be blocked at."""
         return not self._unopened and not self._seen and self._requests is None
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """Open what the client has opened by now; return whether there is anything to release."""
         for pipe in tuple(self._unopened):
             with contextlib.suppress(OSError):  # no descriptor is free: tried again
@@ -71,7 +71,7 @@ class Farewell:
         return bool(self._seen) or self._writer_seen
 
     def release(self) -> None:
-        """Close what `look` has found the client to have opened."""
+        """Close what `poll` has found the client to have opened."""
         while self._seen:
             fifos.close(self._seen.popitem()[1])
         if self._writer_seen:
@@ -103,34 +103,36 @@ class Farewell:
             self._requests = None
 
 
-class Farewells:
+class BlockedOpenReleaser:
     """All clients that are being released. For the loop's thread."""
 
-    def __init__(self, loop: Loop, max_clients: int, read_connects: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: EventLoop, max_clients: int, read_connects: Callable[[], None]
+    ) -> None:
         """`read_connects` reads all connects that have arrived, and calls `claim` for each."""
         self._loop = loop
         self._max_clients = max_clients
         self._read_connects = read_connects
-        self._farewells: dict[Farewell, None] = {}
+        self._pending: dict[PendingRelease, None] = {}
         """In the order in which they began."""
-        self._by_pipe: dict[tuple[int, int], Farewell] = {}
+        self._by_pipe: dict[tuple[int, int], PendingRelease] = {}
 
     @property
     def pending(self) -> bool:
         """Whether a client is still being released."""
-        return bool(self._farewells)
+        return bool(self._pending)
 
     def add(self, unopened: Iterable[Fifo], requests: RequestsReader | None) -> None:
         """Release a client that has not opened these pipes; handles and reader are taken over."""
-        if len(self._farewells) >= self._max_clients:
-            self.give_up_oldest()
-        farewell = Farewell(unopened, requests)
+        if len(self._pending) >= self._max_clients:
+            self.drop_oldest()
+        farewell = PendingRelease(unopened, requests)
         before = Handover()
         self.claim(farewell.identities, before)
         before.close()
-        self._farewells[farewell] = None
+        self._pending[farewell] = None
         self._by_pipe.update(dict.fromkeys(farewell.identities, farewell))
-        farewell.timer = self._loop.after(0, partial(self._try, farewell))
+        farewell.timer = self._loop.call_later(0, partial(self._try, farewell))
 
     def claim(self, identities: Collection[tuple[int, int]], handover: Handover) -> None:
         """Stop releasing the pipes in `identities`; put those that are open into `handover`."""
@@ -139,29 +141,29 @@ class Farewells:
             if farewell is not None:
                 farewell.hand_over(identities, handover)
 
-    def give_up_oldest(self) -> None:
+    def drop_oldest(self) -> None:
         """Give up the client that has been watched longest, for its descriptors."""
-        if self._farewells:
-            self._end(next(iter(self._farewells)))
+        if self._pending:
+            self._end(next(iter(self._pending)))
 
     def close(self) -> None:
         """Give up all."""
-        while self._farewells:
-            self.give_up_oldest()
+        while self._pending:
+            self.drop_oldest()
 
-    def _try(self, farewell: Farewell) -> None:
+    def _try(self, farewell: PendingRelease) -> None:
         age = time.monotonic() - farewell.began
-        if farewell.look() or age >= SECONDS:
+        if farewell.poll() or age >= OPEN_TIMEOUT_SECONDS:
             self._read_connects()
             farewell.release()
-        if farewell.is_done or age >= SECONDS:
+        if farewell.is_done or age >= OPEN_TIMEOUT_SECONDS:
             self._end(farewell)
             return
-        delay = min(max(FIRST_TRY_SECONDS, age / 4), LAST_TRY_SECONDS)
-        farewell.timer = self._loop.after(delay, partial(self._try, farewell))
+        delay = min(max(MIN_RETRY_SECONDS, age / 4), MAX_RETRY_SECONDS)
+        farewell.timer = self._loop.call_later(delay, partial(self._try, farewell))
 
-    def _end(self, farewell: Farewell) -> None:
-        self._farewells.pop(farewell, None)
+    def _end(self, farewell: PendingRelease) -> None:
+        self._pending.pop(farewell, None)
         for identity in farewell.identities:
             if self._by_pipe.get(identity) is farewell:
                 del self._by_pipe[identity]
@@ -173,5 +175,5 @@ def max_clients(sessions: int) -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return MAX_CLIENTS
-    free = limit - DESCRIPTORS_KEPT - DESCRIPTORS_A_CLIENT * sessions
-    return min(max(MIN_CLIENTS, free // DESCRIPTORS_A_CLIENT), MAX_CLIENTS)
+    free = limit - RESERVED_DESCRIPTORS - DESCRIPTORS_PER_CLIENT * sessions
+    return min(max(MIN_CLIENTS, free // DESCRIPTORS_PER_CLIENT), MAX_CLIENTS)

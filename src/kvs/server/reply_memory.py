@@ -16,7 +16,7 @@ SMALL_REPLY_BYTES = 64 << 10
 """Bytes of a reply that never wait for room."""
 
 
-class ReplyRoom:
+class ReplyMemory:
     """The bytes that all replies take. For the loop's thread."""
 
     def __init__(self, total: int) -> None:
@@ -28,28 +28,28 @@ class ReplyRoom:
         """When a claim last gave bytes back."""
         self.on_freed: Callable[[], None] = _nothing
         """Called whenever a claim has given bytes back."""
-        self._claims: set[Claim] = set()
+        self._claims: set[Reservation] = set()
 
-    def claim(self, evict: Callable[[], None]) -> "Claim":
+    def reserve(self, evict: Callable[[], None]) -> "Reservation":
         """Return the claim of a session; `evict` ends that session."""
-        claim = Claim(self, evict)
+        claim = Reservation(self, evict)
         self._claims.add(claim)
         return claim
 
-    def slowest(self, seconds: float) -> "Claim | None":
+    def slowest(self, seconds: float) -> "Reservation | None":
         """Return the largest of the replies of which nothing was read for so many seconds."""
         before = time.monotonic() - seconds
         slow = [each for each in self._claims if each.read_at is not None and each.read_at < before]
         return max(slow, key=lambda each: each.held, default=None)
 
-    def _close(self, claim: "Claim") -> None:
+    def _close(self, claim: "Reservation") -> None:
         self._claims.discard(claim)
 
 
-class Claim:
+class Reservation:
     """What one session's reply takes of the room. For the loop's thread."""
 
-    def __init__(self, room: ReplyRoom, evict: Callable[[], None]) -> None:
+    def __init__(self, room: ReplyMemory, evict: Callable[[], None]) -> None:
         self.room = room
         self.evict = evict
         self.held = 0
@@ -57,7 +57,7 @@ class Claim:
         self.read_at: float | None = None
         """When the client last read of a reply that it has not read to its end."""
 
-    def hold(self, held: int) -> None:
+    def resize(self, held: int) -> None:
         """Hold so many bytes from now on, whether or not there is room."""
         freed = self.held - held
         self.room.used -= freed
@@ -74,7 +74,7 @@ class Claim:
         """Give everything back, for the end of the session."""
         self.read_at = None
         self.room._close(self)
-        self.hold(0)
+        self.resize(0)
 
 
 def _nothing() -> None:

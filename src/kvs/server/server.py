@@ -5,32 +5,32 @@ import logging
 import time
 from collections.abc import Callable
 
-from kvs.errors import RegistrationUnusable, cause, counted
+from kvs.errors import RegistrationPipeError, os_error_text, pluralize
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
 from kvs.protocol import frames
 from kvs.protocol.frames import Connect
-from kvs.protocol.registration import Registration
+from kvs.protocol.registration import ConnectParser
 from kvs.server import release
 from kvs.server.admission import Admission, Identities
-from kvs.server.handshake import Handover, Opening, RequestsReader
-from kvs.server.loop import IN, Loop, Timer
-from kvs.server.pipes import Pipes
-from kvs.server.refusals import Refusals
-from kvs.server.registration import RegistrationPipe, found
-from kvs.server.release import Farewells, max_clients
-from kvs.server.reply_memory import ReplyRoom
-from kvs.server.scheduler import Turns
-from kvs.server.session import House, Session
-from kvs.server.state import Stage
+from kvs.server.handshake import Handover, Handshake, RequestsReader
+from kvs.server.loop import IN, EventLoop, Timer
+from kvs.server.pipes import ClientPipes
+from kvs.server.refusals import RefusalLog
+from kvs.server.registration import RegistrationPipe, open_client_pipes
+from kvs.server.release import BlockedOpenReleaser, max_clients
+from kvs.server.reply_memory import ReplyMemory
+from kvs.server.scheduler import ScriptScheduler
+from kvs.server.session import ServerContext, Session
+from kvs.server.state import SessionState
 from kvs.settings import ServerSettings
-from kvs.store.core import Store
-from kvs.store.subscriptions import Watchers
+from kvs.store.core import StoreCore
+from kvs.store.subscriptions import Subscriptions
 
 log = logging.getLogger("kvs.server")
 
 USUAL_PIPE_BYTES = 65536
-LOOK_SECONDS = 1.0
+PIPE_CHECK_SECONDS = 1.0
 """So often the server looks whether its registration pipe is still there."""
 
 REGISTRATION_BYTES = 512
@@ -52,43 +52,45 @@ INCOMPLETE_SECONDS = 5.0
 class Server:
     """Sessions over named pipes, for one store, on the thread that calls `run`.
 
-    `stop` and `drop_sessions` may be called from any thread and from signal handlers.
+    `stop` and `disconnect_all` may be called from any thread and from signal handlers.
     """
 
-    def __init__(self, store: Store, path: bytes, settings: ServerSettings) -> None:
+    def __init__(self, store: StoreCore, path: bytes, settings: ServerSettings) -> None:
         self._settings = settings
-        self._loop = Loop()
-        self._watchers = Watchers(
-            frames.notification,
+        self._loop = EventLoop()
+        self._watchers = Subscriptions(
+            frames.encode_notification,
             outbox_bytes=settings.outbox_bytes,
             total_bytes=settings.outbox_total_bytes,
         )
-        store.attach(self._watchers)
-        room = ReplyRoom(settings.reply_total_bytes)
-        self._turns = Turns(self._loop, store, room)
-        self._refusals = Refusals(self._loop)
-        self._farewells = Farewells(self._loop, max_clients(settings.sessions), self._read_connects)
+        store.add_subscriptions(self._watchers)
+        room = ReplyMemory(settings.reply_total_bytes)
+        self._scheduler = ScriptScheduler(self._loop, store, room)
+        self._refusals = RefusalLog(self._loop)
+        self._releaser = BlockedOpenReleaser(
+            self._loop, max_clients(settings.sessions), self._read_connects
+        )
         self._admission = Admission(self._loop, self)
-        self._house = House(
-            self._loop, store, self._watchers, self._turns, room, self._opened, self.release,
-            self._refusals,
+        self._context = ServerContext(
+            self._loop, store, self._watchers, self._scheduler, room, self._on_notifications_open,
+            self.release, self._refusals,
         )  # fmt: skip
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
-        self._registration = Registration(self._judged, self._pass_over)
+        self._registration = ConnectParser(self._validate_connect, self._pass_over)
         self._sessions: set[Session] = set()
         self._in_use: dict[tuple[int, int], Session] = {}
         """The pipes of all sessions that have not ended."""
         self._stopping = False
         self._admit_at = 0.0
         """When clients are looked for though more connects are there (time.monotonic)."""
-        self._small_pipes_told = False
-        self._no_room_told = False
+        self._small_pipes_logged = False
+        self._descriptor_limit_logged = False
         self._incomplete = Timer(None)
-        self._complaint = ""
+        self._last_logged_error = ""
         """The last reason told why the registration pipe cannot be made again."""
         self._input: int | None = self._pipe.make()
-        self._loop.watch(self._input, IN, self._registration_ready)
-        self._loop.after(LOOK_SECONDS, self._look_after_the_pipe)
+        self._loop.register(self._input, IN, self._registration_ready)
+        self._loop.call_later(PIPE_CHECK_SECONDS, self._check_registration_pipe)
 
     @property
     def sessions(self) -> int:
@@ -103,48 +105,51 @@ class Server:
     def run(self) -> None:
         """Serve until `stop` is called; then end all sessions and remove the pipe.
 
-        Returns after at most `farewell.SECONDS` more if clients are still opening their pipes.
+        Returns after at most `farewell.OPEN_TIMEOUT_SECONDS` more if clients are still opening
+        their pipes.
         """
         try:
             while not self._stopping:
-                self._loop.turn()
+                self._loop.run_once()
             self._release_all()
         finally:
-            self._end_sessions(Session.end, "the server stops")
+            self._end_sessions(Session.close, "the server stops")
             self._close_registration(remove=True)
             self._admission.clear()
-            self._farewells.close()
+            self._releaser.close()
             self._refusals.report()
-            self._turns.close()
+            self._scheduler.close()
             self._loop.close()
 
     def _release_all(self) -> None:
         """End all sessions, and release their clients and those that wait."""
-        self._end_sessions(Session.end, "the server stops")
+        self._end_sessions(Session.close, "the server stops")
         self._read_connects()
         self._close_registration(remove=True)
         self._admission.close()
-        end = time.monotonic() + release.SECONDS
-        self._loop.after(release.SECONDS, lambda: None)
-        while (self._admission or self._farewells.pending) and time.monotonic() < end:
-            self._loop.turn()
+        end = time.monotonic() + release.OPEN_TIMEOUT_SECONDS
+        self._loop.call_later(release.OPEN_TIMEOUT_SECONDS, lambda: None)
+        while (self._admission or self._releaser.pending) and time.monotonic() < end:
+            self._loop.run_once()
 
     def stop(self) -> None:
         """Let `run` come to its end."""
         self._stopping = True
-        self._loop.soon(lambda: None)
+        self._loop.call_soon_threadsafe(lambda: None)
 
     def abandon(self) -> None:
         """Remove the pipe, for a process that is about to leave at once."""
         self._pipe.remove()
 
-    def drop_sessions(self) -> None:
+    def disconnect_all(self) -> None:
         """End every session; then those that waited for a place have their turn."""
-        self._loop.soon(lambda: self._end_sessions(Session.finish, "all sessions were dropped"))
+        self._loop.call_soon_threadsafe(
+            lambda: self._end_sessions(Session.drain_and_close, "all sessions were dropped")
+        )
 
     def _end_sessions(self, end: Callable[[Session, str], None], why: str) -> None:
         if self._sessions:
-            log.info("ending %s: %s", counted(len(self._sessions), "session"), why)
+            log.info("ending %s: %s", pluralize(len(self._sessions), "session"), why)
         for session in list(self._sessions):
             end(session, why)
 
@@ -165,7 +170,7 @@ class Server:
             self._admission.add(connect, identities)
         self._incomplete.cancel()
         if self._registration.is_incomplete:
-            self._incomplete = self._loop.after(
+            self._incomplete = self._loop.call_later(
                 INCOMPLETE_SECONDS, self._registration.report_incomplete
             )
         return len(data) == REGISTRATION_BYTES
@@ -175,12 +180,12 @@ class Server:
         for _ in range(USUAL_PIPE_BYTES // REGISTRATION_BYTES):
             if not self._read_registration():
                 break
-        self._loop.soon(self._admit)
+        self._loop.call_soon_threadsafe(self._enqueue_connect)
 
-    def _admit(self) -> None:
+    def _enqueue_connect(self) -> None:
         self._admission.admit()
 
-    def _judged(self, connect: Connect) -> tuple[Connect, Identities]:
+    def _validate_connect(self, connect: Connect) -> tuple[Connect, Identities]:
         try:
             pipes = self.find(connect)
         except OSError:
@@ -193,25 +198,25 @@ class Server:
 
     # What admission needs of the server.
 
-    def has_place(self) -> bool:
+    def has_free_slot(self) -> bool:
         """Return whether a session may begin."""
         return len(self._sessions) < self._settings.sessions
 
-    def find(self, connect: Connect) -> Pipes:
+    def find(self, connect: Connect) -> ClientPipes:
         """Return the pipes that `connect` names, which the caller closes.
 
         Raises:
             Refused: they are not acceptable.
-            OSError: there is no descriptor to open them with (`fifos.NO_ROOM`).
+            OSError: there is no descriptor to open them with (`fifos.OUT_OF_DESCRIPTORS`).
 
         """
-        return found(connect, self._pipe.identity, self._pipe.senders)
+        return open_client_pipes(connect, self._pipe.identity, self._pipe.senders)
 
     def claim(self, identities: Identities, handover: Handover) -> None:
         """Stop releasing these pipes; put those that are open into `handover`."""
-        self._farewells.claim(identities, handover)
+        self._releaser.claim(identities, handover)
 
-    def conflicts(self, pipes: Pipes, connect: Connect) -> bool:
+    def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
         """Return whether a session has one of the `pipes` of `connect`; then they are closed.
 
         A session whose client is leaving is ended instead. Its client may use its pipes again as
@@ -219,8 +224,8 @@ class Server:
         """
         for pipe in pipes.all:
             session = self._in_use.get(pipe.identity)
-            if session is not None and session.stage is Stage.LEAVING:
-                session.end(None)
+            if session is not None and session.stage is SessionState.CLOSING:
+                session.close(None)
         sessions = {pipe: self._in_use.get(pipe.identity) for pipe in pipes.all}
         used = {pipe for pipe, session in sessions.items() if session and session.holds_pipes}
         if not used:
@@ -229,7 +234,7 @@ class Server:
         self._release_unused(pipes, used)
         return True
 
-    def _release_unused(self, pipes: Pipes, used: set[Fifo]) -> None:
+    def _release_unused(self, pipes: ClientPipes, used: set[Fifo]) -> None:
         """Release a client that names `used`, pipes of a session, at its other pipes."""
         reader = None
         if pipes.requests not in used:
@@ -238,17 +243,17 @@ class Server:
         for pipe in (*used, *((pipes.requests,) if pipes.requests not in used else ())):
             pipe.close()
         unopened = [pipe for pipe in (pipes.responses, pipes.notifications) if pipe not in used]
-        self._farewells.add(unopened, reader)
+        self._releaser.add(unopened, reader)
 
-    def begin(self, opening: Opening) -> None:
+    def begin(self, opening: Handshake) -> None:
         """Begin a session with a client that has opened at least one of its pipes."""
-        session = Session(opening, self._house, self._ended)
+        session = Session(opening, self._context, self._on_session_closed)
         self._in_use.update((pipe.identity, session) for pipe in opening.pipes.all)
         self._sessions.add(session)
         log.info("session %s begins", opening.pipes.name)
         session.begin()
 
-    def release(self, opening: Opening) -> None:
+    def release(self, opening: Handshake) -> None:
         """Close `opening`; at the pipes that its client has not opened, release the client."""
         requests, unopened = opening.split()
         for pipe in tuple(unopened):
@@ -259,61 +264,61 @@ class Server:
             requests.close()
             requests = None
         if unopened or requests is not None:
-            self._farewells.add(unopened, requests)
+            self._releaser.add(unopened, requests)
 
     def refused(self, connect: Connect, reason: str) -> None:
         """Log that a connect was dropped."""
         self._refusals.add(f"connect refused: {reason}", connect.encode())
 
-    def no_room(self, error: OSError) -> None:
+    def out_of_descriptors(self, error: OSError) -> None:
         """Log that no descriptor or pipe is free, and free some if possible."""
-        self._farewells.give_up_oldest()
-        if not self._no_room_told:
-            self._no_room_told = True
+        self._releaser.drop_oldest()
+        if not self._descriptor_limit_logged:
+            self._descriptor_limit_logged = True
             log.warning(
                 "descriptors or pipes set the bound: %s with %s; connects wait for some",
-                cause(error),
-                counted(len(self._sessions), "session"),
+                os_error_text(error),
+                pluralize(len(self._sessions), "session"),
             )
 
-    def _ended(self, session: Session) -> None:
+    def _on_session_closed(self, session: Session) -> None:
         self._sessions.discard(session)
         for pipe in session.pipes.all:
             if self._in_use.get(pipe.identity) is session:
                 del self._in_use[pipe.identity]
         if not self._stopping:
-            self._loop.soon(self._admit)
+            self._loop.call_soon_threadsafe(self._enqueue_connect)
 
-    def _opened(self, descriptor: int) -> None:
-        if not self._small_pipes_told and fifos.capacity(descriptor) < USUAL_PIPE_BYTES:
-            self._small_pipes_told = True
+    def _on_notifications_open(self, descriptor: int) -> None:
+        if not self._small_pipes_logged and fifos.capacity(descriptor) < USUAL_PIPE_BYTES:
+            self._small_pipes_logged = True
             log.warning(
                 "the kernel's budget for pipes is used up, and new ones hold %d bytes instead of "
                 "%d: notifications take more writes; see pipe-user-pages-soft in pipe(7)",
                 fifos.capacity(descriptor), USUAL_PIPE_BYTES,
             )  # fmt: skip
 
-    def _look_after_the_pipe(self) -> None:
+    def _check_registration_pipe(self) -> None:
         if self._stopping:
             return
-        self._loop.after(LOOK_SECONDS, self._look_after_the_pipe)
-        if not self._pipe.is_gone():
+        self._loop.call_later(PIPE_CHECK_SECONDS, self._check_registration_pipe)
+        if not self._pipe.was_removed():
             return
         self._read_connects()  # what had come to the one that is gone
         self._close_registration(remove=False)
         try:
             self._input = self._pipe.make()
-        except RegistrationUnusable as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                log.warning("%s; it is tried again every %g s", error, LOOK_SECONDS)
+        except RegistrationPipeError as error:
+            if str(error) != self._last_logged_error:
+                self._last_logged_error = str(error)
+                log.warning("%s; it is tried again every %g s", error, PIPE_CHECK_SECONDS)
             return
-        self._complaint = ""
-        self._loop.watch(self._input, IN, self._registration_ready)
+        self._last_logged_error = ""
+        self._loop.register(self._input, IN, self._registration_ready)
         log.warning("the registration pipe was gone, and was made again")
 
     def _close_registration(self, *, remove: bool) -> None:
         if self._input is not None:
-            self._loop.forget(self._input)
+            self._loop.unregister(self._input)
             self._input = None
         self._pipe.close(remove=remove)

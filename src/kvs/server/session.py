@@ -5,42 +5,42 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kvs.errors import JournalFailed, StoreClosed, WordRefused, cause
-from kvs.language.diagnostics import checked_word
+from kvs.errors import InvalidWordError, JournalWriteError, StoreClosedError, os_error_text
+from kvs.language.diagnostics import validate_word
 from kvs.posix import fifos
 from kvs.posix.fifos import READ_BYTES
 from kvs.protocol import frames
 from kvs.protocol.requests import (
     Disconnect,
     Execute,
+    OversizedExecute,
     Request,
-    Requests,
+    RequestParser,
     Subscribe,
-    TooLong,
-    Unknown,
+    UnknownOperation,
     Unsubscribe,
 )
 from kvs.server import execution as scripts
-from kvs.server.handshake import Opening
-from kvs.server.loop import ERR, HUP, IN, OUT, Loop, Timer
-from kvs.server.refusals import Refusals, excerpt
-from kvs.server.reply_memory import ReplyRoom
-from kvs.server.scheduler import FAILED_JOURNAL, Execution, Turns
-from kvs.server.state import SERVES, TRANSITIONS, Event, Stage
-from kvs.server.writers import Notifications, Replies
-from kvs.store.core import Store
-from kvs.store.subscriptions import Outbox, Watchers
+from kvs.server.handshake import Handshake
+from kvs.server.loop import ERR, HUP, IN, OUT, EventLoop, Timer
+from kvs.server.refusals import RefusalLog, excerpt
+from kvs.server.reply_memory import ReplyMemory
+from kvs.server.scheduler import JOURNAL_FAILED_REASON, ScheduledScript, ScriptScheduler
+from kvs.server.state import ACCEPTS_REQUESTS, TRANSITIONS, SessionEvent, SessionState
+from kvs.server.writers import NotificationWriter, ReplyWriter
+from kvs.store.core import StoreCore
+from kvs.store.subscriptions import Outbox, Subscriptions
 
 log = logging.getLogger("kvs.server")
 
-OPENING_SECONDS = 5.0
+OPEN_TIMEOUT_SECONDS = 5.0
 """Seconds that a client may take to open the next of its pipes; or, when it disconnects, to make
 room for the answer."""
 
 INCOMPLETE_SECONDS = 5.0
 """Seconds without a further byte after which an incomplete request is logged."""
 
-LEAVING_SECONDS = 0.1
+LINGER_SECONDS = 0.1
 """So long a client that disconnected may take to close its end of requests."""
 
 FINISH_SECONDS = 0.075
@@ -52,7 +52,7 @@ FINISH_ALL_SECONDS = 1.0
 LATE_READ_BYTES = 4 << 10
 """Bytes of requests read at a time where others have been served for long in the same turn."""
 
-REQUESTS_A_TURN = 64
+MAX_REQUESTS_PER_TURN = 64
 """After so many requests of one session the others are served."""
 
 _RETRY_SECONDS = (0.001,) * 20 + (0.005,) * 20
@@ -61,21 +61,21 @@ _RETRY_LATER = 0.02
 
 
 @dataclass(frozen=True)
-class House:
+class ServerContext:
     """What all sessions of a server share."""
 
-    loop: Loop
-    store: Store
-    watchers: Watchers[bytes]
-    turns: Turns
+    loop: EventLoop
+    store: StoreCore
+    subscriptions: Subscriptions[bytes]
+    scheduler: ScriptScheduler
     """Executes scripts."""
-    room: ReplyRoom
+    reply_memory: ReplyMemory
     """For the replies of scripts."""
-    opened: Callable[[int], None]
+    on_notifications_open: Callable[[int], None]
     """Called with each notifications pipe that was opened."""
-    release: Callable[[Opening], None]
+    release: Callable[[Handshake], None]
     """Called at the end of a session, which may come before its client has opened all pipes."""
-    refusals: Refusals
+    refusals: RefusalLog
 
 
 class Session:
@@ -84,31 +84,33 @@ class Session:
     `ended` is called once, when everything of it has been closed.
     """
 
-    def __init__(self, opening: Opening, house: House, ended: Callable[["Session"], None]) -> None:
+    def __init__(
+        self, opening: Handshake, house: ServerContext, ended: Callable[["Session"], None]
+    ) -> None:
         self.pipes = opening.pipes
-        self.stage = Stage.OPENING
-        self._house = house
+        self.stage = SessionState.OPENING
+        self._context = house
         self._loop = house.loop
         self._on_end = ended
-        self._requests = Requests(opening.pipes.dialect)
+        self._requests = RequestParser(opening.pipes.dialect)
         self._requests_ended = False
-        self._execution: Execution | None = None
-        self._claim = house.room.claim(self._evicted)
-        self._replies: Replies | None = None
+        self._execution: ScheduledScript | None = None
+        self._claim = house.reply_memory.reserve(self._on_evicted)
+        self._replies: ReplyWriter | None = None
         self._deadline = self._retry = self._incomplete = Timer(None)
         self._read_at = 0.0
         """When requests was last read."""
         self._opening = opening
-        self._finishing: str | None = None
+        self._close_reason: str | None = None
         """Why it ends, once what had been asked is carried out; its pipes are closed by then."""
         self._tries = 0
-        self._due = False  # whether a call of _serve is on its way
+        self._processing_scheduled = False  # whether a call of _serve is on its way
         self._finish_by = 0.0
-        self._unsafe = False  # whether a reply waits until it may be shown
-        self._outbox: Outbox[bytes] = Outbox(self._wake, held=house.store.is_kept)
-        self._notifications = Notifications(self._outbox, house.loop)
+        self._awaiting_commit = False  # whether a reply waits until it may be shown
+        self._outbox: Outbox[bytes] = Outbox(self._wake, held=house.store.is_persistent)
+        self._notifications = NotificationWriter(self._outbox, house.loop)
         self._input = opening.requests.descriptor
-        self._loop.watch(self._input, IN, self._requests_ready)
+        self._loop.register(self._input, IN, self._requests_ready)
         self._watching = True
 
     def begin(self) -> None:
@@ -123,8 +125,10 @@ class Session:
         try:
             progress = self._opening.attempt()
         except OSError as error:
-            if error.errno not in fifos.NO_ROOM:  # those may be there before its deadline
-                return self.end(f"its pipes cannot be opened: {cause(error)}")
+            if (
+                error.errno not in fifos.OUT_OF_DESCRIPTORS
+            ):  # those may be there before its deadline
+                return self.close(f"its pipes cannot be opened: {os_error_text(error)}")
         return self._go_on_opening(progress=progress)
 
     def _go_on_opening(self, *, progress: bool) -> None:
@@ -132,17 +136,17 @@ class Session:
         if progress:
             self._tries = 0
             self._deadline.cancel()
-            self._deadline = self._loop.after(OPENING_SECONDS, self._too_late)
+            self._deadline = self._loop.call_later(OPEN_TIMEOUT_SECONDS, self._on_open_timeout)
             self._use_opened()
             if self.holds_pipes:
                 self._requests_ready(0)  # what the attempt has read ahead causes no event
-        if not self.holds_pipes or self.stage is Stage.LEAVING:
+        if not self.holds_pipes or self.stage is SessionState.CLOSING:
             return
         if opening.is_complete:
             self._deadline.cancel()
             return
         late = self._tries >= len(_RETRY_SECONDS)
-        self._retry = self._loop.after(
+        self._retry = self._loop.call_later(
             _RETRY_LATER if late else _RETRY_SECONDS[self._tries], self._open
         )
         self._tries += 1
@@ -150,184 +154,190 @@ class Session:
     def _use_opened(self) -> None:
         """Take over what `_opening` has opened."""
         if (notifications := self._opening.take(self.pipes.notifications)) is not None:
-            self._house.opened(notifications)
+            self._context.on_notifications_open(notifications)
             self._notifications.open(notifications, self._notifications_ready)
         if (responses := self._opening.take(self.pipes.responses)) is not None:
-            self._replies = Replies(responses, self._loop, self._replies_ready, self._written)
-            self._move(Event.RESPONSES_OPEN)
-            self._reply([frames.reply(frames.CONNECT, 0)])
-            self._serve_soon()
-        if self.stage is Stage.GREETED and self._notifications.is_open:
-            self._move(Event.NOTIFICATIONS_OPEN)
+            self._replies = ReplyWriter(
+                responses, self._loop, self._replies_ready, self._on_reply_written
+            )
+            self._move(SessionEvent.RESPONSES_OPEN)
+            self._reply([frames.encode_reply(frames.CONNECT, 0)])
+            self._schedule_processing()
+        if self.stage is SessionState.CONNECTED and self._notifications.is_open:
+            self._move(SessionEvent.NOTIFICATIONS_OPEN)
 
-    def _too_late(self) -> None:
+    def _on_open_timeout(self) -> None:
         missing = self._opening.missing
-        self.end(f"its client did not open {missing} within {OPENING_SECONDS:g} s")
+        self.close(f"its client did not open {missing} within {OPEN_TIMEOUT_SECONDS:g} s")
 
     def _cancel_timers(self) -> None:
         for timer in (self._deadline, self._retry, self._incomplete):
             timer.cancel()
 
-    def _move(self, event: Event) -> None:
+    def _move(self, event: SessionEvent) -> None:
         self.stage = TRANSITIONS[self.stage, event]
 
     # Requests.
 
     def _requests_ready(self, events: int) -> None:
-        if self._due and not self._opening.requests.is_ahead:
+        if self._processing_scheduled and not self._opening.requests.is_ahead:
             return None  # what was read is served first: else a client could have any amount read
         data = self._opening.requests.read(
             LATE_READ_BYTES if self._loop.is_turn_over else READ_BYTES
         )
         self._opening.requests_opened |= data != b"" or bool(events & HUP)
-        if data and self.stage is not Stage.LEAVING:  # else the padding of a disconnect
+        if data and self.stage is not SessionState.CLOSING:  # else the padding of a disconnect
             self._requests.feed(data)
         elif data == b"" and events & HUP:  # without HUP, no writer has been there yet
             self._requests_ended = True
             self._stop_reading()
-            if self.stage is Stage.OPENING:
-                return self.end("its client went before it was greeted")
-        self._serve()
+            if self.stage is SessionState.OPENING:
+                return self.close("its client went before it was greeted")
+        self._process_requests()
         self._read_at = time.monotonic()
-        incomplete = self.stage in SERVES and self._requests.is_incomplete
+        incomplete = self.stage in ACCEPTS_REQUESTS and self._requests.is_incomplete
         if incomplete and self._incomplete.call is None:
-            self._incomplete = self._loop.after(INCOMPLETE_SECONDS, self._check_incomplete)
+            self._incomplete = self._loop.call_later(INCOMPLETE_SECONDS, self._check_incomplete)
         return None
 
     def _check_incomplete(self) -> None:
         """Log a request that has been incomplete for too long."""
         self._incomplete = Timer(None)
-        if not self._requests.is_incomplete or self.stage not in SERVES:
+        if not self._requests.is_incomplete or self.stage not in ACCEPTS_REQUESTS:
             return
         left = self._read_at + INCOMPLETE_SECONDS - time.monotonic()
-        if self._due or self._is_busy():  # what is unused may be whole requests
+        if self._processing_scheduled or self._is_busy():  # what is unused may be whole requests
             left = INCOMPLETE_SECONDS
         if left > 0:
-            self._incomplete = self._loop.after(left, self._check_incomplete)
+            self._incomplete = self._loop.call_later(left, self._check_incomplete)
             return
         reason = f"session {self.pipes.name}: a request is incomplete"
-        self._house.refusals.add(f"{reason} after {INCOMPLETE_SECONDS:g} s", self._requests.unused)
+        self._context.refusals.add(
+            f"{reason} after {INCOMPLETE_SECONDS:g} s", self._requests.unused
+        )
 
-    def _serve(self) -> None:
+    def _process_requests(self) -> None:
         """Carry out the requests that are there, as far as the client reads its replies."""
-        self._due = True  # what is over at once needs no call of its own
-        is_more = self._serve_some()
-        self._due = False
+        self._processing_scheduled = True  # what is over at once needs no call of its own
+        is_more = self._process_some()
+        self._processing_scheduled = False
         if is_more:
-            self._serve_soon()
-        if self.stage is Stage.LEAVING and self._requests_ended and self._replies is None:
-            self.end(None)
+            self._schedule_processing()
+        if self.stage is SessionState.CLOSING and self._requests_ended and self._replies is None:
+            self.close(None)
         self._read_only_when_idle()
 
-    def _serve_some(self) -> bool:
+    def _process_some(self) -> bool:
         """Carry out some requests; return whether there may be more to do."""
-        for _ in range(REQUESTS_A_TURN):
-            if self.stage not in SERVES or self._is_busy():
+        for _ in range(MAX_REQUESTS_PER_TURN):
+            if self.stage not in ACCEPTS_REQUESTS or self._is_busy():
                 return False
-            request = self._requests.next()
+            request = self._requests.next_request()
             if request is None:
                 if self._requests_ended:
-                    self.end(self._finishing or "its client closed its requests")
+                    self.close(self._close_reason or "its client closed its requests")
                 return False
-            self._carry_out(request)
+            self._handle_request(request)
             if self._loop.is_turn_over:
                 break
         return True
 
-    def _serve_soon(self) -> None:
-        if not self._due:
-            self._due = True
-            self._loop.soon(self._serve)
+    def _schedule_processing(self) -> None:
+        if not self._processing_scheduled:
+            self._processing_scheduled = True
+            self._loop.call_soon_threadsafe(self._process_requests)
 
     def _is_busy(self) -> bool:
         """Tell whether a request is being carried out, or its reply is still on its way."""
-        return self._execution is not None or self._unsafe or self._unread_replies()
+        return self._execution is not None or self._awaiting_commit or self._unread_replies()
 
     def _unread_replies(self) -> bool:
         return self._replies is not None and self._replies.pending
 
     def _read_only_when_idle(self) -> None:
         """Read no further requests while one is being carried out or its reply unread."""
-        if self.stage is Stage.ENDED or self._requests_ended:
+        if self.stage is SessionState.CLOSED or self._requests_ended:
             return
         if self._is_busy():
             self._stop_reading()
         elif not self._watching:
-            self._loop.watch(self._input, IN, self._requests_ready)
+            self._loop.register(self._input, IN, self._requests_ready)
             self._watching = True
 
     def _stop_reading(self) -> None:
         if self._watching:
-            self._loop.forget(self._input)
+            self._loop.unregister(self._input)
             self._watching = False
 
-    def _carry_out(self, request: Request) -> None:
+    def _handle_request(self, request: Request) -> None:
         match request:
             case Subscribe(key):
                 there = self._subscribe(key)
-                self._reply_when_safe([frames.reply(frames.SUBSCRIBE, int(there))])
+                self._reply_on_commit([frames.encode_reply(frames.SUBSCRIBE, int(there))])
             case Unsubscribe(key):
-                house = self._house
-                was_there = house.store.unsubscribe(house.watchers, self._outbox, key)
-                self._reply([frames.reply(frames.UNSUBSCRIBE, int(not was_there))])
+                house = self._context
+                was_there = house.store.unsubscribe(house.subscriptions, self._outbox, key)
+                self._reply([frames.encode_reply(frames.UNSUBSCRIBE, int(not was_there))])
             case Execute():
-                turns = self._house.turns
-                self._execution = turns.start(request, self._claim, self._executed)
-                if self._finishing is not None:
+                turns = self._context.scheduler
+                self._execution = turns.start(request, self._claim, self._on_executed)
+                if self._close_reason is not None:
                     self._execution.ends_at_wait = True
                     self._limit_script()
-                self._execution.go_on()
-            case TooLong(length):
-                self._reply(scripts.refused(length))
+                self._execution.resume()
+            case OversizedExecute(length):
+                self._reply(scripts.oversized_reply(length))
             case Disconnect():
                 self._disconnect()
-            case Unknown(operation):
+            case UnknownOperation(operation):
                 arrived = excerpt(self._requests.unused)
-                self.end(f"it sent an unknown operation, {operation}: {arrived}")
+                self.close(f"it sent an unknown operation, {operation}: {arrived}")
 
     def _subscribe(self, key: bytes) -> bool:
         try:
-            checked_word(key, "key")
-        except WordRefused:
+            validate_word(key, "key")
+        except InvalidWordError:
             return False
-        return self._house.store.subscribe(self._house.watchers, self._outbox, key)
+        return self._context.store.subscribe(self._context.subscriptions, self._outbox, key)
 
-    def _executed(self, execution: Execution) -> None:
+    def _on_executed(self, execution: ScheduledScript) -> None:
         """Reply to a script, or end if there is no reply."""
         self._execution = None
         if execution.failure is not None:
-            return self.end(self._finishing or execution.failure)
-        self._reply_when_safe(execution.script.reply())
-        self._serve_soon()
+            return self.close(self._close_reason or execution.failure)
+        self._reply_on_commit(execution.script.reply())
+        self._schedule_processing()
         return None
 
     # Replies and notifications.
 
-    def _reply_when_safe(self, parts: Sequence[bytes | bytearray]) -> None:
+    def _reply_on_commit(self, parts: Sequence[bytes | bytearray]) -> None:
         """Reply as soon as all that the reply tells may be shown; requests wait as long."""
-        store = self._house.store
+        store = self._context.store
         try:
             position = store.position()
-        except (JournalFailed, StoreClosed):
-            return self.end(FAILED_JOURNAL)
+        except (JournalWriteError, StoreClosedError):
+            return self.close(JOURNAL_FAILED_REASON)
         if store.is_safe(position):
             return self._reply(parts)
-        self._unsafe = True
-        store.when_safe(position, lambda: self._loop.soon(lambda: self._is_safe(parts)))
+        self._awaiting_commit = True
+        store.when_safe(
+            position, lambda: self._loop.call_soon_threadsafe(lambda: self._on_commit(parts))
+        )
         return None
 
-    def _is_safe(self, parts: Sequence[bytes | bytearray]) -> None:
-        self._unsafe = False
+    def _on_commit(self, parts: Sequence[bytes | bytearray]) -> None:
+        self._awaiting_commit = False
         self._reply(parts)
-        self._serve()
+        self._process_requests()
 
     def _reply(self, parts: Sequence[bytes | bytearray]) -> None:
-        if self._replies is None or self.stage is Stage.ENDED:
+        if self._replies is None or self.stage is SessionState.CLOSED:
             return None
         try:
-            self._replies.put([frames.in_dialect(parts[0], self.pipes.dialect), *parts[1:]])
+            self._replies.write([frames.in_dialect(parts[0], self.pipes.dialect), *parts[1:]])
         except BrokenPipeError:
-            return self.finish("its client reads no responses any more")
+            return self.drain_and_close("its client reads no responses any more")
         self._note_progress()
         return None
 
@@ -337,41 +347,41 @@ class Session:
             self._claim.read_at = time.monotonic()
         else:
             self._claim.read_at = None
-            self._claim.hold(0)
+            self._claim.resize(0)
 
-    def _written(self, size: int) -> None:
+    def _on_reply_written(self, size: int) -> None:
         """Give back what a part of a reply took."""
-        self._claim.hold(max(0, self._claim.held - size))
+        self._claim.resize(max(0, self._claim.held - size))
 
-    def _evicted(self) -> None:
+    def _on_evicted(self) -> None:
         """End, as others wait for the memory that the reply takes."""
-        self.finish("its client does not read its reply, and others need the room")
+        self.drain_and_close("its client does not read its reply, and others need the room")
 
     def _replies_ready(self, events: int) -> None:
         if events & ERR:
-            return self.finish("its client reads no responses any more")
+            return self.drain_and_close("its client reads no responses any more")
         if events & OUT and self._replies is not None:
             try:
-                self._replies.write()
+                self._replies.flush()
             except BrokenPipeError:
-                return self.finish("its client reads no responses any more")
+                return self.drain_and_close("its client reads no responses any more")
             self._note_progress()
-            if self.stage is Stage.LEAVING and not self._replies.pending:
-                self._see_off()
-            self._serve()
+            if self.stage is SessionState.CLOSING and not self._replies.pending:
+                self._linger()
+            self._process_requests()
         return None
 
     def _notifications_ready(self, events: int) -> None:
         if events & ERR:
-            self.finish("its client reads no notifications any more")
+            self.drain_and_close("its client reads no notifications any more")
         elif events & OUT:
-            self._notifications.go_on()
+            self._notifications.on_writable()
 
     def _wake(self) -> None:
         """There are more changes in the outbox; from the thread that made them."""
-        if self._outbox.given_up:
+        if self._outbox.overflowed:
             why = "its client does not keep up with its notifications"
-            self._loop.soon(lambda: self.finish(why))
+            self._loop.call_soon_threadsafe(lambda: self.drain_and_close(why))
         else:
             self._notifications.flush()
 
@@ -379,7 +389,7 @@ class Session:
 
     def _disconnect(self) -> None:
         self._cancel_timers()
-        self._move(Event.DISCONNECT)
+        self._move(SessionEvent.DISCONNECT)
         self._unsubscribe_all(self._answer_disconnect)
 
     def _unsubscribe_all(self, then: Callable[[], None]) -> None:
@@ -388,41 +398,41 @@ class Session:
 
         def go_on() -> None:
             for key in keys:
-                self._house.store.unsubscribe(self._house.watchers, self._outbox, key)
+                self._context.store.unsubscribe(self._context.subscriptions, self._outbox, key)
                 if self._loop.is_turn_over:
-                    return self._loop.soon(go_on)
+                    return self._loop.call_soon_threadsafe(go_on)
             return then()
 
         go_on()
 
     def _answer_disconnect(self) -> None:
-        self._reply([frames.reply(frames.DISCONNECT, 0)])
-        if self.stage is Stage.ENDED:
+        self._reply([frames.encode_reply(frames.DISCONNECT, 0)])
+        if self.stage is SessionState.CLOSED:
             return
         if self._unread_replies():  # what it was answered before fills the pipe
-            self._deadline = self._loop.after(OPENING_SECONDS, lambda: self.end(None))
+            self._deadline = self._loop.call_later(OPEN_TIMEOUT_SECONDS, lambda: self.close(None))
         else:
-            self._see_off()
+            self._linger()
 
-    def _see_off(self) -> None:
+    def _linger(self) -> None:
         """Close responses, as the answer is on its way, and give the client a moment to go."""
         if self._replies is not None:
             self._replies.close()
             self._replies = None
         self._deadline.cancel()
-        self._deadline = self._loop.after(LEAVING_SECONDS, lambda: self.end(None))
+        self._deadline = self._loop.call_later(LINGER_SECONDS, lambda: self.close(None))
 
-    def finish(self, why: str) -> None:
+    def drain_and_close(self, why: str) -> None:
         """Close everything, and carry out the whole requests that had come; then it has ended.
 
         Nobody is answered any more. It ends at a WAIT, and where a script takes longer than
         `FINISH_SECONDS`, or all together `FINISH_ALL_SECONDS`.
         """
-        if self._finishing is not None:
+        if self._close_reason is not None:
             return None
         execution = self._execution
-        if self.stage not in SERVES or (execution is not None and execution.is_paused):
-            return self.end(why)
+        if self.stage not in ACCEPTS_REQUESTS or (execution is not None and execution.is_paused):
+            return self.close(why)
         if not self._requests_ended:
             self._requests_ended = True
             reader = self._opening.requests
@@ -430,34 +440,34 @@ class Session:
         if execution is not None:
             execution.ends_at_wait = True
         self._close()
-        self._finishing = why
+        self._close_reason = why
         self._finish_by = time.monotonic() + FINISH_ALL_SECONDS
         self._limit_script()
-        self._serve()
+        self._process_requests()
         return None
 
     def _limit_script(self) -> None:
         """Let the script under way, or the one that begins, take so long and no longer."""
         self._deadline.cancel()
         seconds = min(FINISH_SECONDS, self._finish_by - time.monotonic())
-        self._deadline = self._loop.after(seconds, self._finished_late)
+        self._deadline = self._loop.call_later(seconds, self._on_finish_timeout)
 
-    def _finished_late(self) -> None:
-        self.end(f"{self._finishing}; its last requests took too long and were cut short")
+    def _on_finish_timeout(self) -> None:
+        self.close(f"{self._close_reason}; its last requests took too long and were cut short")
 
-    def end(self, why: str | None) -> None:
+    def close(self, why: str | None) -> None:
         """Close everything; `why` goes to the log. Once it has ended this does nothing."""
-        if self.stage is Stage.ENDED:
+        if self.stage is SessionState.CLOSED:
             return
         if why is not None:
             log.info("session %s ended: %s", self.pipes.name, why)
         else:
             log.info("session %s ended", self.pipes.name)
-        self._move(Event.END)
+        self._move(SessionEvent.END)
         if self._execution is not None:
             self._execution.cancel()
             self._execution = None
-        if self._finishing is None:
+        if self._close_reason is None:
             self._close()
         self._deadline.cancel()
         self._claim.close()
@@ -467,17 +477,17 @@ class Session:
     @property
     def holds_pipes(self) -> bool:
         """Whether its pipes are still open."""
-        return self._finishing is None and self.stage is not Stage.ENDED
+        return self._close_reason is None and self.stage is not SessionState.CLOSED
 
     def _close(self) -> None:
         self._cancel_timers()
-        self._outbox.give_up()
+        self._outbox.overflow()
         self._stop_reading()
         if self._replies is not None:
             self._replies.close()
-            self._house.turns.discard(self._replies.parts)
+            self._context.scheduler.discard(self._replies.parts)
             self._replies = None
             if self._execution is None:
                 self._note_progress()
         self._notifications.close()
-        self._house.release(self._opening)
+        self._context.release(self._opening)

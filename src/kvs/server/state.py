@@ -11,22 +11,22 @@ Laws, for every session:
 from enum import Enum, auto
 
 
-class Stage(Enum):
+class SessionState(Enum):
     """How far a session has come."""
 
     OPENING = auto()
     """Nobody reads its responses yet."""
-    GREETED = auto()
+    CONNECTED = auto()
     """It serves requests; nobody reads its notifications yet."""
-    SERVING = auto()
+    OPEN = auto()
     """Everything is open."""
-    LEAVING = auto()
+    CLOSING = auto()
     """It was told that its client disconnects."""
-    ENDED = auto()
+    CLOSED = auto()
     """All its pipes are closed."""
 
 
-class Event(Enum):
+class SessionEvent(Enum):
     """What moves a session on."""
 
     RESPONSES_OPEN = auto()
@@ -36,15 +36,15 @@ class Event(Enum):
 
 
 TRANSITIONS = {
-    (Stage.OPENING, Event.RESPONSES_OPEN): Stage.GREETED,
-    (Stage.GREETED, Event.NOTIFICATIONS_OPEN): Stage.SERVING,
-    (Stage.GREETED, Event.DISCONNECT): Stage.LEAVING,
-    (Stage.SERVING, Event.DISCONNECT): Stage.LEAVING,
-    (Stage.OPENING, Event.END): Stage.ENDED,
-    (Stage.GREETED, Event.END): Stage.ENDED,
-    (Stage.SERVING, Event.END): Stage.ENDED,
-    (Stage.LEAVING, Event.END): Stage.ENDED,
+    (SessionState.OPENING, SessionEvent.RESPONSES_OPEN): SessionState.CONNECTED,
+    (SessionState.CONNECTED, SessionEvent.NOTIFICATIONS_OPEN): SessionState.OPEN,
+    (SessionState.CONNECTED, SessionEvent.DISCONNECT): SessionState.CLOSING,
+    (SessionState.OPEN, SessionEvent.DISCONNECT): SessionState.CLOSING,
+    (SessionState.OPENING, SessionEvent.END): SessionState.CLOSED,
+    (SessionState.CONNECTED, SessionEvent.END): SessionState.CLOSED,
+    (SessionState.OPEN, SessionEvent.END): SessionState.CLOSED,
+    (SessionState.CLOSING, SessionEvent.END): SessionState.CLOSED,
 }
 
-SERVES = {Stage.GREETED, Stage.SERVING}
+ACCEPTS_REQUESTS = {SessionState.CONNECTED, SessionState.OPEN}
 """Where requests are served."""

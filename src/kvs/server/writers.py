@@ -1,7 +1,7 @@
 """What is on its way to a client: replies, and notifications.
 
-`Replies` belongs to the loop's thread. `Notifications` is written by whichever thread has made a
-change, as far as the pipe takes it at once, and by the loop when the pipe takes more.
+`ReplyWriter` belongs to the loop's thread. `NotificationWriter` is written by whichever thread has
+made a change, as far as the pipe takes it at once, and by the loop when the pipe takes more.
 """
 
 from collections import deque
@@ -11,10 +11,10 @@ from threading import Lock
 
 from kvs.posix import fifos
 from kvs.protocol.frames import NOTIFICATION_BYTES
-from kvs.server.loop import OUT, Loop
+from kvs.server.loop import OUT, EventLoop
 from kvs.store.subscriptions import Outbox
 
-FRAMES_A_WRITE = PIPE_BUF // NOTIFICATION_BYTES
+FRAMES_PER_WRITE = PIPE_BUF // NOTIFICATION_BYTES
 """Notifications put into one write: a pipe takes so many whole or not at all (pipe(7)).
 
 So no client ever finds a part of one, and no more is taken out of an outbox than the pipe takes.
@@ -29,13 +29,13 @@ WRITE_BYTES = 256 << 10
 """Bytes of a reply written at a time, however fast its client reads: others are served then."""
 
 
-class Replies:
+class ReplyWriter:
     """The bytes of replies that the pipe has not taken yet. For the loop's thread."""
 
     def __init__(
         self,
         descriptor: int,
-        loop: Loop,
+        loop: EventLoop,
         ready: Callable[[int], None],
         written: Callable[[int], None] = _ignore,
     ) -> None:
@@ -51,14 +51,14 @@ class Replies:
         """What has not been written yet."""
         self._sizes: deque[int] = deque()
         """The lengths that the parts had at first."""
-        loop.watch(descriptor, 0, ready)
+        loop.register(descriptor, 0, ready)
 
     @property
     def pending(self) -> bool:
         """Whether the client has still to read some."""
         return bool(self.parts)
 
-    def put(self, parts: Iterable[bytes | bytearray]) -> None:
+    def write(self, parts: Iterable[bytes | bytearray]) -> None:
         """Write `parts`, now or as the client reads.
 
         Raises:
@@ -71,9 +71,9 @@ class Replies:
         for part in parts:
             self.parts.append(memoryview(part))
             self._sizes.append(len(part))
-        self.write()
+        self.flush()
 
-    def write(self) -> None:
+    def flush(self) -> None:
         """Write on; what does not fit is asked for again."""
         left = WRITE_BYTES
         while self.parts and left > 0:
@@ -85,7 +85,7 @@ class Replies:
         events = OUT if self.parts else 0
         if events != self._asked:
             self._asked = events
-            self._loop.ask_for(self.descriptor, events)
+            self._loop.modify(self.descriptor, events)
 
     def _take(self, count: int) -> None:
         """Take `count` bytes, which were written, from the first part."""
@@ -98,18 +98,18 @@ class Replies:
 
     def close(self) -> None:
         """Close the pipe; `parts` is lost to the client."""
-        self._loop.forget(self.descriptor)
+        self._loop.unregister(self.descriptor)
         fifos.close(self.descriptor)
 
 
-class Notifications:
+class NotificationWriter:
     """The way from an outbox to a pipe. `flush` may be called from any thread.
 
     `_writing` guards the pipe and what is half written: it is held for writes that never wait, and
     for the closing, so that nobody writes into a descriptor that has become something else.
     """
 
-    def __init__(self, outbox: Outbox[bytes], loop: Loop) -> None:
+    def __init__(self, outbox: Outbox[bytes], loop: EventLoop) -> None:
         self._outbox = outbox
         self._loop = loop
         self._writing = Lock()
@@ -124,14 +124,14 @@ class Notifications:
 
     def open(self, descriptor: int, ready: Callable[[int], None]) -> None:
         """Begin to write to `descriptor`; `ready` is called with its events, in the loop."""
-        self._loop.watch(descriptor, 0, ready)
+        self._loop.register(descriptor, 0, ready)
         with self._writing:
             self._descriptor = descriptor
         self.flush()
 
     def flush(self) -> None:
         """Write what the pipe takes now; the loop goes on with the rest when it takes more."""
-        while self._outbox.ready and not self._full and self._descriptor is not None:
+        while self._outbox.available and not self._full and self._descriptor is not None:
             if not self._writing.acquire(blocking=False):
                 return  # whoever writes looks again after letting go
             try:
@@ -139,13 +139,13 @@ class Notifications:
             finally:
                 self._writing.release()
 
-    def go_on(self) -> None:
+    def on_writable(self) -> None:
         """Write on, for the loop: the pipe takes more."""
         with self._writing:
             if self._descriptor is None:
                 return
             self._full = False
-            self._loop.ask_for(self._descriptor, 0)
+            self._loop.modify(self._descriptor, 0)
             self._write()
         self.flush()
 
@@ -153,14 +153,14 @@ class Notifications:
         """Close the pipe."""
         with self._writing:
             if self._descriptor is not None:
-                self._loop.forget(self._descriptor)
+                self._loop.unregister(self._descriptor)
                 fifos.close(self._descriptor)
                 self._descriptor = None
 
     def _write(self) -> None:
         if self._descriptor is None:
             return
-        data = self._unsent or b"".join(self._outbox.take(FRAMES_A_WRITE))
+        data = self._unsent or b"".join(self._outbox.take(FRAMES_PER_WRITE))
         if not data:
             return
         try:
@@ -170,4 +170,4 @@ class Notifications:
             return
         if self._unsent:
             self._full = True
-            self._loop.ask_for(self._descriptor, OUT)
+            self._loop.modify(self._descriptor, OUT)

@@ -8,28 +8,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event, Lock
 
-from kvs.errors import DirectoryUnusable, JobFailed, cause, shown
-from kvs.jobs.directory import JOB, JobsDirectory
-from kvs.posix.inotify import Sign, Watch
-from kvs.posix.leases import LeasesRefused, open_for_writing
-from kvs.service.tracker import Ledger, Version
+from kvs.errors import JobError, JobsDirectoryError, os_error_text, printable
+from kvs.jobs.directory import JOB_SUFFIX, JobsDirectory
+from kvs.posix.inotify import DirectoryWatcher, FileEvent
+from kvs.posix.leases import LeasesUnsupportedError, has_writer
+from kvs.service.tracker import FileVersion, JobTracker
 
-Log = Callable[[str], None]
+LogCallback = Callable[[str], None]
 """Called with a line for a person about something worth knowing, from any thread."""
 
 BLOCK = 1 << 20
 
-TRIES = 3
+MAX_INSPECTIONS = 3
 """So often a job is looked at because it changed in that instant; then somebody is at it."""
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Inspection:
     """What came of a look at a job: it is open, or it is not to be run now."""
 
     file: int | None = None
     being_written: bool = False
-    failure: JobFailed | None = None
+    failure: JobError | None = None
 
 
 class WatchedDirectory:
@@ -40,27 +40,31 @@ class WatchedDirectory:
     worker has learned something because of which `due` should be called.
 
     Raises:
-        DirectoryUnusable: it is no directory, or cannot be listed, locked or watched.
-        DirectoryInUse: another run is at work in it.
+        JobsDirectoryError: it is no directory, or cannot be listed, locked or watched.
+        DirectoryLockedError: another run is at work in it.
 
     """
 
     def __init__(
-        self, path: bytes, log: Log, wake: Callable[[], None], before: "WatchedDirectory | None"
+        self,
+        path: bytes,
+        log: LogCallback,
+        wake: Callable[[], None],
+        before: "WatchedDirectory | None",
     ) -> None:
         """Take up the directory; what ran in it, if it is the one of `before`, is known."""
-        self.shown = shown(path)
+        self.shown = printable(path)
         self.files = JobsDirectory(path)
         self._log = log
         self._wake = wake
         self._lock = Lock()
-        self._ledger = Ledger()
-        self._with_workers = 0
+        self._ledger = JobTracker()
+        self._busy_count = 0
         self._retired = self._closed = False
         self._no_leases: str | None = None
         """Why leases are refused, if they are."""
         self._no_leases_told = False
-        self._lost = False
+        self._overflowed = False
         """Signs were lost, so that the directory is to be looked through."""
         with contextlib.ExitStack() as undo:
             self.files.__enter__()
@@ -70,12 +74,14 @@ class WatchedDirectory:
             if before is not None and before._identity == self._identity:
                 self._ledger = before._ledger
             try:
-                self._watch = Watch(self.files.descriptor)
+                self._watch = DirectoryWatcher(self.files.descriptor)
             except OSError as error:
-                reason = f"cannot watch it: {cause(error)}"
-                raise DirectoryUnusable(self.shown, reason) from error
+                reason = f"cannot watch it: {os_error_text(error)}"
+                raise JobsDirectoryError(self.shown, reason) from error
             undo.callback(self._watch.close)
-            self._ledger.found(self.files.names())  # after the watch, so that none is missed
+            self._ledger.on_listing(
+                self.files.list_jobs()
+            )  # after the watch, so that none is missed
             undo.pop_all()
 
     # For the one thread that watches.
@@ -84,7 +90,7 @@ class WatchedDirectory:
         """Return the descriptor that is readable when `due` should be called."""
         return self._watch.fileno()
 
-    def is_there(self) -> bool:
+    def is_same_directory(self) -> bool:
         """Tell whether the directory is still the one at its path."""
         try:
             return os.path.samestat(os.stat(self.files.path), os.fstat(self.files.descriptor))
@@ -97,27 +103,27 @@ class WatchedDirectory:
         For each, a worker calls `open` once, and then `ended`.
 
         Raises:
-            DirectoryUnusable: signs were lost, and the directory cannot be listed; call it again.
+            JobsDirectoryError: signs were lost, and the directory cannot be listed; call it again.
 
         """
         with self._lock:
             self._take_in()
-            lost = self._lost
+            lost = self._overflowed
             if lost:
-                self._ledger.found(self.files.names())
-                self._lost = False
-            due = self._ledger.due()
-            self._with_workers += len(due)
+                self._ledger.on_listing(self.files.list_jobs())
+                self._overflowed = False
+            due = self._ledger.take_due()
+            self._busy_count += len(due)
         if lost:
             self._log(f"{self.shown}: changes may have been missed, it was looked through anew")
         return due
 
-    def look_again(self) -> None:
+    def retry_busy_jobs(self) -> None:
         """Let jobs be due that were open for writing when they were looked at."""
         with self._lock:
-            self._ledger.look_again()
+            self._ledger.requeue_busy()
 
-    def retire(self) -> None:
+    def stop_accepting(self) -> None:
         """Open no more jobs, and close the directory when those that run have ended."""
         with self._lock:
             self._take_in()
@@ -129,10 +135,10 @@ class WatchedDirectory:
     def revive(self) -> bool:
         """Take up work again if the directory is back, and was not closed; return whether so."""
         with self._lock:
-            if self._closed or not self.is_there():
+            if self._closed or not self.is_same_directory():
                 return False
             self._retired = False
-            self._lost = True
+            self._overflowed = True
             return True
 
     @property
@@ -143,7 +149,7 @@ class WatchedDirectory:
     def close(self) -> None:
         """Unlock and close it, when no worker is left; a second call does nothing."""
         with self._lock:
-            self._with_workers = 0
+            self._busy_count = 0
             self._retired = True
             self._close_if_unused()
 
@@ -155,7 +161,7 @@ class WatchedDirectory:
         It is not if somebody writes it, or if it is what was run already.
 
         Raises:
-            JobFailed: it cannot be opened, or is no regular file.
+            JobError: it cannot be opened, or is no regular file.
 
         """
         opened = self._open(name)
@@ -163,12 +169,12 @@ class WatchedDirectory:
             return None
         file, before = opened
         try:
-            version = Version.of(os.fstat(file))
+            version = FileVersion.of(os.fstat(file))
             if before is None or not version.is_untouched_since(before):
                 version = version._replace(digest=_digest(file, stopping))
                 is_new = before is None or not version.has_contents_of(before)
                 with self._lock:
-                    self._ledger.ran(name, version)
+                    self._ledger.record_run(name, version)
                 if is_new and not stopping.is_set():
                     return file
         except BaseException:
@@ -180,27 +186,27 @@ class WatchedDirectory:
     def ended(self, name: bytes) -> None:
         """Take in that a worker is done with the job, run or not."""
         with self._lock:
-            self._with_workers -= 1
+            self._busy_count -= 1
             if self._ledger.ended(name):
                 self._wake()
             if self._retired:
                 self._close_if_unused()
 
-    def _open(self, name: bytes) -> tuple[int, Version | None] | None:
+    def _open(self, name: bytes) -> tuple[int, FileVersion | None] | None:
         """Open the job if it may be run; return it with what it must differ from for that."""
         with self._lock:
             if self._retired:
-                self._ledger.put_back(name)
+                self._ledger.requeue(name)
                 return None
-            look = self._look_in_quiet(name)
-            is_news = self._ledger.is_news(name)
+            look = self._inspect_consistently(name)
+            is_news = self._ledger.has_unread_changes(name)
             before = None
             if look.file is not None:
                 before = self._ledger.opened(name)
             elif look.being_written:
-                self._ledger.refused(name)
+                self._ledger.mark_busy(name)
             else:
-                self._ledger.leave_alone(name)
+                self._ledger.dismiss(name)
             no_leases = self._no_leases if not self._no_leases_told else None
             self._no_leases_told = self._no_leases is not None
         if no_leases is not None:
@@ -212,66 +218,66 @@ class WatchedDirectory:
             raise look.failure
         return None if look.file is None else (look.file, before)
 
-    def _look_in_quiet(self, name: bytes) -> "_Look":
+    def _inspect_consistently(self, name: bytes) -> "_Inspection":
         """Look at the job at an instant when all signs of it are in.
 
         Signs of before must not make it run twice, signs of after must not get lost. So it is
         looked at between two looks at the signs, anew if there were any in between.
         """
-        for _ in range(TRIES):
+        for _ in range(MAX_INSPECTIONS):
             self._take_in(by_worker=True)
-            signs = self._ledger.signs(name)
+            signs = self._ledger.events_of(name)
             look = self._look(name)
             self._take_in(by_worker=True)
-            if self._ledger.signs(name) == signs:
+            if self._ledger.events_of(name) == signs:
                 return look
             if look.file is not None:
                 os.close(look.file)
-        return _Look(being_written=True)
+        return _Inspection(being_written=True)
 
-    def _look(self, name: bytes) -> "_Look":
+    def _look(self, name: bytes) -> "_Inspection":
         try:
             file = self.files.open_job(name)
-        except JobFailed as failure:
-            return _Look(failure=failure)
+        except JobError as failure:
+            return _Inspection(failure=failure)
         try:
-            being_written = open_for_writing(file)
+            being_written = has_writer(file)
             told = True
-        except LeasesRefused as error:
+        except LeasesUnsupportedError as error:
             being_written = told = False
-            self._no_leases = cause(error)
+            self._no_leases = os_error_text(error)
         if not being_written and not (
-            self._ledger.may_be_made_still(name) and self._is_being_made(name, file, told=told)
+            self._ledger.may_be_incomplete(name) and self._is_freshly_created(name, file, told=told)
         ):
-            return _Look(file)
+            return _Inspection(file)
         os.close(file)
-        return _Look(being_written=being_written)
+        return _Inspection(being_written=being_written)
 
-    def _is_being_made(self, name: bytes, file: int, *, told: bool) -> bool:
+    def _is_freshly_created(self, name: bytes, file: int, *, told: bool) -> bool:
         """Tell whether a file just made may be about to be written by its maker.
 
         A link is complete. open(2) makes a file before it counts as open for writing: so an empty
         one tells nothing; nor does any, without leases. It is run when it is closed.
         """
         with contextlib.suppress(FileNotFoundError):
-            entry = os.lstat(name + JOB, dir_fd=self.files.descriptor)
+            entry = os.lstat(name + JOB_SUFFIX, dir_fd=self.files.descriptor)
             if stat.S_ISLNK(entry.st_mode):
                 return False
         found = os.fstat(file)
         return found.st_nlink == 1 and (found.st_size == 0 or not told)
 
     def _take_in(self, *, by_worker: bool = False) -> None:
-        signs = self._watch.signs()
+        signs = self._watch.read_events()
         for sign, name in signs:
-            if sign is Sign.LOST:
-                self._lost = True
+            if sign is FileEvent.OVERFLOWED:
+                self._overflowed = True
             else:
-                self._ledger.saw(sign, name)
+                self._ledger.on_event(sign, name)
         if signs and by_worker:
             self._wake()
 
     def _close_if_unused(self) -> None:
-        if not self._closed and not self._with_workers:
+        if not self._closed and not self._busy_count:
             self._closed = True
             self._watch.close()
             self.files.__exit__(None, None, None)

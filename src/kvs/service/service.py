@@ -11,35 +11,35 @@ from types import TracebackType
 from typing import Self
 
 from kvs.errors import (
-    DirectoryInUse,
-    DirectoryUnusable,
-    JobFailed,
-    NoThread,
-    cause,
-    counted,
-    shown,
+    DirectoryLockedError,
+    JobError,
+    JobsDirectoryError,
+    ThreadStartError,
+    os_error_text,
+    pluralize,
+    printable,
 )
-from kvs.jobs.checkpoint import forget_gone
-from kvs.jobs.directory import JOB
-from kvs.jobs.job import Tell
-from kvs.jobs.pool import Pool
+from kvs.jobs.checkpoint import delete_stale_records
+from kvs.jobs.directory import JOB_SUFFIX
+from kvs.jobs.job import ErrorCallback
+from kvs.jobs.pool import WorkerPool
 from kvs.jobs.report import JobReport, State
-from kvs.jobs.run import tell_nobody
+from kvs.jobs.run import ignore_error
 from kvs.posix.wakeup import Wakeup
-from kvs.service.directory import Log, WatchedDirectory
-from kvs.service.reappearance import Returning
+from kvs.service.directory import LogCallback, WatchedDirectory
+from kvs.service.reappearance import ReappearanceWatcher
 from kvs.settings import Settings
-from kvs.store.core import Store
+from kvs.store.core import StoreCore
 
-FIRST_SECONDS = 0.02
-LAST_SECONDS = 1.0
+MIN_POLL_SECONDS = 0.02
+MAX_POLL_SECONDS = 1.0
 """What the kernel tells nothing of is looked at so long after something happened, then after twice
 that time, and so on, up to the longest: whether the directory is still at its path, whether a job
 that was open for writing still is, and whether a directory that was gone or in use can be had."""
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ServiceStats:
     """What a service has done so far."""
 
     running: int = 0
@@ -56,17 +56,17 @@ class Counts:
     """Snapshots begun by jobs that ended."""
 
 
-def log_nowhere(line: str) -> None:
+def discard_log(line: str) -> None:
     """Drop `line`."""
 
 
-class Service:
+class JobService:
     """A jobs directory being served: entered, it starts; left, it is stopped and has ended.
 
     Jobs there at the start are run in byte order of their names, others as they come. What goes
-    wrong in a job is given to `tell`, each event worth knowing to `log` as a line, both from the
-    thread that met it, with no lock held. `stop`, `wait`, `counts` and `abandon` may be called
-    from any thread, `stop` also from a signal handler.
+    wrong in a job is given to `on_error`, each event worth knowing to `log` as a line, both from
+    the thread that met it, with no lock held. `stop`, `wait`, `counts` and `kill_children` may be
+    called from any thread, `stop` also from a signal handler.
 
     A thread of its own waits for what happens in the directory, and alone changes which one that
     is; jobs run on the pool's. `_lock` guards the counts; it is a leaf.
@@ -74,31 +74,33 @@ class Service:
 
     def __init__(
         self,
-        store: Store,
+        store: StoreCore,
         path: str | bytes | os.PathLike[str],
         settings: Settings,
-        tell: Tell = tell_nobody,
-        log: Log = log_nowhere,
+        on_error: ErrorCallback = ignore_error,
+        log: LogCallback = discard_log,
     ) -> None:
         self._path = os.fsencode(path)
-        self._shown = shown(self._path)
+        self._shown = printable(self._path)
         self._store = store
         self._threads = settings.threads
-        self._tell = tell
+        self._tell = on_error
         self._log = log
-        self._pool = Pool(store, settings, tell)
+        self._pool = WorkerPool(store, settings, on_error)
         self._ended = Event()
         self._lock = Lock()
-        self._counts = Counts()
+        self._counts = ServiceStats()
         try:
             self._wakeup = Wakeup()
         except OSError as error:
-            raise DirectoryUnusable(self._shown, f"cannot watch it: {cause(error)}") from error
+            raise JobsDirectoryError(
+                self._shown, f"cannot watch it: {os_error_text(error)}"
+            ) from error
         self._directory: WatchedDirectory | None = None
         self._last: WatchedDirectory | None = None
         self._retired: list[WatchedDirectory] = []
         """Directories that were at the path before, and may have jobs running."""
-        self._returning: Returning | None = None
+        self._returning: ReappearanceWatcher | None = None
         self._complaint = ""
         """The last reason told why the directory cannot be served."""
 
@@ -106,21 +108,21 @@ class Service:
         """Lock the directory, watch it, list its jobs, and start the workers.
 
         Raises:
-            DirectoryUnusable: it is no directory, or cannot be listed, locked or watched.
-            DirectoryInUse: another run is at work in it.
-            NoThread: not one worker could be started.
-            JournalFailed: the store's journal has failed before.
+            JobsDirectoryError: it is no directory, or cannot be listed, locked or watched.
+            DirectoryLockedError: another run is at work in it.
+            ThreadStartError: not one worker could be started.
+            JournalWriteError: the store's journal has failed before.
 
         """
         self._directory = WatchedDirectory(self._path, self._log, self._wakeup.wake, None)
         files = self._directory.files
         try:
-            forget_gone(self._store, files.descriptor, files.names())
+            delete_stale_records(self._store, files.descriptor, files.list_jobs())
             self._pool.start(self._threads)
             try:
                 Thread(target=self._serve, name="kvs-jobs").start()
             except RuntimeError as error:
-                raise NoThread from error
+                raise ThreadStartError from error
         except BaseException:
             self._pool.stop()
             self._directory.close()
@@ -140,8 +142,8 @@ class Service:
         except BaseException:  # interrupted: wait all the same
             self._ended.wait()
             raise
-        if self._pool.defect is not None:
-            raise self._pool.defect
+        if self._pool.internal_error is not None:
+            raise self._pool.internal_error
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the end, or for so many seconds; return whether the service has ended.
@@ -159,14 +161,14 @@ class Service:
         self._pool.stop()
         self._wakeup.wake()
 
-    def abandon(self) -> None:
+    def kill_children(self) -> None:
         """Leave nothing half done behind, for a process that is about to leave at once."""
-        self._pool.snapshots.abandon()
+        self._pool.snapshots.kill_children()
         for directory in (*self._retired, self._directory):
             if directory is not None:
                 directory.files.unlock()
 
-    def counts(self) -> Counts:
+    def counts(self) -> ServiceStats:
         """Return what the service has done so far."""
         with self._lock:
             return self._counts
@@ -180,16 +182,16 @@ class Service:
 
     def _serve(self) -> None:
         try:
-            pause, look_again_at = FIRST_SECONDS, 0.0
+            pause, look_again_at = MIN_POLL_SECONDS, 0.0
             while not self._pool.stopping.is_set():
                 now = time.monotonic()
                 again = now >= look_again_at
                 if again:
                     look_again_at = now + pause
-                    pause = min(2 * pause, LAST_SECONDS)
-                self._look(again=again)
+                    pause = min(2 * pause, MAX_POLL_SECONDS)
+                self._process_events(again=again)
                 if self._sleep(max(0.0, look_again_at - time.monotonic())):
-                    pause = FIRST_SECONDS
+                    pause = MIN_POLL_SECONDS
                     look_again_at = min(look_again_at, time.monotonic() + pause)
         except BaseException as defect:  # noqa: BLE001  (raised again where the service is left)
             self._pool.fail(defect)
@@ -210,46 +212,48 @@ class Service:
             poll.register(signs, select.POLLIN)
         if not poll.poll(math.ceil(seconds * 1000)):
             return False
-        return self._wakeup.clear() or self._returning is None or self._returning.is_told()
+        return (
+            self._wakeup.clear() or self._returning is None or self._returning.may_have_reappeared()
+        )
 
-    def _look(self, *, again: bool) -> None:
+    def _process_events(self, *, again: bool) -> None:
         """Take in what happened; `again` if nothing was told and what is not told is due."""
-        if self._directory is not None and not self._directory.is_there():
-            self._lose(self._directory)
+        if self._directory is not None and not self._directory.is_same_directory():
+            self._detach_directory(self._directory)
         if self._directory is None:
-            self._directory = self._take_up()
+            self._directory = self._attach_directory()
         if self._directory is None:
             return
         if again:
-            self._directory.look_again()
+            self._directory.retry_busy_jobs()
         try:
             due = self._directory.due()
-        except DirectoryUnusable as error:
-            self._complain(str(error))
+        except JobsDirectoryError as error:
+            self._log_once(str(error))
             return
         for name, news in due:
             if news:
-                self._log(f"{self._directory.files.shown(name + JOB)}: found")
+                self._log(f"{self._directory.files.shown(name + JOB_SUFFIX)}: found")
             self._pool.add(partial(self._run, self._directory, name))
 
-    def _lose(self, directory: WatchedDirectory) -> None:
+    def _detach_directory(self, directory: WatchedDirectory) -> None:
         self._directory = None
-        self._returning = Returning(self._path)
+        self._returning = ReappearanceWatcher(self._path)
         self._complaint = ""
-        directory.retire()
+        directory.stop_accepting()
         self._last = directory
         self._retired = [old for old in self._retired if not old.closed] + [directory]
         self._log(f"{self._shown}: it is gone; what is new in it is run when it is back")
 
-    def _take_up(self) -> WatchedDirectory | None:
+    def _attach_directory(self) -> WatchedDirectory | None:
         """Return the directory that stands at the path now, if it can be had."""
         directory = next((old for old in self._retired if old.revive()), None)
         if directory is None:
             try:
                 directory = WatchedDirectory(self._path, self._log, self._wakeup.wake, self._last)
-            except (DirectoryUnusable, DirectoryInUse) as error:
+            except (JobsDirectoryError, DirectoryLockedError) as error:
                 if os.path.lexists(self._path):
-                    self._complain(str(error))
+                    self._log_once(str(error))
                 return None
         if self._returning is not None:
             self._returning.close()
@@ -258,7 +262,7 @@ class Service:
         self._log(f"{self._shown}: it is back, and watched")
         return directory
 
-    def _complain(self, reason: str) -> None:
+    def _log_once(self, reason: str) -> None:
         """Log `reason`, once."""
         if reason != self._complaint:
             self._complaint = reason
@@ -270,7 +274,7 @@ class Service:
         try:
             try:
                 file = directory.open(name, self._pool.stopping)
-            except JobFailed as failure:
+            except JobError as failure:
                 self._count(JobReport(name, failure.file, State.FAILED), running=0)
                 self._tell(failure)
                 return
@@ -281,7 +285,7 @@ class Service:
             self._log(f"{job.report.file}: started")
             job.run(file)
             self._count(job.report, running=-1)
-            self._log(_ended(job.report))
+            self._log(_on_job_ended(job.report))
         finally:
             directory.ended(name)
 
@@ -296,18 +300,18 @@ class Service:
                     failed=before.failed + (ended.state is State.FAILED),
                     commands=before.commands + ended.commands,
                     invalid=before.invalid + ended.invalid,
-                    snapshots=before.snapshots + len(ended.snapshots),
+                    snapshots=before.snapshots + len(ended.backups),
                 )
             self._counts = counts
 
 
-def _ended(job: JobReport) -> str:
-    written, lost = job.snapshots_written, job.snapshots_lost
-    writing = len(job.snapshots) - written - lost
+def _on_job_ended(job: JobReport) -> str:
+    written, lost = job.backups_written, job.backups_failed
+    writing = len(job.backups) - written - lost
     others = ((lost, "failed"), (writing, "being written"))
     rest = ", ".join(f"{number} {what}" for number, what in others if number)
     return (
-        f"{job.file}: {job.state.value}, {counted(job.commands, 'command')}, "
-        f"{counted(job.invalid, 'invalid line')}, "
-        f"{counted(written, 'snapshot')}{rest and f' ({rest})'}, {job.seconds:.3f} s"
+        f"{job.file}: {job.state.value}, {pluralize(job.commands, 'command')}, "
+        f"{pluralize(job.invalid, 'invalid line')}, "
+        f"{pluralize(written, 'snapshot')}{rest and f' ({rest})'}, {job.seconds:.3f} s"
     )

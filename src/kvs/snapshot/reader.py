@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from kvs.errors import BackupMalformed, BackupUnreadable, cause, shown
+from kvs.errors import BackupFormatError, BackupReadError, os_error_text, printable
 from kvs.language.grammar import RESERVED, WORD
 from kvs.posix.files import open_regular
 
@@ -26,12 +26,12 @@ def load(path: bytes) -> dict[bytes, bytes]:
     """Return the pairs of the backup at `path`.
 
     Raises:
-        BackupUnreadable: it cannot be opened or read.
-        BackupMalformed: a line is not ``(key, value)``, keys do not strictly ascend, or the last
+        BackupReadError: it cannot be opened or read.
+        BackupFormatError: a line is not ``(key, value)``, keys do not strictly ascend, or the last
             line has no newline.
 
     """
-    name = shown(path)
+    name = printable(path)
     pairs: dict[bytes, bytes] = {}
     last = b""
     try:
@@ -40,16 +40,16 @@ def load(path: bytes) -> dict[bytes, bytes]:
             while position < len(block):
                 match = _LINE.match(block, position)
                 if match is None:
-                    raise BackupMalformed(name, len(pairs) + 1, _why(block, position))
+                    raise BackupFormatError(name, len(pairs) + 1, _describe_fault(block, position))
                 key, value = match.groups()
                 if key <= last:
-                    reason = f"key '{shown(key)}' does not ascend from '{shown(last)}'"
-                    raise BackupMalformed(name, len(pairs) + 1, reason)
+                    reason = f"key '{printable(key)}' does not ascend from '{printable(last)}'"
+                    raise BackupFormatError(name, len(pairs) + 1, reason)
                 pairs[key] = value
                 last = key
                 position = match.end()
     except OSError as error:
-        raise BackupUnreadable(name, cause(error)) from error
+        raise BackupReadError(name, os_error_text(error)) from error
     return pairs
 
 
@@ -70,7 +70,7 @@ def _blocks(path: bytes) -> Iterator[bytes]:
         os.close(file)
 
 
-def _why(block: bytes, position: int) -> str:
+def _describe_fault(block: bytes, position: int) -> str:
     end = block.find(b"\n", position)
     if end < 0 and len(block) - position <= LINE_BYTES:
         return "the last line has no newline: the file was cut short"
@@ -78,4 +78,4 @@ def _why(block: bytes, position: int) -> str:
     for word in RESERVED:
         if line.endswith(b", %b)" % word):
             return f"{word.decode('ascii')} is reserved and cannot be a value"
-    return f"expected '(key, value)', not '{shown(line, 60)}'"
+    return f"expected '(key, value)', not '{printable(line, 60)}'"

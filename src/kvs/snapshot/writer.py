@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from operator import call
 from typing import NoReturn
 
-from kvs.errors import SnapshotFailed, SnapshotNotSynced, cause
-from kvs.posix.files import NotSynced, Replacement, write_all
+from kvs.errors import SnapshotError, SnapshotNotDurableError, os_error_text
+from kvs.posix.files import AtomicFile, DirectorySyncError, write_all
 
 SYNC_BYTES = 4 << 20
 """So much does a child write, at most, before it syncs.
@@ -31,15 +31,15 @@ all of this one that has not reached the disk.
 _UNKNOWN = 255
 """The child's exit status for an error without a number."""
 
-_IGNORED = (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+_IGNORED_SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def _at_once() -> None:
+def _no_wait() -> None:
     """Wait for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class SnapshotInfo:
     """A snapshot that is on disk under its name."""
 
     revision: int
@@ -48,28 +48,28 @@ class Written:
     bytes: int
     seconds: float
     """From the fork until it was durable under its name."""
-    held_seconds: float
+    blocked_seconds: float
     """For how long fork held the store, so that no command could run."""
 
 
-class Draft:
+class SnapshotWriter:
     """A snapshot on its way to `name` in `directory`: `fork` once, then `finish` once.
 
-    `shown` is how errors name the file, whose name may be changed until `finish`. `fork` and
-    `finish` may be called from different threads, one after the other; `abandon` from any thread,
-    at any time. After an exception within them, `cancel` ends it.
+    `display_path` is how errors name the file, whose name may be changed until `finish`. `fork` and
+    `finish` may be called from different threads, one after the other; `kill_child` from any
+    thread, at any time. After an exception within them, `cancel` ends it.
     """
 
     def __init__(self, directory: int, name: bytes, shown: str) -> None:
-        self.shown = shown
+        self.display_path = shown
         self._pids: list[int] = []
         """The child's, from the fork on; changed in one call into C with it."""
         self._reaped: list[tuple[int, int]] = []
         """What waitpid(2) returned for it, likewise."""
         try:
-            self._replacement = Replacement(directory, name)
+            self._replacement = AtomicFile(directory, name)
         except OSError as error:
-            raise SnapshotFailed(shown, cause(error), error.errno) from error
+            raise SnapshotError(shown, os_error_text(error), error.errno) from error
 
     def fork(self, revision: int, pairs: int, blocks: Callable[[], Iterable[bytes]]) -> None:
         """Start the child that writes `blocks`, called and taken there, of so many pairs.
@@ -77,7 +77,7 @@ class Draft:
         The caller keeps what they are made of unchanged meanwhile.
 
         Raises:
-            SnapshotFailed: there is no child, and no temporary file any more.
+            SnapshotError: there is no child, and no temporary file any more.
 
         """
         self._revision, self._pairs = revision, pairs
@@ -86,30 +86,32 @@ class Draft:
         try:
             self._pids.extend(map(call, (os.fork,)))
             if not self._pids[0]:
-                _child(self._replacement.file, blocks, mask)
+                _run_child(self._replacement.file, blocks, mask)
         except OSError as error:
             self._replacement.discard()
-            raise SnapshotFailed(self.shown, f"cannot fork: {cause(error)}") from error
+            raise SnapshotError(
+                self.display_path, f"cannot fork: {os_error_text(error)}"
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._held = time.perf_counter() - self._began
 
     def finish(
         self,
-        until_safe: Callable[[], None] = _at_once,
-        commit: Callable[[Replacement], None] = Replacement.commit,
-    ) -> Written:
+        until_safe: Callable[[], None] = _no_wait,
+        commit: Callable[[AtomicFile], None] = AtomicFile.commit,
+    ) -> SnapshotInfo:
         """Wait for the child to end, and for `until_safe`; then put its file in place by `commit`.
 
         Raises:
-            SnapshotFailed: the child failed, or the file cannot be put in place.
+            SnapshotError: the child failed, or the file cannot be put in place.
             KvsError: `until_safe` raised it; nothing is left of the file then.
 
         """
-        failure = self._ending()
+        failure = self._wait_for_child()
         if failure:
             self._replacement.discard()
-            raise SnapshotFailed(self.shown, *failure)
+            raise SnapshotError(self.display_path, *failure)
         size = os.fstat(self._replacement.file).st_size
         try:
             until_safe()
@@ -118,12 +120,12 @@ class Draft:
             raise
         try:
             commit(self._replacement)
-        except NotSynced as error:
-            raise SnapshotNotSynced(self.shown, cause(error)) from error
+        except DirectorySyncError as error:
+            raise SnapshotNotDurableError(self.display_path, os_error_text(error)) from error
         except OSError as error:
-            raise SnapshotFailed(self.shown, cause(error), error.errno) from error
+            raise SnapshotError(self.display_path, os_error_text(error), error.errno) from error
         seconds = time.perf_counter() - self._began
-        return Written(self._revision, self._pairs, size, seconds, self._held)
+        return SnapshotInfo(self._revision, self._pairs, size, seconds, self._held)
 
     def rename(self, name: bytes) -> None:
         """Let the file be called `name` once it is finished."""
@@ -133,7 +135,7 @@ class Draft:
         """Remove its file; it was not forked."""
         self._replacement.discard()
 
-    def abandon(self) -> None:
+    def kill_child(self) -> None:
         """End the child, if it still runs, and remove its file; for a process about to leave."""
         self._kill()
         self._replacement.remove()
@@ -146,7 +148,7 @@ class Draft:
         self._replacement.remove()
         self._kill()
         if self._pids:
-            self._ending()
+            self._wait_for_child()
         self._replacement.discard()
 
     def _kill(self) -> None:
@@ -155,7 +157,7 @@ class Draft:
                 for pid in self._pids:
                     os.kill(pid, signal.SIGKILL)
 
-    def _ending(self) -> tuple[str, int | None] | None:
+    def _wait_for_child(self) -> tuple[str, int | None] | None:
         """Wait for the child; return why it failed, with the error number; None if it did not."""
         try:
             if not self._reaped:
@@ -166,14 +168,14 @@ class Draft:
         return _failure(os.waitstatus_to_exitcode(self._reaped[0][1]))
 
 
-def _child(
+def _run_child(
     file: int, blocks: Callable[[], Iterable[bytes]], mask: set[int | signal.Signals]
 ) -> NoReturn:
     status = _UNKNOWN
     try:
         _close_all_but(file)  # first: a killed server's registration pipe must lose its reader
         gc.disable()  # a collection would touch, and so copy, every page
-        _forget_parent(mask)
+        _reset_inherited_state(mask)
         unsynced = 0
         for block in blocks():
             write_all(file, block)
@@ -200,13 +202,13 @@ def _close_all_but(file: int) -> None:
     os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _forget_parent(mask: set[int | signal.Signals]) -> None:
+def _reset_inherited_state(mask: set[int | signal.Signals]) -> None:
     """Drop the parent's wakeup descriptor and signal handlers."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    for number in _IGNORED:
+    for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

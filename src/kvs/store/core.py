@@ -3,8 +3,8 @@
 The engine below executes commands, each at one instant; `kvs.store.publication` brings what they
 change into the journal and to the subscribers, in order. No public method holds a lock while a
 signal handler may run: compaction, backups and notes of jobs, for which other threads have to wait,
-are done in a thread of their own if need be (`kvs.concurrency.waiting.apart`). A finalizer that
-runs there may use the store.
+are done in a thread of their own if need be (`kvs.concurrency.waiting.call_uninterrupted`). A
+finalizer that runs there may use the store.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ from kvs.concurrency import forks
 from kvs.concurrency.atomic import atomically
 from kvs.concurrency.noncopyable import NonCopyable
 from kvs.concurrency.unclosed import warn_unclosed
-from kvs.concurrency.waiting import Waiters, apart, fork_apart
-from kvs.engine.interface import BUDGET, Instant, Mark, Pause
-from kvs.engine.selection import new_engine
-from kvs.errors import DataUnusable, JournalFailed, SnapshotFailed, StoreClosed
-from kvs.progress import ShowProgress, show_nobody
+from kvs.concurrency.waiting import Waiters, call_uninterrupted, fork_uninterrupted
+from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor, TableView
+from kvs.engine.selection import create_engine
+from kvs.errors import DataDirectoryError, JournalWriteError, SnapshotError, StoreClosedError
+from kvs.progress import ProgressCallback, ignore_progress
 from kvs.settings import DataSettings
-from kvs.snapshot.writer import Draft, Written
+from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.publication import Publication
-from kvs.store.subscriptions import Outbox, Watchers
+from kvs.store.subscriptions import Outbox, Subscriptions
 
 if TYPE_CHECKING:  # a store in memory does not wait for what keeps one on disk
-    from kvs.journal.job_records import Jobs
-    from kvs.store.persistence import Persistence, Recovered
+    from kvs.journal.job_records import JobRegistry
+    from kvs.store.persistence import Persistence, RecoveryInfo
 
 T = TypeVar("T")
 
-BACKLOG_BYTES = 8 << 20
+MAX_BACKLOG_BYTES = 8 << 20
 """Bytes on their way to the journal, beyond which jobs wait for it."""
 
 _CLOSED = -1
@@ -45,13 +45,13 @@ _CLOSED = -1
 Path = str | bytes | os.PathLike[str]
 
 
-class Store(NonCopyable):
+class StoreCore(NonCopyable):
     """Pairs of bytes in memory, and perhaps on disk, shared by any number of threads.
 
     Every method is thread-safe and takes effect at one instant. With a data directory, what
     `execute` gives may be shown only when it is safe: the caller waits for that, by `position` and
     the methods beside it. When the journal fails, what carries something out raises
-    `JournalFailed`.
+    `JournalWriteError`.
     """
 
     def __init__(
@@ -59,39 +59,39 @@ class Store(NonCopyable):
         data: Path | None = None,
         settings: DataSettings | None = None,
         *,
-        progress: ShowProgress = show_nobody,
+        progress: ProgressCallback = ignore_progress,
     ) -> None:
         """Make an empty store in memory, or open the one that is kept in the directory `data`.
 
         The directory is made if it is not there. `progress` is told how far the reading of it is.
 
         Raises:
-            DataUnusable: the directory cannot be made, opened, locked or read.
-            DirectoryInUse: another process is at work there.
-            DataDamaged: something in it does not prove itself; nothing was changed.
+            DataDirectoryError: the directory cannot be made, opened, locked or read.
+            DirectoryLockedError: another process is at work there.
+            CorruptionError: something in it does not prove itself; nothing was changed.
 
         """
         self._made_in = forks.generation()
         """The generation that it belongs to, see `kvs.concurrency.forks`."""
         self._generation = self._made_in
         """The generation in which it can be used: none after `close`."""
-        self._engine = new_engine()
+        self._engine = create_engine()
         self._publication = Publication(self._engine)
         self._compacting = [0]
         """The thread that compacts, 0 if there is none."""
         self._compacted = Waiters()
         """Those that wait for it."""
-        self._closed_within = False
+        self._close_after_compaction = False
         """Whether a compaction is to close the store when it ends."""
-        self._needed: list[int] = []
+        self._compaction_blockers: list[int] = []
         """The threads within a fork or a note, for which a compaction waits."""
         self._data: Persistence | None = None
-        self._finalizer: weakref.finalize[..., Store] | None = None
+        self._finalizer: weakref.finalize[..., StoreCore] | None = None
         if data is not None:
             from kvs.store import persistence
 
             kept = persistence.Persistence(data, self._engine, settings or DataSettings())
-            kept.on_grown = partial(_compact_in_background, weakref.ref(self), kept)
+            kept.on_compaction_due = partial(_compact_in_background, weakref.ref(self), kept)
             try:
                 kept.open(progress)
                 self._data = self._publication.data = kept
@@ -115,14 +115,14 @@ class Store(NonCopyable):
     def close(self) -> None:
         """Write every change, and unlock and close the data directory. Idempotent.
 
-        Every other method raises `StoreClosed` from then on, but for those that report on what was
-        carried out before, or end what was begun. Called within another call of the same thread,
-        by a signal handler or a finalizer, it closes the store as well; a compaction that waits
-        for that thread closes it when it ends. In a forked child it frees the memory of a store
-        that belongs to the parent, and changes nothing else.
+        Every other method raises `StoreClosedError` from then on, but for those that report on what
+        was carried out before, or end what was begun. Called within another call of the same
+        thread, by a signal handler or a finalizer, it closes the store as well; a compaction that
+        waits for that thread closes it when it ends. In a forked child it frees the memory of a
+        store that belongs to the parent, and changes nothing else.
 
         Raises:
-            JournalFailed: not every change was written.
+            JournalWriteError: not every change was written.
 
         """
         if self._made_in != forks.generation():  # its parent may be closing it
@@ -131,36 +131,36 @@ class Store(NonCopyable):
         self._generation = _CLOSED
         if self._data is None:
             return
-        if self._is_needed():
-            self._closed_within = True
+        if self._may_block_compaction():
+            self._close_after_compaction = True
             if self._compacting[0]:
                 return
         self._compacted.wait_for(lambda: not self._compacting[0])
-        self._finish(self._data)
+        self._close_data(self._data)
 
-    def _finish(self, data: "Persistence") -> None:
+    def _close_data(self, data: "Persistence") -> None:
         self._publication.publish()
         data.close()
         if self._finalizer is not None:
             self._finalizer.detach()
 
-    def _is_needed(self) -> bool:
+    def _may_block_compaction(self) -> bool:
         """Return whether a compaction may wait for the calling thread, or is done by it.
 
         A finalizer that runs in such a thread must not wait for the compaction.
         """
         me = get_ident()
-        writes = self._data is not None and self._data.log.is_writing_here
-        return writes or self._compacting[0] == me or me in self._needed
+        writes = self._data is not None and self._data.log.is_writer_thread
+        return writes or self._compacting[0] == me or me in self._compaction_blockers
 
-    def _needing(self, call: Callable[[], T]) -> T:
+    def _blocking_compaction(self, call: Callable[[], T]) -> T:
         """Return what `call` returns, in a thread for which a compaction may wait meanwhile."""
         me = get_ident()
-        self._needed.append(me)
+        self._compaction_blockers.append(me)
         try:
             return call()
         finally:
-            self._needed.remove(me)
+            self._compaction_blockers.remove(me)
 
     def _drop(self) -> None:
         """Free the memory, in a forked child."""
@@ -173,23 +173,23 @@ class Store(NonCopyable):
         """Refuse a store that was closed, or belongs to the parent of this process.
 
         Raises:
-            StoreClosed: it was closed.
-            InheritedByFork: this process is a forked child.
+            StoreClosedError: it was closed.
+            InheritedByForkError: this process is a forked child.
 
         """
         if self._generation != forks.generation():
             self._check_process()
-            raise StoreClosed
+            raise StoreClosedError
 
     def _check_process(self) -> None:
         """Refuse a store that belongs to the parent of this process; not one that was closed.
 
         Raises:
-            InheritedByFork: this process is a forked child.
+            InheritedByForkError: this process is a forked child.
 
         """
         if self._is_inherited:
-            raise forks.inherited()
+            raise forks.inherited_error()
 
     @property
     def _is_inherited(self) -> bool:
@@ -199,8 +199,12 @@ class Store(NonCopyable):
     # The engine boundary: jobs, and whatever else carries out lines, come through here.
 
     def execute(
-        self, script: bytes, start: int = 0, budget: int = BUDGET, mark: Mark | None = None
-    ) -> Pause:
+        self,
+        script: bytes,
+        start: int = 0,
+        budget: int = DEFAULT_BUDGET_BYTES,
+        mark: JobCursor | None = None,
+    ) -> ExecuteResult:
         """Carry out the commands of `script` from byte `start` on, up to what only a host can do.
 
         Comes back at the end of the script, at a WAIT or BACKUP (which is the caller's to carry
@@ -211,9 +215,9 @@ class Store(NonCopyable):
         Raises:
             ValueError: `start` is outside of the script, `budget` is negative, or `mark` is of no
                 job that the data directory knows.
-            JournalFailed: the store has a data directory, and its journal failed.
-            StoreClosed: it was closed.
-            InheritedByFork: this process is a forked child.
+            JournalWriteError: the store has a data directory, and its journal failed.
+            StoreClosedError: it was closed.
+            InheritedByForkError: this process is a forked child.
 
         """
         self._check()
@@ -242,66 +246,68 @@ class Store(NonCopyable):
 
     # Snapshots.
 
-    def fork_snapshot(self, draft: Draft) -> None:
+    def fork_snapshot(self, draft: SnapshotWriter) -> None:
         """Start the child of `draft` with this instant's pairs; the store is held for the fork.
 
         Raises:
-            SnapshotFailed: there is no child.
+            SnapshotError: there is no child.
 
         """
 
-        def fork(instant: Instant) -> None:
+        def fork(instant: TableView) -> None:
             draft.fork(instant.revision, len(instant), instant.listing)
 
         self._check()
-        fork_apart(partial(self._needing, partial(self._engine.at_instant, fork)))
+        fork_uninterrupted(
+            partial(self._blocking_compaction, partial(self._engine.with_locked_view, fork))
+        )
 
     # Watchers.
 
-    def attach(self, watchers: Watchers[Any]) -> None:
+    def add_subscriptions(self, watchers: Subscriptions[Any]) -> None:
         """Publish every later change to `watchers`."""
         self._check()
-        self._publication.attach(watchers)
+        self._publication.add_subscriptions(watchers)
 
-    def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
+    def subscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now.
 
         The key need not exist; subscribing twice is one subscription. `outbox` is one that was made
         with `held` if the store is kept in a directory.
 
         Raises:
-            StoreClosed: it was closed.
-            InheritedByFork: this process is a forked child.
+            StoreClosedError: it was closed.
+            InheritedByForkError: this process is a forked child.
 
         """
         self._check()
         return self._publication.subscribe(watchers, outbox, key)
 
-    def unsubscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
+    def unsubscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """End this; return whether there was such a subscription."""
         self._check_process()
         return self._publication.unsubscribe(watchers, outbox, key)
 
-    def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
+    def unsubscribe_all(self, watchers: Subscriptions[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""
         self._check_process()
-        self._publication.leave(watchers, outbox)
+        self._publication.unsubscribe_all(watchers, outbox)
 
     # Safety: with a journal, what was carried out is shown only when it is as safe as promised.
 
     @property
-    def recovered(self) -> "Recovered | None":
+    def recovered(self) -> "RecoveryInfo | None":
         """What was found in the data directory; None if there is none."""
         self._check_process()
         return None if self._data is None else self._data.recovered
 
     @property
-    def failure(self) -> JournalFailed | None:
+    def failure(self) -> JournalWriteError | None:
         """Why nothing is carried out any more, if so."""
         self._check_process()
         return None if self._data is None else self._data.log.failure
 
-    def on_failure(self, call: Callable[[JournalFailed], None]) -> Callable[[], None]:
+    def on_failure(self, call: Callable[[JournalWriteError], None]) -> Callable[[], None]:
         """Have `call` called once when the journal fails; return what ends that.
 
         A thread of the store's calls it; if the journal has failed already, this one, at once.
@@ -313,7 +319,7 @@ class Store(NonCopyable):
         """Return a number for all that has been carried out so far, for the following methods.
 
         Raises:
-            JournalFailed: nothing is written any more.
+            JournalWriteError: nothing is written any more.
 
         """
         self._check()
@@ -331,7 +337,7 @@ class Store(NonCopyable):
         at once: that thread would wait for itself.
 
         Raises:
-            JournalFailed: it never may.
+            JournalWriteError: it never may.
 
         """
         self._check_process()
@@ -347,44 +353,48 @@ class Store(NonCopyable):
         if self._data is None:
             call()
         else:
-            self._data.log.after(position, call)
+            self._data.log.on_commit(position, call)
 
     @property
-    def is_kept(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether it is kept in a data directory."""
         self._check_process()
         return self._data is not None
 
     @property
-    def syncs(self) -> bool:
+    def syncs_to_disk(self) -> bool:
         """Whether what is kept is ever synced to disk by this program."""
         self._check_process()
-        return self._data is not None and self._data.syncs
+        return self._data is not None and self._data.syncs_to_disk
 
-    def keep_pace(self) -> None:
+    def throttle(self) -> None:
         """Wait until not too much is on its way to the disk; memory is bounded so.
 
         Raises:
-            JournalFailed: nothing is written any more.
+            JournalWriteError: nothing is written any more.
 
         """
         self._check()
-        if self._data is not None and self._data.log.waiting_bytes > BACKLOG_BYTES:
+        if self._data is not None and self._data.log.pending_bytes > MAX_BACKLOG_BYTES:
             self.wait_until_safe(self.position())
 
-    def note(self, change: "Callable[[Jobs], bytes]") -> None:
+    def record_job(self, change: "Callable[[JobRegistry], bytes]") -> None:
         """Change what is known of jobs, and put the lines that `change` returns into the journal.
 
         For a store that is kept in a data directory.
 
         Raises:
-            JournalFailed: nothing is written any more.
+            JournalWriteError: nothing is written any more.
 
         """
         self._check()
         if self._data is None:
             raise ValueError("a store in memory keeps no notes")
-        apart(partial(self._needing, partial(self._publication.note, change, self._data)))
+        call_uninterrupted(
+            partial(
+                self._blocking_compaction, partial(self._publication.record_job, change, self._data)
+            )
+        )
 
     def safe(self, found: T) -> T:
         """Return what was found, once it may be shown."""
@@ -394,11 +404,11 @@ class Store(NonCopyable):
     def until_safe(self) -> Callable[[], None]:
         """Return what waits until all may be shown that has been carried out by now.
 
-        If it never may, what is returned raises `JournalFailed`.
+        If it never may, what is returned raises `JournalWriteError`.
         """
         try:
             position = self.position()
-        except (JournalFailed, StoreClosed) as error:
+        except (JournalWriteError, StoreClosedError) as error:
             never = error
 
             def fail() -> None:
@@ -409,7 +419,7 @@ class Store(NonCopyable):
 
     # Compaction.
 
-    def compact(self) -> Written | None:
+    def compact(self) -> SnapshotInfo | None:
         """Make the journal short: write everything as a snapshot, from which it goes on.
 
         A forked child writes it; other threads go on meanwhile. Returns None for a store in memory,
@@ -417,23 +427,23 @@ class Store(NonCopyable):
         journal is compacted in the background, unless a compaction is under way.
 
         Raises:
-            SnapshotFailed: the snapshot could not be written; the journal is as it was.
-            DataUnusable: it was written, but what it makes needless could not be removed.
-            JournalFailed: the journal failed.
-            StoreClosed: the store was closed.
+            SnapshotError: the snapshot could not be written; the journal is as it was.
+            DataDirectoryError: it was written, but what it makes needless could not be removed.
+            JournalWriteError: the journal failed.
+            StoreClosedError: the store was closed.
 
         """
         self._check()
         data = self._data
         if data is None:
             return None
-        if self._is_needed():
+        if self._may_block_compaction():
             if not self._compacting[0]:
-                data.on_grown()
+                data.on_compaction_due()
             return None
-        return fork_apart(partial(self._compact, data, wait=True))
+        return fork_uninterrupted(partial(self._compact, data, wait=True))
 
-    def _compact(self, data: "Persistence", *, wait: bool) -> Written | None:
+    def _compact(self, data: "Persistence", *, wait: bool) -> SnapshotInfo | None:
         """Do so, one thread at a time; with `wait` false, return None if another just does so.
 
         In a thread that no signal handler interrupts.
@@ -454,30 +464,30 @@ class Store(NonCopyable):
             with data.compacting():
                 try:
                     return self._write_snapshot(data)
-                except SnapshotFailed as error:
+                except SnapshotError as error:
                     if not data.made_room_after(error):
                         raise
                 return self._write_snapshot(data)
         finally:
             self._compacting[0] = 0
             self._compacted.notify_all()
-            if self._closed_within:
-                self._finish(data)
+            if self._close_after_compaction:
+                self._close_data(data)
 
-    def _write_snapshot(self, data: "Persistence") -> Written:
-        draft = data.draft()
+    def _write_snapshot(self, data: "Persistence") -> SnapshotInfo:
+        draft = data.prepare_compaction()
         return data.finish_compaction(draft, self._publication.begin_compaction(draft, data))
 
 
-def _compact_in_background(store: "weakref.ref[Store]", data: "Persistence") -> None:
+def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence") -> None:
     def compact() -> None:
         opened = store()
         if opened is None:
             return
         try:
-            with contextlib.suppress(JournalFailed, StoreClosed):  # others report them
+            with contextlib.suppress(JournalWriteError, StoreClosedError):  # others report them
                 opened._compact(data, wait=False)
-        except (SnapshotFailed, DataUnusable) as error:
+        except (SnapshotError, DataDirectoryError) as error:
             _warn(str(error))
         finally:
             data.log.let_go()
@@ -501,7 +511,7 @@ class _Dropped:
     """In the place of what `close` frees in a forked child, for a call that it interrupted."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise forks.inherited()
+        raise forks.inherited_error()
 
 
 def _do_nothing() -> None:

@@ -19,17 +19,17 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from kvs.concurrency.atomic import Step, atomically
-from kvs.engine.interface import Effects, Engine, Instant
-from kvs.errors import JournalFailed, StoreClosed
-from kvs.store.subscriptions import Outbox, Watchers
+from kvs.engine.interface import ChangeBatch, Engine, TableView
+from kvs.errors import JournalWriteError, StoreClosedError
+from kvs.store.subscriptions import Outbox, Subscriptions
 
 if TYPE_CHECKING:
-    from kvs.journal.job_records import Jobs
-    from kvs.journal.writer import Boundary
-    from kvs.snapshot.writer import Draft
+    from kvs.journal.job_records import JobRegistry
+    from kvs.journal.writer import RotationPoint
+    from kvs.snapshot.writer import SnapshotWriter
     from kvs.store.persistence import Persistence
 
-Subscription = tuple[Watchers[Any], Outbox[Any], bytes]
+Subscription = tuple[Subscriptions[Any], Outbox[Any], bytes]
 
 
 class Publication:
@@ -37,9 +37,9 @@ class Publication:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._queue: list[Effects] = []
+        self._queue: list[ChangeBatch] = []
         """Effects that the engine has given out and that are not published yet, in order."""
-        self._watchers: list[Watchers[Any]] = []
+        self._watchers: list[Subscriptions[Any]] = []
         self._markers = itertools.count(1)
         self._beginning: dict[int, Subscription] = {}
         """Subscriptions that begin, by their marker."""
@@ -53,10 +53,10 @@ class Publication:
 
     def publish(self) -> None:
         """Publish every change made so far; at once, if there is none."""
-        if not self._engine.effects and not self._queue and not self._unwoken:
+        if not self._engine.has_batches and not self._queue and not self._unwoken:
             return
         while True:
-            self._engine.move_effects(self._queue)
+            self._engine.move_batches(self._queue)
             first = self._queue[:1]
             if not first:
                 break
@@ -70,8 +70,8 @@ class Publication:
         """Return the number of what is published so far, all changes made by now included.
 
         Raises:
-            JournalFailed: nothing is written any more.
-            StoreClosed: the store was closed.
+            JournalWriteError: nothing is written any more.
+            StoreClosedError: the store was closed.
 
         """
         if self.data is None:
@@ -79,15 +79,15 @@ class Publication:
         self._engine.settle()
         self.publish()
         self.data.log.check()
-        return self.data.log.added
+        return self.data.log.appended_count
 
     # Subscriptions.
 
-    def attach(self, watchers: Watchers[Any]) -> None:
+    def add_subscriptions(self, watchers: Subscriptions[Any]) -> None:
         """Publish every later change to `watchers`."""
         self._watchers.append(watchers)
 
-    def subscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
+    def subscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now."""
         marker = next(self._markers)
         try:
@@ -104,7 +104,7 @@ class Publication:
             raise
         return there
 
-    def unsubscribe(self, watchers: Watchers[Any], outbox: Outbox[Any], key: bytes) -> bool:
+    def unsubscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """End this; return whether there was such a subscription."""
         self._engine.settle()
         self.publish()
@@ -115,52 +115,52 @@ class Publication:
             self._engine.unwatch(key)
         return ended
 
-    def leave(self, watchers: Watchers[Any], outbox: Outbox[Any]) -> None:
+    def unsubscribe_all(self, watchers: Subscriptions[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""
         for key in list(outbox.keys):
             self.unsubscribe(watchers, outbox, key)
 
     # Jobs and compaction, in threads that no signal handler interrupts.
 
-    def note(self, change: "Callable[[Jobs], bytes]", data: "Persistence") -> None:
+    def record_job(self, change: "Callable[[JobRegistry], bytes]", data: "Persistence") -> None:
         """Change what is known of jobs, and put the lines that `change` returns into the journal.
 
         Raises:
-            JournalFailed: nothing is written any more.
-            StoreClosed: the store was closed.
+            JournalWriteError: nothing is written any more.
+            StoreClosedError: the store was closed.
 
         """
         with self._noting:
             self.position()
             if lines := change(data.jobs):
-                data.log.add(lines, 0)
+                data.log.append(lines, 0)
 
-    def begin_compaction(self, draft: "Draft", data: "Persistence") -> "Boundary":
+    def begin_compaction(self, draft: "SnapshotWriter", data: "Persistence") -> "RotationPoint":
         """Fork the child that writes a snapshot, and begin the segment behind it.
 
         A finalizer that runs in this thread meanwhile may change something. Before the segment
         begins that is part of its revision, which the head of the snapshot names; behind it, the
         snapshot shows the change, and the segment repeats it, to the same end.
         """
-        begun: list[Boundary] = []
+        begun: list[RotationPoint] = []
 
-        def begin(instant: Instant) -> None:
+        def begin(instant: TableView) -> None:
             self.publish()
             begun.append(data.begin_compaction(draft, instant))
 
         with self._noting:
-            self._engine.at_instant(begin)
+            self._engine.with_locked_view(begin)
         return begun[0]
 
     # Below.
 
-    def _publish(self, first: Effects) -> None:
+    def _publish(self, first: ChangeBatch) -> None:
         """Publish the first effects of the queue, unless another call just does so."""
         queue = self._queue
         checks: list[Step] = [partial(queue.index, first, 0, 1)]
         steps: list[Step] = []
         woken: dict[Outbox[Any], int] = {}
-        filled: list[tuple[Watchers[Any], Iterable[Outbox[Any]]]] = []
+        filled: list[tuple[Subscriptions[Any], Iterable[Outbox[Any]]]] = []
         if first.marker:
             steps = self._begin_subscription(first.marker)
         elif changes := first.changes:
@@ -177,7 +177,9 @@ class Publication:
                 steps.append(partial(self._unwoken.update, woken))
         elif not first.marker:
             then = partial(_release, woken) if woken else None
-            with contextlib.suppress(JournalFailed, StoreClosed):  # raised where results are due
+            with contextlib.suppress(
+                JournalWriteError, StoreClosedError
+            ):  # raised where results are due
                 other_adder, *adding = self.data.steps(first, then)
                 checks.append(other_adder)
                 steps += adding

@@ -24,7 +24,7 @@ from kvs.concurrency.atomic import Step, atomically
 from kvs.concurrency.noncopyable import NonCopyable
 from kvs.concurrency.unclosed import warn_unclosed
 from kvs.concurrency.waiting import Waiters
-from kvs.errors import KvsError, WatchLost
+from kvs.errors import KvsError, SlowConsumerError
 
 Item = TypeVar("Item")
 """What a change becomes in an outbox: a frame, say."""
@@ -50,7 +50,7 @@ class Outbox(Generic[Item]):
         self.wake = wake
         self.keys: dict[bytes, int] = {}
         """The keys it is subscribed to, each with the marker of its watch."""
-        self.given_up = False
+        self.overflowed = False
         """Whether it is closed because it was over a limit."""
         self.added = 0
         """Number of changes ever put into it."""
@@ -63,13 +63,13 @@ class Outbox(Generic[Item]):
         return len(self._items)
 
     @property
-    def ready(self) -> int:
+    def available(self) -> int:
         """How many changes may be taken."""
         # Read in this order: a change that is added meanwhile makes the result too low, not too
         # high, and its own wake-up follows.
         waiting = len(self._items)
         taken = self.added - waiting
-        if self.given_up:
+        if self.overflowed:
             return 0
         return waiting if self._released is None else max(0, min(waiting, self._released - taken))
 
@@ -77,7 +77,7 @@ class Outbox(Generic[Item]):
         """Remove the oldest changes that may be taken, at most `most`, and return them in order."""
         taken: list[Item] = []
         try:  # noqa: SIM105  (contextlib.suppress takes longer than all else here)
-            taken.extend(self._items.popleft() for _ in range(min(most, self.ready)))
+            taken.extend(self._items.popleft() for _ in range(min(most, self.available)))
         except IndexError:  # it was cleared meanwhile: what came before that is in the list
             pass
         return taken
@@ -97,13 +97,13 @@ class Outbox(Generic[Item]):
         """Let the first `added` of all changes ever put in be taken. One thread at a time."""
         self._released = max(self._released or 0, added)
 
-    def give_up(self) -> None:
+    def overflow(self) -> None:
         """Clear it for good."""
-        self.given_up = True
+        self.overflowed = True
         self._items.clear()
 
 
-class Watchers(Generic[Item]):
+class Subscriptions(Generic[Item]):
     """The outboxes of one kind of reader, by key. Changed by `kvs.store.publication` alone."""
 
     def __init__(
@@ -181,7 +181,7 @@ class Watchers(Generic[Item]):
         woken: dict[Outbox[Item], int] = {}
         published = self._published
         for outbox, added in items.items():
-            if not outbox.given_up:
+            if not outbox.overflowed:
                 steps += outbox.steps(added)
                 woken[outbox] = outbox.added + len(added)
                 published += len(added)
@@ -217,7 +217,7 @@ class Watchers(Generic[Item]):
         """
         for outbox in outboxes:
             if len(outbox) > self._outbox_items:
-                outbox.give_up()
+                outbox.overflow()
         if self._published <= self._total_items // 16:
             return ()
         self._published = 0
@@ -228,7 +228,7 @@ class Watchers(Generic[Item]):
             if total <= self._total_items:
                 break
             total -= len(outbox)
-            outbox.give_up()
+            outbox.overflow()
             closed.append(outbox)
         return closed
 
@@ -273,12 +273,12 @@ class Reader:
 
     def wait(self, timeout: float | None) -> None:
         """Block until there is a change to take, or none will come, or the time is up."""
-        self._waiters.wait_for(lambda: self.outbox.ready or self.is_over, timeout)
+        self._waiters.wait_for(lambda: self.outbox.available or self.is_over, timeout)
 
     @property
     def is_over(self) -> bool:
         """Whether no more changes come."""
-        return self.closed or self.outbox.given_up or self.failure is not None
+        return self.closed or self.outbox.overflowed or self.failure is not None
 
 
 class Watch(NonCopyable):
@@ -306,20 +306,20 @@ class Watch(NonCopyable):
         """Wait for the next change, at most `timeout` seconds; None if none came, or it is closed.
 
         Raises:
-            WatchLost: the outbox was over its limit, and the changes in it are lost.
-            JournalFailed: the store's journal failed.
-            StoreClosed: the store was closed, and every change before has been returned.
-            InheritedByFork: this process is a forked child.
+            SlowConsumerError: the outbox was over its limit, and the changes in it are lost.
+            JournalWriteError: the store's journal failed.
+            StoreClosedError: the store was closed, and every change before has been returned.
+            InheritedByForkError: this process is a forked child.
 
         """
         reader = self._reader
         if self._generation != forks.generation():
-            raise forks.inherited()
+            raise forks.inherited_error()
         reader.wait(timeout)
         for change in reader.outbox.take(1):
             return change
-        if reader.outbox.given_up:
-            raise WatchLost
+        if reader.outbox.overflowed:
+            raise SlowConsumerError
         if reader.failure is not None and not reader.closed:
             raise reader.failure
         return None
