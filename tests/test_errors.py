@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs import errors
-from kvs.errors import pluralize, printable
+from kvs.text import pluralize, printable
 
 
 @given(st.binary())

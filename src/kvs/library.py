@@ -14,8 +14,6 @@ from kvs.errors import (
     SnapshotError,
     StoreClosedError,
     StoreNotEmptyError,
-    os_error_text,
-    printable,
 )
 from kvs.jobs.job import ErrorCallback
 from kvs.jobs.report import Report
@@ -31,6 +29,7 @@ from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.core import Path
 from kvs.store.core import StoreCore as CoreStore
 from kvs.store.subscriptions import Change, Reader, Subscriptions, Watch
+from kvs.text import os_error_text, printable
 
 
 class Store(CoreStore):

@@ -9,7 +9,7 @@ import pytest
 
 from kvs import Store
 from kvs.cli import open_store as command_line
-from kvs.errors import pluralize
+from kvs.text import pluralize
 from tests.helpers import (
     HOUR,
     Start,

@@ -20,7 +20,7 @@ from kvs._version import VERSION
 from kvs.cli.signals import keyboard_interrupt_on_sigint
 from kvs.cli.stdio import StdoutClosed, UsageError, flush_at_exit, print_error, print_result
 from kvs.engine.selection import engine_name
-from kvs.errors import EngineUnavailableError, KvsError, printable
+from kvs.errors import EngineUnavailableError, KvsError
 from kvs.settings import (
     FIFO_MODES,
     FSYNC_MODES,
@@ -29,6 +29,7 @@ from kvs.settings import (
     Settings,
     usable_cpu_count,
 )
+from kvs.text import printable
 
 Action = Callable[[argparse.Namespace], int]
 """A command: it is given the options, and returns the exit status."""

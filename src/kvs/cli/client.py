@@ -12,10 +12,11 @@ from kvs.cli.stdio import UsageError, print_error, write_result
 from kvs.client.commands import parse_line
 from kvs.client.handshake import connect_transport
 from kvs.client.transport import Transport
-from kvs.errors import ConnectRejectedError, InvalidClientIdError, os_error_text
+from kvs.errors import ConnectRejectedError, InvalidClientIdError
 from kvs.language.diagnostics import Diagnostic
 from kvs.protocol.frames import CONNECT, MAX_SCRIPT_BYTES
 from kvs.protocol.replies import Reply
+from kvs.text import os_error_text
 
 READ_BYTES = 65536
 

@@ -29,10 +29,10 @@ from kvs.cli.signals import SIGNALS
 from kvs.cli.stdio import StdoutClosed
 from kvs.client.commands import COMMANDS, HELP, named_keys, parse_line
 from kvs.client.transport import Transport
-from kvs.errors import os_error_text, printable
 from kvs.language.diagnostics import Diagnostic
 from kvs.posix.files import PRIVATE_MODE, open_regular
 from kvs.protocol.replies import Notification, Reply
+from kvs.text import os_error_text, printable
 
 PROMPT = "kvs> "
 

@@ -6,10 +6,11 @@ import unicodedata
 
 from kvs.cli.stdio import UsageError, print_error, print_result
 from kvs.engine.selection import check
-from kvs.errors import JobError, JobsDirectoryError, os_error_text, pluralize, printable
+from kvs.errors import JobError, JobsDirectoryError
 from kvs.jobs.directory import JOB_SUFFIX, JobsDirectory, open_job
 from kvs.jobs.input import line_blocks
 from kvs.language.diagnostics import Diagnostic, line_end
+from kvs.text import os_error_text, pluralize, printable
 
 BEFORE_BYTES = 40
 AFTER_BYTES = 32

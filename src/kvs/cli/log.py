@@ -17,7 +17,7 @@ import time
 from threading import Condition, Thread, local
 from typing import TextIO, cast
 
-from kvs.errors import pluralize
+from kvs.text import pluralize
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 

@@ -5,11 +5,12 @@ import os
 
 from kvs.cli.open_store import describe_torn_tail, progress_bar, usage_errors
 from kvs.cli.stdio import print_error, print_result, write_result
-from kvs.errors import CorruptionError, pluralize, printable
+from kvs.errors import CorruptionError
 from kvs.journal.recovery import RecoveredState
 from kvs.library import Store
 from kvs.snapshot.reader import load
 from kvs.store import maintenance
+from kvs.text import pluralize, printable
 
 
 def check(options: argparse.Namespace) -> int:

@@ -9,19 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
 from kvs.cli.stdio import UsageError
-from kvs.errors import (
-    BackupReadError,
-    DataDirectoryError,
-    StoreNotEmptyError,
-    os_error_text,
-    pluralize,
-    printable,
-)
+from kvs.errors import BackupReadError, DataDirectoryError, StoreNotEmptyError
 from kvs.library import Store
 from kvs.posix.files import open_directory
 from kvs.progress import ProgressCallback, ignore_progress
 from kvs.settings import DataSettings
 from kvs.snapshot.reader import load
+from kvs.text import os_error_text, pluralize, printable
 
 if TYPE_CHECKING:
     from kvs.journal.recovery import TornTail

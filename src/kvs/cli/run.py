@@ -10,19 +10,13 @@ from types import FrameType
 from kvs.cli.open_store import open_store
 from kvs.cli.run_display import RunDisplay, create_display, print_table
 from kvs.cli.stdio import StdoutClosed, StdoutError, UsageError, print_error
-from kvs.errors import (
-    JobsDirectoryError,
-    JournalWriteError,
-    KvsError,
-    os_error_text,
-    pluralize,
-    printable,
-)
+from kvs.errors import JobsDirectoryError, JournalWriteError, KvsError
 from kvs.jobs.report import MAX_REPORTED_ERRORS, Report, State
 from kvs.jobs.run import JobRun
 from kvs.library import Store
 from kvs.posix.files import AtomicFile, check_can_replace, open_directory, write_all
 from kvs.settings import Settings
+from kvs.text import os_error_text, pluralize, printable
 
 
 class SignalHandler:

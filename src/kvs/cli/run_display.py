@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Self, TextIO, cast
 
 from kvs.cli.stdio import print_error, print_result
-from kvs.errors import KvsError, pluralize, printable
+from kvs.errors import KvsError
 from kvs.jobs.report import JobReport, Report, State
 from kvs.jobs.run import JobRun
+from kvs.text import pluralize, printable
 
 REFRESH_SECONDS = 0.1
 

@@ -12,12 +12,13 @@ from types import FrameType
 from kvs.cli.log import log_to_stderr
 from kvs.cli.open_store import open_store
 from kvs.cli.stdio import UsageError
-from kvs.errors import JobsDirectoryError, KvsError, pluralize
+from kvs.errors import JobsDirectoryError, KvsError
 from kvs.jobs.run import JobRun
 from kvs.library import Store
 from kvs.server.server import Server
 from kvs.service.service import JobService
 from kvs.settings import ServerSettings, Settings
+from kvs.text import pluralize
 
 log = logging.getLogger("kvs.serve")
 

@@ -9,8 +9,9 @@ import os
 import sys
 from threading import Lock
 
-from kvs.errors import KvsError, os_error_text
+from kvs.errors import KvsError
 from kvs.posix.files import write_all
+from kvs.text import os_error_text
 
 _stderr_lock = Lock()
 """Keeps lines whole that several threads tell at the same time."""

@@ -18,13 +18,12 @@ from kvs.errors import (
     PipeDirectoryError,
     ServerNotFoundError,
     SessionClosedError,
-    os_error_text,
-    printable,
 )
 from kvs.posix import fifos
 from kvs.posix.files import check_path
 from kvs.protocol import frames
 from kvs.protocol.replies import ExecuteReply
+from kvs.text import os_error_text, printable
 
 MIN_POLL_SECONDS = 0.001
 MAX_POLL_SECONDS = 0.05

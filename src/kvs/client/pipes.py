@@ -30,15 +30,10 @@ from secrets import token_urlsafe
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import atomically
 from kvs.concurrency.noncopyable import NonCopyable
-from kvs.errors import (
-    ClientIdInUseError,
-    InvalidClientIdError,
-    PipeDirectoryError,
-    os_error_text,
-    printable,
-)
+from kvs.errors import ClientIdInUseError, InvalidClientIdError, PipeDirectoryError
 from kvs.posix import fifos
 from kvs.protocol.frames import Connect
+from kvs.text import os_error_text, printable
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,15}")
 

@@ -1,9 +1,10 @@
 """A script as a session sends it, and its answer. Pure."""
 
-from kvs.errors import RequestRejectedError, ScriptTooLargeError, printable
+from kvs.errors import RequestRejectedError, ScriptTooLargeError
 from kvs.language.builder import encode_script
 from kvs.protocol.frames import MAX_SCRIPT_BYTES
 from kvs.protocol.replies import ExecuteReply
+from kvs.text import printable
 
 
 def validate_script(script: str | bytes) -> bytes:

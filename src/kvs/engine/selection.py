@@ -4,8 +4,9 @@ import os
 from importlib import import_module
 
 from kvs.engine.interface import Engine
-from kvs.errors import EngineUnavailableError, printable
+from kvs.errors import EngineUnavailableError
 from kvs.language.diagnostics import Checked
+from kvs.text import printable
 
 ENGINE_VARIABLE = "KVS_ENGINE"
 """The environment variable that forces an engine."""

@@ -8,9 +8,10 @@ import os
 import stat
 from typing import Self
 
-from kvs.errors import JobError, JobsDirectoryError, os_error_text, pluralize, printable
+from kvs.errors import JobError, JobsDirectoryError
 from kvs.posix.files import open_regular, remove_stale_temp_files
 from kvs.posix.locks import LOCK_FILE_NAME, LockableDirectory
+from kvs.text import os_error_text, pluralize, printable
 
 JOB_SUFFIX = b".job"
 OUTPUT_SUFFIX = b".out"

@@ -17,7 +17,6 @@ from kvs.errors import (
     JournalWriteError,
     KvsError,
     SnapshotError,
-    os_error_text,
 )
 from kvs.jobs.backups import BackupSlots
 from kvs.jobs.checkpoint import SYNC_INTERVAL_BYTES, JobCheckpoint, open_checkpoint
@@ -29,6 +28,7 @@ from kvs.language import grammar
 from kvs.language.diagnostics import Diagnostic
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.core import StoreCore
+from kvs.text import os_error_text
 
 NEWLINE = ord("\n")
 

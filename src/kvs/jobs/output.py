@@ -5,9 +5,10 @@ import os
 import time
 from collections import deque
 
-from kvs.errors import JobError, os_error_text
+from kvs.errors import JobError
 from kvs.posix.files import write_all
 from kvs.store.core import StoreCore
+from kvs.text import os_error_text
 
 MAX_BUFFERED_BYTES = 4 << 20
 """Bytes of output that wait until they may be shown, at most; beyond, the job waits for them."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from kvs.errors import InvalidCommandError, printable
+from kvs.errors import InvalidCommandError
 from kvs.snapshot.writer import SnapshotInfo
+from kvs.text import printable
 
 MAX_REPORTED_ERRORS = 1_000
 """So many errors of one job are told and listed; the others are counted."""

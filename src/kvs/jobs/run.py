@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from kvs.errors import KvsError, printable
+from kvs.errors import KvsError
 from kvs.jobs.checkpoint import delete_stale_records
 from kvs.jobs.directory import JobsDirectory
 from kvs.jobs.job import ErrorCallback
@@ -14,6 +14,7 @@ from kvs.jobs.pool import WorkerPool
 from kvs.jobs.report import Report, State
 from kvs.settings import Settings
 from kvs.store.core import StoreCore
+from kvs.text import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import os
 from typing import Self
 
 from kvs.concurrency import forks
-from kvs.errors import DataDirectoryError, os_error_text, printable
+from kvs.errors import DataDirectoryError
 from kvs.journal import format as journal_format
 from kvs.journal.format import FileHeader, FileKind, file_name, kind_and_number
 from kvs.journal.reserve import DISK_FULL_ERRNOS, RESERVE, Reserve
@@ -13,6 +13,7 @@ from kvs.journal.storage import Storage
 from kvs.journal.writer import Segment
 from kvs.posix.files import is_temporary, open_regular, remove_stale_temp_files
 from kvs.posix.locks import LOCK_FILE_NAME, LockableDirectory
+from kvs.text import os_error_text, printable
 
 GROUP_OR_OTHER_WRITE = 0o022
 

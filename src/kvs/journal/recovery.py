@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kvs.errors import CorruptionError, DataDirectoryError, os_error_text
+from kvs.errors import CorruptionError, DataDirectoryError
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory
 from kvs.journal.format import FileKind, file_name
 from kvs.journal.reader import Group, JournalReader, TailState
+from kvs.text import os_error_text
 
 RESTORE_ADVICE = "begin a new data directory with 'kvs restore' from a backup"
 """The advice where nothing can be kept."""

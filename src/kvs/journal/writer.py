@@ -34,12 +34,13 @@ from typing import NamedTuple
 
 from kvs.concurrency.atomic import Step, atomically
 from kvs.concurrency.waiting import Waiters
-from kvs.errors import DataDirectoryError, JournalWriteError, StoreClosedError, os_error_text
+from kvs.errors import DataDirectoryError, JournalWriteError, StoreClosedError
 from kvs.journal import format as journal_format
 from kvs.journal.format import FileHeader, FileKind
 from kvs.journal.reserve import DISK_FULL_ERRNOS
 from kvs.journal.storage import Storage
 from kvs.settings import DataSettings
+from kvs.text import os_error_text
 
 TAMPER_CHECK_SECONDS = 1.0
 """So often the thread that writes looks whether its files are where, and as, it left them."""

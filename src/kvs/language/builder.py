@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kvs.errors import InvalidWordError, printable
+from kvs.errors import InvalidWordError
 from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
 from kvs.language.grammar import MISSING_VALUE, split_pairs
+from kvs.text import printable
 
 Word = str | bytes
 """A key or a value; str is encoded as UTF-8."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from kvs.errors import InvalidWordError, printable
+from kvs.errors import InvalidWordError
 from kvs.language.grammar import (
     BLANKS,
     COMMANDS,
@@ -24,6 +24,7 @@ from kvs.language.grammar import (
     WORD_BYTES,
     WORD_DELIMITERS,
 )
+from kvs.text import printable
 
 MAX_QUOTED_BYTES = 24
 """So much of an offending part is quoted in a reason."""

@@ -14,7 +14,7 @@ from functools import partial
 from operator import call
 
 from kvs.concurrency import forks
-from kvs.errors import os_error_text
+from kvs.text import os_error_text
 
 PRIVATE_MODE = 0o600
 """The mode of every file made here: its owner's alone."""

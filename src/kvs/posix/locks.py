@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from kvs.concurrency import forks
-from kvs.errors import DirectoryLockedError, os_error_text, printable
+from kvs.errors import DirectoryLockedError
 from kvs.posix.files import open_directory, open_regular
+from kvs.text import os_error_text, printable
 
 LOCK_FILE_NAME = b".kvs.lock"
 """Holds the number of the process at work in the directory, and its flock(2)."""

@@ -22,8 +22,8 @@ import os
 import stat
 from dataclasses import dataclass
 
-from kvs.errors import printable
 from kvs.posix.fifos import Fifo
+from kvs.text import printable
 
 GROUP_OR_OTHER_WRITE = stat.S_IWGRP | stat.S_IWOTH
 

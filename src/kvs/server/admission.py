@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
-from kvs.errors import os_error_text
 from kvs.posix import fifos
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
 from kvs.server.handshake import Handover, Handshake
 from kvs.server.loop import EventLoop, Timer
 from kvs.server.pipes import ClientPipes
+from kvs.text import os_error_text
 
 OPEN_TIMEOUT_SECONDS = 5.0
 """Seconds that a client may take to open its first pipe, once a place was free for it."""

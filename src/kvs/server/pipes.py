@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from kvs.errors import printable
 from kvs.posix.fifos import Fifo
 from kvs.protocol.frames import Dialect
+from kvs.text import printable
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import logging
 import re
 from collections import Counter
 
-from kvs.errors import pluralize, printable
 from kvs.server.loop import EventLoop, Timer
+from kvs.text import pluralize, printable
 
 log = logging.getLogger("kvs.server")
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 from functools import partial
 
-from kvs.errors import RegistrationPipeError, os_error_text, printable
+from kvs.errors import RegistrationPipeError
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo, NotAFifo
 from kvs.protocol.frames import Connect
@@ -12,6 +12,7 @@ from kvs.protocol.registration import Refused
 from kvs.server import access
 from kvs.server.access import Senders
 from kvs.server.pipes import ClientPipes
+from kvs.text import os_error_text, printable
 
 
 class RegistrationPipe:

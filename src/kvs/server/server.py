@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from kvs.errors import RegistrationPipeError, os_error_text, pluralize
+from kvs.errors import RegistrationPipeError
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
 from kvs.protocol import frames
@@ -26,6 +26,7 @@ from kvs.server.state import SessionState
 from kvs.settings import ServerSettings
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Subscriptions
+from kvs.text import os_error_text, pluralize
 
 log = logging.getLogger("kvs.server")
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kvs.errors import InvalidWordError, JournalWriteError, StoreClosedError, os_error_text
+from kvs.errors import InvalidWordError, JournalWriteError, StoreClosedError
 from kvs.language.diagnostics import validate_word
 from kvs.posix import fifos
 from kvs.posix.fifos import READ_BYTES
@@ -30,6 +30,7 @@ from kvs.server.state import ACCEPTS_REQUESTS, TRANSITIONS, SessionEvent, Sessio
 from kvs.server.writers import NotificationWriter, ReplyWriter
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Outbox, Subscriptions
+from kvs.text import os_error_text
 
 log = logging.getLogger("kvs.server")
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event, Lock
 
-from kvs.errors import JobError, JobsDirectoryError, os_error_text, printable
+from kvs.errors import JobError, JobsDirectoryError
 from kvs.jobs.directory import JOB_SUFFIX, JobsDirectory
 from kvs.posix.inotify import DirectoryWatcher, FileEvent
 from kvs.posix.leases import LeasesUnsupportedError, has_writer
 from kvs.service.tracker import FileVersion, JobTracker
+from kvs.text import os_error_text, printable
 
 LogCallback = Callable[[str], None]
 """Called with a line for a person about something worth knowing, from any thread."""

@@ -10,15 +10,7 @@ from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Self
 
-from kvs.errors import (
-    DirectoryLockedError,
-    JobError,
-    JobsDirectoryError,
-    ThreadStartError,
-    os_error_text,
-    pluralize,
-    printable,
-)
+from kvs.errors import DirectoryLockedError, JobError, JobsDirectoryError, ThreadStartError
 from kvs.jobs.checkpoint import delete_stale_records
 from kvs.jobs.directory import JOB_SUFFIX
 from kvs.jobs.job import ErrorCallback
@@ -30,6 +22,7 @@ from kvs.service.directory import LogCallback, WatchedDirectory
 from kvs.service.reappearance import ReappearanceWatcher
 from kvs.settings import Settings
 from kvs.store.core import StoreCore
+from kvs.text import os_error_text, pluralize, printable
 
 MIN_POLL_SECONDS = 0.02
 MAX_POLL_SECONDS = 1.0

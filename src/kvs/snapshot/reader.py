@@ -9,9 +9,10 @@ import os
 import re
 from collections.abc import Iterator
 
-from kvs.errors import BackupFormatError, BackupReadError, os_error_text, printable
+from kvs.errors import BackupFormatError, BackupReadError
 from kvs.language.grammar import RESERVED, WORD
 from kvs.posix.files import open_regular
+from kvs.text import os_error_text, printable
 
 BLOCK = 1 << 20
 """Bytes read at a time."""

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from operator import call
 from typing import NoReturn
 
-from kvs.errors import SnapshotError, SnapshotNotDurableError, os_error_text
+from kvs.errors import SnapshotError, SnapshotNotDurableError
 from kvs.posix.files import AtomicFile, DirectorySyncError, write_all
+from kvs.text import os_error_text
 
 SYNC_BYTES = 4 << 20
 """So much does a child write, at most, before it syncs.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kvs.engine.interface import Engine
 from kvs.engine.selection import create_engine
-from kvs.errors import CorruptionError, DataDirectoryError, os_error_text, printable
+from kvs.errors import CorruptionError, DataDirectoryError
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory, new_store_id
 from kvs.journal.format import FileHeader, FileKind, file_name
@@ -21,6 +21,7 @@ from kvs.language.output_format import format_listing, format_pairs
 from kvs.posix.files import AtomicFile, open_regular, write_all
 from kvs.progress import ProgressCallback, ignore_progress
 from kvs.store.persistence import EngineReplayTarget
+from kvs.text import os_error_text, printable
 
 Path = str | bytes | os.PathLike[str]
 

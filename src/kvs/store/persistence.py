@@ -15,7 +15,7 @@ from itertools import chain
 from kvs.concurrency.atomic import Step
 from kvs.concurrency.waiting import call_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ChangeBatch, Engine, TableView
-from kvs.errors import DataDirectoryError, KvsError, SnapshotError, os_error_text
+from kvs.errors import DataDirectoryError, KvsError, SnapshotError
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory, new_store_id
 from kvs.journal.format import FileHeader, FileKind
@@ -27,6 +27,7 @@ from kvs.journal.writer import JournalWriter, RotationPoint, Segment
 from kvs.progress import ProgressCallback, ignore_progress
 from kvs.settings import DataSettings
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
+from kvs.text import os_error_text
 
 GROUP_BYTES = 1 << 20
 """Of the lines of a snapshot in one group."""
