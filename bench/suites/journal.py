@@ -114,7 +114,7 @@ def _waited_for(store: Store, lines: list[bytes]) -> tuple[bytes, int]:
     output = []
     for line in lines:
         output.append(store.execute(line).output)
-        store.wait_until_safe(store.position())
+        store.commit_point().wait()
     return b"".join(output), len(store)
 
 

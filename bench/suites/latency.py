@@ -54,7 +54,7 @@ def latency(scale: Scale, directory: str) -> Outcome:
 def _serving(registration: str) -> Iterator[Store]:
     """Serve a new store on a thread of this process."""
     store = Store()
-    server = Server(store, os.fsencode(registration), ServerSettings())
+    server = Server(store._core, os.fsencode(registration), ServerSettings())
     thread = Thread(target=server.run)
     thread.start()
     try:

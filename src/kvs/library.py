@@ -1,19 +1,19 @@
-"""The library to embed: the store, and what stands above it in the house."""
+"""The library: `Store`, the public store for programs that embed KVS."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kvs.concurrency.atomic import exhaust
+from kvs.concurrency.noncopyable import NonCopyable
 from kvs.concurrency.waiting import call_uninterrupted
-from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor
+from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult
 from kvs.errors import (
-    DataDirectoryError,
+    JournalWriteError,
     KvsError,
     SnapshotError,
     StoreClosedError,
-    StoreNotEmptyError,
 )
 from kvs.jobs.job import ErrorCallback
 from kvs.jobs.report import Report
@@ -21,27 +21,35 @@ from kvs.jobs.run import JobRun, ignore_error
 from kvs.language import builder
 from kvs.language.builder import Word
 from kvs.language.diagnostics import validate_word
-from kvs.posix.files import check_can_replace, check_path, open_directory
+from kvs.posix.files import check_can_replace, open_directory
 from kvs.progress import ProgressCallback, ignore_progress
 from kvs.settings import DataSettings, Settings, usable_cpu_count
 from kvs.snapshot.reader import load
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
-from kvs.store.core import Path
-from kvs.store.core import StoreCore as CoreStore
+from kvs.store.commit import CommitPoint
+from kvs.store.core import Path, StoreCore
 from kvs.store.subscriptions import Change, Reader, Subscriptions, Watch
 from kvs.text import os_error_text, printable
 
+if TYPE_CHECKING:  # a store in memory does not load these
+    from kvs.store.persistence import RecoveryInfo
 
-class Store(CoreStore):
-    """Pairs of bytes in memory, and perhaps on disk, shared by any number of threads.
 
-    Every method is thread-safe and takes effect at one instant. Keys and values are given as
-    bytes, or as str and then encoded as UTF-8; they come back as bytes. A word that the command
-    language cannot write is refused everywhere with `InvalidWordError`, a `ValueError`.
+class Store(NonCopyable):
+    """Pairs of bytes in memory, and optionally in a data directory.
 
-    With a data directory, every method that tells something waits until what it depends on is as
-    safe as was asked for; `execute` alone does not, and its caller waits with `wait_until_safe`
-    before he shows the output. When the journal fails, every method raises `JournalWriteError`.
+    Keys and values are given as bytes, or as str and then encoded as UTF-8; they are returned as
+    bytes. A word that the command language cannot express raises `InvalidWordError`, a
+    `ValueError`, in every method. After `close` every method but `close` raises
+    `StoreClosedError`, in a forked child `InheritedByForkError`, and `JournalWriteError` once the
+    journal has failed.
+
+    With a data directory, a method returns only when every change that its result depends on is
+    committed: the ``fsync`` setting is met for it. `execute` alone returns earlier: its caller
+    waits for `commit_point` before it releases the output.
+
+    Threads: any number, and every method takes effect at one instant. A signal handler or a
+    finalizer may call every method, also within another call of the same thread.
     """
 
     def __init__(
@@ -51,227 +59,330 @@ class Store(CoreStore):
         *,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
-        """Make an empty store in memory, or open the one that is kept in the directory `data`.
+        """Create an empty store in memory, or open the data directory `data`.
 
-        The directory is made if it is not there; it belongs to this store until `close`. `settings`
-        say how it is kept. `progress` is told how far the reading of it is: bytes read, bytes to
-        read.
+        The directory is created if it does not exist; it is locked until `close`. `settings`
+        defaults to `DataSettings()`. `progress` is called during recovery with the bytes read and
+        the bytes to read.
 
         Raises:
-            DataDirectoryError: the directory cannot be made, opened, locked or read.
-            DirectoryLockedError: another process is at work there.
-            CorruptionError: something in it does not prove itself; nothing was changed.
+            DataDirectoryError: the directory cannot be created, opened, locked or read.
+            DirectoryLockedError: another process has the directory open.
+            CorruptionError: a file in the directory fails a check; no file was changed.
 
         """
-        if data is not None:
-            try:
-                check_path(os.fsencode(data))
-            except OSError as error:
-                raise DataDirectoryError(printable(data), os_error_text(error)) from error
-        super().__init__(data, settings, progress=progress)
-        self._watching = Subscriptions(Change)
+        self._core = StoreCore(data, settings, progress=progress)
+        self._subscriptions = Subscriptions(Change)
         self._readers: dict[Reader, None] = {}
         """The state of every open watch."""
-        self.add_subscriptions(self._watching)
+        self._core.add_subscriptions(self._subscriptions)
         if data is not None:
-            self.on_failure(partial(_end_readers, self._readers))
+            self._core.on_failure(partial(_end_readers, self._readers))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Close the store, and end every watch of it; see `kvs.store.core.StoreCore.close`.
+        """Write every change, close the data directory, and end every watch. Idempotent.
+
+        A call within another call of the same thread, by a signal handler or a finalizer, closes
+        the store as well; if a compaction waits for that thread, the compaction closes the store
+        when it ends. In a forked child it frees the memory of the store and changes nothing else.
 
         Raises:
-            JournalWriteError: not every change was written.
+            JournalWriteError: some changes could not be written.
 
         """
         try:
-            super().close()
+            self._core.close()
         finally:
             _end_readers(self._readers, StoreClosedError())
 
-    def execute(
-        self,
-        script: Word,
-        start: int = 0,
-        budget: int = DEFAULT_BUDGET_BYTES,
-        mark: JobCursor | None = None,
-    ) -> ExecuteResult:
-        """Carry out the commands of `script`, bytes or str; its lines count in bytes of UTF-8.
+    # Commands.
 
-        All else is as the store below has it (`kvs.store.core.StoreCore.execute`).
+    def execute(
+        self, script: Word, start: int = 0, budget: int = DEFAULT_BUDGET_BYTES
+    ) -> ExecuteResult:
+        """Execute the commands of `script` from byte `start` on.
+
+        Returns at the end of the script, at a WAIT or BACKUP, which the caller carries out if it
+        wants to, or after the command that takes input or output past `budget` bytes. To continue,
+        call it again with `start` set to the `offset` of the result. `start` must be the start of a
+        line. An invalid line has no effect and is in `diagnostics` of the result. A str is encoded
+        as UTF-8; offsets count bytes.
+
+        Does not wait for the commit of its changes: call `commit_point` and wait for it before the
+        output is released.
 
         Raises:
             TypeError: `script` is neither bytes nor str.
-            UnicodeEncodeError: it is a str that cannot be encoded.
+            UnicodeEncodeError: `script` is a str that cannot be encoded.
             ValueError: `start` is outside of the script, or `budget` is negative.
-            JournalWriteError: the store is kept, and its journal failed.
-            StoreClosedError: it is kept, and was closed.
+            JournalWriteError: the journal failed.
 
         """
         if type(script) is not bytes:
             script = builder.encode_script(script)
-        return super().execute(script, start, budget, mark)
+        return self._core.execute(script, start, budget)
+
+    def commit_point(self) -> CommitPoint:
+        """Return the commit point of every change that is applied by now.
+
+        Raises:
+            JournalWriteError: the journal failed, so that nothing more is committed.
+
+        """
+        return self._core.commit_point()
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
 
-        A key named twice keeps the last value. Returns the store's revision after the change; no
-        pairs are no change.
+        A key named twice gets the last value. Returns the revision after the change. No pairs are
+        no change.
 
         Raises:
-            InvalidWordError: a key or value is no word of the language, or what is given is no
+            InvalidWordError: a key or value is not a word of the language, or an item is not a
                 pair; nothing was written.
 
         """
-        pause = self.execute(builder.build_write(pairs))
-        self.wait_until_safe(self.position())
-        return pause.revision
+        return self._core.after_commit(self.execute(builder.build_write(pairs)).revision)
 
     def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
-        """Return the pairs of those `keys` that are there, in the order they are named.
+        """Return the pairs of those `keys` that exist, at one instant, in the order of `keys`.
 
         Raises:
-            InvalidWordError: a key is no word of the language.
+            InvalidWordError: a key is not a word of the language.
 
         """
-        self._check()
-        wanted = builder.validate_keys(keys)
-        values = self.safe(self._engine.get(wanted))
-        return {k: v for k, v in zip(wanted, values, strict=True) if v is not None}
+        self._core.check_open()
+        names = builder.validate_keys(keys)
+        values = self._core.get(names)
+        return {k: v for k, v in zip(names, values, strict=True) if v is not None}
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
-        """Remove `keys` as one change; return those that were missing, in ascending order.
+        """Remove `keys` as one change; return those that did not exist, in ascending order.
 
         As in the language, a key named twice is missing the second time.
 
         Raises:
-            InvalidWordError: a key is no word of the language; nothing was removed.
+            InvalidWordError: a key is not a word of the language; nothing was removed.
 
         """
-        self._check()
-        doomed = builder.validate_keys(keys)
-        if not doomed:
+        self._core.check_open()
+        names = builder.validate_keys(keys)
+        if not names:
             return []
-        pause = self.execute(builder.build_keys_command(b"DELETE", doomed))
-        self.wait_until_safe(self.position())
-        return builder.parse_delete_output(pause.output)
+        result = self.execute(builder.build_keys_command(b"DELETE", names))
+        return self._core.after_commit(builder.parse_delete_output(result.output))
 
-    def items(self) -> list[tuple[bytes, bytes]]:
-        """Return all pairs of one instant, in ascending order of the bytes of the keys."""
-        self._check()
-        return self.safe(self._engine.items())
+    # As a mapping.
+
+    def get(self, key: Word, default: bytes | None = None) -> bytes | None:
+        """Return the value of `key`, or `default` if the key does not exist.
+
+        Raises:
+            InvalidWordError: `key` is not a word of the language.
+
+        """
+        self._core.check_open()
+        [value] = self._core.get([validate_word(key, "key")])
+        return default if value is None else value
+
+    def __getitem__(self, key: Word) -> bytes:
+        """Return the value of `key`.
+
+        Raises:
+            KeyError: `key` does not exist.
+            InvalidWordError: `key` is not a word of the language.
+
+        """
+        value = self.get(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Word, value: Word) -> None:
+        """Set the value of `key`.
+
+        Raises:
+            InvalidWordError: `key` or `value` is not a word of the language.
+
+        """
+        self.write([(key, value)])
+
+    def __delitem__(self, key: Word) -> None:
+        """Remove `key`.
+
+        Raises:
+            KeyError: `key` does not exist.
+            InvalidWordError: `key` is not a word of the language.
+
+        """
+        if self.delete([key]):
+            raise KeyError(key)
+
+    def __contains__(self, key: Word) -> bool:
+        """Return whether `key` exists.
+
+        Raises:
+            InvalidWordError: `key` is not a word of the language.
+
+        """
+        return self.get(key) is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return an iterator of the keys at one instant, in ascending order."""
+        return iter(self.keys())
 
     def __len__(self) -> int:
         """Return the number of pairs."""
-        self._check()
-        return self.safe(len(self._engine))
+        return len(self._core)
 
-    def __contains__(self, key: Word) -> bool:
-        """Tell whether `key` is there.
+    def keys(self) -> list[bytes]:
+        """Return all keys at one instant, in ascending order."""
+        return [key for key, _ in self.items()]
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """Return all pairs at one instant, in ascending order of the keys."""
+        return self._core.items()
+
+    def update(
+        self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]] = (), **more: Word
+    ) -> None:
+        """Set every pair of `pairs` and of the keyword arguments, as one change, as `write` does.
 
         Raises:
-            InvalidWordError: it is no word of the language.
+            InvalidWordError: a key or value is not a word of the language, or an item is not a
+                pair; nothing was written.
 
         """
-        self._check()
-        [value] = self.safe(self._engine.get([validate_word(key, "key")]))
-        return value is not None
+        items = pairs.items() if isinstance(pairs, Mapping) else pairs
+        self.write([*items, *more.items()])
+
+    # Watches.
+
+    def watch(self, keys: Iterable[Word]) -> Watch:
+        """Return an iterator of every later change of `keys`, in order; see `Watch`.
+
+        A key need not exist; its removal and its return are changes. A watch with more than about
+        100,000 changes that were not read is closed with `SlowConsumerError`: writers never wait
+        for a watch.
+
+        Raises:
+            InvalidWordError: a key is not a word of the language.
+
+        """
+        self._core.check_open()
+        reader = Reader(held=self._core.is_persistent)
+
+        def unsubscribe() -> None:
+            self._readers.pop(reader, None)
+            self._core.unsubscribe_all(self._subscriptions, reader.outbox)
+
+        names = builder.validate_keys(keys)
+        watch = Watch(reader, unsubscribe)
+        self._readers[reader] = None
+        try:
+            for name in names:
+                self._core.subscribe(self._subscriptions, reader.outbox, name)
+            if self._core.failure is not None:
+                reader.end(self._core.failure)
+            self._core.check_open()
+        except BaseException:
+            watch.close()
+            raise
+        return watch
+
+    # Backups and the data directory.
 
     def backup(self, path: Path) -> SnapshotInfo:
-        """Write a snapshot of this instant to `path` and wait until it is on disk.
+        """Write the pairs of this instant to the file `path`; return when it is on disk.
 
-        A forked child writes it; other threads go on meanwhile. What stood at `path` is replaced
-        by the finished file, or stays if this fails.
+        A forked child writes the file while other threads go on using the store. The finished file
+        replaces what was at `path`; if the backup fails, `path` is unchanged.
 
         Raises:
-            SnapshotError: it could not be written; nothing changed at `path`, but for
-                `SnapshotNotDurableError`: it is in place, and a loss of power may undo that.
+            SnapshotError: the file could not be written, and `path` is unchanged.
+            SnapshotNotDurableError: the file is in place, but a loss of power may undo that.
 
         """
-        self._check()
+        self._core.check_open()
         parent, name = os.path.split(os.fsencode(path))
         directories: list[int] = []
-        drafts: list[SnapshotWriter] = []
+        writers: list[SnapshotWriter] = []
         close_all = partial(exhaust, map(os.close, directories))
 
         def begin() -> None:
             directories.append(open_directory(parent or b"."))
             check_can_replace(name, directories[0])
-            drafts.append(SnapshotWriter(directories[0], name, printable(path)))
+            writers.append(SnapshotWriter(directories[0], name, printable(path)))
 
         try:
             call_uninterrupted(begin)
-            self.fork_snapshot(drafts[0])
-            written = drafts[0].finish(self.until_safe())
+            self._core.fork_snapshot(writers[0])
+            return writers[0].finish(self._core.commit_point().wait)
         except BaseException as error:
-            for draft in drafts:
-                draft.cancel()
+            for writer in writers:
+                writer.cancel()
             if isinstance(error, OSError):
                 raise SnapshotError(printable(path), os_error_text(error)) from error
             raise
         finally:
             close_all()
-        return written
 
     def restore(self, path: Path) -> int:
-        """Replace everything by the backup at `path`, as one change; return its revision.
+        """Replace all pairs by those of the backup at `path`, as one change; return its revision.
 
         Raises:
             BackupReadError: the file cannot be opened or read.
-            BackupFormatError: it is not what a snapshot writes. The store was not touched.
-            StoreNotEmptyError: it is kept in a data directory, and there were changes before.
+            BackupFormatError: the file is not a backup; the store is unchanged.
+            StoreNotEmptyError: the store has a data directory, and was changed before.
 
         """
-        self._check()
-        return self.load_pairs(load(os.fsencode(path)))
+        self._core.check_open()
+        return self._core.load(load(os.fsencode(path)))
 
-    def load_pairs(self, pairs: dict[bytes, bytes]) -> int:
-        """Replace everything by the `pairs` of a backup, as one change; return its revision.
+    def compact(self) -> SnapshotInfo | None:
+        """Write all pairs as a snapshot, and remove the journal before it.
 
-        They are as `kvs.snapshot.reader.load` returns them, and the caller's no more.
+        A forked child writes the snapshot while other threads go on using the store. Returns None
+        for a store in memory. A finalizer that runs in a thread for which a compaction waits gets
+        None too: the journal is then compacted in the background.
 
         Raises:
-            StoreNotEmptyError: it is kept in a data directory, and there were changes before.
+            SnapshotError: the snapshot could not be written; the journal is unchanged.
+            DataDirectoryError: the snapshot was written, but old files could not be removed.
+            JournalWriteError: the journal failed.
 
         """
-        self._check()
-        if self._data is not None:
-            if self._engine.revision:
-                raise StoreNotEmptyError(self._data.shown)
-            return self.write(pairs)
-        revision = self._engine.replace(pairs)
-        self._publication.publish()
-        return revision
+        return self._core.compact()
 
-    def watch(self, keys: Iterable[Word]) -> Watch:
-        """Return an iterator of the changes of `keys` from now on, in order; see `Watch`.
+    @property
+    def revision(self) -> int:
+        """The number of changes since the store was created: each changing command adds 1."""
+        return self._core.revision
 
-        A key need not be there; its removal and coming back are changes too. A watch whose reader
-        does not keep up is given up when 100,000 changes wait: no writer ever waits for it.
+    @property
+    def recovered(self) -> "RecoveryInfo | None":
+        """What recovery found in the data directory; None for a store in memory."""
+        return self._core.recovered
 
-        Raises:
-            InvalidWordError: a key is no word of the language.
+    @property
+    def failure(self) -> JournalWriteError | None:
+        """The error of the journal, if it has failed: the store executes no more commands."""
+        return self._core.failure
 
+    def on_failure(self, callback: Callable[[JournalWriteError], None]) -> Callable[[], None]:
+        """Call `callback` once when the journal fails; return a function that cancels this.
+
+        A thread of the store calls it; if the journal has failed already, the calling thread does.
         """
-        self._check()
-        reader = Reader(held=self.is_persistent)
+        return self._core.on_failure(callback)
 
-        def leave() -> None:
-            self._readers.pop(reader, None)
-            self.unsubscribe_all(self._watching, reader.outbox)
-
-        wanted = builder.validate_keys(keys)
-        watch = Watch(reader, leave)
-        self._readers[reader] = None
-        try:
-            for key in wanted:
-                self.subscribe(self._watching, reader.outbox, key)
-            if self.failure is not None:
-                reader.end(self.failure)
-            self._check()
-        except BaseException:
-            watch.close()
-            raise
-        return watch
+    # Jobs.
 
     def run_jobs(
         self,
@@ -282,31 +393,31 @@ class Store(CoreStore):
         resume: bool = False,
         on_error: ErrorCallback = ignore_error,
     ) -> Report:
-        """Run every job of `directory` against this store, to the end, and return what came of it.
+        """Run every job of `directory` against this store; return the report at the end.
 
-        At most `threads` jobs run at the same time (default: as many as cores), and at most
-        `backups` snapshots are written at the same time. With `resume`, jobs that the data
-        directory knows go on where they were, and those that were done are left alone. What goes
-        wrong in a job does not raise: it is in the report, and each error is given to `on_error` as
-        it is met, from the thread that met it. An exception in the waiting thread, such as
-        KeyboardInterrupt, stops the run, waits for its end, and goes on. Any number of threads may
-        call this, each with its own directory.
+        At most `threads` jobs run at the same time (default: the number of usable cores), and at
+        most `backups` backups are written at the same time. With `resume`, unfinished jobs that the
+        data directory knows continue where they stopped, and finished jobs are skipped. An error
+        within a job does not raise: it is in the report, and `on_error` is called with it in the
+        thread that met it. An exception in the waiting thread, such as KeyboardInterrupt, stops the
+        run, waits for its end, and propagates. Any number of threads may call this, each with a
+        directory of its own.
 
         Raises:
-            JobsDirectoryError: `directory` is none, or cannot be listed or locked.
-            DirectoryLockedError: another run is at work in it.
-            ThreadStartError: not one thread could be started.
+            JobsDirectoryError: `directory` is not a directory, or cannot be listed or locked.
+            DirectoryLockedError: another run uses the directory.
+            ThreadStartError: no thread could be started.
             ValueError: `threads` or `backups` is below 1.
 
         """
-        self._check()
+        self._core.check_open()
         settings = Settings(usable_cpu_count() if threads is None else threads, backups, resume)
-        with JobRun(self, directory, settings, on_error) as run:
+        with JobRun(self._core, directory, settings, on_error) as run:
             run.wait()
         return run.report
 
 
-def _end_readers(readers: dict[Reader, None], failure: KvsError) -> None:
-    """End every open watch because of a failure of the store, or its end."""
+def _end_readers(readers: dict[Reader, None], error: KvsError) -> None:
+    """End every open watch with `error`."""
     for reader in list(readers):
-        reader.end(failure)
+        reader.end(error)

@@ -23,6 +23,7 @@ from kvs import (
     Store,
     StoreClosedError,
 )
+from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Reader, Subscriptions
 from tests.helpers import until
 from tests.journal.fake_storage import Gate, put_in
@@ -37,43 +38,53 @@ USES: dict[str, Callable[[Store, Path], object]] = {
     "read": lambda store, _: store.read(["a"]),
     "delete": lambda store, _: store.delete([]),
     "items": lambda store, _: store.items(),
-    "__len__": lambda store, _: len(store),
+    "keys": lambda store, _: store.keys(),
+    "get": lambda store, _: store.get("a"),
+    "update": lambda store, _: store.update(),
+    "__getitem__": lambda store, _: store["a"],
+    "__setitem__": lambda store, _: store.__setitem__("a", "3"),
+    "__delitem__": lambda store, _: store.__delitem__("a"),
     "__contains__": lambda store, _: "a" in store,
+    "__iter__": lambda store, _: iter(store),
+    "__len__": lambda store, _: len(store),
     "revision": lambda store, _: store.revision,
-    "pairs": lambda store, _: store.pairs,
     "watch": lambda store, _: store.watch(["a"]),
-    "add_subscriptions": lambda store, _: store.add_subscriptions(Subscriptions(Change)),
-    "subscribe": lambda store, _: store.subscribe(store._watching, Reader(held=False).outbox, b"a"),
     "compact": lambda store, _: store.compact(),
     "backup": lambda store, path: store.backup(path / "x.bck"),
-    "fork_snapshot": lambda store, _: store.fork_snapshot(cast(Any, None)),
     "restore": lambda store, path: store.restore(path / "none.bck"),
-    "load_pairs": lambda store, _: store.load_pairs({}),
     "run_jobs": lambda store, path: store.run_jobs(path),
-    "position": lambda store, _: store.position(),
-    "throttle": lambda store, _: store.throttle(),
-    "record_job": lambda store, _: store.record_job(lambda _: b""),
-    "safe": lambda store, _: store.safe(1),
-    "until_safe": lambda store, _: store.until_safe()(),
+    "commit_point": lambda store, _: store.commit_point(),
+}
+USES_OF_CORE: dict[str, Callable[[Store, Path], object]] = {
+    "check_open": lambda store, _: store._core.check_open(),
+    "pairs": lambda store, _: store._core.pairs,
+    "load": lambda store, _: store._core.load({}),
+    "after_commit": lambda store, _: store._core.after_commit(1),
+    "add_subscriptions": lambda store, _: store._core.add_subscriptions(Subscriptions(Change)),
+    "subscribe": lambda store, _: store._core.subscribe(
+        store._subscriptions, Reader(held=False).outbox, b"a"
+    ),
+    "fork_snapshot": lambda store, _: store._core.fork_snapshot(cast(Any, None)),
+    "throttle": lambda store, _: store._core.throttle(),
+    "record_job": lambda store, _: store._core.record_job(lambda _: b""),
 }
 USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
-    "unsubscribe": lambda store, _: store.unsubscribe(
-        store._watching, Reader(held=False).outbox, b"a"
-    ),
-    "unsubscribe_all": lambda store, _: store.unsubscribe_all(
-        store._watching, Reader(held=False).outbox
-    ),
     "recovered": lambda store, _: store.recovered,
     "failure": lambda store, _: store.failure,
     "on_failure": lambda store, _: store.on_failure(print)(),
-    "is_safe": lambda store, _: store.is_safe(0),
-    "wait_until_safe": lambda store, _: store.wait_until_safe(0),
-    "when_safe": lambda store, _: store.when_safe(0, lambda: None),
-    "is_persistent": lambda store, _: store.is_persistent,
-    "syncs_to_disk": lambda store, _: store.syncs_to_disk,
 }
-"""What reports on what was carried out before, or ends what was begun."""
-ALL_USES = USES | USES_AFTER_CLOSE
+USES_OF_CORE_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
+    "unsubscribe": lambda store, _: store._core.unsubscribe(
+        store._subscriptions, Reader(held=False).outbox, b"a"
+    ),
+    "unsubscribe_all": lambda store, _: store._core.unsubscribe_all(
+        store._subscriptions, Reader(held=False).outbox
+    ),
+    "is_persistent": lambda store, _: store._core.is_persistent,
+    "syncs_to_disk": lambda store, _: store._core.syncs_to_disk,
+}
+"""Uses that report on what was executed before, or end what was begun."""
+ALL_USES = USES | USES_AFTER_CLOSE | USES_OF_CORE | USES_OF_CORE_AFTER_CLOSE
 
 
 def in_child(action: Callable[[], object]) -> int:
@@ -119,9 +130,12 @@ def test_no_finalizer_of_a_thread_local_object_of_the_caller_runs_in_a_child(
     variable.reset(token)
 
 
-def test_the_uses_are_all_that_there_are() -> None:
+def test_uses_are_all_methods_of_the_store_and_its_core() -> None:
     public = {name for name in dir(Store) if not name.startswith("_")}
-    assert set(ALL_USES) == public - {"close"} | {"__len__", "__contains__"}
+    dunders = {"__getitem__", "__setitem__", "__delitem__", "__contains__", "__iter__", "__len__"}
+    assert USES.keys() | USES_AFTER_CLOSE.keys() == public - {"close"} | dunders
+    core = {name for name in dir(StoreCore) if not name.startswith("_")}
+    assert core - {"close"} <= ALL_USES.keys()
 
 
 @pytest.mark.parametrize("use", ALL_USES)
@@ -149,13 +163,14 @@ def test_what_waits_in_the_parent_does_not_in_a_child(
     with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
         with gate.shut():
             store.execute(b"WRITE [(a,1)]\n")
-            position = store.position()
-            until_safe = store.until_safe()
+            point = store.commit_point()
             gate.wait_until_held()
-            assert not store.is_safe(position)
-            assert in_child(lambda: store.wait_until_safe(position)) == 1
-            assert in_child(until_safe) == 1
-        until_safe()
+            assert not point.is_committed
+            assert in_child(point.wait) == 1
+            assert in_child(lambda: point.is_committed) == 1
+            assert in_child(lambda: point.on_commit(print)) == 1
+        point.wait()
+        assert point.is_committed
 
 
 def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path) -> None:
@@ -197,7 +212,7 @@ def test_a_child_closes_a_store_that_its_parent_is_closing(
 
 def refused(store: Store) -> bool:
     try:
-        store.position()
+        store.commit_point()
     except StoreClosedError:
         return True
     return False
@@ -313,7 +328,7 @@ def test_a_watch_that_is_dropped_is_closed(store: Store) -> None:
         assert collected(drop) == ["unclosed watch"] * 3
         store.write({"a": "1"})
         assert not store._readers
-        assert not store._watching._by_key
+        assert not store._subscriptions._by_key
 
 
 def test_a_store_and_a_watch_cannot_be_copied(store: Store) -> None:

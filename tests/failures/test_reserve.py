@@ -48,7 +48,7 @@ def write_for_ever(store: kvs.Store) -> None:
     """Write some pairs again and again, each time until they are committed."""
     while True:
         store.execute(b"".join(b"WRITE [(key%d,y)]\n" % n for n in range(99)))
-        store.wait_until_safe(store.position())
+        store.commit_point().wait()
 
 
 def test_a_compaction_needs_room_for_the_live_pairs_and_not_for_the_journal(place: Path) -> None:

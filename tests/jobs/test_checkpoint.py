@@ -17,10 +17,10 @@ from kvs.jobs.report import Report, State
 from kvs.jobs.run import JobRun
 from kvs.journal import job_records
 from kvs.journal.job_records import JobRegistry
-from kvs.library import Store
 from kvs.settings import DataSettings, Settings
+from kvs.store.core import StoreCore
 from tests.helpers import content, write_jobs
-from tests.journal.crash_child import Acknowledge, Work, killed_at_every_step, reopened, victim
+from tests.journal.crash_child import Acknowledge, Work, killed_at_every_step, reopened_as, victim
 from tests.journal.fake_storage import put_in
 
 pytestmark = pytest.mark.slow
@@ -57,23 +57,23 @@ class Outcome:
     items: list[tuple[bytes, bytes]]
 
 
-class Patient(Store):
+class Patient(StoreCore):
     """A store in which each call and note is a group of its own on disk, before the next one."""
 
     def execute(
         self,
-        script: bytes | str,
+        script: bytes,
         start: int = 0,
         budget: int = DEFAULT_BUDGET_BYTES,
         mark: JobCursor | None = None,
     ) -> ExecuteResult:
         pause = super().execute(script, start, budget, mark)
-        self.wait_until_safe(self.position())
+        self.commit_point().wait()
         return pause
 
     def record_job(self, change: Callable[[JobRegistry], bytes]) -> None:
         super().record_job(change)
-        self.wait_until_safe(self.position())
+        self.commit_point().wait()
 
 
 def run(
@@ -82,18 +82,18 @@ def run(
     *,
     resume: bool = True,
     settings: DataSettings | None = None,
-    kind: type[Store] = Store,
+    kind: type[StoreCore] = StoreCore,
 ) -> Outcome:
     """Run the jobs of a directory to their end, against what `data` keeps."""
     told: list[KvsError] = []
-    with reopened(data, settings, kind) as store:
+    with reopened_as(kind, data, settings) as store:
         with JobRun(store, jobs, Settings(2, 1, resume), told.append) as jobs_run:
             jobs_run.wait()
         return Outcome(jobs_run.report, [str(error) for error in told], store.items())
 
 
 def running(
-    data: Path, jobs: Path, settings: DataSettings | None = None, kind: type[Store] = Store
+    data: Path, jobs: Path, settings: DataSettings | None = None, kind: type[StoreCore] = StoreCore
 ) -> Work:
     """Return what runs jobs, for a child that is killed."""
 
@@ -150,7 +150,7 @@ def test_killed_at_any_step_it_comes_to_the_same(
     stride: int,
 ) -> None:
     """With a budget of 0, each command is a call of its own, and can be the last one."""
-    settings, kind = DataSettings("never", compact_bytes=300, segment_bytes=300), Store
+    settings, kind = DataSettings("never", compact_bytes=300, segment_bytes=300), StoreCore
     if each_by_itself:
         monkeypatch.setattr(job_module, "DEFAULT_BUDGET_BYTES", 0)
         settings, kind = DataSettings(), Patient
@@ -188,7 +188,7 @@ def came_to(data: Path, jobs: Path) -> int:
         )
         return b""
 
-    with reopened(data) as store:
+    with reopened_as(StoreCore, data) as store:
         store.record_job(look)
     return offsets[-1]
 
@@ -347,7 +347,7 @@ def test_an_output_that_is_not_what_a_done_job_left_is_told(
     length = len(content(jobs / "a.out"))
     assert length == 15
     if compacted:
-        with Store(data) as store:
+        with StoreCore(data) as store:
             store.compact()
     (jobs / "a.out").unlink()
     if left is not None:
@@ -378,7 +378,7 @@ def half_done(
 ) -> tuple[Path, Path]:
     """Return data and jobs of a run that was stopped in its last WAIT."""
     jobs = write_jobs(tmp_path / "jobs", {"a": text})
-    with Store(tmp_path / "data") as store:
+    with StoreCore(tmp_path / "data") as store:
         with JobRun(store, jobs, Settings(1, 1, resume=True)) as going:
             while content(jobs / "a.out").count(b"Waiting") < waits:
                 assert not going.wait(0.001)
@@ -421,7 +421,7 @@ def test_a_job_is_known_when_its_device_has_another_number(
 def test_a_wait_that_was_cut_short_starts_again(tmp_path: Path) -> None:
     data, jobs = half_done(tmp_path)
     (jobs / "a.out").unlink()
-    with Store(data) as store, JobRun(store, jobs, Settings(1, 1, resume=True)) as going:
+    with StoreCore(data) as store, JobRun(store, jobs, Settings(1, 1, resume=True)) as going:
         while b"Waiting" not in content(jobs / "a.out"):
             assert not going.wait(0.001)
         assert not going.wait(0)
@@ -505,7 +505,7 @@ def test_a_compaction_keeps_what_going_on_needs(
     write_jobs(tmp_path / "done", {"d": "READ [a]\n"})
     run(data, tmp_path / "done")
     for _ in range(2):
-        with Store(data) as store:
+        with StoreCore(data) as store:
             store.compact()
     hurry(jobs)
     outcome = run(data, jobs)
@@ -530,7 +530,7 @@ def test_a_snapshot_that_was_not_finished_is_reported_lost_and_numbering_goes_on
     def until_waiting(_acknowledge: Acknowledge) -> None:
         stop_children()
         with (
-            Store(tmp_path / "data") as store,
+            StoreCore(tmp_path / "data") as store,
             JobRun(store, jobs, Settings(1, 2, resume=True)) as going,
         ):
             while b"Waiting" not in content(jobs / "a.out"):
@@ -577,7 +577,7 @@ def test_what_is_known_of_jobs_that_are_gone_is_forgotten(tmp_path: Path) -> Non
     data, jobs = half_done(tmp_path)
     (jobs / "a.job").unlink()
     run(data, write_jobs(jobs, {"b": "READ [a]\n"}))
-    with Store(data) as store:
+    with StoreCore(data) as store:
         store.compact()
     journal = b"".join(path.read_bytes() for path in data.iterdir())
     known = [line.split()[3:5] for line in journal.split(b"\n") if line.startswith(b"# job")]
@@ -587,7 +587,7 @@ def test_what_is_known_of_jobs_that_are_gone_is_forgotten(tmp_path: Path) -> Non
 def test_a_snapshot_that_ends_after_its_job_has_begun_anew_is_no_concern(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n"})
     folder, file = os.open(jobs, os.O_RDONLY), os.open(jobs / "a.job", os.O_RDONLY)
-    with Store(tmp_path / "data") as store:
+    with StoreCore(tmp_path / "data") as store:
         first = open_checkpoint(store, folder, b"a", file, resume=True)
         assert first is not None
         first.began()

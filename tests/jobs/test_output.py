@@ -27,7 +27,7 @@ def opened(path: Path) -> int:
 
 
 def test_in_memory_it_is_written_at_once(tmp_path: Path) -> None:
-    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store())
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store()._core)
     output.write(b"one\n")
     assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
     output.write(b"")
@@ -42,7 +42,7 @@ def test_little_waits_for_more_but_for_a_short_time(
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(output_module, "FLUSH_INTERVAL_SECONDS", 1)
-    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store())
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store()._core)
     expected = b""
     for seconds, text, written in (
         (0, b"one\n", True),
@@ -66,7 +66,7 @@ def test_it_waits_until_what_it_tells_is_safe(
     gate = Gate()
     put_in(monkeypatch, gate)
     with Store(tmp_path / "d") as store:
-        output = JobOutput(opened(tmp_path / "a.out"), "a.out", store)
+        output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
         store.execute(b"WRITE [(a,1)]\n")
         output.flush()
         output.write(b"one\n")
@@ -85,7 +85,7 @@ def test_it_waits_until_what_it_tells_is_safe(
 def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_module, "MAX_BUFFERED_BYTES", 10)
     with Store(tmp_path / "d") as store:
-        output = JobOutput(opened(tmp_path / "a.out"), "a.out", store)
+        output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
         for number in range(20):
             store.execute(b"WRITE [(a,%d)]\n" % number)
             output.write(b"%03d\n" % number)
@@ -101,7 +101,7 @@ def test_what_may_never_be_shown_is_not_written(
     fault = Fault()
     put_in(monkeypatch, fault)
     store = Store(tmp_path / "d")
-    output = JobOutput(opened(tmp_path / "a.out"), "a.out", store)
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
     fault.armed = True
     store.execute(b"WRITE [(a,1)]\n")
     with suppress(JournalWriteError):  # known by now, or not yet
@@ -117,7 +117,7 @@ def test_what_may_never_be_shown_is_not_written(
 def test_what_cannot_be_written_is_told_and_no_part_of_it_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store())
+    output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store()._core)
     output.write(b"one\n")
 
     def half(file: int, *pieces: bytes) -> None:

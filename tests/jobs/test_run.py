@@ -15,6 +15,7 @@ from kvs.jobs.run import JobRun
 from kvs.language.output_format import HELP
 from kvs.settings import Settings
 from kvs.snapshot import writer
+from kvs.store.core import StoreCore
 from tests.model import Model
 from tests.strategies import scripts
 
@@ -96,7 +97,7 @@ def test_an_empty_directory_is_a_run_of_no_jobs(tmp_path: Path) -> None:
 def test_a_wait_pauses_its_job_alone(tmp_path: Path) -> None:
     make(tmp_path, a="WAIT 9999999999\n", b="WRITE [(b,1)]\n")
     store = Store()
-    with JobRun(store, tmp_path, Settings(2)) as jobs:
+    with JobRun(store._core, tmp_path, Settings(2)) as jobs:
         until(lambda: jobs.progress().done == 1)
         assert store.read(["b"]) == {b"b": b"1"}
         until(lambda: (tmp_path / "a.out").read_text() == "Waiting...\n")
@@ -109,7 +110,7 @@ def test_a_wait_pauses_its_job_alone(tmp_path: Path) -> None:
 
 def test_at_most_so_many_jobs_run_at_the_same_time(tmp_path: Path) -> None:
     make(tmp_path, **{f"j{number}": "WAIT 9999999999\n" for number in range(5)})
-    with JobRun(Store(), tmp_path, Settings(3)) as jobs:
+    with JobRun(Store()._core, tmp_path, Settings(3)) as jobs:
         until(lambda: len(list(tmp_path.glob("*.out"))) == 3)
         until(lambda: jobs.progress().running == 3)
         jobs.stop()
@@ -121,7 +122,7 @@ def test_output_can_be_followed_up_to_a_backup_that_waits(
     tmp_path: Path, slow_snapshots: Callable[[], None]
 ) -> None:
     make(tmp_path, a="WRITE [(a,1)]\nREAD [a]\nBACKUP\nREAD [b]\nBACKUP\nREAD [c]\n")
-    with JobRun(Store(), tmp_path, Settings(1, 1)) as jobs:
+    with JobRun(Store()._core, tmp_path, Settings(1, 1)) as jobs:
         until(lambda: (tmp_path / "a.out").read_text() == "[(a,1)]\n[(b,KVSERROR)]\n")
         assert jobs.progress().backups == 1
         slow_snapshots()
@@ -155,7 +156,7 @@ def test_at_most_so_many_snapshots_are_written_at_the_same_time_over_all_jobs(
     tmp_path: Path, slow_snapshots: Callable[[], None], limit: int
 ) -> None:
     make(tmp_path, **{f"j{number}": "BACKUP\nBACKUP\n" for number in range(4)})
-    with JobRun(Store(), tmp_path, Settings(4, limit)) as jobs:
+    with JobRun(Store()._core, tmp_path, Settings(4, limit)) as jobs:
         until(lambda: jobs.progress().backups == limit)
         assert len(list(tmp_path.glob(".kvs-*.tmp"))) == limit
         assert jobs.progress().done <= limit // 2
@@ -169,7 +170,7 @@ def test_a_stop_wakes_a_backup_that_waits_and_finishes_the_one_being_written(
     tmp_path: Path, slow_snapshots: Callable[[], None]
 ) -> None:
     make(tmp_path, a="BACKUP\nBACKUP\n")
-    with JobRun(Store(), tmp_path, Settings(1, 1)) as jobs:
+    with JobRun(Store()._core, tmp_path, Settings(1, 1)) as jobs:
         until(lambda: jobs.progress().backups == 1)
         jobs.stop()
         until(lambda: jobs.report.jobs[0].state is State.STOPPED)
@@ -233,7 +234,7 @@ def test_a_defect_in_a_worker_is_raised_and_not_swallowed(
         raise ZeroDivisionError
 
     make(tmp_path, a="SHOW\n", b="SHOW\n")
-    monkeypatch.setattr(Store, "execute", execute)
+    monkeypatch.setattr(StoreCore, "execute", execute)
     with pytest.raises(ZeroDivisionError):
         run(tmp_path)
     assert sorted(os.listdir(tmp_path))[:2] == ["a.job", "a.out"]
@@ -249,7 +250,7 @@ def test_a_store_runs_several_directories_at_once(tmp_path: Path) -> None:
 
 def test_an_exception_in_who_waits_stops_the_run(tmp_path: Path) -> None:
     make(tmp_path, a="WAIT 9999999999\n")
-    jobs = JobRun(Store(), tmp_path, Settings(1))
+    jobs = JobRun(Store()._core, tmp_path, Settings(1))
 
     def wait_and_be_interrupted() -> None:
         with jobs:

@@ -6,11 +6,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from kvs.errors import DirectoryLockedError
 from kvs.library import Store
 from kvs.settings import DataSettings
 from kvs.store import persistence as kept
+from kvs.store.core import StoreCore
 from kvs.store.persistence import Persistence
 from tests.helpers import until
 from tests.journal.fake_storage import Kill, stepping
@@ -19,6 +21,8 @@ Acknowledge = Callable[[int], None]
 Work = Callable[[Acknowledge], None]
 
 MOST_STEPS = 2000
+
+AnyStore = TypeVar("AnyStore", Store, StoreCore)
 
 
 def killed_at_every_step(work: Callable[[int], Work], stride: int = 1) -> Iterator[tuple[int, int]]:
@@ -65,10 +69,15 @@ def void(_: object) -> None:
     """Drop it."""
 
 
-def reopened(path: Path, settings: DataSettings | None = None, kind: type[Store] = Store) -> Store:
-    """Open a store that a child of one that was killed may have locked for a moment more."""
+def reopened(path: Path, settings: DataSettings | None = None) -> Store:
+    """Open a store whose directory a child of a killed process may lock for a moment more."""
+    return reopened_as(Store, path, settings)
 
-    def opened() -> list[Store]:
+
+def reopened_as(kind: type[AnyStore], path: Path, settings: DataSettings | None = None) -> AnyStore:
+    """Do as `reopened`, with a store of another class."""
+
+    def opened() -> list[AnyStore]:
         try:
             return [kind(path, settings)]
         except DirectoryLockedError:
@@ -100,7 +109,7 @@ def write(store: Store, count: int, acknowledge: Acknowledge = void) -> None:
     for _ in range(count):
         number = store.revision + 1
         store.execute(line(number))
-        store.wait_until_safe(store.position())
+        store.commit_point().wait()
         acknowledge(number)
 
 

@@ -62,10 +62,10 @@ def test_what_comes_while_the_disk_is_busy_makes_one_group(tmp_path: Path) -> No
             gate.wait_until_held()
             for number in range(1, 1000):
                 log.append(write(number), 1)
-            assert not log.is_safe(1)
+            assert not log.is_committed(1)
             assert log.pending_bytes == sum(len(write(number)) for number in range(1000))
         log.wait(log.appended_count)
-        assert log.is_safe(1000)
+        assert log.is_committed(1000)
         assert log.pending_bytes == 0
     made = Made().group(write(0), 1).group(b"".join(map(write, range(1, 1000))), 999)
     assert contents(tmp_path / "d") == files(made)
@@ -383,7 +383,7 @@ def test_while_it_holds_it_writes_up_to_the_next_segment_and_no_further(tmp_path
         begun = log.appended_count
         log.append(write(20), 1)
         log.wait(begun)
-        assert not log.is_safe(log.appended_count)
+        assert not log.is_committed(log.appended_count)
         assert read(tmp_path / "d")[0].revision == 20
         log.let_go()
         log.wait(log.appended_count)

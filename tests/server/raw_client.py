@@ -44,7 +44,7 @@ def serving(settings: ServerSettings | None = None) -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         store = Store()
-        server = Server(store, os.fsencode(folder / "reg"), settings or ServerSettings())
+        server = Server(store._core, os.fsencode(folder / "reg"), settings or ServerSettings())
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

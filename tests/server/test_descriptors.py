@@ -21,7 +21,7 @@ from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from kvs.library import Store
 logging.basicConfig(level="WARNING", stream=sys.stderr)
-server = Server(Store(), os.fsencode(sys.argv[1]), ServerSettings())
+server = Server(Store()._core, os.fsencode(sys.argv[1]), ServerSettings())
 signal.signal(signal.SIGTERM, lambda *_: server.stop())
 limit = max(map(int, os.listdir("/proc/self/fd"))) + 20
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

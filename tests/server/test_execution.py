@@ -40,7 +40,7 @@ def run(script: ScriptExecution) -> list[ExecuteResult]:
 
 
 def run_text(text: bytes, store: Store, total: int = 1 << 28) -> tuple[int, bytes, bytes]:
-    script = ScriptExecution(Execute(text), store, total)
+    script = ScriptExecution(Execute(text), store._core, total)
     run(script)
     return reply_of(script)
 
@@ -81,7 +81,9 @@ def reported(text: bytes, pause: ExecuteResult) -> list[bytes]:
 
 def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
     store = Store()
-    script = ScriptExecution(Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store)
+    script = ScriptExecution(
+        Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store._core
+    )
     slices = run(script)
     assert slices[0].lines == 1
     assert [each.lines for each in slices[-2:]] == [1, 1]
@@ -92,14 +94,14 @@ def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
 def test_a_long_line_is_its_own_slice() -> None:
     long = b"READ [" + b"a," * 5000 + b"a]\n"
     text = b"WRITE [(a,1)]\n" * 10 + long + b"WRITE [(a,2)]\n" * 10 + long
-    script = ScriptExecution(Execute(text), Store())
+    script = ScriptExecution(Execute(text), Store()._core)
     slices = run(script)
     assert [each.lines for each in slices] == [10, 1, 10, 1]
     assert script.needs >= script.size
 
 
 def test_slices_are_short_where_lines_are_invalid_and_grow_where_they_are_not() -> None:
-    script = ScriptExecution(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store())
+    script = ScriptExecution(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store()._core)
     lines = [each.lines for each in run(script)]
     assert max(lines[:15]) <= 130
     assert max(lines) > 500
@@ -109,7 +111,7 @@ def test_an_estimate_covers_what_a_long_line_and_a_listing_write() -> None:
     store = Store()
     store.write({"a": "v" * 40, **TABLE})
     for text in (b"READ [" + b"a," * 50_000 + b"a]\n", b"SHOW\n" * 300):
-        script = ScriptExecution(Execute(text), store)
+        script = ScriptExecution(Execute(text), store._core)
         while not script.is_finished:
             script.prepare()
             needs = script.needs

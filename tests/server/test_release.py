@@ -167,7 +167,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[tuple[Serve
     put_in(monkeypatch, fault)
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder, store = Path(name), Store(data)
-        server = Server(store, os.fsencode(folder / "reg"), ServerSettings())
+        server = Server(store._core, os.fsencode(folder / "reg"), ServerSettings())
         store.on_failure(lambda _: server.stop())
         thread = threading.Thread(target=server.run)
         thread.start()

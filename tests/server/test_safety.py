@@ -24,7 +24,7 @@ def keeping(data: Path) -> Iterator[Served]:
     """Run a server on a thread of its own, of a store that is kept."""
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder, store = Path(name), Store(data)
-        server = Server(store, os.fsencode(folder / "reg"), ServerSettings())
+        server = Server(store._core, os.fsencode(folder / "reg"), ServerSettings())
         store.on_failure(lambda _: server.stop())
         thread = threading.Thread(target=server.run)
         thread.start()

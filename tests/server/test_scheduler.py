@@ -131,7 +131,7 @@ def test_a_script_ends_with_its_session_whatever_is_in_it(
     client = Client(served, "c").connected()
     slices = 0
     under_way, ended = threading.Event(), threading.Event()
-    real = served.store.execute
+    real = served.store._core.execute
 
     def execute(*given: object) -> object:
         nonlocal slices
@@ -141,7 +141,7 @@ def test_a_script_ends_with_its_session_whatever_is_in_it(
             assert ended.wait(SECONDS)
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(served.store, "execute", execute)
+    monkeypatch.setattr(served.store._core, "execute", execute)
     client.send(frames.encode_execute(script))
     assert under_way.wait(SECONDS)
     end(served, client)

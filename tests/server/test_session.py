@@ -256,7 +256,7 @@ def test_where_no_thread_can_be_started_a_server_cannot_either(
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(ThreadStartError):
-        Server(Store(), os.fsencode(tmp_path / "reg"), ServerSettings())
+        Server(Store()._core, os.fsencode(tmp_path / "reg"), ServerSettings())
     assert os.listdir(tmp_path) == []
 
 
@@ -370,7 +370,7 @@ def test_the_end_of_many_subscriptions_does_not_hold_up_other_sessions(
         watcher.subscribe(b"k%d" % number)
     left: list[bytes] = []
     answered: list[bool] = []
-    unsubscribe = served.store.unsubscribe
+    unsubscribe = served.store._core.unsubscribe
 
     def unsubscribing(watchers: Subscriptions[bytes], outbox: Outbox[bytes], key: bytes) -> bool:
         if not left:
@@ -379,7 +379,7 @@ def test_the_end_of_many_subscriptions_does_not_hold_up_other_sessions(
         answered.append(unread(other.open["resp"]) > 0)
         return unsubscribe(watchers, outbox, key)
 
-    monkeypatch.setattr(served.store, "unsubscribe", unsubscribing)
+    monkeypatch.setattr(served.store._core, "unsubscribe", unsubscribing)
     if disconnects:
         watcher.send(bytes([frames.DISCONNECT]))
         assert watcher.reply() == (frames.DISCONNECT, 0)

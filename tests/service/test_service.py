@@ -40,7 +40,7 @@ class Served:
         self.lines: list[str] = []
         self.errors: list[KvsError] = []
         self.service = JobService(
-            self.store, path, Settings(threads, backups), self.errors.append, self.log
+            self.store._core, path, Settings(threads, backups), self.errors.append, self.log
         )
 
     def log(self, line: str) -> None:
@@ -640,11 +640,11 @@ def test_a_stop_while_the_directory_is_gone(served: Served) -> None:
 
 def test_what_cannot_be_served_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(JobsDirectoryError, match="No such file"):
-        JobService(Store(), tmp_path / "nothing", Settings(1)).__enter__()
+        JobService(Store()._core, tmp_path / "nothing", Settings(1)).__enter__()
     with JobsDirectory(tmp_path) as other:
         other.lock()
         with pytest.raises(DirectoryLockedError):
-            JobService(Store(), tmp_path, Settings(1)).__enter__()
+            JobService(Store()._core, tmp_path, Settings(1)).__enter__()
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:

@@ -134,12 +134,13 @@ def test_no_method_comes_back_before_what_it_tells_is_on_disk(
         with gate.shut():
             store.execute(b"WRITE [(k,1)]\n")
             gate.wait_until_held()
-            assert not store.is_safe(store.position())
+            point = store.commit_point()
+            assert not point.is_committed
             began, results = threading.Event(), []
 
             def carry_out() -> None:
                 began.set()
-                results.append((call(store), store.is_safe(1)))
+                results.append((call(store), point.is_committed))
 
             thread = threading.Thread(target=carry_out)
             thread.start()
@@ -476,8 +477,8 @@ def test_a_compaction_within_a_compaction_requests_no_further_one(
 
     with Store(tmp_path / "d") as store:
         store.write({"a": "1"})
-        assert store._data is not None
-        monkeypatch.setattr(store._data, "on_compaction_due", lambda: requests.append(1))
+        assert store._core._data is not None
+        monkeypatch.setattr(store._core._data, "on_compaction_due", lambda: requests.append(1))
         monkeypatch.setattr(SnapshotWriter, "finish", within)
         assert store.compact() is not None
     assert requests == []
@@ -496,7 +497,7 @@ def test_what_a_finalizer_calls_while_a_backup_is_forked_waits_for_no_compaction
         if not compactions:
             compactions.append(threading.Thread(target=compact))
             compactions[0].start()
-            until(lambda: store._compacting[0])
+            until(lambda: store._core._compacting[0])
             method(store)  # as a finalizer may, in the thread that forks
         fork(draft, revision, pairs, blocks)
 
@@ -525,7 +526,7 @@ def test_it_comes_by_itself_when_the_journal_has_outgrown_its_bound(tmp_path: Pa
     with Store(tmp_path / "d", settings) as store:
         for number in range(1000):
             store.execute(b"WRITE [(k%d,%d)]\n" % (number % 10, number))
-            store.wait_until_safe(store.position())
+            store.commit_point().wait()
         until(lambda: list((tmp_path / "d").glob("*.snapshot")))
         expected = store.items()
     found, pairs = read(tmp_path / "d")
@@ -683,7 +684,7 @@ def test_a_finalizer_in_the_thread_that_compacts_for_a_full_disk_does_not_wait_f
 def test_the_mark_of_an_unknown_job_is_refused_and_no_harm(tmp_path: Path) -> None:
     with Store(tmp_path / "d") as store:
         with pytest.raises(ValueError, match="job 7 of the mark is not known"):
-            store.execute(b"WRITE [(a,1)]\n", mark=JobCursor(7, 0))
+            store._core.execute(b"WRITE [(a,1)]\n", mark=JobCursor(7, 0))
         assert store.write({"b": "2"}) == 1
 
 

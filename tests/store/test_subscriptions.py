@@ -90,15 +90,15 @@ def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path:
     with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
         for number in itertools.count():
             reader = Reader(held=True)
-            store.subscribe(store._watching, reader.outbox, b"a")
+            store._core.subscribe(store._subscriptions, reader.outbox, b"a")
 
             def write() -> None:
                 store.write({"a": "1"})
 
-            subscribe = partial(store.subscribe, store._watching, reader.outbox, b"b")
+            subscribe = partial(store._core.subscribe, store._subscriptions, reader.outbox, b"b")
             reached = at_opcode(number, write, subscribe, PUBLISHING)
             until(partial(ready_as, reader, reached))
-            store.unsubscribe_all(store._watching, reader.outbox)
+            store._core.unsubscribe_all(store._subscriptions, reader.outbox)
             if not reached:
                 break
     assert number > 20
@@ -109,15 +109,15 @@ def test_nothing_is_put_into_an_outbox_after_its_subscription_has_ended(
 ) -> None:
     store = Store()
     reader = Reader(held=False)
-    store.subscribe(store._watching, reader.outbox, b"a")
-    publish = store._watching.publish
+    store._core.subscribe(store._subscriptions, reader.outbox, b"a")
+    publish = store._subscriptions.publish
 
     def end_after_computing(changes: Sequence[Item]) -> object:
         computed = publish(changes)
-        store._watching.unsubscribe(reader.outbox, b"a")  # as another thread may do then
+        store._subscriptions.unsubscribe(reader.outbox, b"a")  # as another thread may do then
         return computed
 
-    monkeypatch.setattr(store._watching, "publish", end_after_computing)
+    monkeypatch.setattr(store._subscriptions, "publish", end_after_computing)
     store.write({"a": "1"})
     assert reader.outbox.added == 0
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kvs import Store
 from kvs.language.diagnostics import diagnose_line
 from kvs.language.grammar import INVALID, LINE
-from tests.store import test_concurrency, test_core
+from tests import test_library
+from tests.store import test_concurrency
 from tests.strategies import lines
 
 pytestmark = pytest.mark.stress
@@ -28,7 +29,7 @@ def test_grammar_and_second_look_agree(line: bytes) -> None:
 
 
 def test_scripts_beside_the_model() -> None:
-    inner = test_core.test_scripts_beside_the_model_whatever_the_budget
+    inner = test_library.test_scripts_beside_the_model_whatever_the_budget
     settings(max_examples=20_000, deadline=None)(inner)()
 
 

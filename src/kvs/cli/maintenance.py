@@ -7,9 +7,9 @@ from kvs.cli.open_store import describe_torn_tail, progress_bar, usage_errors
 from kvs.cli.stdio import print_error, print_result, write_result
 from kvs.errors import CorruptionError
 from kvs.journal.recovery import RecoveredState
-from kvs.library import Store
 from kvs.snapshot.reader import load
 from kvs.store import maintenance
+from kvs.store.core import StoreCore
 from kvs.text import pluralize, printable
 
 
@@ -82,7 +82,7 @@ def compact(options: argparse.Namespace) -> int:
     """Carry out ``kvs compact``; return the exit status."""
     with usage_errors(), progress_bar() as progress:
         before = maintenance.check(options.directory)
-        store = Store(options.directory, progress=progress)
+        store = StoreCore(options.directory, progress=progress)
     with store, usage_errors():
         if store.recovered is not None and store.recovered.torn is not None:
             print_error(f"kvs compact: {describe_torn_tail(store.recovered.torn, 'was dropped')}")
@@ -102,8 +102,8 @@ def restore(options: argparse.Namespace) -> int:
         pairs = load(os.fsencode(options.file))  # before the directory is made
         revision = maintenance.restore(options.directory, pairs)
         if revision is None:
-            with Store(options.directory) as store:
-                revision = store.load_pairs(pairs)
+            with StoreCore(options.directory) as store:
+                revision = store.load(pairs)
     print_error(
         f"{printable(options.directory)}: {pluralize(len(pairs), 'pair')}, at revision {revision}"
     )

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 from kvs.cli.stdio import UsageError
 from kvs.errors import BackupReadError, DataDirectoryError, StoreNotEmptyError
-from kvs.library import Store
 from kvs.posix.files import open_directory
 from kvs.progress import ProgressCallback, ignore_progress
 from kvs.settings import DataSettings
 from kvs.snapshot.reader import load
+from kvs.store.core import StoreCore
 from kvs.text import os_error_text, pluralize, printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ PROGRESS_DELAY_SECONDS = 0.5
 """A reading that takes longer shows how far it is."""
 
 
-def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Store:
+def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> StoreCore:
     """Return the store that the options ask for; `tell` is given lines about what was found.
 
     Raises:
@@ -48,7 +48,7 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
     if pairs is not None:
         try:
             with usage_errors():
-                store.load_pairs(pairs)
+                store.load(pairs)
         except BaseException:
             store.close()
             raise
@@ -69,13 +69,13 @@ def _check_jobs_directory(path: str) -> None:
         raise UsageError(f"{printable(path)}: {os_error_text(error)}") from error
 
 
-def _open(options: argparse.Namespace, tell: Callable[[str], None]) -> Store:
+def _open(options: argparse.Namespace, tell: Callable[[str], None]) -> StoreCore:
     if options.data is None:
-        return Store()
+        return StoreCore()
     fsync = options.fsync or DataSettings.fsync
     interval = options.fsync_interval or DataSettings.fsync_interval
     with usage_errors(), progress_bar() as progress:
-        store = Store(options.data, DataSettings(fsync, interval), progress=progress)
+        store = StoreCore(options.data, DataSettings(fsync, interval), progress=progress)
     _print_recovery(store, options.data, tell)
     return store
 
@@ -91,7 +91,7 @@ def _check_fsync_options(options: argparse.Namespace) -> None:
         raise UsageError("--fsync-interval needs --fsync interval")
 
 
-def _print_recovery(store: Store, path: str, tell: Callable[[str], None]) -> None:
+def _print_recovery(store: StoreCore, path: str, tell: Callable[[str], None]) -> None:
     found = store.recovered
     if found is None:
         return

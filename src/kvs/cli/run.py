@@ -13,9 +13,9 @@ from kvs.cli.stdio import StdoutClosed, StdoutError, UsageError, print_error
 from kvs.errors import JobsDirectoryError, JournalWriteError, KvsError
 from kvs.jobs.report import MAX_REPORTED_ERRORS, Report, State
 from kvs.jobs.run import JobRun
-from kvs.library import Store
 from kvs.posix.files import AtomicFile, check_can_replace, open_directory, write_all
 from kvs.settings import Settings
+from kvs.store.core import StoreCore
 from kvs.text import os_error_text, pluralize, printable
 
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     return interruption.status or int(report.failed or failed or not told)
 
 
-def _close(store: Store) -> bool:
+def _close(store: StoreCore) -> bool:
     """Close the store; tell, and return False, if not all of it is kept."""
     try:
         store.close()
@@ -99,7 +99,7 @@ def _close(store: Store) -> bool:
     return True
 
 
-def _run_jobs(store: Store, options: argparse.Namespace, interruption: SignalHandler) -> Report:
+def _run_jobs(store: StoreCore, options: argparse.Namespace, interruption: SignalHandler) -> Report:
     settings = Settings(options.threads, options.backups, options.resume)
     screen = create_display(quiet=options.quiet)
     try:

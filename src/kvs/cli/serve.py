@@ -14,10 +14,10 @@ from kvs.cli.open_store import open_store
 from kvs.cli.stdio import UsageError
 from kvs.errors import JobsDirectoryError, KvsError
 from kvs.jobs.run import JobRun
-from kvs.library import Store
 from kvs.server.server import Server
 from kvs.service.service import JobService
 from kvs.settings import ServerSettings, Settings
+from kvs.store.core import StoreCore
 from kvs.text import pluralize
 
 log = logging.getLogger("kvs.serve")
@@ -72,7 +72,9 @@ def _return_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD_BYTES)
 
 
-def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessions: int) -> None:
+def _serve(
+    store: StoreCore, options: argparse.Namespace, settings: Settings, sessions: int
+) -> None:
     """Serve until a signal, or until the journal fails; that is raised when the store is closed."""
     jobs = _create_service(store, options, settings)
     # Held back until there is something to stop. Threads of jobs never get one, so that the main
@@ -97,7 +99,7 @@ def _serve(store: Store, options: argparse.Namespace, settings: Settings, sessio
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _create_server(store: Store, options: argparse.Namespace, sessions: int) -> Server:
+def _create_server(store: StoreCore, options: argparse.Namespace, sessions: int) -> Server:
     settings = ServerSettings(
         sessions,
         options.fifo_mode,
@@ -109,7 +111,7 @@ def _create_server(store: Store, options: argparse.Namespace, sessions: int) -> 
 
 
 def _create_service(
-    store: Store, options: argparse.Namespace, settings: Settings
+    store: StoreCore, options: argparse.Namespace, settings: Settings
 ) -> JobRun | JobService:
     """Return what runs the jobs: those that are there, or also those that come."""
     if options.once:

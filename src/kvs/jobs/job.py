@@ -282,12 +282,16 @@ class Job:
         self._snapshots.begin(draft)
         try:
             self._store.fork_snapshot(draft)
-            until_safe = self._store.until_safe()
+            point = self._store.commit_point()
         except SnapshotError as failure:
             self._snapshots.end(draft)
             done(failure)
+        except JournalWriteError as failure:
+            draft.cancel()
+            self._snapshots.end(draft)
+            done(SnapshotError(report.file, str(failure)))
         else:
-            self._snapshots.finish(draft, until_safe, done)
+            self._snapshots.finish(draft, point.wait, done)
         return True
 
 

@@ -7,6 +7,7 @@ from collections import deque
 
 from kvs.errors import JobError
 from kvs.posix.files import write_all
+from kvs.store.commit import CommitPoint
 from kvs.store.core import StoreCore
 from kvs.text import os_error_text
 
@@ -33,7 +34,7 @@ class JobOutput:
         self._file = file
         self._shown = shown
         self._store = store
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: deque[tuple[CommitPoint, bytes]] = deque()
         self._bytes_waiting = 0
         self._write_at = 0.0
         """When what waits is written, however little it is."""
@@ -49,7 +50,7 @@ class JobOutput:
 
         """
         if text:
-            self._waiting.append((self._store.position(), text))
+            self._waiting.append((self._store.commit_point(), text))
             self._bytes_waiting += len(text)
         if self._bytes_waiting > MAX_BUFFERED_BYTES:
             self.flush()
@@ -66,7 +67,7 @@ class JobOutput:
             JournalWriteError: it may never be shown.
 
         """
-        self._store.wait_until_safe(self._store.position())
+        self._store.commit_point().wait()
         self._write_committed()
 
     def sync(self) -> None:
@@ -101,7 +102,7 @@ class JobOutput:
     def _write_committed(self) -> None:
         """Append what may be shown to the file; when that fails, no part of it stays there."""
         texts = []
-        while self._waiting and self._store.is_safe(self._waiting[0][0]):
+        while self._waiting and self._waiting[0][0].is_committed:
             texts.append(self._waiting.popleft()[1])
         if not texts:
             return

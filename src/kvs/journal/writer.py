@@ -214,6 +214,11 @@ class JournalWriter:
         return self._counts[0]
 
     @property
+    def appended_revision(self) -> int:
+        """The revision after all that has been appended so far."""
+        return self._revision_added
+
+    @property
     def pending_bytes(self) -> int:
         """How much has been added that is not yet written."""
         return self._bytes_added - self._bytes_written
@@ -223,7 +228,7 @@ class JournalWriter:
         """Whether the calling thread is the one that writes, which a finalizer may call from."""
         return get_ident() == self._writer.ident
 
-    def is_safe(self, added: int) -> bool:
+    def is_committed(self, added: int) -> bool:
         """Tell whether what had been added by then is as safe as is promised."""
         return self._committed_count >= added
 

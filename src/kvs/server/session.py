@@ -316,15 +316,13 @@ class Session:
         """Reply as soon as all that the reply tells may be shown; requests wait as long."""
         store = self._context.store
         try:
-            position = store.position()
+            point = store.commit_point()
         except (JournalWriteError, StoreClosedError):
             return self.close(JOURNAL_FAILED_REASON)
-        if store.is_safe(position):
+        if point.is_committed:
             return self._reply(parts)
         self._awaiting_commit = True
-        store.when_safe(
-            position, lambda: self._loop.call_soon_threadsafe(lambda: self._on_commit(parts))
-        )
+        point.on_commit(lambda: self._loop.call_soon_threadsafe(lambda: self._on_commit(parts)))
         return None
 
     def _on_commit(self, parts: Sequence[bytes | bytearray]) -> None:

@@ -10,7 +10,7 @@ finalizer that runs there may use the store.
 import contextlib
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Thread, get_ident
 from types import TracebackType
@@ -23,12 +23,22 @@ from kvs.concurrency.unclosed import warn_unclosed
 from kvs.concurrency.waiting import Waiters, call_uninterrupted, fork_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor, TableView
 from kvs.engine.selection import create_engine
-from kvs.errors import DataDirectoryError, JournalWriteError, SnapshotError, StoreClosedError
+from kvs.errors import (
+    DataDirectoryError,
+    JournalWriteError,
+    SnapshotError,
+    StoreClosedError,
+    StoreNotEmptyError,
+)
+from kvs.language import builder
+from kvs.posix.files import check_path
 from kvs.progress import ProgressCallback, ignore_progress
 from kvs.settings import DataSettings
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
+from kvs.store.commit import CommitPoint
 from kvs.store.publication import Publication
 from kvs.store.subscriptions import Outbox, Subscriptions
+from kvs.text import os_error_text, printable
 
 if TYPE_CHECKING:  # a store in memory does not wait for what keeps one on disk
     from kvs.journal.job_records import JobRegistry
@@ -71,6 +81,11 @@ class StoreCore(NonCopyable):
             CorruptionError: something in it does not prove itself; nothing was changed.
 
         """
+        if data is not None:
+            try:
+                check_path(os.fsencode(data))
+            except OSError as error:
+                raise DataDirectoryError(printable(data), os_error_text(error)) from error
         self._made_in = forks.generation()
         """The generation that it belongs to, see `kvs.concurrency.forks`."""
         self._generation = self._made_in
@@ -169,7 +184,7 @@ class StoreCore(NonCopyable):
         self._finalizer = None
         self.__dict__.update(dict.fromkeys(("_engine", "_publication", "_data"), _Dropped()))
 
-    def _check(self) -> None:
+    def check_open(self) -> None:
         """Refuse a store that was closed, or belongs to the parent of this process.
 
         Raises:
@@ -220,7 +235,7 @@ class StoreCore(NonCopyable):
             InheritedByForkError: this process is a forked child.
 
         """
-        self._check()
+        self.check_open()
         if not 0 <= start <= len(script) or budget < 0:
             raise ValueError(f"start {start} or budget {budget} is out of range")
         if self._data is not None:
@@ -232,16 +247,60 @@ class StoreCore(NonCopyable):
         finally:
             self._publication.publish()
 
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of `keys` at one instant, None for a key that does not exist.
+
+        Raises:
+            JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
+
+        """
+        self.check_open()
+        return self.after_commit(self._engine.get(keys))
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """Return all pairs at one instant, in ascending order of the keys.
+
+        Raises:
+            JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
+
+        """
+        self.check_open()
+        return self.after_commit(self._engine.items())
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        self.check_open()
+        return self.after_commit(len(self._engine))
+
+    def load(self, pairs: dict[bytes, bytes]) -> int:
+        """Replace everything by the pairs of a backup, as one change; return its revision.
+
+        `pairs` is what `kvs.snapshot.reader.load` returned; the caller does not use it afterwards.
+
+        Raises:
+            StoreNotEmptyError: the store has a data directory, and was changed before.
+            JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
+
+        """
+        self.check_open()
+        if self._data is None:
+            revision = self._engine.replace(pairs)
+            self._publication.publish()
+            return revision
+        if self._engine.revision:
+            raise StoreNotEmptyError(self._data.shown)
+        return self.after_commit(self.execute(builder.build_write(pairs)).revision)
+
     @property
     def revision(self) -> int:
         """The number of changes so far: each command that changes something adds 1."""
-        self._check()
-        return self.safe(self._engine.revision)
+        self.check_open()
+        return self.after_commit(self._engine.revision)
 
     @property
     def pairs(self) -> int:
         """The number of pairs by now, whether or not that may be shown: for an estimate."""
-        self._check()
+        self.check_open()
         return len(self._engine)
 
     # Snapshots.
@@ -257,7 +316,7 @@ class StoreCore(NonCopyable):
         def fork(instant: TableView) -> None:
             draft.fork(instant.revision, len(instant), instant.listing)
 
-        self._check()
+        self.check_open()
         fork_uninterrupted(
             partial(self._blocking_compaction, partial(self._engine.with_locked_view, fork))
         )
@@ -266,7 +325,7 @@ class StoreCore(NonCopyable):
 
     def add_subscriptions(self, watchers: Subscriptions[Any]) -> None:
         """Publish every later change to `watchers`."""
-        self._check()
+        self.check_open()
         self._publication.add_subscriptions(watchers)
 
     def subscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
@@ -280,7 +339,7 @@ class StoreCore(NonCopyable):
             InheritedByForkError: this process is a forked child.
 
         """
-        self._check()
+        self.check_open()
         return self._publication.subscribe(watchers, outbox, key)
 
     def unsubscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
@@ -315,45 +374,30 @@ class StoreCore(NonCopyable):
         self._check_process()
         return _do_nothing if self._data is None else self._data.log.on_failure(call)
 
-    def position(self) -> int:
-        """Return a number for all that has been carried out so far, for the following methods.
+    def commit_point(self) -> CommitPoint:
+        """Return the commit point of every change that is applied by now.
 
         Raises:
-            JournalWriteError: nothing is written any more.
+            JournalWriteError: the journal failed, so that nothing more is committed.
+            StoreClosedError: the store was closed.
+            InheritedByForkError: this process is a forked child.
 
         """
-        self._check()
-        return self._publication.position()
+        self.check_open()
+        journal = None if self._data is None else self._data.log
+        return CommitPoint(
+            journal, self._publication.appended_count(), self._compacting, self._generation
+        )
 
-    def is_safe(self, position: int) -> bool:
-        """Tell whether what had been carried out by then may be shown."""
-        self._check_process()
-        return self._data is None or self._data.log.is_safe(position)
-
-    def wait_until_safe(self, position: int) -> None:
-        """Wait until it may be shown.
-
-        A finalizer may call this in a thread that writes or compacts the journal. There it returns
-        at once: that thread would wait for itself.
+    def after_commit(self, result: T) -> T:
+        """Block until every change applied by now is committed; return `result`.
 
         Raises:
-            JournalWriteError: it never may.
+            JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
 
         """
-        self._check_process()
-        if self._data is not None and self._compacting[0] != get_ident():
-            self._data.log.wait(position)
-
-    def when_safe(self, position: int, call: Callable[[], None]) -> None:
-        """Call `call`, by this thread or one of the store's, once it may be shown; else never.
-
-        An exception that it raises in a store with a data directory goes to `threading.excepthook`.
-        """
-        self._check_process()
-        if self._data is None:
-            call()
-        else:
-            self._data.log.on_commit(position, call)
+        self.commit_point().wait()
+        return result
 
     @property
     def is_persistent(self) -> bool:
@@ -374,9 +418,9 @@ class StoreCore(NonCopyable):
             JournalWriteError: nothing is written any more.
 
         """
-        self._check()
+        self.check_open()
         if self._data is not None and self._data.log.pending_bytes > MAX_BACKLOG_BYTES:
-            self.wait_until_safe(self.position())
+            self.commit_point().wait()
 
     def record_job(self, change: "Callable[[JobRegistry], bytes]") -> None:
         """Change what is known of jobs, and put the lines that `change` returns into the journal.
@@ -387,7 +431,7 @@ class StoreCore(NonCopyable):
             JournalWriteError: nothing is written any more.
 
         """
-        self._check()
+        self.check_open()
         if self._data is None:
             raise ValueError("a store in memory keeps no notes")
         call_uninterrupted(
@@ -395,27 +439,6 @@ class StoreCore(NonCopyable):
                 self._blocking_compaction, partial(self._publication.record_job, change, self._data)
             )
         )
-
-    def safe(self, found: T) -> T:
-        """Return what was found, once it may be shown."""
-        self.wait_until_safe(self.position())
-        return found
-
-    def until_safe(self) -> Callable[[], None]:
-        """Return what waits until all may be shown that has been carried out by now.
-
-        If it never may, what is returned raises `JournalWriteError`.
-        """
-        try:
-            position = self.position()
-        except (JournalWriteError, StoreClosedError) as error:
-            never = error
-
-            def fail() -> None:
-                raise never
-
-            return fail
-        return lambda: self.wait_until_safe(position)
 
     # Compaction.
 
@@ -433,7 +456,7 @@ class StoreCore(NonCopyable):
             StoreClosedError: the store was closed.
 
         """
-        self._check()
+        self.check_open()
         data = self._data
         if data is None:
             return None
@@ -460,7 +483,7 @@ class StoreCore(NonCopyable):
                 return None
             self._compacted.wait_for(lambda: not self._compacting[0])
         try:
-            self._check()
+            self.check_open()
             with data.compacting():
                 try:
                     return self._write_snapshot(data)

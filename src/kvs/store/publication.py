@@ -66,20 +66,28 @@ class Publication:
             # A call that put more into it meanwhile wakes its reader itself before it returns.
             self._unwoken.pop(outbox, None)
 
-    def position(self) -> int:
-        """Return the number of what is published so far, all changes made by now included.
+    def appended_count(self) -> int:
+        """Return the number of appends to the journal that all changes made by now take.
 
         Raises:
-            JournalWriteError: nothing is written any more.
+            JournalWriteError: the journal failed.
             StoreClosedError: the store was closed.
 
         """
         if self.data is None:
             return 0
+        journal = self.data.log
+        self.publish()
+        if journal.appended_revision < self._engine.revision:
+            # Another call is within the engine. Only then does this take the engine's lock.
+            self._publish_all()
+        journal.check()
+        return journal.appended_count
+
+    def _publish_all(self) -> None:
+        """Publish every change made by now, and what marked calls have written by now."""
         self._engine.settle()
         self.publish()
-        self.data.log.check()
-        return self.data.log.appended_count
 
     # Subscriptions.
 
@@ -106,8 +114,7 @@ class Publication:
 
     def unsubscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """End this; return whether there was such a subscription."""
-        self._engine.settle()
-        self.publish()
+        self._publish_all()
         ended = watchers.unsubscribe(outbox, key)
         outbox.keys.pop(key, None)
         if ended:
@@ -131,7 +138,8 @@ class Publication:
 
         """
         with self._noting:
-            self.position()
+            self._publish_all()
+            data.log.check()
             if lines := change(data.jobs):
                 data.log.append(lines, 0)
 

@@ -1,5 +1,6 @@
 """The store on one thread: execute beside the naive model, and the library beside execute."""
 
+import inspect
 import os
 import random
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from kvs import (
 )
 from kvs.language.diagnostics import diagnose_script
 from kvs.language.output_format import HELP
+from kvs.store.core import StoreCore
 from tests.model import Model
 from tests.strategies import scripts, values, words
 
@@ -274,7 +276,7 @@ class TestBackupAndRestore:
         assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-    @pytest.mark.parametrize("name", ["fork_snapshot", "until_safe"])
+    @pytest.mark.parametrize("name", ["fork_snapshot", "commit_point"])
     def test_a_backup_that_is_interrupted_leaves_nothing(
         self,
         tmp_path: Path,
@@ -285,7 +287,7 @@ class TestBackupAndRestore:
         def interrupted(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(Store, name, interrupted)
+        monkeypatch.setattr(StoreCore, name, interrupted)
         descriptors = os.listdir("/proc/self/fd")
         with pytest.raises(error):
             Store().backup(tmp_path / "x.bck")
@@ -366,3 +368,57 @@ def test_a_path_that_is_none_is_told_as_what_it_was_to_be(
             call(path)
         assert str(told.value).startswith(f"{shown}: ")
         assert str(told.value).endswith(f": {reason}")
+
+
+class TestMapping:
+    """The store as a mapping, beside a dict."""
+
+    @given(st.dictionaries(words, values, max_size=8), words)
+    def test_access_by_key_is_as_of_a_dict(self, pairs: dict[bytes, bytes], key: bytes) -> None:
+        store = Store()
+        store.update(pairs)
+        assert list(store) == store.keys() == sorted(pairs)
+        assert dict(store.items()) == {each: store[each] for each in store} == pairs
+        assert (key in store, store.get(key), store.get(key, b"-")) == (
+            key in pairs,
+            pairs.get(key),
+            pairs.get(key, b"-"),
+        )
+        if key not in pairs:
+            with pytest.raises(KeyError):
+                store[key]
+            with pytest.raises(KeyError):
+                del store[key]
+        store[key] = b"new"
+        assert store[key] == b"new"
+        del store[key]
+        assert key not in store
+
+    def test_an_update_is_one_change(self) -> None:
+        store = Store()
+        store.update({"a": "1"}, b="2", c="3")
+        store.update([("a", "4"), (b"d", b"5")])
+        store.update()
+        assert store.items() == [(b"a", b"4"), (b"b", b"2"), (b"c", b"3"), (b"d", b"5")]
+        assert store.revision == 2
+
+    @pytest.mark.parametrize("key", ["two words", "", "a,b", b"x" * 41])
+    def test_a_word_that_is_invalid_is_refused(self, key: str | bytes) -> None:
+        store = Store()
+        uses: list[Callable[[], object]] = [
+            lambda: store[key],
+            lambda: store.get(key),
+            lambda: key in store,
+            lambda: store.__setitem__(key, "1"),
+            lambda: store.__delitem__(key),
+            lambda: store.update({key: "1"}),
+        ]
+        for use in uses:
+            with pytest.raises(InvalidWordError):
+                use()
+
+
+def test_every_public_name_of_the_store_has_a_docstring() -> None:
+    for name, member in vars(Store).items():
+        if not name.startswith("_"):
+            assert inspect.getdoc(member), name
