@@ -301,7 +301,7 @@ class Store(NonCopyable):
     def backup(self, path: Path) -> SnapshotInfo:
         """Write the pairs of this instant to the file `path`; return when it is on disk.
 
-        A forked child writes the file while other threads go on using the store. The finished file
+        A forked child writes the file while other threads use the store. The finished file
         replaces what was at `path`; if the backup fails, `path` is unchanged.
 
         Raises:
@@ -348,7 +348,7 @@ class Store(NonCopyable):
     def compact(self) -> SnapshotInfo | None:
         """Write all pairs as a snapshot, and remove the journal before it.
 
-        A forked child writes the snapshot while other threads go on using the store. Returns None
+        A forked child writes the snapshot while other threads use the store. Returns None
         for a store in memory. A finalizer that runs in a thread for which a compaction waits gets
         None too: the journal is then compacted in the background.
 

@@ -1,10 +1,12 @@
-"""The store: an engine, the publication of its changes, and the directory that it is stored in.
+"""The core of a store: an engine, the publication of its changes, and its data directory.
 
-The engine below executes commands, each at one instant; `kvs.store.publication` brings what they
-change into the journal and to the subscribers, in order. No public method holds a lock while a
-signal handler may run: compaction, backups and notes of jobs, for which other threads have to wait,
-are done in a thread of their own if need be (`kvs.concurrency.waiting.call_uninterrupted`). A
-finalizer that runs there may use the store.
+The engine executes commands, each at one instant. `kvs.store.publication` appends their changes to
+the journal and to the outboxes of subscribers, in order.
+
+Locking: no public method holds a lock while a signal handler may run. Compaction, backups and
+records of jobs, which other threads wait for, run in a thread of their own when the main thread
+asks for them (`kvs.concurrency.waiting.call_uninterrupted`). A finalizer that runs in such a thread
+may use the store.
 """
 
 import contextlib
@@ -13,7 +15,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Thread, get_ident
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from kvs.concurrency import forks
@@ -40,28 +41,29 @@ from kvs.store.publication import Publication
 from kvs.store.subscriptions import Outbox, Subscriptions
 from kvs.text import os_error_text, printable
 
-if TYPE_CHECKING:  # a store in memory does not wait for what keeps one on disk
+if TYPE_CHECKING:  # a store in memory does not load these
     from kvs.journal.job_records import JobRegistry
     from kvs.store.persistence import Persistence, RecoveryInfo
 
 T = TypeVar("T")
 
 MAX_BACKLOG_BYTES = 8 << 20
-"""Bytes on their way to the journal, beyond which jobs wait for it."""
+"""Maximum bytes appended to the journal and not written, beyond which jobs are throttled."""
 
 _CLOSED = -1
-"""In the place of a generation: the store was closed."""
+"""The value of `_generation` of a closed store."""
 
 Path = str | bytes | os.PathLike[str]
 
 
 class StoreCore(NonCopyable):
-    """Pairs of bytes in memory, and perhaps on disk, shared by any number of threads.
+    """The store that jobs, sessions and the library share.
 
-    Every method is thread-safe and takes effect at one instant. With a data directory, what
-    `execute` gives may be shown only when it is safe: the caller waits for that, by `position` and
-    the methods beside it. When the journal fails, what carries something out raises
-    `JournalWriteError`.
+    With a data directory, a result of `execute` may be released only when the changes that it
+    depends on are committed: the caller waits for `commit_point`. Every other method waits itself.
+    After a failure of the journal, methods that execute commands raise `JournalWriteError`.
+
+    Threads: any number, and every method takes effect at one instant.
     """
 
     def __init__(
@@ -71,14 +73,15 @@ class StoreCore(NonCopyable):
         *,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
-        """Make an empty store in memory, or open the one that is kept in the directory `data`.
+        """Create an empty store in memory, or open the data directory `data`.
 
-        The directory is made if it is not there. `progress` is told how far the reading of it is.
+        The directory is created if it does not exist. `progress` is called during recovery with the
+        bytes read and the bytes to read.
 
         Raises:
-            DataDirectoryError: the directory cannot be made, opened, locked or read.
-            DirectoryLockedError: another process is at work there.
-            CorruptionError: something in it does not prove itself; nothing was changed.
+            DataDirectoryError: the directory cannot be created, opened, locked or read.
+            DirectoryLockedError: another process has the directory open.
+            CorruptionError: a file in the directory fails a check; no file was changed.
 
         """
         if data is not None:
@@ -87,60 +90,57 @@ class StoreCore(NonCopyable):
             except OSError as error:
                 raise DataDirectoryError(printable(data), os_error_text(error)) from error
         self._made_in = forks.generation()
-        """The generation that it belongs to, see `kvs.concurrency.forks`."""
+        """The generation of the process that created this object, see `kvs.concurrency.forks`."""
         self._generation = self._made_in
-        """The generation in which it can be used: none after `close`."""
+        """The generation of the process that may use this object; `_CLOSED` after `close`."""
         self._engine = create_engine()
         self._publication = Publication(self._engine)
         self._compacting = [0]
-        """The thread that compacts, 0 if there is none."""
+        """Identifier of the thread that compacts, or 0."""
         self._compacted = Waiters()
-        """Those that wait for it."""
+        """Threads that wait for the end of a compaction."""
         self._close_after_compaction = False
-        """Whether a compaction is to close the store when it ends."""
+        """Whether the compaction closes the store when it ends."""
         self._compaction_blockers: list[int] = []
-        """The threads within a fork or a note, for which a compaction waits."""
+        """Identifiers of threads that fork or record a job, for which a compaction waits."""
         self._data: Persistence | None = None
         self._finalizer: weakref.finalize[..., StoreCore] | None = None
         if data is not None:
             from kvs.store import persistence
 
-            kept = persistence.Persistence(data, self._engine, settings or DataSettings())
-            kept.on_compaction_due = partial(_compact_in_background, weakref.ref(self), kept)
+            directory = persistence.Persistence(data, self._engine, settings or DataSettings())
+            directory.on_compaction_due = partial(
+                _compact_in_background, weakref.ref(self), directory
+            )
             try:
-                kept.open(progress)
-                self._data = self._publication.data = kept
-                arguments = (self._publication, kept, self._generation)
+                directory.open(progress)
+                self._data = self._publication.data = directory
+                arguments = (self._publication, directory, self._generation)
                 self._finalizer = weakref.finalize(self, _close_unclosed, *arguments)
             except BaseException:
-                kept.close()
+                directory.close()
                 raise
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Write every change, and unlock and close the data directory. Idempotent.
 
-        Every other method raises `StoreClosedError` from then on, but for those that report on what
-        was carried out before, or end what was begun. Called within another call of the same
-        thread, by a signal handler or a finalizer, it closes the store as well; a compaction that
-        waits for that thread closes it when it ends. In a forked child it frees the memory of a
-        store that belongs to the parent, and changes nothing else.
+        Afterwards every method raises `StoreClosedError`, except those that report on commands
+        executed before, or end subscriptions. A call within another call of the same thread, by a
+        signal handler or a finalizer, closes the store as well; if a compaction waits for that
+        thread, the compaction closes the store when it ends. In a forked child it frees the memory
+        of the parent's store, and changes nothing else.
 
         Raises:
-            JournalWriteError: not every change was written.
+            JournalWriteError: some changes could not be written.
 
         """
-        if self._made_in != forks.generation():  # its parent may be closing it
+        if self._made_in != forks.generation():  # the parent may be within `close`
             self._drop()
             return
         self._generation = _CLOSED
@@ -160,7 +160,7 @@ class StoreCore(NonCopyable):
             self._finalizer.detach()
 
     def _may_block_compaction(self) -> bool:
-        """Return whether a compaction may wait for the calling thread, or is done by it.
+        """Return whether a compaction may wait for the calling thread, or runs in it.
 
         A finalizer that runs in such a thread must not wait for the compaction.
         """
@@ -169,7 +169,7 @@ class StoreCore(NonCopyable):
         return writes or self._compacting[0] == me or me in self._compaction_blockers
 
     def _blocking_compaction(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns, in a thread for which a compaction may wait meanwhile."""
+        """Call `call` and return its result; a compaction may wait for this thread meanwhile."""
         me = get_ident()
         self._compaction_blockers.append(me)
         try:
@@ -178,17 +178,17 @@ class StoreCore(NonCopyable):
             self._compaction_blockers.remove(me)
 
     def _drop(self) -> None:
-        """Free the memory, in a forked child."""
+        """Free the memory of the parent's store, in a forked child."""
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = None
         self.__dict__.update(dict.fromkeys(("_engine", "_publication", "_data"), _Dropped()))
 
     def check_open(self) -> None:
-        """Refuse a store that was closed, or belongs to the parent of this process.
+        """Raise if this process must not use the store.
 
         Raises:
-            StoreClosedError: it was closed.
+            StoreClosedError: the store was closed.
             InheritedByForkError: this process is a forked child.
 
         """
@@ -197,7 +197,7 @@ class StoreCore(NonCopyable):
             raise StoreClosedError
 
     def _check_process(self) -> None:
-        """Refuse a store that belongs to the parent of this process; not one that was closed.
+        """Raise in a forked child; do not raise if the store was closed.
 
         Raises:
             InheritedByForkError: this process is a forked child.
@@ -208,10 +208,10 @@ class StoreCore(NonCopyable):
 
     @property
     def _is_inherited(self) -> bool:
-        """Whether this process is a forked child, and the store was its parent's, and open."""
+        """Whether this process is a forked child of the one that opened the store."""
         return self._generation not in {_CLOSED, forks.generation()}
 
-    # The engine boundary: jobs, and whatever else carries out lines, come through here.
+    # Commands.
 
     def execute(
         self,
@@ -220,18 +220,18 @@ class StoreCore(NonCopyable):
         budget: int = DEFAULT_BUDGET_BYTES,
         mark: JobCursor | None = None,
     ) -> ExecuteResult:
-        """Carry out the commands of `script` from byte `start` on, up to what only a host can do.
+        """Execute the commands of `script` from byte `start` on, which must be a start of a line.
 
-        Comes back at the end of the script, at a WAIT or BACKUP (which is the caller's to carry
-        out), or after the command that takes input or output past `budget` bytes; the caller goes
-        on from `Pause.offset`. `start` is the start of a line. An invalid line has no effect and
-        is reported in `Pause.faults`; nothing that stands in a script raises. `mark` is for jobs.
+        Returns at the end of the script, at a WAIT or BACKUP, which the caller carries out, or
+        after the command that takes input or output past `budget` bytes. The caller continues from
+        the `offset` of the result. An invalid line has no effect and is in its `diagnostics`; no
+        content of a script raises. `mark` is for jobs.
 
         Raises:
-            ValueError: `start` is outside of the script, `budget` is negative, or `mark` is of no
-                job that the data directory knows.
-            JournalWriteError: the store has a data directory, and its journal failed.
-            StoreClosedError: it was closed.
+            ValueError: `start` is outside of the script, `budget` is negative, or `mark` names a
+                job that the data directory does not know.
+            JournalWriteError: the journal failed.
+            StoreClosedError: the store was closed.
             InheritedByForkError: this process is a forked child.
 
         """
@@ -299,80 +299,84 @@ class StoreCore(NonCopyable):
 
     @property
     def pairs(self) -> int:
-        """The number of pairs by now, whether or not that may be shown: for an estimate."""
+        """The number of pairs by now, committed or not: for an estimate, not for release."""
         self.check_open()
         return len(self._engine)
 
-    # Snapshots.
+    # Backups.
 
-    def fork_snapshot(self, draft: SnapshotWriter) -> None:
-        """Start the child of `draft` with this instant's pairs; the store is held for the fork.
+    def fork_snapshot(self, writer: SnapshotWriter) -> None:
+        """Fork the child of `writer`, which writes the pairs of this instant.
+
+        The engine is locked during the fork alone.
 
         Raises:
-            SnapshotError: there is no child.
+            SnapshotError: the child could not be forked.
 
         """
 
-        def fork(instant: TableView) -> None:
-            draft.fork(instant.revision, len(instant), instant.listing)
+        def fork(view: TableView) -> None:
+            writer.fork(view.revision, len(view), view.listing)
 
         self.check_open()
         fork_uninterrupted(
             partial(self._blocking_compaction, partial(self._engine.with_locked_view, fork))
         )
 
-    # Watchers.
+    # Subscriptions.
 
-    def add_subscriptions(self, watchers: Subscriptions[Any]) -> None:
-        """Publish every later change to `watchers`."""
+    def add_subscriptions(self, subscriptions: Subscriptions[Any]) -> None:
+        """Publish every later change to `subscriptions`."""
         self.check_open()
-        self._publication.add_subscriptions(watchers)
+        self._publication.add_subscriptions(subscriptions)
 
-    def subscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
+    def subscribe(self, subscriptions: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now.
 
-        The key need not exist; subscribing twice is one subscription. `outbox` is one that was made
-        with `held` if the store is kept in a directory.
+        The key need not exist. A second call for the same key changes nothing. For a store with a
+        data directory, `outbox` must have been created with `held`.
 
         Raises:
-            StoreClosedError: it was closed.
+            StoreClosedError: the store was closed.
             InheritedByForkError: this process is a forked child.
 
         """
         self.check_open()
-        return self._publication.subscribe(watchers, outbox, key)
+        return self._publication.subscribe(subscriptions, outbox, key)
 
-    def unsubscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
-        """End this; return whether there was such a subscription."""
+    def unsubscribe(
+        self, subscriptions: Subscriptions[Any], outbox: Outbox[Any], key: bytes
+    ) -> bool:
+        """End a subscription; return whether it existed."""
         self._check_process()
-        return self._publication.unsubscribe(watchers, outbox, key)
+        return self._publication.unsubscribe(subscriptions, outbox, key)
 
-    def unsubscribe_all(self, watchers: Subscriptions[Any], outbox: Outbox[Any]) -> None:
+    def unsubscribe_all(self, subscriptions: Subscriptions[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""
         self._check_process()
-        self._publication.unsubscribe_all(watchers, outbox)
+        self._publication.unsubscribe_all(subscriptions, outbox)
 
-    # Safety: with a journal, what was carried out is shown only when it is as safe as promised.
+    # The data directory.
 
     @property
     def recovered(self) -> "RecoveryInfo | None":
-        """What was found in the data directory; None if there is none."""
+        """What recovery found in the data directory; None for a store in memory."""
         self._check_process()
         return None if self._data is None else self._data.recovered
 
     @property
     def failure(self) -> JournalWriteError | None:
-        """Why nothing is carried out any more, if so."""
+        """The error of the journal, if it has failed: no more commands are executed."""
         self._check_process()
         return None if self._data is None else self._data.log.failure
 
-    def on_failure(self, call: Callable[[JournalWriteError], None]) -> Callable[[], None]:
-        """Have `call` called once when the journal fails; return what ends that.
+    def on_failure(self, callback: Callable[[JournalWriteError], None]) -> Callable[[], None]:
+        """Call `callback` once when the journal fails; return a function that cancels this.
 
-        A thread of the store's calls it; if the journal has failed already, this one, at once.
+        A thread of the store calls it; if the journal has failed already, the calling thread does.
         """
         self._check_process()
-        return _do_nothing if self._data is None else self._data.log.on_failure(call)
+        return _do_nothing if self._data is None else self._data.log.on_failure(callback)
 
     def commit_point(self) -> CommitPoint:
         """Return the commit point of every change that is applied by now.
@@ -401,21 +405,21 @@ class StoreCore(NonCopyable):
 
     @property
     def is_persistent(self) -> bool:
-        """Whether it is kept in a data directory."""
+        """Whether the store has a data directory."""
         self._check_process()
         return self._data is not None
 
     @property
     def syncs_to_disk(self) -> bool:
-        """Whether what is kept is ever synced to disk by this program."""
+        """Whether this process syncs the journal: not with ``fsync`` set to ``never``."""
         self._check_process()
         return self._data is not None and self._data.syncs_to_disk
 
     def throttle(self) -> None:
-        """Wait until not too much is on its way to the disk; memory is bounded so.
+        """Block while more than `MAX_BACKLOG_BYTES` are appended to the journal and not written.
 
         Raises:
-            JournalWriteError: nothing is written any more.
+            JournalWriteError: the journal failed.
 
         """
         self.check_open()
@@ -423,17 +427,18 @@ class StoreCore(NonCopyable):
             self.commit_point().wait()
 
     def record_job(self, change: "Callable[[JobRegistry], bytes]") -> None:
-        """Change what is known of jobs, and put the lines that `change` returns into the journal.
+        """Call `change` with the records of jobs, and append the lines that it returns.
 
-        For a store that is kept in a data directory.
+        For a store with a data directory.
 
         Raises:
-            JournalWriteError: nothing is written any more.
+            JournalWriteError: the journal failed.
+            ValueError: the store is in memory.
 
         """
         self.check_open()
         if self._data is None:
-            raise ValueError("a store in memory keeps no notes")
+            raise ValueError("a store in memory has no records of jobs")
         call_uninterrupted(
             partial(
                 self._blocking_compaction, partial(self._publication.record_job, change, self._data)
@@ -443,15 +448,15 @@ class StoreCore(NonCopyable):
     # Compaction.
 
     def compact(self) -> SnapshotInfo | None:
-        """Make the journal short: write everything as a snapshot, from which it goes on.
+        """Write all pairs as a snapshot, and remove the journal before it.
 
-        A forked child writes it; other threads go on meanwhile. Returns None for a store in memory,
-        and in a thread that a compaction waits for, where a finalizer may call this: there the
-        journal is compacted in the background, unless a compaction is under way.
+        A forked child writes the snapshot while other threads use the store. Returns None
+        for a store in memory. A finalizer that runs in a thread for which a compaction waits gets
+        None too: the journal is then compacted in the background, if no compaction is running.
 
         Raises:
-            SnapshotError: the snapshot could not be written; the journal is as it was.
-            DataDirectoryError: it was written, but what it makes needless could not be removed.
+            SnapshotError: the snapshot could not be written; the journal is unchanged.
+            DataDirectoryError: the snapshot was written, but old files could not be removed.
             JournalWriteError: the journal failed.
             StoreClosedError: the store was closed.
 
@@ -467,9 +472,9 @@ class StoreCore(NonCopyable):
         return fork_uninterrupted(partial(self._compact, data, wait=True))
 
     def _compact(self, data: "Persistence", *, wait: bool) -> SnapshotInfo | None:
-        """Do so, one thread at a time; with `wait` false, return None if another just does so.
+        """Compact, one thread at a time; without `wait`, return None if another thread compacts.
 
-        In a thread that no signal handler interrupts.
+        Must run in a thread that no signal handler interrupts.
         """
         me = get_ident()
         while True:
@@ -498,8 +503,8 @@ class StoreCore(NonCopyable):
                 self._close_data(data)
 
     def _write_snapshot(self, data: "Persistence") -> SnapshotInfo:
-        draft = data.prepare_compaction()
-        return data.finish_compaction(draft, self._publication.begin_compaction(draft, data))
+        writer = data.prepare_compaction()
+        return data.finish_compaction(writer, self._publication.begin_compaction(writer, data))
 
 
 def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence") -> None:
@@ -508,7 +513,9 @@ def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence")
         if opened is None:
             return
         try:
-            with contextlib.suppress(JournalWriteError, StoreClosedError):  # others report them
+            with contextlib.suppress(
+                JournalWriteError, StoreClosedError
+            ):  # raised to other callers
                 opened._compact(data, wait=False)
         except (SnapshotError, DataDirectoryError) as error:
             _warn(str(error))
@@ -517,13 +524,13 @@ def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence")
 
     try:
         Thread(target=compact, name="kvs-compaction", daemon=True).start()
-    except RuntimeError as error:  # no more threads to be had
+    except RuntimeError as error:  # no thread can be started
         data.log.let_go()
         _warn(f"{data.shown}: no compaction: {error}")
 
 
 def _close_unclosed(publication: Publication, data: "Persistence", generation: int) -> None:
-    """Close a store that is no longer referred to, or still open at the end of the process."""
+    """Close a store that is not referred to any more, or is open at the end of the process."""
     if generation == forks.generation():
         publication.publish()
         data.close()
@@ -531,7 +538,7 @@ def _close_unclosed(publication: Publication, data: "Persistence", generation: i
 
 
 class _Dropped:
-    """In the place of what `close` frees in a forked child, for a call that it interrupted."""
+    """Replaces what `close` frees in a forked child, for a call that `close` interrupted."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise forks.inherited_error()

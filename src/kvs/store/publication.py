@@ -1,14 +1,19 @@
 """The one order of changes: from the engine to the journal and to the subscribers.
 
-How it works. What the engine's calls have changed comes out of it as effects, in order, into one
-queue, together with markers where subscriptions begin. Every call that has changed something
-publishes the queue before it returns: the first effects are put into the journal and the outboxes,
-and removed from the queue, in one call into C, unless they are not the first any more
-(`kvs.concurrency.atomic`). So any number of threads, and calls within calls of the same thread,
-publish together; each change is published once, in order; and no thread waits for another, which
-may be suspended in the middle of it by a signal handler that waits in turn.
+How it works:
 
-An exception that a handler raises leaves in the queue what is not published: the next call does it.
+1. The engine gives out change batches in order; `publish` moves them into one queue, together with
+   markers at which subscriptions begin.
+2. Every call that has changed something publishes the queue before it returns. One call into C
+   (`kvs.concurrency.atomic`) appends the first batch to the journal and to the outboxes, and
+   removes it from the queue, unless another call has removed it in between.
+
+So any number of threads, and nested calls of the same thread, publish together; each change is
+published once and in order; and no thread waits for another one, which a signal handler that waits
+in turn may have suspended.
+
+If a signal handler raises within `publish`, unpublished batches stay in the queue for the next
+call.
 """
 
 import contextlib
@@ -33,27 +38,30 @@ Subscription = tuple[Subscriptions[Any], Outbox[Any], bytes]
 
 
 class Publication:
-    """What is between an engine and those that its changes concern. Any thread, any time."""
+    """Publishes the changes of an engine to the journal and to subscribers.
+
+    Threads: any, and any signal handler or finalizer, except where a method says otherwise.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queue: list[ChangeBatch] = []
-        """Effects that the engine has given out and that are not published yet, in order."""
-        self._watchers: list[Subscriptions[Any]] = []
+        """Batches that were moved out of the engine and are not published, in order."""
+        self._subscriptions: list[Subscriptions[Any]] = []
         self._markers = itertools.count(1)
-        self._beginning: dict[int, Subscription] = {}
-        """Subscriptions that begin, by their marker."""
-        self._unwoken: dict[Outbox[Any], int] = {}
-        """Outboxes with changes whose readers have not been woken yet (the values are not used)."""
-        self._noting = RLock()
-        """Held, by threads without signal handlers alone, while what is known of jobs is changed,
-        and while a compaction begins."""
+        self._pending_subscriptions: dict[int, Subscription] = {}
+        """Subscriptions whose marker is not published, by marker."""
+        self._outboxes_to_wake: dict[Outbox[Any], int] = {}
+        """Outboxes with new changes whose reader was not woken; the values are unused."""
+        self._job_lock = RLock()
+        """Guards the records of jobs, and the start of a compaction. Only threads that no signal
+        handler interrupts acquire it."""
         self.data: Persistence | None = None
         """The data directory; None for a store in memory."""
 
     def publish(self) -> None:
-        """Publish every change made so far; at once, if there is none."""
-        if not self._engine.has_batches and not self._queue and not self._unwoken:
+        """Publish every change batch that the engine gives out by now."""
+        if not self._engine.has_batches and not self._queue and not self._outboxes_to_wake:
             return
         while True:
             self._engine.move_batches(self._queue)
@@ -61,10 +69,10 @@ class Publication:
             if not first:
                 break
             self._publish(*first)
-        for outbox in list(self._unwoken):
+        for outbox in list(self._outboxes_to_wake):
             outbox.wake()
-            # A call that put more into it meanwhile wakes its reader itself before it returns.
-            self._unwoken.pop(outbox, None)
+            # A call that added to the outbox in between wakes its reader itself.
+            self._outboxes_to_wake.pop(outbox, None)
 
     def appended_count(self) -> int:
         """Return the number of appends to the journal that all changes made by now take.
@@ -91,123 +99,127 @@ class Publication:
 
     # Subscriptions.
 
-    def add_subscriptions(self, watchers: Subscriptions[Any]) -> None:
-        """Publish every later change to `watchers`."""
-        self._watchers.append(watchers)
+    def add_subscriptions(self, subscriptions: Subscriptions[Any]) -> None:
+        """Publish every later change to `subscriptions`."""
+        self._subscriptions.append(subscriptions)
 
-    def subscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
+    def subscribe(self, subscriptions: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now."""
         marker = next(self._markers)
         try:
             if outbox.keys.setdefault(key, marker) != marker:
-                there = self._engine.get([key])[0] is not None
+                exists = self._engine.get([key])[0] is not None
                 self.publish()
-                return there
-            self._beginning[marker] = (watchers, outbox, key)
-            there = self._engine.watch(key, marker)
+                return exists
+            self._pending_subscriptions[marker] = (subscriptions, outbox, key)
+            exists = self._engine.watch(key, marker)
             self.publish()
         except BaseException:
-            if self._beginning.pop(marker, None) is not None:
+            if self._pending_subscriptions.pop(marker, None) is not None:
                 outbox.keys.pop(key, None)
             raise
-        return there
+        return exists
 
-    def unsubscribe(self, watchers: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
-        """End this; return whether there was such a subscription."""
+    def unsubscribe(
+        self, subscriptions: Subscriptions[Any], outbox: Outbox[Any], key: bytes
+    ) -> bool:
+        """End a subscription; return whether it existed."""
         self._publish_all()
-        ended = watchers.unsubscribe(outbox, key)
+        existed = subscriptions.unsubscribe(outbox, key)
         outbox.keys.pop(key, None)
-        if ended:
-            # An exception before this leaves the key watched for no subscription: no harm is done.
+        if existed:
+            # An exception before this call leaves the key watched without a subscription: harmless.
             self._engine.unwatch(key)
-        return ended
+        return existed
 
-    def unsubscribe_all(self, watchers: Subscriptions[Any], outbox: Outbox[Any]) -> None:
+    def unsubscribe_all(self, subscriptions: Subscriptions[Any], outbox: Outbox[Any]) -> None:
         """End all subscriptions of `outbox`."""
         for key in list(outbox.keys):
-            self.unsubscribe(watchers, outbox, key)
+            self.unsubscribe(subscriptions, outbox, key)
 
-    # Jobs and compaction, in threads that no signal handler interrupts.
+    # Jobs and compaction: only in threads that no signal handler interrupts.
 
     def record_job(self, change: "Callable[[JobRegistry], bytes]", data: "Persistence") -> None:
-        """Change what is known of jobs, and put the lines that `change` returns into the journal.
+        """Call `change` with the records of jobs, and append the lines that it returns.
 
         Raises:
-            JournalWriteError: nothing is written any more.
+            JournalWriteError: the journal failed.
             StoreClosedError: the store was closed.
 
         """
-        with self._noting:
+        with self._job_lock:
             self._publish_all()
             data.log.check()
             if lines := change(data.jobs):
                 data.log.append(lines, 0)
 
-    def begin_compaction(self, draft: "SnapshotWriter", data: "Persistence") -> "RotationPoint":
-        """Fork the child that writes a snapshot, and begin the segment behind it.
+    def begin_compaction(self, writer: "SnapshotWriter", data: "Persistence") -> "RotationPoint":
+        """Fork the child that writes a snapshot, and begin the segment after it.
 
-        A finalizer that runs in this thread meanwhile may change something. Before the segment
-        begins that is part of its revision, which the head of the snapshot names; behind it, the
-        snapshot shows the change, and the segment repeats it, to the same end.
+        A finalizer that runs in this thread in between may change the store. If the segment has
+        not begun, the header of the snapshot counts that change. Otherwise the snapshot contains
+        the change and the segment repeats it, with the same result.
         """
-        begun: list[RotationPoint] = []
+        points: list[RotationPoint] = []
 
-        def begin(instant: TableView) -> None:
+        def begin(view: TableView) -> None:
             self.publish()
-            begun.append(data.begin_compaction(draft, instant))
+            points.append(data.begin_compaction(writer, view))
 
-        with self._noting:
+        with self._job_lock:
             self._engine.with_locked_view(begin)
-        return begun[0]
+        return points[0]
 
-    # Below.
+    # One batch.
 
     def _publish(self, first: ChangeBatch) -> None:
-        """Publish the first effects of the queue, unless another call just does so."""
+        """Publish the first batch of the queue, unless another call does so first."""
         queue = self._queue
         checks: list[Step] = [partial(queue.index, first, 0, 1)]
         steps: list[Step] = []
-        woken: dict[Outbox[Any], int] = {}
+        to_wake: dict[Outbox[Any], int] = {}
         filled: list[tuple[Subscriptions[Any], Iterable[Outbox[Any]]]] = []
         if first.marker:
             steps = self._begin_subscription(first.marker)
         elif changes := first.changes:
-            for watchers in self._watchers:
-                to_outboxes, some = watchers.publish(changes)
-                if some:
-                    check, *to_outboxes = to_outboxes
+            for subscriptions in self._subscriptions:
+                adding, outboxes = subscriptions.publish(changes)
+                if outboxes:
+                    check, *adding = adding
                     checks.append(check)
-                    steps += to_outboxes
-                    woken |= some
-                    filled.append((watchers, some))
+                    steps += adding
+                    to_wake |= outboxes
+                    filled.append((subscriptions, outboxes))
         if self.data is None:
-            if woken:
-                steps.append(partial(self._unwoken.update, woken))
+            if to_wake:
+                steps.append(partial(self._outboxes_to_wake.update, to_wake))
         elif not first.marker:
-            then = partial(_release, woken) if woken else None
-            with contextlib.suppress(
-                JournalWriteError, StoreClosedError
-            ):  # raised where results are due
-                other_adder, *adding = self.data.steps(first, then)
-                checks.append(other_adder)
-                steps += adding
+            on_commit = partial(_release, to_wake) if to_wake else None
+            # A failed journal is reported where a result is released, not here.
+            with contextlib.suppress(JournalWriteError, StoreClosedError):
+                check, *appending = self.data.steps(first, on_commit)
+                checks.append(check)
+                steps += appending
         try:
             atomically(*checks, *steps, partial(queue.pop, 0))
-        except ValueError:  # it is not the first any more, or was computed from what has changed
+        except ValueError:  # another call changed the queue, the subscriptions or the journal
             return
-        for watchers, outboxes in filled:
-            for outbox in watchers.limit(outboxes):
+        for subscriptions, extended in filled:
+            for outbox in subscriptions.limit(extended):
                 outbox.wake()
 
     def _begin_subscription(self, marker: int) -> list[Step]:
-        if subscription := self._beginning.get(marker):
-            watchers, outbox, key = subscription
-            return [*watchers.subscribe(outbox, key), partial(self._beginning.pop, marker, None)]
-        return []  # an exception came in between
+        if subscription := self._pending_subscriptions.get(marker):
+            subscriptions, outbox, key = subscription
+            return [
+                *subscriptions.subscribe(outbox, key),
+                partial(self._pending_subscriptions.pop, marker, None),
+            ]
+        return []  # an exception ended `subscribe` after the engine had added the marker
 
 
 def _release(outboxes: dict[Outbox[Any], int]) -> None:
-    """Let readers take the changes that are committed by now."""
+    """Release the committed changes to their readers; `outboxes` gives each a count of changes."""
     for outbox, added in outboxes.items():
         outbox.release(added)
         outbox.wake()

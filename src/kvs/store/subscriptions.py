@@ -1,13 +1,12 @@
-"""Subscriptions to keys, and the bounded outboxes in which changes wait for their readers.
+"""Subscriptions to keys, and the bounded outboxes of their readers.
 
 Invariants:
 
-- Changes enter outboxes in the one order of changes, each in one call into C together with all that
-  belongs to it (`kvs.concurrency.atomic`), and leave an outbox by its one reader. No lock guards
-  them.
-- An item made of a change is made once and shared by all outboxes that hold it.
-- An outbox over its limit, or the longest when all together are over theirs, is cleared and closed.
-  Only its reader sees an error.
+- Changes enter the outboxes in the one order of changes. One call into C adds a change and all
+  that belongs to it (`kvs.concurrency.atomic`); one reader removes it. No lock guards an outbox.
+- The item of a change is made once and shared by all outboxes that contain it.
+- Slow consumers: an outbox over its limit is cleared and closed, and so is the longest outbox while
+  all together are over theirs. Only the reader of that outbox sees an error.
 """
 
 import contextlib
@@ -16,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from kvs.concurrency import forks
@@ -27,84 +25,91 @@ from kvs.concurrency.waiting import Waiters
 from kvs.errors import KvsError, SlowConsumerError
 
 Item = TypeVar("Item")
-"""What a change becomes in an outbox: a frame, say."""
+"""The form of a change in an outbox, for example a frame."""
 
 CHANGE_BYTES = 82
-"""Bytes that a change counts for against a limit, whatever its item: a frame's length."""
+"""Bytes that one change counts against a limit, whatever its item: the length of a frame."""
 
 OUTBOX_BYTES = 8 << 20
+"""Default maximum bytes of changes in one outbox."""
+
 TOTAL_BYTES = 256 << 20
+"""Default maximum bytes of changes in all outboxes of one `Subscriptions`."""
 
 
 class Outbox(Generic[Item]):
-    """The changes that one reader has not taken yet.
+    """The changes that one reader has not taken.
 
-    Any thread may call any method, but one thread at a time `take`.
+    Threads: any, but `take` and `release` by one thread at a time.
     """
 
     def __init__(self, wake: Callable[[], None], *, held: bool) -> None:
-        """Create an empty one; `wake` is called, by any thread, when it has more to take.
+        """Create an empty outbox; any thread calls `wake` when more changes are available.
 
-        With `held`, as a store with a journal needs, only what `release` releases may be taken.
+        With `held`, which a store with a data directory requires, a change is available only
+        after `release`.
         """
         self.wake = wake
         self.keys: dict[bytes, int] = {}
-        """The keys it is subscribed to, each with the marker of its watch."""
+        """The subscribed keys, each with the marker at which its subscription begins."""
         self.overflowed = False
-        """Whether it is closed because it was over a limit."""
+        """Whether the outbox was closed because it was over a limit."""
         self.added = 0
-        """Number of changes ever put into it."""
+        """Number of changes ever added."""
         self._items: deque[Item] = deque()
         self._released = 0 if held else None
-        """How many of all that were ever put in may be taken; None for all."""
+        """Number of added changes that were released; None if every change is available."""
 
     def __len__(self) -> int:
-        """Return how many changes wait in it, those that are held back included."""
+        """Return the number of changes in the outbox, released or not."""
         return len(self._items)
 
     @property
     def available(self) -> int:
-        """How many changes may be taken."""
-        # Read in this order: a change that is added meanwhile makes the result too low, not too
-        # high, and its own wake-up follows.
-        waiting = len(self._items)
-        taken = self.added - waiting
+        """Number of changes that `take` may return."""
+        # In this order, a change that is added in between makes the result too low, never too
+        # high, and the wake-up of that change follows.
+        length = len(self._items)
+        taken = self.added - length
         if self.overflowed:
             return 0
-        return waiting if self._released is None else max(0, min(waiting, self._released - taken))
+        return length if self._released is None else max(0, min(length, self._released - taken))
 
-    def take(self, most: int) -> list[Item]:
-        """Remove the oldest changes that may be taken, at most `most`, and return them in order."""
+    def take(self, limit: int) -> list[Item]:
+        """Remove and return the oldest available changes, at most `limit`, in order."""
         taken: list[Item] = []
         try:  # noqa: SIM105  (contextlib.suppress takes longer than all else here)
-            taken.extend(self._items.popleft() for _ in range(min(most, self.available)))
-        except IndexError:  # it was cleared meanwhile: what came before that is in the list
+            taken.extend(self._items.popleft() for _ in range(min(limit, self.available)))
+        except IndexError:  # the outbox was cleared in between: `taken` has what came before
             pass
         return taken
 
     def add(self, *items: Item) -> None:
-        """Put `items` behind those that wait; for an outbox that no store publishes to."""
+        """Append `items`; for an outbox that no store publishes to."""
         atomically(*self.steps(items))
 
     def steps(self, items: Sequence[Item]) -> list[Step]:
-        """Return the steps that put `items` behind those that wait."""
+        """Return the steps that append `items`."""
         return [
-            partial(self._items.extend, iter(items)),  # takes the iterator, and makes no other
+            partial(self._items.extend, iter(items)),  # `extend` creates no iterator of its own
             partial(setattr, self, "added", self.added + len(items)),
         ]
 
     def release(self, added: int) -> None:
-        """Let the first `added` of all changes ever put in be taken. One thread at a time."""
+        """Make the first `added` of all changes ever added available."""
         self._released = max(self._released or 0, added)
 
     def overflow(self) -> None:
-        """Clear it for good."""
+        """Clear and close the outbox."""
         self.overflowed = True
         self._items.clear()
 
 
 class Subscriptions(Generic[Item]):
-    """The outboxes of one kind of reader, by key. Changed by `kvs.store.publication` alone."""
+    """The outboxes of one kind of reader, by key.
+
+    Only `kvs.store.publication` changes it.
+    """
 
     def __init__(
         self,
@@ -113,22 +118,25 @@ class Subscriptions(Generic[Item]):
         outbox_bytes: int = OUTBOX_BYTES,
         total_bytes: int = TOTAL_BYTES,
     ) -> None:
-        """Create one; `item` makes an item of a key and its new value, None if removed."""
+        """Create one without subscriptions.
+
+        `item` returns the item of a change: of a key and its new value, None if it was removed.
+        """
         self._item = item
         self._outbox_items = outbox_bytes // CHANGE_BYTES
         self._total_items = total_bytes // CHANGE_BYTES
         self._by_key: dict[bytes, tuple[Outbox[Item], ...]] = {}
         self._outboxes: dict[Outbox[Item], int] = {}
-        """Those with a subscription, and how many they have."""
+        """The outboxes with a subscription, each with their number."""
         self._published = 0
-        """Items put into outboxes since all of them were last counted."""
+        """Items added to outboxes since the last check of the total limit."""
         self._version = [0]
-        """Counts the changes of the subscriptions."""
+        """A cell with the number of changes of the subscriptions."""
 
     def subscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
-        """Return the steps by which `outbox` is subscribed to `key`, none if it is.
+        """Return the steps that subscribe `outbox` to `key`; none if it is subscribed.
 
-        The first refuses if the subscriptions have changed meanwhile.
+        The first step raises ValueError if the subscriptions have changed in between.
         """
         version = self._version[0]
         subscribed = self._by_key.get(key, ())
@@ -143,7 +151,7 @@ class Subscriptions(Generic[Item]):
         ]
 
     def unsubscribe(self, outbox: Outbox[Item], key: bytes) -> bool:
-        """End this; return whether there was such a subscription."""
+        """End a subscription; return whether it existed."""
         while True:
             version = self._version[0]
             subscribed = self._by_key.get(key, ())
@@ -152,7 +160,7 @@ class Subscriptions(Generic[Item]):
             rest = tuple(each for each in subscribed if each is not outbox)
             number = self._outboxes.get(outbox, 1) - 1
             keys, outboxes = self._by_key, self._outboxes
-            with contextlib.suppress(ValueError):  # the subscriptions have changed meanwhile
+            with contextlib.suppress(ValueError):  # the subscriptions have changed in between
                 atomically(
                     partial(self._version.index, version),
                     partial(keys.__setitem__, key, rest)
@@ -168,52 +176,53 @@ class Subscriptions(Generic[Item]):
     def publish(
         self, changes: Sequence[tuple[bytes, bytes | None]]
     ) -> tuple[list[Step], dict[Outbox[Item], int]]:
-        """Return the steps that put changes, keys with new values, into the outboxes of these keys.
+        """Return the steps that add `changes`, keys with new values, to the outboxes of the keys.
 
-        The first refuses if the subscriptions have changed meanwhile. Also returns the outboxes to
-        wake afterwards, each with its `added` by then. Both are empty if no outbox is concerned.
+        The first step raises ValueError if the subscriptions have changed in between. Also returns
+        the outboxes to wake afterwards, each with its `added` after the steps. Both are empty if
+        no key has a subscription.
         """
         version = self._version[0]
         items = self._items_of(changes)
         if not items:
             return [], {}
         steps: list[Step] = [partial(self._version.index, version)]
-        woken: dict[Outbox[Item], int] = {}
+        to_wake: dict[Outbox[Item], int] = {}
         published = self._published
         for outbox, added in items.items():
             if not outbox.overflowed:
                 steps += outbox.steps(added)
-                woken[outbox] = outbox.added + len(added)
+                to_wake[outbox] = outbox.added + len(added)
                 published += len(added)
         steps.append(partial(setattr, self, "_published", published))
-        return steps, woken
+        return steps, to_wake
 
     def _items_of(
         self, changes: Sequence[tuple[bytes, bytes | None]]
     ) -> dict[Outbox[Item], list[Item]]:
-        """Return what the changes become, by the outboxes they go to."""
+        """Return the items of the changes, by outbox."""
         if len(changes) == 1:
             [(key, value)] = changes
-            concerned = self._by_key.get(key, ())
-            shared = [self._item(key, value)] if concerned else []
-            return dict.fromkeys(concerned, shared)
+            outboxes = self._by_key.get(key, ())
+            shared = [self._item(key, value)] if outboxes else []
+            return dict.fromkeys(outboxes, shared)
         items: dict[Outbox[Item], list[Item]] = {}
         run: list[Item] = []
-        """Of changes one after the other that all go to the same outboxes."""
-        to: tuple[Outbox[Item], ...] = ()
+        """Items of consecutive changes with the same outboxes."""
+        run_outboxes: tuple[Outbox[Item], ...] = ()
         for key, value in changes:
             if subscribed := self._by_key.get(key):
-                if subscribed != to:
-                    _add_to_each(items, to, run)
-                    to, run = subscribed, []
+                if subscribed != run_outboxes:
+                    _add_to_each(items, run_outboxes, run)
+                    run_outboxes, run = subscribed, []
                 run.append(self._item(key, value))
-        _add_to_each(items, to, run)
+        _add_to_each(items, run_outboxes, run)
         return items
 
     def limit(self, outboxes: Iterable[Outbox[Item]]) -> Iterable[Outbox[Item]]:
-        """Close those of `outboxes` over their limit, and the longest of all over the total one.
+        """Close each of `outboxes` that is over its limit, and the longest over the total limit.
 
-        Returns the others that were closed.
+        Returns the outboxes that were closed because of the total limit.
         """
         for outbox in outboxes:
             if len(outbox) > self._outbox_items:
@@ -250,21 +259,25 @@ class Change:
 
 
 class Reader:
-    """The state of a `Watch` that its store refers to: the store never refers to the watch."""
+    """The state of a `Watch`, for the store.
+
+    The store refers to this object and never to the watch, so that an unreferenced watch is
+    collected.
+    """
 
     def __init__(self, *, held: bool) -> None:
         self.outbox: Outbox[Change] = Outbox(self.wake, held=held)
         self.failure: KvsError | None = None
-        """Why no more changes come."""
+        """The error with which the watch ended."""
         self.closed = False
         self._waiters = Waiters()
 
     def wake(self) -> None:
-        """Let the reading thread look again."""
+        """Wake the reading thread."""
         self._waiters.notify_all()
 
     def end(self, failure: KvsError | None) -> None:
-        """End it, because of a failure or because it was closed. Any thread."""
+        """End the watch with an error, or with None because it was closed. Any thread."""
         if failure is None:
             self.closed = True
         elif self.failure is None:
@@ -272,43 +285,46 @@ class Reader:
         self.wake()
 
     def wait(self, timeout: float | None) -> None:
-        """Block until there is a change to take, or none will come, or the time is up."""
+        """Block until a change is available, the watch ended, or `timeout` seconds passed."""
         self._waiters.wait_for(lambda: self.outbox.available or self.is_over, timeout)
 
     @property
     def is_over(self) -> bool:
-        """Whether no more changes come."""
+        """Whether no more changes will be added."""
         return self.closed or self.outbox.overflowed or self.failure is not None
 
 
 class Watch(NonCopyable):
-    """The changes of some keys, in order, for a program that embeds the store.
+    """The changes of some keys, in order.
 
-    An iterator of `Change` that blocks until the next one; a context manager that closes it. One
-    thread at a time reads it, any thread, signal handler or finalizer may close it. One that is no
-    longer referred to closes itself, with a `ResourceWarning`.
+    An iterator of `Change` that blocks until the next one, and a context manager that closes it.
+    A watch that is not referred to any more closes itself, with a `ResourceWarning`.
+
+    Threads: one at a time reads it; any thread, signal handler or finalizer may close it.
     """
 
-    def __init__(self, reader: Reader, leave: Callable[[], None]) -> None:
-        """Read what `reader` gets; `leave` ends its subscriptions, and may be called repeatedly."""
+    def __init__(self, reader: Reader, unsubscribe: Callable[[], None]) -> None:
+        """Read from `reader`; `unsubscribe`, which is idempotent, ends its subscriptions."""
         self._reader = reader
-        self._leave = leave
+        self._unsubscribe = unsubscribe
         self._generation = forks.generation()
-        self._finalizer = weakref.finalize(self, _close_unclosed, reader, leave, self._generation)
+        self._finalizer = weakref.finalize(
+            self, _close_unclosed, reader, unsubscribe, self._generation
+        )
         self._finalizer.atexit = False
 
     @property
     def outbox(self) -> Outbox[Change]:
-        """The changes that it has not returned yet."""
+        """The changes that `next` has not returned."""
         return self._reader.outbox
 
     def next(self, timeout: float | None = None) -> Change | None:
-        """Wait for the next change, at most `timeout` seconds; None if none came, or it is closed.
+        """Return the next change; None if none came within `timeout` seconds, or after `close`.
 
         Raises:
             SlowConsumerError: the outbox was over its limit, and the changes in it are lost.
-            JournalWriteError: the store's journal failed.
-            StoreClosedError: the store was closed, and every change before has been returned.
+            JournalWriteError: the journal of the store failed.
+            StoreClosedError: the store was closed, and every earlier change has been returned.
             InheritedByForkError: this process is a forked child.
 
         """
@@ -325,31 +341,26 @@ class Watch(NonCopyable):
         return None
 
     def close(self) -> None:
-        """End it: no more changes come, and a blocked reader returns. Idempotent."""
+        """End the watch; a blocked `next` returns None. Idempotent."""
         if self._generation == forks.generation():
-            self._leave()
+            self._unsubscribe()
             self._reader.end(None)
         self._finalizer.detach()
 
     def __iter__(self) -> Iterator[Change]:
-        """Yield changes until it is closed."""
+        """Yield changes until the watch is closed."""
         while (change := self.next()) is not None:
             yield change
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _close_unclosed(reader: Reader, leave: Callable[[], None], generation: int) -> None:
+def _close_unclosed(reader: Reader, unsubscribe: Callable[[], None], generation: int) -> None:
     if generation == forks.generation():
-        leave()
+        unsubscribe()
         if not reader.is_over:
             warn_unclosed("watch")
