@@ -73,12 +73,12 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("script", "expected"), ROWS)
-def test_every_row_of_the_language(script: bytes, expected: bytes) -> None:
+def test_each_command_of_the_language_gives_its_output(script: bytes, expected: bytes) -> None:
     assert output(Store(), script) == expected
 
 
 @given(st.lists(scripts(), max_size=4), st.integers(0, 300))
-def test_scripts_beside_the_model_whatever_the_budget(parts: list[bytes], budget: int) -> None:
+def test_scripts_give_what_the_model_gives_for_any_budget(parts: list[bytes], budget: int) -> None:
     store, model = Store(), Model(HELP)
     for script in parts:
         model.output, model.invalid, model.commands = b"", [], 0
@@ -94,7 +94,7 @@ def test_scripts_beside_the_model_whatever_the_budget(parts: list[bytes], budget
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_commands_or_errors_and_an_invalid_line_changes_nothing(raw: bytes) -> None:
+def test_any_bytes_are_commands_or_diagnostics(raw: bytes) -> None:
     store = Store()
     store.write({"a": "1"})
     pauses = execute_all(store, raw)
@@ -105,7 +105,7 @@ def test_any_bytes_are_commands_or_errors_and_an_invalid_line_changes_nothing(ra
     assert store.items() == sorted(model.pairs.items())
 
 
-def test_wait_and_backup_are_left_to_the_caller() -> None:
+def test_wait_and_backup_return_to_the_caller() -> None:
     store = Store()
     script = b"WRITE [(a,1)]\nWAIT 250\nBACKUP\nREAD [a]\n"
     first = store.execute(script)
@@ -117,7 +117,7 @@ def test_wait_and_backup_are_left_to_the_caller() -> None:
     )
 
 
-def test_execute_stops_after_the_command_that_takes_input_past_the_budget() -> None:
+def test_execute_returns_after_its_budget_of_input() -> None:
     line = b"WRITE [(a,1)]\n"
     script = 10 * line
     for budget, commands in [(0, 1), (1, 1), (13, 1), (14, 2), (27, 2), (28, 3), (1000, 10)]:
@@ -126,7 +126,7 @@ def test_execute_stops_after_the_command_that_takes_input_past_the_budget() -> N
         assert pause.reason is (StopReason.END if commands == 10 else StopReason.BUDGET)
 
 
-def test_execute_stops_after_the_command_that_takes_output_past_the_budget() -> None:
+def test_execute_returns_after_its_budget_of_output() -> None:
     store = Store()
     store.write({"a": "x" * 40})
     for command in (b"READ [a]\n", b"DELETE [b]\n", b"SHOW\n", b"HELP\n"):
@@ -137,7 +137,7 @@ def test_execute_stops_after_the_command_that_takes_output_past_the_budget() -> 
             )
 
 
-def test_execute_takes_str_too_and_says_what_it_takes() -> None:
+def test_execute_accepts_str_and_names_a_wrong_type() -> None:
     store = Store()
     pause = store.execute("WRITE [(größe,1)]\nREAD [größe]\n")
     assert (pause.output, pause.offset) == ("[(größe,1)]\n".encode(), 35)
@@ -148,7 +148,7 @@ def test_execute_takes_str_too_and_says_what_it_takes() -> None:
             store.execute(script)
 
 
-def test_revisions_count_the_commands_that_change_something() -> None:
+def test_revision_counts_commands_that_change_something() -> None:
     store = Store()
     lines = [
         b"WRITE [(a,1)(b,2)(c,3)]",
@@ -164,7 +164,7 @@ def test_revisions_count_the_commands_that_change_something() -> None:
     assert revisions == [1, 2, 2, 3, 3, 3, 3, 4]
 
 
-def test_the_output_of_show_is_all_of_one_instant_in_byte_order() -> None:
+def test_show_gives_one_instant_in_byte_order() -> None:
     store = Store()
     pairs = {b"k%06d" % number: b"v" for number in range(20_000)}
     store.write(dict(random.Random(1).sample(sorted(pairs.items()), len(pairs))))
@@ -174,7 +174,7 @@ def test_the_output_of_show_is_all_of_one_instant_in_byte_order() -> None:
 
 
 class TestLibrary:
-    def test_it_takes_str_and_bytes_and_gives_bytes(self) -> None:
+    def test_words_are_str_or_bytes_and_returned_as_bytes(self) -> None:
         store = Store()
         assert store.write({"a": b"1", "b": b"zwei", b"c": b"drei"}) == 1
         assert store.write([("d", "4"), (b"d", b"5")]) == 2
@@ -187,14 +187,14 @@ class TestLibrary:
         assert store.revision == 3
         assert store.execute(b"SHOW").output == b"(b, zwei)\n(c, drei)\n"
 
-    def test_what_changes_nothing_has_no_revision(self) -> None:
+    def test_commands_without_effect_take_no_revision(self) -> None:
         store = Store()
         assert store.write({}) == 0
         assert store.delete([]) == []
         assert store.delete(["a"]) == [b"a"]
         assert store.revision == 0
 
-    def test_a_word_that_the_language_cannot_write_is_refused_whole(self) -> None:
+    def test_invalid_words_are_refused_and_change_nothing(self) -> None:
         store = Store()
         for bad in ("", "x" * 41, "a b", "a,b", "a)", "a]", "a\0", "a\r", "a\n", "a\t"):
             with pytest.raises(InvalidWordError):
@@ -217,7 +217,7 @@ class TestLibrary:
     @pytest.mark.parametrize(
         "given", [("a", "b", "c"), ("a",), (), "ab", b"ab", 5, None, ("x" * 99, "b", "c")]
     )
-    def test_what_is_no_pair_is_refused_whole(self, given: object) -> None:
+    def test_items_that_are_not_pairs_are_refused(self, given: object) -> None:
         store = Store()
         pairs: list[Any] = [("a", "1"), given]
         with pytest.raises(InvalidWordError) as told:
@@ -229,7 +229,7 @@ class TestLibrary:
         store.write(iter(good))
         assert store.items() == [(b"a", b"1"), (b"b", b"2")]
 
-    def test_one_key_is_not_taken_for_an_iterable_of_keys(self) -> None:
+    def test_single_key_is_refused_where_keys_are_expected(self) -> None:
         store = Store()
         for call in (store.read, store.delete):
             with pytest.raises(TypeError, match="put it into a list"):
@@ -237,7 +237,7 @@ class TestLibrary:
 
 
 class TestBackupAndRestore:
-    def test_a_backup_restores_to_the_same_pairs_in_one_revision(self, tmp_path: Path) -> None:
+    def test_backup_restores_the_same_pairs_in_one_revision(self, tmp_path: Path) -> None:
         store = Store()
         store.write([("b", "2"), ("a", "1"), (b"\xff", "(")])
         written = store.backup(tmp_path / "x.bck")
@@ -249,23 +249,21 @@ class TestBackupAndRestore:
         assert other.restore(tmp_path / "x.bck") == 2
         assert other.items() == store.items()
 
-    def test_it_is_the_owners_alone_and_leaves_nothing_beside_it(self, tmp_path: Path) -> None:
+    def test_backup_has_mode_0600_and_leaves_no_other_file(self, tmp_path: Path) -> None:
         (tmp_path / "x.bck").write_text("old")
         Store().backup(str(tmp_path / "x.bck"))
         assert (tmp_path / "x.bck").stat().st_mode & 0o777 == 0o600
         assert [path.name for path in tmp_path.iterdir()] == ["x.bck"]
         assert (tmp_path / "x.bck").read_bytes() == b""
 
-    def test_a_link_at_the_path_is_replaced_and_not_followed(self, tmp_path: Path) -> None:
+    def test_backup_replaces_a_symbolic_link_at_its_path(self, tmp_path: Path) -> None:
         (tmp_path / "other").write_text("untouched")
         (tmp_path / "x.bck").symlink_to("other")
         Store().backup(tmp_path / "x.bck")
         assert not (tmp_path / "x.bck").is_symlink()
         assert (tmp_path / "other").read_text() == "untouched"
 
-    def test_a_backup_that_cannot_be_written_says_so_and_leaves_nothing(
-        self, tmp_path: Path
-    ) -> None:
+    def test_failed_backup_raises_and_leaves_no_file(self, tmp_path: Path) -> None:
         (tmp_path / "directory").mkdir()
         for path, reason in [
             (tmp_path / "no" / "x.bck", "No such file or directory"),
@@ -277,7 +275,7 @@ class TestBackupAndRestore:
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
     @pytest.mark.parametrize("name", ["fork_snapshot", "commit_point"])
-    def test_a_backup_that_is_interrupted_leaves_nothing(
+    def test_interrupted_backup_leaves_no_file(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -294,7 +292,7 @@ class TestBackupAndRestore:
         assert os.listdir(tmp_path) == []
         assert os.listdir("/proc/self/fd") == descriptors
 
-    def test_a_backup_that_is_refused_changes_nothing(self, tmp_path: Path) -> None:
+    def test_refused_backup_changes_no_pair(self, tmp_path: Path) -> None:
         store = Store()
         store.write({"a": "1"})
         (tmp_path / "bad.bck").write_bytes(b"(a, 2)\n(a, 3)\n")
@@ -341,7 +339,7 @@ class StoreBesideDict(RuleBasedStateMachine):
         assert self.store.revision == self.revision
 
 
-def test_any_order_of_library_calls_beside_a_dict() -> None:
+def test_calls_in_any_order_agree_with_a_dict() -> None:
     run_state_machine_as_test(
         StoreBesideDict, settings=settings(max_examples=50, stateful_step_count=20)
     )
@@ -352,7 +350,7 @@ def test_any_order_of_library_calls_beside_a_dict() -> None:
     [("\0x", r"\x00x", "no path can hold a NUL byte"), (b"", "", "it names nothing")],
     ids=["NUL", "empty"],
 )
-def test_a_path_that_is_none_is_told_as_what_it_was_to_be(
+def test_invalid_path_raises_the_error_of_its_kind(
     path: str | bytes, shown: str, reason: str
 ) -> None:
     store = Store()
@@ -374,7 +372,7 @@ class TestMapping:
     """The store as a mapping, beside a dict."""
 
     @given(st.dictionaries(words, values, max_size=8), words)
-    def test_access_by_key_is_as_of_a_dict(self, pairs: dict[bytes, bytes], key: bytes) -> None:
+    def test_access_by_key_agrees_with_a_dict(self, pairs: dict[bytes, bytes], key: bytes) -> None:
         store = Store()
         store.update(pairs)
         assert list(store) == store.keys() == sorted(pairs)
@@ -394,7 +392,7 @@ class TestMapping:
         del store[key]
         assert key not in store
 
-    def test_an_update_is_one_change(self) -> None:
+    def test_update_is_one_change(self) -> None:
         store = Store()
         store.update({"a": "1"}, b="2", c="3")
         store.update([("a", "4"), (b"d", b"5")])
@@ -403,7 +401,7 @@ class TestMapping:
         assert store.revision == 2
 
     @pytest.mark.parametrize("key", ["two words", "", "a,b", b"x" * 41])
-    def test_a_word_that_is_invalid_is_refused(self, key: str | bytes) -> None:
+    def test_invalid_key_raises_invalid_word_error(self, key: str | bytes) -> None:
         store = Store()
         uses: list[Callable[[], object]] = [
             lambda: store[key],
@@ -418,7 +416,7 @@ class TestMapping:
                 use()
 
 
-def test_every_public_name_of_the_store_has_a_docstring() -> None:
+def test_public_names_have_docstrings() -> None:
     for name, member in vars(Store).items():
         if not name.startswith("_"):
             assert inspect.getdoc(member), name

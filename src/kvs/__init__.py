@@ -1,13 +1,16 @@
-"""KVS: a key-value store for one machine's programs and scripts.
+"""KVS: a key-value store for the programs and scripts of one machine.
 
-The public names are these; everything else may change. `Store` is where to begin. Each is loaded
-when it is first used, so that the first lines of the program `kvs` run before any of it is loaded
-(`kvs.__main__`). On another system than Linux, that first use raises ImportError.
+`__all__` lists the public names; everything else may change. `Store` is the entry point for a
+program that embeds the store, `connect` for a client of a server.
+
+Each name is loaded on first use (PEP 562), so that the program ``kvs`` can set its signal handlers
+before the rest is loaded (`kvs.__main__`). On a system other than Linux the first use raises
+ImportError.
 """
 
 from kvs._version import VERSION
 
-TYPE_CHECKING = False  # for type checkers it is true; typing would take longer than all else here
+TYPE_CHECKING = False  # true for type checkers; importing typing would take too long
 if TYPE_CHECKING:
     from kvs.client.session import Session, connect
     from kvs.engine.interface import ExecuteResult, StopReason
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from kvs.protocol.replies import ExecuteReply
     from kvs.settings import DataSettings
     from kvs.snapshot.writer import SnapshotInfo
+    from kvs.store.commit import CommitPoint
     from kvs.store.persistence import RecoveryInfo
     from kvs.store.subscriptions import Change, Watch
 
@@ -66,6 +70,7 @@ __all__ = [
     "BackupReport",
     "Change",
     "ClientIdInUseError",
+    "CommitPoint",
     "ConnectRejectedError",
     "ConnectTimeoutError",
     "CorruptionError",
@@ -111,6 +116,7 @@ __all__ = [
 
 _MODULES = {
     "Change": "kvs.store.subscriptions",
+    "CommitPoint": "kvs.store.commit",
     "DataSettings": "kvs.settings",
     "ExecuteReply": "kvs.protocol.replies",
     "JobReport": "kvs.jobs.report",
@@ -126,7 +132,7 @@ _MODULES = {
     "SnapshotInfo": "kvs.snapshot.writer",
     "connect": "kvs.client.session",
 }
-"""Where a name comes from when it is first used (PEP 562), if not from `kvs.errors`."""
+"""Module of each public name that is not in `kvs.errors`."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,8 +1,8 @@
-"""The program ``kvs``, which is ``python -m kvs``, too.
+"""The program ``kvs``, also ``python -m kvs``.
 
-Its first lines load next to nothing, and neither does the package: until its parts are there, which
-takes some hundredths of a second, a Ctrl-C ends the process in silence. What Python does before it
-comes to them is Python's.
+This module and the package load next to nothing, so that a Ctrl-C during the load of the other
+modules, some hundredths of a second, ends the process without a traceback. A Ctrl-C before this
+module runs is handled by Python.
 """
 
 import gc
@@ -20,7 +20,7 @@ def main() -> int:
         sys.exit(str(error))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    gc.disable()  # all that is loaded stays
+    gc.disable()  # loaded modules are never freed
     from kvs.cli import main as program
 
     gc.freeze()

@@ -101,13 +101,13 @@ def _check_real_time(history: list[Call]) -> None:
         assert call.revision >= newest + call.changed, f"{call} stands before one that had ended"
 
 
-def test_every_history_is_explained_by_one_order() -> None:
+def test_histories_are_linearizable() -> None:
     for seed in range(5):
         store = Store()
         check(record(store, 300, seed), store.items())
 
 
-def test_a_wrong_history_is_not_explained() -> None:
+def test_wrong_history_is_not_linearizable() -> None:
     store = Store()
     history = record(store, 50, 0)
     for index, call in enumerate(history):
@@ -118,7 +118,7 @@ def test_a_wrong_history_is_not_explained() -> None:
         check(history, store.items())
 
 
-def test_a_write_of_many_keys_is_never_seen_torn_within_long_scripts() -> None:
+def test_write_of_many_keys_is_atomic_in_long_scripts() -> None:
     store = Store()
     keys = b",".join(KEYS)
     over = Event()
@@ -147,7 +147,7 @@ def test_a_write_of_many_keys_is_never_seen_torn_within_long_scripts() -> None:
         assert all(reader.result() for reader in readers)
 
 
-def test_snapshots_under_eight_writers_each_show_one_revision(tmp_path: Path) -> None:
+def test_backups_beside_eight_writers_show_one_revision(tmp_path: Path) -> None:
     check_snapshots(tmp_path, 40)
 
 

@@ -31,7 +31,7 @@ def item(key: bytes, value: bytes | None) -> Item:
     return key, value
 
 
-def test_changes_of_watched_keys_come_in_order_and_of_others_not() -> None:
+def test_watch_returns_changes_of_its_keys_in_order() -> None:
     store = Store()
     with store.watch(["a", b"b"]) as watch:
         store.write([("a", "1"), ("x", "1"), ("b", "2"), ("a", "3")])
@@ -49,7 +49,7 @@ def test_changes_of_watched_keys_come_in_order_and_of_others_not() -> None:
     assert watch.next(0) is None
 
 
-def test_a_restore_is_a_change_of_every_watched_key_that_was_or_is_there(
+def test_restore_changes_each_watched_key_old_or_new(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = tmp_path_factory.mktemp("x") / "x.bck"
@@ -64,7 +64,7 @@ def test_a_restore_is_a_change_of_every_watched_key_that_was_or_is_there(
     assert changes == [Change(b"kept", b"1"), Change(b"new", b"2"), Change(b"old", None), None]
 
 
-def test_a_watch_waits_for_a_change_and_wakes_when_it_is_closed() -> None:
+def test_watch_blocks_until_a_change_or_its_close() -> None:
     store = Store()
     watch = store.watch(["a"])
     seen: list[Change] = []
@@ -86,7 +86,7 @@ def ready_as(reader: Reader, expected: int) -> bool:
     return reader.outbox.available == expected
 
 
-def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path: Path) -> None:
+def test_commit_releases_changes_while_a_key_is_added(tmp_path: Path) -> None:
     with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
         for number in itertools.count():
             reader = Reader(held=True)
@@ -104,7 +104,7 @@ def test_no_change_stays_held_that_was_committed_while_a_key_was_added(tmp_path:
     assert number > 20
 
 
-def test_nothing_is_put_into_an_outbox_after_its_subscription_has_ended(
+def test_outbox_gets_no_change_after_unsubscribe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = Store()
@@ -122,13 +122,13 @@ def test_nothing_is_put_into_an_outbox_after_its_subscription_has_ended(
     assert reader.outbox.added == 0
 
 
-def test_what_is_no_word_is_not_watched() -> None:
+def test_invalid_words_are_not_watched() -> None:
     with pytest.raises(InvalidWordError):
         Store().watch(["a b"])
 
 
 @pytest.mark.slow
-def test_a_watch_that_does_not_keep_up_is_given_up_alone() -> None:
+def test_slow_watch_is_closed_and_no_other() -> None:
     store = Store()
     script = b"WRITE [(a,1)]\n" * 1000
     with store.watch(["a"]) as slow, store.watch(["a"]) as quick:
@@ -147,7 +147,7 @@ def publish(watchers: Subscriptions[Item], *changes: Item) -> set[Outbox[Item]]:
     return {*filled, *watchers.limit(filled)}
 
 
-def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
+def test_total_limit_closes_the_longest_outbox() -> None:
     watchers = Subscriptions(item, outbox_bytes=10**9, total_bytes=1600 * CHANGE_BYTES)
     outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
     for number, outbox in enumerate(outboxes):
@@ -168,7 +168,7 @@ def test_when_all_together_are_too_long_the_longest_goes_first() -> None:
         )
     )
 )
-def test_watchers_beside_a_model(steps: list[tuple[str, int, bytes]]) -> None:
+def test_subscriptions_agree_with_a_model(steps: list[tuple[str, int, bytes]]) -> None:
     watchers = Subscriptions(item)
     outboxes = [Outbox[Item](lambda: None, held=False) for _ in range(3)]
     model: dict[int, list[bytes]] = {number: [] for number in range(3)}

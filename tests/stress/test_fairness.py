@@ -46,7 +46,7 @@ def late(client: Client, seconds: float) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_short_request_does_not_wait_for_a_crowd_of_long_ones(kind: str) -> None:
+def test_short_request_is_not_delayed_by_long_ones(kind: str) -> None:
     with serving("--max-sessions", "300", "--log-level", "error") as server:
         client = Client(server, "c").connected()
         with started(*BUSY), started(*BUSY):
@@ -66,7 +66,7 @@ def test_a_short_request_does_not_wait_for_a_crowd_of_long_ones(kind: str) -> No
 
 @pytest.mark.parametrize("end", ["gone", "dropped"])
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_a_session_that_ends_gives_its_place_to_the_next_at_once(kind: str, end: str) -> None:
+def test_ended_session_frees_its_place_at_once(kind: str, end: str) -> None:
     with serving("--max-sessions", "1") as server:
         client = Client(server, "c").connected()
         read_log_until(server.process, b" begins\n")
@@ -87,7 +87,7 @@ def rss(server: Serving) -> int:
         return int(file.read().split()[1]) * 4096
 
 
-def test_memory_of_large_replies_is_bounded_and_goes_back() -> None:
+def test_memory_of_large_replies_is_bounded_and_freed() -> None:
     table = "".join(f"WRITE [(key{number:04},{'v' * 31})]\n" for number in range(1024))
     with serving("--log-level", "error", table=table) as server:
         place: Place = server

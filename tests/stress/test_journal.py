@@ -84,7 +84,7 @@ def make_jobs(directory: Path, rng: random.Random) -> None:
         (directory / f"{name}.job").write_text("\n".join(lines) + "\n")
 
 
-def test_runs_that_are_killed_and_gone_on_with_come_to_the_same(tmp_path: Path) -> None:
+def test_killed_and_resumed_runs_give_the_same_result(tmp_path: Path) -> None:
     rng = random.Random(7)
     rounds = kills = 0
     while rounds < ROUNDS:
@@ -151,7 +151,7 @@ class Writers:
                 self.tried[which] = value
 
 
-def test_a_server_that_is_killed_has_all_that_it_acknowledged() -> None:
+def test_killed_server_recovers_acknowledged_changes() -> None:
     rng = random.Random(8)
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder, writers = Path(name), Writers()

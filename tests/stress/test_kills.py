@@ -57,9 +57,7 @@ def check_what_is_left(directory: Path, whole: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_ends_at_any_moment_leaves_only_what_is_whole(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_killed_run_leaves_complete_files_only(tmp_path: Path, number: signal.Signals) -> None:
     rng = random.Random(number)
     make_jobs(tmp_path / "whole", 1)
     began = time.monotonic()

@@ -21,33 +21,33 @@ MANY = settings(max_examples=50_000, deadline=None)
 
 @MANY
 @given(st.one_of(lines, st.binary(max_size=40)))
-def test_grammar_and_second_look_agree(line: bytes) -> None:
+def test_pattern_and_scanner_agree(line: bytes) -> None:
     for one in line.split(b"\n"):
         match = LINE.match(one + b"\n")
         assert match is not None
         assert (diagnose_line(one + b"\n", 0) is not None) == (match.lastindex == INVALID)
 
 
-def test_scripts_beside_the_model() -> None:
-    inner = test_library.test_scripts_beside_the_model_whatever_the_budget
+def test_scripts_agree_with_the_model() -> None:
+    inner = test_library.test_scripts_give_what_the_model_gives_for_any_budget
     settings(max_examples=20_000, deadline=None)(inner)()
 
 
-def test_every_history_is_explained_by_one_order(often_switching: None) -> None:
+def test_histories_are_linearizable(often_switching: None) -> None:
     for seed in range(100, 300):
         store = Store()
         history = test_concurrency.record(store, 300, seed)
         test_concurrency.check(history, store.items())
 
 
-def test_snapshots_each_show_one_revision(tmp_path: Path, often_switching: None) -> None:
+def test_backups_each_show_one_revision(tmp_path: Path, often_switching: None) -> None:
     for round_ in range(10):
         directory = tmp_path / str(round_)
         directory.mkdir()
         test_concurrency.check_snapshots(directory, 200)
 
 
-def test_random_bytes_edited_into_random_places_never_break_a_run(tmp_path: Path) -> None:
+def test_run_survives_random_edits_of_its_files(tmp_path: Path) -> None:
     rng = random.Random(0)
     good = b"WRITE [(a,1)(b,2)]\nREAD [a,b]\nDELETE [a]\nSHOW\nHELP\n" * 50
     for index in range(300):

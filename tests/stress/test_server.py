@@ -56,7 +56,7 @@ def jobs_coming(server: Serving) -> Iterator[None]:
         thread.join(SECONDS)
 
 
-def test_a_storm_of_sigusr1_with_jobs_running_sessions_half_open_and_connects_waiting() -> None:
+def test_server_survives_a_storm_of_sigusr1() -> None:
     with serving("--max-sessions", "4", "--log-level", "error") as server:
         Client(server, "first").connected().close()
         rng = random.Random(2)
@@ -87,7 +87,7 @@ def test_a_storm_of_sigusr1_with_jobs_running_sessions_half_open_and_connects_wa
         assert (status, log) == (0, "")
 
 
-def test_clients_come_are_killed_and_go_and_one_that_stays_misses_nothing() -> None:
+def test_subscriber_gets_each_change_as_others_die() -> None:
     with serving("--max-sessions", "12", "--log-level", "error") as server:
         stays = Client(server, "stays").connected()
         stays.subscribe(b"n")
@@ -157,7 +157,7 @@ def many_files() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_thousand_sessions_get_every_change_of_a_hot_key() -> None:
+def test_thousand_sessions_get_each_change_of_a_hot_key() -> None:
     options = ("--max-sessions", str(SESSIONS), "--log-level", "warning")
     with many_files() as hard, serving(*options) as server:
         count = min(SESSIONS, hard // 3 - 100)
