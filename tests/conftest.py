@@ -1,4 +1,4 @@
-"""What tests of several modules need."""
+"""Fixtures of several test modules."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ for _name in {name for name in os.environ if name.startswith("PYTHON")}:
     if _name not in {"PYTHONPATH", "PYTHONMALLOC"}:
         del os.environ[_name]
 
-# How long an example takes is the machine's affair, and no reason to fail.
+# A slow machine must not fail an example.
 settings.register_profile("kvs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kvs")
 
 
 @pytest.fixture(scope="module", params=[PYTHON, COMPILED])
 def each_engine(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let all stores of a module, and the programs it starts, have one engine, then the other."""
+    """Run a module with each engine, in its stores and in the programs that it starts."""
     engine_called(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENGINE_VARIABLE, request.param)
@@ -34,9 +34,9 @@ def each_engine(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_closed_descriptor_registered() -> Iterator[None]:
-    """Fail a test that closed a descriptor which every child forked later would close again.
+    """Fail a test that closed a descriptor which children still close after a fork.
 
-    By then its number may be another file's.
+    The number may be that of another file by then.
     """
     yield
     registered = forks._closed_in_children
@@ -46,7 +46,7 @@ def no_closed_descriptor_registered() -> Iterator[None]:
 
 @pytest.fixture
 def often_switching() -> Iterator[None]:
-    """Let threads take turns every few commands, not every thousand."""
+    """Switch threads every few bytecodes."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -55,7 +55,7 @@ def often_switching() -> Iterator[None]:
 
 @pytest.fixture
 def kvs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a program called `kvs` that is this package, alone in its folder."""
+    """Return a program called `kvs` that is this package, alone in its directory."""
     program = tmp_path_factory.mktemp("bin") / "kvs"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kvs "$@"\n')
     program.chmod(0o700)

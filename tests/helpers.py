@@ -1,4 +1,4 @@
-"""What tests share: running the program for real, waiting for conditions."""
+"""Helpers of tests: run the program as a process, and wait for conditions."""
 
 import fcntl
 import json
@@ -17,43 +17,43 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 SECONDS = 60.0
-"""The longest that anything here is waited for; far beyond what it takes on a loaded machine."""
+"""Maximum seconds of each wait; far more than it takes on a busy machine."""
 
 KVS = (sys.executable, "-m", "kvs")
-"""The program as a person starts it."""
+"""The command that starts the program."""
 
 LAUNCHER = Path(__file__).parent / "failures" / "launch.py"
 
 STANDSTILL = "standstill\n" * 200
-"""Invalid lines: who tells of them on a small pipe that nobody reads stands still under way."""
+"""Invalid lines whose errors fill a small pipe, so that a job blocks while it is not read."""
 
 HOUR = "WAIT 3600000\n"
-"""A line that takes longer than any test."""
+"""A command that takes longer than any test."""
 
 NOBODY = 65534
-"""A user with no rights."""
+"""The user ID of ``nobody``, which has no permissions."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As a shell sets it for what it starts in the background; the programs here must not have it.
+    # A shell ignores SIGINT in background processes; programs started here must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 T = TypeVar("T")
 Argument = str | bytes | Path
 Data = Any
-"""What comes out of JSON."""
+"""A value decoded from JSON."""
 
 
 def until(condition: Callable[[], T], seconds: float = SECONDS) -> T:
-    """Return the first result of `condition` that is true; fail after so many seconds."""
+    """Return the first true result of `condition`; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"still not so after {seconds} s"
+        assert time.monotonic() < deadline, f"not true after {seconds} s"
         time.sleep(0.002)
     return result
 
 
 def content(path: Path) -> bytes:
-    """Return what is in the file, nothing if there is none."""
+    """Return the bytes of a file; none if it does not exist."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def content(path: Path) -> bytes:
 
 
 def write_jobs(directory: Path, jobs: Mapping[str, str | bytes]) -> Path:
-    """Write jobs, name and text, to `directory`, which is made; return it."""
+    """Create `directory` with the jobs, text by name; return it."""
     directory.mkdir(exist_ok=True)
     for name, text in jobs.items():
         data = text if isinstance(text, bytes) else text.encode()
@@ -70,14 +70,14 @@ def write_jobs(directory: Path, jobs: Mapping[str, str | bytes]) -> Path:
 
 
 def pairs_job(count: int) -> bytes:
-    """Return a job that writes `count` pairs of some 40 bytes, 100 a line."""
+    """Return a job that writes `count` pairs of about 40 bytes, 100 per line."""
     pairs = [b"(key%09d,value%017d)" % (number, number) for number in range(count)]
     lines = (b"".join(pairs[start : start + 100]) for start in range(0, count, 100))
     return b"".join(b"WRITE [%b]\n" % line for line in lines)
 
 
 def pairs_listing(count: int) -> bytes:
-    """Return what SHOW and BACKUP write after `pairs_job(count)`."""
+    """Return the output of SHOW, and the backup, after `pairs_job(count)`."""
     return b"".join(b"(key%09d, value%017d)\n" % (number, number) for number in range(count))
 
 
@@ -91,7 +91,7 @@ def leftovers(directory: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Ended:
-    """A program that has come to its end."""
+    """The result of a program that has ended."""
 
     status: int
     stdout: bytes
@@ -99,12 +99,12 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """What was told on stderr."""
+        """The lines on stderr."""
         return told(self.stderr)
 
 
 def told(stderr: bytes) -> list[str]:
-    """Return the lines of `stderr`; they are for a person, so there is no traceback."""
+    """Return the lines of `stderr`; fail on a traceback."""
     text = stderr.decode()
     assert "Traceback" not in text, text
     assert not text or text.endswith("\n")
@@ -113,31 +113,31 @@ def told(stderr: bytes) -> list[str]:
 
 @dataclass(frozen=True)
 class Start:
-    """How the program is started, where that is not as usual."""
+    """How to start the program; each default changes nothing."""
 
     uid: int | None = None
-    """As this user, with no rights of root."""
+    """Run as this user, without capabilities."""
     children_stop: str | None = None
-    """Its children stop themselves (SIGSTOP), at their "birth" or when about to "sync" a file.
+    """When its children stop themselves (SIGSTOP): at "birth", or before they "sync" a file.
 
-    With "fork" they do so at their birth, and the thread that forked never comes back from it.
+    With "fork" they stop at birth, and fork(2) never returns in the parent.
     """
     limits: Mapping[int, int] = field(default_factory=dict)
-    """Resources of `resource` and their limits, soft and hard."""
+    """Limit, soft and hard, by constant of the module `resource`."""
     ignored: Sequence[signal.Signals] = ()
-    """Signals that it inherits as ignored."""
+    """Signals that the program inherits as ignored."""
     redirections: str = ""
-    """Of a shell, such as ``>&-``."""
+    """Redirections of a shell, such as ``>&-``."""
     cwd: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    """To be added to the environment."""
+    """Variables added to the environment."""
     terminal: int | None = None
-    """What its stdin, stdout and stderr are instead of pipes, and its controlling terminal."""
+    """Descriptor of the controlling terminal that replaces its pipes."""
     pipe_bytes: int = -1
-    """What its pipes hold (pipe(7)), if not as usual."""
+    """Capacity of its pipes (pipe(7)); -1 is the default of the system."""
 
     def command(self, arguments: Sequence[Argument]) -> list[Argument]:
-        """Return the command line, by way of `LAUNCHER` for what needs it."""
+        """Return the command line, with `LAUNCHER` if an option needs it."""
         wishes = {
             "uid": self.uid,
             "children_stop": self.children_stop,
@@ -158,7 +158,7 @@ USUAL = Start()
 
 @contextmanager
 def started(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the program, in a session of its own; end it, and all its children, at the end."""
+    """Start the program in a session of its own; kill it and its children at the end."""
     with subprocess.Popen(
         how.command(arguments),
         stdin=subprocess.DEVNULL if how.terminal is None else how.terminal,
@@ -179,7 +179,7 @@ def started(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Pop
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without what somebody may have set there for terminals and text."""
+    """Return the environment without variables for terminals and text."""
     unwanted = re.compile(
         "COLUMNS|LINES|TERM|NO_COLOR|FORCE_COLOR|TTY_.*|LC_.*|PYTHON(IOENCODING|UTF8|COERCE.*)"
     )
@@ -193,7 +193,7 @@ def kvs(*arguments: Argument, how: Start = USUAL) -> Ended:
 
 
 def end(process: subprocess.Popen[bytes]) -> Ended:
-    """Wait for the end of a started program."""
+    """Wait for a started program to end; return its result."""
     stdout, stderr = process.communicate(timeout=SECONDS)
     return Ended(process.returncode, stdout or b"", stderr or b"")
 
@@ -201,9 +201,9 @@ def end(process: subprocess.Popen[bytes]) -> Ended:
 def interrupt_until_gone(
     process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGINT
 ) -> int:
-    """Send a signal until the program is gone; return its exit status.
+    """Send a signal until the program has ended; return its exit status.
 
-    Twice is not enough: one that comes while the same one is on its way is not seen (signal(7)).
+    Two signals are not enough: a pending signal absorbs another one of its number (signal(7)).
     """
 
     def gone() -> bool:
@@ -215,15 +215,15 @@ def interrupt_until_gone(
 
 
 def alive(process: subprocess.Popen[bytes]) -> list[int]:
-    """Return the processes of the session of a started program: itself and its children."""
+    """Return the processes of the session of a started program."""
     return [pid for pid, _, session, state in _processes() if session == process.pid and state]
 
 
 def stopped_children(process: subprocess.Popen[bytes], count: int = 1) -> list[int]:
-    """Wait until so many children of a started program have stopped themselves; return them."""
+    """Wait until `count` children of a started program have stopped; return them."""
 
     def stopped() -> list[int]:
-        assert process.poll() is None, f"it ended with {process.returncode}"
+        assert process.poll() is None, f"the program ended with {process.returncode}"
         return [
             pid for pid, parent, _, state in _processes() if (parent, state) == (process.pid, "T")
         ]
@@ -241,25 +241,25 @@ def _processes() -> Iterator[tuple[int, int, int, str]]:
 
 
 def writes_in_vain(process: subprocess.Popen[bytes], descriptor: int) -> bool:
-    """Tell whether a thread of the program waits in a system call on `descriptor` (proc(5))."""
+    """Return whether a thread of the program blocks in a system call on `descriptor` (proc(5))."""
     for task in Path("/proc", str(process.pid), "task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             if (task / "syscall").read_text().split()[1:2] == [hex(descriptor)]:
                 return True
     return False
 
 
 def unread(stream: IO[bytes] | None) -> int:
-    """Return how many bytes are in a pipe that nobody has read yet."""
+    """Return the number of unread bytes in a pipe."""
     assert stream is not None
     return int.from_bytes(fcntl.ioctl(stream, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @contextmanager
 def standing_still(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a directory with one thread until it stands still in a job that holds `STANDSTILL`.
+    """Run a directory with one thread until a job with `STANDSTILL` blocks the program.
 
-    It goes on when somebody reads its stderr, as `end` does.
+    The program continues when its stderr is read, as `end` does.
     """
     how = replace(how, pipe_bytes=4096)
     with started("run", *arguments, "--quiet", "--threads", "1", how=how) as process:
@@ -267,11 +267,11 @@ def standing_still(*arguments: Argument, how: Start = USUAL) -> Iterator[subproc
         yield process
 
 
-# What came of it.
+# Results.
 
 
 def one_line(ended: Ended) -> str:
-    """Return the one line that the program told, and told well: for a person, on stderr alone."""
+    """Return the only line of the program, which must be printable and on stderr."""
     assert len(ended.lines) == 1, ended
     assert ended.stdout == b""
     assert ended.lines[0].isprintable()
@@ -279,7 +279,7 @@ def one_line(ended: Ended) -> str:
 
 
 def no_snapshot(directory: Path, name: str, line: int, number: int, reason: str) -> str:
-    """Return how a person is told of a BACKUP that gave none."""
+    """Return the error of a BACKUP that failed."""
     return (
         f"{directory}/{name}.job:{line}: snapshot {number} failed: "
         f"{directory}/{name}-{number}.bck: no snapshot was written: {reason}"
@@ -289,7 +289,7 @@ def no_snapshot(directory: Path, name: str, line: int, number: int, reason: str)
 def run_reporting(
     directory: Argument, *arguments: Argument, how: Start = USUAL
 ) -> tuple[Ended, Data]:
-    """Run the jobs of `directory` to their end, quietly; return it with its report's data."""
+    """Run the jobs of `directory` to their end, quietly; return its result and its report."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o777)
         report = Path(place, "report.json")
@@ -298,7 +298,7 @@ def run_reporting(
 
 
 def fails_alone(directory: Path, name: str, *arguments: Argument, how: Start = USUAL) -> str:
-    """Run `directory`, where the job `name` must fail and all others must not; return its error."""
+    """Run `directory`, in which only the job `name` must fail; return its error."""
     ended, report = run_reporting(directory, *arguments, how=how)
     states = {job["name"]: job["state"] for job in report["jobs"]}
     assert len(states) > 1

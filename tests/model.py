@@ -6,7 +6,7 @@ NOT_IN_WORDS = b"\0\n\r \t,)]"
 
 
 class Invalid(Exception):
-    """The line is no command."""
+    """The line is not a command."""
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Model:
     revision: int = 0
     output: bytes = b""
     invalid: list[int] = field(default_factory=list)
-    """The numbers of the invalid lines, from 1."""
+    """Line numbers of the invalid lines, from 1."""
     commands: int = 0
     backups: list[dict[bytes, bytes]] = field(default_factory=list)
     waits: list[int] = field(default_factory=list)
@@ -35,9 +35,9 @@ class Model:
                 continue
             if command is not None:
                 self.commands += 1
-                self._carry_out(*command)
+                self._execute(*command)
 
-    def _carry_out(self, name: bytes, words: list[bytes]) -> None:
+    def _execute(self, name: bytes, words: list[bytes]) -> None:
         if name == b"WRITE":
             for key, value in zip(words[::2], words[1::2], strict=True):
                 self.pairs[key] = value
@@ -71,12 +71,12 @@ class Model:
         if len(missing) < len(words):
             self.revision += 1
         if missing:
-            told = b"".join(b"(" + key + b",KVSMISSING)" for key in sorted(missing))
-            self.output += b"[" + told + b"]\n"
+            marks = b"".join(b"(" + key + b",KVSMISSING)" for key in sorted(missing))
+            self.output += b"[" + marks + b"]\n"
 
 
 def parse(line: bytes) -> tuple[bytes, list[bytes]] | None:
-    """Return the name and the words of a line without its newline; None if it is no command."""
+    """Return the name and words of a line without its newline; None for a comment or blank."""
     if line.endswith(b"\r"):
         line = line[:-1]
     line = line.strip(b" \t")
