@@ -22,8 +22,7 @@ from kvs.language import builder
 from kvs.language.builder import Word
 from kvs.language.diagnostics import validate_word
 from kvs.posix.files import check_can_replace, open_directory
-from kvs.progress import ProgressCallback, ignore_progress
-from kvs.settings import DataSettings, Settings, usable_cpu_count
+from kvs.settings import DataSettings, ProgressCallback, Settings, ignore_progress, usable_cpu_count
 from kvs.snapshot.reader import load
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.commit import CommitPoint

@@ -1,6 +1,7 @@
 """The settings of a run: filled by the command line or by the caller, read by everything else."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 FSYNC_MODES = ("always", "interval", "never")
@@ -98,3 +99,11 @@ class DataSettings:
         for name in ("compact_bytes", "segment_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+
+
+ProgressCallback = Callable[[int, int], None]
+"""Called while a file is read, with the number of bytes read so far and the total."""
+
+
+def ignore_progress(_done: int, _total: int) -> None:
+    """Do nothing: the `ProgressCallback` of a caller that shows no progress."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from kvs.cli.stdio import UsageError
 from kvs.errors import BackupReadError, DataDirectoryError, StoreNotEmptyError
 from kvs.posix.files import open_directory
-from kvs.progress import ProgressCallback, ignore_progress
-from kvs.settings import DataSettings
+from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.reader import load
 from kvs.store.core import StoreCore
 from kvs.text import os_error_text, pluralize, printable

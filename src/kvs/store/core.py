@@ -33,8 +33,7 @@ from kvs.errors import (
 )
 from kvs.language import builder
 from kvs.posix.files import check_path
-from kvs.progress import ProgressCallback, ignore_progress
-from kvs.settings import DataSettings
+from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.commit import CommitPoint
 from kvs.store.publication import Publication

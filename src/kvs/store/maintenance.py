@@ -19,7 +19,7 @@ from kvs.journal.recovery import RESTORE_ADVICE, RecoveredState, Recovery
 from kvs.journal.storage import Storage
 from kvs.language.output_format import format_listing, format_pairs
 from kvs.posix.files import AtomicFile, open_regular, write_all
-from kvs.progress import ProgressCallback, ignore_progress
+from kvs.settings import ProgressCallback, ignore_progress
 from kvs.store.persistence import EngineReplayTarget
 from kvs.text import os_error_text, printable
 

@@ -24,8 +24,7 @@ from kvs.journal.recovery import RecoveredState, Recovery, TornTail
 from kvs.journal.reserve import DISK_FULL_ERRNOS, Reserve
 from kvs.journal.storage import Storage
 from kvs.journal.writer import JournalWriter, RotationPoint, Segment
-from kvs.progress import ProgressCallback, ignore_progress
-from kvs.settings import DataSettings
+from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.text import os_error_text
 
