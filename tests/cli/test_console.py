@@ -15,7 +15,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from kvs.cli.console import MAX_REMEMBERED_KEYS, Completions, Keys, set_within
+from kvs.cli.console import MAX_REMEMBERED_KEYS, Completions, Keys, wait_for_event
 from tests.cli.terminal import Terminal, on_terminal
 from tests.helpers import SECONDS, Start, until
 from tests.server.raw_client import Served, serving
@@ -188,7 +188,7 @@ def test_notifications_come_while_a_command_is_carried_out_and_ctrl_c_ends_it(
 def test_no_cancellation_is_lost_that_comes_with_the_event_waited_for() -> None:
     async def cancelled_after(turns: int) -> bool:
         event = asyncio.Event()
-        waiting = asyncio.create_task(set_within(event, SECONDS))
+        waiting = asyncio.create_task(wait_for_event(event, SECONDS))
         for turn in range(turns):
             await asyncio.sleep(0)
             if turn == 1:
@@ -256,6 +256,6 @@ def test_only_so_many_keys_are_kept() -> None:
     keys = Keys()
     keys.add(b"k%d" % number for number in range(MAX_REMEMBERED_KEYS + 5))
     keys.add([b"k5"])
-    assert len(keys.beginning_with("k")) == MAX_REMEMBERED_KEYS
-    assert "k4" not in keys.beginning_with("k4")
-    assert "k5" in keys.beginning_with("k5")
+    assert len(keys.with_prefix("k")) == MAX_REMEMBERED_KEYS
+    assert "k4" not in keys.with_prefix("k4")
+    assert "k5" in keys.with_prefix("k5")

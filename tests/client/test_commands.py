@@ -11,15 +11,12 @@ from kvs.client.commands import (
     Blank,
     ClientCommand,
     Delay,
-    Disconnect,
-    Execute,
-    Subscribe,
-    Unsubscribe,
     named_keys,
     parse_line,
 )
 from kvs.language.diagnostics import Diagnostic, diagnose_line
 from kvs.language.grammar import count_commands
+from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 from tests.strategies import blanks, words
 from tests.strategies import lines as any_line
 

@@ -108,8 +108,8 @@ def test_the_end_of_a_session_in_a_child_does_not_end_the_parents(
                 pass
             session.__exit__(None, None, None)
         elif end == "exit":
-            link = session._exchange.link
-            for finalizer in (session._finalizer, link._finalizer, link.place._finalizer):
+            transport = session._multiplexer.transport
+            for finalizer in (session._finalizer, transport._finalizer, transport.pipes._finalizer):
                 finalizer()  # as atexit does
         else:
             session = None  # type: ignore[assignment]
@@ -135,7 +135,7 @@ def test_a_child_does_not_keep_the_session_or_its_name(served: Served) -> None:
         os._exit(0)
     os.close(held)
     try:
-        session._exchange.link.close()  # as at the death of the parent: with no disconnect
+        session._multiplexer.transport.close()  # as at the death of the parent: with no disconnect
         until(lambda: served.server.sessions == 0)
         connect(served.path, id="me").close()
     finally:

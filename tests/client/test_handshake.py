@@ -96,7 +96,7 @@ def test_an_answer_to_something_else_is_no_answer(
 
     with (
         playing(tmp_path, play) as fifo,
-        pytest.raises(SessionClosedError, match="no answer to it"),
+        pytest.raises(SessionClosedError, match="does not match the connect"),
     ):
         connect(fifo)
 

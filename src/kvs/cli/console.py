@@ -1,11 +1,11 @@
 """The console: a session on a terminal, with a prompt, history, completion and help.
 
-Laws:
+Invariants:
 
-- The terminal echoes nothing and hands over every key at once from beginning to end, also between
-  two prompts: so what is typed ahead, Ctrl-D included, is there for the next prompt.
-- What comes while a prompt is on is written by `Console._print`, on the loop's thread, between
-  erasing and drawing the prompt. prompt_toolkit's `patch_stdout` would leave that mode meanwhile.
+- The terminal must stay in raw input mode (`_raw_input_mode`) for the whole session, also between
+  two prompts, so that the next prompt gets what the user types ahead, Ctrl-D included.
+- Messages that arrive during a prompt must be written by `Console._print`, on the loop's thread,
+  which erases and redraws the prompt. prompt_toolkit's `patch_stdout` would leave the raw mode.
 """
 
 import asyncio
@@ -23,15 +23,17 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from kvs.cli.dialogue import Conversation, Renderer, reply_line
+from kvs.cli.executor import CommandExecutor
 from kvs.cli.lint import excerpt_with_caret
+from kvs.cli.render import Renderer, reply_line, shown_value
 from kvs.cli.signals import SIGNALS
 from kvs.cli.stdio import StdoutClosed
 from kvs.client.commands import COMMANDS, HELP, named_keys, parse_line
 from kvs.client.transport import Transport
 from kvs.language.diagnostics import Diagnostic
 from kvs.posix.files import PRIVATE_MODE, open_regular
-from kvs.protocol.replies import Notification, Reply
+from kvs.protocol.replies import Reply
+from kvs.store.subscriptions import Change
 from kvs.text import os_error_text, printable
 
 PROMPT = "kvs> "
@@ -39,18 +41,22 @@ PROMPT = "kvs> "
 GREETING = "HELP lists the commands, Tab completes, Ctrl-D disconnects."
 
 MAX_REMEMBERED_KEYS = 10_000
-"""So many keys are offered for completion: the last ones seen."""
+"""Maximum keys offered for completion, the most recent ones."""
 
 
 class Console(Renderer):
-    """A session on a terminal. For the main thread."""
+    """A session on a terminal.
 
-    def __init__(self, link: Transport) -> None:
-        self._link = link
-        self._dialogue = Conversation(link, self)
+    Threads: for the main thread.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._executor = CommandExecutor(transport, self)
         self._keys = Keys()
         self._number = 0
-        self._event = asyncio.Event()
+        self._readable = asyncio.Event()
+        """Set when the transport becomes readable."""
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             history=_history(),
@@ -59,113 +65,113 @@ class Console(Renderer):
         )
 
     def run(self) -> int:
-        """Talk until a person, the server or a signal ends it; return the exit status."""
+        """Run until the user, the server or a signal ends the session; return the exit status."""
         return asyncio.run(self._run())
 
     async def _run(self) -> int:
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._link.fileno(), self._event.set)
+        loop.add_reader(self._transport.fileno(), self._readable.set)
         with _raw_input_mode(sys.stdin.fileno()), _cancelled_by_signals(loop) as caught:
             self._print(GREETING + "\n")
             try:
-                while not self._dialogue.over:
-                    line = await self._ask()
+                while not self._executor.is_over:
+                    line = await self._read_line()
                     await self._execute_line(line.encode(errors="surrogateescape"))
             except asyncio.CancelledError:
                 if not caught:
                     raise
                 return 128 + caught[0]
             finally:
-                loop.remove_reader(self._link.fileno())
+                loop.remove_reader(self._transport.fileno())
         return 0
 
-    async def _ask(self) -> str:
-        """Ask for a line, showing what comes meanwhile."""
-        asking = asyncio.ensure_future(_line_from(self._session))
-        showing = asyncio.ensure_future(self._show_notifications())
+    async def _read_line(self) -> str:
+        """Prompt for a line and return it; show meanwhile what the server sends."""
+        prompt = asyncio.ensure_future(_prompt(self._session))
+        display = asyncio.ensure_future(self._show_messages())
         try:
-            await asyncio.wait({asking, showing}, return_when=asyncio.FIRST_COMPLETED)
-            return asking.result() if asking.done() else showing.result()
+            await asyncio.wait({prompt, display}, return_when=asyncio.FIRST_COMPLETED)
+            return prompt.result() if prompt.done() else display.result()
         finally:
-            asking.cancel()
-            showing.cancel()
-            await asyncio.gather(asking, showing, return_exceptions=True)
+            prompt.cancel()
+            display.cancel()
+            await asyncio.gather(prompt, display, return_exceptions=True)
 
     async def _execute_line(self, line: bytes) -> None:
         self._number += 1
         if line.strip() == b"HELP":
-            self.output(HELP)
+            self.show_output(HELP)
             return
-        meant = parse_line(line)
-        if isinstance(meant, Diagnostic):
-            self.error(line, self._number, meant.column, meant.reason)
+        command = parse_line(line)
+        if isinstance(command, Diagnostic):
+            self.show_error(line, self._number, command.column, command.reason)
             return
         self._keys.add(named_keys(line))
-        self._dialogue.send_command(meant, line, self._number)
-        while not self._dialogue.step():
-            await self._wait_for_event()
+        self._executor.start(command, line, self._number)
+        while not self._executor.step():
+            await self._wait()
 
-    async def _show_notifications(self) -> NoReturn:
+    async def _show_messages(self) -> NoReturn:
         while True:
-            self._dialogue.step()
-            await self._wait_for_event()
+            self._executor.step()
+            await self._wait()
 
-    async def _wait_for_event(self) -> None:
-        """Wait for the server, or for the time at which the dialogue wants to go on."""
-        await set_within(self._event, self._dialogue.seconds_left())
-        self._event.clear()
+    async def _wait(self) -> None:
+        """Wait until the executor has to be called again."""
+        await wait_for_event(self._readable, self._executor.remaining_seconds())
+        self._readable.clear()
 
-    # What is seen. Control characters are shown escaped: a key may hold any.
+    # Rendering. Control characters, which a key may contain, are shown escaped.
 
-    def reply(self, reply: Reply) -> None:
-        """Show the line of a response."""
+    def show_reply(self, reply: Reply) -> None:
+        """Show the line of a reply."""
         self._print(reply_line(reply))
 
-    def changes(self, changes: list[Notification]) -> None:
-        """Show a line for each notification, above the prompt if there is one."""
+    def show_changes(self, changes: list[Change]) -> None:
+        """Show a line for each change, above the prompt if there is one."""
         self._keys.add(change.key for change in changes)
-        lines = [f"({printable(change.key)},{printable(change.value)})\n" for change in changes]
-        self._print("".join(lines))
+        pairs = [(printable(change.key), printable(shown_value(change))) for change in changes]
+        self._print("".join(f"({key},{value})\n" for key, value in pairs))
 
-    def output(self, output: bytes) -> None:
-        """Show what commands wrote."""
+    def show_output(self, output: bytes) -> None:
+        """Show the output of commands."""
         lines = output.split(b"\n")[:-1]
         self._print("".join(printable(line) + "\n" for line in lines))
 
-    def error(self, line: bytes, number: int, column: int, reason: str) -> None:  # noqa: ARG002
-        """Show the line again, with a caret under the place, and the reason."""
+    def show_error(self, line: bytes, number: int, column: int, reason: str) -> None:  # noqa: ARG002
+        """Show the line with a caret under the column, and the reason."""
         self._print(f"{excerpt_with_caret(line, Diagnostic(0, column, reason))}\n{reason}\n")
 
     def _print(self, text: str) -> None:
-        """Write `text`, whole lines, above the prompt if there is one."""
+        """Write `text`, complete lines, above the prompt if there is one."""
         app = self._session.app
-        prompting = app.is_running
+        has_prompt = app.is_running
         try:
-            if prompting:
+            if has_prompt:
                 app.renderer.erase()
             app.output.write_raw(text)
             app.output.flush()
-            if prompting:
+            if has_prompt:
                 app.renderer.request_absolute_cursor_position()
                 app.invalidate()
         except OSError as error:
-            raise StdoutClosed(f"the terminal is gone: {os_error_text(error)}") from error
+            raise StdoutClosed(f"terminal: cannot write: {os_error_text(error)}") from error
 
 
-async def set_within(event: asyncio.Event, seconds: float | None) -> None:
-    """Return when `event` is set, or after `seconds`; None is no limit.
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> None:
+    """Return when `event` is set, or after `seconds`; None: no limit.
 
-    Not by `asyncio.wait_for`: until Python 3.12 it loses a cancellation that comes as `event` is
-    set, and a signal with it.
+    `asyncio.wait_for` would not do: before Python 3.12 it loses a cancellation, and with it a
+    signal, that comes in the moment in which `event` is set.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
 
 
-async def _line_from(session: "PromptSession[str]") -> str:
-    """Return a typed line: none (it is empty) after Ctrl-C, the last one after Ctrl-D."""
-    # The exceptions must not leave the task: a loop ends with KeyboardInterrupt.
+async def _prompt(session: "PromptSession[str]") -> str:
+    """Return the line that the user types: an empty one at Ctrl-C, ``DISCONNECT`` at Ctrl-D."""
+    # The exceptions must not leave the task: KeyboardInterrupt would stop the loop.
     try:
         return await session.prompt_async(handle_sigint=False)
     except KeyboardInterrupt:
@@ -175,48 +181,52 @@ async def _line_from(session: "PromptSession[str]") -> str:
 
 
 class Keys:
-    """The keys that were seen, the last ones, in order. For one thread."""
+    """The keys that were used or changed most recently, for completion.
+
+    Threads: for one thread.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[str, None] = {}
+        self._keys: dict[str, None] = {}
+        """Oldest first."""
 
     def add(self, keys: Iterable[bytes]) -> None:
-        """Take note of keys; one that a terminal could not take is left out."""
+        """Remember keys, except those that a terminal cannot show."""
         for key in keys:
             text = key.decode(errors="replace")
             if text.isprintable() and "\ufffd" not in text:
-                self._seen.pop(text, None)
-                self._seen[text] = None
-        while len(self._seen) > MAX_REMEMBERED_KEYS:
-            del self._seen[next(iter(self._seen))]
+                self._keys.pop(text, None)
+                self._keys[text] = None
+        while len(self._keys) > MAX_REMEMBERED_KEYS:
+            del self._keys[next(iter(self._keys))]
 
-    def beginning_with(self, start: str) -> list[str]:
-        """Return those that begin so, in order of the alphabet."""
-        return sorted(key for key in self._seen if key.startswith(start))
+    def with_prefix(self, prefix: str) -> list[str]:
+        """Return the keys that start with `prefix`, in lexical order."""
+        return sorted(key for key in self._keys if key.startswith(prefix))
 
 
 class Completions(Completer):
-    """The names of commands, and where a key is to stand, keys."""
+    """Completes the names of commands, and keys where the language expects them."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:  # noqa: ARG002
-        """Yield what could be meant before the cursor."""
-        place = _PROMPT_POSITION.fullmatch(document.text_before_cursor)
-        if place is None:
+        """Yield the completions of the word before the cursor."""
+        match = _INCOMPLETE_LINE.fullmatch(document.text_before_cursor)
+        if match is None:
             return
-        key = place["pair"] if place["key"] is None else place["key"]
-        if key is None:
-            found = [name for name in COMMANDS if name.startswith(place["name"])]
-            start = place["name"]
+        prefix = match["pair"] if match["key"] is None else match["key"]
+        if prefix is None:
+            prefix = match["name"]
+            words = [name for name in COMMANDS if name.startswith(prefix)]
         else:
-            found, start = self._keys.beginning_with(key), key
-        for text in found:
-            yield Completion(text, start_position=-len(start))
+            words = self._keys.with_prefix(prefix)
+        for word in words:
+            yield Completion(word, start_position=-len(prefix))
 
 
-_PROMPT_POSITION = re.compile(
+_INCOMPLETE_LINE = re.compile(
     r"[ \t]*(?P<name>[A-Z]*)"
     r"(?:(?<=WRITE)[ \t]*\[(?:[ \t]*\([^)]*\))*[ \t]*\([ \t]*(?P<pair>[^ \t,)\]]*)"
     r"|(?<!WRITE)[ \t]*\[(?:[^,\]]*,)*[ \t]*(?P<key>[^ \t,)\]]*))?"
@@ -225,7 +235,7 @@ _PROMPT_POSITION = re.compile(
 
 @contextlib.contextmanager
 def _raw_input_mode(terminal: int) -> Iterator[None]:
-    """Have every key handed over at once and as it is, with no echo (termios(3)); Ctrl-C stays."""
+    """Get every key at once, unchanged and without echo (termios(3)); Ctrl-C still signals."""
     before = termios.tcgetattr(terminal)
     mode = termios.tcgetattr(terminal)
     mode[0] &= ~termios.ICRNL
@@ -241,9 +251,9 @@ def _raw_input_mode(terminal: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cancelled_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
-    """Cancel the current task at the first signal that has a handler, and yield where it is told.
+    """Cancel the current task at the first signal that is not ignored; yield a list that gets it.
 
-    The prompt is then put away in good order, which a handler that raises would not let happen.
+    A cancelled prompt restores the terminal; an exception from a signal handler would not let it.
     """
     task = asyncio.current_task()
     caught: list[int] = []
@@ -266,16 +276,19 @@ def _cancelled_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[list[int]
 
 
 class _TolerantFileHistory(FileHistory):
-    """A history whose file may be lost under way."""
+    """A history file; lines that cannot be written to it are dropped."""
 
     def store_string(self, string: str) -> None:
-        """Write a line down, if that can be done."""
+        """Append a line to the file, if possible."""
         with contextlib.suppress(OSError):
             super().store_string(string)
 
 
 def _history() -> History:
-    """Return the user's history (XDG Base Directory Specification), private; or one in memory."""
+    """Return the user's history file (XDG Base Directory Specification), or a history in memory.
+
+    The file is readable by the user only.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):
         state = os.path.expanduser("~/.local/state")

@@ -1,6 +1,7 @@
 """A client of a server: a session over named pipes, for programs and for the command line.
 
-`place` makes a client's pipes, `link` moves bytes over them without ever waiting, `opening`
-connects, `exchange` shares a link between threads, `session` is what a program uses. `lines` is
-what a person types.
+`pipes` creates a client's pipes, `transport` moves bytes through them without blocking
+(`message_stream` parses the bytes), and `handshake` connects. `conversation` is the protocol
+without I/O. `multiplexer` shares a transport between threads, and `session` is the API for
+programs. `commands` parses the lines that a user types.
 """

@@ -1,7 +1,7 @@
-"""What a person types to a client: four commands of its own beside the command language. Pure.
+"""The lines that a client's user types: the command language and four commands of the client. Pure.
 
-The four are written as commands of the language are: each is read as the one of the language that
-has its shape (`_SYNTAX_TEMPLATES`), so blanks, words and faults are the same everywhere.
+Each of the four has the syntax of a command of the language (`_SYNTAX_TEMPLATES`) and is parsed as
+that command, so blanks, words and diagnostics are the same everywhere.
 """
 
 import re
@@ -9,39 +9,14 @@ from dataclasses import dataclass
 
 from kvs.language import grammar, output_format
 from kvs.language.diagnostics import Diagnostic, diagnose_line, line_at
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    """``SUBSCRIBE [key]``."""
-
-    key: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
-    """``UNSUBSCRIBE [key]``."""
-
-    key: bytes
+from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """``DELAY milliseconds``: the client waits before it reads on."""
+    """``DELAY milliseconds``: the client waits before it reads the next line."""
 
     milliseconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """``DISCONNECT``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Execute:
-    """A valid line of the command language."""
-
-    line: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +25,7 @@ class Blank:
 
 
 ClientCommand = Subscribe | Unsubscribe | Delay | Disconnect | Execute | Blank
+"""What a valid line means; an `Execute` holds one line of the command language."""
 
 _SYNTAX_TEMPLATES = {
     b"SUBSCRIBE": b"READ",
@@ -57,42 +33,40 @@ _SYNTAX_TEMPLATES = {
     b"DELAY": b"WAIT",
     b"DISCONNECT": b"SHOW",
 }
+"""Each command of the client, and the command of the language that has its syntax."""
 
 COMMANDS = (
     *(name.decode("ascii") for name in _SYNTAX_TEMPLATES),
     *(name for name in grammar.COMMANDS if name != "BACKUP"),
 )
-"""The names of all commands that a person can type; BACKUP belongs to a job."""
+"""The names of all commands that a user can type; BACKUP is for jobs only."""
 
 HELP = b"""\
-SUBSCRIBE [key]                    be told of every change of the key
-UNSUBSCRIBE [key]                  be told no more
+SUBSCRIBE [key]                    report every change of the key
+UNSUBSCRIBE [key]                  stop reporting changes of the key
 DELAY milliseconds                 wait before the next line is read
-DISCONNECT                         take leave; the end of the input does it, too
+DISCONNECT                         end the session, as the end of the input does
 """ + b"".join(
     line for line in output_format.HELP.splitlines(keepends=True) if not line.startswith(b"BACKUP")
 )
-"""What the commands do, a line each."""
+"""One line for each command."""
 
 _NAME = re.compile(rb"[ \t]*+([A-Za-z]*+)")
 
 
 def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
-    """Return what one line means, or why it is invalid. Its ending may be there or not."""
+    """Return the command in a line, or why the line is invalid. The newline is optional."""
     line = line_at(raw, 0)
-    found = _NAME.match(line)
-    name = found[1] if found else b""
-    if found is None or name not in _SYNTAX_TEMPLATES:
-        return _language(line, name)
-    shape = _SYNTAX_TEMPLATES[name]
-    likeness = line[: found.start(1)] + shape + line[found.end(1) :]
-    longer = len(name) - len(shape)
-    fault = diagnose_line(likeness, 0)
-    if fault is not None:
-        reason = fault.reason.replace(f"after {shape.decode()}", f"after {name.decode()}", 1)
-        reason = reason.replace(f"{shape.decode()} takes", f"{name.decode()} takes", 1)
-        return Diagnostic(0, fault.column + longer, reason)
-    parts = grammar.LINE.fullmatch(likeness)
+    match = _NAME.match(line)
+    name = match[1] if match else b""
+    if match is None or name not in _SYNTAX_TEMPLATES:
+        return _parse_language_line(line, name)
+    template = _SYNTAX_TEMPLATES[name]
+    equivalent = line[: match.start(1)] + template + line[match.end(1) :]
+    diagnostic = diagnose_line(equivalent, 0)
+    if diagnostic is not None:
+        return _name_client_commands(diagnostic, name, template)
+    parts = grammar.LINE.fullmatch(equivalent)
     if parts is None:
         raise ValueError(line)
     if name == b"DISCONNECT":
@@ -107,22 +81,32 @@ def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
     return Subscribe(keys[0]) if name == b"SUBSCRIBE" else Unsubscribe(keys[0])
 
 
-def _language(line: bytes, name: bytes) -> ClientCommand | Diagnostic:
-    fault = diagnose_line(line, 0)
-    if fault is None:
-        empty = not name  # a command begins with its name
-        return Blank() if empty else Execute(line)
+def _parse_language_line(line: bytes, name: bytes) -> ClientCommand | Diagnostic:
+    diagnostic = diagnose_line(line, 0)
+    if diagnostic is None:
+        return Execute(line) if name else Blank()
     if name.upper() in _SYNTAX_TEMPLATES:
-        return Diagnostic(0, fault.column, f"command names are upper case: {name.upper().decode()}")
-    known, sign, _ = fault.reason.partition("; the commands are ")
-    if sign:
-        names = ", ".join(COMMANDS[:-1]) + " and " + COMMANDS[-1]
-        return Diagnostic(0, fault.column, f"{known}{sign}{names}")
-    return fault
+        reason = f"command names are upper case: {name.upper().decode()}"
+        return Diagnostic(0, diagnostic.column, reason)
+    return _name_client_commands(diagnostic, name, name)
+
+
+def _name_client_commands(diagnostic: Diagnostic, typed: bytes, parsed: bytes) -> Diagnostic:
+    """Return the diagnostic of a line with the command `parsed` for the line with `typed`.
+
+    `kvs.language.diagnostics` names the command that was parsed, and the commands of the language.
+    """
+    name, template = typed.decode(), parsed.decode()
+    reason = diagnostic.reason.replace(f"after {template}", f"after {name}", 1)
+    reason = reason.replace(f"{template} takes", f"{name} takes", 1)
+    start, separator, _ = reason.partition("; the commands are ")
+    if separator:
+        reason = f"{start}{separator}{', '.join(COMMANDS[:-1])} and {COMMANDS[-1]}"
+    return Diagnostic(0, diagnostic.column + len(typed) - len(parsed), reason)
 
 
 def named_keys(line: bytes) -> list[bytes]:
-    """Return the keys that a line names, if it is a valid one."""
+    """Return the keys that a line names; none if it is invalid."""
     match parse_line(line):
         case Subscribe(key) | Unsubscribe(key):
             return [key]

@@ -1,7 +1,7 @@
-"""How a client comes to a session: connect, with any server, in whatever order that opens pipes.
+"""Connecting a client to a server, in whatever order the server opens the pipes.
 
-Responses and notifications are open before connect is sent, so a server never waits for a reader;
-requests is opened as soon as the server reads it, before or after its reply.
+The client opens responses and notifications before it sends the connect, so a server never waits
+for a reader. It opens requests as soon as the server reads it, before or after the reply.
 """
 
 import contextlib
@@ -27,51 +27,52 @@ from kvs.text import os_error_text, printable
 
 MIN_POLL_SECONDS = 0.001
 MAX_POLL_SECONDS = 0.05
-"""How often is looked whether the server has opened its end of requests: no event tells."""
+"""Seconds between checks whether the server has opened its end of requests, which causes no event;
+they double from the minimum to the maximum."""
 
 REGISTRATION_GRACE_SECONDS = 1.0
-"""So long a registration pipe may be gone while a server makes it again."""
+"""Seconds for which a registration pipe may be missing while a server replaces it."""
 
 WAIT_NOTICE_SECONDS = 3.0
-"""Seconds without an answer after which a person is told what is known."""
+"""Seconds without an answer after which `on_wait` is called."""
 
-NOT_WRITTEN = "the registration pipe is full, and the connect could not be written to it"
-NOT_READ = "the connect was written, and the server has not read it: it is stopped or busy"
+NOT_WRITTEN = "the registration pipe is full, so the connect could not be written to it"
+NOT_READ = "the connect was written, but the server has not read it: it is stopped or busy"
 NOT_OPENED = (
-    "the server has read the connect and opened none of the pipes: it has as many sessions as it "
-    "takes (kvs serve --max-sessions), or it refused the connect, and its log says why"
+    "the server has read the connect, but has opened none of the pipes: it is at its maximum of "
+    "sessions (kvs serve --max-sessions), or it rejected the connect, and its log says why"
 )
 NOT_ANSWERED = "the server has opened the requests pipe, and sent no answer"
-"""What may be known of a server that does not answer."""
+"""The four states of a connect that is not answered."""
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def connect_transport(
     registration: Path,
-    given: str | None,
+    client_id: str | None,
     timeout: float | None,
     on_wait: Callable[[str], None] | None = None,
 ) -> Transport:
-    """Connect to the server at `registration` as the client `given`, or as one with no name.
+    """Connect to the server at `registration` as the client `client_id`, or without an ID.
 
-    `on_wait` is called once, after `WAIT_NOTICE_SECONDS` without an answer, with what is known.
+    `on_wait` is called once, after `WAIT_NOTICE_SECONDS` without an answer, with the state of the
+    connect.
 
     Raises:
-        KvsError: it cannot be done; `kvs.client.session.connect` lists the errors.
+        KvsError: connecting failed; `kvs.client.session.connect` lists the errors.
 
     """
-    validate_client_id(given)
-    opening = _Handshake(registration, timeout, on_wait)
+    validate_client_id(client_id)
+    handshake = _Handshake(registration, timeout, on_wait)
     try:
-        link = opening.link(given)
+        return handshake.connect(client_id)
     finally:
-        opening.close()
-    return link
+        handshake.close()
 
 
 class _Handshake:
-    """One connect, and the time that it may take."""
+    """One connect and its deadline."""
 
     def __init__(
         self,
@@ -85,127 +86,139 @@ class _Handshake:
             check_path(path)
         except OSError as error:
             raise ServerNotFoundError(self._shown, os_error_text(error)) from error
-        # Any path that a person gives may lead there by links; the pipe itself is none.
+        # The path may lead through symbolic links, but the pipe itself must not be one.
         self._path = os.path.realpath(path)
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._notice_at = time.monotonic() + WAIT_NOTICE_SECONDS
         self._on_wait = on_wait
-        self._known = NOT_WRITTEN
+        self._state = NOT_WRITTEN
         self._gone_since: float | None = None
-        self._shared = False
-        self._server = self._find_server()
+        """When the server closed the registration pipe; None while it is open."""
+        self._is_shared = False
+        self._registration = self._open_registration()
 
     def close(self) -> None:
-        os.close(self._server)
+        os.close(self._registration)
 
-    def link(self, given: str | None) -> Transport:
-        place = create_pipes(given, shared=self._shared)
+    def connect(self, client_id: str | None) -> Transport:
+        pipes = create_pipes(client_id, shared=self._is_shared)
         try:
-            link = Transport(place)
+            transport = Transport(pipes)
         except OSError as error:
-            place.remove()
+            pipes.remove()
             raise PipeDirectoryError(
-                os.path.dirname(printable(place.connect.requests)), os_error_text(error)
+                os.path.dirname(printable(pipes.connect.requests)), os_error_text(error)
             ) from error
         except BaseException:
-            place.remove()
+            pipes.remove()
             raise
         try:
-            self._send(place.connect.encode())
-            self._await_answer(link)
+            self._send(pipes.connect.encode())
+            self._await_answer(transport)
         except BaseException:
-            link.close()
+            transport.close()
             raise
-        return link
+        return transport
 
-    def _find_server(self) -> int:
-        """Open the registration pipe."""
+    def _open_registration(self) -> int:
         try:
             fifo = fifos.Fifo.open_path(self._path)
             try:
-                server = fifo.open_for_writing()
+                registration = fifo.open_for_writing()
             finally:
                 fifo.close()
         except FileNotFoundError as error:
             raise self._server_not_found("no server serves it: there is no such pipe") from error
         except OSError as error:
             raise ServerNotFoundError(self._shown, os_error_text(error)) from error
-        if server is None:
+        if registration is None:
             raise self._server_not_found("no server reads this pipe")
-        self._shared = is_shared(os.fstat(server))  # a server that reads it has set its mode
-        return server
+        # A server that reads the pipe has set its mode.
+        self._is_shared = is_shared(os.fstat(registration))
+        return registration
 
     def _server_not_found(self, reason: str) -> ServerNotFoundError:
-        start = f"kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {self._shown}"
-        return ServerNotFoundError(self._shown, reason, f"'{start}' starts one")
+        command = f"kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {self._shown}"
+        return ServerNotFoundError(self._shown, reason, f"'{command}' starts one")
 
     def _send(self, frame: bytes) -> None:
-        """Write the connect, whole or not at all (pipe(7)); a full pipe is waited for."""
+        """Write the connect, whole or not at all (pipe(7)); wait while the pipe is full."""
         try:
-            while not fifos.write(self._server, frame):
+            while not fifos.write(self._registration, frame):
                 self._poll(self._remaining_seconds(MAX_POLL_SECONDS), select.POLLOUT)
         except BrokenPipeError:
             raise ServerNotFoundError(self._shown, "the server is gone") from None
-        self._known = NOT_READ
+        self._state = NOT_READ
 
-    def _await_answer(self, link: Transport) -> None:
-        """Wait until the reply is there and requests is open, however long others come first."""
-        tick = MIN_POLL_SECONDS
-        while not (link.open_requests() and link.replies):
-            self._look_at_progress(link)
-            if link.close_reason is not None:
+    def _await_answer(self, transport: Transport) -> None:
+        """Wait until the reply has arrived and requests is open, in whatever order."""
+        interval = MIN_POLL_SECONDS
+        while not (transport.open_requests() and transport.replies):
+            self._update_state(transport)
+            if transport.close_reason is not None:
                 raise SessionClosedError(
                     "the server closed the pipes before it answered the connect"
                 )
             self._reopen_registration()
-            self._poll(self._remaining_seconds(tick), 0, link)
-            link.pump()
-            tick = min(2 * tick, MAX_POLL_SECONDS)
-        reply = link.replies.popleft()
+            self._poll(self._remaining_seconds(interval), 0, transport)
+            transport.pump()
+            interval = min(2 * interval, MAX_POLL_SECONDS)
+        reply = transport.replies.popleft()
         if isinstance(reply, ExecuteReply) or reply.operation != frames.CONNECT:
-            raise SessionClosedError("what the server answered to the connect is no answer to it")
+            raise SessionClosedError("the server sent a reply that does not match the connect")
         if reply.result not in {0, ord("0")}:  # servers in C that answer in characters
             raise ConnectRejectedError(self._shown, reply.result)
 
-    def _poll(self, seconds: float, events: int, link: Transport | None = None) -> None:
+    def _poll(self, seconds: float, events: int, transport: Transport | None = None) -> None:
         poll = select.poll()
         if self._gone_since is None:
-            poll.register(self._server, events)
-        if link is not None:
-            poll.register(link.fileno(), select.POLLIN)
+            poll.register(self._registration, events)
+        if transport is not None:
+            poll.register(transport.fileno(), select.POLLIN)
         for descriptor, event in poll.poll(seconds * 1000):
-            if descriptor == self._server and event & select.POLLERR:
+            if descriptor == self._registration and event & select.POLLERR:
                 self._gone_since = time.monotonic()
 
-    def _look_at_progress(self, link: Transport) -> None:
-        """Note how far the server has come with the connect."""
-        if link.requests_are_open:
-            self._known = NOT_ANSWERED
-        elif self._gone_since is None and not fifos.unread(self._server):
-            self._known = NOT_OPENED
+    def _update_state(self, transport: Transport) -> None:
+        """Note how much of the handshake the server has done."""
+        if transport.requests_are_open:
+            self._state = NOT_ANSWERED
+        elif self._gone_since is None and not fifos.unread(self._registration):
+            self._state = NOT_OPENED
 
     def _reopen_registration(self) -> None:
-        """Bear with a registration pipe that is made again; without one, nobody will answer."""
+        """Open a registration pipe that the server has replaced.
+
+        Raises:
+            ServerNotFoundError: the pipe has been missing for `REGISTRATION_GRACE_SECONDS`, so no
+                server will answer.
+
+        """
         gone_since = self._gone_since
         if gone_since is None:
             return
         with contextlib.suppress(ServerNotFoundError):
-            server = self._find_server()
-            os.close(self._server)
-            self._server, self._gone_since = server, None
+            registration = self._open_registration()
+            os.close(self._registration)
+            self._registration, self._gone_since = registration, None
             return
         if time.monotonic() > gone_since + REGISTRATION_GRACE_SECONDS:
-            raise ServerNotFoundError(self._shown, "the server went before it answered")
+            raise ServerNotFoundError(self._shown, "the server exited before it answered")
 
-    def _remaining_seconds(self, most: float) -> float:
-        """Return how long may be waited now, at most `most` seconds."""
+    def _remaining_seconds(self, max_seconds: float) -> float:
+        """Return the seconds that the next poll may take; call `on_wait` when it is time.
+
+        Raises:
+            ConnectTimeoutError: the deadline has passed.
+
+        """
         if self._on_wait is not None and time.monotonic() >= self._notice_at:
-            self._on_wait(f"{self._shown}: no answer yet: {self._known}")
+            self._on_wait(f"{self._shown}: no answer yet: {self._state}")
             self._on_wait = None
         if self._deadline is None or self._timeout is None:
-            return most
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise ConnectTimeoutError(self._shown, self._timeout, self._known)
-        return min(left, most)
+            return max_seconds
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise ConnectTimeoutError(self._shown, self._timeout, self._state)
+        return min(remaining, max_seconds)

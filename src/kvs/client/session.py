@@ -1,23 +1,25 @@
-"""A session with a server, for programs: any number of threads, and asyncio."""
+"""A session with a server, for programs: threads and asyncio."""
 
 import os
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
-from kvs.client import requests
+from kvs.client.conversation import Request
 from kvs.client.handshake import Path, connect_transport
 from kvs.client.multiplexer import RequestMultiplexer
 from kvs.concurrency.noncopyable import NonCopyable
 from kvs.concurrency.unclosed import warn_unclosed
+from kvs.errors import RequestRejectedError, ScriptTooLargeError
 from kvs.language import builder
 from kvs.language.builder import Word
 from kvs.language.diagnostics import validate_word
-from kvs.protocol import frames
+from kvs.protocol.frames import MAX_SCRIPT_BYTES
 from kvs.protocol.replies import ExecuteReply
+from kvs.protocol.requests import Execute, Subscribe, Unsubscribe
 from kvs.store.subscriptions import Change
+from kvs.text import printable
 
 
 def connect(
@@ -28,242 +30,260 @@ def connect(
 ) -> "Session":
     """Connect to the server whose registration pipe is `fifo`.
 
-    `id` names the client, and its pipes: of two at a time with the same one the second is
-    refused. At most `timeout` seconds are waited for the answer (None: as long as it takes; a
-    server that has as many sessions as it takes lets others wait).
+    `id` names the client and its pipes; an ID that another client uses is refused. Blocks for at
+    most `timeout` seconds (None: no limit; a server at its maximum of sessions lets clients wait).
 
     Raises:
-        ServerNotFoundError: there is no server, or it went before it answered.
-        ConnectTimeoutError: the time was up.
-        ConnectRejectedError: the server answered with no.
-        SessionClosedError: the server closed the pipes instead of an answer.
-        InvalidClientIdError: `id` is none.
-        ClientIdInUseError: another client has it.
-        PipeDirectoryError: the pipes could not be made.
+        ServerNotFoundError: no server reads `fifo`, or the server exited before it answered.
+        ConnectTimeoutError: the server did not answer within `timeout` seconds.
+        ConnectRejectedError: the server rejected the connection.
+        SessionClosedError: the server closed the pipes before it answered.
+        InvalidClientIdError: `id` is not a valid ID.
+        ClientIdInUseError: another client uses the ID.
+        PipeDirectoryError: the pipes could not be created.
 
     """
     return Session(RequestMultiplexer(connect_transport(fifo, id, timeout)))
 
 
 class Session(NonCopyable):
-    """A session with a server; as a context manager it is closed at the end.
+    """A session with a server; a context manager that closes it at the end.
 
-    Every method may be called from any thread, and waits for the server's answer. Requests are
-    answered in the order in which they were sent. Changes of subscribed keys are kept until
-    somebody takes them, some 200 bytes each while an answer is waited for; beyond 1,048,576 of
-    them the session ends. While nobody waits they stay with the server, which gives up a client
-    that does not keep up.
+    Threads: every method may be called from any thread, and blocks until the server replies.
+    Requests are answered in the order in which they were sent.
 
-    Every method may also be called from a signal handler or a finalizer, in the middle of another
-    call of the same thread, and an exception that a signal handler raises leaves the session
-    usable: the reply to a request that was interrupted is dropped when it comes. A request that was
-    interrupted is sent whole or not at all. A change that a call had just taken when it was
-    interrupted is lost.
+    Changes of subscribed keys are buffered until they are taken, about 200 bytes each, while a call
+    waits for a reply; with more than 1,048,576 of them the session ends. While no call waits they
+    stay with the server, which disconnects slow consumers.
 
-    In a forked child `close` frees the child's memory alone, and every other method raises
-    `InheritedByForkError`. A session that is dropped without `close` is closed by the garbage
-    collector, with a `ResourceWarning`, and without a disconnect.
+    Signals: every method may also be called from a signal handler or a finalizer, in the middle of
+    another call of the same thread, and an exception that a signal handler raises leaves the
+    session usable. An interrupted request is sent whole or not at all, and its reply is dropped. A
+    change that a call had just taken when it was interrupted is lost.
 
-    When the server ends the session, what had come by then can still be taken; after that, every
-    method but `close` raises `SessionClosedError`.
+    Forks: in a forked child `close` only frees the child's memory, and every other method raises
+    `InheritedByForkError`. The garbage collector closes a session that is dropped without `close`,
+    with a `ResourceWarning` and without a disconnect.
+
+    After the server has ended the session, the changes that arrived before can still be taken; then
+    every method but `close` raises `SessionClosedError`.
     """
 
-    def __init__(self, exchange: RequestMultiplexer) -> None:
-        self._exchange = exchange
-        self._finalizer = weakref.finalize(self, _drop, exchange)
+    def __init__(self, multiplexer: RequestMultiplexer) -> None:
+        self._multiplexer = multiplexer
+        self._finalizer = weakref.finalize(self, _drop, multiplexer)
 
     def __enter__(self) -> Self:
-        self._exchange.check_process()
+        self._multiplexer.check_process()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._exchange.closed
+        return self._multiplexer.closed
 
     # Requests.
 
     def subscribe(self, key: Word) -> bool:
-        """Ask to be told of every change of `key`, there or not; tell whether it is there now.
+        """Subscribe to the changes of `key`, which need not exist; return whether it exists.
 
         Raises:
-            InvalidWordError: it is no word of the language.
-            SessionClosedError: the session is at its end.
+            InvalidWordError: `key` is not a word of the language.
+            SessionClosedError: the session has ended.
 
         """
-        return self._ask(frames.SUBSCRIBE, key) == 1
+        return self._result(Subscribe(validate_word(key, "key"))) == 1
 
     def unsubscribe(self, key: Word) -> bool:
-        """Ask not to be told of `key` any more; tell whether it was subscribed.
+        """Unsubscribe from the changes of `key`; return whether it was subscribed.
 
         Raises:
-            InvalidWordError: it is no word of the language.
-            SessionClosedError: the session is at its end.
+            InvalidWordError: `key` is not a word of the language.
+            SessionClosedError: the session has ended.
 
         """
-        return self._ask(frames.UNSUBSCRIBE, key) == 0
+        return self._result(Unsubscribe(validate_word(key, "key"))) == 0
 
     def execute(self, script: str | bytes) -> ExecuteReply:
-        """Have lines of the command language carried out; return what came of them.
+        """Execute lines of the command language; return their output and errors.
 
-        Invalid lines raise nothing: `errors` tells of them, and `result` is then 1.
+        Invalid lines raise no exception: `errors` of the reply lists them, and its `result` is 1.
 
         Raises:
-            ScriptTooLargeError: it is longer than 1 MiB; nothing was sent.
-            SessionClosedError: the session is at its end; how much was carried out is not known.
+            ScriptTooLargeError: the script is longer than 1 MiB; nothing was sent.
+            SessionClosedError: the session has ended; how many lines were executed is unknown.
 
         """
-        reply = self._exchange.request(frames.encode_execute(requests.validate_script(script)))
+        reply = self._multiplexer.request(Execute(_encode_script(script)))
         if not isinstance(reply, ExecuteReply):
             raise TypeError(reply)
         return reply
 
     def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
-        """Return the pairs of those `keys` that are there, of one instant, in order of the keys.
+        """Return the pairs of those `keys` that exist, at one instant, in order of the keys.
 
         Raises:
-            InvalidWordError: a key is no word of the language.
-            ScriptTooLargeError: they make more than 1 MiB.
-            RequestRejectedError: the server refused.
-            SessionClosedError: the session is at its end.
+            InvalidWordError: a key is not a word of the language.
+            ScriptTooLargeError: the command is longer than 1 MiB.
+            RequestRejectedError: the server rejected the command.
+            SessionClosedError: the session has ended.
 
         """
-        self._exchange.check_process()
-        wanted = builder.validate_keys(keys)
-        if not wanted:
+        self._multiplexer.check_process()
+        valid_keys = builder.validate_keys(keys)
+        if not valid_keys:
             return {}
-        executed = self.execute(builder.build_keys_command(b"READ", wanted))
-        return builder.parse_read_output(requests.require_success(executed))
+        reply = self.execute(builder.build_keys_command(b"READ", valid_keys))
+        return builder.parse_read_output(_require_success(reply))
 
     def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> None:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
 
         Raises:
-            InvalidWordError: a key or value is no word of the language; nothing was sent.
-            ScriptTooLargeError: they make more than 1 MiB; nothing was sent.
-            RequestRejectedError: the server refused.
-            SessionClosedError: the session is at its end; whether they were written is not known.
+            InvalidWordError: a key or value is not a word of the language; nothing was sent.
+            ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
+            RequestRejectedError: the server rejected the command.
+            SessionClosedError: the session has ended; whether the pairs were set is unknown.
 
         """
-        self._exchange.check_process()
+        self._multiplexer.check_process()
         if line := builder.build_write(pairs):
-            requests.require_success(self.execute(line))
+            _require_success(self.execute(line))
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
-        """Remove `keys` as one change; return those that were missing, in order of the keys.
+        """Remove `keys` as one change; return the missing ones, in order of the keys.
 
         As in the language, a key named twice is missing the second time.
 
         Raises:
-            InvalidWordError: a key is no word of the language; nothing was sent.
-            ScriptTooLargeError: they make more than 1 MiB; nothing was sent.
-            RequestRejectedError: the server refused.
-            SessionClosedError: the session is at its end; whether they were removed is not known.
+            InvalidWordError: a key is not a word of the language; nothing was sent.
+            ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
+            RequestRejectedError: the server rejected the command.
+            SessionClosedError: the session has ended; whether the keys were removed is unknown.
 
         """
-        self._exchange.check_process()
-        doomed = builder.validate_keys(keys)
-        if not doomed:
+        self._multiplexer.check_process()
+        valid_keys = builder.validate_keys(keys)
+        if not valid_keys:
             return []
-        executed = self.execute(builder.build_keys_command(b"DELETE", doomed))
-        return builder.parse_delete_output(requests.require_success(executed))
+        reply = self.execute(builder.build_keys_command(b"DELETE", valid_keys))
+        return builder.parse_delete_output(_require_success(reply))
+
+    def _result(self, request: Request) -> int:
+        return self._multiplexer.request(request).result
 
     # Changes.
 
     def changes(self, timeout: float | None = None) -> Iterator[Change]:
-        """Yield the changes of subscribed keys as they come; each goes to one taker alone.
+        """Yield the changes of subscribed keys as they arrive; each goes to one iterator only.
 
-        Ends when none has come for `timeout` seconds (None: waits for ever; 0: takes what is
-        there), or after the last one once this session was closed.
+        Ends when no change has arrived for `timeout` seconds (None: no limit; 0: takes only what
+        has arrived), or after the last change once the session was closed.
 
         Raises:
-            SessionClosedError: the server ended the session, and all that it told has been taken.
+            SessionClosedError: the server ended the session, and all changes have been taken.
 
         """
-        self._exchange.check_process()
+        self._multiplexer.check_process()
         return iter(partial(self._next_change, timeout), None)
 
     def _next_change(self, timeout: float | None) -> Change | None:
-        return self._exchange.next_change(timeout)
+        return self._multiplexer.next_change(timeout)
 
     def __aiter__(self) -> AsyncIterator[Change]:
-        """Yield the changes of subscribed keys as they come, waiting in the running event loop.
+        """Yield the changes of subscribed keys as they arrive, waiting in the running event loop.
 
-        As `changes`, for asyncio; the other methods are for threads (`asyncio.to_thread`).
+        The asyncio form of `changes`; call the other methods in threads (`asyncio.to_thread`).
 
         Raises:
             InheritedByForkError: this process is a forked child.
-            SessionClosedError: the server ended the session, and all that it told has been taken,
-                or the session had been closed before.
+            SessionClosedError: the server ended the session, and all changes have been taken, or
+                `close` was called before.
 
         """
-        self._exchange.check_open()
+        self._multiplexer.check_open()
         return self._changes()
 
     async def _changes(self) -> AsyncIterator[Change]:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        monitor = self._exchange.link.monitor()
+        readable = asyncio.Event()
+        monitor = self._multiplexer.transport.monitor()
         try:
             while True:
-                news.clear()
+                readable.clear()
                 monitor.poll(0)
-                while (change := self._exchange.next_change(0)) is not None:
+                while (change := self._multiplexer.next_change(0)) is not None:
                     yield change
-                if self._exchange.is_closed:
+                if self._multiplexer.is_drained:
                     return
-                loop.add_reader(monitor.fileno(), news.set)
+                loop.add_reader(monitor.fileno(), readable.set)
                 try:
-                    await news.wait()
+                    await readable.wait()
                 finally:
                     loop.remove_reader(monitor.fileno())
         finally:
-            self._exchange.link.put_back(monitor)
+            self._multiplexer.transport.put_back(monitor)
 
     def fileno(self) -> int:
-        """Return a descriptor for poll(2) and the like: it can be read from when there is news.
+        """Return a descriptor for poll(2) and the like, readable when changes may have arrived.
 
-        First take what is there, with ``changes(0)``, then wait: changes that came while an answer
-        was waited for have left the pipe already. Good until the session is closed.
+        Before each poll take what has arrived, with ``changes(0)``: changes that arrived during a
+        request have left the pipe already. Valid until the session is closed.
 
         Raises:
-            SessionClosedError: the session was closed.
+            SessionClosedError: `close` was called.
 
         """
-        self._exchange.check_open()
-        return self._exchange.link.fileno()
+        self._multiplexer.check_open()
+        return self._multiplexer.transport.fileno()
 
     # The end.
 
     def close(self) -> None:
-        """Take leave of the server, which ends the subscriptions, and remove the pipes.
+        """Disconnect, which ends all subscriptions, and remove the pipes. Idempotent.
 
-        Waits at most some seconds for a server that does not answer. Changes that had come can
-        still be taken. A second time does nothing, but does what is left if the first one was
-        interrupted. In a forked child it frees the child's memory alone.
+        Blocks for at most a few seconds if the server does not answer. Changes that have arrived
+        can still be taken. A second call does the rest if the first one was interrupted. In a
+        forked child it only frees the child's memory.
         """
-        self._exchange.close()
+        self._multiplexer.close()
         self._finalizer.detach()
 
-    def _ask(self, operation: int, key: Word) -> int:
-        word = validate_word(key, "key")
-        return self._exchange.request(frames.encode_key_request(operation, word)).result
+
+def _encode_script(script: str | bytes) -> bytes:
+    """Return the bytes of a script.
+
+    Raises:
+        ScriptTooLargeError: the script is longer than a server accepts.
+
+    """
+    raw = builder.encode_script(script)
+    if len(raw) > MAX_SCRIPT_BYTES:
+        raise ScriptTooLargeError(len(raw), MAX_SCRIPT_BYTES)
+    return raw
 
 
-def _drop(exchange: RequestMultiplexer) -> None:
-    """Close a session that nothing refers to any more; never waits."""
-    if exchange.inherited or exchange.closed:
+def _require_success(reply: ExecuteReply) -> bytes:
+    """Return the output of a valid script.
+
+    Raises:
+        RequestRejectedError: the server did not execute the script.
+
+    """
+    if reply.result:
+        raise RequestRejectedError(printable(reply.errors.removesuffix(b"\n")))
+    return reply.output
+
+
+def _drop(multiplexer: RequestMultiplexer) -> None:
+    """Close a session to which no reference is left, without waiting."""
+    if multiplexer.inherited or multiplexer.closed:
         return
-    exchange.link.close()
-    requests_path = os.fsdecode(exchange.link.place.connect.requests)
+    multiplexer.transport.close()
+    requests_path = os.fsdecode(multiplexer.transport.pipes.connect.requests)
     warn_unclosed(f"session with the pipe {requests_path!r}")

@@ -1,33 +1,33 @@
-"""The bytes of a session, moved without ever waiting for them.
+"""The bytes of a session, moved through its pipes without blocking.
 
-Any thread, signal handler and finalizer may call any method at any time, also within another one of
-the same thread, and an exception at any instruction leaves the link usable. So there is no lock.
-Each step below is one call into C (`kvs.concurrency.atomic`), computed from a state that its first
-part checks; when another call was faster, the step is computed again:
+Any thread, signal handler and finalizer may call any method at any time, also within another call
+of the same thread, and an exception at any instruction leaves the transport usable. So there is no
+lock. Each step below is one call into C (`kvs.concurrency.atomic`), computed from a state that its
+first part checks; when another call was faster, the step is computed again:
 
 1. `send` appends a request to the unsent bytes, whole.
-2. `_flush` writes a piece of them and removes it.
-3. `_receive` reads from a pipe and appends what came to `_received`, in the order of the pipe.
-4. `_sort` appends that to the bytes of its kind (`_Stream`).
-5. `_Stream.take` makes messages of those bytes and removes them.
+2. `_flush` writes a piece of the unsent bytes and removes it.
+3. `_receive` reads from a pipe and appends the bytes to `_received`, in the order of the pipe.
+4. `parse` appends the bytes in `_received` to the stream of their pipe (`MessageStream`).
+5. `MessageStream.parse` makes messages of the bytes of a stream and removes the bytes.
 
 Steps 2 and 3 must not release the interpreter's lock between the system call and the record of its
-result, so they call read(2) and write(2) by `ctypes.PyDLL`, which keeps it. The descriptors do not
-block.
+result, so they call read(2) and write(2) by `ctypes.PyDLL`, which holds the lock. The descriptors
+do not block.
 
-Waits: a waiting thread polls an epoll instance of its own (`monitor`). A call of `pump` by any
-thread may take what another one waits for. So step 3 also adds to an eventfd, and every monitor has
-it registered edge-triggered (EPOLLET): each addition wakes each monitor once, even one that is not
-polled yet. A woken thread executes all steps that are left, so nobody depends on the thread that
-read the bytes.
+Waiting: each waiting thread polls an epoll instance of its own (`monitor`). A call of `pump` by one
+thread may read what another thread waits for. So step 3 also adds to an eventfd, and every monitor
+has the eventfd registered edge-triggered (EPOLLET): each addition wakes each monitor once, even one
+that is not polled yet. A woken thread executes all remaining steps, so no thread depends on the
+thread that read the bytes.
 
 Invariants:
 
-- Notifications are read as they come, whatever is waited for: a server that cannot write them would
-  end the session.
-- When the server closes a pipe the session is over, but what it had written before is still read.
-- A descriptor is in `_open` until the call that closes it, and no step uses one that is not: its
-  number may mean another file by then.
+- Notifications must be read as they arrive, whatever the caller waits for: a server ends a session
+  to which it cannot write them.
+- When the server closes a pipe the session ends, but bytes written before are still read.
+- A descriptor must be in `_open` until the call that closes it, and no step uses one that is not:
+  its number may belong to another file by then.
 """
 
 import contextlib
@@ -35,18 +35,18 @@ import ctypes
 import operator
 import os
 import select
-import struct
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import compress, repeat, starmap
-from typing import Generic, TypeVar
 
+from kvs.client.message_stream import MessageStream
 from kvs.client.pipes import ClientPipes
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import Step, atomically, exhaust
 from kvs.concurrency.noncopyable import NonCopyable
+from kvs.errors import SessionClosedError
 from kvs.posix import fifos
 from kvs.protocol import frames
 from kvs.protocol.replies import (
@@ -58,60 +58,26 @@ from kvs.protocol.replies import (
 )
 
 MAX_UNREAD_CHANGES = 1 << 20
-"""Maximum changes that are buffered for a program that does not take them."""
+"""Maximum notifications buffered for a caller that does not take them."""
 
-PIECE_BYTES = select.PIPE_BUF
-"""Bytes written at a time: a pipe takes so many whole or not at all (pipe(7))."""
+MAX_WRITE_BYTES = select.PIPE_BUF
+"""Bytes of one write(2): a pipe takes up to this many whole or not at all (pipe(7))."""
 
 MAX_POLL_SECONDS = 3600.0
-"""Longer waits are made of several: poll(2) takes no more than some 24 days."""
+"""Maximum seconds of one poll(2), which takes about 24 days at most; longer waits are repeated."""
 
 MAX_POOLED_MONITORS = 64
-"""Maximum epoll instances that are held though an exception came before they were put back."""
+"""Maximum monitors remembered for a forked child to close; more are in use only after exceptions
+that came before `put_back`."""
 
-CLOSED = "the server closed the session"
+CLOSED_BY_SERVER = "the server closed the session"
 
 _libc = ctypes.PyDLL(None)
 _PERMIT = object()
 
-Message = TypeVar("Message")
-
-
-class _Stream(Generic[Message]):
-    """The bytes of one pipe of which no message has been made yet. Any thread."""
-
-    def __init__(
-        self, parse: Callable[[bytearray], tuple[list[Message], int]], messages: deque[Message]
-    ) -> None:
-        self.data = bytearray()
-        self._parse = parse
-        self._messages = messages
-        self._version = deque([object()])
-        """One object, which is replaced when bytes are removed from the start of `data`."""
-
-    def take(self) -> None:
-        """Append the whole messages of `data` to `messages`, and remove their bytes."""
-        while self.data:
-            version = self._version[0]
-            try:
-                messages, used = self._parse(self.data)
-            except (IndexError, struct.error):
-                if self._version[0] is version:
-                    raise
-                continue  # bytes were removed while they were parsed
-            if not used and self._version[0] is version:
-                return
-            with contextlib.suppress(ValueError):
-                atomically(
-                    partial(self._version.remove, version),
-                    partial(self._version.append, object()),
-                    partial(operator.delitem, self.data, slice(0, used)),
-                    partial(self._messages.extend, iter(messages)),
-                )
-
 
 class _Eventfd:
-    """An eventfd(2), which is closed when the last reference is gone."""
+    """An eventfd(2), closed when the last reference to it is dropped."""
 
     def __init__(self) -> None:
         self._descriptors: deque[int] = deque()
@@ -126,110 +92,121 @@ class _Eventfd:
 
 
 class Transport(NonCopyable):
-    """The three pipes of a session, at the client. Any thread, signal handler or finalizer."""
+    """The client's ends of the three pipes of a session.
 
-    def __init__(self, place: ClientPipes) -> None:
+    Threads: any thread, signal handler or finalizer may call any method.
+    """
+
+    def __init__(self, pipes: ClientPipes) -> None:
         self.replies: deque[Reply | ExecuteReply] = deque()
-        """What the server answered, in order; to be taken from the left."""
-        self.changes: deque[Notification] = deque()
-        """Notifications, in order; to be taken from the left."""
-        self.place = place
-        self._reasons: deque[str] = deque()
+        """The server's responses, in order; consumed from the left."""
+        self.notifications: deque[Notification] = deque()
+        """The server's notifications, in order; consumed from the left."""
+        self.pipes = pipes
+        self._close_reasons: deque[str] = deque()
+        """The first one is the reason for the end of the session; empty until then."""
         self._accepting = deque([_PERMIT])
-        """Empty once no further request may be sent: after a disconnect, or after the end."""
-        self._own = fifos.Fifo.open_path(place.connect.requests)
-        self._open = deque([self._own.handle])
-        """The descriptors that are to be closed."""
+        """Empty once no more requests are accepted: after a disconnect, or after the end."""
+        self._fifo = fifos.Fifo.open_path(pipes.connect.requests)
+        self._open = deque([self._fifo.handle])
+        """Open descriptors, until the call that closes each."""
         forks.close_group_in_children(self._open)
         self._poll = select.epoll()
-        self._moved = _Eventfd()
-        """Added to when bytes have been read, and at the end of the session; never read."""
+        self._activity = _Eventfd()
+        """Added to after every read(2), and at the end of the session; never read."""
         self._monitors: deque[select.epoll] = deque()
-        """Those that no thread uses now."""
+        """Monitors that no thread uses."""
         self._used_monitors: deque[select.epoll] = deque(maxlen=MAX_POOLED_MONITORS)
-        """Those that threads use, as far as a child has to close them."""
+        """Monitors in use that a forked child has to close."""
         for group in (self._monitors, self._used_monitors):
             forks.close_group_in_children(group)
         groups = (self._open, self._monitors, self._used_monitors)
-        self._close = partial(_close, self._open, place, groups)
+        self._close = partial(_close, self._open, pipes, groups)
         self._finalizer = weakref.finalize(self, self._close)
         self._requests = -1
         self._unsent: deque[bytes] = deque()
         self._received: deque[deque[object]] = deque()
-        """For each read(2): the bytes of its kind, the buffer, and the result."""
-        self._reply_stream = _Stream(parse_replies, self.replies)
-        self._change_stream = _Stream(parse_notifications, self.changes)
-        self._responses = self._track(_open_for_reading(place.connect.responses))
-        self._notifications = self._track(_open_for_reading(place.connect.notifications))
+        """For each read(2): the unparsed bytes of its pipe, its buffer, and its result."""
+        self._reply_stream = MessageStream(parse_replies, self.replies)
+        self._notification_stream = MessageStream(parse_notifications, self.notifications)
+        self._responses = self._track(_open_for_reading(pipes.connect.responses))
+        self._notifications = self._track(_open_for_reading(pipes.connect.notifications))
         for descriptor in (self._responses, self._notifications):
             self._poll.register(descriptor, select.EPOLLIN)
 
     @property
     def close_reason(self) -> str | None:
-        """Why the session is over; nothing more comes then."""
-        return self._reasons[0] if self._reasons else None
+        """Why the session ended; None while it is open. No more bytes are read after the end."""
+        return self._close_reasons[0] if self._close_reasons else None
 
     @property
     def replies_closed(self) -> bool:
-        """Whether no more replies can come."""
-        return bool(self._reasons) or self._responses not in self._open
+        """Whether no more replies can arrive."""
+        return bool(self._close_reasons) or self._responses not in self._open
+
+    def closed_error(self) -> SessionClosedError:
+        """Return the error for a request to a session that the server has closed."""
+        return SessionClosedError(self.close_reason or CLOSED_BY_SERVER)
 
     def fileno(self) -> int:
-        """Return a descriptor that can be read from (poll(2)) while `pump` has work to do."""
+        """Return a descriptor that is readable (poll(2)) while `pump` has work to do."""
         return self._poll.fileno()
 
     # Requests.
 
     def open_requests(self) -> bool:
-        """Open the requests pipe, once there is a server that reads it; tell whether it is open.
+        """Open the requests pipe, if the server reads it already; return whether it is open.
 
         Raises:
             OSError: the pipe cannot be opened.
 
         """
-        if self._requests < 0 and (descriptor := self._own.open_for_writing()) is not None:
+        if self._requests < 0 and (descriptor := self._fifo.open_for_writing()) is not None:
             self._requests = self._track(descriptor)
             self._poll.register(descriptor, 0)
         return self._requests >= 0
 
     @property
     def requests_are_open(self) -> bool:
-        """Whether the requests pipe is open."""
+        """Whether the requests pipe has been opened."""
         return self._requests >= 0
 
-    def send(self, frame: bytes, *also: Step) -> bool:
-        """Send a request, and call the steps `also` with it; return False if it is too late.
+    def send(self, frame: bytes, *steps: Step) -> bool:
+        """Send a request, and call `steps` in the same atomic step; return False after the end.
 
-        What the pipe does not take at once is written by `pump`. An exception comes before any of
-        this, or the request is sent all the same.
+        `pump` writes what the pipe does not take at once. After an exception either nothing was
+        sent and no step called, or the request is sent nevertheless.
         """
         accept = self._accepting.remove if frame[0] == frames.DISCONNECT else self._accepting.index
-        pieces = [frame[at : at + PIECE_BYTES] for at in range(0, len(frame), PIECE_BYTES)]
+        pieces = [
+            frame[start : start + MAX_WRITE_BYTES]
+            for start in range(0, len(frame), MAX_WRITE_BYTES)
+        ]
         try:
-            atomically(partial(accept, _PERMIT), *also, partial(self._unsent.extend, iter(pieces)))
+            atomically(partial(accept, _PERMIT), *steps, partial(self._unsent.extend, iter(pieces)))
         except ValueError:
             return False
         self._flush()
         return True
 
     def close_requests(self) -> None:
-        """Close the requests pipe: the server takes it for the end of the session."""
+        """Close the requests pipe, which a server takes for the end of the session."""
         self._untrack(self._requests)
 
-    # What the server sends.
+    # Replies and notifications.
 
     def monitor(self) -> select.epoll:
-        """Return an epoll instance that wakes its one user whenever there may be something new.
+        """Return an epoll instance that wakes its one user when there may be new messages.
 
-        Poll it only after `pump` was called and did not bring what is waited for. Give it back by
-        `requeue`; one that is not is closed by the garbage collector.
+        Poll it only after a call of `pump` that did not bring the awaited message. Return it with
+        `put_back`; the garbage collector closes one that is not returned.
         """
         try:
             monitor = self._monitors.pop()
         except IndexError:
             monitor = select.epoll()
             monitor.register(self._poll.fileno(), select.EPOLLIN)
-            monitor.register(self._moved.fileno(), select.EPOLLIN | select.EPOLLET)
+            monitor.register(self._activity.fileno(), select.EPOLLIN | select.EPOLLET)
             if self._requests in self._open:
                 with contextlib.suppress(OSError):  # it was closed since
                     monitor.register(self._requests, select.EPOLLOUT | select.EPOLLET)
@@ -238,31 +215,31 @@ class Transport(NonCopyable):
         return monitor
 
     def put_back(self, monitor: select.epoll) -> None:
-        """End the use of a monitor."""
-        with contextlib.suppress(ValueError):  # many others were used since
+        """Return a monitor that is not needed any more."""
+        with contextlib.suppress(ValueError):  # more than MAX_POOLED_MONITORS were used since
             self._used_monitors.remove(monitor)
         self._monitors.append(monitor)
 
     def advance(self, events: list[tuple[int, int]]) -> None:
-        """Do what is to be done after a monitor was polled, and reported `events`."""
-        if len(events) == 1 and events[0][0] == self._moved.fileno():
-            self.sort()  # another thread has read something: the pipes are empty
+        """Do the remaining steps after a poll of a monitor that returned `events`."""
+        if len(events) == 1 and events[0][0] == self._activity.fileno():
+            self.parse()  # another thread has read: the pipes are empty
         else:
             self.pump()
 
     def pump(self) -> None:
-        """Read and write what can be now, and make messages of it."""
-        if self._reasons:
-            self._drop_pipes()
+        """Read and write what the pipes have and take now, and parse the messages."""
+        if self._close_reasons:
+            self._close_pipes()
         else:
             for descriptor, event in self._poll.poll(0):
-                self._serve(descriptor, event)
+                self._handle_event(descriptor, event)
             if self._unsent:
                 self._flush()
-        self.sort()
+        self.parse()
 
-    def sort(self) -> None:
-        """Make messages of what has been read."""
+    def parse(self) -> None:
+        """Make messages of the bytes that have been read."""
         while self._received:
             with contextlib.suppress(IndexError, ValueError):  # another call did it
                 chunk = self._received[0]
@@ -273,23 +250,23 @@ class Transport(NonCopyable):
                     partial(data.extend, read),  # type: ignore[attr-defined]
                     self._received.popleft,
                 )
-        self._reply_stream.take()
-        self._change_stream.take()
-        if len(self.changes) > MAX_UNREAD_CHANGES and not self._reasons:
-            self._finish(f"more than {MAX_UNREAD_CHANGES} changes came that nobody took")
+        self._reply_stream.parse()
+        self._notification_stream.parse()
+        if len(self.notifications) > MAX_UNREAD_CHANGES and not self._close_reasons:
+            self._finish(f"more than {MAX_UNREAD_CHANGES} changes were not taken by the program")
 
     def end(self, reason: str) -> None:
-        """End the session, after what the server has already written."""
+        """End the session, after reading what the server has already written."""
         for descriptor in (self._responses, self._notifications):
             while self._receive(descriptor) > 0:
                 pass
-        self.sort()
+        self.parse()
         self._finish(reason)
 
     def close(self) -> None:
         """Close and remove the pipes, whatever the server does. Idempotent.
 
-        After an exception in it, a second call or the garbage collector does what is left.
+        After an exception in it, a second call or the garbage collector does the rest.
         """
         self._finish("the session was closed")
         self._close()
@@ -297,18 +274,18 @@ class Transport(NonCopyable):
         self._finalizer.detach()
 
     def abort(self) -> None:
-        """Free the memory of a link in a forked child, whose parent goes on to use it."""
+        """Free the memory in a forked child; the parent continues to use the session."""
         self._finalizer.detach()
         self._poll.close()  # closes the child's descriptor alone
         self._monitors.clear()
         self._received.clear()
         self._unsent.clear()
         self.replies.clear()
-        self.changes.clear()
+        self.notifications.clear()
 
-    # Below.
+    # Reading and writing.
 
-    def _serve(self, descriptor: int, event: int) -> None:
+    def _handle_event(self, descriptor: int, event: int) -> None:
         if descriptor in {self._responses, self._notifications}:
             if self._receive(descriptor) == 0:
                 self._on_peer_closed(descriptor)
@@ -320,8 +297,8 @@ class Transport(NonCopyable):
                 self._watch_requests(0)
 
     def _receive(self, descriptor: int) -> int:
-        """Read what is there; return the number of bytes, 0 at the end, -1 if nothing is there."""
-        stream = self._reply_stream if descriptor == self._responses else self._change_stream
+        """Read from a pipe; return the number of bytes, 0 at its end, -1 if it is empty."""
+        stream = self._reply_stream if descriptor == self._responses else self._notification_stream
         buffer = ctypes.create_string_buffer(fifos.READ_BYTES)
         chunk: deque[object] = deque((stream.data, buffer))
         size = ctypes.c_size_t(fifos.READ_BYTES)
@@ -331,7 +308,7 @@ class Transport(NonCopyable):
                 partial(self._open.index, descriptor),
                 partial(chunk.extend, read),
                 partial(self._received.append, chunk),
-                partial(os.eventfd_write, self._moved.fileno(), 1),
+                partial(os.eventfd_write, self._activity.fileno(), 1),
             )
         except ValueError:
             return -1
@@ -361,31 +338,36 @@ class Transport(NonCopyable):
                     return
 
     def _watch_requests(self, events: int) -> None:
-        """Have `fileno` tell of `events`. Monitors do not depend on it: they have their own."""
+        """Make `fileno` readable at these events of the requests pipe.
+
+        Monitors do not depend on this: they register the requests pipe themselves.
+        """
         with contextlib.suppress(OSError):  # it is closed
             self._poll.modify(self._requests, events)
 
+    # The end.
+
     def _on_peer_closed(self, descriptor: int) -> None:
-        """Note that the server has closed its end of a pipe."""
+        """Close a pipe whose other end the server has closed."""
         if self._accepting:
-            self.end(CLOSED)
+            self.end(CLOSED_BY_SERVER)
             return
-        self.sort()
+        self.parse()
         self._untrack(descriptor)
         if self._notifications not in self._open:
-            self.end(CLOSED)
+            self.end(CLOSED_BY_SERVER)
 
     def _finish(self, reason: str) -> None:
-        atomically(self._accepting.clear, partial(self._reasons.append, reason))
-        self._drop_pipes()
+        atomically(self._accepting.clear, partial(self._close_reasons.append, reason))
+        self._close_pipes()
 
-    def _drop_pipes(self) -> None:
+    def _close_pipes(self) -> None:
         for descriptor in (self._requests, self._responses, self._notifications):
             self._untrack(descriptor)
-        # From now on `fileno` can be read from: whoever waits for it would wait for ever.
+        # Now `fileno` stays readable: else a thread that polls it would block forever.
         with contextlib.suppress(FileExistsError):
-            self._poll.register(self._moved.fileno(), select.EPOLLIN)
-        os.eventfd_write(self._moved.fileno(), 1)
+            self._poll.register(self._activity.fileno(), select.EPOLLIN)
+        os.eventfd_write(self._activity.fileno(), 1)
 
     def _track(self, descriptor: int) -> int:
         self._open.append(descriptor)
@@ -406,8 +388,8 @@ def _open_for_reading(path: bytes) -> int:
         fifo.close()
 
 
-def _close(descriptors: deque[int], place: ClientPipes, groups: Iterable[forks.Group]) -> None:
-    place.remove()
+def _close(descriptors: deque[int], pipes: ClientPipes, groups: Iterable[forks.Group]) -> None:
+    pipes.remove()
     for descriptor in list(descriptors):
         forks.close_once(descriptors, descriptor)
     for group in groups:
