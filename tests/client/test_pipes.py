@@ -126,7 +126,7 @@ def test_a_directory_that_others_get_into_is_refused(runtime: Path) -> None:
 
 def test_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:
     runtime.symlink_to(tmp_path)
-    with pytest.raises(PipeDirectoryError, match="it is no directory"):
+    with pytest.raises(PipeDirectoryError, match="it is not a directory"):
         create_pipes("me")
     assert list(tmp_path.iterdir()) == []
     runtime.unlink()

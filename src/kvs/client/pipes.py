@@ -1,19 +1,20 @@
-"""Where a client's pipes lie: a directory of the user's own, under names that are locked.
+"""The pipes of a client: files in a directory of the user's own, under names that are locked.
 
 Invariants:
 
-- The private directory is the user's, no link, and no other user gets in (mode 700), so nothing can
-  be put in the place of a pipe.
-- A name belongs to whoever holds the lock (flock(2)) on its ``.lock`` file, and the kernel lets go
-  of that however a process ends: what a crash left behind is replaced, what lives is not touched.
-- A server that does not know whose connects it reads takes only pipes that every user can open
-  (`kvs.server.access`). Pipes for such a server lie in a second directory, which other users can
-  search but not list (mode 711), under a secret name: only a process that knows it can open them,
-  and the client tells it to the server alone. The lock file holds the name, so that the pipes of a
-  process that was killed can be removed.
-- A path has at most 40 bytes, the size of its field (`kvs.protocol.frames`): 20 for the
+- The private directory must belong to the user, must not be a symbolic link, and must be closed to
+  other users (mode 700), so that no other user can replace a pipe.
+- A name belongs to the process that holds the lock (flock(2)) on its ``.lock`` file. The kernel
+  releases the lock however a process ends, so the pipes of a crashed process are replaced, and
+  those of a live one are not touched.
+- A server that cannot tell which user sent a connect accepts only pipes that every user can open
+  (`kvs.server.access`). Pipes for such a server are in a second directory, which other users can
+  search but not list (mode 711), under a secret name: only a process that knows the name can open
+  the pipes, and the client sends it to the server only. The lock file holds the secret name, so
+  that the pipes of a killed process can be removed.
+- A path must have at most 40 bytes, the size of its field (`kvs.protocol.frames`): 20 for the
   private directory, a slash, 15 for the name, 4 for the suffix; or 21 for the second directory, a
-  slash, 16 for the secret, 2 for the suffix.
+  slash, 16 for the secret name, 2 for the suffix.
 """
 
 import contextlib
@@ -37,33 +38,33 @@ from kvs.text import os_error_text, printable
 
 ID = re.compile(r"[A-Za-z0-9_-]{1,15}")
 
-DIRECTORY_BYTES = 20
+MAX_DIRECTORY_BYTES = 20
 LOCK_SUFFIX = b".lock"
 PIPE_SUFFIXES = (b".req", b".res", b".not")
-"""Requests, responses, notifications."""
+"""Suffixes of the pipes for requests, responses and notifications."""
 
 SECRET_BYTES = 12
-"""Random bytes in a secret name, which has 4 characters for every 3 of them."""
-SECRET_PIPES = (b".q", b".r", b".n")
+"""Random bytes in a secret name, which has 4 characters for every 3 bytes."""
+SECRET_PIPE_SUFFIXES = (b".q", b".r", b".n")
 _SECRET = re.compile(rb"[A-Za-z0-9_-]{16}")
 
 _unnamed = count()
 
 
 class ClientPipes(NonCopyable):
-    """The three pipes of one client, made new, and the lock on their name.
+    """The three pipes of one client, newly created, and the lock on their name.
 
-    They are removed with `remove`, when the object is forgotten, or at the end of the process
-    (atexit); only a process that is killed leaves them, for the next of that name to replace. A
-    forked child removes nothing, and does not have the lock.
+    `remove`, the garbage collector or the exit of the process (atexit) removes the pipes. Only a
+    killed process leaves its pipes behind, and the next client of that name replaces them. A forked
+    child removes nothing and does not hold the lock.
     """
 
     def __init__(self, directory: bytes, name: bytes, *, shared: bool) -> None:
-        """Make them; `shared` ones can be opened by every user who knows their secret name.
+        """Create the pipes; `shared` ones can be opened by every user who knows the secret name.
 
         Raises:
-            ClientIdInUseError: another client has the name.
-            OSError: they cannot be made.
+            ClientIdInUseError: another client uses the name.
+            OSError: a system call failed.
 
         """
         base = os.path.join(directory, name)
@@ -71,17 +72,17 @@ class ClientPipes(NonCopyable):
         private = [base + suffix for suffix in PIPE_SUFFIXES]
         paths = _secret_paths(secret) if shared else private
         self.connect = Connect(*paths)
-        """What a server is to be told of them."""
+        """The connect frame that names the pipes."""
         self._lock: deque[int] = deque()
-        """The descriptor of the lock file, until it is closed."""
+        """The descriptor of the lock file while it is open."""
         self._remove = partial(
             _remove, [*paths, base + LOCK_SUFFIX], self._lock, forks.generation()
         )
         self._finalizer = weakref.finalize(self, self._remove)
         forks.close_group_in_children(self._lock)
         try:
-            left = _lock(base + LOCK_SUFFIX, name, secret, self._lock)
-            for path in (*private, *left):
+            orphaned = _lock(base + LOCK_SUFFIX, name, secret, self._lock)
+            for path in (*private, *orphaned):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
             for path in paths:
@@ -91,42 +92,42 @@ class ClientPipes(NonCopyable):
             raise
 
     def remove(self) -> None:
-        """Remove the pipes, and free the name. Idempotent, any thread.
+        """Remove the pipes and release the name. Idempotent; for any thread.
 
-        After an exception in it, a second call or the garbage collector does what is left.
+        After an exception in it, a second call or the garbage collector does the rest.
         """
         self._remove()
         self._finalizer.detach()
 
 
-def validate_client_id(given: str | None) -> None:
-    """Check what a client is to be called; None is good, too.
+def validate_client_id(client_id: str | None) -> None:
+    """Check the ID of a client; None, for a client without an ID, is valid.
 
     Raises:
-        InvalidClientIdError: it is no ID.
+        InvalidClientIdError: the ID is not valid.
 
     """
-    if given is not None and not ID.fullmatch(given):
-        raise InvalidClientIdError(given)
+    if client_id is not None and not ID.fullmatch(client_id):
+        raise InvalidClientIdError(client_id)
 
 
 def is_shared(registration: os.stat_result) -> bool:
-    """Return whether a server takes only pipes that every user can open.
+    """Return whether a server accepts only pipes that every user can open.
 
-    It does if it is another user's, or if others may write to its registration pipe.
+    It does if another user runs it, or if other users may write to its registration pipe.
     """
     others_write = registration.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return bool(others_write) or registration.st_uid != os.geteuid()
 
 
-def create_pipes(given: str | None, *, shared: bool = False) -> ClientPipes:
-    """Make the pipes of the client `given`, which is an ID, or of one with no name.
+def create_pipes(client_id: str | None, *, shared: bool = False) -> ClientPipes:
+    """Create the pipes of the client `client_id`, a valid ID, or of a client without an ID.
 
-    `shared` tells for which kind of server (`is_shared`).
+    `shared` pipes are for a server for which `is_shared` is true.
 
     Raises:
-        ClientIdInUseError: another client has it.
-        PipeDirectoryError: there is no place for them.
+        ClientIdInUseError: another client uses the ID.
+        PipeDirectoryError: a directory or a pipe cannot be created.
 
     """
     directory = _pipe_directory()
@@ -134,16 +135,19 @@ def create_pipes(given: str | None, *, shared: bool = False) -> ClientPipes:
     if shared:
         _make_directory(_shared_directory(), 0o711)
     try:
-        if given is not None:
-            return ClientPipes(directory, given.encode("ascii"), shared=shared)
+        if client_id is not None:
+            return ClientPipes(directory, client_id.encode("ascii"), shared=shared)
         return _create_unnamed(directory, shared=shared)
     except OSError as error:
-        where = _shared_directory() if shared else directory
-        raise PipeDirectoryError(printable(where), os_error_text(error)) from error
+        path = _shared_directory() if shared else directory
+        raise PipeDirectoryError(printable(path), os_error_text(error)) from error
 
 
 def _create_unnamed(directory: bytes, *, shared: bool) -> ClientPipes:
-    """Make pipes under a name that no ID can be; another PID namespace may have the first ones."""
+    """Create pipes under a name that is not a valid ID.
+
+    A process of another PID namespace may use the same names, so several are tried.
+    """
     while True:
         name = b"+%d.%d" % (os.getpid(), next(_unnamed) % 10_000)
         with contextlib.suppress(ClientIdInUseError):
@@ -153,58 +157,62 @@ def _create_unnamed(directory: bytes, *, shared: bool) -> ClientPipes:
 def _pipe_directory() -> bytes:
     """Return the user's runtime directory (XDG Base Directory Specification), or one in /tmp."""
     runtime = os.fsencode(os.environ.get("XDG_RUNTIME_DIR", ""))
-    ours = os.path.join(runtime, b"kvs")
-    if runtime.startswith(b"/") and len(ours) <= DIRECTORY_BYTES:
+    directory = os.path.join(runtime, b"kvs")
+    if runtime.startswith(b"/") and len(directory) <= MAX_DIRECTORY_BYTES:
         with contextlib.suppress(OSError):
-            found = os.stat(runtime)
-            if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
-                return ours
+            status = os.stat(runtime)
+            if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+                return directory
     return b"/tmp/kvs-%d" % os.geteuid()
 
 
 def _shared_directory() -> bytes:
-    """Return a directory that other users can reach; the runtime directory is the user's alone."""
+    """Return a directory that other users can search, which a runtime directory is not."""
     return b"/tmp/kvs-%d-x" % os.geteuid()
 
 
 def _secret_paths(secret: bytes) -> list[bytes]:
-    return [os.path.join(_shared_directory(), secret + suffix) for suffix in SECRET_PIPES]
+    return [os.path.join(_shared_directory(), secret + suffix) for suffix in SECRET_PIPE_SUFFIXES]
 
 
 def _make_directory(directory: bytes, mode: int) -> None:
-    """Make a directory of the user's with exactly this mode, unless it is there.
+    """Create a directory with exactly this mode, unless it exists.
 
     Raises:
-        PipeDirectoryError: it cannot be made, or something else is there.
+        PipeDirectoryError: the directory cannot be created, or has another type, owner or mode.
 
     """
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, mode)
-        found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode):
-            raise PipeDirectoryError(printable(directory), "it is no directory")
-        if found.st_uid != os.geteuid():
+        status = os.lstat(directory)
+        if not stat.S_ISDIR(status.st_mode):
+            raise PipeDirectoryError(printable(directory), "it is not a directory")
+        if status.st_uid != os.geteuid():
             advice = "root can remove it"
             if not mode & 0o077:
                 advice = "set XDG_RUNTIME_DIR to a directory of your own, mode 700"
-            reason = f"it belongs to user {found.st_uid}; {advice}"
+            reason = f"it belongs to user {status.st_uid}; {advice}"
             raise PipeDirectoryError(printable(directory), reason)
-        is_mode = stat.S_IMODE(found.st_mode)
-        if is_mode & ~mode:
-            reason = f"its mode is {is_mode:o}, it must be {mode:o}"
+        actual_mode = stat.S_IMODE(status.st_mode)
+        if actual_mode & ~mode:
+            reason = f"its mode is {actual_mode:o}, it must be {mode:o}"
             raise PipeDirectoryError(printable(directory), reason)
-        if is_mode != mode:  # the umask took some, of this process or of another that made it
+        if actual_mode != mode:  # the umask of the process that created it removed some bits
             os.chmod(directory, mode)
     except OSError as error:
         raise PipeDirectoryError(printable(directory), os_error_text(error)) from error
 
 
 def _lock(path: bytes, name: bytes, secret: bytes, held: deque[int]) -> list[bytes]:
-    """Lock the file at `path`, created if need be, and write down which process has it.
+    """Lock the file at `path`, created if needed, and write the PID and `secret` to it.
 
-    The file is open in `held` then. Return the secret paths that a process that had it before has
-    left.
+    The open file is appended to `held`. Return the secret paths that the previous owner of the name
+    may have left behind.
+
+    Raises:
+        ClientIdInUseError: another process holds the lock.
+
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
@@ -218,16 +226,16 @@ def _lock(path: bytes, name: bytes, secret: bytes, held: deque[int]) -> list[byt
                 name.decode("ascii"), int(pid) if pid.isdigit() else None
             ) from None
         if _is_same_file(file, path):
-            os.fchmod(file, 0o600)  # the umask may have taken some of it
-            _, before = _read_lock(file)
+            os.fchmod(file, 0o600)  # the umask may have removed some bits
+            _, previous = _read_lock(file)
             os.ftruncate(file, 0)
             os.pwrite(file, b"%d\n%b" % (os.getpid(), secret), 0)
-            return _secret_paths(before) if before else []
+            return _secret_paths(previous) if previous else []
         _close(held)  # the process that held the lock has just removed the file
 
 
 def _read_lock(file: int) -> tuple[bytes, bytes]:
-    """Return process and secret name in a lock file; empty what is not there, or is none."""
+    """Return PID and secret name in a lock file; empty if missing, or if the name is not valid."""
     pid, _, secret = os.pread(file, 64, 0).partition(b"\n")
     return pid, secret if _SECRET.fullmatch(secret) else b""
 
@@ -240,18 +248,21 @@ def _is_same_file(file: int, path: bytes) -> bool:
 
 def _remove(paths: list[bytes], lock: deque[int], generation: int) -> None:
     if forks.generation() != generation:
-        return  # the parent goes on to use them
+        return  # the parent still uses them
     for file in list(lock):
-        if _is_ours(file, lock, paths[-1]):
-            for path in paths:  # the lock file is the last: this can be called again until then
+        if _try_lock(file, lock, paths[-1]):
+            for path in paths:  # the lock file last: until then an interrupted call can be repeated
                 with contextlib.suppress(OSError):
                     os.unlink(path)
     _close(lock)
     forks.stop_closing_group(lock)
 
 
-def _is_ours(file: int, lock: deque[int], path: bytes) -> bool:
-    """Return whether this process has the name: an exception may have come before it was locked."""
+def _try_lock(file: int, lock: deque[int], path: bytes) -> bool:
+    """Take the lock at `path` if it is free; return whether this process holds the lock.
+
+    An exception may have come between open(2) and flock(2).
+    """
     with contextlib.suppress(OSError, ValueError):
         flags = fcntl.LOCK_EX | fcntl.LOCK_NB
         atomically(partial(lock.index, file), partial(fcntl.flock, file, flags))
