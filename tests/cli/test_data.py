@@ -56,9 +56,8 @@ def test_check_prints_what_is_there(data: Path) -> None:
     ended = kvs("check", data)
     assert ended.status == 0
     assert ended.stdout.decode().split("\n")[0] == (
-        f"{data}/0000000002.journal: the file ends within the header of a group: what begins at "
-        f"byte {len(segments()[1].data)} was never wholly written, and is dropped by the next "
-        "start (7 bytes)"
+        f"{data}/0000000002.journal: the file ends within the header of a group: the incomplete "
+        f"group at byte {len(segments()[1].data)} will be dropped at the next start (7 bytes)"
     )
     assert kvs("compact", data).status == 0
     ended = kvs("check", data)
@@ -214,8 +213,8 @@ def test_compact_says_what_has_become_of_it(data: Path) -> None:
     ended = kvs("compact", data)
     assert ended.status == 0
     assert ended.lines == [
-        f"kvs compact: {data}/0000000002.journal: the file ends in zeros: what begins at byte "
-        f"{len(segments()[1].data)} was never wholly written, and was dropped (100 bytes)"
+        f"kvs compact: {data}/0000000002.journal: the file ends in zeros: the incomplete group at "
+        f"byte {len(segments()[1].data)} was dropped (100 bytes)"
     ]
     [told] = ended.stdout.decode().split("\n")[:-1]
     written = len(contents(data)["0000000003.snapshot"])
@@ -248,7 +247,7 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
         assert ended.status == 0
         told = (
             rf"kvs run: {data}: at revision {number}, {pluralize(min(number, 1), 'pair')}; "
-            rf"carried out again: {pluralize(number, 'command')} of the journal; \d+\.\d{{3}} s"
+            rf"replayed {pluralize(number, 'command')} of the journal in \d+\.\d{{3}} s"
         )
         new = f"kvs run: {data}: a new data directory"
         assert re.fullmatch(told if number else new, one_line(ended))
@@ -259,7 +258,7 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
         file.write(b"#")
     ended = kvs("run", "--quiet", jobs, "--data", data)
     assert ended.status == 0
-    assert ended.lines[0].endswith("was never wholly written, and was dropped (1 byte)")
+    assert ended.lines[0].endswith("was dropped (1 byte)")
     assert len(ended.lines) == 2
 
 

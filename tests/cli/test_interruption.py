@@ -73,9 +73,7 @@ def test_jobs_that_wait_are_stopped_and_those_not_begun_do_not_begin(
         process.send_signal(number)
         ended = end(process)
     assert ended.status == 128 + number
-    assert ended.lines == [
-        f"kvs run: stopped by {number.name}; 3 of 3 jobs did not come to the end"
-    ]
+    assert ended.lines == [f"kvs run: stopped by {number.name}; 3 of 3 jobs unfinished"]
     states = {
         name: (job["state"], job["commands"]) for name, job in load(tmp_path / "report").items()
     }
@@ -322,7 +320,7 @@ def test_the_exit_status_is_the_signals_though_jobs_lines_and_snapshots_failed(
         ended = end(process)
     assert ended.status == 128 + number
     assert [line for line in ended.lines if "stopped by" in line] == [
-        f"kvs run: stopped by {number.name}; 2 of 4 jobs did not come to the end"
+        f"kvs run: stopped by {number.name}; 2 of 4 jobs unfinished"
     ]
     assert len(ended.lines) == 4
     assert leftovers(jobs) == []
@@ -352,7 +350,7 @@ def test_a_signal_that_is_ignored_by_inheritance_stays_ignored(tmp_path: Path) -
         process.send_signal(signal.SIGTERM)
         ended = end(process)
     assert ended.status == 143
-    assert ended.lines == ["kvs run: stopped by SIGTERM; 1 of 1 job did not come to the end"]
+    assert ended.lines == ["kvs run: stopped by SIGTERM; 1 of 1 job unfinished"]
 
 
 def test_children_are_waited_for_though_their_end_is_ignored_by_inheritance(

@@ -64,7 +64,7 @@ def test_a_pipe_that_nothing_reads_and_then_is_read() -> None:
             return words in log
 
         os.set_blocking(reader, False)
-        until(lambda: logged(b"of the log dropped: stderr did not take them"))
+        until(lambda: logged(b"of the log dropped: stderr could not be written"))
         numbers = itertools.count()
 
         def connection_is_logged() -> bool:  # a line may be dropped until the noise has ended

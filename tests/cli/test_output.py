@@ -40,7 +40,7 @@ def all_was_done(jobs: Path) -> bool:
 def test_a_table_with_a_row_per_job_goes_to_stdout_and_errors_go_to_stderr(jobs: Path) -> None:
     ended = kvs("run", "jobs", how=Start(cwd=jobs.parent))
     headings, *rows = [line.split(maxsplit=5) for line in ended.stdout.decode().splitlines()]
-    assert headings == ["job", "commands", "invalid", "snapshots", "seconds", "state"]
+    assert headings == ["job", "commands", "invalid", "backups", "seconds", "state"]
     assert [row[:4] for row in rows] == [["bad", "2", "1", "0"], ["good", "3", "0", "1"]]
     assert all(row[5].startswith("done") for row in rows)
     assert all(0 <= float(row[4]) < 60 for row in rows)
@@ -124,7 +124,10 @@ def test_of_one_job_1000_errors_are_told_and_the_rest_is_counted(tmp_path: Path)
         *(["./full.job", str(number)] for number in range(1, 1_001)),
         *(["./many.job", str(number)] for number in range(1, 1_001)),
         ["./one.job", "1"],
-        ["./many.job", " 500 more invalid lines; the first 1000 were told, 'kvs lint' tells all"],
+        [
+            "./many.job",
+            " 500 more invalid lines; only the first 1000 are reported, 'kvs lint' lists all",
+        ],
     ]
     rows = {row.split()[0]: row.split()[2] for row in ended.stdout.decode().splitlines()}
     assert rows == {"job": "invalid", "many": "1500", "full": "1000", "one": "1"}

@@ -44,19 +44,15 @@ def test_progress_is_shown_while_jobs_run_and_a_table_at_the_end(tmp_path: Path)
     write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\n", "b": HOUR, "c": "HELP\nfoo\n"})
     arguments = ("run", tmp_path, "--threads", "2")
     with on_terminal(*arguments, how=Start(children_stop="birth")) as (process, terminal):
-        terminal.read_until(
-            r"2 of 3 jobs done, 1 running, [0-9,]+ commands/s, 1 snapshot in flight"
-        )
+        terminal.read_until(r"2 of 3 jobs done, 1 running, [0-9,]+ commands/s, 1 backup in flight")
         (child,) = stopped_children(process)
         os.kill(child, signal.SIGCONT)
-        terminal.read_until(
-            "2 of 3 jobs done, 1 running, [0-9,]+ commands/s, 0 snapshots in flight"
-        )
+        terminal.read_until("2 of 3 jobs done, 1 running, [0-9,]+ commands/s, 0 backups in flight")
         terminal.type(b"\x03")
         text = terminal.read_to_end()
         assert process.wait(SECONDS) == 130
     headings, *rows = table(text)
-    assert headings == ["job", "commands", "invalid", "snapshots", "seconds", "state"]
+    assert headings == ["job", "commands", "invalid", "backups", "seconds", "state"]
     assert [row[:4] for row in rows] == [
         ["a", "2", "0", "1"],
         ["b", "1", "0", "0"],
@@ -194,7 +190,7 @@ def test_ctrl_c_stops_jobs_and_lets_a_snapshot_be_finished(tmp_path: Path) -> No
         os.kill(child, signal.SIGCONT)
         text = terminal.read_to_end()
         assert process.wait(SECONDS) == 130
-    assert "stopped by SIGINT; 1 of 1 job did not come to the end" in text
+    assert "stopped by SIGINT; 1 of 1 job unfinished" in text
     assert (tmp_path / "a-1.bck").read_bytes() == b"(k, v)\n"
     assert (tmp_path / "a.out").read_bytes() == b"[(k,v)]\nWaiting...\n"
     assert leftovers(tmp_path) == []
@@ -203,7 +199,7 @@ def test_ctrl_c_stops_jobs_and_lets_a_snapshot_be_finished(tmp_path: Path) -> No
 def test_a_second_signal_gives_the_cursor_back(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "BACKUP\n"})
     with on_terminal("run", tmp_path, how=Start(children_stop="birth")) as (process, terminal):
-        terminal.read_until("1 snapshot in flight")
+        terminal.read_until("1 backup in flight")
         assert interrupt_until_gone(process) == 130
         terminal.read_to_end()
         assert terminal.raw.rindex(SHOW_CURSOR) > terminal.raw.rindex(HIDE_CURSOR)

@@ -1,7 +1,6 @@
 """The command line: arguments in, exit status out.
 
-Exit status: 0 all well, 1 something in the work failed, 2 wrong usage, 128 and the signal's number
-when a signal ended the work.
+Exit status: 0 success, 1 failure, 2 wrong usage, 128 plus the signal's number after a signal.
 """
 
 import argparse
@@ -32,24 +31,24 @@ from kvs.settings import (
 from kvs.text import printable
 
 Action = Callable[[argparse.Namespace], int]
-"""A command: it is given the options, and returns the exit status."""
+"""A command of the program: takes the parsed arguments and returns the exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program with `arguments`, by default the process's; return its exit status."""
+    """Run the program with `arguments`, by default those of the process; return its exit status."""
     _fill_standard_descriptors()
     atexit.register(flush_at_exit)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would hide endings
-    # Forking beside threads is safe here: docs/design.md says why.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, no exit status is reported
+    # Forking in a process with threads is safe here: docs/design.md says why.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     program = "kvs"
     try:
-        options, others = _parser().parse_known_args(arguments)
+        options, unknown = _parser().parse_known_args(arguments)
         program = f"kvs {options.command}"
-        if others:
-            _Parser(prog=program).error(f"unrecognized arguments: {' '.join(others)}")
+        if unknown:
+            _Parser(prog=program).error(f"unrecognized arguments: {' '.join(unknown)}")
         action: Action = options.load()
         with keyboard_interrupt_on_sigint():
             return action(options)
@@ -66,16 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fill_standard_descriptors() -> None:
-    """Keep 0, 1 and 2 from our files: what somebody writes to stderr could end in the journal."""
+    """Open /dev/null as descriptor 0, 1 or 2 where it is closed.
+
+    Otherwise one of our files could get the number, and a message written to stderr end up in it.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells of wrong usage in one line."""
+    """A parser that reports wrong usage in one line."""
 
     def error(self, message: str) -> NoReturn:
         line = message if message.isprintable() else printable(message)
@@ -83,7 +85,7 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
     def _print_message(self, message: str, _file: object = None) -> None:
-        """Write help or the version: results as any other, which may not be lost in silence."""
+        """Write help or the version to stdout; a failed write is an error, as for any result."""
         print_result(message.rstrip("\n"))
 
 
@@ -91,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="kvs",
         description="A key-value store for one machine's programs and scripts.",
-        epilog="Exit status: 0 all well, 1 something in the work failed, 2 wrong usage, 130 or "
-        "143 ended by Ctrl-C or SIGTERM.",
+        epilog="Exit status: 0 success, 1 failure, 2 wrong usage, 130 or 143 after Ctrl-C or "
+        "SIGTERM.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -106,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_lint_arguments(commands.add_parser("lint", help="check job files", allow_abbrev=False))
     _add_client_arguments(
-        commands.add_parser("client", help="talk to a server, or watch it", allow_abbrev=False)
+        commands.add_parser(
+            "client", help="send commands to a server, and watch keys", allow_abbrev=False
+        )
     )
     _add_serve_arguments(
         commands.add_parser("serve", help="run jobs and serve sessions", allow_abbrev=False)
@@ -117,44 +121,44 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run every job (NAME.job) of a directory against one store, a new one or that of --data, "
-        "in order of name, some at the same time. NAME.job gives NAME.out, and its n-th BACKUP "
-        "gives NAME-n.bck. Ends when all jobs and snapshots have ended. Ctrl-C or SIGTERM stops in "
-        "good order; a second one leaves at once."
+        "Run every job (NAME.job) of a directory against one store, a new one or that of --data. "
+        "Jobs start in order of name and run in parallel. NAME.job writes NAME.out, and its n-th "
+        "BACKUP writes NAME-n.bck. Exits when all jobs and backups are finished. Ctrl-C or SIGTERM "
+        "shuts down gracefully; a second signal exits at once."
     )
     parser.set_defaults(load=_lazy_action("run"))
-    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
+    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the jobs directory")
     parser.add_argument(
         "--threads", metavar="N", type=_positive, default=usable_cpu_count(),
-        help="jobs running at the same time, at most (default: the cores, here %(default)s)",
+        help="maximum jobs running in parallel (default: one per core, here %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--backups", metavar="N", type=_positive, default=Settings.backups,
-        help="snapshots being written at the same time, at most (default: %(default)s)",
+        help="maximum backups written in parallel (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
+        "--restore", metavar="FILE.bck", type=_path, help="load the pairs of this backup first"
     )
     _add_data_arguments(parser)
     parser.add_argument(
         "--resume", action="store_true",
-        help="go on with jobs that the data directory knows, and leave alone those that are done",
+        help="resume the jobs that the data directory has a checkpoint of, and skip finished ones",
     )  # fmt: skip
     parser.add_argument(
         "--report",
         metavar="FILE.json",
         type=_path,
-        help="write what came of every job to this file, as JSON",
+        help="write the result of every job to this file, as JSON",
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="no progress and no table; errors are still told"
+        "--quiet", action="store_true", help="show errors, but no progress and no table"
     )
 
 
 def _add_lint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Tell of every line that is no valid command: file, line, column (in bytes, from 1), "
-        "reason, and the line with a caret under the place. Runs and changes nothing."
+        "Report every invalid line: file, line, column (in bytes, from 1), reason, and the line "
+        "with a caret under the column. Runs and changes nothing."
     )
     parser.set_defaults(load=_lazy_action("lint"))
     parser.add_argument(
@@ -162,56 +166,56 @@ def _add_lint_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JOBS_DIR_OR_FILE",
         type=_path,
         nargs="+",
-        help="a directory of jobs, or one file",
+        help="a directory with job files, or one file",
     )
 
 
 def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run the jobs of a directory, also those that come into it, and serve clients over named "
-        "pipes against the same store, until SIGTERM or Ctrl-C; a second one leaves at once. "
-        "SIGUSR1 ends all sessions and nothing else. Logs to stderr."
+        "Run the jobs of a directory, including those added later, and serve clients over named "
+        "pipes, all against one store, until SIGTERM or Ctrl-C; a second signal exits at once. "
+        "SIGUSR1 ends all sessions and nothing else. Logs to stderr. Coming from the C programs? "
+        "The arguments are the same."
     )
     defaults = ServerSettings()
     parser.set_defaults(load=_lazy_action("serve"))
-    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the directory of jobs")
+    parser.add_argument("directory", type=_path, metavar="JOBS_DIR", help="the jobs directory")
     parser.add_argument(
-        "threads", metavar="MAX_THREADS", type=_positive, help="jobs at the same time, at most"
+        "threads", metavar="MAX_THREADS", type=_positive, help="maximum jobs running in parallel"
     )
     parser.add_argument(
-        "backups", metavar="BACKUPS_MAX", type=_positive, help="snapshots at once, at most"
+        "backups", metavar="BACKUPS_MAX", type=_positive, help="maximum backups written in parallel"
     )
-    parser.add_argument(
-        "fifo", type=_path, metavar="FIFO", help="the registration pipe, which is made"
-    )
+    parser.add_argument("fifo", type=_path, metavar="FIFO", help="the registration pipe to create")
     parser.add_argument(
         "--max-sessions", metavar="S", type=_positive, default=defaults.sessions,
-        help="sessions at the same time, at most; others wait (default: %(default)s)",
+        help="maximum sessions; further clients wait (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--fifo-mode", metavar="MODE", type=_mode, default=defaults.fifo_mode,
-        help="permissions of the registration pipe: 600, or 620, 602 or 622, which let its group, "
-        "others or both connect, and execute any command (default: 600)",
+        help="permissions of the registration pipe: 600, or 620, 602 or 622, which allow its "
+        "group, others or both to connect, and to execute any command (default: 600)",
     )  # fmt: skip
     parser.add_argument(
         "--outbox-bytes", metavar="N", type=_positive, default=defaults.outbox_bytes,
-        help="a client this far behind its notifications is disconnected (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--outbox-total-bytes", metavar="N", type=_positive, default=defaults.outbox_total_bytes,
-        help="the same for all clients together (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--reply-total-bytes", metavar="N", type=_positive, default=defaults.reply_total_bytes,
-        help="replies of all scripts together; a script waits for room, or is stopped "
+        help="maximum bytes of unread notifications of a client; a slower client is disconnected "
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--restore", metavar="FILE.bck", type=_path, help="begin with the pairs of this snapshot"
+        "--outbox-total-bytes", metavar="N", type=_positive, default=defaults.outbox_total_bytes,
+        help="the same limit for all clients together (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reply-total-bytes", metavar="N", type=_positive, default=defaults.reply_total_bytes,
+        help="maximum bytes of unread replies to scripts of all clients together; a script waits "
+        "for memory, or is stopped (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--restore", metavar="FILE.bck", type=_path, help="load the pairs of this backup first"
     )
     _add_data_arguments(parser)
     parser.add_argument(
-        "--once", action="store_true", help="run only the jobs that are there at the start"
+        "--once", action="store_true", help="run only the jobs present at the start"
     )
     parser.add_argument(
         "--log-level", metavar="LEVEL", default="info",
@@ -225,53 +229,56 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="DIR",
         type=_path,
-        help="keep the store in this directory, which is made if need be",
+        help="store the data in this directory, which is created if needed",
     )
     parser.add_argument(
         "--fsync", choices=FSYNC_MODES,
-        help="when changes are synced to disk: before anything that depends on them is told, "
-        "within an interval, or when the kernel comes to it (default: always)",
+        help="when changes are synced to disk: before any result that depends on them is released, "
+        "within an interval, or when the kernel chooses to (default: always)",
     )  # fmt: skip
     parser.add_argument(
         "--fsync-interval", metavar="SECONDS", type=_seconds,
-        help="with --fsync interval: so many seconds after the change, at the latest, 0.001 to "
-        "3600 (default: 1)",
+        help="with --fsync interval: maximum seconds between a change and its sync, 0.001 to 3600 "
+        "(default: 1)",
     )  # fmt: skip
 
 
 def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    """Describe the commands that look after a data directory that nobody has open."""
-    for name, what in (
-        ("check", "verify all of a data directory, and change nothing"),
+    """Add the commands for a data directory that no process has open."""
+    for name, summary in (
+        ("check", "verify all checksums of a data directory, and change nothing"),
         ("dump", "write the pairs of a data directory, as SHOW does"),
-        ("compact", "make the journal of a data directory short"),
+        ("compact", "rewrite the journal of a data directory as a snapshot"),
     ):
-        parser = commands.add_parser(name, help=what, allow_abbrev=False)
-        parser.description = what[0].upper() + what[1:] + "."
+        parser = commands.add_parser(name, help=summary, allow_abbrev=False)
+        parser.description = summary[0].upper() + summary[1:] + "."
         parser.set_defaults(load=_lazy_action(name, "maintenance"))
         parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
-        "repair", help="cut a damaged journal at its first damage", allow_abbrev=False
+        "repair", help="cut a corrupt journal at its first damage", allow_abbrev=False
     )
     parser.description = (
-        "Cut the journal of a data directory at its first damage. What is cut off is kept in files "
-        "beside it. A damaged snapshot is put aside, if the files before it are still there, and "
-        "whole. Tells what was lost."
+        "Cut the journal of a data directory at its first damage. The bytes cut off are saved in "
+        "files beside it. A corrupt snapshot is put aside, if the files before it still exist and "
+        "are intact. Reports what was lost."
     )
     parser.set_defaults(load=_lazy_action("repair", "maintenance"))
-    parser.add_argument("--cut", action="store_true", required=True, help="yes, cut")
+    parser.add_argument("--cut", action="store_true", required=True, help="confirm the cut")
     parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
-        "restore", help="begin a data directory with a backup", allow_abbrev=False
+        "restore", help="create a data directory from a backup", allow_abbrev=False
     )
-    parser.description = "Make a data directory that begins with the pairs of a backup."
+    parser.description = "Create a data directory that holds the pairs of a backup."
     parser.set_defaults(load=_lazy_action("restore", "maintenance"))
     parser.add_argument("file", type=_path, metavar="FILE.bck", help="the backup")
     parser.add_argument("directory", type=_path, metavar="DIR", help="a new or empty directory")
 
 
 def _lazy_action(name: str, module: str | None = None) -> Callable[[], Action]:
-    """Return what loads the command `name`, once it is the one: the others do not wait for it."""
+    """Return a function that imports and returns the command `name`.
+
+    Importing only the command that runs makes every command start faster.
+    """
 
     def load() -> Action:
         action: Action = getattr(import_module(f"kvs.cli.{module or name}"), name)
@@ -281,7 +288,7 @@ def _lazy_action(name: str, module: str | None = None) -> Callable[[], Action]:
 
 
 def _seconds(text: str) -> float:
-    """Take a length of time, as a decimal number of seconds."""
+    """Return a duration in seconds from a decimal number."""
     try:
         seconds = float(text)
     except ValueError:
@@ -294,7 +301,7 @@ def _seconds(text: str) -> float:
 
 
 def _path(text: str) -> str:
-    """Take a path; an empty one, as a variable that is not set makes it, leads nowhere."""
+    """Return a path; refuse an empty one, such as an unset variable of the shell gives."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return text
@@ -313,26 +320,26 @@ def _mode(text: str) -> int:
 
 def _add_client_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Open a session with a server. Carries out lines of standard input: SUBSCRIBE [key], "
+        "Open a session with a server. Executes the lines of standard input: SUBSCRIBE [key], "
         "UNSUBSCRIBE [key], DELAY milliseconds, DISCONNECT, and every command of a job but BACKUP. "
-        "Prints the server's answers, and (key,value) or (key,DELETED) for each change of a "
-        "subscribed key. On a terminal it is a console, with history, completion and help. Ends "
-        "with DISCONNECT or the end of the input; with status 1 if the server ends the session."
+        "Prints the server's replies, and (key,value) or (key,DELETED) for each change of a "
+        "subscribed key. On a terminal it is a console with history, completion and help. Exits at "
+        "DISCONNECT or the end of the input; with status 1 if the server ends the session."
     )
     parser.set_defaults(load=_lazy_action("client"))
     parser.add_argument(
-        "id", metavar="ID", help="the client's name: 1 to 15 letters, digits, - and _"
+        "id", metavar="ID", help="the client's ID: 1 to 15 letters, digits, - and _"
     )
     parser.add_argument("fifo", type=_path, metavar="FIFO", help="the server's registration pipe")
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=_seconds,
-        help="give up if the server has not answered within so many seconds, 0.001 to 3600 "
-        "(default: wait as long as the server is there)",
+        help="maximum seconds until the server answers the connect, 0.001 to 3600 (default: wait "
+        "as long as the server exists)",
     )  # fmt: skip
 
 
 def _positive(text: str) -> int:
-    """Take a whole number of 1 or more; the error's text is shown to the person."""
+    """Return a whole number of 1 or more."""
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):
         raise argparse.ArgumentTypeError(
             f"a whole number from 1 to 999999999 is needed, not '{text}'"

@@ -1,4 +1,4 @@
-"""``kvs lint``: what is wrong with every line of some job files, changing nothing."""
+"""``kvs lint``: report every invalid line of job files; change nothing."""
 
 import argparse
 import os
@@ -12,23 +12,23 @@ from kvs.jobs.input import line_blocks
 from kvs.language.diagnostics import Diagnostic, line_end
 from kvs.text import os_error_text, pluralize, printable
 
-BEFORE_BYTES = 40
-AFTER_BYTES = 32
-"""So much of a line is quoted around a fault."""
+MAX_EXCERPT_BYTES_BEFORE = 40
+MAX_EXCERPT_BYTES_AFTER = 32
+"""Maximum bytes of a line that are quoted before and after the column of a diagnostic."""
 
 
 def lint(options: argparse.Namespace) -> int:
-    """Carry out ``kvs lint``; return the exit status."""
+    """Run ``kvs lint``; return the exit status."""
     missing = [path for path in options.paths if not os.path.lexists(path)]
     if missing:
         raise UsageError(f"{printable(missing[0])}: no such file or directory")
-    good = True
+    is_valid = True
     for path in options.paths:
         if os.path.isdir(path):
-            good &= _lint_directory(path)
+            is_valid &= _lint_directory(path)
         else:
-            good &= _lint_file(os.fsencode(path), printable(path))
-    return 0 if good else 1
+            is_valid &= _lint_file(os.fsencode(path), printable(path))
+    return 0 if is_valid else 1
 
 
 def _lint_directory(path: str) -> bool:
@@ -48,8 +48,8 @@ def _lint_directory(path: str) -> bool:
 def _lint_file(name: bytes, shown_name: str, directory: int | None = None) -> bool:
     try:
         file = open_job(name, shown_name, directory)
-    except JobError as failure:
-        print_error(str(failure))
+    except JobError as error:
+        print_error(str(error))
         return False
     try:
         return _lint_open_file(file, shown_name)
@@ -63,35 +63,36 @@ def _lint_file(name: bytes, shown_name: str, directory: int | None = None) -> bo
 def _lint_open_file(file: int, name: str) -> bool:
     lines = commands = invalid = 0
     for script in line_blocks(file):
-        looked_at = 0
+        counted = 0
         number = lines
-        checked = check(script)
-        for fault in checked.diagnostics:
-            number += script.count(b"\n", looked_at, fault.offset)
-            looked_at = fault.offset
-            where = f"{name}:{number + 1}:{fault.column}"
-            print_result(f"{where}: {fault.reason}\n{excerpt_with_caret(script, fault)}")
+        result = check(script)
+        for diagnostic in result.diagnostics:
+            number += script.count(b"\n", counted, diagnostic.offset)
+            counted = diagnostic.offset
+            position = f"{name}:{number + 1}:{diagnostic.column}"
+            excerpt = excerpt_with_caret(script, diagnostic)
+            print_result(f"{position}: {diagnostic.reason}\n{excerpt}")
             invalid += 1
-        commands += checked.commands
+        commands += result.commands
         lines += script.count(b"\n") + (not script.endswith(b"\n"))
     verdict = f"{invalid} invalid" if invalid else "all valid"
     print_result(f"{name}: {pluralize(lines, 'line')}, {pluralize(commands, 'command')}, {verdict}")
     return not invalid
 
 
-def excerpt_with_caret(script: bytes, fault: Diagnostic) -> str:
-    """Return the line of `fault`, or what stands around the place if it is long, and a caret."""
-    at = fault.offset + fault.column - 1
-    start = max(fault.offset, at - BEFORE_BYTES)
-    line_ends = line_end(script, fault.offset)
-    end = min(at + AFTER_BYTES, line_ends)
-    before = ("..." if start > fault.offset else "") + printable(script[start:at])
-    after = printable(script[at:end]) + ("..." if end < line_ends else "")
+def excerpt_with_caret(script: bytes, diagnostic: Diagnostic) -> str:
+    """Return the line of `diagnostic`, cut if it is long, and a caret under its column."""
+    column = diagnostic.offset + diagnostic.column - 1
+    start = max(diagnostic.offset, column - MAX_EXCERPT_BYTES_BEFORE)
+    end_of_line = line_end(script, diagnostic.offset)
+    end = min(column + MAX_EXCERPT_BYTES_AFTER, end_of_line)
+    before = ("..." if start > diagnostic.offset else "") + printable(script[start:column])
+    after = printable(script[column:end]) + ("..." if end < end_of_line else "")
     return f"    {before}{after}\n    {' ' * _width(before)}^"
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal `text` takes (Unicode's annex 11)."""
+    """Return the number of terminal columns of `text` (Unicode Standard Annex 11)."""
     return sum(
         0 if unicodedata.category(character) in {"Mn", "Me"} else
         2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1

@@ -1,10 +1,10 @@
 """The log of a server on stderr, which never blocks the thread that logs.
 
 stderr may be a pipe that nothing reads, a terminal stopped with Ctrl-S, a full disk, or closed. A
-thread of its own writes to it. That is right for every kind of file; O_NONBLOCK is not: it belongs
+thread of its own writes to it, which works for every kind of file. O_NONBLOCK does not: it belongs
 to the open file description, which other processes share, and a terminal's output may block in the
-middle of a write(2) that poll(2) allowed. What the thread has not written yet is bounded; beyond
-the bound lines are dropped and counted, and the number is logged once the thread gets on.
+middle of a write(2) that poll(2) allowed. The unwritten bytes are bounded; beyond the bound lines
+are dropped and counted, and the number is logged after the next successful write.
 """
 
 import atexit
@@ -28,14 +28,14 @@ FLUSH_SECONDS = 0.2
 """Seconds that `flush` waits while nothing can be written."""
 
 RETRY_SECONDS = 1.0
-"""Seconds from a write that failed to the next."""
+"""Seconds between a failed write and the next attempt."""
 
 
 class LogWriter:
-    """A stream whose lines a thread of its own writes to a descriptor.
+    """A text stream whose lines a thread of its own writes to a descriptor.
 
     Threads: every method may be called from any thread. `write` never blocks.
-    Locking: `_changed` guards everything but `_partial`, and is never held while writing.
+    Locking: `_changed` guards everything but `_partial`, and is never held during a write(2).
     """
 
     encoding, errors, closed = "utf-8", "backslashreplace", False
@@ -43,11 +43,11 @@ class LogWriter:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._partial = local()
-        """Text of the calling thread that lacks its newline."""
+        """The incomplete last line of each thread."""
         self._changed = Condition()
         self._waiting = bytearray()
         self._dropped = 0
-        """Lines dropped, and not reported yet."""
+        """Lines dropped and not reported yet."""
         self._is_writing = False
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:  # signals must interrupt the main thread alone
@@ -56,23 +56,23 @@ class LogWriter:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def fileno(self) -> int:
-        """Return the descriptor that is written to."""
+        """Return the descriptor."""
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def write(self, text: str) -> int:
-        """Take `text`; each line of it is written, or dropped and counted."""
-        whole, newline, rest = (getattr(self._partial, "text", "") + text).rpartition("\n")
+        """Queue the complete lines of `text`; drop and count those beyond the bound."""
+        lines, newline, rest = (getattr(self._partial, "text", "") + text).rpartition("\n")
         self._partial.text = rest
         if newline:
-            self._add(f"{whole}\n".encode(errors=self.errors))
+            self._add(f"{lines}\n".encode(errors=self.errors))
         return len(text)
 
     def flush(self) -> None:
-        """Wait until everything is written, but only as long as the thread gets on."""
+        """Block until everything is written, or nothing could be for `FLUSH_SECONDS`."""
         with self._changed:
             while self._waiting or self._dropped or self._is_writing:
                 if not self._changed.wait(FLUSH_SECONDS):
@@ -104,23 +104,24 @@ class LogWriter:
 
     def _write(self, lines: bytes) -> int:
         """Write `lines`; return how many could not be written."""
-        rest = memoryview(lines)
-        while rest:
+        unwritten = memoryview(lines)
+        while unwritten:
             try:
-                rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
+                size = os.write(self._descriptor, unwritten[: select.PIPE_BUF])
+                unwritten = unwritten[size:]
             except BlockingIOError:  # another process has made the description non-blocking
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()
             except OSError:
-                return bytes(rest).count(b"\n")
+                return bytes(unwritten).count(b"\n")
             with self._changed:
-                self._changed.notify_all()  # `flush` waits as long as it gets on
+                self._changed.notify_all()  # `flush` waits as long as there is progress
         return 0
 
 
 class _Handler(logging.Handler):
-    """Gives records to a `LogWriter`."""
+    """A handler that writes records to a `LogWriter`."""
 
     def __init__(self, writer: LogWriter) -> None:
         super().__init__()
@@ -131,15 +132,15 @@ class _Handler(logging.Handler):
 
 
 def _dropped_line(number: int) -> bytes:
-    text = f"{pluralize(number, 'line')} of the log dropped: stderr did not take them"
+    text = f"{pluralize(number, 'line')} of the log dropped: stderr could not be written"
     values = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": text}
     return f"{logging.Formatter(FORMAT).format(logging.makeLogRecord(values))}\n".encode()
 
 
 def log_to_stderr(level: str) -> None:
-    """Send the log to stderr, and have nothing that is written to `sys.stderr` block from now on.
+    """Send the log to stderr, and make every write to `sys.stderr` non-blocking from now on.
 
-    What cannot be written within `FLUSH_SECONDS` when the process exits is lost.
+    At exit, lines that cannot be written within `FLUSH_SECONDS` are lost.
     """
     if sys.stderr is None:  # it was closed when the process started
         logging.basicConfig(handlers=[logging.NullHandler()], level=level.upper())
@@ -147,10 +148,10 @@ def log_to_stderr(level: str) -> None:
     writer = LogWriter(sys.stderr.fileno())
     sys.stderr = cast(TextIO, writer)
     logging.basicConfig(handlers=[_Handler(writer)], level=level.upper(), format=FORMAT)
-    atexit.register(_leave, writer)
+    atexit.register(_close, writer)
 
 
-def _leave(writer: LogWriter) -> None:
-    """Write what is left while the writer's thread still runs; the interpreter flushes no more."""
+def _close(writer: LogWriter) -> None:
+    """Flush while the writer's thread still runs, and keep the interpreter from flushing later."""
     writer.flush()
     sys.stderr = None

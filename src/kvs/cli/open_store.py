@@ -1,4 +1,4 @@
-"""Data directories on the command line: opened for a run or a server."""
+"""Opening the store of a run or a server, as the options ask."""
 
 import argparse
 import os
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
     from kvs.journal.recovery import TornTail
 
 PROGRESS_DELAY_SECONDS = 0.5
-"""A reading that takes longer shows how far it is."""
+"""Seconds after which reading a data directory shows a progress bar."""
 
 
-def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> StoreCore:
-    """Return the store that the options ask for; `tell` is given lines about what was found.
+def open_store(options: argparse.Namespace, report: Callable[[str], None]) -> StoreCore:
+    """Open and return the store that the options ask for.
+
+    `report` is called with lines about what recovery found.
 
     Raises:
-        UsageError: the options make no sense, or the directory cannot be used.
-        KvsError: it is in use, or damaged; or a backup is malformed.
+        UsageError: the options contradict each other, or a file or directory cannot be used.
+        KvsError: the data directory is in use or corrupt, or the backup is malformed.
 
     """
     if options.data is None:
-        _refuse_without_data(options)
+        _check_data_is_not_needed(options)
     else:
         _check_fsync_options(options)
-    # What may be refused is looked at before a data directory is made.
+    # Everything that may fail is checked before a data directory is created.
     _check_jobs_directory(options.directory)
     pairs = None
     if options.restore is not None:
@@ -43,7 +45,7 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
             pairs = load(os.fsencode(options.restore))
             if options.data is not None and _restore_if_empty(options.data, pairs):
                 pairs = None
-    store = _open(options, tell)
+    store = _open(options, report)
     if pairs is not None:
         try:
             with usage_errors():
@@ -55,8 +57,8 @@ def open_store(options: argparse.Namespace, tell: Callable[[str], None]) -> Stor
 
 
 def _restore_if_empty(path: str, pairs: dict[bytes, bytes]) -> bool:
-    """Restore into a new or empty data directory; return False if a store is there already."""
-    from kvs.store import maintenance  # a store in memory does not wait for it
+    """Restore into a new or empty data directory; return False if it holds a store already."""
+    from kvs.store import maintenance  # not imported for an in-memory store, which starts faster
 
     return maintenance.restore(path, pairs) is not None
 
@@ -68,18 +70,18 @@ def _check_jobs_directory(path: str) -> None:
         raise UsageError(f"{printable(path)}: {os_error_text(error)}") from error
 
 
-def _open(options: argparse.Namespace, tell: Callable[[str], None]) -> StoreCore:
+def _open(options: argparse.Namespace, report: Callable[[str], None]) -> StoreCore:
     if options.data is None:
         return StoreCore()
     fsync = options.fsync or DataSettings.fsync
     interval = options.fsync_interval or DataSettings.fsync_interval
     with usage_errors(), progress_bar() as progress:
         store = StoreCore(options.data, DataSettings(fsync, interval), progress=progress)
-    _print_recovery(store, options.data, tell)
+    _report_recovery(store, options.data, report)
     return store
 
 
-def _refuse_without_data(options: argparse.Namespace) -> None:
+def _check_data_is_not_needed(options: argparse.Namespace) -> None:
     for name in ("fsync", "fsync_interval", "resume"):
         if getattr(options, name, None):
             raise UsageError(f"--{name.replace('_', '-')} needs --data")
@@ -90,33 +92,32 @@ def _check_fsync_options(options: argparse.Namespace) -> None:
         raise UsageError("--fsync-interval needs --fsync interval")
 
 
-def _print_recovery(store: StoreCore, path: str, tell: Callable[[str], None]) -> None:
-    found = store.recovered
-    if found is None:
+def _report_recovery(store: StoreCore, path: str, report: Callable[[str], None]) -> None:
+    state = store.recovered
+    if state is None:
         return
-    if found.torn is not None:
-        tell(describe_torn_tail(found.torn, "was dropped"))
-    if found.new:
-        tell(f"{printable(path)}: a new data directory")
+    if state.torn is not None:
+        report(describe_torn_tail(state.torn, "was dropped"))
+    if state.new:
+        report(f"{printable(path)}: a new data directory")
         return
-    tell(
-        f"{printable(path)}: at revision {found.revision}, {pluralize(found.pairs, 'pair')}; "
-        f"carried out again: {pluralize(found.commands, 'command')} of the journal; "
-        f"{found.seconds:.3f} s"
+    report(
+        f"{printable(path)}: at revision {state.revision}, {pluralize(state.pairs, 'pair')}; "
+        f"replayed {pluralize(state.commands, 'command')} of the journal in {state.seconds:.3f} s"
     )
 
 
 def describe_torn_tail(torn: "TornTail", fate: str) -> str:
-    """Say what a crash had left half written, and what becomes of it."""
+    """Return a line about a group that a crash left incomplete, and about its fate."""
     return (
-        f"{torn.file}: {torn.reason}: what begins at byte {torn.offset} was never wholly written, "
-        f"and {fate} ({pluralize(torn.bytes, 'byte')})"
+        f"{torn.file}: {torn.reason}: the incomplete group at byte {torn.offset} {fate} "
+        f"({pluralize(torn.bytes, 'byte')})"
     )
 
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Make wrong usage of errors that a person's arguments are the cause of."""
+    """Raise errors that the arguments cause as `UsageError`."""
     try:
         yield
     except (DataDirectoryError, BackupReadError, StoreNotEmptyError) as error:
@@ -125,17 +126,17 @@ def usage_errors() -> Iterator[None]:
 
 @contextmanager
 def progress_bar() -> Iterator[ProgressCallback]:
-    """Show on a terminal how far a reading is, if it takes long."""
+    """Yield a callback that shows the progress of a long reading on a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield ignore_progress
         return
-    began = time.perf_counter()
+    start = time.perf_counter()
     bar = None
 
-    def show(done: int, of_all: int) -> None:
+    def show(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            if time.perf_counter() - began < PROGRESS_DELAY_SECONDS:
+            if time.perf_counter() - start < PROGRESS_DELAY_SECONDS:
                 return
             from rich.console import Console
             from rich.progress import Progress
@@ -146,7 +147,7 @@ def progress_bar() -> Iterator[ProgressCallback]:
             bar = Progress(console=terminal, transient=True)
             bar.add_task("reading the journal")
             bar.start()
-        bar.update(bar.task_ids[0], total=of_all, completed=done)
+        bar.update(bar.task_ids[0], total=total, completed=done)
 
     try:
         yield show

@@ -1,4 +1,4 @@
-"""``kvs run``: a directory of jobs against a new store, to its end."""
+"""``kvs run``: run the jobs of a directory against one store, and exit."""
 
 import argparse
 import os
@@ -20,28 +20,31 @@ from kvs.text import os_error_text, pluralize, printable
 
 
 class SignalHandler:
-    """SIGINT and SIGTERM while a run is on: the first stops it, a second leaves at once.
+    """SIGINT and SIGTERM during a run: the first stops it gracefully, the second exits at once.
 
-    For the main thread, which alone gets signals.
+    Threads: for the main thread, in which alone Python runs signal handlers.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        """The first signal."""
         self._run: JobRun | None = None
-        self._screen: RunDisplay | None = None
+        self._display: RunDisplay | None = None
 
     @property
     def status(self) -> int:
-        """The exit status as a shell tells it of a process that a signal ended; 0 without one."""
+        """128 plus the number of the signal, as a shell reports it; 0 without a signal."""
         return 0 if self.signal is None else 128 + self.signal
 
     @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Handle the signals meanwhile, then give them back to who had them."""
+    def installed(self) -> Iterator[None]:
+        """Handle the signals; restore the previous handlers at the end."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.getsignal(number) for number in numbers}
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # as nohup and scripts set it for what they start
+            if (
+                handler is not signal.SIG_IGN
+            ):  # nohup(1) and shells ignore signals for their children
                 signal.signal(number, self._handle)
         try:
             yield
@@ -49,9 +52,9 @@ class SignalHandler:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def watch(self, run: JobRun, screen: RunDisplay) -> None:
-        """Stop `run`, shown on `screen`, at a signal; at once, if one has come already."""
-        self._run, self._screen = run, screen
+    def watch(self, run: JobRun, display: RunDisplay) -> None:
+        """Stop `run`, shown on `display`, at the first signal, or now if it has already arrived."""
+        self._run, self._display = run, display
         if self.signal is not None:
             run.stop()
 
@@ -63,72 +66,72 @@ class SignalHandler:
             return
         if self._run is not None:
             self._run.kill_children()
-        if self._screen is not None:
-            self._screen.restore_terminal()
+        if self._display is not None:
+            self._display.restore_terminal()
         os._exit(self.status)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out ``kvs run``; return the exit status."""
+    """Run ``kvs run``; return the exit status."""
     if options.report is not None:
         _check_report_path(options.report, options.directory)
-    interruption = SignalHandler()
-    with interruption.caught():
+    handler = SignalHandler()
+    with handler.installed():
         with open_store(options, lambda line: print_error(f"kvs run: {line}")) as store:
-            report = _run_jobs(store, options, interruption)
+            report = _run_jobs(store, options, handler)
             failed = not _close(store)
         _print_omitted_errors(report)
-        if interruption.signal is not None:
-            ended = {State.DONE, State.DONE_BEFORE}
-            unfinished = sum(job.state not in ended for job in report.jobs)
+        if handler.signal is not None:
+            finished = {State.DONE, State.DONE_BEFORE}
+            unfinished = sum(job.state not in finished for job in report.jobs)
             print_error(
-                f"kvs run: stopped by {interruption.signal.name}; "
-                f"{unfinished} of {pluralize(len(report.jobs), 'job')} did not come to the end"
+                f"kvs run: stopped by {handler.signal.name}; "
+                f"{unfinished} of {pluralize(len(report.jobs), 'job')} unfinished"
             )
-        told = _write_results(report, options)
-    return interruption.status or int(report.failed or failed or not told)
+        written = _write_results(report, options)
+    return handler.status or int(report.failed or failed or not written)
 
 
 def _close(store: StoreCore) -> bool:
-    """Close the store; tell, and return False, if not all of it is kept."""
+    """Close the store; report a failed journal write, and return False then."""
     try:
         store.close()
-    except JournalWriteError as failure:
-        print_error(f"kvs run: {failure}")
+    except JournalWriteError as error:
+        print_error(f"kvs run: {error}")
         return False
     return True
 
 
-def _run_jobs(store: StoreCore, options: argparse.Namespace, interruption: SignalHandler) -> Report:
+def _run_jobs(store: StoreCore, options: argparse.Namespace, handler: SignalHandler) -> Report:
     settings = Settings(options.threads, options.backups, options.resume)
-    screen = create_display(quiet=options.quiet)
+    display = create_display(quiet=options.quiet)
     try:
-        with screen, JobRun(store, options.directory, settings, screen.show_error) as jobs:
-            interruption.watch(jobs, screen)
-            screen.show_until_done(jobs)
+        with display, JobRun(store, options.directory, settings, display.show_error) as jobs:
+            handler.watch(jobs, display)
+            display.show_until_done(jobs)
     except JobsDirectoryError as error:
         raise UsageError(str(error)) from error
     return jobs.report
 
 
 def _write_results(report: Report, options: argparse.Namespace) -> bool:
-    """Write the report and the table; return whether that could be done."""
-    good = True
+    """Write the report and the table; return whether both were written."""
+    written = True
     if options.report is not None:
         try:
             _write_report(report, options.report)
         except KvsError as error:
             print_error(f"kvs run: {error}")
-            good = False
+            written = False
     if not options.quiet:
         try:
             print_table(report)
         except StdoutClosed:
-            good = False
+            written = False
         except StdoutError as error:
             print_error(f"kvs run: {error}")
-            good = False
-    return good
+            written = False
+    return written
 
 
 def _print_omitted_errors(report: Report) -> None:
@@ -136,12 +139,17 @@ def _print_omitted_errors(report: Report) -> None:
         if job.errors_omitted:
             print_error(
                 f"{job.file}: {pluralize(job.errors_omitted, 'more invalid line')}; "
-                f"the first {MAX_REPORTED_ERRORS} were told, 'kvs lint' tells all"
+                f"only the first {MAX_REPORTED_ERRORS} are reported, 'kvs lint' lists all"
             )
 
 
 def _check_report_path(path: str, jobs: str) -> None:
-    """Refuse, before any work is done, a place where no report can be written."""
+    """Check, before any job runs, that the report can be written.
+
+    Raises:
+        UsageError: the report cannot be written there.
+
+    """
     parent = os.path.dirname(path) or "."
     try:
         check_can_replace(os.fsencode(path))
@@ -149,9 +157,11 @@ def _check_report_path(path: str, jobs: str) -> None:
         raise UsageError(f"--report {printable(path)}: {os_error_text(error)}") from error
     in_jobs = os.path.realpath(parent) == os.path.realpath(jobs)
     if in_jobs and path.endswith((".job", ".out", ".bck")):
-        raise UsageError(f"--report {printable(path)}: the name belongs to a job")
+        raise UsageError(f"--report {printable(path)}: the name is reserved for files of jobs")
     if not os.path.isdir(parent):
-        raise UsageError(f"--report {printable(path)}: there is no directory {printable(parent)}")
+        raise UsageError(
+            f"--report {printable(path)}: the directory {printable(parent)} does not exist"
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(
             f"--report {printable(path)}: the directory {printable(parent)} is not writable"

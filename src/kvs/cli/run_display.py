@@ -1,7 +1,7 @@
-"""What a run shows: errors as they come, progress on a terminal, a table at the end.
+"""What a run shows: errors as they occur, progress on a terminal, a table at the end.
 
-A terminal gets rich's progress display and table; anything else gets plain lines without one
-control character. rich is imported only for a terminal, so that scripts do not wait for it.
+A terminal gets rich's progress display and table; any other file gets plain lines without control
+characters. rich is imported only for a terminal, so that scripts start faster.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self, TextIO, cast
 
 from kvs.cli.stdio import print_error, print_result
@@ -22,44 +21,40 @@ from kvs.jobs.run import JobRun
 from kvs.text import pluralize, printable
 
 REFRESH_SECONDS = 0.1
+"""Seconds between two updates of the progress."""
 
-HEADINGS = ("job", "commands", "invalid", "snapshots", "seconds", "state")
+HEADINGS = ("job", "commands", "invalid", "backups", "seconds", "state")
 
 
 class RunDisplay:
-    """Where there is no terminal, or is to be quiet: errors are lines on stderr, nothing moves.
+    """The display of a quiet run, or without a terminal: errors on stderr, no progress.
 
-    Its life as a context manager is that of the run it shows.
+    A context manager that surrounds the run.
     """
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def restore_terminal(self) -> None:
-        """Give the terminal back; for a process about to leave at once."""
+        """Restore the terminal before the process exits at once."""
 
     def show_error(self, error: KvsError) -> None:
-        """Show an error, from any thread."""
+        """Show an error. For any thread."""
         print_error(str(error))
 
     def show_until_done(self, run: JobRun) -> None:
-        """Wait for the end of `run`, showing how far it is."""
-        # In pieces: handlers run in this thread alone, and a signal that the kernel gave to another
-        # thread would not wake it (signal(7)).
+        """Block until `run` is done, and show its progress."""
+        # Short waits: Python runs signal handlers in this thread alone, and a signal that the
+        # kernel delivers to another thread would not wake it (signal(7)).
         while not run.wait(REFRESH_SECONDS):
             pass
 
 
 class LiveRunDisplay(RunDisplay):
-    """A terminal on stderr: a line of progress, with the errors above it."""
+    """The display on a terminal: a line of progress on stderr, with the errors above it."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -86,19 +81,14 @@ class LiveRunDisplay(RunDisplay):
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def restore_terminal(self) -> None:
-        """Show the cursor again, and leave the line of progress behind.
+        """Show the cursor again, and end the line of progress.
 
-        Straight to the terminal, if it takes anything: whoever holds rich's lock may be waiting
-        for a terminal that does not.
+        Writes directly to the terminal, if it is writable: the thread that holds rich's lock may be
+        blocked by a stopped terminal.
         """
         if select.select([], [sys.stderr.fileno()], [], 0)[1]:
             os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
@@ -108,16 +98,17 @@ class LiveRunDisplay(RunDisplay):
         self._console.print(str(error))
 
     def show_until_done(self, run: JobRun) -> None:
-        """Wait for the end of `run`; the line of progress tells how far it is."""
+        """Block until `run` is done, and update the line of progress."""
         last_second = deque([(time.perf_counter(), 0)], maxlen=round(1 / REFRESH_SECONDS))
         while not run.wait(REFRESH_SECONDS):
-            now = run.progress()
-            last_second.append((time.perf_counter(), now.commands))
-            (began, before), (ended, after) = last_second[0], last_second[-1]
-            rate = (after - before) / (ended - began)
+            progress = run.progress()
+            last_second.append((time.perf_counter(), progress.commands))
+            (start, before), (end, after) = last_second[0], last_second[-1]
+            rate = (after - before) / (end - start)
             self._line.update(
-                text=f"{now.done} of {pluralize(now.jobs, 'job')} done, {now.running} running, "
-                f"{rate:,.0f} commands/s, {pluralize(now.backups, 'snapshot')} in flight"
+                text=f"{progress.done} of {pluralize(progress.jobs, 'job')} done, "
+                f"{progress.running} running, {rate:,.0f} commands/s, "
+                f"{pluralize(progress.backups, 'backup')} in flight"
             )
 
 
@@ -125,7 +116,7 @@ class Terminal(io.TextIOBase):
     """The terminal at stderr, for rich: a write that fails is ignored, and the work continues."""
 
     def __init__(self) -> None:
-        self._stderr = sys.stderr  # rich puts a stream of its own there, which leads back here
+        self._stderr = sys.stderr  # rich replaces `sys.stderr` by a stream that writes to this one
 
     def write(self, text: str) -> int:
         """Write `text`, if the terminal accepts it."""
@@ -148,12 +139,12 @@ class Terminal(io.TextIOBase):
 
 
 def create_display(*, quiet: bool) -> RunDisplay:
-    """Return the screen that fits stderr."""
+    """Return the display for stderr."""
     return LiveRunDisplay() if not quiet and _is_terminal(sys.stderr) else RunDisplay()
 
 
 def print_table(report: Report) -> None:
-    """Write a table with a row per job to stdout; on a terminal, one to look at."""
+    """Write a table with a row for each job to stdout, formatted by rich on a terminal."""
     rows = [_row(job) for job in report.jobs]
     if _is_terminal(sys.stdout):
         _print_rich_table(rows, [job.failed for job in report.jobs])
@@ -166,12 +157,12 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _row(job: JobReport) -> tuple[str, ...]:
-    written, lost = job.backups_written, job.backups_failed
+    written, failed = job.backups_written, job.backups_failed
     return (
         printable(job.name),
         str(job.commands),
         str(job.invalid),
-        f"{written} ({lost} failed)" if lost else str(written),
+        f"{written} ({failed} failed)" if failed else str(written),
         f"{job.seconds:.3f}",
         "done, errors" if job.failed and job.state is State.DONE else job.state.value,
     )
@@ -195,10 +186,10 @@ def _print_rich_table(rows: Sequence[tuple[str, ...]], failed: Sequence[bool]) -
 
     table = Table(box=SIMPLE_HEAD, header_style="bold")
     for heading in HEADINGS:
-        edge = heading in {HEADINGS[0], HEADINGS[-1]}
-        table.add_column(heading, justify="left" if edge else "right", overflow="fold")
-    for row, bad in zip(rows, failed, strict=True):
-        table.add_row(*row, style="red" if bad else None)
+        is_text = heading in {HEADINGS[0], HEADINGS[-1]}
+        table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
+    for row, has_failed in zip(rows, failed, strict=True):
+        table.add_row(*row, style="red" if has_failed else None)
     console = Console(highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(table)

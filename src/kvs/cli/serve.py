@@ -1,4 +1,4 @@
-"""``kvs serve``: the jobs of a directory, and sessions over named pipes, against one store."""
+"""``kvs serve``: run the jobs of a directory and serve sessions, against one store."""
 
 import argparse
 import ctypes
@@ -23,34 +23,35 @@ from kvs.text import pluralize
 log = logging.getLogger("kvs.serve")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""The signals that a server handles."""
 
 DESCRIPTORS_PER_SESSION = 3
-"""One for each pipe: the file that was judged until it is opened, then its end."""
+"""One for each pipe: the file that is checked (O_PATH) until the pipe is opened, then its end."""
 
 RESERVED_DESCRIPTORS = 64
-"""For everything but sessions, jobs and snapshots."""
+"""Descriptors for everything but sessions, jobs and backups."""
 
 DESCRIPTORS_PER_JOB = 4
 
-
 SWITCH_SECONDS = 0.0005
-"""Seconds after which the thread that serves sessions gets the interpreter from another."""
+"""Seconds after which the thread that serves sessions gets the interpreter from another thread."""
 
 MMAP_THRESHOLD_BYTES = 1 << 20
-"""Bytes from which on a block of memory is mapped by itself, and returned when it is freed.
+"""Minimum bytes of a block of memory that is mapped by itself, and unmapped when it is freed.
 
-More than jobs read or write at a time: to map a block and have it cleared for each takes longer
-than to carry out its commands, and in part while other threads wait for the interpreter.
+Larger than the blocks that jobs read or write: mapping and clearing each of those takes longer than
+executing its commands, and in part while other threads wait for the interpreter.
 """
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3), from ``malloc.h`` of the GNU C library."""
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Carry out ``kvs serve``; return the exit status."""
+    """Run ``kvs serve``; return the exit status."""
     sys.setswitchinterval(SWITCH_SECONDS)
     _return_freed_memory()
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is no session to end yet
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there are no sessions yet
     log_to_stderr(options.log_level)
     settings = Settings(options.threads, options.backups, resume=options.data is not None)
     sessions = _max_sessions(options.max_sessions, settings)
@@ -61,10 +62,10 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _return_freed_memory() -> None:
-    """Have large blocks of memory returned to the system when they are freed.
+    """Make the C library return large blocks of memory to the system when they are freed.
 
-    The C library (GNU's; mallopt(3)) does so by itself at first. But it takes larger and larger
-    ones for ordinary ones, and those are returned only if nothing behind them is in use.
+    The GNU C library does so at first (mallopt(3)). But it raises the threshold with each large
+    block that is freed, and smaller blocks are returned only if no memory behind them is in use.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -75,19 +76,19 @@ def _return_freed_memory() -> None:
 def _serve(
     store: StoreCore, options: argparse.Namespace, settings: Settings, sessions: int
 ) -> None:
-    """Serve until a signal, or until the journal fails; that is raised when the store is closed."""
+    """Serve until a signal, or until the journal fails: closing the store raises that error."""
     jobs = _create_service(store, options, settings)
-    # Held back until there is something to stop. Threads of jobs never get one, so that the main
-    # thread, in which alone handlers run, is always the one that is woken (signal(7)).
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    # The signals are blocked until there is something to stop. Threads of jobs inherit the mask, so
+    # the kernel always wakes the main thread (signal(7)), in which alone Python runs handlers.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        # The pipe first: who cannot have it has run no job. Connects wait in it meanwhile.
+        # The pipe first: a server that cannot create it runs no jobs. Connects wait in the pipe.
         server = _create_server(store, options, sessions)
         try:
             with jobs:
                 store.on_failure(lambda _: server.stop())
                 _handle_signals(server, jobs)
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 log.info("serving at %s", options.fifo)
                 server.run()
                 jobs.stop()
@@ -96,7 +97,7 @@ def _serve(
     except JobsDirectoryError as error:
         raise UsageError(str(error)) from error
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _create_server(store: StoreCore, options: argparse.Namespace, sessions: int) -> Server:
@@ -113,7 +114,7 @@ def _create_server(store: StoreCore, options: argparse.Namespace, sessions: int)
 def _create_service(
     store: StoreCore, options: argparse.Namespace, settings: Settings
 ) -> JobRun | JobService:
-    """Return what runs the jobs: those that are there, or also those that come."""
+    """Return a run of the present jobs with ``--once``, else a service for later ones, too."""
     if options.once:
         return JobRun(store, options.directory, settings, _log_error)
     return JobService(store, options.directory, settings, _log_error, log.info)
@@ -124,16 +125,16 @@ def _log_error(error: KvsError) -> None:
 
 
 def _handle_signals(server: Server, jobs: JobRun | JobService) -> None:
-    """Let SIGUSR1 drop all sessions; SIGTERM and SIGINT stop, and a second one leave at once."""
-    signalled = False
+    """Make SIGUSR1 end all sessions; SIGTERM and SIGINT stop the server, a second one kills it."""
+    is_stopping = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal signalled
-        if signalled:
+        nonlocal is_stopping
+        if is_stopping:
             jobs.kill_children()
             server.abandon()
             os._exit(128 + number)
-        signalled = True
+        is_stopping = True
         server.stop()
         jobs.stop()
 
@@ -142,19 +143,19 @@ def _handle_signals(server: Server, jobs: JobRun | JobService) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: server.disconnect_all())
 
 
-def _max_sessions(wanted: int, settings: Settings) -> int:
-    """Raise the limit of open files to the hard one; return how many sessions it allows."""
+def _max_sessions(configured: int, settings: Settings) -> int:
+    """Raise the limit of open files to the hard limit; return how many sessions it allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
-        return wanted
-    kept = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_JOB * (settings.threads + settings.backups)
-    possible = max(1, (hard - kept) // DESCRIPTORS_PER_SESSION)
-    if possible >= wanted:
-        return wanted
+        return configured
+    reserved = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_JOB * (settings.threads + settings.backups)
+    possible = max(1, (hard - reserved) // DESCRIPTORS_PER_SESSION)
+    if possible >= configured:
+        return configured
     log.warning(
-        "descriptors set the bound: at most %s at the same time, not %d (ulimit -n)",
+        "limit of open files: at most %s, not %d; raise it with ulimit -n",
         pluralize(possible, "session"),
-        wanted,
+        configured,
     )
     return possible

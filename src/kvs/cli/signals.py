@@ -1,4 +1,4 @@
-"""Signals that end a program in good order, whatever it is at."""
+"""Signals that end a program after it has cleaned up, at any point of its work."""
 
 import signal
 from collections.abc import Iterator
@@ -6,31 +6,33 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a client."""
 
 
 @contextmanager
 def keyboard_interrupt_on_sigint() -> Iterator[None]:
-    """Have SIGINT raise KeyboardInterrupt, as Python has it, where it would end the process."""
-    ends = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    if ends:
+    """Make SIGINT raise KeyboardInterrupt, as Python's default is, if it would kill the process."""
+    is_default = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if is_default:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        if ends:
+        if is_default:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Interrupted(SystemExit):
-    """The first of them has come; the code is the exit status, as a shell tells it."""
+    """One of `SIGNALS` has arrived; the code is the exit status, 128 plus the signal's number."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have the first signal raise `Interrupted`; further ones do not disturb what that unwinds.
+    """Make the first of `SIGNALS` raise `Interrupted`; ignore further ones while it propagates.
 
-    What was ignored when the program was started, as nohup(1) has it, stays ignored. For the main
-    thread, which alone gets signals.
+    A signal that was ignored when the program started, as by nohup(1), stays ignored.
+
+    Threads: for the main thread, in which alone Python runs signal handlers.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
@@ -49,6 +51,6 @@ def interruptible() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Ignore them from now on: the program only clears away what is its own, and ends."""
+    """Ignore `SIGNALS` from now on, while the program cleans up and exits."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

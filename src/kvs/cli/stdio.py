@@ -1,6 +1,6 @@
-"""The two ways out: results to stdout, everything else to stderr. Never through a bare print.
+"""Output: results to stdout, everything else to stderr; never by a bare `print`.
 
-Either may be closed, full, or a pipe whose reader has gone.
+Either stream may be closed, full, or a pipe without a reader.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from kvs.posix.files import write_all
 from kvs.text import os_error_text
 
 _stderr_lock = Lock()
-"""Keeps lines whole that several threads tell at the same time."""
+"""Keeps the lines of several threads from mixing."""
 
 
 class UsageError(KvsError):
-    """The command was called in a way that it cannot mean: exit status 2."""
+    """Wrong usage of a command: exit status 2."""
 
 
 class StdoutError(KvsError):
@@ -26,11 +26,11 @@ class StdoutError(KvsError):
 
 
 class StdoutClosed(StdoutError):
-    """Who read our stdout wants no more, as `head` does: nobody needs to be told."""
+    """The reader of stdout has closed it, as `head` does: exit status 1 without a message."""
 
 
 def print_error(line: str) -> None:
-    """Tell a person `line`, on stderr; a stderr that takes nothing is no reason to stop."""
+    """Write `line` to stderr for the user; ignore a failed write."""
     if sys.stderr is not None:
         with _stderr_lock, contextlib.suppress(OSError):
             print(line, file=sys.stderr, flush=True)
@@ -40,7 +40,7 @@ def print_result(text: str) -> None:
     """Write `text` and a newline to stdout.
 
     Raises:
-        StdoutError: it was not written.
+        StdoutError: the write failed.
 
     """
     if sys.stdout is None:
@@ -49,13 +49,13 @@ def print_result(text: str) -> None:
 
 
 def write_result(data: bytes) -> None:
-    """Write `data` to stdout, as it is.
+    """Write `data` to stdout, unchanged.
 
-    Past Python's buffers: an unbuffered stdout (``python -u``) ignores that the kernel has accepted
-    only a part, and a buffered one writes again at exit what has failed before.
+    Bypasses Python's stream: an unbuffered one (``python -u``) ignores a partial write(2), and a
+    buffered one repeats a failed write at exit.
 
     Raises:
-        StdoutError: it was not written.
+        StdoutError: the write failed.
 
     """
     if sys.stdout is None:
@@ -68,10 +68,9 @@ def write_result(data: bytes) -> None:
 
 
 def flush_at_exit() -> None:
-    """Flush stdout and stderr, and discard what one of them does not accept.
+    """Flush stdout and stderr; discard the buffer of one that cannot be written.
 
-    For `atexit`. The interpreter flushes both after it, and where that fails it exits with status
-    120 in place of the program's own.
+    For `atexit`: the interpreter flushes both later, and exits with status 120 if that fails.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is None or stream.closed:
@@ -79,6 +78,6 @@ def flush_at_exit() -> None:
         try:
             stream.flush()
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, stream.fileno())
+            os.close(devnull)
