@@ -87,7 +87,7 @@ def client(runtime: Path, fifo: Path, text: bytes, name: str = "me") -> Ended:
         return Ended(started.process.returncode, stdout, stderr)
 
 
-def test_the_lines_that_programs_rely_on(runtime: Path, served: Served) -> None:
+def test_responses_are_printed_in_their_fixed_form(runtime: Path, served: Served) -> None:
     served.store.write({"old": "1"})
     ended = client(
         runtime,
@@ -106,13 +106,13 @@ def test_the_lines_that_programs_rely_on(runtime: Path, served: Served) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"# no newline", b"DISCONNECT", b" \t"])
-def test_the_end_of_input_disconnects(runtime: Path, served: Served, text: bytes) -> None:
+def test_end_of_input_disconnects(runtime: Path, served: Served, text: bytes) -> None:
     ended = client(runtime, served.path, text)
     assert (ended.status, ended.stderr) == (0, b"")
     assert ended.stdout == CONNECTED + DISCONNECTED
 
 
-def test_an_input_that_is_closed_is_at_its_end(runtime: Path, served: Served) -> None:
+def test_closed_stdin_is_empty_input(runtime: Path, served: Served) -> None:
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *KVS, "client", "me", served.path],
         env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
@@ -124,7 +124,7 @@ def test_an_input_that_is_closed_is_at_its_end(runtime: Path, served: Served) ->
     assert done.stdout == CONNECTED + DISCONNECTED
 
 
-def test_an_input_that_cannot_be_read_is_told_and_ends_it_in_good_order(
+def test_unreadable_stdin_is_reported_and_disconnects(
     runtime: Path, served: Served, tmp_path: Path
 ) -> None:
     with (tmp_path / "in").open("wb") as file:
@@ -155,7 +155,7 @@ def test_input_may_be_a_file(runtime: Path, served: Served, tmp_path: Path) -> N
     assert done.stdout == CONNECTED + b"[(a,1)]\n" + DISCONNECTED
 
 
-def test_notifications_are_printed_as_they_come(runtime: Path, served: Served) -> None:
+def test_notifications_are_printed_on_arrival(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as started:
         started.type(b"SUBSCRIBE [a]\n")
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
@@ -168,9 +168,7 @@ def test_notifications_are_printed_as_they_come(runtime: Path, served: Served) -
         started.read(b"(a,\xff\x1b()\n")
 
 
-def test_notifications_are_printed_while_a_command_is_carried_out(
-    runtime: Path, served: Served
-) -> None:
+def test_notifications_are_printed_during_a_command(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as started:
         started.type(b"SUBSCRIBE [a]\nWAIT 3600000\n")
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
@@ -178,7 +176,7 @@ def test_notifications_are_printed_while_a_command_is_carried_out(
         started.read(b"(a,1)\n")
 
 
-def test_a_delay_holds_up_what_follows(runtime: Path, served: Served) -> None:
+def test_delay_postpones_the_next_line(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as started:
         began = time.monotonic()
         started.type(b"DELAY 300\nWRITE [(a,1)]\nDELAY 0\n")
@@ -192,7 +190,9 @@ def test_a_delay_holds_up_what_follows(runtime: Path, served: Served) -> None:
 
 
 @pytest.mark.parametrize("line", [b"DELAY 9999999999\n", b"WAIT 9999999999\n"])
-def test_the_longest_of_waits(runtime: Path, served: Served, line: bytes) -> None:
+def test_longest_wait_is_accepted_and_interruptible(
+    runtime: Path, served: Served, line: bytes
+) -> None:
     with running(runtime, served.path) as started:
         started.type(b"SUBSCRIBE [a]\n" + line)
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
@@ -202,7 +202,7 @@ def test_the_longest_of_waits(runtime: Path, served: Served, line: bytes) -> Non
         assert started.ended().stderr == b""
 
 
-def test_every_line_of_the_language(runtime: Path, served: Served) -> None:
+def test_every_command_of_the_language_is_executed(runtime: Path, served: Served) -> None:
     ended = client(
         runtime, served.path, b"WRITE [(a,1)(b,2)]\nREAD [b,x]\nDELETE [x,b]\nSHOW\nWAIT 1\n"
     )
@@ -212,7 +212,7 @@ def test_every_line_of_the_language(runtime: Path, served: Served) -> None:
     )
 
 
-def test_invalid_lines_are_told_and_passed_over(runtime: Path, served: Served) -> None:
+def test_invalid_lines_are_reported_and_skipped(runtime: Path, served: Served) -> None:
     long = b"x" * 41
     ended = client(
         runtime,
@@ -228,9 +228,7 @@ def test_invalid_lines_are_told_and_passed_over(runtime: Path, served: Served) -
     assert all(line.isprintable() for line in ended.lines)
 
 
-def test_a_line_too_long_is_told_and_what_follows_carried_out(
-    runtime: Path, served: Served
-) -> None:
+def test_oversized_line_is_reported_and_skipped(runtime: Path, served: Served) -> None:
     size = 3 << 20
     ended = client(
         runtime, served.path, b"#" * size + b"\nREAD [" + b"a," * size + b"a]\nREAD [a]\n"
@@ -241,7 +239,7 @@ def test_a_line_too_long_is_told_and_what_follows_carried_out(
 
 
 @pytest.mark.slow
-def test_many_lines_at_once(runtime: Path, served: Served) -> None:
+def test_many_lines_in_one_write_are_executed_in_order(runtime: Path, served: Served) -> None:
     count = 3000
     text = b"SUBSCRIBE [a]\n" + b"".join(b"WRITE [(a,%d)]\nREAD [a]\n" % n for n in range(count))
     ended = client(runtime, served.path, text)
@@ -258,7 +256,7 @@ def test_many_lines_at_once(runtime: Path, served: Served) -> None:
 # The end of the session.
 
 
-def test_a_server_that_ends_the_session_ends_the_client(runtime: Path, served: Served) -> None:
+def test_client_exits_when_the_server_ends_the_session(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as started:
         started.type(b"SUBSCRIBE [a]\n")
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
@@ -271,7 +269,9 @@ def test_a_server_that_ends_the_session_ends_the_client(runtime: Path, served: S
 
 
 @pytest.mark.parametrize("waiting", [b"DELAY 3600000\n", b"WAIT 3600000\n"])
-def test_so_it_is_while_it_waits(runtime: Path, served: Served, waiting: bytes) -> None:
+def test_waiting_client_exits_when_the_server_ends_the_session(
+    runtime: Path, served: Served, waiting: bytes
+) -> None:
     with running(runtime, served.path) as started:
         started.type(b"SUBSCRIBE [a]\n" + waiting + b"WRITE [(never,1)]\n")
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
@@ -281,7 +281,7 @@ def test_so_it_is_while_it_waits(runtime: Path, served: Served, waiting: bytes) 
     assert "never" not in served.store
 
 
-def test_a_refusal(runtime: Path, tmp_path: Path) -> None:
+def test_rejected_connect_is_printed_and_fails(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         peer.open("req", "res")
         peer.send("res", frames.encode_reply(frames.CONNECT, 1))
@@ -293,7 +293,7 @@ def test_a_refusal(runtime: Path, tmp_path: Path) -> None:
     assert "the server refused the connection with 1" in ended.lines[0]
 
 
-def test_an_old_server_that_does_not_know_execute(runtime: Path, tmp_path: Path) -> None:
+def test_server_without_execute_ends_the_client(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         assert peer.connected().read(1) == b"\x05"
 
@@ -304,7 +304,7 @@ def test_an_old_server_that_does_not_know_execute(runtime: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("waiting", [b"", b"DELAY 3600000\n", b"WAIT 3600000\n"])
-def test_signals_clean_up(
+def test_signals_remove_the_pipes(
     runtime: Path, served: Served, number: signal.Signals, waiting: bytes
 ) -> None:
     with running(runtime, served.path) as started:
@@ -317,7 +317,7 @@ def test_signals_clean_up(
     until(lambda: served.server.sessions == 0)
 
 
-def test_a_signal_while_it_removes_its_pipes(runtime: Path, served: Served) -> None:
+def test_signal_during_cleanup_does_not_interrupt_it(runtime: Path, served: Served) -> None:
     program = (
         "import os, signal, sys, kvs.cli\n"
         "unlink = os.unlink\n"
@@ -345,7 +345,7 @@ def test_a_signal_while_it_removes_its_pipes(runtime: Path, served: Served) -> N
     assert os.listdir(runtime / "kvs") == []
 
 
-def test_a_signal_while_it_waits_for_its_turn(runtime: Path, tmp_path: Path) -> None:
+def test_signal_during_a_waiting_connect_removes_the_pipes(runtime: Path, tmp_path: Path) -> None:
     with playing(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
         until((runtime / "kvs" / "me.not").exists)
         started.process.send_signal(signal.SIGTERM)
@@ -353,7 +353,7 @@ def test_a_signal_while_it_waits_for_its_turn(runtime: Path, tmp_path: Path) -> 
     assert os.listdir(runtime / "kvs") == []
 
 
-def test_a_reader_that_goes_ends_it_in_silence(runtime: Path, served: Served) -> None:
+def test_closed_stdout_ends_the_client_without_a_message(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as started:
         started.type(b"SUBSCRIBE [a]\n")
         started.read(CONNECTED + b"Server returned 0 for operation: subscribe\n")
@@ -368,9 +368,7 @@ def test_a_reader_that_goes_ends_it_in_silence(runtime: Path, served: Served) ->
 # Names.
 
 
-def test_an_id_in_use_is_refused_and_one_that_was_killed_replaced(
-    runtime: Path, served: Served
-) -> None:
+def test_id_in_use_is_refused_until_its_process_is_killed(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as first:
         first.read(CONNECTED)
         refused = client(runtime, served.path, b"")
@@ -386,7 +384,7 @@ def test_an_id_in_use_is_refused_and_one_that_was_killed_replaced(
 
 
 @pytest.mark.parametrize("name", ["", "a" * 16, "a.b", "a b", "ä", "\x1b"])
-def test_what_is_no_id_is_wrong_usage(runtime: Path, name: str) -> None:
+def test_invalid_id_is_wrong_usage(runtime: Path, name: str) -> None:
     ended = client(runtime, runtime / "none", b"", name)
     assert ended.status == 2
     assert ended.lines[0].endswith(
@@ -396,12 +394,12 @@ def test_what_is_no_id_is_wrong_usage(runtime: Path, name: str) -> None:
     assert ended.lines[0].isprintable()
 
 
-def test_help_is_right_for_a_session_too(runtime: Path, served: Served) -> None:
+def test_help_describes_wait_in_a_session(runtime: Path, served: Served) -> None:
     ended = client(runtime, served.path, b"HELP\n")
     assert b"\nWAIT milliseconds                  pause, and hold up nobody else\n" in ended.stdout
 
 
-def test_without_a_server(runtime: Path) -> None:
+def test_missing_server_is_reported_with_the_remedy(runtime: Path) -> None:
     ended = client(runtime, runtime / "none", b"")
     assert ended.status == 1
     assert ended.lines == [
@@ -411,9 +409,7 @@ def test_without_a_server(runtime: Path) -> None:
     assert ended.stdout == b""
 
 
-def test_a_server_that_does_not_answer_is_reported_and_given_up_after_the_timeout(
-    runtime: Path, tmp_path: Path
-) -> None:
+def test_connect_timeout_is_reported(runtime: Path, tmp_path: Path) -> None:
     with playing(tmp_path, lambda _: None) as fifo:
         done = subprocess.run(
             [*KVS, "client", "me", fifo, "--timeout", "0.3"],
@@ -431,9 +427,7 @@ def test_a_server_that_does_not_answer_is_reported_and_given_up_after_the_timeou
 
 
 @pytest.mark.slow
-def test_without_a_timeout_it_says_after_a_while_what_it_waits_for(
-    runtime: Path, tmp_path: Path
-) -> None:
+def test_waiting_connect_is_reported_after_seconds(runtime: Path, tmp_path: Path) -> None:
     with playing(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
         assert started.process.stderr is not None
         line = started.process.stderr.readline()

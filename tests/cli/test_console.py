@@ -80,7 +80,7 @@ def test_commands_are_answered_and_ctrl_d_disconnects(home: Path, served: Served
         assert terminal.raw.rindex(SHOW_CURSOR) > terminal.raw.rindex(HIDE_CURSOR)
 
 
-def test_what_is_typed_ahead_is_not_lost(home: Path, served: Served) -> None:
+def test_input_typed_ahead_is_not_lost(home: Path, served: Served) -> None:
     with console(home, served.path) as (process, terminal):
         terminal.type(b"WAIT 200\rWRITE [(a,1)]\rREAD [a]\r\x04")
         text = terminal.read_to_end()
@@ -88,16 +88,14 @@ def test_what_is_typed_ahead_is_not_lost(home: Path, served: Served) -> None:
         assert re.search(r"Waiting...(.|\n)*\[\(a,1\)\](.|\n)*operation: disconnect", text)
 
 
-def test_disconnect_ends_it(home: Path, served: Served) -> None:
+def test_disconnect_exits(home: Path, served: Served) -> None:
     with console(home, served.path) as (process, terminal):
         enter(terminal, "DISCONNECT", "operation: disconnect")
         terminal.read_to_end()
         assert process.wait(SECONDS) == 0
 
 
-def test_notifications_come_above_the_prompt_and_what_is_typed_stays(
-    home: Path, served: Served
-) -> None:
+def test_notifications_appear_above_the_prompt(home: Path, served: Served) -> None:
     with console(home, served.path) as (_, terminal):
         enter(terminal, "SUBSCRIBE [a]", "operation: subscribe")
         terminal.type(b"READ [half")
@@ -108,7 +106,7 @@ def test_notifications_come_above_the_prompt_and_what_is_typed_stays(
         terminal.read_until(r"\[\(a,news\)\(half,KVSERROR\)\]")
 
 
-def test_an_invalid_line_is_shown_with_a_caret_and_its_reason(home: Path, served: Served) -> None:
+def test_invalid_line_is_shown_with_caret_and_reason(home: Path, served: Served) -> None:
     with console(home, served.path) as (_, terminal):
         enter(terminal, "SUBSCRIBE a", "expected")
         assert re.search(
@@ -118,7 +116,7 @@ def test_an_invalid_line_is_shown_with_a_caret_and_its_reason(home: Path, served
         enter(terminal, "BACKUP", r" BACKUP\n    \^\n")
 
 
-def test_control_characters_in_words_are_shown_escaped(home: Path, served: Served) -> None:
+def test_control_characters_are_shown_escaped(home: Path, served: Served) -> None:
     served.store.write({b"a": b"\x1b[31m\xff"})
     with console(home, served.path) as (_, terminal):
         enter(terminal, "READ [a]", r"\[\(a,\\x1b\[31m\\xff\)\]")
@@ -127,7 +125,7 @@ def test_control_characters_in_words_are_shown_escaped(home: Path, served: Serve
         terminal.read_until(r"\(a,\\x9b\)")
 
 
-def test_help(home: Path, served: Served) -> None:
+def test_help_shows_the_commands_of_a_client(home: Path, served: Served) -> None:
     with console(home, served.path) as (_, terminal):
         enter(terminal, "HELP", "a comment")
         for line in (r"SUBSCRIBE \[key\]", "DELAY milliseconds", r"WRITE \[\(key,value\)", "SHOW"):
@@ -135,7 +133,7 @@ def test_help(home: Path, served: Served) -> None:
         assert "BACKUP" not in terminal.text
 
 
-def test_tab_completes_commands_and_keys_that_were_seen(home: Path, served: Served) -> None:
+def test_tab_completes_commands_and_used_keys(home: Path, served: Served) -> None:
     with console(home, served.path) as (_, terminal):
         terminal.type(b"UNS\t")
         terminal.read_until("UNSUBSCRIBE")
@@ -149,7 +147,7 @@ def test_tab_completes_commands_and_keys_that_were_seen(home: Path, served: Serv
         terminal.read_until(r"\[\(alphabet,KVSERROR\)\]")
 
 
-def test_history_is_there_the_next_time_and_private(home: Path, served: Served) -> None:
+def test_history_is_restored_and_private(home: Path, served: Served) -> None:
     with console(home, served.path) as (_, terminal):
         enter(terminal, "READ [remembered]", r"\(remembered,KVSERROR\)")
     file = home / "kvs" / "history"
@@ -161,7 +159,7 @@ def test_history_is_there_the_next_time_and_private(home: Path, served: Served) 
         terminal.read_until(r"\(remembered,KVSERROR\)")
 
 
-def test_ctrl_c_abandons_a_line_and_ends_nothing(home: Path, served: Served) -> None:
+def test_ctrl_c_clears_the_line(home: Path, served: Served) -> None:
     with console(home, served.path) as (process, terminal):
         terminal.type(b"WRITE [(half")
         terminal.read_until("half")
@@ -171,9 +169,7 @@ def test_ctrl_c_abandons_a_line_and_ends_nothing(home: Path, served: Served) -> 
 
 
 @pytest.mark.parametrize("line", [b"WAIT 3600000\r", b"DELAY 3600000\r"])
-def test_notifications_come_while_a_command_is_carried_out_and_ctrl_c_ends_it(
-    home: Path, served: Served, line: bytes
-) -> None:
+def test_ctrl_c_exits_during_a_command(home: Path, served: Served, line: bytes) -> None:
     with console(home, served.path) as (process, terminal):
         enter(terminal, "SUBSCRIBE [a]", "operation: subscribe")
         terminal.type(line)
@@ -185,7 +181,7 @@ def test_notifications_come_while_a_command_is_carried_out_and_ctrl_c_ends_it(
         assert process.wait(SECONDS) == 130
 
 
-def test_no_cancellation_is_lost_that_comes_with_the_event_waited_for() -> None:
+def test_wait_for_event_loses_no_cancellation() -> None:
     async def cancelled_after(turns: int) -> bool:
         event = asyncio.Event()
         waiting = asyncio.create_task(wait_for_event(event, SECONDS))
@@ -201,7 +197,7 @@ def test_no_cancellation_is_lost_that_comes_with_the_event_waited_for() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signals_give_the_terminal_back(home: Path, served: Served, number: signal.Signals) -> None:
+def test_signals_restore_the_terminal(home: Path, served: Served, number: signal.Signals) -> None:
     with console(home, served.path) as (process, terminal):
         process.send_signal(number)
         terminal.read_to_end()
@@ -211,7 +207,7 @@ def test_signals_give_the_terminal_back(home: Path, served: Served, number: sign
     until(lambda: served.server.sessions == 0)
 
 
-def test_when_the_server_ends_the_session_the_prompt_ends(home: Path, served: Served) -> None:
+def test_console_exits_when_the_server_ends_the_session(home: Path, served: Served) -> None:
     with console(home, served.path) as (process, terminal):
         terminal.type(b"READ [ha")
         terminal.read_until("ha")
@@ -222,7 +218,7 @@ def test_when_the_server_ends_the_session_the_prompt_ends(home: Path, served: Se
         assert "Traceback" not in text
 
 
-def test_a_terminal_that_goes_away_leaves_no_pipes(home: Path, served: Served) -> None:
+def test_hangup_removes_the_pipes(home: Path, served: Served) -> None:
     with console(home, served.path) as (process, terminal):
         terminal.hang_up()
         assert process.wait(SECONDS) in {0, 1, 129}
@@ -230,7 +226,7 @@ def test_a_terminal_that_goes_away_leaves_no_pipes(home: Path, served: Served) -
     until(lambda: served.server.sessions == 0)
 
 
-def test_what_is_completed() -> None:
+def test_completions_fit_the_position_in_the_line() -> None:
     keys = Keys()
     keys.add([b"alpha", b"alps", b"beta", b"\xff", b"\x1b"])
     completions = Completions(keys)
@@ -252,7 +248,7 @@ def test_what_is_completed() -> None:
         assert completed(text) == []
 
 
-def test_only_so_many_keys_are_kept() -> None:
+def test_keys_are_limited_to_the_most_recent() -> None:
     keys = Keys()
     keys.add(b"k%d" % number for number in range(MAX_REMEMBERED_KEYS + 5))
     keys.add([b"k5"])

@@ -42,7 +42,7 @@ def _damaged(data: Path) -> Path:
     return data
 
 
-def test_check_prints_what_is_there(data: Path) -> None:
+def test_check_prints_the_sizes(data: Path) -> None:
     before = contents(data)
     ended = kvs("check", data)
     size = sum(map(len, before.values()))
@@ -80,7 +80,7 @@ def test_check_prints_the_first_damage_and_changes_nothing(damaged: Path) -> Non
 
 
 @pytest.mark.parametrize("command", ["run", "serve", "dump", "compact"])
-def test_what_is_damaged_is_refused_with_what_to_do(
+def test_corrupt_data_is_refused_with_the_remedy(
     damaged: Path, tmp_path: Path, command: str
 ) -> None:
     before = contents(damaged)
@@ -100,7 +100,7 @@ def test_what_is_damaged_is_refused_with_what_to_do(
     assert [path.name for path in jobs.iterdir()] == ["a.job"]
 
 
-def test_repair_cuts_only_when_told_to_and_says_what_was_lost(damaged: Path) -> None:
+def test_repair_needs_cut_and_reports_the_loss(damaged: Path) -> None:
     before = contents(damaged)
     ended = kvs("repair", damaged)
     assert ended.status == 2
@@ -124,7 +124,7 @@ def test_repair_cuts_only_when_told_to_and_says_what_was_lost(damaged: Path) -> 
     )
 
 
-def test_repair_says_what_it_has_done_in_every_case(data: Path) -> None:
+def test_repair_reports_its_action_in_every_case(data: Path) -> None:
     first, second = segments()
     pairs = b"WRITE [(a,2)(b,1)]\n"
     snapshot = Made("snapshot", 2, 2).group(pairs, 0).group(b"# end 2\n", 0)
@@ -156,7 +156,7 @@ def test_repair_says_what_it_has_done_in_every_case(data: Path) -> None:
     ])  # fmt: skip
 
 
-def test_dump_writes_what_restore_takes(data: Path, tmp_path: Path) -> None:
+def test_restore_reads_the_output_of_dump(data: Path, tmp_path: Path) -> None:
     before = contents(data)
     ended = kvs("dump", data)
     assert (ended.status, ended.stdout, ended.stderr) == (0, b"(a, 2)\n(b, 1)\n", b"")
@@ -174,7 +174,7 @@ def test_dump_writes_what_restore_takes(data: Path, tmp_path: Path) -> None:
     assert contents(data) == before
 
 
-def test_restore_refuses_what_is_no_backup(tmp_path: Path) -> None:
+def test_restore_refuses_a_malformed_backup(tmp_path: Path) -> None:
     (tmp_path / "x.bck").write_bytes(b"(a, 1)\nnonsense\n")
     ended = kvs("restore", tmp_path / "x.bck", tmp_path / "new")
     assert ended.status == 1
@@ -187,7 +187,7 @@ def test_restore_refuses_what_is_no_backup(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_backup_that_is_refused_makes_no_data_directory(tmp_path: Path) -> None:
+def test_refused_backup_creates_no_data_directory(tmp_path: Path) -> None:
     (tmp_path / "x.bck").write_bytes(b"(a, 1)\nnonsense\n")
     jobs = write_jobs(tmp_path / "jobs", {"a": "SHOW\n"})
     for backup, status in (("x.bck", 1), ("none.bck", 2)):
@@ -198,7 +198,7 @@ def test_a_backup_that_is_refused_makes_no_data_directory(tmp_path: Path) -> Non
     assert [path.name for path in jobs.iterdir()] == ["a.job"]
 
 
-def test_a_jobs_directory_that_is_not_there_makes_no_data_directory(tmp_path: Path) -> None:
+def test_missing_jobs_directory_creates_no_data_directory(tmp_path: Path) -> None:
     for command in (("run", tmp_path / "no"), ("serve", tmp_path / "no", "1", "1", tmp_path / "f")):
         ended = kvs(*command, "--data", tmp_path / "new")
         assert ended.status == 2
@@ -206,7 +206,7 @@ def test_a_jobs_directory_that_is_not_there_makes_no_data_directory(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_compact_says_what_has_become_of_it(data: Path) -> None:
+def test_compact_reports_the_sizes(data: Path) -> None:
     size = sum(map(len, contents(data).values()))
     with open(data / "0000000002.journal", "ab") as file:
         file.write(bytes(100))
@@ -223,7 +223,7 @@ def test_compact_says_what_has_become_of_it(data: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "dump", "compact", "repair"])
-def test_what_is_no_data_directory_is_wrong_usage(tmp_path: Path, command: str) -> None:
+def test_directory_without_a_journal_is_wrong_usage(tmp_path: Path, command: str) -> None:
     (tmp_path / "empty").mkdir(mode=0o700)
     more = ("--cut",) if command == "repair" else ()
     ended = kvs(command, *more, tmp_path / "empty")
@@ -239,7 +239,7 @@ def test_what_is_no_data_directory_is_wrong_usage(tmp_path: Path, command: str) 
     assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
 
 
-def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path: Path) -> None:
+def test_run_reports_the_recovered_state(tmp_path: Path) -> None:
     data = tmp_path / "data"
     jobs = write_jobs(tmp_path / "jobs", {"a": "READ [k]\nWRITE [(k,1)]\n"})
     for number in range(3):
@@ -262,7 +262,7 @@ def test_a_run_goes_on_where_the_last_one_ended_and_says_what_it_found(tmp_path:
     assert len(ended.lines) == 2
 
 
-def test_resume_leaves_alone_what_is_done_and_reports_so(tmp_path: Path) -> None:
+def test_resume_skips_finished_jobs(tmp_path: Path) -> None:
     data = tmp_path / "data"
     jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,1)]\nREAD [k]\n"})
     assert kvs("run", "--quiet", jobs, "--data", data).status == 0
@@ -276,7 +276,7 @@ def test_resume_leaves_alone_what_is_done_and_reports_so(tmp_path: Path) -> None
     assert content(jobs / "b.out") == b"[(k,1)]\n"
 
 
-def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
+def test_resume_continues_an_interrupted_job(tmp_path: Path) -> None:
     data, text = tmp_path / "data", f"WRITE [(k,1)]\nREAD [k]\n{HOUR}READ [k]\n"
     jobs = write_jobs(tmp_path / "jobs", {"a": text})
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -297,7 +297,7 @@ def test_a_run_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
         assert (store.revision, store.items()) == (1, [(b"k", b"1")])
 
 
-def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path) -> None:
+def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     data = tmp_path / "data"
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     other = write_jobs(tmp_path / "other", {"a": "READ [k]\n"})
@@ -334,13 +334,15 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path
         (("--resume",), "--resume needs --data"),
     ],
 )
-def test_options_that_need_data_say_so(tmp_path: Path, option: tuple[str, ...], told: str) -> None:
+def test_options_without_data_are_wrong_usage(
+    tmp_path: Path, option: tuple[str, ...], told: str
+) -> None:
     ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option, how=Start(cwd=tmp_path))
     assert (ended.status, one_line(ended)) == (2, f"kvs run: {told}")
     assert list(tmp_path.iterdir()) == [tmp_path / "jobs"]
 
 
-def test_others_must_not_be_able_to_write_there(data: Path, tmp_path: Path) -> None:
+def test_data_directory_writable_by_others_is_refused(data: Path, tmp_path: Path) -> None:
     data.chmod(0o777)
     ended = kvs("run", write_jobs(tmp_path / "jobs", {}), "--data", data)
     assert (ended.status, one_line(ended)) == (
@@ -349,7 +351,7 @@ def test_others_must_not_be_able_to_write_there(data: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_backup_is_restored_into_new_data_alone(data: Path, tmp_path: Path) -> None:
+def test_backup_is_restored_into_new_data_only(data: Path, tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "SHOW\n"})
     (tmp_path / "x.bck").write_bytes(b"(k, 1)\n")
     new = tmp_path / "new"
@@ -364,7 +366,7 @@ def test_a_backup_is_restored_into_new_data_alone(data: Path, tmp_path: Path) ->
     assert kvs("dump", data).stdout == b"(a, 2)\n(b, 1)\n"
 
 
-def test_progress_on_a_terminal_that_goes_away_is_ignored(
+def test_progress_ignores_a_lost_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(command_line, "PROGRESS_DELAY_SECONDS", 0)

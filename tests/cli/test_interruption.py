@@ -64,7 +64,7 @@ def load(report: Path) -> dict[str, Data]:
 
 
 @both_signals
-def test_jobs_that_wait_are_stopped_and_those_not_begun_do_not_begin(
+def test_signal_stops_waiting_jobs_and_starts_no_more(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR, "b": "HELP\n" + HOUR, "c": "HELP\n"})
@@ -97,9 +97,7 @@ STREAM = pairs_job(2_000) + b"".join(b"READ [k%06d]\nSHOW\n" % number for number
 
 
 @both_signals
-def test_a_job_in_a_stream_of_commands_is_stopped_between_two_of_them(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_signal_stops_a_job_between_two_commands(tmp_path: Path, number: signal.Signals) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": STREAM, "b": STREAM})
     with started("run", jobs, "--threads", "2", "--report", tmp_path / "report") as process:
         until(lambda: all(len(content(jobs / f"{name}.out")) > 1_000_000 for name in "ab"))
@@ -114,7 +112,7 @@ def test_a_job_in_a_stream_of_commands_is_stopped_between_two_of_them(
 
 
 @both_signals
-def test_a_job_that_waits_for_a_place_among_the_snapshots_is_stopped(
+def test_signal_stops_a_job_that_waits_to_fork_a_backup(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     script = "WRITE [(k,v)]\nBACKUP\nREAD [k]\nBACKUP\nREAD [never]\n"
@@ -137,9 +135,7 @@ def test_a_job_that_waits_for_a_place_among_the_snapshots_is_stopped(
 
 @both_signals
 @pytest.mark.parametrize("point", ["birth", "sync"])
-def test_snapshots_being_written_are_finished(
-    tmp_path: Path, number: signal.Signals, point: str
-) -> None:
+def test_backups_in_flight_are_finished(tmp_path: Path, number: signal.Signals, point: str) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"b": "BACKUP\n", "c": "BACKUP\n" + HOUR})
     write_jobs(jobs, {"a": pairs_job(3_000)})
     arguments = ("run", jobs, "--threads", "1", "--backups", "2")
@@ -157,7 +153,7 @@ def test_snapshots_being_written_are_finished(
 
 
 @both_signals
-def test_a_snapshot_is_finished_or_absent_wherever_the_signal_comes(
+def test_backup_is_complete_or_absent_after_a_signal(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """A real child in the middle of its work, and the signal sent to the whole session."""
@@ -175,7 +171,7 @@ def test_a_snapshot_is_finished_or_absent_wherever_the_signal_comes(
 
 @both_signals
 @pytest.mark.parametrize("point", ["birth", "sync"])
-def test_a_second_signal_leaves_at_once_and_takes_the_snapshots_with_it(
+def test_second_signal_kills_the_backups(
     tmp_path: Path, number: signal.Signals, point: str
 ) -> None:
     script = pairs_job(3_000) + b"BACKUP\nBACKUP\nREAD [k]\n" + HOUR.encode()
@@ -192,9 +188,7 @@ def test_a_second_signal_leaves_at_once_and_takes_the_snapshots_with_it(
 
 
 @both_signals
-def test_the_exit_status_is_that_of_the_first_signal(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_exit_status_is_that_of_the_first_signal(tmp_path: Path, number: signal.Signals) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n", "b": HOUR, "c": HOUR, "d": HOUR})
     (other,) = set(SIGNALS) - {number}
     with started("run", jobs, "--threads", "4", how=Start(children_stop="birth")) as process:
@@ -207,7 +201,7 @@ def test_the_exit_status_is_that_of_the_first_signal(
         assert process.wait(SECONDS) == 128 + number
 
 
-def test_of_two_signals_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
+def test_simultaneous_signals_are_both_handled(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n"})
     with started("run", jobs, how=Start(children_stop="birth")) as process:
         stopped_children(process)
@@ -217,7 +211,7 @@ def test_of_two_signals_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
 
 
 @both_signals
-def test_a_signal_that_another_thread_gets_is_not_lost(
+def test_signal_delivered_to_another_thread_is_handled(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """Python handles it in the main thread alone, which must not sleep through it.
@@ -234,7 +228,7 @@ def test_a_signal_that_another_thread_gets_is_not_lost(
     assert leftovers(jobs) == []
 
 
-def test_a_second_signal_leaves_at_once_with_a_big_snapshot_in_flight(tmp_path: Path) -> None:
+def test_second_signal_exits_despite_a_large_backup(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": pairs_job(200_000) + b"BACKUP\n" + HOUR.encode()})
     with started("run", jobs) as process:
         until(lambda: waiting(jobs, "a"))
@@ -245,7 +239,7 @@ def test_a_second_signal_leaves_at_once_with_a_big_snapshot_in_flight(tmp_path: 
     assert leftovers(jobs) == []
 
 
-def test_a_second_signal_leaves_no_file_of_a_snapshot_that_is_just_being_forked(
+def test_second_signal_during_fork_leaves_no_file(
     tmp_path: Path,
 ) -> None:
     """fork(2) takes its time when there is much memory, and the signals do not wait for it."""
@@ -256,7 +250,7 @@ def test_a_second_signal_leaves_no_file_of_a_snapshot_that_is_just_being_forked(
     assert sorted(os.listdir(jobs)) == ["a.job", "a.out"]
 
 
-def test_a_second_signal_leaves_at_once_though_nobody_reads_the_errors(tmp_path: Path) -> None:
+def test_second_signal_exits_despite_unread_errors(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": STANDSTILL})
     with standing_still(jobs) as process:
         until(lambda: writes_in_vain(process, descriptor=2))
@@ -268,9 +262,7 @@ def test_a_second_signal_leaves_at_once_though_nobody_reads_the_errors(tmp_path:
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "2>&-", ">&- 2>&-"])
-def test_the_exit_status_is_the_signals_though_a_stream_takes_nothing(
-    tmp_path: Path, redirection: str
-) -> None:
+def test_signal_status_survives_unwritable_streams(tmp_path: Path, redirection: str) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     with started("run", jobs, how=Start(redirections=redirection)) as process:
         until(lambda: waiting(jobs, "a"))
@@ -279,7 +271,7 @@ def test_the_exit_status_is_the_signals_though_a_stream_takes_nothing(
     assert leftovers(jobs) == []
 
 
-def test_the_exit_status_is_the_signals_though_the_reader_has_gone(tmp_path: Path) -> None:
+def test_signal_status_survives_a_closed_pipe(tmp_path: Path) -> None:
     """As after Ctrl-C in a pipeline, whose other end it ended too."""
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     with started("run", jobs) as process:
@@ -291,7 +283,7 @@ def test_the_exit_status_is_the_signals_though_the_reader_has_gone(tmp_path: Pat
         assert end(process).status == 130
 
 
-def test_the_exit_status_is_the_signals_though_the_report_cannot_be_written(
+def test_signal_status_survives_a_failed_report(
     tmp_path: Path,
 ) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
@@ -308,7 +300,7 @@ def test_the_exit_status_is_the_signals_though_the_report_cannot_be_written(
 
 
 @both_signals
-def test_the_exit_status_is_the_signals_though_jobs_lines_and_snapshots_failed(
+def test_signal_status_survives_failed_jobs_and_backups(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "foo\n", "b": "BACKUP\n", "z": HOUR})
@@ -329,7 +321,7 @@ def test_the_exit_status_is_the_signals_though_jobs_lines_and_snapshots_failed(
 # Where signals come from, and what was inherited.
 
 
-def test_a_signal_that_comes_early_ends_the_run_too(tmp_path: Path) -> None:
+def test_signal_during_restore_stops_the_run(tmp_path: Path) -> None:
     """While the pairs to begin with are being read: the jobs then do not go on for long."""
     snapshot = tmp_path / "old.bck"
     snapshot.write_bytes(pairs_listing(300_000))
@@ -341,7 +333,7 @@ def test_a_signal_that_comes_early_ends_the_run_too(tmp_path: Path) -> None:
     assert leftovers(jobs) == []
 
 
-def test_a_signal_that_is_ignored_by_inheritance_stays_ignored(tmp_path: Path) -> None:
+def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     """As a shell lets what it starts in the background ignore the Ctrl-C for the foreground."""
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     with started("run", jobs, how=Start(ignored=[signal.SIGINT])) as process:
@@ -353,7 +345,7 @@ def test_a_signal_that_is_ignored_by_inheritance_stays_ignored(tmp_path: Path) -
     assert ended.lines == ["kvs run: stopped by SIGTERM; 1 of 1 job unfinished"]
 
 
-def test_children_are_waited_for_though_their_end_is_ignored_by_inheritance(
+def test_backups_succeed_with_sigchld_ignored(
     tmp_path: Path,
 ) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,v)]\nBACKUP\nBACKUP\n"})
@@ -362,7 +354,7 @@ def test_children_are_waited_for_though_their_end_is_ignored_by_inheritance(
     assert [snapshot["written"] for snapshot in report["jobs"][0]["backups"]] == [True, True]
 
 
-def test_lint_ends_at_ctrl_c(tmp_path: Path) -> None:
+def test_lint_exits_at_ctrl_c(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n" * 200_000})
     with started("lint", tmp_path) as process:
         until(lambda: unread(process.stdout) > 3000 and writes_in_vain(process, descriptor=1))

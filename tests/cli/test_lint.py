@@ -17,7 +17,7 @@ def everything(directory: Path) -> dict[str, tuple[bytes, int, int]]:
     }
 
 
-def test_valid_jobs_are_said_to_be_valid(tmp_path: Path) -> None:
+def test_valid_jobs_are_reported_as_valid(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n# x\n\nSHOW", "b": "", "c": "BACKUP\n"})
     ended = kvs("lint", "jobs", how=Start(cwd=tmp_path))
     assert (ended.status, ended.stderr) == (0, b"")
@@ -29,7 +29,7 @@ def test_valid_jobs_are_said_to_be_valid(tmp_path: Path) -> None:
     assert len(list(jobs.iterdir())) == 3
 
 
-def test_an_invalid_line_is_told_with_place_reason_line_and_caret(tmp_path: Path) -> None:
+def test_invalid_line_is_reported_with_excerpt_and_caret(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\n  READ [k,]\nSHOW\nfoo\r\nSHOW\n"})
     ended = kvs("lint", "a.job", how=Start(cwd=tmp_path))
     assert (ended.status, ended.stderr) == (1, b"")
@@ -40,7 +40,7 @@ def test_an_invalid_line_is_told_with_place_reason_line_and_caret(tmp_path: Path
     assert lines[4:] == ["    foo", "    ^", "a.job: 5 lines, 3 commands, 2 invalid"]
 
 
-def test_directories_and_files_are_linted_as_they_are_named(tmp_path: Path) -> None:
+def test_directories_and_files_can_be_mixed(tmp_path: Path) -> None:
     write_jobs(tmp_path / "jobs", {"b": "HELP\n", "a": "x\n", "c": "HELP\n"})
     (tmp_path / "jobs" / "readme.txt").write_text("no job")
     (tmp_path / "any name").write_text("SHOW\n")
@@ -53,7 +53,7 @@ def test_directories_and_files_are_linted_as_they_are_named(tmp_path: Path) -> N
     )
 
 
-def test_lint_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+def test_lint_changes_no_files(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "WRITE [(a,b)]\nBACKUP\nWAIT 3600000\n", "b": "x\n"})
     (jobs / "a.out").write_text("old")
     (jobs / ".kvs-0123456789abcdef.tmp").write_text("what a crash left")
@@ -62,26 +62,26 @@ def test_lint_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     assert everything(jobs) == before
 
 
-def test_lint_does_not_mind_a_run_in_its_directory(tmp_path: Path) -> None:
+def test_lint_works_during_a_run(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": HOUR})
     with started("run", jobs):
         until(lambda: content(jobs / "a.out"))
         assert kvs("lint", jobs).status == 0
 
 
-def test_lint_tells_of_all_lines_however_many(tmp_path: Path) -> None:
+def test_lint_reports_every_invalid_line(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n" * 2_345})
     ended = kvs("lint", tmp_path)
     assert ended.stdout.count(b" is no command") == 2_345
     assert ended.stdout.endswith(b"a.job: 2345 lines, 0 commands, 2345 invalid\n")
 
 
-def test_a_directory_without_jobs_is_valid(tmp_path: Path) -> None:
+def test_directory_without_jobs_is_valid(tmp_path: Path) -> None:
     ended = kvs("lint", tmp_path)
     assert (ended.status, ended.stderr) == (0, b"")
 
 
-def test_run_and_lint_ignore_entries_that_begin_with_a_dot(tmp_path: Path) -> None:
+def test_run_and_lint_ignore_hidden_files(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "READ [k]\n", ".b": "x\n"})
     (jobs / ".#a.job").symlink_to("user@host.1234")
     for command in (("lint",), ("run", "--quiet")):
@@ -91,7 +91,7 @@ def test_run_and_lint_ignore_entries_that_begin_with_a_dot(tmp_path: Path) -> No
     assert kvs("lint", jobs / ".b.job").status == 1  # a file that is named is checked
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_is_linted(tmp_path: Path) -> None:
+def test_unreadable_jobs_are_reported_and_skipped(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "HELP\n", "z": "HELP\n"})
     (jobs / "dir.job").mkdir()
     (jobs / "gone.job").symlink_to("nowhere")
@@ -107,14 +107,14 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_linted(tmp_path: Path) -> N
     assert sorted(kvs("run", "--quiet", ".", how=Start(cwd=jobs)).lines) == ended.lines
 
 
-def test_a_path_that_is_not_there_is_wrong_usage_before_anything_is_linted(tmp_path: Path) -> None:
+def test_missing_path_is_wrong_usage(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n"})
     ended = kvs("lint", tmp_path, tmp_path / "nowhere")
     assert ended.status == 2
     assert f"{tmp_path}/nowhere: no such file or directory" in one_line(ended)
 
 
-def test_names_with_a_leading_dash_are_linted(tmp_path: Path) -> None:
+def test_names_with_a_leading_dash_are_accepted(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"-rf": "HELP\n"})
     ended = kvs("lint", "--", "-rf.job", how=Start(cwd=tmp_path))
     assert (ended.status, ended.stdout) == (0, b"-rf.job: 1 line, 1 command, all valid\n")
@@ -141,7 +141,7 @@ BEFORE_THE_PLACE = {
 
 @pytest.mark.parametrize("before", BEFORE_THE_PLACE.values(), ids=BEFORE_THE_PLACE)
 @pytest.mark.parametrize("after", [b"", b" and " + b"more " * 50])
-def test_the_caret_stands_under_the_place(tmp_path: Path, before: bytes, after: bytes) -> None:
+def test_caret_is_under_the_column(tmp_path: Path, before: bytes, after: bytes) -> None:
     (tmp_path / "a").write_bytes(b"SHOW\n" + before + AT.encode() + after + b"\nSHOW\n")
     ended = kvs("lint", "a", how=Start(cwd=tmp_path))
     told, line, caret, _ = ended.stdout.decode().splitlines()
@@ -152,7 +152,7 @@ def test_the_caret_stands_under_the_place(tmp_path: Path, before: bytes, after: 
     assert line.isprintable()
 
 
-def test_the_caret_stands_behind_a_line_that_ends_too_early(tmp_path: Path) -> None:
+def test_caret_is_behind_an_incomplete_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes("READ [漢".encode())
     _, line, caret, _ = kvs("lint", tmp_path / "a").stdout.decode().splitlines()
     assert (line, caret) == ("    READ [漢", "            ^")

@@ -51,7 +51,7 @@ def is_served(place: Place) -> None:
     until(lambda: all(path.with_suffix(".out").exists() for path in jobs.glob("*.job")))
 
 
-def test_a_pipe_that_nothing_reads_and_then_is_read() -> None:
+def test_blocked_pipe_gets_the_count_of_dropped_lines() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):
         os.close(writer)
@@ -82,7 +82,7 @@ def test_a_pipe_that_nothing_reads_and_then_is_read() -> None:
     os.close(reader)
 
 
-def test_a_pipe_that_nothing_reads_keeps_no_server_from_its_end() -> None:
+def test_blocked_pipe_does_not_prevent_shutdown() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):
         is_served(place)
@@ -92,7 +92,7 @@ def test_a_pipe_that_nothing_reads_keeps_no_server_from_its_end() -> None:
     os.close(writer)
 
 
-def test_nor_one_that_ends_with_an_error(tmp_path: Path) -> None:
+def test_blocked_pipe_does_not_prevent_exit_with_an_error(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with serving(writer, "--data", str(tmp_path / "d"), job=NOISE) as (place, process):
         is_served(place)
@@ -102,7 +102,7 @@ def test_nor_one_that_ends_with_an_error(tmp_path: Path) -> None:
     os.close(writer)
 
 
-def test_a_pipe_whose_reader_has_gone() -> None:
+def test_closed_pipe_does_not_stop_the_server() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):
         os.close(writer)
@@ -112,7 +112,7 @@ def test_a_pipe_whose_reader_has_gone() -> None:
         assert process.wait(SECONDS) == 0
 
 
-def test_a_full_device() -> None:
+def test_full_device_does_not_stop_the_server() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     with serving(full, job=NOISE) as (place, process):
         is_served(place)
@@ -121,7 +121,7 @@ def test_a_full_device() -> None:
     os.close(full)
 
 
-def test_a_terminal_that_is_stopped() -> None:
+def test_stopped_terminal_does_not_stop_the_server() -> None:
     master, slave = pty.openpty()
     with serving(slave, job=NOISE) as (place, process):
         termios.tcflow(slave, termios.TCOOFF)
@@ -132,7 +132,7 @@ def test_a_terminal_that_is_stopped() -> None:
     os.close(slave)
 
 
-def test_what_other_processes_share_is_left_as_it_is() -> None:
+def test_shared_file_description_stays_blocking() -> None:
     reader, writer = os.pipe()
     with serving(writer) as (place, _):
         Client(place, "c").connected().close()
@@ -141,7 +141,7 @@ def test_what_other_processes_share_is_left_as_it_is() -> None:
     os.close(writer)
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
+def test_second_signal_exits_despite_a_blocked_log() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):
         is_served(place)
@@ -155,7 +155,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
     os.close(writer)
 
 
-def test_lines_are_written_whole_whatever_pieces_they_come_in() -> None:
+def test_lines_are_written_whole_from_pieces() -> None:
     reader, writer = os.pipe()
     log = LogWriter(writer)
     log.write("one")
@@ -172,7 +172,7 @@ def dropped(log: bytes) -> int:
     return sum(int(line.split()[3]) for line in whole if b"dropped" in line)
 
 
-def test_beyond_the_bound_lines_are_dropped_and_counted() -> None:
+def test_lines_beyond_the_bound_are_dropped_and_counted() -> None:
     reader, writer = os.pipe()
     held = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     log = LogWriter(writer)

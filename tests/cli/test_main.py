@@ -30,7 +30,7 @@ sys.exit(main())
     "module",
     ["kvs.cli", "argparse", "kvs.engine.selection", "kvs.cli.run", "kvs.store.core", "kvs.jobs"],
 )
-def test_ctrl_c_before_all_is_loaded_ends_it_in_silence(tmp_path: Path, module: str) -> None:
+def test_ctrl_c_during_imports_exits_without_a_traceback(tmp_path: Path, module: str) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
     command = [sys.executable, "-c", INTERRUPTED_AT, module, "run", str(jobs)]
     ended = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
@@ -38,7 +38,7 @@ def test_ctrl_c_before_all_is_loaded_ends_it_in_silence(tmp_path: Path, module: 
     assert sorted(jobs.iterdir()) == [jobs / "a.job"]
 
 
-def test_the_package_loads_nothing_before_it_is_used() -> None:
+def test_package_imports_nothing_before_use() -> None:
     script = (
         "import sys; before = {*sys.modules}; import kvs; print(sorted({*sys.modules} - before));"
         "[getattr(kvs, name) for name in kvs.__all__]; print({*kvs.__all__} <= {*dir(kvs)})"
@@ -54,7 +54,7 @@ ELSEWHERE = (
 
 
 @pytest.mark.parametrize("use", ["kvs.Store()", "kvs.connect('fifo')", "from kvs import Session"])
-def test_on_another_system_the_library_says_what_it_needs(use: str) -> None:
+def test_library_says_that_it_needs_linux(use: str) -> None:
     script = f"{ELSEWHERE}import kvs\ntry:\n {use}\nexcept ImportError as error: print(error)"
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, timeout=SECONDS, check=False
@@ -63,7 +63,7 @@ def test_on_another_system_the_library_says_what_it_needs(use: str) -> None:
     assert ended.stdout == b"kvs needs Linux; this system is darwin\n"
 
 
-def test_on_another_system_the_program_says_what_it_needs(tmp_path: Path) -> None:
+def test_program_says_that_it_needs_linux(tmp_path: Path) -> None:
     script = f"{ELSEWHERE}from kvs.__main__ import main; sys.exit(main())"
     ended = subprocess.run(
         [sys.executable, "-c", script],
@@ -77,6 +77,6 @@ def test_on_another_system_the_program_says_what_it_needs(tmp_path: Path) -> Non
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_console_script_is_the_module() -> None:
+def test_console_script_is_the_module() -> None:
     (script,) = entry_points(group="console_scripts", name="kvs")
     assert script.value == "kvs.__main__:main"

@@ -37,7 +37,7 @@ def all_was_done(jobs: Path) -> bool:
     )
 
 
-def test_a_table_with_a_row_per_job_goes_to_stdout_and_errors_go_to_stderr(jobs: Path) -> None:
+def test_table_is_on_stdout_and_errors_are_on_stderr(jobs: Path) -> None:
     ended = kvs("run", "jobs", how=Start(cwd=jobs.parent))
     headings, *rows = [line.split(maxsplit=5) for line in ended.stdout.decode().splitlines()]
     assert headings == ["job", "commands", "invalid", "backups", "seconds", "state"]
@@ -47,22 +47,20 @@ def test_a_table_with_a_row_per_job_goes_to_stdout_and_errors_go_to_stderr(jobs:
     assert ended.lines[0].startswith("jobs/bad.job:2:1: 'foo' is no command")
 
 
-def test_quiet_tells_errors_and_nothing_else(jobs: Path) -> None:
+def test_quiet_prints_only_errors(jobs: Path) -> None:
     ended = kvs("run", "--quiet", jobs)
     assert one_line(ended).startswith(f"{jobs}/bad.job:2:1: ")
     assert ended.status == 1
 
 
-def test_quiet_says_nothing_where_all_is_well(jobs: Path) -> None:
+def test_quiet_prints_nothing_on_success(jobs: Path) -> None:
     (jobs / "bad.job").unlink()
     ended = kvs("run", "--quiet", jobs)
     assert (ended.status, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize("environment", [{}, {"TERM": "xterm-256color"}, {"FORCE_COLOR": "1"}])
-def test_off_a_terminal_there_is_no_control_character_but_newlines(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_files_get_no_control_characters(tmp_path: Path, environment: dict[str, str]) -> None:
     names = [
         "plain",
         "red\x1b[31m",
@@ -99,7 +97,7 @@ SHOWN["half of a character"] = r"half-\xe6\xbc"
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_a_job_of_any_name_is_run_and_told_of_escaped(tmp_path: Path, case: str) -> None:
+def test_jobs_of_any_name_run_and_are_shown_escaped(tmp_path: Path, case: str) -> None:
     name = NAMES[case]
     shown = SHOWN.get(case, name.decode(errors="replace"))
     directory = bytes(tmp_path)
@@ -115,7 +113,7 @@ def test_a_job_of_any_name_is_run_and_told_of_escaped(tmp_path: Path, case: str)
         assert snapshot.read() == b""
 
 
-def test_of_one_job_1000_errors_are_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_errors_of_a_job_beyond_1000_are_counted(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"many": "x\n" * 1_500, "full": "x\n" * 1_000, "one": "x\n"})
     ended = kvs("run", ".", "--threads", "1", how=Start(cwd=tmp_path))
     places = [line.split(":")[:2] for line in ended.lines]
@@ -133,7 +131,7 @@ def test_of_one_job_1000_errors_are_told_and_the_rest_is_counted(tmp_path: Path)
     assert rows == {"job": "invalid", "many": "1500", "full": "1000", "one": "1"}
 
 
-def test_errors_of_jobs_that_run_at_the_same_time_are_whole_lines(tmp_path: Path) -> None:
+def test_errors_of_parallel_jobs_do_not_mix(tmp_path: Path) -> None:
     names = [f"job{number}" for number in range(8)]
     write_jobs(tmp_path, dict.fromkeys(names, "x\n" * 1_000))
     ended = kvs("run", ".", "--threads", "8", how=Start(cwd=tmp_path))
@@ -143,7 +141,7 @@ def test_errors_of_jobs_that_run_at_the_same_time_are_whole_lines(tmp_path: Path
     assert len(ended.lines) == 8_000
 
 
-def test_one_more_invalid_line_than_told_is_told_of_as_one(tmp_path: Path) -> None:
+def test_count_of_one_omitted_error_is_singular(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"many": "x\n" * 1_001})
     ended = kvs("run", tmp_path)
     assert "1 more invalid line;" in ended.lines[-1]
@@ -160,7 +158,7 @@ LOST_RESULTS = {
 
 @pytest.mark.parametrize(("redirection", "reason"), LOST_RESULTS.values(), ids=LOST_RESULTS)
 @pytest.mark.parametrize("command", ["run", "lint"])
-def test_results_that_cannot_be_written_are_an_error(
+def test_unwritable_results_are_an_error(
     jobs: Path, command: str, redirection: str, reason: str
 ) -> None:
     (jobs / "bad.job").unlink()
@@ -174,9 +172,7 @@ def test_results_that_cannot_be_written_are_an_error(
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
 @pytest.mark.parametrize("argument", ["--version", "--help"])
-def test_version_and_help_that_cannot_be_written_are_an_error(
-    argument: str, redirection: str
-) -> None:
+def test_unwritable_version_and_help_are_an_error(argument: str, redirection: str) -> None:
     ended = kvs(argument, how=Start(redirections=redirection))
     assert ended.status == 1
     assert "stdout" in one_line(ended)
@@ -190,7 +186,7 @@ def test_quiet_needs_no_stdout(jobs: Path, redirection: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["lint"]])
-def test_a_reader_that_has_gone_is_not_told_of(jobs: Path, arguments: list[str]) -> None:
+def test_closed_stdout_needs_no_message(jobs: Path, arguments: list[str]) -> None:
     write_jobs(jobs, {"long name " * 20 + str(number): b"HELP\n" for number in range(1000)})
     (jobs / "bad.job").unlink()
     with started(*arguments, jobs) as process:
@@ -206,9 +202,7 @@ LOST_ERRORS = ["2>&-", "2>/dev/full"]
 
 
 @pytest.mark.parametrize("redirection", LOST_ERRORS)
-def test_errors_that_cannot_be_told_stop_nothing_and_go_nowhere_else(
-    jobs: Path, redirection: str
-) -> None:
+def test_unwritable_errors_do_not_stop_jobs(jobs: Path, redirection: str) -> None:
     ended = kvs("run", jobs, how=Start(redirections=redirection))
     assert ended.status == 1
     assert len(ended.stdout.splitlines()) == 3
@@ -217,14 +211,12 @@ def test_errors_that_cannot_be_told_stop_nothing_and_go_nowhere_else(
 
 @pytest.mark.parametrize("redirection", LOST_ERRORS)
 @pytest.mark.parametrize("arguments", [["--frobnicate"], ["run", "nowhere"], ["lint", "nowhere"]])
-def test_wrong_usage_that_cannot_be_told_is_wrong_usage(
-    arguments: list[str], redirection: str
-) -> None:
+def test_unwritable_wrong_usage_exits_with_2(arguments: list[str], redirection: str) -> None:
     ended = kvs(*arguments, how=Start(redirections=redirection))
     assert (ended.status, ended.stdout) == (2, b"")
 
 
-def test_a_reader_of_errors_that_has_gone_stops_nothing(jobs: Path) -> None:
+def test_closed_stderr_does_not_stop_jobs(jobs: Path) -> None:
     with started("run", jobs) as process:
         assert process.stderr is not None
         process.stderr.close()
@@ -236,9 +228,7 @@ def test_a_reader_of_errors_that_has_gone_stops_nothing(jobs: Path) -> None:
 
 
 @pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "<&-", "<&- 2>&-"])
-def test_files_opened_in_the_place_of_closed_streams_get_only_what_is_theirs(
-    jobs: Path, redirections: str
-) -> None:
+def test_closed_streams_do_not_corrupt_files(jobs: Path, redirections: str) -> None:
     write_jobs(jobs, {"good": pairs_job(5_000) + b"BACKUP\nSHOW\nfoo\n"})
     ended = kvs("run", jobs, "--report", jobs / "r.json", how=Start(redirections=redirections))
     assert ended.status == 1
@@ -256,7 +246,7 @@ CANNOT_SHOW = {
 
 @pytest.mark.parametrize("environment", CANNOT_SHOW.values(), ids=CANNOT_SHOW)
 @pytest.mark.parametrize("command", ["run", "lint"])
-def test_characters_that_stdout_cannot_take_are_no_reason_to_fail(
+def test_unencodable_characters_do_not_fail_a_command(
     tmp_path: Path, command: str, environment: dict[str, str]
 ) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"漢é": b"HELP\n"})
@@ -265,7 +255,7 @@ def test_characters_that_stdout_cannot_take_are_no_reason_to_fail(
     assert b"1" in ended.stdout
 
 
-def test_no_file_of_ours_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+def test_closed_streams_are_replaced_by_dev_null(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     how = Start(redirections="<&- >&- 2>&-")
     with started("run", jobs, "--data", tmp_path / "data", how=how) as process:

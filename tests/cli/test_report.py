@@ -33,7 +33,7 @@ def run(tmp_path: Path, jobs: dict[str, str]) -> Data:
     return report
 
 
-def test_a_report_tells_of_the_run_as_a_whole(tmp_path: Path) -> None:
+def test_report_summarizes_the_run(tmp_path: Path) -> None:
     report = run(tmp_path, JOBS)
     assert report.pop("seconds") > 0
     assert [job["name"] for job in report.pop("jobs")] == ["a", "b"]
@@ -46,7 +46,7 @@ def test_a_report_tells_of_the_run_as_a_whole(tmp_path: Path) -> None:
     }
 
 
-def test_a_report_tells_of_every_invalid_line(tmp_path: Path) -> None:
+def test_report_lists_invalid_lines(tmp_path: Path) -> None:
     job = run(tmp_path, JOBS)["jobs"][1]
     errors = job.pop("errors")
     assert job.pop("seconds") > 0
@@ -70,7 +70,7 @@ def test_a_report_tells_of_every_invalid_line(tmp_path: Path) -> None:
     assert all(set(error) == {"file", "line", "column", "reason"} for error in errors)
 
 
-def test_a_report_tells_of_every_snapshot_and_how_long_it_took(tmp_path: Path) -> None:
+def test_report_lists_backups_and_durations(tmp_path: Path) -> None:
     job = run(tmp_path, JOBS)["jobs"][0]
     snapshots = job["backups"]
     assert (job["failed"], job["commands"], job["error"]) == (False, 4, None)
@@ -91,7 +91,7 @@ def test_a_report_tells_of_every_snapshot_and_how_long_it_took(tmp_path: Path) -
     ]
 
 
-def test_a_report_tells_of_a_snapshot_that_failed(tmp_path: Path) -> None:
+def test_report_lists_failed_backups(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "a-1.bck").mkdir(parents=True)
     job = run(tmp_path, {"a": "HELP\nBACKUP\nBACKUP\n"})["jobs"][0]
     failed, written = job["backups"]
@@ -112,7 +112,7 @@ def test_a_report_tells_of_a_snapshot_that_failed(tmp_path: Path) -> None:
     assert (written["number"], written["written"], written["error"]) == (2, True, None)
 
 
-def test_a_report_tells_of_a_job_that_failed(tmp_path: Path) -> None:
+def test_report_lists_failed_jobs(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "b.job").mkdir(parents=True)
     report = run(tmp_path, {"a": "HELP\n"})
     good, bad = report["jobs"]
@@ -122,12 +122,12 @@ def test_a_report_tells_of_a_job_that_failed(tmp_path: Path) -> None:
     assert bad["error"] == "jobs/b.job: cannot open it: it is no regular file"
 
 
-def test_a_report_lists_1000_errors_of_a_job_and_counts_the_rest(tmp_path: Path) -> None:
+def test_report_counts_errors_beyond_1000(tmp_path: Path) -> None:
     job = run(tmp_path, {"a": "x\n" * 1_234})["jobs"][0]
     assert (job["invalid"], len(job["errors"]), job["errors_omitted"]) == (1_234, 1_000, 234)
 
 
-def test_a_report_shows_any_name_as_text(tmp_path: Path) -> None:
+def test_report_escapes_names(tmp_path: Path) -> None:
     with open(bytes(tmp_path) + b"/latin-\xe9\n\x1b.job", "wb") as job:
         job.write(b"\x1b\xe9\n")
     _, report = run_reporting(".", how=Start(cwd=tmp_path))
@@ -137,11 +137,11 @@ def test_a_report_shows_any_name_as_text(tmp_path: Path) -> None:
     assert r"\x1b\xe9" in job_report["errors"][0]["reason"]
 
 
-def test_a_report_of_no_jobs_is_a_report(tmp_path: Path) -> None:
+def test_report_of_no_jobs_is_valid(tmp_path: Path) -> None:
     assert run(tmp_path, {})["jobs"] == []
 
 
-def test_a_report_takes_the_place_of_an_older_one_as_a_whole(tmp_path: Path) -> None:
+def test_report_replaces_an_older_one_atomically(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
     report = tmp_path / "report.json"
     report.write_text("old " * 10_000)
@@ -153,14 +153,14 @@ def test_a_report_takes_the_place_of_an_older_one_as_a_whole(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["jobs", "report.json"]
 
 
-def test_a_report_stays_when_the_call_was_wrong(tmp_path: Path) -> None:
+def test_report_is_not_touched_by_wrong_usage(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.write_text("old")
     assert kvs("run", tmp_path / "nowhere", "--report", report).status == 2
     assert report.read_text() == "old"
 
 
-def test_a_report_into_a_pipe_does_not_put_a_file_in_its_place(tmp_path: Path) -> None:
+def test_report_does_not_replace_a_pipe(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
     pipe = tmp_path / "report.json"
     os.mkfifo(pipe)
@@ -170,7 +170,7 @@ def test_a_report_into_a_pipe_does_not_put_a_file_in_its_place(tmp_path: Path) -
     assert str(pipe) in one_line(ended)
 
 
-def test_a_report_that_cannot_be_written_in_the_end_is_an_error(tmp_path: Path) -> None:
+def test_unwritable_report_is_an_error(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": STANDSTILL})
     place = tmp_path / "place"
     place.mkdir()
@@ -186,7 +186,7 @@ def test_a_report_that_cannot_be_written_in_the_end_is_an_error(tmp_path: Path) 
 # Restore.
 
 
-def test_a_run_begins_with_the_pairs_of_a_snapshot(tmp_path: Path) -> None:
+def test_restore_loads_the_pairs_of_a_backup(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,v)(a,b)]\nBACKUP\nWRITE [(k,w)]\n"})
     assert kvs("run", jobs).status == 0
     write_jobs(jobs, {"a": "SHOW\nBACKUP\n"})
@@ -211,7 +211,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("text", "told"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_snapshot_is_refused_before_anything_is_done(
+def test_malformed_backup_is_refused_before_jobs_run(
     tmp_path: Path, text: bytes, told: str
 ) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})

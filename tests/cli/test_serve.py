@@ -100,7 +100,7 @@ def output(place: Place, script: bytes) -> bytes:
     return until(written)
 
 
-def test_a_job_changes_what_a_client_watches_and_sigterm_ends_it_all_in_good_order() -> None:
+def test_sigterm_shuts_down_jobs_and_sessions() -> None:
     with serving() as server:
         client = Client(server, "c").connected()
         client.subscribe(b"a")
@@ -117,7 +117,7 @@ def test_a_job_changes_what_a_client_watches_and_sigterm_ends_it_all_in_good_ord
         assert sorted(os.listdir(server.jobs)) == ["a.job", "a.out"]
 
 
-def test_jobs_that_come_later_are_run_once_each_and_with_once_they_are_not() -> None:
+def test_later_jobs_run_except_with_once() -> None:
     with serving() as server:
         client = Client(server, "c").connected()
         client.subscribe(b"later")
@@ -136,7 +136,7 @@ def test_jobs_that_come_later_are_run_once_each_and_with_once_they_are_not() -> 
         assert not (server.jobs / "b.out").exists()
 
 
-def test_sessions_go_on_while_the_jobs_directory_is_away() -> None:
+def test_sessions_survive_a_missing_jobs_directory() -> None:
     with serving() as server:
         client = Client(server, "c").connected()
         client.subscribe(b"a")
@@ -157,7 +157,7 @@ def test_sessions_go_on_while_the_jobs_directory_is_away() -> None:
         assert "it is back, and watched" in log
 
 
-def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
+def test_sigint_stops_jobs_and_leaves_no_partial_backup() -> None:
     pairs = "".join(f"(key{number:05},v)" for number in range(20_000))
     with serving(a=f"WRITE [{pairs}]\nBACKUP\nWAIT 9999999\n", b="WAIT 9999999\n") as server:
         until(lambda: b"Waiting" in content(server.jobs / "a.out"))
@@ -169,7 +169,7 @@ def test_sigint_stops_waiting_jobs_and_finishes_or_removes_snapshots() -> None:
             assert len(load(os.fsencode(server.jobs / "a-1.bck"))) == 20_000
 
 
-def test_sigusr1_ends_all_sessions_at_any_moment_and_the_server_lives_on() -> None:
+def test_sigusr1_ends_sessions_but_not_the_server() -> None:
     pairs = "".join(f"(key{number:06},v)" for number in range(100_000))
     job = f"WRITE [{pairs}]\nBACKUP\n" + "WRITE [(hot,1)]\n" * 200_000 + "BACKUP\n"
     with serving("--max-sessions", "3", a=job) as server:
@@ -196,7 +196,7 @@ def test_sigusr1_ends_all_sessions_at_any_moment_and_the_server_lives_on() -> No
         assert server.end()[0] == 0
 
 
-def test_a_snapshot_being_written_keeps_nobodys_pipe_open() -> None:
+def test_backup_child_holds_no_pipes_of_sessions() -> None:
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         jobs = folder / "jobs"
@@ -222,7 +222,7 @@ def test_a_snapshot_being_written_keeps_nobodys_pipe_open() -> None:
             assert end(process).status == 0
 
 
-def test_a_snapshot_being_written_takes_no_connects_for_a_server_that_was_killed() -> None:
+def test_backup_child_does_not_hold_the_registration_pipe() -> None:
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         jobs = write_jobs(folder / "jobs", {"a": "WRITE [(a,1)]\nBACKUP\n"})
@@ -238,7 +238,7 @@ def test_a_snapshot_being_written_takes_no_connects_for_a_server_that_was_killed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signal.Signals) -> None:
+def test_signals_are_handled_once_the_pipe_exists(number: signal.Signals) -> None:
     for _ in range(3):
         with serving() as server:  # its pipe is there, and perhaps not even open
             if number is signal.SIGUSR1:
@@ -250,7 +250,9 @@ def test_a_signal_is_served_from_the_moment_that_the_pipe_is_there(number: signa
 
 
 @pytest.mark.parametrize("option", [(), ("--once",)])
-def test_who_cannot_have_the_pipe_has_run_no_job(tmp_path: Path, option: tuple[str, ...]) -> None:
+def test_no_job_runs_when_the_pipe_cannot_be_created(
+    tmp_path: Path, option: tuple[str, ...]
+) -> None:
     jobs = write_jobs(tmp_path / "jobs", {f"{number}": "HELP\n" for number in range(20)})
     (tmp_path / "reg").write_text("not a pipe\n")
     ended = kvs_program("serve", jobs, "2", "2", tmp_path / "reg", *option)
@@ -261,7 +263,7 @@ def test_who_cannot_have_the_pipe_has_run_no_job(tmp_path: Path, option: tuple[s
 
 
 @pytest.mark.parametrize("option", [(), ("--once",)])
-def test_when_the_jobs_cannot_begin_there_is_no_pipe(
+def test_no_pipe_is_created_without_a_jobs_directory(
     tmp_path: Path, option: tuple[str, ...]
 ) -> None:
     ended = kvs_program("serve", tmp_path / "none", "2", "2", tmp_path / "reg", *option)
@@ -270,7 +272,7 @@ def test_when_the_jobs_cannot_begin_there_is_no_pipe(
     assert not (tmp_path / "reg").exists()
 
 
-def test_on_a_data_directory_jobs_are_gone_on_with_where_a_killed_server_was() -> None:
+def test_jobs_resume_after_the_server_was_killed() -> None:
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         jobs, data = folder / "jobs", folder / "data"
@@ -298,7 +300,7 @@ def test_on_a_data_directory_jobs_are_gone_on_with_where_a_killed_server_was() -
         assert f"{data}: at revision 2, 2 pairs" in log.decode()
 
 
-def test_a_job_that_is_run_again_while_its_snapshot_is_written_costs_the_server_nothing() -> None:
+def test_job_can_be_replaced_during_its_backup() -> None:
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         jobs = folder / "jobs"

@@ -128,7 +128,7 @@ def session(
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("case", [*COMMANDS, *SILENT])
-def test_a_lost_stderr_never_changes_the_exit_status(folder: Path, case: str, place: str) -> None:
+def test_lost_stderr_does_not_change_the_exit_status(folder: Path, case: str, place: str) -> None:
     arguments, status = {**COMMANDS, **SILENT}[case]
     with lost(place) as stderr:
         ended = program(folder, arguments, PIPE, stderr)
@@ -145,7 +145,7 @@ REASONS = {
 
 @pytest.mark.parametrize("place", REASONS)
 @pytest.mark.parametrize("case", [name for name in COMMANDS if "errors" not in name])
-def test_a_lost_result_is_one_line_and_status_1(folder: Path, case: str, place: str) -> None:
+def test_lost_result_is_one_line_and_status_1(folder: Path, case: str, place: str) -> None:
     arguments, _ = COMMANDS[case]
     with lost(place) as stdout:
         ended = program(folder, arguments, stdout, PIPE)
@@ -155,7 +155,7 @@ def test_a_lost_result_is_one_line_and_status_1(folder: Path, case: str, place: 
 
 
 @pytest.mark.parametrize("case", [name for name in COMMANDS if "errors" not in name])
-def test_a_reader_of_results_that_has_gone_is_status_1_in_silence(folder: Path, case: str) -> None:
+def test_closed_stdout_is_status_1_without_a_message(folder: Path, case: str) -> None:
     with lost("a pipe that has gone") as stdout:
         ended = program(folder, COMMANDS[case][0], stdout, PIPE)
     assert (ended.status, ended.stderr) == (1, b"")
@@ -164,7 +164,7 @@ def test_a_reader_of_results_that_has_gone_is_status_1_in_silence(folder: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("case", COMMANDS)
-def test_with_both_lost_the_status_is_1(folder: Path, case: str, place: str) -> None:
+def test_loss_of_both_streams_is_status_1(folder: Path, case: str, place: str) -> None:
     with lost(place) as stream:
         assert program(folder, COMMANDS[case][0], stream, stream).status == 1
 
@@ -172,7 +172,7 @@ def test_with_both_lost_the_status_is_1(folder: Path, case: str, place: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("case", SILENT)
-def test_a_command_without_results_needs_no_stdout(folder: Path, case: str, place: str) -> None:
+def test_command_without_results_needs_no_stdout(folder: Path, case: str, place: str) -> None:
     arguments, status = SILENT[case]
     with lost(place) as stdout:
         ended = program(folder, arguments, stdout, PIPE)
@@ -193,7 +193,7 @@ def running(arguments: Sequence[Argument], stderr: int | None) -> Iterator[Popen
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_a_signal_stops_has_its_status(
+def test_interrupted_run_has_the_status_of_the_signal(
     folder: Path, place: str, number: signal.Signals
 ) -> None:
     jobs = write_jobs(folder / "long", {"job": f"foo\nREAD [k]\n{HOUR}"})
@@ -206,7 +206,7 @@ def test_a_run_that_a_signal_stops_has_its_status(
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_a_signal_stops_ends_well(
+def test_server_exits_with_0_after_a_signal(
     folder: Path, place: str, number: signal.Signals
 ) -> None:
     jobs = write_jobs(folder / "served", {"job": "foo\nBACKUP\n"})
@@ -218,7 +218,7 @@ def test_a_server_that_a_signal_stops_ends_well(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_session_with_a_lost_stderr_goes_on(runtime: Path, served: Served, place: str) -> None:
+def test_session_survives_a_lost_stderr(runtime: Path, served: Served, place: str) -> None:
     with lost(place) as stderr:
         ended = session(runtime, served, b"foo\nWRITE [(k,v)]\nSHOW\n", PIPE, stderr)
     assert ended.status == 0
@@ -226,7 +226,7 @@ def test_a_session_with_a_lost_stderr_goes_on(runtime: Path, served: Served, pla
 
 
 @pytest.mark.parametrize("place", REASONS)
-def test_a_session_with_a_lost_stdout_ends(runtime: Path, served: Served, place: str) -> None:
+def test_session_ends_with_a_lost_stdout(runtime: Path, served: Served, place: str) -> None:
     with lost(place) as stdout:
         ended = session(runtime, served, b"SHOW\n", stdout, PIPE)
     assert one_line(ended) == f"kvs client: {REASONS[place]}"
@@ -234,9 +234,7 @@ def test_a_session_with_a_lost_stdout_ends(runtime: Path, served: Served, place:
 
 
 @pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}])
-def test_results_of_which_a_file_takes_a_part_are_lost(
-    folder: Path, unbuffered: dict[str, str]
-) -> None:
+def test_partly_written_results_are_an_error(folder: Path, unbuffered: dict[str, str]) -> None:
     """A file that may not grow accepts a part of one write(2), and only the next one fails."""
     with Store(folder / "data") as store:
         store.write({f"key{number}": "v" * 40 for number in range(200)})

@@ -40,7 +40,7 @@ def table(text: str) -> list[list[str]]:
     return [row.split(maxsplit=5) for row in rows]
 
 
-def test_progress_is_shown_while_jobs_run_and_a_table_at_the_end(tmp_path: Path) -> None:
+def test_progress_is_followed_by_a_table(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\n", "b": HOUR, "c": "HELP\nfoo\n"})
     arguments = ("run", tmp_path, "--threads", "2")
     with on_terminal(*arguments, how=Start(children_stop="birth")) as (process, terminal):
@@ -61,7 +61,7 @@ def test_progress_is_shown_while_jobs_run_and_a_table_at_the_end(tmp_path: Path)
     assert [row[5].split(",")[0] for row in rows] == ["done", "stopped", "done"]
 
 
-def test_when_it_ends_the_cursor_is_there_and_the_progress_is_not(tmp_path: Path) -> None:
+def test_progress_is_erased_and_the_cursor_restored(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})
     status, text, raw = seen("run", tmp_path)
     assert status == 0
@@ -70,14 +70,14 @@ def test_when_it_ends_the_cursor_is_there_and_the_progress_is_not(tmp_path: Path
     assert text.endswith("\n")
 
 
-def test_the_table_holds_a_row_for_each_of_many_jobs(tmp_path: Path) -> None:
+def test_table_has_a_row_for_each_of_many_jobs(tmp_path: Path) -> None:
     write_jobs(tmp_path, {f"job{number:03}": "HELP\n" for number in range(200)})
     _, text, _ = seen("run", tmp_path)
     assert [row[0] for row in table(text)] == ["job", *(f"job{number:03}" for number in range(200))]
 
 
 @pytest.mark.parametrize("columns", [1, 10, 40, 70])
-def test_a_narrow_terminal_folds_a_name_and_cuts_nothing_off(tmp_path: Path, columns: int) -> None:
+def test_narrow_terminal_folds_names(tmp_path: Path, columns: int) -> None:
     name = "abcdefghij" * 4
     write_jobs(tmp_path, {name: "HELP\n"})
     status, text, _ = seen("run", tmp_path, columns=columns)
@@ -100,9 +100,7 @@ NAMES_AND_LINES = {
 
 @pytest.mark.parametrize("columns", [20, 80])
 @pytest.mark.parametrize(("name", "line"), NAMES_AND_LINES.values(), ids=NAMES_AND_LINES)
-def test_errors_are_shown_whole_and_as_they_are(
-    tmp_path: Path, name: str, line: str, columns: int
-) -> None:
+def test_errors_are_shown_unchanged(tmp_path: Path, name: str, line: str, columns: int) -> None:
     write_jobs(tmp_path, {name: f"{line}\nHELP\n {line}\n"})
     elsewhere = kvs("run", ".", "--quiet", how=Start(cwd=tmp_path))
     status, text, raw = seen("run", ".", how=Start(cwd=tmp_path), columns=columns)
@@ -113,7 +111,7 @@ def test_errors_are_shown_whole_and_as_they_are(
     assert ".job: " not in text
 
 
-def test_a_name_in_the_table_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_names_in_the_table_are_shown_unchanged(tmp_path: Path) -> None:
     write_jobs(tmp_path, {":x:[red]x": "HELP\n"})
     _, text, _ = seen("run", tmp_path)
     assert table(text)[1][0] == ":x:[red]x"
@@ -125,26 +123,26 @@ def test_wrong_usage_is_a_plain_line(tmp_path: Path) -> None:
     assert "kvs run: nowhere: No such file or directory\r\n" in raw
 
 
-def test_quiet_shows_errors_alone(tmp_path: Path) -> None:
+def test_quiet_shows_only_errors(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\nfoo\n"})
     status, _, raw = seen("run", ".", "--quiet", how=Start(cwd=tmp_path))
     assert status == 1
     assert re.fullmatch(r"\./a\.job:2:1: 'foo' is no command; [^\r\n\x1b]*\r\n", raw)
 
 
-def test_quiet_shows_nothing_where_all_is_well(tmp_path: Path) -> None:
+def test_quiet_shows_nothing_on_success(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})
     assert seen("run", tmp_path, "--quiet") == (0, "", "")
 
 
-def test_lint_needs_no_control_characters(tmp_path: Path) -> None:
+def test_lint_writes_no_control_characters(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\nfoo\n"})
     status, _, raw = seen("lint", tmp_path)
     assert status == 1
     assert raw.replace("\r\n", "").isprintable()
 
 
-def test_a_terminal_that_can_do_nothing_gets_no_escape_sequences(tmp_path: Path) -> None:
+def test_dumb_terminal_gets_no_escape_sequences(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\nfoo\n"})
     status, text, raw = seen("run", ".", how=Start(cwd=tmp_path, environment={"TERM": "dumb"}))
     assert status == 1
@@ -153,7 +151,7 @@ def test_a_terminal_that_can_do_nothing_gets_no_escape_sequences(tmp_path: Path)
     assert "\x1b" not in raw
 
 
-def test_progress_goes_to_stderr_and_results_to_a_file(tmp_path: Path) -> None:
+def test_progress_is_on_stderr_when_results_go_to_a_file(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     results = tmp_path / "results"
     how = Start(redirections=f">'{results}'")
@@ -168,7 +166,7 @@ def test_progress_goes_to_stderr_and_results_to_a_file(tmp_path: Path) -> None:
     assert table(results.read_text())[1][:2] == ["a", "1"]
 
 
-def test_errors_to_a_file_are_plain_and_the_table_is_on_the_terminal(tmp_path: Path) -> None:
+def test_errors_in_a_file_are_plain(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "foo\n"})
     errors = tmp_path / "errors"
     status, text, raw = seen("run", jobs, how=Start(redirections=f"2>'{errors}'"))
@@ -180,7 +178,7 @@ def test_errors_to_a_file_are_plain_and_the_table_is_on_the_terminal(tmp_path: P
     assert HIDE_CURSOR not in raw
 
 
-def test_ctrl_c_stops_jobs_and_lets_a_snapshot_be_finished(tmp_path: Path) -> None:
+def test_ctrl_c_stops_jobs_and_finishes_a_backup(tmp_path: Path) -> None:
     """The terminal sends it to the whole foreground, the child that writes the snapshot too."""
     write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nREAD [k]\n" + HOUR})
     with on_terminal("run", tmp_path, how=Start(children_stop="birth")) as (process, terminal):
@@ -196,7 +194,7 @@ def test_ctrl_c_stops_jobs_and_lets_a_snapshot_be_finished(tmp_path: Path) -> No
     assert leftovers(tmp_path) == []
 
 
-def test_a_second_signal_gives_the_cursor_back(tmp_path: Path) -> None:
+def test_second_signal_restores_the_cursor(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "BACKUP\n"})
     with on_terminal("run", tmp_path, how=Start(children_stop="birth")) as (process, terminal):
         terminal.read_until("1 backup in flight")
@@ -205,7 +203,7 @@ def test_a_second_signal_gives_the_cursor_back(tmp_path: Path) -> None:
         assert terminal.raw.rindex(SHOW_CURSOR) > terminal.raw.rindex(HIDE_CURSOR)
 
 
-def test_a_second_signal_leaves_at_once_though_the_terminal_stands_still(tmp_path: Path) -> None:
+def test_second_signal_exits_despite_a_stopped_terminal(tmp_path: Path) -> None:
     """Nobody reads the terminal, as after Ctrl-S, and the errors do not fit into it."""
     write_jobs(tmp_path, {"a": "x\n" * 1_000})
     with on_terminal("run", tmp_path) as (process, _):
@@ -214,7 +212,7 @@ def test_a_second_signal_leaves_at_once_though_the_terminal_stands_still(tmp_pat
         assert interrupt_until_gone(process) == 130
 
 
-def test_a_terminal_that_goes_away_does_not_stop_who_ignores_that(tmp_path: Path) -> None:
+def test_hangup_does_not_stop_a_run_that_ignores_sighup(tmp_path: Path) -> None:
     """As with nohup(1): the progress is lost, the work is not."""
     scripts = {"a": "BACKUP\nREAD [x]\nBACKUP\nfoo\nREAD [y]\n", "b": "READ [z]\n"}
     write_jobs(tmp_path, scripts)

@@ -40,9 +40,7 @@ WRONG_NUMBERS = [
 
 @pytest.mark.parametrize("option", ["--threads", "--backups"])
 @pytest.mark.parametrize("number", WRONG_NUMBERS)
-def test_a_number_that_is_none_or_below_1_is_wrong_usage(
-    jobs: Path, option: str, number: str
-) -> None:
+def test_invalid_number_is_wrong_usage(jobs: Path, option: str, number: str) -> None:
     ended = kvs("run", jobs, option, number)
     line = one_line(ended)
     assert ended.status == 2
@@ -97,7 +95,7 @@ EMPTY_PATHS = {
 
 
 @pytest.mark.parametrize(("argument", "arguments"), EMPTY_PATHS.items(), ids=EMPTY_PATHS)
-def test_a_path_that_is_empty_is_called_so(jobs: Path, argument: str, arguments: list[str]) -> None:
+def test_empty_path_is_wrong_usage(jobs: Path, argument: str, arguments: list[str]) -> None:
     rest = ["new"] if argument == "FILE.bck" else []
     ended = kvs(*arguments, "", *rest, how=Start(cwd=jobs.parent))
     told = f"kvs {arguments[0]}: argument {argument}: the path is empty; "
@@ -107,9 +105,7 @@ def test_a_path_that_is_empty_is_called_so(jobs: Path, argument: str, arguments:
 
 
 @pytest.mark.parametrize(("arguments", "told"), WRONG_USAGE.values(), ids=WRONG_USAGE)
-def test_wrong_usage_is_told_in_one_line_and_nothing_is_done(
-    jobs: Path, arguments: list[str], told: str
-) -> None:
+def test_wrong_usage_is_reported_in_one_line(jobs: Path, arguments: list[str], told: str) -> None:
     ended = kvs(*arguments, how=Start(cwd=jobs.parent))
     line = one_line(ended)
     assert ended.status == 2
@@ -126,7 +122,7 @@ def test_wrong_usage_is_told_in_one_line_and_nothing_is_done(
         (b"--latin\xe9", r"--latin\xe9"),
     ],
 )
-def test_an_unknown_option_is_told_escaped(jobs: Path, argument: bytes, told: str) -> None:
+def test_unknown_option_is_shown_escaped(jobs: Path, argument: bytes, told: str) -> None:
     ended = kvs("run", jobs, argument)
     assert ended.status == 2
     assert told in one_line(ended)
@@ -136,9 +132,7 @@ def test_an_unknown_option_is_told_escaped(jobs: Path, argument: bytes, told: st
 @pytest.mark.parametrize(
     "arguments", [["run"], ["lint"], ["run", "jobs", "--restore"], ["run", "jobs", "--report"]]
 )
-def test_a_path_that_is_not_there_is_told_escaped(
-    jobs: Path, arguments: list[str], name: bytes
-) -> None:
+def test_missing_path_is_shown_escaped(jobs: Path, arguments: list[str], name: bytes) -> None:
     ended = kvs(*arguments, name + b"/x", how=Start(cwd=jobs.parent))
     shown = name.replace(b"\xc2\x9b", b"\\x9b").decode(errors="backslashreplace")
     assert ended.status == 2
@@ -146,7 +140,7 @@ def test_a_path_that_is_not_there_is_told_escaped(
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
-def test_version_and_help_are_results_and_no_error(arguments: list[str]) -> None:
+def test_version_and_help_are_results(arguments: list[str]) -> None:
     ended = kvs(*arguments)
     assert (ended.status, ended.stderr) == (0, b"")
     assert ended.stdout.endswith(b"\n")
@@ -154,14 +148,14 @@ def test_version_and_help_are_results_and_no_error(arguments: list[str]) -> None
         assert ended.stdout == f"kvs {VERSION} (engine: {engine_name()})\n".encode()
 
 
-def test_help_names_every_option_and_the_exit_statuses() -> None:
+def test_help_lists_options_and_exit_statuses() -> None:
     usage = kvs("--help").stdout.decode() + kvs("run", "--help").stdout.decode()
     options = ["--threads", "--backups", "--restore", "--report", "--quiet", "--version", "lint"]
     for word in [*options, "Exit status"]:
         assert word in usage
 
 
-def test_the_help_of_run_and_serve_says_what_holds() -> None:
+def test_help_of_run_and_serve_names_stores_and_defaults() -> None:
     run, serve = (
         " ".join(kvs(name, "--help").stdout.decode().split()) for name in ("run", "serve")
     )
@@ -195,9 +189,7 @@ def test_the_help_of_run_and_serve_says_what_holds() -> None:
         "777",
     ],
 )
-def test_a_mode_with_which_others_read_the_registration_pipe_is_wrong_usage(
-    jobs: Path, mode: str
-) -> None:
+def test_mode_readable_by_others_is_wrong_usage(jobs: Path, mode: str) -> None:
     fifo = jobs.parent / "fifo"
     ended = kvs("serve", jobs, "1", "1", fifo, f"--fifo-mode={mode}")
     assert ended.status == 2
@@ -209,14 +201,14 @@ def test_a_mode_with_which_others_read_the_registration_pipe_is_wrong_usage(
     assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
 
-def test_a_run_in_which_all_went_well_ends_with_0(jobs: Path) -> None:
+def test_successful_run_exits_with_0(jobs: Path) -> None:
     ended = kvs("run", jobs)
     assert (ended.status, ended.stderr) == (0, b"")
     assert (jobs / "one.out").read_bytes() == b"[(k,v)]\n"
     assert leftovers(jobs) == []
 
 
-def test_a_directory_without_jobs_is_nothing_wrong(tmp_path: Path) -> None:
+def test_directory_without_jobs_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "no.jobs").touch()
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "x.job").touch()
@@ -224,7 +216,7 @@ def test_a_directory_without_jobs_is_nothing_wrong(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["below", "no.jobs", "x.job"]
 
 
-def test_an_invalid_command_is_told_with_its_place_and_the_run_ends_with_1(jobs: Path) -> None:
+def test_invalid_command_is_reported_and_exits_with_1(jobs: Path) -> None:
     write_jobs(jobs, {"one": "READ [a]\n\n  READ [k,]\nREAD [k]"})
     ended = kvs("run", "jobs", "--quiet", how=Start(cwd=jobs.parent))
     line = one_line(ended)
@@ -233,25 +225,25 @@ def test_an_invalid_command_is_told_with_its_place_and_the_run_ends_with_1(jobs:
     assert (jobs / "one.out").read_bytes() == b"[(a,KVSERROR)]\n[(k,KVSERROR)]\n"
 
 
-def test_a_directory_of_any_name_is_worked_in(tmp_path: Path) -> None:
+def test_directory_of_any_name_is_accepted(tmp_path: Path) -> None:
     write_jobs(tmp_path / "-jobs", {"-one": GOOD})
     ended = kvs("run", "--quiet", "--", "-jobs", how=Start(cwd=tmp_path))
     assert (ended.status, ended.stderr) == (0, b"")
     assert (tmp_path / "-jobs" / "-one.out").read_bytes() == b"[(k,v)]\n"
 
 
-def test_options_may_stand_before_and_after_the_directory(jobs: Path) -> None:
+def test_options_may_precede_and_follow_the_directory(jobs: Path) -> None:
     assert kvs("run", "--threads=3", jobs, "--backups", "1").status == 0
 
 
-def test_a_link_to_a_directory_is_that_directory(jobs: Path) -> None:
+def test_link_to_a_directory_is_followed(jobs: Path) -> None:
     link = jobs.with_name("link")
     link.symlink_to(jobs)
     assert kvs("run", link).status == 0
     assert (jobs / "one.out").exists()
 
 
-def test_it_runs_as_the_installed_command_too(jobs: Path) -> None:
+def test_installed_command_runs(jobs: Path) -> None:
     program = Path(sys.executable).with_name("kvs")
     ended = subprocess.run(
         [program, "run", jobs, "--quiet"], timeout=SECONDS, check=False, capture_output=True

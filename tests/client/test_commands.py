@@ -42,7 +42,7 @@ MEANT: dict[bytes, ClientCommand] = {
 
 
 @pytest.mark.parametrize(("line", "meant"), MEANT.items())
-def test_what_a_line_means(line: bytes, meant: ClientCommand) -> None:
+def test_valid_line_is_parsed(line: bytes, meant: ClientCommand) -> None:
     assert parse_line(line) == meant
 
 
@@ -71,19 +71,19 @@ INVALID = {
 
 
 @pytest.mark.parametrize(("line", "told"), INVALID.items())
-def test_why_a_line_is_invalid(line: bytes, told: tuple[int, str]) -> None:
+def test_invalid_line_gets_column_and_reason(line: bytes, told: tuple[int, str]) -> None:
     assert parse_line(line) == Diagnostic(0, *told)
 
 
 @given(words, blanks, blanks, blanks)
-def test_every_word_can_be_subscribed(key: bytes, a: bytes, b: bytes, c: bytes) -> None:
+def test_subscribe_accepts_every_word(key: bytes, a: bytes, b: bytes, c: bytes) -> None:
     line = a + b"SUBSCRIBE" + b + b"[" + c + key + a + b"]" + b
     assert parse_line(line) == Subscribe(key)
     assert named_keys(line) == [key]
 
 
 @given(any_line)
-def test_the_language_is_as_it_is_elsewhere(line: bytes) -> None:
+def test_commands_of_the_language_parse_as_in_jobs(line: bytes) -> None:
     line = line.partition(b"\n")[0]
     assume(not OURS.match(line))
     meant = parse_line(line)
@@ -95,7 +95,7 @@ def test_the_language_is_as_it_is_elsewhere(line: bytes) -> None:
         assert isinstance(meant, Execute if count_commands(line) else Blank)
 
 
-def test_keys_in_a_line() -> None:
+def test_named_keys_returns_the_keys_of_a_line() -> None:
     assert named_keys(b"WRITE [(a,1) (b,2)]") == [b"a", b"b"]
     assert named_keys(b"DELETE [ a , b ]") == [b"a", b"b"]
     assert named_keys(b"READ [a]") == [b"a"]
@@ -103,7 +103,7 @@ def test_keys_in_a_line() -> None:
         assert named_keys(line) == []
 
 
-def test_help_names_every_command_and_those_are_known() -> None:
+def test_help_lists_every_command() -> None:
     assert b"BACKUP" not in HELP
     for name in COMMANDS:
         assert HELP.decode().count(name) >= 1

@@ -72,7 +72,7 @@ def check_refused(session: Session) -> None:
             use(session)
 
 
-def test_every_use_in_a_child_raises_and_the_parent_goes_on(process: Place) -> None:
+def test_child_cannot_use_the_session_of_its_parent(process: Place) -> None:
     with connect(process.path) as session:
         session.write({"a": "1"})
         changes = session.changes()
@@ -91,7 +91,7 @@ def test_every_use_in_a_child_raises_and_the_parent_goes_on(process: Place) -> N
 
 
 @pytest.mark.parametrize("end", ["close", "with", "forget", "exit", "collect"])
-def test_the_end_of_a_session_in_a_child_does_not_end_the_parents(
+def test_closing_in_a_child_leaves_the_session_open(
     process: Place, runtime: Path, end: str
 ) -> None:
     session = connect(process.path, id="me")
@@ -125,7 +125,7 @@ def test_the_end_of_a_session_in_a_child_does_not_end_the_parents(
     assert list(runtime.iterdir()) == []
 
 
-def test_a_child_does_not_keep_the_session_or_its_name(served: Served) -> None:
+def test_child_holds_neither_session_nor_client_id(served: Served) -> None:
     session = connect(served.path, id="me")
     held, release = os.pipe()
     child = os.fork()
@@ -144,7 +144,9 @@ def test_a_child_does_not_keep_the_session_or_its_name(served: Served) -> None:
         session.close()
 
 
-def test_a_fork_while_other_threads_use_the_session(process: Place, often_switching: None) -> None:
+def test_fork_does_not_disturb_requests_of_other_threads(
+    process: Place, often_switching: None
+) -> None:
     with connect(process.path) as session:
         session.subscribe("hot")
         stop = threading.Event()
@@ -176,7 +178,7 @@ def test_a_fork_while_other_threads_use_the_session(process: Place, often_switch
     assert not threads[-1].is_alive()
 
 
-def test_a_fork_from_a_handler_within_a_wait(served: Served) -> None:
+def test_fork_in_a_signal_handler_during_a_request_succeeds(served: Served) -> None:
     with connect(served.path) as session:
         children: list[int] = []
 
@@ -199,7 +201,7 @@ def test_a_fork_from_a_handler_within_a_wait(served: Served) -> None:
         assert session.read(["a"]) == {b"a": b"1"}
 
 
-def test_a_child_can_have_a_session_of_its_own(process: Place) -> None:
+def test_child_can_open_its_own_session(process: Place) -> None:
     with connect(process.path) as session:
 
         def work() -> None:
@@ -213,7 +215,7 @@ def test_a_child_can_have_a_session_of_its_own(process: Place) -> None:
 # Sessions that are dropped.
 
 
-def test_a_dropped_session_in_a_cycle_is_closed_in_a_collection(
+def test_dropped_session_in_a_cycle_is_closed_by_the_collector(
     served: Served, runtime: Path
 ) -> None:
     session = connect(served.path)
@@ -226,7 +228,7 @@ def test_a_dropped_session_in_a_cycle_is_closed_in_a_collection(
     until(lambda: served.server.sessions == 0)
 
 
-def test_an_iterator_of_changes_holds_its_session(served: Served) -> None:
+def test_iterator_of_changes_references_its_session(served: Served) -> None:
     session = connect(served.path)
     session.subscribe("a")
     changes = session.changes()
@@ -239,7 +241,7 @@ def test_an_iterator_of_changes_holds_its_session(served: Served) -> None:
     assert held() is None
 
 
-def test_a_closed_session_is_dropped_without_a_warning(served: Served) -> None:
+def test_closed_session_is_dropped_without_a_warning(served: Served) -> None:
     session = connect(served.path)
     session.close()
     with pytest.raises(SessionClosedError):
@@ -252,7 +254,7 @@ def test_a_closed_session_is_dropped_without_a_warning(served: Served) -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_session_is_neither_copied_nor_pickled(
+def test_session_cannot_be_copied_or_pickled(
     served: Served, duplicate: Callable[[object], object]
 ) -> None:
     with connect(served.path) as session:

@@ -39,9 +39,7 @@ def later(call: Callable[[], object]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_server_may_open_the_pipes_in_any_order(
-    runtime: Path, tmp_path: Path, order: str
-) -> None:
+def test_server_may_open_the_pipes_in_any_order(runtime: Path, tmp_path: Path, order: str) -> None:
     def play(peer: Peer) -> None:
         for step in order.split():
             if step == "reply":
@@ -61,7 +59,7 @@ def test_a_server_may_open_the_pipes_in_any_order(
         assert [(change.key, change.value) for change in session.changes()] == [(b"k", b"v")]
 
 
-def test_a_refusal_is_told_with_its_number(runtime: Path, tmp_path: Path) -> None:
+def test_rejected_connect_raises_with_the_result(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         peer.open("req", "res")
         peer.send("res", frames.encode_reply(frames.CONNECT, 7))
@@ -71,9 +69,7 @@ def test_a_refusal_is_told_with_its_number(runtime: Path, tmp_path: Path) -> Non
     assert refused.value.result == 7
 
 
-def test_a_connect_answered_with_the_character_0_is_taken_as_0(
-    runtime: Path, tmp_path: Path
-) -> None:
+def test_connect_accepts_the_digit_0_as_success(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         peer.open("req", "res", "not")
         peer.send("res", bytes([frames.CONNECT]) + b"0")
@@ -87,7 +83,7 @@ def test_a_connect_answered_with_the_character_0_is_taken_as_0(
 
 
 @pytest.mark.parametrize("answer", [b"\x03\x00", frames.encode_execute_reply_header(0, 0, 0)])
-def test_an_answer_to_something_else_is_no_answer(
+def test_reply_of_another_operation_ends_the_connect(
     runtime: Path, tmp_path: Path, answer: bytes
 ) -> None:
     def play(peer: Peer) -> None:
@@ -101,7 +97,7 @@ def test_an_answer_to_something_else_is_no_answer(
         connect(fifo)
 
 
-def test_a_server_that_closes_instead_of_an_answer(runtime: Path, tmp_path: Path) -> None:
+def test_connect_fails_when_the_server_closes_the_pipes(runtime: Path, tmp_path: Path) -> None:
     with (
         playing(tmp_path, lambda peer: peer.open("req", "res")) as fifo,
         pytest.raises(SessionClosedError, match="before it answered"),
@@ -109,14 +105,14 @@ def test_a_server_that_closes_instead_of_an_answer(runtime: Path, tmp_path: Path
         connect(fifo)
 
 
-def test_no_answer_in_time(runtime: Path, tmp_path: Path) -> None:
+def test_connect_times_out_without_an_answer(runtime: Path, tmp_path: Path) -> None:
     with playing(tmp_path, lambda _: None) as fifo, pytest.raises(ConnectTimeoutError) as late:
         connect(fifo, timeout=0.05)
     assert isinstance(late.value, TimeoutError)
     assert "within 0.05 s" in str(late.value)
 
 
-def test_what_is_known_of_a_server_that_does_not_answer(runtime: Path, tmp_path: Path) -> None:
+def test_timeout_error_says_what_the_server_has_done(runtime: Path, tmp_path: Path) -> None:
     def late(fifo: Path) -> str:
         with pytest.raises(ConnectTimeoutError) as caught:
             connect(fifo, timeout=0.2)
@@ -146,7 +142,7 @@ def test_what_is_known_of_a_server_that_does_not_answer(runtime: Path, tmp_path:
         over.set()
 
 
-def test_a_server_that_goes_before_it_answers(runtime: Path, tmp_path: Path) -> None:
+def test_connect_fails_when_the_server_exits(runtime: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "registration"
     os.mkfifo(fifo)
     registration = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -162,7 +158,7 @@ def test_a_server_that_goes_before_it_answers(runtime: Path, tmp_path: Path) -> 
     thread.join()
 
 
-def test_where_no_server_is(runtime: Path, tmp_path: Path) -> None:
+def test_connect_without_a_server_says_why(runtime: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     (tmp_path / "file").touch()
@@ -185,13 +181,13 @@ def test_where_no_server_is(runtime: Path, tmp_path: Path) -> None:
     assert not runtime.exists()
 
 
-def test_a_link_to_the_registration_pipe_leads_there(served: Served, tmp_path: Path) -> None:
+def test_connect_follows_a_link_to_the_registration_pipe(served: Served, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(served.path)
     with connect(os.fsencode(tmp_path / "link")) as session:
         assert not session.subscribe("k")
 
 
-def test_an_id_in_use_is_refused_and_the_session_that_has_it_goes_on(served: Served) -> None:
+def test_id_in_use_is_refused(served: Served) -> None:
     with connect(served.path, id="me") as session:
         with pytest.raises(ClientIdInUseError):
             connect(served.path, id="me")
@@ -200,7 +196,7 @@ def test_an_id_in_use_is_refused_and_the_session_that_has_it_goes_on(served: Ser
         pass
 
 
-def test_beyond_what_the_server_takes_a_connect_waits(runtime: Path) -> None:
+def test_connect_waits_for_a_free_session(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = connect(served.path)
         with pytest.raises(ConnectTimeoutError):
@@ -209,7 +205,7 @@ def test_beyond_what_the_server_takes_a_connect_waits(runtime: Path) -> None:
             assert not second.subscribe("k")
 
 
-def test_one_that_waits_is_served_when_all_sessions_are_dropped(runtime: Path) -> None:
+def test_waiting_connect_succeeds_after_disconnect_all(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served, connect(served.path) as first:
         with later(served.server.disconnect_all), connect(served.path) as second:
             assert not second.subscribe("k")
@@ -217,7 +213,7 @@ def test_one_that_waits_is_served_when_all_sessions_are_dropped(runtime: Path) -
             first.subscribe("k")
 
 
-def test_one_that_waits_outlives_a_registration_pipe_made_again(runtime: Path) -> None:
+def test_waiting_connect_survives_a_new_registration_pipe(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = connect(served.path)
 
@@ -237,7 +233,7 @@ def test_one_that_waits_outlives_a_registration_pipe_made_again(runtime: Path) -
         thread.join()
 
 
-def test_many_at_once(served: Served) -> None:
+def test_fifty_clients_connect_at_once(served: Served) -> None:
     failed: list[BaseException] = []
 
     def one(number: int) -> None:

@@ -59,9 +59,7 @@ def interrupt_everywhere(
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_a_session_is_usable_after_an_exception_at_any_bytecode(
-    served: Served, request_name: str
-) -> None:
+def test_session_survives_an_exception_at_any_bytecode(served: Served, request_name: str) -> None:
     with connect(served.path) as session:
         session.write({"a": "1"})
 
@@ -75,7 +73,7 @@ def test_a_session_is_usable_after_an_exception_at_any_bytecode(
         assert session._multiplexer.conversation.is_idle
 
 
-def test_other_threads_go_on_after_an_exception_at_any_bytecode(served: Served) -> None:
+def test_other_threads_survive_an_exception_at_any_bytecode(served: Served) -> None:
     with connect(served.path) as session:
         session.write({"a": "1"})
         session.subscribe("hot")
@@ -105,9 +103,7 @@ def test_other_threads_go_on_after_an_exception_at_any_bytecode(served: Served) 
 
 
 @UNRAISABLE
-def test_close_can_be_called_again_after_an_exception_at_any_bytecode(
-    served: Served, runtime: Path
-) -> None:
+def test_close_can_be_repeated_after_any_exception(served: Served, runtime: Path) -> None:
     sessions: list[Session] = []
 
     def work() -> None:
@@ -130,7 +126,7 @@ def test_close_can_be_called_again_after_an_exception_at_any_bytecode(
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @UNRAISABLE
-def test_connect_leaves_nothing_after_an_exception_at_any_bytecode(
+def test_connect_cleans_up_after_an_exception_at_any_bytecode(
     served: Served, runtime: Path
 ) -> None:
     def work() -> None:
@@ -149,7 +145,9 @@ def test_connect_leaves_nothing_after_an_exception_at_any_bytecode(
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_a_call_within_a_call_at_any_bytecode(served: Served, request_name: str) -> None:
+def test_request_within_a_request_at_any_bytecode_succeeds(
+    served: Served, request_name: str
+) -> None:
     with connect(served.path) as session:
         session.write({"a": "1"})
         expected = REQUESTS[request_name](session)
@@ -171,7 +169,7 @@ def test_a_call_within_a_call_at_any_bytecode(served: Served, request_name: str)
             assert all(one == expected for one in got)
 
 
-def test_a_call_within_a_wait_for_changes_at_any_bytecode(served: Served) -> None:
+def test_request_within_a_wait_for_changes_succeeds(served: Served) -> None:
     with connect(served.path) as session:
         session.subscribe("a")
         taken: list[bytes | None] = []
@@ -191,7 +189,7 @@ def test_a_call_within_a_wait_for_changes_at_any_bytecode(served: Served) -> Non
         assert taken == [b"%d" % number for number in range(count)]
 
 
-def test_close_within_a_call_at_any_bytecode(served: Served, runtime: Path) -> None:
+def test_close_within_a_request_at_any_bytecode_succeeds(served: Served, runtime: Path) -> None:
     for number in itertools.count(0, 3):
         session = connect(served.path)
         with contextlib.suppress(SessionClosedError):
@@ -202,7 +200,7 @@ def test_close_within_a_call_at_any_bytecode(served: Served, runtime: Path) -> N
     assert number > 300
 
 
-def test_finalizers_use_the_session_in_any_collection(served: Served) -> None:
+def test_finalizers_can_use_the_session_in_any_collection(served: Served) -> None:
     with connect(served.path) as session:
         used: list[int] = []
 
@@ -325,25 +323,25 @@ def storm_of_calls(served: Place, seconds: float) -> int:
     return calls
 
 
-def test_a_storm_of_interrupts(process: Place) -> None:
+def test_session_survives_a_storm_of_exceptions(process: Place) -> None:
     assert storm(process, 2.0) > 100
 
 
-def test_a_storm_of_calls_from_a_handler(process: Place) -> None:
+def test_session_survives_a_storm_of_handler_calls(process: Place) -> None:
     assert storm_of_calls(process, 2.0) > 50
 
 
 @pytest.mark.stress
-def test_a_long_storm_of_interrupts(process: Place) -> None:
+def test_session_survives_a_long_storm_of_exceptions(process: Place) -> None:
     assert storm(process, 60.0) > 5000
 
 
 @pytest.mark.stress
-def test_a_long_storm_of_calls_from_a_handler(process: Place) -> None:
+def test_session_survives_a_long_storm_of_handler_calls(process: Place) -> None:
     assert storm_of_calls(process, 60.0) > 2000
 
 
-def test_a_handler_closes_the_session_within_a_wait(served: Served) -> None:
+def test_close_in_a_signal_handler_ends_a_waiting_request(served: Served) -> None:
     session = connect(served.path)
     before = signal.signal(signal.SIGALRM, lambda *_: session.close())
     try:

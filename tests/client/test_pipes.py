@@ -26,7 +26,7 @@ def made(place: ClientPipes) -> list[Path]:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
-def test_three_private_pipes_in_a_private_directory(runtime: Path, umask: int) -> None:
+def test_pipes_and_directory_are_private(runtime: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         place = create_pipes("a-_9")
@@ -43,7 +43,7 @@ def test_three_private_pipes_in_a_private_directory(runtime: Path, umask: int) -
     assert list(runtime.iterdir()) == []
 
 
-def test_paths_are_at_most_40_bytes(runtime: Path) -> None:
+def test_paths_have_at_most_40_bytes(runtime: Path) -> None:
     place = create_pipes("x" * 15)
     assert max(map(len, place.connect.paths)) <= 40
     place.remove()
@@ -52,13 +52,13 @@ def test_paths_are_at_most_40_bytes(runtime: Path) -> None:
 @pytest.mark.parametrize(
     "given", ["", "x" * 16, "a b", "a.b", "a/b", "..", "ä", "a\n", "+1.0", "a\0"]
 )
-def test_what_is_no_id_is_refused(given: str) -> None:
+def test_invalid_id_is_refused(given: str) -> None:
     with pytest.raises(InvalidClientIdError) as refused:
         validate_client_id(given)
     assert str(refused.value).isprintable()
 
 
-def test_an_id_in_use_is_refused_and_free_again_afterwards(runtime: Path) -> None:
+def test_id_in_use_is_refused_until_it_is_released(runtime: Path) -> None:
     place = create_pipes("me")
     with pytest.raises(ClientIdInUseError) as refused:
         create_pipes("me")
@@ -70,14 +70,14 @@ def test_an_id_in_use_is_refused_and_free_again_afterwards(runtime: Path) -> Non
     other.remove()
 
 
-def test_clients_with_no_name_do_not_disturb_each_other(runtime: Path) -> None:
+def test_clients_without_an_id_get_different_pipes(runtime: Path) -> None:
     places = [create_pipes(None) for _ in range(20)]
     assert len({path for place in places for path in place.connect.paths}) == 60
     for place in places:
         place.remove()
 
 
-def test_what_a_crash_left_is_replaced(runtime: Path) -> None:
+def test_pipes_of_a_crashed_process_are_replaced(runtime: Path) -> None:
     claims = (
         "from kvs.client.pipes import create_pipes; import os\n"
         "p = create_pipes('me'); os.kill(os.getpid(), 9)\n"
@@ -97,7 +97,7 @@ def test_what_a_crash_left_is_replaced(runtime: Path) -> None:
     ["", "raise SystemExit(3)", "1 / 0", "del place", "import os\nif os.fork(): os.wait()"],
     ids=["the end", "exit", "an error", "forgotten", "a forked child ends first"],
 )
-def test_pipes_are_gone_with_the_process(runtime: Path, end: str) -> None:
+def test_pipes_are_removed_when_the_process_exits(runtime: Path, end: str) -> None:
     program = f"from kvs.client.pipes import create_pipes\nplace = create_pipes('me')\n{end}\n"
     subprocess.run(
         [sys.executable, "-c", program], timeout=SECONDS, check=False, stderr=subprocess.DEVNULL
@@ -105,7 +105,7 @@ def test_pipes_are_gone_with_the_process(runtime: Path, end: str) -> None:
     assert list(runtime.iterdir()) == []
 
 
-def test_a_forked_child_removes_nothing(runtime: Path) -> None:
+def test_child_does_not_remove_the_pipes_of_its_parent(runtime: Path) -> None:
     place = create_pipes("me")
     child = os.fork()
     if not child:
@@ -116,7 +116,7 @@ def test_a_forked_child_removes_nothing(runtime: Path) -> None:
     place.remove()
 
 
-def test_a_directory_that_others_get_into_is_refused(runtime: Path) -> None:
+def test_directory_open_to_other_users_is_refused(runtime: Path) -> None:
     runtime.mkdir()
     runtime.chmod(0o770)
     with pytest.raises(PipeDirectoryError, match="its mode is 770, it must be 700"):
@@ -124,7 +124,7 @@ def test_a_directory_that_others_get_into_is_refused(runtime: Path) -> None:
     runtime.chmod(0o700)
 
 
-def test_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:
+def test_symbolic_link_as_the_directory_is_refused(runtime: Path, tmp_path: Path) -> None:
     runtime.symlink_to(tmp_path)
     with pytest.raises(PipeDirectoryError, match="it is not a directory"):
         create_pipes("me")
@@ -133,7 +133,7 @@ def test_a_link_is_refused(runtime: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_directory_of_somebody_else_is_refused(runtime: Path) -> None:
+def test_directory_of_another_user_is_refused(runtime: Path) -> None:
     runtime.mkdir(0o700)
     os.chown(runtime, 65534, 65534)
     with pytest.raises(PipeDirectoryError, match="belongs to user 65534; set XDG_RUNTIME_DIR to"):
@@ -141,7 +141,7 @@ def test_a_directory_of_somebody_else_is_refused(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("unfit", ["", "relative", "/tmp", "/" + "x" * 30, "/nowhere/at"])
-def test_without_a_runtime_directory_that_fits_pipes_lie_in_tmp(
+def test_pipes_are_in_tmp_without_a_usable_runtime_directory(
     monkeypatch: pytest.MonkeyPatch, unfit: str
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", unfit)
@@ -163,9 +163,7 @@ def _open_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
-def test_pipes_that_other_users_can_open_have_secret_names(
-    runtime: Path, open_place: Path, umask: int
-) -> None:
+def test_shared_pipes_have_secret_names(runtime: Path, open_place: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         ones, others = create_pipes("me", shared=True), create_pipes("me2", shared=True)
@@ -187,7 +185,7 @@ def test_pipes_that_other_users_can_open_have_secret_names(
     assert list(runtime.iterdir()) == list(open_place.iterdir()) == []
 
 
-def test_an_id_is_one_for_servers_of_both_kinds(runtime: Path, open_place: Path) -> None:
+def test_id_is_unique_among_private_and_shared_pipes(runtime: Path, open_place: Path) -> None:
     for first, second in ((True, False), (False, True), (True, True)):
         place = create_pipes("me", shared=first)
         with pytest.raises(ClientIdInUseError) as refused:
@@ -198,7 +196,7 @@ def test_an_id_is_one_for_servers_of_both_kinds(runtime: Path, open_place: Path)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_what_a_crash_left_under_a_secret_name_is_removed(
+def test_shared_pipes_of_a_crashed_process_are_removed(
     runtime: Path, open_place: Path, shared: bool
 ) -> None:
     claims = (
@@ -216,13 +214,13 @@ def test_what_a_crash_left_under_a_secret_name_is_removed(
 
 
 @pytest.mark.parametrize("text", ["", "1", "1\n", "1\n../../../../etc/x", "x\n" + "y" * 99, "\n\n"])
-def test_a_lock_file_with_anything_in_it_is_taken(runtime: Path, text: str) -> None:
+def test_lock_file_with_any_content_is_reused(runtime: Path, text: str) -> None:
     create_pipes("me").remove()
     (runtime / "me.lock").write_text(text)
     create_pipes("me").remove()
 
 
-def test_an_open_directory_that_others_can_list_is_refused(runtime: Path, open_place: Path) -> None:
+def test_shared_directory_that_others_can_list_is_refused(runtime: Path, open_place: Path) -> None:
     open_place.mkdir()
     open_place.chmod(0o755)
     with pytest.raises(PipeDirectoryError, match="its mode is 755, it must be 711"):
@@ -231,9 +229,7 @@ def test_an_open_directory_that_others_can_list_is_refused(runtime: Path, open_p
 
 
 @pytest.mark.parametrize("shared_mode", [0o600, 0o620, 0o602, 0o622])
-def test_a_registration_pipe_that_others_write_to_asks_for_open_pipes(
-    tmp_path: Path, shared_mode: int
-) -> None:
+def test_registration_pipe_writable_by_others_is_shared(tmp_path: Path, shared_mode: int) -> None:
     path = tmp_path / "reg"
     fifos.make(os.fsencode(path), shared_mode)
     assert is_shared(path.stat()) == (shared_mode != 0o600)

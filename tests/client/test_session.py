@@ -35,13 +35,13 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_it_is_public() -> None:
+def test_session_is_public() -> None:
     assert (kvs.connect, kvs.Session, kvs.Change) == (connect, Session, Change)
     with pytest.raises(AttributeError):
         kvs.nothing  # noqa: B018
 
 
-def test_requests(served: Served) -> None:
+def test_requests_return_what_the_server_replies(served: Served) -> None:
     with connect(served.path) as session:
         assert session.subscribe("a") is False
         session.write([("a", "1"), (b"b", b"2")])
@@ -61,7 +61,7 @@ def test_requests(served: Served) -> None:
     assert session.closed
 
 
-def test_words_are_checked_before_anything_is_sent(served: Served) -> None:
+def test_invalid_words_are_refused_before_sending(served: Served) -> None:
     with connect(served.path) as session:
         for refused in (
             lambda: session.subscribe("two words"),
@@ -80,7 +80,7 @@ def test_words_are_checked_before_anything_is_sent(served: Served) -> None:
         assert session.execute(b"#" * frames.MAX_SCRIPT_BYTES).result == 0
 
 
-def test_a_server_that_refuses_is_told(runtime: Path, tmp_path: Path) -> None:
+def test_rejected_request_raises_with_the_reason(runtime: Path, tmp_path: Path) -> None:
     def play(peer: Peer) -> None:
         peer.connected().read(5)
         peer.send("res", frames.encode_execute_reply_header(1, 0, 8) + b"1:1: no\n")
@@ -95,7 +95,7 @@ def test_a_server_that_refuses_is_told(runtime: Path, tmp_path: Path) -> None:
         session.write({"a": "1"})
 
 
-def test_any_words_come_back(served: Served) -> None:
+def test_written_pairs_are_read_back(served: Served) -> None:
     with connect(served.path) as session:
 
         @settings(max_examples=50, deadline=None)
@@ -108,7 +108,7 @@ def test_any_words_come_back(served: Served) -> None:
         check()
 
 
-def test_replies_and_scripts_larger_than_a_pipe(served: Served) -> None:
+def test_scripts_and_replies_may_exceed_a_pipe(served: Served) -> None:
     script = b"".join(b"WRITE [(key%06d,%b)]\n" % (n, b"v" * 20) for n in range(20_000))
     with connect(served.path) as session:
         assert session.execute(script).result == 0
@@ -118,7 +118,7 @@ def test_replies_and_scripts_larger_than_a_pipe(served: Served) -> None:
 # Changes.
 
 
-def test_changes_come_in_order(served: Served) -> None:
+def test_changes_arrive_in_order(served: Served) -> None:
     with connect(served.path) as session:
         session.subscribe("a")
         for number in range(3000):
@@ -130,7 +130,7 @@ def test_changes_come_in_order(served: Served) -> None:
         assert list(session.changes(0)) == []
 
 
-def test_a_timeout_ends_the_iterator_and_not_the_session(served: Served) -> None:
+def test_timeout_ends_the_iterator_but_not_the_session(served: Served) -> None:
     with connect(served.path) as session:
         session.subscribe("a")
         began = time.monotonic()
@@ -141,7 +141,7 @@ def test_a_timeout_ends_the_iterator_and_not_the_session(served: Served) -> None
 
 
 @pytest.mark.parametrize("seconds", [1e10, float("inf")])
-def test_a_timeout_may_be_longer_than_the_kernel_knows(served: Served, seconds: float) -> None:
+def test_timeout_may_exceed_the_maximum_of_poll(served: Served, seconds: float) -> None:
     with kvs.connect(served.path) as session:
         session.subscribe("a")
         writer = threading.Timer(0.05, lambda: served.store.write({"a": "1"}))
@@ -150,7 +150,7 @@ def test_a_timeout_may_be_longer_than_the_kernel_knows(served: Served, seconds: 
         writer.join()
 
 
-def test_changes_are_drained_while_a_reply_is_waited_for(runtime: Path, tmp_path: Path) -> None:
+def test_changes_are_read_while_a_request_waits(runtime: Path, tmp_path: Path) -> None:
     """The server writes more notifications than the pipe holds, waiting, before it answers."""
     count = 10_000
 
@@ -167,7 +167,7 @@ def test_changes_are_drained_while_a_reply_is_waited_for(runtime: Path, tmp_path
         assert [c.value for c in session.changes(0)] == [b"%d" % number for number in range(count)]
 
 
-def test_changes_that_nobody_takes_end_the_session(
+def test_too_many_unread_changes_end_the_session(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "MAX_UNREAD_CHANGES", 100)
@@ -183,7 +183,7 @@ def test_changes_that_nobody_takes_end_the_session(
         assert len([next(session.changes()) for _ in range(101)]) == 101
 
 
-def test_threads_share_a_session(served: Served, often_switching: None) -> None:
+def test_threads_can_share_a_session(served: Served, often_switching: None) -> None:
     with connect(served.path) as session:
         session.subscribe("hot")
         taken: list[Change] = []
@@ -220,7 +220,7 @@ def test_threads_share_a_session(served: Served, often_switching: None) -> None:
     assert told == sorted(b"%d.%d" % (n, turn) for n in range(4) for turn in range(200))
 
 
-def test_a_thread_that_waits_does_not_hold_up_another(served: Served) -> None:
+def test_waiting_thread_does_not_block_another(served: Served) -> None:
     with connect(served.path) as session:
         session.subscribe("a")
         got: list[Change] = []
@@ -232,7 +232,7 @@ def test_a_thread_that_waits_does_not_hold_up_another(served: Served) -> None:
         assert got == [Change(b"a", b"1")]
 
 
-def test_fileno_tells_of_news(served: Served) -> None:
+def test_fileno_is_readable_when_a_change_arrives(served: Served) -> None:
     with connect(served.path) as session:
         session.subscribe("a")
         poll = select.poll()
@@ -249,7 +249,7 @@ def test_fileno_tells_of_news(served: Served) -> None:
 # asyncio.
 
 
-def test_asyncio(served: Served) -> None:
+def test_asyncio_iterates_over_changes(served: Served) -> None:
     async def main() -> list[bytes | None]:
         with connect(served.path) as session:
             await asyncio.to_thread(session.subscribe, "a")
@@ -270,7 +270,7 @@ def test_asyncio(served: Served) -> None:
     assert asyncio.run(main()) == [b"%d" % number for number in range(100)]
 
 
-def test_asyncio_waits_without_working(served: Served) -> None:
+def test_asyncio_waits_without_using_the_processor(served: Served) -> None:
     async def main() -> None:
         with connect(served.path) as session:
             session.subscribe("a")
@@ -292,7 +292,7 @@ def test_asyncio_waits_without_working(served: Served) -> None:
     asyncio.run(main())
 
 
-def test_asyncio_comes_to_the_end(served: Served) -> None:
+def test_asyncio_iteration_ends_with_the_session(served: Served) -> None:
     async def take(session: Session) -> list[Change]:
         return [change async for change in session]
 
@@ -318,7 +318,7 @@ def test_asyncio_comes_to_the_end(served: Served) -> None:
 # The end.
 
 
-def test_when_the_server_ends_it_what_came_can_still_be_taken(served: Served) -> None:
+def test_changes_can_be_taken_after_the_server_ends_a_session(served: Served) -> None:
     with connect(served.path) as session:
         session.subscribe("a")
         served.store.write({"a": "1"})
@@ -332,7 +332,7 @@ def test_when_the_server_ends_it_what_came_can_still_be_taken(served: Served) ->
                 request()
 
 
-def test_a_thread_that_waits_learns_of_the_end(served: Served) -> None:
+def test_waiting_threads_are_woken_when_the_session_ends(served: Served) -> None:
     session = connect(served.path)
     errors: list[SessionClosedError] = []
 
@@ -354,7 +354,7 @@ def test_a_thread_that_waits_learns_of_the_end(served: Served) -> None:
     session.close()
 
 
-def test_close_from_another_thread_ends_what_waits(served: Served) -> None:
+def test_close_wakes_waiting_threads(served: Served) -> None:
     session = connect(served.path)
     got: list[object] = []
 
@@ -372,7 +372,7 @@ def test_close_from_another_thread_ends_what_waits(served: Served) -> None:
     assert sorted(map(str, got)) == ["[]", "the session is closed"]
 
 
-def test_after_close(served: Served) -> None:
+def test_closed_session_yields_its_last_changes(served: Served) -> None:
     session = connect(served.path)
     session.subscribe("a")
     served.store.write({"a": "1"})
@@ -384,7 +384,7 @@ def test_after_close(served: Served) -> None:
     until(lambda: served.server.sessions == 0)
 
 
-def test_close_does_not_wait_for_ever(
+def test_close_returns_without_an_answer(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.client.multiplexer.DISCONNECT_TIMEOUT_SECONDS", 0.05)
@@ -403,9 +403,7 @@ def test_close_does_not_wait_for_ever(
 @pytest.mark.parametrize(
     "wrong", [b"\x04\x00", b"\x00\x00", frames.encode_execute_reply_header(0, 0, 0)]
 )
-def test_an_answer_that_does_not_fit_ends_the_session(
-    runtime: Path, tmp_path: Path, wrong: bytes
-) -> None:
+def test_unexpected_reply_ends_the_session(runtime: Path, tmp_path: Path, wrong: bytes) -> None:
     def play(peer: Peer) -> None:
         peer.connected().read(42)
         peer.send("res", wrong)
@@ -419,7 +417,7 @@ def test_an_answer_that_does_not_fit_ends_the_session(
         session.subscribe("k")
 
 
-def test_a_session_that_is_forgotten_leaves_nothing(served: Served, runtime: Path) -> None:
+def test_dropped_session_leaves_no_descriptors_or_files(served: Served, runtime: Path) -> None:
     def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
@@ -433,7 +431,7 @@ def test_a_session_that_is_forgotten_leaves_nothing(served: Served, runtime: Pat
     assert list(runtime.iterdir()) == []
 
 
-def test_who_is_interrupted_does_not_take_the_answer_of_the_next(served: Served) -> None:
+def test_interrupted_request_does_not_shift_replies(served: Served) -> None:
     class Enough(Exception):
         pass
 
