@@ -1,4 +1,4 @@
-"""Doing something at a given bytecode of KVS: as a signal handler or a finalizer does."""
+"""Calling a function at a given bytecode of KVS, as a signal handler or a finalizer is called."""
 
 import dis
 import sys
@@ -18,24 +18,24 @@ CLIENT = (
     "/kvs/posix/fifos.py",
     "/kvs/protocol/",
 )
-"""The modules of the client."""
+"""Parts of the paths of the modules that a client executes."""
 
-HANDLING = {dis.opmap[name] for name in ("PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE")}
-"""CPython handles no signal before these. An exception there would stay the one being handled, and
-with it all objects of its frames, for the rest of the thread.
+EXCEPTION_HANDLING = {dis.opmap[name] for name in ("PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE")}
+"""Opcodes before which CPython handles no signals. An exception there would remain the one being
+handled, and keep all objects of its frames alive, until the thread ends.
 """
 
 
 class Interrupted(BaseException):
-    """What a signal handler raises."""
+    """The exception that a simulated signal handler raises."""
 
 
-LOOKING = {
+SIGNAL_CHECKS = {
     number
     for name, number in dis.opmap.items()
     if name.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) and "NO_INTERRUPT" not in name
 }
-"""CPython handles signals behind these alone."""
+"""Opcodes behind which CPython handles signals; it handles none elsewhere."""
 
 
 def at_opcode(
@@ -47,18 +47,18 @@ def at_opcode(
     looking: bool = False,
     handling: bool = False,
 ) -> bool:
-    """Call `work`, and `act` in it before the `number`-th bytecode; return if it has so many.
+    """Call `work`, and call `act` before its `number`-th bytecode; return whether that exists.
 
-    Bytecodes count in the modules whose paths hold one of `places`, in this thread; with `looking`,
-    only those before which CPython handles signals; with `handling`, those of exception handling as
-    well, where finalizers run. `act` may raise.
+    Counts the bytecodes of this thread in the modules whose paths contain one of `places`; with
+    `looking`, only those before which CPython handles signals; with `handling`, also those of
+    exception handling, where finalizers run. `act` may raise.
     """
     count = 0
 
     def step(opcode: int, before: int | None) -> bool:
-        """Count a bytecode; return whether more are to be counted."""
+        """Count a bytecode; return whether to count the next one."""
         nonlocal count
-        if (handling or opcode not in HANDLING) and (before in LOOKING or not looking):
+        if (handling or opcode not in EXCEPTION_HANDLING) and (before in SIGNAL_CHECKS or not looking):
             count += 1
             if count == number + 1:
                 act()
@@ -69,20 +69,20 @@ def at_opcode(
 
 
 Counting = Callable[[int, int | None], bool]
-"""Called with each opcode and the one before it in its frame; returns whether more may come."""
+"""Called with each opcode and the previous one of its frame; returns whether to continue."""
 
 
 if sys.version_info >= (3, 12):
 
     def _call_counting(step: Counting, work: Callable[[], object], places: tuple[str, ...]) -> None:
-        """Call `work`, and `step` before each bytecode: sys.settrace leaves some out here."""
+        """Call `work`, and `step` before each bytecode; sys.settrace omits some of them."""
         monitoring = sys.monitoring
         thread = get_ident()
         codes: dict[CodeType, bytes] = {}
-        before: dict[int, int] = {}
-        """The last opcode of each frame, by its id: none is referred to."""
+        previous: dict[int, int] = {}
+        """The last opcode of each frame, by the frame's id: a reference would extend its life."""
 
-        def each(code: CodeType, offset: int) -> object:
+        def on_instruction(code: CodeType, offset: int) -> object:
             if code not in codes:
                 if not any(place in code.co_filename for place in places):
                     return monitoring.DISABLE
@@ -90,15 +90,15 @@ if sys.version_info >= (3, 12):
             if get_ident() == thread:
                 frame = id(sys._getframe(1))
                 opcode = codes[code][offset]
-                last = before.get(frame) if offset else None
-                before[frame] = opcode
+                last = previous.get(frame) if offset else None
+                previous[frame] = opcode
                 if not step(opcode, last):
                     monitoring.set_events(TOOL, 0)
             return None
 
         monitoring.use_tool_id(TOOL, "at_opcode")
         try:
-            monitoring.register_callback(TOOL, monitoring.events.INSTRUCTION, each)
+            monitoring.register_callback(TOOL, monitoring.events.INSTRUCTION, on_instruction)
             monitoring.restart_events()
             monitoring.set_events(TOOL, monitoring.events.INSTRUCTION)
             work()
@@ -113,17 +113,17 @@ else:
         is_over = False
 
         def local(before: int | None) -> Trace:
-            """Return what counts in one frame, which is not referred to: it ends when it should."""
+            """Return a trace function for one frame, without a reference that extends its life."""
 
-            def each(frame: FrameType, event: str, _: object) -> Trace:
+            def on_event(frame: FrameType, event: str, _: object) -> Trace:
                 nonlocal before, is_over
                 if event == "opcode":
                     opcode = frame.f_code.co_code[frame.f_lasti]
                     is_over = not step(opcode, before)
                     before = opcode
-                return each
+                return on_event
 
-            return each
+            return on_event
 
         def trace(frame: FrameType, event: str, _: object) -> Trace | None:
             if is_over or not any(place in frame.f_code.co_filename for place in places):
@@ -140,5 +140,5 @@ else:
 
 
 def raise_interrupted() -> None:
-    """Do what Ctrl-C does."""
+    """Raise `Interrupted`, as the handler of Ctrl-C raises KeyboardInterrupt."""
     raise Interrupted

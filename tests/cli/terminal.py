@@ -1,4 +1,4 @@
-"""A pseudo-terminal (pty(7)) with a program on it, for tests to look at and to type on."""
+"""A pseudo-terminal (pty(7)) on which tests run the program, read its screen and type."""
 
 import os
 import pty
@@ -26,32 +26,32 @@ class Terminal:
 
     @property
     def raw(self) -> str:
-        """All that was written to it and has been read so far."""
+        """All text read so far, as it was written."""
         return self._bytes.decode(errors="replace")
 
     @property
     def text(self) -> str:
-        """What was written, without escape sequences and carriage returns."""
+        """The text read so far, without escape sequences and carriage returns."""
         return _ESCAPE_SEQUENCE.sub("", self.raw).replace("\r", "")
 
     def read_until(self, pattern: str) -> re.Match[str]:
-        """Read until the text holds the pattern; return its place."""
+        """Read until the text matches the pattern; return the match."""
         while not (match := re.search(pattern, self.text)):
             assert self._read(), f"the end, and no {pattern!r} in {self.raw!r}"
         return match
 
     def read_to_end(self) -> str:
-        """Read until nobody has it open any more; return all its text."""
+        """Read until every process has closed the terminal; return all its text."""
         while self._read():
             pass
         return self.text
 
     def type(self, keys: bytes) -> None:
-        """Press keys."""
+        """Type keys."""
         os.write(self._master, keys)
 
     def hang_up(self) -> None:
-        """Go away, as when a window is closed; a second time does nothing."""
+        """Hang up, as when a window is closed. Idempotent."""
         master, self._master = self._master, -1
         if master >= 0:
             os.close(master)
@@ -59,10 +59,10 @@ class Terminal:
     def _read(self) -> bool:
         deadline = time.monotonic() + SECONDS
         while not select.select([self._master], [], [], 1)[0]:
-            assert time.monotonic() < deadline, f"nothing more comes after {self.raw!r}"
+            assert time.monotonic() < deadline, f"no more output after {self.raw!r}"
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # EIO: nobody has the other end open (pty(7) of Linux)
+        except OSError:  # EIO: no process has the other end open (pty(7) of Linux)
             return False
         self._bytes += data
         return bool(data)
@@ -72,7 +72,7 @@ class Terminal:
 def on_terminal(
     *arguments: Argument, how: Start = USUAL, columns: int = 100
 ) -> Iterator[tuple[subprocess.Popen[bytes], Terminal]]:
-    """Start the program on a terminal of its own."""
+    """Start the program on its own terminal."""
     terminal = Terminal(columns)
     environment = {"TERM": "xterm-256color", **how.environment}
     how = replace(how, terminal=terminal.end_of_program, environment=environment)

@@ -1,4 +1,4 @@
-"""``kvs client`` with a file or a pipe as its input: to the byte what programs rely on."""
+"""``kvs client`` with a file or a pipe as its input: output that programs parse, to the byte."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvs.protocol import frames
-from tests.client.scripted_server import Peer, playing
+from tests.client.scripted_server import Peer, scripted_server
 from tests.helpers import KVS, SECONDS, Ended, until
 from tests.server.raw_client import Served, serving
 
@@ -23,7 +23,7 @@ DISCONNECTED = b"Server returned 0 for operation: disconnect\n"
 
 @pytest.fixture
 def runtime() -> Iterator[Path]:
-    """A runtime directory: pipes lie in the folder ``kvs`` of it, and are gone at the end."""
+    """A runtime directory; the pipes in its folder ``kvs`` must be removed at the end."""
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         yield Path(name)
         assert not (Path(name) / "kvs").exists() or not os.listdir(Path(name) / "kvs")
@@ -36,11 +36,10 @@ def served(runtime: Path) -> Iterator[Served]:
 
 
 class Running:
-    """A client at work, whose input is a pipe."""
+    """A running client whose input is a pipe."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
-        self.seen = b""
 
     def type(self, text: bytes) -> None:
         assert self.process.stdin is not None
@@ -48,7 +47,7 @@ class Running:
         self.process.stdin.flush()
 
     def read(self, expected: bytes) -> None:
-        """Read exactly this from its output."""
+        """Read exactly these bytes from its output."""
         assert self.process.stdout is not None
         got = b""
         while len(got) < len(expected) and (
@@ -81,7 +80,7 @@ def running(runtime: Path, fifo: Path, name: str = "me") -> Iterator[Running]:
 
 
 def client(runtime: Path, fifo: Path, text: bytes, name: str = "me") -> Ended:
-    """Run a client with `text` as its input, to its end."""
+    """Run a client with `text` as its input until it exits."""
     with running(runtime, fifo, name) as started:
         stdout, stderr = started.process.communicate(text, SECONDS)
         return Ended(started.process.returncode, stdout, stderr)
@@ -178,14 +177,14 @@ def test_notifications_are_printed_during_a_command(runtime: Path, served: Serve
 
 def test_delay_postpones_the_next_line(runtime: Path, served: Served) -> None:
     with running(runtime, served.path) as started:
-        began = time.monotonic()
+        start = time.monotonic()
         started.type(b"DELAY 300\nWRITE [(a,1)]\nDELAY 0\n")
         started.read(CONNECTED)
         assert started.process.stdin is not None
         started.process.stdin.close()
         started.process.stdin = None
         until(lambda: "a" in served.store)
-        assert time.monotonic() - began >= 0.3
+        assert time.monotonic() - start >= 0.3
         started.read(DISCONNECTED)
 
 
@@ -282,11 +281,11 @@ def test_waiting_client_exits_when_the_server_ends_the_session(
 
 
 def test_rejected_connect_is_printed_and_fails(runtime: Path, tmp_path: Path) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.open("req", "res")
         peer.send("res", frames.encode_reply(frames.CONNECT, 1))
 
-    with playing(tmp_path, play) as fifo:
+    with scripted_server(tmp_path, script) as fifo:
         ended = client(runtime, fifo, b"")
     assert ended.status == 1
     assert ended.stdout == b"Server returned 1 for operation: connect\n"
@@ -294,10 +293,10 @@ def test_rejected_connect_is_printed_and_fails(runtime: Path, tmp_path: Path) ->
 
 
 def test_server_without_execute_ends_the_client(runtime: Path, tmp_path: Path) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         assert peer.connected().read(1) == b"\x05"
 
-    with playing(tmp_path, play) as fifo:
+    with scripted_server(tmp_path, script) as fifo:
         ended = client(runtime, fifo, b"SHOW\nSHOW\n")
     assert (ended.status, ended.lines) == (1, ["kvs client: the server closed the session"])
 
@@ -321,15 +320,15 @@ def test_signal_during_cleanup_does_not_interrupt_it(runtime: Path, served: Serv
     program = (
         "import os, signal, sys, kvs.cli\n"
         "unlink = os.unlink\n"
-        "def and_a_signal(path):\n"
+        "def unlink_and_signal(path):\n"
         "    unlink(path)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "import kvs.client.handshake\n"
         "await_answer = kvs.client.handshake._Handshake._await_answer\n"
-        "def from_then_on(*arguments):\n"
+        "def await_answer_and_patch(*arguments):\n"
         "    await_answer(*arguments)\n"
-        "    os.unlink = and_a_signal\n"
-        "kvs.client.handshake._Handshake._await_answer = from_then_on\n"
+        "    os.unlink = unlink_and_signal\n"
+        "kvs.client.handshake._Handshake._await_answer = await_answer_and_patch\n"
         "sys.exit(kvs.cli.main(sys.argv[1:]))\n"
     )
     done = subprocess.run(
@@ -346,7 +345,7 @@ def test_signal_during_cleanup_does_not_interrupt_it(runtime: Path, served: Serv
 
 
 def test_signal_during_a_waiting_connect_removes_the_pipes(runtime: Path, tmp_path: Path) -> None:
-    with playing(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
+    with scripted_server(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
         until((runtime / "kvs" / "me.not").exists)
         started.process.send_signal(signal.SIGTERM)
         assert started.process.wait(SECONDS) == 143
@@ -365,7 +364,7 @@ def test_closed_stdout_ends_the_client_without_a_message(runtime: Path, served: 
         assert started.process.stderr.read() == b""
 
 
-# Names.
+# IDs.
 
 
 def test_id_in_use_is_refused_until_its_process_is_killed(runtime: Path, served: Served) -> None:
@@ -410,7 +409,7 @@ def test_missing_server_is_reported_with_the_remedy(runtime: Path) -> None:
 
 
 def test_connect_timeout_is_reported(runtime: Path, tmp_path: Path) -> None:
-    with playing(tmp_path, lambda _: None) as fifo:
+    with scripted_server(tmp_path, lambda _: None) as fifo:
         done = subprocess.run(
             [*KVS, "client", "me", fifo, "--timeout", "0.3"],
             stdin=subprocess.DEVNULL,
@@ -428,7 +427,7 @@ def test_connect_timeout_is_reported(runtime: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_waiting_connect_is_reported_after_seconds(runtime: Path, tmp_path: Path) -> None:
-    with playing(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
+    with scripted_server(tmp_path, lambda _: None) as fifo, running(runtime, fifo) as started:
         assert started.process.stderr is not None
         line = started.process.stderr.readline()
         assert b"no answer yet: the server has read the connect" in line

@@ -1,4 +1,4 @@
-"""``kvs client`` on a terminal, here a pseudo-terminal: what a person sees and types."""
+"""``kvs client`` on a terminal (a pseudo-terminal): the screen and the keys."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """The runtime and the state directory of a user."""
+    """A runtime directory and state directory."""
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         yield Path(name)
         assert not (Path(name) / "kvs").exists() or set(os.listdir(Path(name) / "kvs")) <= {
@@ -45,7 +45,7 @@ def console(home: Path, fifo: Path) -> Iterator[tuple[subprocess.Popen[bytes], T
     environment = {
         "XDG_RUNTIME_DIR": str(home),
         "XDG_STATE_HOME": str(home),
-        "PROMPT_TOOLKIT_NO_CPR": "1",  # no real terminal is there to answer
+        "PROMPT_TOOLKIT_NO_CPR": "1",  # a pseudo-terminal does not answer
     }
     with on_terminal("client", "me", fifo, how=Start(environment=environment)) as started:
         process, terminal = started
@@ -60,10 +60,10 @@ def console(home: Path, fifo: Path) -> Iterator[tuple[subprocess.Popen[bytes], T
 
 
 def enter(terminal: Terminal, line: str, answer: str) -> None:
-    """Type a line, and wait for what answers it behind it."""
-    seen = len(re.findall(answer, terminal.text))
+    """Type a line, and wait for the answer behind it."""
+    count = len(re.findall(answer, terminal.text))
     terminal.type(line.encode() + b"\r")
-    terminal.read_until(f"(?:(?:.|\n)*?{answer}){{{seen + 1}}}")
+    terminal.read_until(f"(?:(?:.|\n)*?{answer}){{{count + 1}}}")
 
 
 def test_commands_are_answered_and_ctrl_d_disconnects(home: Path, served: Served) -> None:
@@ -233,8 +233,8 @@ def test_completions_fit_the_position_in_the_line() -> None:
 
     def completed(text: str) -> list[str]:
         return [
-            text[: len(text) + found.start_position] + found.text
-            for found in completions.get_completions(Document(text), CompleteEvent())
+            text[: len(text) + completion.start_position] + completion.text
+            for completion in completions.get_completions(Document(text), CompleteEvent())
         ]
 
     assert completed("SU") == ["SUBSCRIBE"]

@@ -1,4 +1,4 @@
-"""Data directories on the command line: what is told, and the exit status."""
+"""Data directories on the command line: results, messages and exit statuses."""
 
 import os
 import re
@@ -129,28 +129,28 @@ def test_repair_reports_its_action_in_every_case(data: Path) -> None:
     pairs = b"WRITE [(a,2)(b,1)]\n"
     snapshot = Made("snapshot", 2, 2).group(pairs, 0).group(b"# end 2\n", 0)
 
-    def told(damaged: Files) -> tuple[int, list[str]]:
+    def repaired(damaged: Files) -> tuple[int, list[str]]:
         put(data, damaged)
         ended = kvs("repair", data, "--cut")
         assert ended.stderr == b""
         return ended.status, ended.stdout.decode().replace(f"{data}/", "").splitlines()[1:]
 
     broken = snapshot.data[:-1]
-    assert told({**files(first, second), snapshot.name: broken}) == (0, [
+    assert repaired({**files(first, second), snapshot.name: broken}) == (0, [
         f"put aside: {len(broken)} bytes taken away, and kept in {snapshot.name}.cut",
         f"{data}: at revision 3; nothing is lost: what is older than the snapshot was still there",
     ])  # fmt: skip
-    assert told(files(snapshot)) == (0, [
+    assert repaired(files(snapshot)) == (0, [
         "nothing of it was there to be kept; it begins anew, empty",
         f"{data}: at revision 2; lost is what followed; how much that was cannot be made out",
     ])  # fmt: skip
-    assert told({first.name: first.data[:40]}) == (1, [
+    assert repaired({first.name: first.data[:40]}) == (1, [
         f"cut there: 40 bytes taken away, and kept in {first.name}.cut",
         f"{data}: at revision 0; nothing is left, lost is everything; how much that was cannot be "
         "made out",
     ])  # fmt: skip
     last = second.data[:-2] + b"~\n"
-    assert told({**files(first), second.name: last}) == (0, [
+    assert repaired({**files(first), second.name: last}) == (0, [
         f"cut there: {len(last) - 83} bytes taken away, and kept in {second.name}.cut",
         f"{data}: at revision 2; lost is what followed, up to revision 3 as far as can be made out",
     ])  # fmt: skip
@@ -216,9 +216,9 @@ def test_compact_reports_the_sizes(data: Path) -> None:
         f"kvs compact: {data}/0000000002.journal: the file ends in zeros: the incomplete group at "
         f"byte {len(segments()[1].data)} was dropped (100 bytes)"
     ]
-    [told] = ended.stdout.decode().split("\n")[:-1]
+    [line] = ended.stdout.decode().split("\n")[:-1]
     written = len(contents(data)["0000000003.snapshot"])
-    assert told == (f"{data}: {size} bytes have become {written}; 2 pairs at revision 3")
+    assert line == (f"{data}: {size} bytes have become {written}; 2 pairs at revision 3")
     assert set(contents(data)) == {"0000000003.snapshot", "0000000003.journal"}
 
 
@@ -245,12 +245,12 @@ def test_run_reports_the_recovered_state(tmp_path: Path) -> None:
     for number in range(3):
         ended = kvs("run", "--quiet", jobs, "--data", data)
         assert ended.status == 0
-        told = (
+        recovered = (
             rf"kvs run: {data}: at revision {number}, {pluralize(min(number, 1), 'pair')}; "
             rf"replayed {pluralize(number, 'command')} of the journal in \d+\.\d{{3}} s"
         )
         new = f"kvs run: {data}: a new data directory"
-        assert re.fullmatch(told if number else new, one_line(ended))
+        assert re.fullmatch(recovered if number else new, one_line(ended))
         value = b"1" if number else b"KVSERROR"
         assert content(jobs / "a.out") == b"[(k,%b)]\n" % value
     [segment] = data.glob("*.journal")
@@ -322,7 +322,7 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         (("--fsync", "always"), "--fsync needs --data"),
         (("--fsync-interval", "2"), "--fsync-interval needs --data"),
@@ -335,10 +335,10 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
     ],
 )
 def test_options_without_data_are_wrong_usage(
-    tmp_path: Path, option: tuple[str, ...], told: str
+    tmp_path: Path, option: tuple[str, ...], message: str
 ) -> None:
     ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option, how=Start(cwd=tmp_path))
-    assert (ended.status, one_line(ended)) == (2, f"kvs run: {told}")
+    assert (ended.status, one_line(ended)) == (2, f"kvs run: {message}")
     assert list(tmp_path.iterdir()) == [tmp_path / "jobs"]
 
 
@@ -366,9 +366,7 @@ def test_backup_is_restored_into_new_data_only(data: Path, tmp_path: Path) -> No
     assert kvs("dump", data).stdout == b"(a, 2)\n(b, 1)\n"
 
 
-def test_progress_ignores_a_lost_terminal(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_progress_ignores_a_lost_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_line, "PROGRESS_DELAY_SECONDS", 0)
     monkeypatch.setenv("TERM", "xterm-256color")
     master, slave = os.openpty()
@@ -376,9 +374,11 @@ def test_progress_ignores_a_lost_terminal(
         monkeypatch.setattr("sys.stderr", terminal)
         with command_line.progress_bar() as progress:
             progress(1, 3)
-            assert b"reading the journal" in os.read(master, 4096)
+            shown = b""
+            while b"reading the journal" not in shown:
+                shown += os.read(master, 4096)
             os.close(master)
             progress(2, 3)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, slave)  # for what is left in the buffer
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, slave)  # gets the rest of the buffer
+        os.close(devnull)

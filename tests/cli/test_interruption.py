@@ -39,12 +39,12 @@ both_signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: num
 
 
 def waiting(directory: Path, *names: str) -> bool:
-    """Tell whether the jobs have all come to a WAIT."""
+    """Return whether each of the jobs executes a WAIT."""
     return all(b"Waiting...\n" in content(directory / f"{name}.out") for name in names)
 
 
 def has_open(process: subprocess.Popen[bytes], path: Path) -> bool:
-    """Tell whether the program has the file open (proc(5))."""
+    """Return whether the program has the file open (proc(5))."""
     descriptors = f"/proc/{process.pid}/fd"
     for descriptor in os.listdir(descriptors):
         with suppress(FileNotFoundError):  # it has just been closed
@@ -85,7 +85,7 @@ def test_signal_stops_waiting_jobs_and_starts_no_more(
 
 
 def stream_output() -> Iterator[bytes]:
-    """Yield what the commands of `STREAM` write, without an end."""
+    """Yield the output of each command of `STREAM`, endlessly."""
     listing = pairs_listing(2_000)
     for number in range(1_000_000):
         yield b"[(k%06d,KVSERROR)]\n" % number
@@ -93,7 +93,7 @@ def stream_output() -> Iterator[bytes]:
 
 
 STREAM = pairs_job(2_000) + b"".join(b"READ [k%06d]\nSHOW\n" % number for number in range(20_000))
-"""Some gigabytes of output: nobody waits for its end."""
+"""A job with some gigabytes of output, which never ends during a test."""
 
 
 @both_signals
@@ -107,8 +107,8 @@ def test_signal_stops_a_job_between_two_commands(tmp_path: Path, number: signal.
     assert leftovers(jobs) == []
     for name, job in load(tmp_path / "report").items():
         assert job["state"] == "stopped"
-        told = islice(stream_output(), job["commands"] - pairs_job(2_000).count(b"\n"))
-        assert (jobs / f"{name}.out").read_bytes() == b"".join(told)
+        expected = islice(stream_output(), job["commands"] - pairs_job(2_000).count(b"\n"))
+        assert (jobs / f"{name}.out").read_bytes() == b"".join(expected)
 
 
 @both_signals
@@ -122,7 +122,7 @@ def test_signal_stops_a_job_that_waits_to_fork_a_backup(
         (child,) = stopped_children(process)
         until(lambda: content(jobs / "a.out"))
         process.send_signal(number)
-        until(lambda: not has_open(process, jobs / "a.out"))  # before there is a place for it
+        until(lambda: not has_open(process, jobs / "a.out"))  # before another backup may be forked
         os.kill(child, signal.SIGCONT)
         ended = end(process)
     job = load(tmp_path / "report")["a"]
@@ -156,7 +156,7 @@ def test_backups_in_flight_are_finished(tmp_path: Path, number: signal.Signals, 
 def test_backup_is_complete_or_absent_after_a_signal(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """A real child in the middle of its work, and the signal sent to the whole session."""
+    """The child is not stopped here, and the signal is sent to the whole process group."""
     count = 100_000
     jobs = write_jobs(tmp_path / "jobs", {"a": pairs_job(count) + b"BACKUP\n" + HOUR.encode()})
     with started("run", jobs) as process:
@@ -214,10 +214,10 @@ def test_simultaneous_signals_are_both_handled(tmp_path: Path) -> None:
 def test_signal_delivered_to_another_thread_is_handled(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Python handles it in the main thread alone, which must not sleep through it.
+    """Python handles signals in the main thread alone, which must wake up for them.
 
-    The same happens where it comes just before the main thread goes to sleep. That kill(2) takes
-    the number of a thread, which then gets the signal first, is Linux's.
+    The same happens to a signal that arrives just before the main thread blocks. That kill(2)
+    accepts the ID of a thread, to which it prefers to deliver, is specific to Linux.
     """
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     with started("run", jobs) as process:
@@ -242,7 +242,7 @@ def test_second_signal_exits_despite_a_large_backup(tmp_path: Path) -> None:
 def test_second_signal_during_fork_leaves_no_file(
     tmp_path: Path,
 ) -> None:
-    """fork(2) takes its time when there is much memory, and the signals do not wait for it."""
+    """fork(2) of a process with much memory is slow, and signals can arrive meanwhile."""
     jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n"})
     with started("run", jobs, how=Start(children_stop="fork")) as process:
         stopped_children(process)
@@ -258,7 +258,7 @@ def test_second_signal_exits_despite_unread_errors(tmp_path: Path) -> None:
     assert leftovers(jobs) == []
 
 
-# The exit status is that of the signal, whatever else failed.
+# The exit status is that of the signal, also after other failures.
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "2>&-", ">&- 2>&-"])
@@ -272,7 +272,7 @@ def test_signal_status_survives_unwritable_streams(tmp_path: Path, redirection: 
 
 
 def test_signal_status_survives_a_closed_pipe(tmp_path: Path) -> None:
-    """As after Ctrl-C in a pipeline, whose other end it ended too."""
+    """As after Ctrl-C in a pipeline, which also ends the reader."""
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     with started("run", jobs) as process:
         until(lambda: waiting(jobs, "a"))
@@ -318,11 +318,11 @@ def test_signal_status_survives_failed_jobs_and_backups(
     assert leftovers(jobs) == []
 
 
-# Where signals come from, and what was inherited.
+# Early signals, and inherited signal dispositions.
 
 
 def test_signal_during_restore_stops_the_run(tmp_path: Path) -> None:
-    """While the pairs to begin with are being read: the jobs then do not go on for long."""
+    """The signal arrives while the backup is read; the jobs are stopped soon after their start."""
     snapshot = tmp_path / "old.bck"
     snapshot.write_bytes(pairs_listing(300_000))
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
@@ -334,7 +334,7 @@ def test_signal_during_restore_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
-    """As a shell lets what it starts in the background ignore the Ctrl-C for the foreground."""
+    """As a shell makes background programs ignore the Ctrl-C for the foreground."""
     jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
     with started("run", jobs, how=Start(ignored=[signal.SIGINT])) as process:
         until(lambda: waiting(jobs, "a"))

@@ -1,4 +1,4 @@
-"""``kvs lint``: what is wrong with which line, and where; nothing is run and nothing changes."""
+"""``kvs lint``: the reported lines, columns and reasons; nothing is run or changed."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.helpers import HOUR, Start, content, kvs, one_line, started, until, w
 
 
 def everything(directory: Path) -> dict[str, tuple[bytes, int, int]]:
-    """Return of each file its content, and when it and its attributes were last changed."""
+    """Return content, mtime and ctime of each file."""
     return {
         path.name: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ctime_ns)
         for path in directory.iterdir()
@@ -56,7 +56,7 @@ def test_directories_and_files_can_be_mixed(tmp_path: Path) -> None:
 def test_lint_changes_no_files(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "WRITE [(a,b)]\nBACKUP\nWAIT 3600000\n", "b": "x\n"})
     (jobs / "a.out").write_text("old")
-    (jobs / ".kvs-0123456789abcdef.tmp").write_text("what a crash left")
+    (jobs / ".kvs-0123456789abcdef.tmp").write_text("of a crashed run")
     before = everything(jobs)
     assert kvs("lint", jobs, jobs / "a.job").status == 1
     assert everything(jobs) == before
@@ -120,17 +120,17 @@ def test_names_with_a_leading_dash_are_accepted(tmp_path: Path) -> None:
     assert (ended.status, ended.stdout) == (0, b"-rf.job: 1 line, 1 command, all valid\n")
 
 
-# The caret stands in the column of the terminal in which the offending part begins.
+# The caret is in the terminal column in which the invalid part begins.
 
-AT = "here"
-"""Follows a whole line's valid part, so begins the fault."""
+INVALID_PART = "here"
+"""Follows a valid line, so the diagnostic points to its start."""
 
-BEFORE_THE_PLACE = {
+VALID_PARTS = {
     "nothing": b"",
     "plain": b"READ [k] ",
     "blanks": b"  \t SHOW\t ",
     "wide": "READ [漢字,한글] ".encode(),
-    "accents of their own": "READ [e\u0301a\u0308] ".encode(),
+    "combining accents": "READ [e\u0301a\u0308] ".encode(),
     "marks without a class": "READ [\u0e14\u0e31,\u0915\u0941] ".encode(),
     "escaped bytes": b"READ [\xff\xfe,\x1b[31m\x7f\\] ",
     "half of a character": b"READ [\xe6\xbc,\xbc] ",
@@ -139,15 +139,15 @@ BEFORE_THE_PLACE = {
 }
 
 
-@pytest.mark.parametrize("before", BEFORE_THE_PLACE.values(), ids=BEFORE_THE_PLACE)
+@pytest.mark.parametrize("before", VALID_PARTS.values(), ids=VALID_PARTS)
 @pytest.mark.parametrize("after", [b"", b" and " + b"more " * 50])
 def test_caret_is_under_the_column(tmp_path: Path, before: bytes, after: bytes) -> None:
-    (tmp_path / "a").write_bytes(b"SHOW\n" + before + AT.encode() + after + b"\nSHOW\n")
+    (tmp_path / "a").write_bytes(b"SHOW\n" + before + INVALID_PART.encode() + after + b"\nSHOW\n")
     ended = kvs("lint", "a", how=Start(cwd=tmp_path))
-    told, line, caret, _ = ended.stdout.decode().splitlines()
-    assert told.startswith(f"a:2:{len(before) + 1}: ")
+    diagnostic, line, caret, _ = ended.stdout.decode().splitlines()
+    assert diagnostic.startswith(f"a:2:{len(before) + 1}: ")
     assert caret.strip(" ") == "^"
-    assert cell_len(caret[:-1]) == cell_len(line[: line.index(AT)])
+    assert cell_len(caret[:-1]) == cell_len(line[: line.index(INVALID_PART)])
     assert cell_len(line) < 400
     assert line.isprintable()
 

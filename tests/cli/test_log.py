@@ -1,4 +1,4 @@
-"""The log of a server: whatever stderr does not take, the server goes on and ends."""
+"""The log of a server: a stderr that cannot be written disturbs neither service nor shutdown."""
 
 import fcntl
 import itertools
@@ -39,11 +39,11 @@ def serving(
 
 
 NOISE = "invalid\n" * 1000 + "WRITE [(noise,1)]\n"
-"""A job; what three of them report is longer than a pipe and the writer take."""
+"""A job; the errors of three of them exceed a pipe and the buffer of the log."""
 
 
-def is_served(place: Place) -> None:
-    """Check that the noisy job comes to its end and that sessions are served."""
+def check_service(place: Place) -> None:
+    """Check that the noisy jobs finish and that sessions are served."""
     jobs = place.folder / "jobs"
     client = Client(place, "c").connected()
     until(lambda: client.execute(b"READ [noise]\n")[1] == b"[(noise,1)]\n")
@@ -55,7 +55,7 @@ def test_blocked_pipe_gets_the_count_of_dropped_lines() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):
         os.close(writer)
-        is_served(place)
+        check_service(place)
         log = bytearray()
 
         def logged(words: bytes) -> bool:
@@ -67,7 +67,7 @@ def test_blocked_pipe_gets_the_count_of_dropped_lines() -> None:
         until(lambda: logged(b"of the log dropped: stderr could not be written"))
         numbers = itertools.count()
 
-        def connection_is_logged() -> bool:  # a line may be dropped until the noise has ended
+        def connection_is_logged() -> bool:  # a line may be dropped while jobs report errors
             Client(place, f"again{next(numbers)}").connected().close()
             return logged(b"/again")
 
@@ -85,7 +85,7 @@ def test_blocked_pipe_gets_the_count_of_dropped_lines() -> None:
 def test_blocked_pipe_does_not_prevent_shutdown() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):
-        is_served(place)
+        check_service(place)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
     os.close(reader)
@@ -95,7 +95,7 @@ def test_blocked_pipe_does_not_prevent_shutdown() -> None:
 def test_blocked_pipe_does_not_prevent_exit_with_an_error(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with serving(writer, "--data", str(tmp_path / "d"), job=NOISE) as (place, process):
-        is_served(place)
+        check_service(place)
         (tmp_path / "d").rename(tmp_path / "e")
         assert process.wait(SECONDS) == 1
     os.close(reader)
@@ -107,7 +107,7 @@ def test_closed_pipe_does_not_stop_the_server() -> None:
     with serving(writer, job=NOISE) as (place, process):
         os.close(writer)
         os.close(reader)
-        is_served(place)
+        check_service(place)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
 
@@ -115,7 +115,7 @@ def test_closed_pipe_does_not_stop_the_server() -> None:
 def test_full_device_does_not_stop_the_server() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     with serving(full, job=NOISE) as (place, process):
-        is_served(place)
+        check_service(place)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
     os.close(full)
@@ -125,7 +125,7 @@ def test_stopped_terminal_does_not_stop_the_server() -> None:
     master, slave = pty.openpty()
     with serving(slave, job=NOISE) as (place, process):
         termios.tcflow(slave, termios.TCOOFF)
-        is_served(place)
+        check_service(place)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
     os.close(master)
@@ -144,7 +144,7 @@ def test_shared_file_description_stays_blocking() -> None:
 def test_second_signal_exits_despite_a_blocked_log() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):
-        is_served(place)
+        check_service(place)
         client = Client(place, "half").make().register().opens("req")
         process.send_signal(signal.SIGTERM)
         until(lambda: not place.path.exists())
@@ -167,24 +167,24 @@ def test_lines_are_written_whole_from_pieces() -> None:
 
 
 def dropped(log: bytes) -> int:
-    """Return how many lines are reported to be dropped, in the whole lines of a log."""
-    whole = log.rpartition(b"\n")[0].splitlines()
-    return sum(int(line.split()[3]) for line in whole if b"dropped" in line)
+    """Return how many lines the complete lines of a log report as dropped."""
+    lines = log.rpartition(b"\n")[0].splitlines()
+    return sum(int(line.split()[3]) for line in lines if b"dropped" in line)
 
 
 def test_lines_beyond_the_bound_are_dropped_and_counted() -> None:
     reader, writer = os.pipe()
-    held = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    pipe_bytes = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     log = LogWriter(writer)
     line = "x" * 99 + "\n"
-    number = (MAX_BYTES + held) // 100 + 1000
+    number = (MAX_BYTES + pipe_bytes) // 100 + 1000
     for _ in range(number):
         log.write(line)
     got = b""
-    while got.count(b"x\n") + dropped(got) < number:  # reported in parts, as there is room
+    while got.count(b"x\n") + dropped(got) < number:  # reported in parts, as the pipe is read
         got += read_within(reader, 65536)
     assert got.count(b"x\n") + dropped(got) == number
     assert dropped(got) > 0
-    until(lambda: not (log._dropped or log._is_writing))  # else this line is dropped, too
+    until(lambda: not (log._dropped or log._is_writing))  # otherwise this line is dropped, too
     log.write("after\n")
     assert read_within(reader, 100) == b"after\n"

@@ -1,4 +1,4 @@
-"""The first moments of the program: what ends it then ends it in silence."""
+"""The start of the program: Ctrl-C during imports, lazy imports, other systems."""
 
 import signal
 import subprocess

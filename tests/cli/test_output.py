@@ -1,4 +1,4 @@
-"""What goes to stdout and stderr where there is no terminal, and when they take nothing."""
+"""Stdout and stderr without a terminal, and when they cannot be written."""
 
 import os
 from pathlib import Path
@@ -25,11 +25,11 @@ BAD_OUTPUT = b"[(k,KVSERROR)]\n[(l,KVSERROR)]\n"
 
 @pytest.fixture(name="jobs")
 def _jobs(tmp_path: Path) -> Path:
-    """Return a directory of a job in which a line is invalid, and of a good one."""
+    """A directory with a job that has an invalid line, and with a valid one."""
     return write_jobs(tmp_path / "jobs", {"bad": BAD, "good": "WRITE [(a,b)]\nBACKUP\nREAD [a]\n"})
 
 
-def all_was_done(jobs: Path) -> bool:
+def all_jobs_are_done(jobs: Path) -> bool:
     return (
         (jobs / "bad.out").read_bytes() == BAD_OUTPUT
         and (jobs / "good.out").read_bytes() == b"[(a,b)]\n"
@@ -147,7 +147,7 @@ def test_count_of_one_omitted_error_is_singular(tmp_path: Path) -> None:
     assert "1 more invalid line;" in ended.lines[-1]
 
 
-# Streams that take nothing.
+# Streams that cannot be written.
 
 
 LOST_RESULTS = {
@@ -206,7 +206,7 @@ def test_unwritable_errors_do_not_stop_jobs(jobs: Path, redirection: str) -> Non
     ended = kvs("run", jobs, how=Start(redirections=redirection))
     assert ended.status == 1
     assert len(ended.stdout.splitlines()) == 3
-    assert all_was_done(jobs)
+    assert all_jobs_are_done(jobs)
 
 
 @pytest.mark.parametrize("redirection", LOST_ERRORS)
@@ -224,7 +224,7 @@ def test_closed_stderr_does_not_stop_jobs(jobs: Path) -> None:
         ended = end(process)
     assert ended.status == 1
     assert len(ended.stdout.splitlines()) == 3
-    assert all_was_done(jobs)
+    assert all_jobs_are_done(jobs)
 
 
 @pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "<&-", "<&- 2>&-"])

@@ -1,4 +1,4 @@
-"""``kvs run --report``: what came of a run, as JSON; and ``--restore``, what it begins with."""
+"""``kvs run --report``: the result of a run as JSON; and ``--restore``: its initial pairs."""
 
 import json
 import os
@@ -210,9 +210,9 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(("text", "reason"), MALFORMED.values(), ids=MALFORMED)
 def test_malformed_backup_is_refused_before_jobs_run(
-    tmp_path: Path, text: bytes, told: str
+    tmp_path: Path, text: bytes, reason: str
 ) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
     snapshot = tmp_path / "old.bck"
@@ -222,5 +222,5 @@ def test_malformed_backup_is_refused_before_jobs_run(
     assert ended.status == 1
     assert line.startswith(f"kvs run: {snapshot}:")
     assert line.endswith("; nothing was restored")
-    assert told in line
+    assert reason in line
     assert list(jobs.iterdir()) == [jobs / "a.job"]

@@ -1,4 +1,4 @@
-"""``kvs serve`` as a process: its pipe, its jobs, its signals."""
+"""``kvs serve`` as a process: its registration pipe, jobs and signals."""
 
 import contextlib
 import os
@@ -33,13 +33,13 @@ from tests.server.raw_client import SECONDS, Client, Place, read_within
 
 @dataclass
 class Serving(Place):
-    """A server's process, and where to connect."""
+    """A server's process and its registration pipe."""
 
     process: "subprocess.Popen[bytes]"
     jobs: Path
 
     def read_log_until(self, words: bytes) -> None:
-        """Read the log until it holds these words."""
+        """Read the log until it contains these words."""
         read_log_until(self.process, words)
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
@@ -73,7 +73,7 @@ def start(directory: Path, path: Path, *options: str) -> "subprocess.Popen[bytes
 
 
 def read_log_until(process: "subprocess.Popen[bytes]", words: bytes) -> bytes:
-    """Read the log of a server until it holds these words; return what was read."""
+    """Read the log of a server until it contains these words; return the bytes read."""
     assert process.stderr is not None
     log = b""
     while words not in log:
@@ -84,9 +84,9 @@ def read_log_until(process: "subprocess.Popen[bytes]", words: bytes) -> bytes:
 
 
 def output(place: Place, script: bytes) -> bytes:
-    """Return what a script writes, in a session that no signal still on its way has ended.
+    """Return the output of a script; retry if a pending signal ends the session.
 
-    Its server may have made its pipe and not opened it yet.
+    The server may have created its registration pipe without having opened it yet.
     """
 
     def written() -> bytes:
@@ -163,9 +163,9 @@ def test_sigint_stops_jobs_and_leaves_no_partial_backup() -> None:
         until(lambda: b"Waiting" in content(server.jobs / "a.out"))
         Client(server, "c").connected()
         assert server.end(signal.SIGINT)[0] == 0
-        left = set(os.listdir(server.jobs))
-        assert left <= {"a.job", "a.out", "b.job", "b.out", "a-1.bck"}
-        if "a-1.bck" in left:
+        names = set(os.listdir(server.jobs))
+        assert names <= {"a.job", "a.out", "b.job", "b.out", "a-1.bck"}
+        if "a-1.bck" in names:
             assert len(load(os.fsencode(server.jobs / "a-1.bck"))) == 20_000
 
 
@@ -240,7 +240,7 @@ def test_backup_child_does_not_hold_the_registration_pipe() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_handled_once_the_pipe_exists(number: signal.Signals) -> None:
     for _ in range(3):
-        with serving() as server:  # its pipe is there, and perhaps not even open
+        with serving() as server:  # its pipe exists, but may not be open yet
             if number is signal.SIGUSR1:
                 server.process.send_signal(number)
             status, log = server.end(signal.SIGTERM if number is signal.SIGUSR1 else number)
@@ -288,7 +288,7 @@ def test_jobs_resume_after_the_server_was_killed() -> None:
             log = b""
             if not number:
                 until(lambda: b" done\n" in content(data / "0000000001.journal"))
-                (jobs / "a.out").unlink()  # it is written anew, as far as it was
+                (jobs / "a.out").unlink()  # it is written again, up to the checkpoint
                 process.kill()
             else:
                 log = read_log_until(process, b"done.job: done before")

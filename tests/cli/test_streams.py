@@ -1,7 +1,7 @@
-"""Every command with a stdout or stderr that is closed, full, or a pipe or terminal that has gone.
+"""Every command with a stdout or stderr that is closed, full, or a pipe or terminal without reader.
 
 A message that cannot be written never changes the exit status. A result that cannot be written is
-an error of one line and exit status 1; a reader of stdout that has gone needs no line.
+an error of one line and exit status 1; a closed pipe at stdout needs no message.
 """
 
 import os
@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, int]] = {
     "version": ("--version", 0),
     "help": ("dump --help", 0),
 }
-"""Arguments of commands that write results, and their exit status where they can."""
+"""Arguments of commands that write results, and their exit status if they can write them."""
 
 SILENT: dict[str, tuple[str, int]] = {
     "quiet run": ("run --quiet bad", 1),
@@ -55,14 +55,14 @@ SILENT: dict[str, tuple[str, int]] = {
     "wrong usage": ("--frobnicate", 2),
     "wrong path": ("check nowhere", 2),
 }
-"""The same of commands that write messages only."""
+"""Arguments and exit status of commands that write messages only."""
 
-PLACES = ["closed", "full", "a pipe that has gone", "a terminal that has gone"]
+PLACES = ["closed", "full", "a closed pipe", "a lost terminal"]
 
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path: Path) -> Path:
-    """Return a directory with everything that the commands name."""
+    """A directory with the files that the commands name."""
     write_jobs(tmp_path / "good", {"job": "READ [k]\n"})
     write_jobs(tmp_path / "bad", {"job": "foo\n"})
     (tmp_path / "backup.bck").write_text("(k, v)\n")
@@ -73,14 +73,14 @@ def _folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def lost(place: str) -> Iterator[int | None]:
-    """Yield a descriptor that accepts nothing; None stands for a closed one."""
+    """Yield a descriptor that cannot be written; None stands for a closed one."""
     if place == "closed":
         yield None
         return
     if place == "full":
         end = os.open("/dev/full", os.O_WRONLY)
     else:
-        other, end = os.pipe() if place == "a pipe that has gone" else os.openpty()
+        other, end = os.pipe() if place == "a closed pipe" else os.openpty()
         os.close(other)
     try:
         yield end
@@ -91,7 +91,7 @@ def lost(place: str) -> Iterator[int | None]:
 def command(
     arguments: Sequence[Argument], stdout: int | None, stderr: int | None
 ) -> list[Argument]:
-    """Return the command line, by way of a shell that closes what is None."""
+    """Return a command line with a shell that closes the streams that are None."""
     closed = (">&- " if stdout is None else "") + ("2>&-" if stderr is None else "")
     return ["sh", "-c", f'exec "$@" {closed}', "sh", *KVS, *arguments]
 
@@ -113,7 +113,7 @@ def program(folder: Path, arguments: str, stdout: int | None, stderr: int | None
 def session(
     runtime: Path, served: Served, typed: bytes, stdout: int | None, stderr: int | None
 ) -> Ended:
-    """Run a client with these streams and what is typed, to its end."""
+    """Run a client with these streams and this input until it exits."""
     done = subprocess.run(
         command(["client", "me", served.path], stdout, stderr),
         input=typed,
@@ -139,7 +139,7 @@ def test_lost_stderr_does_not_change_the_exit_status(folder: Path, case: str, pl
 REASONS = {
     "closed": "stdout is closed: the results cannot be written",
     "full": "stdout: cannot write the results: No space left on device",
-    "a terminal that has gone": "stdout: cannot write the results: Input/output error",
+    "a lost terminal": "stdout: cannot write the results: Input/output error",
 }
 
 
@@ -156,7 +156,7 @@ def test_lost_result_is_one_line_and_status_1(folder: Path, case: str, place: st
 
 @pytest.mark.parametrize("case", [name for name in COMMANDS if "errors" not in name])
 def test_closed_stdout_is_status_1_without_a_message(folder: Path, case: str) -> None:
-    with lost("a pipe that has gone") as stdout:
+    with lost("a closed pipe") as stdout:
         ended = program(folder, COMMANDS[case][0], stdout, PIPE)
     assert (ended.status, ended.stderr) == (1, b"")
 
@@ -182,7 +182,7 @@ def test_command_without_results_needs_no_stdout(folder: Path, case: str, place:
 
 @contextmanager
 def running(arguments: Sequence[Argument], stderr: int | None) -> Iterator[Popen[bytes]]:
-    """Start the program with this stderr; end it."""
+    """Start the program with this stderr; kill it at the end."""
     line = command(arguments, DEVNULL, stderr)
     with Popen(line, stdin=DEVNULL, stdout=DEVNULL, stderr=stderr) as process:
         try:
@@ -235,7 +235,7 @@ def test_session_ends_with_a_lost_stdout(runtime: Path, served: Served, place: s
 
 @pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}])
 def test_partly_written_results_are_an_error(folder: Path, unbuffered: dict[str, str]) -> None:
-    """A file that may not grow accepts a part of one write(2), and only the next one fails."""
+    """At the maximum size of a file one write(2) is partial, and only the next one fails."""
     with Store(folder / "data") as store:
         store.write({f"key{number}": "v" * 40 for number in range(200)})
     limits = {resource.RLIMIT_FSIZE: 5_000}

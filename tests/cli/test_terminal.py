@@ -1,4 +1,4 @@
-"""What a person sees on a terminal, here a pseudo-terminal: progress, errors, a table."""
+"""``kvs run`` on a terminal (a pseudo-terminal): progress, errors, a table."""
 
 import os
 import re
@@ -26,7 +26,9 @@ from tests.helpers import (
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 
-def seen(*arguments: str | Path, how: Start = USUAL, columns: int = 100) -> tuple[int, str, str]:
+def run_on_terminal(
+    *arguments: str | Path, how: Start = USUAL, columns: int = 100
+) -> tuple[int, str, str]:
     """Run the program on a terminal; return its exit status, the text, and the text as written."""
     with on_terminal(*arguments, how=how, columns=columns) as (process, terminal):
         text = terminal.read_to_end()
@@ -63,7 +65,7 @@ def test_progress_is_followed_by_a_table(tmp_path: Path) -> None:
 
 def test_progress_is_erased_and_the_cursor_restored(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})
-    status, text, raw = seen("run", tmp_path)
+    status, text, raw = run_on_terminal("run", tmp_path)
     assert status == 0
     assert raw.rindex(SHOW_CURSOR) > raw.rindex(HIDE_CURSOR)
     assert "in flight" not in text[text.rindex("job ") :]
@@ -72,7 +74,7 @@ def test_progress_is_erased_and_the_cursor_restored(tmp_path: Path) -> None:
 
 def test_table_has_a_row_for_each_of_many_jobs(tmp_path: Path) -> None:
     write_jobs(tmp_path, {f"job{number:03}": "HELP\n" for number in range(200)})
-    _, text, _ = seen("run", tmp_path)
+    _, text, _ = run_on_terminal("run", tmp_path)
     assert [row[0] for row in table(text)] == ["job", *(f"job{number:03}" for number in range(200))]
 
 
@@ -80,7 +82,7 @@ def test_table_has_a_row_for_each_of_many_jobs(tmp_path: Path) -> None:
 def test_narrow_terminal_folds_names(tmp_path: Path, columns: int) -> None:
     name = "abcdefghij" * 4
     write_jobs(tmp_path, {name: "HELP\n"})
-    status, text, _ = seen("run", tmp_path, columns=columns)
+    status, text, _ = run_on_terminal("run", tmp_path, columns=columns)
     assert status == 0
     if columns >= 70:
         lines = text[text.rindex("─") + 1 :].splitlines()
@@ -103,7 +105,7 @@ NAMES_AND_LINES = {
 def test_errors_are_shown_unchanged(tmp_path: Path, name: str, line: str, columns: int) -> None:
     write_jobs(tmp_path, {name: f"{line}\nHELP\n {line}\n"})
     elsewhere = kvs("run", ".", "--quiet", how=Start(cwd=tmp_path))
-    status, text, raw = seen("run", ".", how=Start(cwd=tmp_path), columns=columns)
+    status, text, raw = run_on_terminal("run", ".", how=Start(cwd=tmp_path), columns=columns)
     assert status == elsewhere.status == 1
     assert len(elsewhere.lines) == 2
     for error in elsewhere.lines:
@@ -113,38 +115,40 @@ def test_errors_are_shown_unchanged(tmp_path: Path, name: str, line: str, column
 
 def test_names_in_the_table_are_shown_unchanged(tmp_path: Path) -> None:
     write_jobs(tmp_path, {":x:[red]x": "HELP\n"})
-    _, text, _ = seen("run", tmp_path)
+    _, text, _ = run_on_terminal("run", tmp_path)
     assert table(text)[1][0] == ":x:[red]x"
 
 
 def test_wrong_usage_is_a_plain_line(tmp_path: Path) -> None:
-    status, _, raw = seen("run", "nowhere", how=Start(cwd=tmp_path))
+    status, _, raw = run_on_terminal("run", "nowhere", how=Start(cwd=tmp_path))
     assert status == 2
     assert "kvs run: nowhere: No such file or directory\r\n" in raw
 
 
 def test_quiet_shows_only_errors(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\nfoo\n"})
-    status, _, raw = seen("run", ".", "--quiet", how=Start(cwd=tmp_path))
+    status, _, raw = run_on_terminal("run", ".", "--quiet", how=Start(cwd=tmp_path))
     assert status == 1
     assert re.fullmatch(r"\./a\.job:2:1: 'foo' is no command; [^\r\n\x1b]*\r\n", raw)
 
 
 def test_quiet_shows_nothing_on_success(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})
-    assert seen("run", tmp_path, "--quiet") == (0, "", "")
+    assert run_on_terminal("run", tmp_path, "--quiet") == (0, "", "")
 
 
 def test_lint_writes_no_control_characters(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\nfoo\n"})
-    status, _, raw = seen("lint", tmp_path)
+    status, _, raw = run_on_terminal("lint", tmp_path)
     assert status == 1
     assert raw.replace("\r\n", "").isprintable()
 
 
 def test_dumb_terminal_gets_no_escape_sequences(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\nfoo\n"})
-    status, text, raw = seen("run", ".", how=Start(cwd=tmp_path, environment={"TERM": "dumb"}))
+    status, text, raw = run_on_terminal(
+        "run", ".", how=Start(cwd=tmp_path, environment={"TERM": "dumb"})
+    )
     assert status == 1
     assert "./a.job:2:1: 'foo' is no command" in text
     assert table(text)[1][0] == "a"
@@ -169,7 +173,7 @@ def test_progress_is_on_stderr_when_results_go_to_a_file(tmp_path: Path) -> None
 def test_errors_in_a_file_are_plain(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "foo\n"})
     errors = tmp_path / "errors"
-    status, text, raw = seen("run", jobs, how=Start(redirections=f"2>'{errors}'"))
+    status, text, raw = run_on_terminal("run", jobs, how=Start(redirections=f"2>'{errors}'"))
     assert status == 1
     assert errors.read_text().count("\n") == 1
     assert errors.read_text().rstrip("\n").isprintable()
@@ -179,7 +183,7 @@ def test_errors_in_a_file_are_plain(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_jobs_and_finishes_a_backup(tmp_path: Path) -> None:
-    """The terminal sends it to the whole foreground, the child that writes the snapshot too."""
+    """The terminal signals the whole foreground, also the child that writes the backup."""
     write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nREAD [k]\n" + HOUR})
     with on_terminal("run", tmp_path, how=Start(children_stop="birth")) as (process, terminal):
         until(lambda: b"Waiting" in content(tmp_path / "a.out"))
@@ -204,7 +208,7 @@ def test_second_signal_restores_the_cursor(tmp_path: Path) -> None:
 
 
 def test_second_signal_exits_despite_a_stopped_terminal(tmp_path: Path) -> None:
-    """Nobody reads the terminal, as after Ctrl-S, and the errors do not fit into it."""
+    """The terminal is not read, as after Ctrl-S, and its buffer is too small for the errors."""
     write_jobs(tmp_path, {"a": "x\n" * 1_000})
     with on_terminal("run", tmp_path) as (process, _):
         until((tmp_path / "a.out").exists)
@@ -213,7 +217,7 @@ def test_second_signal_exits_despite_a_stopped_terminal(tmp_path: Path) -> None:
 
 
 def test_hangup_does_not_stop_a_run_that_ignores_sighup(tmp_path: Path) -> None:
-    """As with nohup(1): the progress is lost, the work is not."""
+    """As with nohup(1): the progress is lost, but the jobs run."""
     scripts = {"a": "BACKUP\nREAD [x]\nBACKUP\nfoo\nREAD [y]\n", "b": "READ [z]\n"}
     write_jobs(tmp_path, scripts)
     how = Start(children_stop="birth", ignored=[signal.SIGHUP])

@@ -1,6 +1,6 @@
-"""How the program is called, and what it answers with its exit status.
+"""Command lines and exit statuses.
 
-0 all well, 1 something in the work failed, 2 wrong usage: told in one line, with nothing done.
+0 success, 1 failure, 2 wrong usage, which is reported in one line before any work is done.
 """
 
 import subprocess
@@ -98,34 +98,36 @@ EMPTY_PATHS = {
 def test_empty_path_is_wrong_usage(jobs: Path, argument: str, arguments: list[str]) -> None:
     rest = ["new"] if argument == "FILE.bck" else []
     ended = kvs(*arguments, "", *rest, how=Start(cwd=jobs.parent))
-    told = f"kvs {arguments[0]}: argument {argument}: the path is empty; "
-    assert one_line(ended) == f"{told}see 'kvs {arguments[0]} --help'"
+    message = f"kvs {arguments[0]}: argument {argument}: the path is empty; "
+    assert one_line(ended) == f"{message}see 'kvs {arguments[0]} --help'"
     assert ended.status == 2
     assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
 
-@pytest.mark.parametrize(("arguments", "told"), WRONG_USAGE.values(), ids=WRONG_USAGE)
-def test_wrong_usage_is_reported_in_one_line(jobs: Path, arguments: list[str], told: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), WRONG_USAGE.values(), ids=WRONG_USAGE)
+def test_wrong_usage_is_reported_in_one_line(
+    jobs: Path, arguments: list[str], message: str
+) -> None:
     ended = kvs(*arguments, how=Start(cwd=jobs.parent))
     line = one_line(ended)
     assert ended.status == 2
     assert line.startswith("kvs")
-    assert told in line
+    assert message in line
     assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "shown"),
     [
         (b"--new\nline", r"--new\nline"),
         (b"--red\x1b[31m", r"--red\x1b[31m"),
         (b"--latin\xe9", r"--latin\xe9"),
     ],
 )
-def test_unknown_option_is_shown_escaped(jobs: Path, argument: bytes, told: str) -> None:
+def test_unknown_option_is_shown_escaped(jobs: Path, argument: bytes, shown: str) -> None:
     ended = kvs("run", jobs, argument)
     assert ended.status == 2
-    assert told in one_line(ended)
+    assert shown in one_line(ended)
 
 
 @pytest.mark.parametrize("name", [b"new\nline", b"red\x1b[31m", b"latin\xe9", b"c1\xc2\x9b31m"])

@@ -1,1 +1,1 @@
-"""A client's side of a session, beside the real server and beside strange ones."""
+"""The client's side of a session, with the real server and with scripted ones."""

@@ -1,4 +1,4 @@
-"""A place for pipes and a server, each of the test's own."""
+"""A directory for pipes and a server, for one test each."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""A server for one client that does what a test says: other opening orders, wrong answers."""
+"""A server for one client with scripted behaviour: other orders of opening, wrong replies."""
 
 import os
 import threading
@@ -13,21 +13,21 @@ CONNECTED = encode_reply(CONNECT, 0)
 
 
 class Peer:
-    """The server's ends of one session's pipes; opens wait, as in servers written in C."""
+    """The server's ends of one session's pipes; opening blocks, as in servers written in C."""
 
     def __init__(self, connect: Connect) -> None:
         self._paths = dict(zip(("req", "res", "not"), connect.paths, strict=True))
         self._open: dict[str, int] = {}
 
-    def open(self, *which: str) -> None:
-        for one in which:
-            flags = os.O_RDONLY if one == "req" else os.O_WRONLY
-            self._open[one] = os.open(self._paths[one], flags)
+    def open(self, *pipes: str) -> None:
+        for pipe in pipes:
+            flags = os.O_RDONLY if pipe == "req" else os.O_WRONLY
+            self._open[pipe] = os.open(self._paths[pipe], flags)
 
-    def send(self, which: str, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._open[which], rest) :]
+    def send(self, pipe: str, data: bytes) -> None:
+        unwritten = memoryview(data)
+        while unwritten:
+            unwritten = unwritten[os.write(self._open[pipe], unwritten) :]
 
     def read(self, length: int) -> bytes:
         data = b""
@@ -41,18 +41,18 @@ class Peer:
         self.open("not")
         return self
 
-    def close(self, *which: str) -> None:
-        for one in which or tuple(self._open):
-            os.close(self._open.pop(one))
+    def close(self, *pipes: str) -> None:
+        for pipe in pipes or tuple(self._open):
+            os.close(self._open.pop(pipe))
 
 
 @contextmanager
-def playing(folder: Path, play: Callable[[Peer], None]) -> Iterator[Path]:
-    """Have one client served by `play`, on a thread; yield the registration pipe."""
+def scripted_server(folder: Path, script: Callable[[Peer], None]) -> Iterator[Path]:
+    """Serve one client by calling `script` in a thread; yield the registration pipe."""
     path = folder / "registration"
     os.mkfifo(path, 0o600)
-    registration = os.open(path, os.O_RDWR)  # so it never ends
-    failed: list[BaseException] = []
+    registration = os.open(path, os.O_RDWR)  # so that it has no end
+    errors: list[BaseException] = []
 
     def serve() -> None:
         frame = os.read(registration, CONNECT_BYTES)
@@ -62,9 +62,9 @@ def playing(folder: Path, play: Callable[[Peer], None]) -> Iterator[Path]:
         assert connect is not None
         peer = Peer(connect)
         try:
-            play(peer)
-        except BaseException as error:  # noqa: BLE001  (told below)
-            failed.append(error)
+            script(peer)
+        except BaseException as error:  # noqa: BLE001  (asserted below)
+            errors.append(error)
         finally:
             peer.close()
 
@@ -77,4 +77,4 @@ def playing(folder: Path, play: Callable[[Peer], None]) -> Iterator[Path]:
         thread.join(SECONDS)
         os.close(registration)
         assert not thread.is_alive()
-        assert not failed, failed
+        assert not errors, errors

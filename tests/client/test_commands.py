@@ -1,4 +1,4 @@
-"""What a person types: the four commands of a client, and those of the language."""
+"""The lines that a user types: the four commands of a client, and those of the language."""
 
 import re
 
@@ -20,9 +20,9 @@ from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 from tests.strategies import blanks, words
 from tests.strategies import lines as any_line
 
-OURS = re.compile(rb"[ \t]*(SUBSCRIBE|UNSUBSCRIBE|DELAY|DISCONNECT)(?![A-Za-z])")
+CLIENT_COMMAND = re.compile(rb"[ \t]*(SUBSCRIBE|UNSUBSCRIBE|DELAY|DISCONNECT)(?![A-Za-z])")
 
-MEANT: dict[bytes, ClientCommand] = {
+COMMAND_OF_LINE: dict[bytes, ClientCommand] = {
     b"SUBSCRIBE [a]": Subscribe(b"a"),
     b" \tSUBSCRIBE\t[ a\t] \r\n": Subscribe(b"a"),
     b"SUBSCRIBE[READ]": Subscribe(b"READ"),
@@ -41,9 +41,9 @@ MEANT: dict[bytes, ClientCommand] = {
 }
 
 
-@pytest.mark.parametrize(("line", "meant"), MEANT.items())
-def test_valid_line_is_parsed(line: bytes, meant: ClientCommand) -> None:
-    assert parse_line(line) == meant
+@pytest.mark.parametrize(("line", "command"), COMMAND_OF_LINE.items())
+def test_valid_line_is_parsed(line: bytes, command: ClientCommand) -> None:
+    assert parse_line(line) == command
 
 
 INVALID = {
@@ -70,9 +70,9 @@ INVALID = {
 }
 
 
-@pytest.mark.parametrize(("line", "told"), INVALID.items())
-def test_invalid_line_gets_column_and_reason(line: bytes, told: tuple[int, str]) -> None:
-    assert parse_line(line) == Diagnostic(0, *told)
+@pytest.mark.parametrize(("line", "diagnostic"), INVALID.items())
+def test_invalid_line_gets_column_and_reason(line: bytes, diagnostic: tuple[int, str]) -> None:
+    assert parse_line(line) == Diagnostic(0, *diagnostic)
 
 
 @given(words, blanks, blanks, blanks)
@@ -85,14 +85,14 @@ def test_subscribe_accepts_every_word(key: bytes, a: bytes, b: bytes, c: bytes) 
 @given(any_line)
 def test_commands_of_the_language_parse_as_in_jobs(line: bytes) -> None:
     line = line.partition(b"\n")[0]
-    assume(not OURS.match(line))
-    meant = parse_line(line)
-    fault = diagnose_line(line, 0)
-    if fault is not None:
-        assert isinstance(meant, Diagnostic)
-        assert meant.column == fault.column
+    assume(not CLIENT_COMMAND.match(line))
+    parsed = parse_line(line)
+    diagnostic = diagnose_line(line, 0)
+    if diagnostic is not None:
+        assert isinstance(parsed, Diagnostic)
+        assert parsed.column == diagnostic.column
     else:
-        assert isinstance(meant, Execute if count_commands(line) else Blank)
+        assert isinstance(parsed, Execute if count_commands(line) else Blank)
 
 
 def test_named_keys_returns_the_keys_of_a_line() -> None:
@@ -107,6 +107,6 @@ def test_help_lists_every_command() -> None:
     assert b"BACKUP" not in HELP
     for name in COMMANDS:
         assert HELP.decode().count(name) >= 1
-        fault = parse_line(name.encode() + b" ?")
-        assert isinstance(fault, Diagnostic)
-        assert "is no command" not in fault.reason
+        diagnostic = parse_line(name.encode() + b" ?")
+        assert isinstance(diagnostic, Diagnostic)
+        assert "is no command" not in diagnostic.reason

@@ -29,7 +29,7 @@ REQUESTS: list[Request] = [
 
 
 class Wire:
-    """What a conversation sends, and what it receives."""
+    """A conversation, the frames it has sent, and the queues it consumes."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []

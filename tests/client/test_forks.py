@@ -1,4 +1,4 @@
-"""What a forked child inherits of a session: nothing that it can use, or harm its parent with."""
+"""A forked child can neither use the session of its parent nor disturb it."""
 
 import asyncio
 import copy
@@ -25,14 +25,14 @@ from tests.server.raw_client import Place, Served
 
 @pytest.fixture
 def process(runtime: Path) -> Iterator[Place]:
-    """A server in a process of its own."""
+    """A server in its own process."""
     with serving() as place:
         output(place, b"READ [a]\n")
         yield place
 
 
 def in_child(work: Callable[[], object]) -> None:
-    """Call `work` in a forked child, and check that it returns, within some seconds."""
+    """Call `work` in a forked child, and check that it returns within `SECONDS`."""
     child = os.fork()
     if not child:
         status = 1
@@ -40,7 +40,7 @@ def in_child(work: Callable[[], object]) -> None:
             signal.alarm(int(SECONDS))
             work()
             status = 0
-        except BaseException as error:  # noqa: BLE001  (shown, and told by the status)
+        except BaseException as error:  # noqa: BLE001  (shown, and reported by the status)
             os.write(2, f"in the child: {error!r}\n".encode())
         finally:
             os._exit(status)
@@ -96,8 +96,8 @@ def test_closing_in_a_child_leaves_the_session_open(
 ) -> None:
     session = connect(process.path, id="me")
     session.subscribe("a")
-    made = sorted(path.name for path in runtime.iterdir())
-    assert len(made) == 4
+    files = sorted(path.name for path in runtime.iterdir())
+    assert len(files) == 4
 
     def work() -> None:
         nonlocal session
@@ -116,7 +116,7 @@ def test_closing_in_a_child_leaves_the_session_open(
             gc.collect()
 
     in_child(work)
-    assert sorted(path.name for path in runtime.iterdir()) == made
+    assert sorted(path.name for path in runtime.iterdir()) == files
     session.write({"a": "1"})
     assert next(session.changes(SECONDS)) == kvs.Change(b"a", b"1")
     with pytest.raises(kvs.ClientIdInUseError):
@@ -127,19 +127,19 @@ def test_closing_in_a_child_leaves_the_session_open(
 
 def test_child_holds_neither_session_nor_client_id(served: Served) -> None:
     session = connect(served.path, id="me")
-    held, release = os.pipe()
+    reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.close(release)
-        os.read(held, 1)
+        os.close(writer)
+        os.read(reader, 1)
         os._exit(0)
-    os.close(held)
+    os.close(reader)
     try:
-        session._multiplexer.transport.close()  # as at the death of the parent: with no disconnect
+        session._multiplexer.transport.close()  # as when the parent is killed: without a disconnect
         until(lambda: served.server.sessions == 0)
         connect(served.path, id="me").close()
     finally:
-        os.close(release)
+        os.close(writer)
         os.waitpid(child, 0)
         session.close()
 
@@ -150,15 +150,15 @@ def test_fork_does_not_disturb_requests_of_other_threads(
     with connect(process.path) as session:
         session.subscribe("hot")
         stop = threading.Event()
-        failed: list[BaseException] = []
+        errors: list[BaseException] = []
 
         def use(number: int) -> None:
             try:
                 while not stop.is_set():
                     session.write({f"k{number}": "1", "hot": "1"})
                     assert session.read([f"k{number}"])
-            except BaseException as error:  # noqa: BLE001  (told below)
-                failed.append(error)
+            except BaseException as error:  # noqa: BLE001  (asserted below)
+                errors.append(error)
 
         threads = [in_thread(partial(use, number)) for number in range(3)]
         threads.append(in_thread(lambda: all(session.changes())))
@@ -173,7 +173,7 @@ def test_fork_does_not_disturb_requests_of_other_threads(
         for thread in threads[:3]:
             thread.join(SECONDS)
             assert not thread.is_alive()
-        assert not failed
+        assert not errors
     threads[-1].join(SECONDS)
     assert not threads[-1].is_alive()
 
@@ -212,7 +212,7 @@ def test_child_can_open_its_own_session(process: Place) -> None:
         assert session.read(["child"]) == {b"child": b"1"}
 
 
-# Sessions that are dropped.
+# Dropped sessions.
 
 
 def test_dropped_session_in_a_cycle_is_closed_by_the_collector(
@@ -232,13 +232,13 @@ def test_iterator_of_changes_references_its_session(served: Served) -> None:
     session = connect(served.path)
     session.subscribe("a")
     changes = session.changes()
-    held = weakref.ref(session)
+    reference = weakref.ref(session)
     del session
     served.store.write({"a": "1"})
     assert next(changes) == kvs.Change(b"a", b"1")
     with pytest.warns(ResourceWarning):
         del changes
-    assert held() is None
+    assert reference() is None
 
 
 def test_closed_session_is_dropped_without_a_warning(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""Connecting: to servers that open pipes in any order, and to what is no server."""
+"""Connecting to servers that open the pipes in any order, and to paths without a server."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from kvs.errors import (
 )
 from kvs.protocol import frames
 from kvs.settings import ServerSettings
-from tests.client.scripted_server import CONNECTED, Peer, playing
+from tests.client.scripted_server import CONNECTED, Peer, scripted_server
 from tests.helpers import SECONDS, until
 from tests.server.raw_client import Served, serving
 
@@ -27,8 +27,8 @@ ORDERS = ["req res reply not", "res reply req not", "not res req reply", "res no
 
 
 @contextmanager
-def later(call: Callable[[], object]) -> Iterator[None]:
-    """Have `call` called a moment later, and wait for its end."""
+def calling_later(call: Callable[[], object]) -> Iterator[None]:
+    """Call `call` in a thread after 50 ms, and wait for its end."""
     timer = threading.Timer(0.05, call)
     timer.start()
     try:
@@ -40,7 +40,7 @@ def later(call: Callable[[], object]) -> Iterator[None]:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_server_may_open_the_pipes_in_any_order(runtime: Path, tmp_path: Path, order: str) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         for step in order.split():
             if step == "reply":
                 peer.send("res", CONNECTED)
@@ -53,24 +53,24 @@ def test_server_may_open_the_pipes_in_any_order(runtime: Path, tmp_path: Path, o
         peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
         assert peer.read(1) == b""
 
-    with playing(tmp_path, play) as fifo:
+    with scripted_server(tmp_path, script) as fifo:
         with connect(fifo) as session:
             assert session.subscribe("k")
         assert [(change.key, change.value) for change in session.changes()] == [(b"k", b"v")]
 
 
 def test_rejected_connect_raises_with_the_result(runtime: Path, tmp_path: Path) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.open("req", "res")
         peer.send("res", frames.encode_reply(frames.CONNECT, 7))
 
-    with playing(tmp_path, play) as fifo, pytest.raises(ConnectRejectedError) as refused:
+    with scripted_server(tmp_path, script) as fifo, pytest.raises(ConnectRejectedError) as refused:
         connect(fifo)
     assert refused.value.result == 7
 
 
 def test_connect_accepts_the_digit_0_as_success(runtime: Path, tmp_path: Path) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.open("req", "res", "not")
         peer.send("res", bytes([frames.CONNECT]) + b"0")
         assert peer.read(42) == frames.encode_key_request(frames.SUBSCRIBE, b"k")
@@ -78,7 +78,7 @@ def test_connect_accepts_the_digit_0_as_success(runtime: Path, tmp_path: Path) -
         assert peer.read(1) == bytes([frames.DISCONNECT])
         peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
 
-    with playing(tmp_path, play) as fifo, connect(fifo) as session:
+    with scripted_server(tmp_path, script) as fifo, connect(fifo) as session:
         assert not session.subscribe("k")
 
 
@@ -86,12 +86,12 @@ def test_connect_accepts_the_digit_0_as_success(runtime: Path, tmp_path: Path) -
 def test_reply_of_another_operation_ends_the_connect(
     runtime: Path, tmp_path: Path, answer: bytes
 ) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.open("req", "res")
         peer.send("res", answer)
 
     with (
-        playing(tmp_path, play) as fifo,
+        scripted_server(tmp_path, script) as fifo,
         pytest.raises(SessionClosedError, match="does not match the connect"),
     ):
         connect(fifo)
@@ -99,35 +99,38 @@ def test_reply_of_another_operation_ends_the_connect(
 
 def test_connect_fails_when_the_server_closes_the_pipes(runtime: Path, tmp_path: Path) -> None:
     with (
-        playing(tmp_path, lambda peer: peer.open("req", "res")) as fifo,
+        scripted_server(tmp_path, lambda peer: peer.open("req", "res")) as fifo,
         pytest.raises(SessionClosedError, match="before it answered"),
     ):
         connect(fifo)
 
 
 def test_connect_times_out_without_an_answer(runtime: Path, tmp_path: Path) -> None:
-    with playing(tmp_path, lambda _: None) as fifo, pytest.raises(ConnectTimeoutError) as late:
+    with (
+        scripted_server(tmp_path, lambda _: None) as fifo,
+        pytest.raises(ConnectTimeoutError) as caught,
+    ):
         connect(fifo, timeout=0.05)
-    assert isinstance(late.value, TimeoutError)
-    assert "within 0.05 s" in str(late.value)
+    assert isinstance(caught.value, TimeoutError)
+    assert "within 0.05 s" in str(caught.value)
 
 
 def test_timeout_error_says_what_the_server_has_done(runtime: Path, tmp_path: Path) -> None:
-    def late(fifo: Path) -> str:
+    def timeout_error(fifo: Path) -> str:
         with pytest.raises(ConnectTimeoutError) as caught:
             connect(fifo, timeout=0.2)
         return str(caught.value)
 
-    with playing(tmp_path, lambda _: None) as fifo:
-        assert late(fifo).endswith("its log says why")
+    with scripted_server(tmp_path, lambda _: None) as fifo:
+        assert timeout_error(fifo).endswith("its log says why")
     stopped = tmp_path / "stopped"
     os.mkfifo(stopped)
     end = os.open(stopped, os.O_RDWR | os.O_NONBLOCK)
-    assert "the server has not read it" in late(stopped)
+    assert "the server has not read it" in timeout_error(stopped)
     with contextlib.suppress(BlockingIOError):
         while True:
             os.write(end, bytes(64))
-    assert "could not be written" in late(stopped)
+    assert "could not be written" in timeout_error(stopped)
     os.close(end)
 
     over, folder = threading.Event(), tmp_path / "d"
@@ -137,8 +140,8 @@ def test_timeout_error_says_what_the_server_has_done(runtime: Path, tmp_path: Pa
         peer.open("req")
         over.wait(SECONDS)
 
-    with playing(folder, hang) as fifo:
-        assert "opened the requests pipe, and sent no answer" in late(fifo)
+    with scripted_server(folder, hang) as fifo:
+        assert "opened the requests pipe, and sent no answer" in timeout_error(fifo)
         over.set()
 
 
@@ -147,11 +150,11 @@ def test_connect_fails_when_the_server_exits(runtime: Path, tmp_path: Path) -> N
     os.mkfifo(fifo)
     registration = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
 
-    def go() -> None:
+    def exit_server() -> None:
         until(lambda: runtime.exists() and len(list(runtime.iterdir())) == 4)
         os.close(registration)
 
-    thread = threading.Thread(target=go)
+    thread = threading.Thread(target=exit_server)
     thread.start()
     with pytest.raises(ServerNotFoundError):
         connect(fifo, timeout=None)
@@ -162,19 +165,19 @@ def test_connect_without_a_server_says_why(runtime: Path, tmp_path: Path) -> Non
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     (tmp_path / "file").touch()
-    none, nowhere = tmp_path / "none", tmp_path / "nowhere"
-    nowhere.symlink_to("none")
+    missing, dangling = tmp_path / "missing", tmp_path / "dangling"
+    dangling.symlink_to("missing")
     start = "'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX"
-    told = {
+    reasons = {
         fifo: f"no server reads this pipe; {start} {fifo}' starts one",
         tmp_path / "file": "it is no named pipe",
         tmp_path: "it is no named pipe",
         Path("/dev/null"): "it is no named pipe",
-        none: f"no server serves it: there is no such pipe; {start} {none}' starts one",
-        nowhere: f"no server serves it: there is no such pipe; {start} {nowhere}' starts one",
+        missing: f"no server serves it: there is no such pipe; {start} {missing}' starts one",
+        dangling: f"no server serves it: there is no such pipe; {start} {dangling}' starts one",
         tmp_path / "file" / "x": "Not a directory",
     }
-    for path, reason in told.items():
+    for path, reason in reasons.items():
         with pytest.raises(ServerNotFoundError) as refused:
             connect(path)
         assert str(refused.value) == f"{path}: {reason}"
@@ -201,13 +204,13 @@ def test_connect_waits_for_a_free_session(runtime: Path) -> None:
         first = connect(served.path)
         with pytest.raises(ConnectTimeoutError):
             connect(served.path, timeout=0.05)
-        with later(first.close), connect(served.path) as second:
+        with calling_later(first.close), connect(served.path) as second:
             assert not second.subscribe("k")
 
 
 def test_waiting_connect_succeeds_after_disconnect_all(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served, connect(served.path) as first:
-        with later(served.server.disconnect_all), connect(served.path) as second:
+        with calling_later(served.server.disconnect_all), connect(served.path) as second:
             assert not second.subscribe("k")
         with pytest.raises(SessionClosedError):
             first.subscribe("k")
@@ -217,16 +220,16 @@ def test_waiting_connect_survives_a_new_registration_pipe(runtime: Path) -> None
     with serving(ServerSettings(sessions=1)) as served:
         first = connect(served.path)
 
-        def again() -> None:
+        def replace_pipe() -> None:
             until(lambda: served.server.waiting)
-            before = os.open(served.path, os.O_PATH)  # so that no other gets its inode
+            before = os.open(served.path, os.O_PATH)  # so that no other file gets its inode
             served.path.unlink()
             until(served.path.exists)
             assert not os.path.samestat(served.path.stat(), os.fstat(before))
             os.close(before)
             first.close()
 
-        thread = threading.Thread(target=again)
+        thread = threading.Thread(target=replace_pipe)
         thread.start()
         with connect(served.path) as second:
             assert not second.subscribe("k")
@@ -234,19 +237,19 @@ def test_waiting_connect_survives_a_new_registration_pipe(runtime: Path) -> None
 
 
 def test_fifty_clients_connect_at_once(served: Served) -> None:
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def one(number: int) -> None:
         try:
             with connect(served.path) as session:
                 session.write({f"k{number}": str(number)})
-        except BaseException as error:  # noqa: BLE001  (told below)
-            failed.append(error)
+        except BaseException as error:  # noqa: BLE001  (asserted below)
+            errors.append(error)
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failed
+    assert not errors
     assert len(served.store) == 50

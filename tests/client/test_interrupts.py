@@ -1,4 +1,4 @@
-"""Exceptions and nested calls at every bytecode of a session's methods, and storms of signals."""
+"""Exceptions and nested calls at every bytecode of a session's methods, and at random instants."""
 
 import contextlib
 import gc
@@ -26,17 +26,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def process(runtime: Path) -> Iterator[Place]:
-    """A server in a process of its own."""
+    """A server in its own process."""
     with serving("--log-level", "error") as place:
         output(place, b"READ [a]\n")
         yield place
 
 
 UNRAISABLE = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""For tests in which an exception comes in a finalizer, where nothing can catch it."""
+"""For tests that raise exceptions in finalizers, where no caller can catch them."""
 
 LONG = b"#" * 100_000 + b"\nREAD [a]\n"
-"""A script that a pipe takes in several pieces."""
+"""A script that needs several write(2) calls."""
 
 
 REQUESTS: dict[str, Callable[[Session], object]] = {
@@ -49,7 +49,7 @@ REQUESTS: dict[str, Callable[[Session], object]] = {
 def interrupt_everywhere(
     work: Callable[[], object], check: Callable[[int], object], step: int = 1
 ) -> int:
-    """Interrupt `work` at each of its bytecodes, and call `check` after each; return how many."""
+    """Interrupt `work` at every `step`-th bytecode, call `check` after each; return the count."""
     for number in itertools.count(0, step):
         with contextlib.suppress(Interrupted):
             if not at_opcode(number, raise_interrupted, work):
@@ -85,16 +85,16 @@ def test_other_threads_survive_an_exception_at_any_bytecode(served: Served) -> N
             served.store.write({"hot": str(number)})
             until(lambda: len(taken) == number + 1 or not taker.is_alive())
 
-        def ask() -> None:
+        def send_requests() -> None:
             checked.append(len(session.read(["a"])))
 
-        def check_asks(number: int) -> None:
-            thread = in_thread(ask)
+        def check_with_request(number: int) -> None:
+            thread = in_thread(send_requests)
             thread.join(SECONDS)
             assert not thread.is_alive()
             check(number)
 
-        count = interrupt_everywhere(lambda: session.read(["a"]), check_asks)
+        count = interrupt_everywhere(lambda: session.read(["a"]), check_with_request)
         assert checked == [1] * count
         session.close()
         taker.join(SECONDS)
@@ -141,7 +141,7 @@ def test_connect_cleans_up_after_an_exception_at_any_bytecode(
     until(lambda: served.server.sessions == 0)
 
 
-# Calls within calls.
+# Nested calls.
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
@@ -224,23 +224,23 @@ def test_finalizers_can_use_the_session_in_any_collection(served: Served) -> Non
                 assert session.read(["k"]) == {b"k": b"%d" % number}
         finally:
             gc.set_threshold(*threshold)
-        gc.collect()  # those that are left, while there is a session
+        gc.collect()  # the remaining cycles, while the session is open
         assert len(used) == 200
 
 
-# Signals, at random instants.
+# Signals at random instants.
 
 
 @contextlib.contextmanager
-def signals(handler: Callable[[], object], most: float) -> Iterator[None]:
-    """Have `handler` called at random instants, `most` seconds apart at the most."""
+def signals(handler: Callable[[], object], max_seconds: float) -> Iterator[None]:
+    """Call `handler` from a signal handler at random instants, at most `max_seconds` apart."""
 
     def again(*_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, most))
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, max_seconds))
         handler()
 
     before = signal.signal(signal.SIGALRM, again)
-    signal.setitimer(signal.ITIMER_REAL, most)
+    signal.setitimer(signal.ITIMER_REAL, max_seconds)
     try:
         yield
     finally:
@@ -252,7 +252,7 @@ def signals(handler: Callable[[], object], most: float) -> Iterator[None]:
 
 
 def repeat(work: Callable[[], object], seconds: float) -> None:
-    """Call `work` again and again, for some seconds, whatever interrupts it."""
+    """Call `work` repeatedly for `seconds`, also after an `Interrupted`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(Interrupted):
@@ -262,20 +262,20 @@ def repeat(work: Callable[[], object], seconds: float) -> None:
 
 
 def storm(served: Place, seconds: float) -> int:
-    """Interrupt requests and waits of one thread while others go on; return how often."""
+    """Interrupt requests and waits of one thread while another sends requests; return the count."""
     interrupted = 0
     with connect(served.path) as session, connect(served.path) as other:
         session.subscribe("hot")
-        failed: list[BaseException] = []
+        errors: list[BaseException] = []
         stop = threading.Event()
 
-        def ask() -> None:
+        def send_requests() -> None:
             try:
                 for number in itertools.takewhile(lambda _: not stop.is_set(), itertools.count()):
                     session.write({"t": str(number)})
                     assert session.read(["t"]) == {b"t": b"%d" % number}
-            except BaseException as error:  # noqa: BLE001  (told below)
-                failed.append(error)
+            except BaseException as error:  # noqa: BLE001  (asserted below)
+                errors.append(error)
 
         def work() -> None:
             session.write({"n": "1"})
@@ -287,13 +287,13 @@ def storm(served: Place, seconds: float) -> int:
             interrupted += 1
             raise Interrupted
 
-        thread = in_thread(ask)
+        thread = in_thread(send_requests)
         with signals(interrupt, 0.002):
             repeat(lambda: repeat(work, seconds), seconds)
         stop.set()
         thread.join(SECONDS)
         assert not thread.is_alive()
-        assert not failed
+        assert not errors
         assert list(session.changes(0)) == []
         other.write({"hot": "1"})
         assert next(session.changes(SECONDS)) == kvs.Change(b"hot", b"1")
@@ -301,7 +301,7 @@ def storm(served: Place, seconds: float) -> int:
 
 
 def storm_of_calls(served: Place, seconds: float) -> int:
-    """Use a session from a signal handler while it is used; return how often."""
+    """Use a session in a signal handler while the same thread uses it; return the count."""
     calls = 0
     with connect(served.path) as session:
 

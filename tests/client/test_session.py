@@ -1,4 +1,4 @@
-"""A session as a program uses it: requests, changes, threads, asyncio, and its end."""
+"""A session as programs use it: requests, changes, threads, asyncio, and its end."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from kvs.errors import (
 )
 from kvs.protocol import frames
 from kvs.store.subscriptions import Change
-from tests.client.scripted_server import Peer, playing
+from tests.client.scripted_server import Peer, scripted_server
 from tests.helpers import SECONDS, until
 from tests.server.raw_client import Served
 from tests.strategies import values, words
@@ -81,14 +81,14 @@ def test_invalid_words_are_refused_before_sending(served: Served) -> None:
 
 
 def test_rejected_request_raises_with_the_reason(runtime: Path, tmp_path: Path) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.connected().read(5)
         peer.send("res", frames.encode_execute_reply_header(1, 0, 8) + b"1:1: no\n")
         assert peer.read(len(b"WRITE [(a,1)]\n\x02")).endswith(b"\x02")
         peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
 
     with (
-        playing(tmp_path, play) as fifo,
+        scripted_server(tmp_path, script) as fifo,
         connect(fifo) as session,
         pytest.raises(RequestRejectedError, match="the server refused: 1:1: no"),
     ):
@@ -151,10 +151,10 @@ def test_timeout_may_exceed_the_maximum_of_poll(served: Served, seconds: float) 
 
 
 def test_changes_are_read_while_a_request_waits(runtime: Path, tmp_path: Path) -> None:
-    """The server writes more notifications than the pipe holds, waiting, before it answers."""
+    """The server writes more notifications than a pipe holds before it replies."""
     count = 10_000
 
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.connected().read(42)
         for number in range(count):
             peer.send("not", frames.encode_notification(b"k", b"%d" % number))
@@ -162,7 +162,7 @@ def test_changes_are_read_while_a_request_waits(runtime: Path, tmp_path: Path) -
         peer.read(1)
         peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
 
-    with playing(tmp_path, play) as fifo, connect(fifo) as session:
+    with scripted_server(tmp_path, script) as fifo, connect(fifo) as session:
         assert session.subscribe("k")
         assert [c.value for c in session.changes(0)] == [b"%d" % number for number in range(count)]
 
@@ -172,12 +172,12 @@ def test_too_many_unread_changes_end_the_session(
 ) -> None:
     monkeypatch.setattr(transport, "MAX_UNREAD_CHANGES", 100)
 
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.connected().read(42)
         peer.send("not", frames.encode_notification(b"k", b"v") * 200)
         assert peer.read(1) == b""
 
-    with playing(tmp_path, play) as fifo, connect(fifo) as session:
+    with scripted_server(tmp_path, script) as fifo, connect(fifo) as session:
         with pytest.raises(SessionClosedError, match="more than 100 changes"):
             session.subscribe("k")
         assert len([next(session.changes()) for _ in range(101)]) == 101
@@ -187,13 +187,13 @@ def test_threads_can_share_a_session(served: Served, often_switching: None) -> N
     with connect(served.path) as session:
         session.subscribe("hot")
         taken: list[Change] = []
-        failed: list[BaseException] = []
+        errors: list[BaseException] = []
 
         def take() -> None:
             try:
                 taken.extend(session.changes())
-            except BaseException as error:  # noqa: BLE001  (told below)
-                failed.append(error)
+            except BaseException as error:  # noqa: BLE001  (asserted below)
+                errors.append(error)
 
         def ask(number: int) -> None:
             try:
@@ -201,8 +201,8 @@ def test_threads_can_share_a_session(served: Served, often_switching: None) -> N
                     key = f"k{number}"
                     session.write({key: str(turn), "hot": f"{number}.{turn}"})
                     assert session.read([key]) == {key.encode(): str(turn).encode()}
-            except BaseException as error:  # noqa: BLE001  (told below)
-                failed.append(error)
+            except BaseException as error:  # noqa: BLE001  (asserted below)
+                errors.append(error)
 
         takers = [in_thread(take) for _ in range(2)]
         askers = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
@@ -210,14 +210,14 @@ def test_threads_can_share_a_session(served: Served, often_switching: None) -> N
             asker.start()
         for asker in askers:
             asker.join()
-        until(lambda: len(taken) >= 800 or failed)
+        until(lambda: len(taken) >= 800 or errors)
         session.close()
         for taker in takers:
             taker.join(SECONDS)
             assert not taker.is_alive()
-    assert not failed
-    told = sorted(change.value or b"" for change in taken)
-    assert told == sorted(b"%d.%d" % (n, turn) for n in range(4) for turn in range(200))
+    assert not errors
+    values_taken = sorted(change.value or b"" for change in taken)
+    assert values_taken == sorted(b"%d.%d" % (n, turn) for n in range(4) for turn in range(200))
 
 
 def test_waiting_thread_does_not_block_another(served: Served) -> None:
@@ -278,7 +278,7 @@ def test_asyncio_waits_without_using_the_processor(served: Served) -> None:
             taking = asyncio.ensure_future(anext(changes))
             used: list[float] = []
             while not used or used[-1] >= 0.1:
-                assert len(used) < 10, used  # who works all the time has never a quiet moment
+                assert len(used) < 10, used  # a busy loop uses the processor in every interval
                 before = time.thread_time()
                 await asyncio.wait({taking}, timeout=0.2)
                 used.append(time.thread_time() - before)
@@ -388,29 +388,29 @@ def test_close_returns_without_an_answer(
     runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.client.multiplexer.DISCONNECT_TIMEOUT_SECONDS", 0.05)
-    gone = threading.Event()
+    closed = threading.Event()
 
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.connected()
-        assert gone.wait(SECONDS)
+        assert closed.wait(SECONDS)
 
-    with playing(tmp_path, play) as fifo:
+    with scripted_server(tmp_path, script) as fifo:
         connect(fifo).close()
         assert list(runtime.iterdir()) == []
-        gone.set()
+        closed.set()
 
 
 @pytest.mark.parametrize(
     "wrong", [b"\x04\x00", b"\x00\x00", frames.encode_execute_reply_header(0, 0, 0)]
 )
 def test_unexpected_reply_ends_the_session(runtime: Path, tmp_path: Path, wrong: bytes) -> None:
-    def play(peer: Peer) -> None:
+    def script(peer: Peer) -> None:
         peer.connected().read(42)
         peer.send("res", wrong)
         peer.read(1)
 
     with (
-        playing(tmp_path, play) as fifo,
+        scripted_server(tmp_path, script) as fifo,
         connect(fifo) as session,
         pytest.raises(SessionClosedError, match="does not match the request"),
     ):
@@ -432,7 +432,7 @@ def test_dropped_session_leaves_no_descriptors_or_files(served: Served, runtime:
 
 
 def test_interrupted_request_does_not_shift_replies(served: Served) -> None:
-    class Enough(Exception):
+    class HandlerError(Exception):
         pass
 
     with connect(served.path) as session:
@@ -441,9 +441,9 @@ def test_interrupted_request_does_not_shift_replies(served: Served) -> None:
 
         def interrupted() -> select.epoll:
             session._multiplexer.transport.monitor = monitor  # type: ignore[method-assign]
-            raise Enough
+            raise HandlerError
 
         session._multiplexer.transport.monitor = interrupted  # type: ignore[method-assign]
-        with pytest.raises(Enough):
+        with pytest.raises(HandlerError):
             session.read(["b"])
         assert session.read(["a"]) == {b"a": b"1"}
