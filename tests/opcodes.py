@@ -20,7 +20,7 @@ CLIENT = (
 )
 """Parts of the paths of the modules that a client executes."""
 
-EXCEPTION_HANDLING = {dis.opmap[name] for name in ("PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE")}
+EXCEPTION_OPCODES = {dis.opmap[name] for name in ("PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE")}
 """Opcodes before which CPython handles no signals. An exception there would remain the one being
 handled, and keep all objects of its frames alive, until the thread ends.
 """
@@ -58,7 +58,8 @@ def at_opcode(
     def step(opcode: int, before: int | None) -> bool:
         """Count a bytecode; return whether to count the next one."""
         nonlocal count
-        if (handling or opcode not in EXCEPTION_HANDLING) and (before in SIGNAL_CHECKS or not looking):
+        is_counted = handling or opcode not in EXCEPTION_OPCODES
+        if is_counted and (before in SIGNAL_CHECKS or not looking):
             count += 1
             if count == number + 1:
                 act()
