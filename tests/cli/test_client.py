@@ -402,8 +402,8 @@ def test_missing_server_is_reported_with_the_remedy(runtime: Path) -> None:
     ended = client(runtime, runtime / "none", b"")
     assert ended.status == 1
     assert ended.lines == [
-        f"kvs client: {runtime}/none: no server serves it: there is no such pipe; "
-        f"'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {runtime}/none' starts one"
+        f"kvs client: {runtime}/none: the registration pipe does not exist; "
+        f"'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {runtime}/none' starts a server"
     ]
     assert ended.stdout == b""
 

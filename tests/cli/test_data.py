@@ -141,7 +141,7 @@ def test_repair_reports_its_action_in_every_case(data: Path) -> None:
         f"{data}: at revision 3; nothing is lost: what is older than the snapshot was still there",
     ])  # fmt: skip
     assert repaired(files(snapshot)) == (0, [
-        "nothing of it was there to be kept; it begins anew, empty",
+        "no bytes to save; a new, empty file replaces it",
         f"{data}: at revision 2; lost is what followed; how much that was cannot be made out",
     ])  # fmt: skip
     assert repaired({first.name: first.data[:40]}) == (1, [

@@ -57,7 +57,7 @@ SILENT: dict[str, tuple[str, int]] = {
 }
 """Arguments and exit status of commands that write messages only."""
 
-PLACES = ["closed", "full", "a closed pipe", "a lost terminal"]
+LOSSES = ["closed", "full", "a closed pipe", "a lost terminal"]
 
 
 @pytest.fixture(name="folder")
@@ -72,15 +72,15 @@ def _folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def lost(place: str) -> Iterator[int | None]:
+def lost(loss: str) -> Iterator[int | None]:
     """Yield a descriptor that cannot be written; None stands for a closed one."""
-    if place == "closed":
+    if loss == "closed":
         yield None
         return
-    if place == "full":
+    if loss == "full":
         end = os.open("/dev/full", os.O_WRONLY)
     else:
-        other, end = os.pipe() if place == "a closed pipe" else os.openpty()
+        other, end = os.pipe() if loss == "a closed pipe" else os.openpty()
         os.close(other)
     try:
         yield end
@@ -126,11 +126,11 @@ def session(
     return Ended(done.returncode, done.stdout or b"", done.stderr or b"")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", [*COMMANDS, *SILENT])
-def test_lost_stderr_does_not_change_the_exit_status(folder: Path, case: str, place: str) -> None:
+def test_lost_stderr_does_not_change_the_exit_status(folder: Path, case: str, loss: str) -> None:
     arguments, status = {**COMMANDS, **SILENT}[case]
-    with lost(place) as stderr:
+    with lost(loss) as stderr:
         ended = program(folder, arguments, PIPE, stderr)
     assert ended.status == status
     assert bool(ended.stdout) == (case in COMMANDS)
@@ -143,14 +143,14 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("place", REASONS)
+@pytest.mark.parametrize("loss", REASONS)
 @pytest.mark.parametrize("case", [name for name in COMMANDS if "errors" not in name])
-def test_lost_result_is_one_line_and_status_1(folder: Path, case: str, place: str) -> None:
+def test_lost_result_is_one_line_and_status_1(folder: Path, case: str, loss: str) -> None:
     arguments, _ = COMMANDS[case]
-    with lost(place) as stdout:
+    with lost(loss) as stdout:
         ended = program(folder, arguments, stdout, PIPE)
     command = "" if arguments.startswith("-") or "--help" in arguments else arguments.split()[0]
-    assert one_line(ended) == f"{f'kvs {command}'.strip()}: {REASONS[place]}"
+    assert one_line(ended) == f"{f'kvs {command}'.strip()}: {REASONS[loss]}"
     assert ended.status == 1
 
 
@@ -162,19 +162,19 @@ def test_closed_stdout_is_status_1_without_a_message(folder: Path, case: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", COMMANDS)
-def test_loss_of_both_streams_is_status_1(folder: Path, case: str, place: str) -> None:
-    with lost(place) as stream:
+def test_loss_of_both_streams_is_status_1(folder: Path, case: str, loss: str) -> None:
+    with lost(loss) as stream:
         assert program(folder, COMMANDS[case][0], stream, stream).status == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", SILENT)
-def test_command_without_results_needs_no_stdout(folder: Path, case: str, place: str) -> None:
+def test_command_without_results_needs_no_stdout(folder: Path, case: str, loss: str) -> None:
     arguments, status = SILENT[case]
-    with lost(place) as stdout:
+    with lost(loss) as stdout:
         ended = program(folder, arguments, stdout, PIPE)
     assert ended.status == status
     assert ended.stderr
@@ -191,45 +191,45 @@ def running(arguments: Sequence[Argument], stderr: int | None) -> Iterator[Popen
             process.kill()
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_run_has_the_status_of_the_signal(
-    folder: Path, place: str, number: signal.Signals
+    folder: Path, loss: str, number: signal.Signals
 ) -> None:
     jobs = write_jobs(folder / "long", {"job": f"foo\nREAD [k]\n{HOUR}"})
-    with lost(place) as stderr, running(["run", jobs], stderr) as process:
+    with lost(loss) as stderr, running(["run", jobs], stderr) as process:
         until(lambda: b"Waiting" in content(jobs / "job.out"))
         process.send_signal(number)
         assert process.wait(SECONDS) == 128 + number
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_server_exits_with_0_after_a_signal(
-    folder: Path, place: str, number: signal.Signals
+    folder: Path, loss: str, number: signal.Signals
 ) -> None:
     jobs = write_jobs(folder / "served", {"job": "foo\nBACKUP\n"})
     arguments: list[Argument] = ["serve", jobs, "1", "1", folder / "fifo"]
-    with lost(place) as stderr, running(arguments, stderr) as process:
+    with lost(loss) as stderr, running(arguments, stderr) as process:
         until((jobs / "job-1.bck").exists)
         process.send_signal(number)
         assert process.wait(SECONDS) == 0
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_session_survives_a_lost_stderr(runtime: Path, served: Served, place: str) -> None:
-    with lost(place) as stderr:
+@pytest.mark.parametrize("loss", LOSSES)
+def test_session_survives_a_lost_stderr(runtime: Path, served: Served, loss: str) -> None:
+    with lost(loss) as stderr:
         ended = session(runtime, served, b"foo\nWRITE [(k,v)]\nSHOW\n", PIPE, stderr)
     assert ended.status == 0
     assert b"(k, v)\n" in ended.stdout
 
 
-@pytest.mark.parametrize("place", REASONS)
-def test_session_ends_with_a_lost_stdout(runtime: Path, served: Served, place: str) -> None:
-    with lost(place) as stdout:
+@pytest.mark.parametrize("loss", REASONS)
+def test_session_ends_with_a_lost_stdout(runtime: Path, served: Served, loss: str) -> None:
+    with lost(loss) as stdout:
         ended = session(runtime, served, b"SHOW\n", stdout, PIPE)
-    assert one_line(ended) == f"kvs client: {REASONS[place]}"
+    assert one_line(ended) == f"kvs client: {REASONS[loss]}"
     assert ended.status == 1
 
 

@@ -169,12 +169,12 @@ def test_connect_without_a_server_says_why(runtime: Path, tmp_path: Path) -> Non
     dangling.symlink_to("missing")
     start = "'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX"
     reasons = {
-        fifo: f"no server reads this pipe; {start} {fifo}' starts one",
+        fifo: f"no server reads this pipe; {start} {fifo}' starts a server",
         tmp_path / "file": "it is no named pipe",
         tmp_path: "it is no named pipe",
         Path("/dev/null"): "it is no named pipe",
-        missing: f"no server serves it: there is no such pipe; {start} {missing}' starts one",
-        dangling: f"no server serves it: there is no such pipe; {start} {dangling}' starts one",
+        missing: f"the registration pipe does not exist; {start} {missing}' starts a server",
+        dangling: f"the registration pipe does not exist; {start} {dangling}' starts a server",
         tmp_path / "file" / "x": "Not a directory",
     }
     for path, reason in reasons.items():

@@ -54,7 +54,7 @@ def repair(options: argparse.Namespace) -> int:
             f"{', '.join(result.saved_files)}"
         )
     else:
-        print_result("nothing of it was there to be kept; it begins anew, empty")
+        print_result("no bytes to save; a new, empty file replaces it")
     print_result(
         f"{printable(options.directory)}: at revision {result.revision}; {_describe_loss(result)}"
     )

@@ -42,9 +42,8 @@ class SignalHandler:
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.getsignal(number) for number in numbers}
         for number, handler in before.items():
-            if (
-                handler is not signal.SIG_IGN
-            ):  # nohup(1) and shells ignore signals for their children
+            # nohup(1), and a shell for background programs, ignore signals for their children.
+            if handler is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
         try:
             yield

@@ -113,7 +113,7 @@ class LiveRunDisplay(RunDisplay):
 
 
 class Terminal(io.TextIOBase):
-    """The terminal at stderr, for rich: a write that fails is ignored, and the work continues."""
+    """The terminal at stderr, for rich: failed writes are ignored."""
 
     def __init__(self) -> None:
         self._stderr = sys.stderr  # rich replaces `sys.stderr` by a stream that writes to this one
@@ -130,7 +130,7 @@ class Terminal(io.TextIOBase):
             self._stderr.flush()
 
     def isatty(self) -> bool:
-        """Return True, also once the terminal has gone."""
+        """Return True, also after the terminal has hung up."""
         return True
 
     def fileno(self) -> int:

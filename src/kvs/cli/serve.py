@@ -26,7 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The signals that a server handles."""
 
 DESCRIPTORS_PER_SESSION = 3
-"""One for each pipe: the file that is checked (O_PATH) until the pipe is opened, then its end."""
+"""Descriptors of a session, one for each pipe: the checked file (O_PATH), then the open end."""
 
 RESERVED_DESCRIPTORS = 64
 """Descriptors for everything but sessions, jobs and backups."""
@@ -125,7 +125,7 @@ def _log_error(error: KvsError) -> None:
 
 
 def _handle_signals(server: Server, jobs: JobRun | JobService) -> None:
-    """Make SIGUSR1 end all sessions; SIGTERM and SIGINT stop the server, a second one kills it."""
+    """Make SIGUSR1 end all sessions; SIGTERM and SIGINT shut down, a second one exits at once."""
     is_stopping = False
 
     def stop(number: int, _frame: FrameType | None) -> None:

@@ -129,7 +129,7 @@ class _Handshake:
             finally:
                 fifo.close()
         except FileNotFoundError as error:
-            raise self._server_not_found("no server serves it: there is no such pipe") from error
+            raise self._server_not_found("the registration pipe does not exist") from error
         except OSError as error:
             raise ServerNotFoundError(self._shown, os_error_text(error)) from error
         if registration is None:
@@ -140,7 +140,7 @@ class _Handshake:
 
     def _server_not_found(self, reason: str) -> ServerNotFoundError:
         command = f"kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {self._shown}"
-        return ServerNotFoundError(self._shown, reason, f"'{command}' starts one")
+        return ServerNotFoundError(self._shown, reason, f"'{command}' starts a server")
 
     def _send(self, frame: bytes) -> None:
         """Write the connect, whole or not at all (pipe(7)); wait while the pipe is full."""
