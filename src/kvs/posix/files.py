@@ -1,7 +1,7 @@
-"""Opening and replacing files with care: never through a link, never half a file.
+"""Opening and replacing files: never through an unwanted link, never half a file.
 
-All names are relative to a directory that is held open by descriptor, so that a directory renamed
-or replaced under way changes nothing. Errors are the operating system's own (`OSError`).
+Names are relative to a directory that is open by descriptor, so that a rename or replacement of the
+directory changes nothing. Errors are the operating system's own (`OSError`).
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import stat
+from collections.abc import MutableSequence
 from functools import partial
 from operator import call
 
@@ -17,35 +18,35 @@ from kvs.concurrency import forks
 from kvs.text import os_error_text
 
 PRIVATE_MODE = 0o600
-"""The mode of every file made here: its owner's alone."""
+"""Mode of every file created here: only its owner may read and write it."""
 
 _TEMPORARY = re.compile(rb"\.kvs-[0-9a-f]{16}\.tmp")
 
 
 class NotARegularFileError(OSError):
-    """What was to be opened is a directory, pipe, device, or the like."""
+    """The file is a directory, pipe, device, or the like."""
 
     def __init__(self) -> None:
         super().__init__("it is no regular file")
 
 
 class InvalidPathError(OSError):
-    """What was to be a path is none."""
+    """The bytes are not a valid path."""
 
 
 class DirectorySyncError(OSError):
-    """A file is in place under its name, but a power loss may undo that."""
+    """A file has its final name, but a power loss may undo the rename."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
 
 
 _MAX_IOVECS = 1024
-"""IOV_MAX of Linux; POSIX allows no fewer than 16 in one writev(2)."""
+"""Maximum buffers per writev(2): IOV_MAX of Linux; POSIX guarantees 16."""
 
 
 def write_all(file: int, *pieces: bytes) -> None:
-    """Write `pieces`, one behind the other, however little the kernel takes of them (writev(2))."""
+    """Write `pieces` in order; repeat writev(2) until the kernel has taken every byte."""
     for start in range(0, len(pieces), _MAX_IOVECS):
         rest = [memoryview(piece) for piece in pieces[start : start + _MAX_IOVECS]]
         while rest:
@@ -57,10 +58,10 @@ def write_all(file: int, *pieces: bytes) -> None:
 
 
 def check_path(path: bytes) -> None:
-    """Refuse what no file can be called.
+    """Raise an exception if no file can have this path.
 
     Raises:
-        InvalidPathError: it is empty, or holds a NUL byte.
+        InvalidPathError: the path is empty, or contains a NUL byte.
 
     """
     if not path:
@@ -69,18 +70,18 @@ def check_path(path: bytes) -> None:
         raise InvalidPathError("no path can hold a NUL byte")
 
 
-def open_directory(path: bytes, held: list[int] | None = None) -> int:
+def open_directory(path: bytes, held: MutableSequence[int] | None = None) -> int:
     """Open a directory, to work below it; the caller closes the descriptor.
 
-    It is added to `held` by the same call into C: an exception of a signal handler comes before
-    that, or finds it there.
+    The descriptor is appended to `held` by the call into C that opens it: an exception of a signal
+    handler comes before the open, or finds the descriptor in `held`.
     """
     check_path(path)
     return _open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, [] if held is None else held)
 
 
 def _open(
-    path: bytes, flags: int, held: list[int], mode: int = 0, dir_fd: int | None = None
+    path: bytes, flags: int, held: MutableSequence[int], mode: int = 0, dir_fd: int | None = None
 ) -> int:
     held.extend(map(call, (partial(os.open, path, flags, mode, dir_fd=dir_fd),)))
     return held[-1]
@@ -91,15 +92,15 @@ def open_regular(
     flags: int,
     directory: int | None = None,
     mode: int = PRIVATE_MODE,
-    held: list[int] | None = None,
+    held: MutableSequence[int] | None = None,
 ) -> int:
-    """Open a regular file and return its descriptor; never waits, as a pipe would make it.
+    """Open a regular file and return its descriptor. Never blocks, as open(2) of a pipe would.
 
-    One that is made has the permissions `mode`, less the umask. `held` as in `open_directory`.
+    A created file has the permissions `mode`, less the umask. `held` as in `open_directory`.
 
     Raises:
-        NotARegularFileError: it is there, but is something else.
-        OSError: it cannot be opened.
+        NotARegularFileError: the file exists, but is not a regular file.
+        OSError: the file cannot be opened.
 
     """
     check_path(name)
@@ -108,7 +109,7 @@ def open_regular(
     try:
         file = _open(name, flags, held, mode, directory)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a pipe with no reader, or a socket (open(2))
+        if error.errno == errno.ENXIO:  # a pipe without a reader, or a socket (open(2))
             raise NotARegularFileError from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -118,11 +119,12 @@ def open_regular(
 
 
 class AtomicFile:
-    """A new file, written under a temporary name and then put in the place of `name`.
+    """A new file, written under a temporary name, which `commit` then renames to `name`.
 
-    The temporary file is locked (flock(2)) for as long as anyone has it open, a child included:
-    so `remove_stale_temp_files` can tell the remains of a crash from a file that is being written.
-    One thread at a time uses an object.
+    The temporary file is locked (flock(2)) as long as any process has it open, a child included: so
+    `remove_stale_temp_files` can tell what a crash left from a file that is being written.
+
+    Threads: one at a time, but any may call `remove`.
     """
 
     def __init__(self, directory: int, name: bytes) -> None:
@@ -132,11 +134,11 @@ class AtomicFile:
         self._opened = [self.file]
 
     def commit(self) -> None:
-        """Put the file, synced by whoever wrote it, under its name, and make that durable.
+        """Rename the file, which the caller has synced, to its name, and make that durable.
 
         Raises:
-            DirectorySyncError: the file is in place, but its directory could not be synced.
-            OSError: nothing has changed under the name, and the temporary file is gone.
+            DirectorySyncError: the file has its name, but its directory could not be synced.
+            OSError: no file has changed under the name, and the temporary file is removed.
 
         """
         try:
@@ -153,12 +155,12 @@ class AtomicFile:
             raise DirectorySyncError(os_error_text(error)) from error
 
     def discard(self) -> None:
-        """Remove and close the temporary file; what stood under the name stays. Idempotent."""
+        """Remove and close the temporary file; a file under the final name stays. Idempotent."""
         self.remove()
         forks.close_once(self._opened, self.file)
 
     def remove(self) -> None:
-        """Remove the temporary file, if it is still there; any thread may do so at any time."""
+        """Remove the temporary file if it exists. Any thread, at any time."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.temporary, dir_fd=self.directory)
 
@@ -169,7 +171,7 @@ def _create(directory: int) -> tuple[int, bytes]:
         file = open_regular(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # somebody who clears up found it before it was locked
+        except BlockingIOError:  # another process takes it for stale, and is about to remove it
             os.close(file)
             continue
         if os.fstat(file).st_nlink:
@@ -178,44 +180,44 @@ def _create(directory: int) -> tuple[int, bytes]:
 
 
 def check_can_replace(name: bytes, directory: int | None = None) -> None:
-    """Refuse a place where a finished file may not be put: a device, a pipe or a directory.
+    """Raise an exception if a new file must not replace `name`: a device, a pipe or a directory.
 
-    So is a link to one, which somebody may use for it, and one that stands for what a process has
-    open, as ``/dev/stdout`` does: root could replace that for everybody.
+    Nor may it replace a link to one of these, nor a link into /proc, such as ``/dev/stdout``: root
+    could replace that link for every process.
 
     Raises:
-        NotARegularFileError: something like that is there.
-        InvalidPathError: no file can be called so.
+        NotARegularFileError: `name` is one of these.
+        InvalidPathError: no file can have this name.
 
     """
     check_path(name)
     try:
-        found = (
+        status = (
             os.lstat(name)
             if directory is None
             else os.stat(name, dir_fd=directory, follow_symlinks=False)
         )
     except OSError:
-        return  # nothing is there; what else is wrong is told when it is made
-    if stat.S_ISLNK(found.st_mode):
+        return  # it does not exist; the creation of the file reports any other error
+    if stat.S_ISLNK(status.st_mode):
         with contextlib.suppress(FileNotFoundError):
             if os.readlink(name, dir_fd=directory).startswith(b"/proc/"):
                 raise NotARegularFileError
-            found = os.stat(name, dir_fd=directory)
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            status = os.stat(name, dir_fd=directory)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         raise NotARegularFileError
 
 
 def is_temporary(name: bytes) -> bool:
-    """Return whether a file with this name is the temporary file of a `AtomicFile`."""
+    """Return whether `name` is that of a temporary file of an `AtomicFile`."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def remove_stale_temp_files(directory: int) -> None:
-    """Remove the temporary files that a crash left in `directory`; those in use stay."""
+    """Remove the temporary files that a crash left in `directory`, not those in use."""
     for name in map(os.fsencode, os.listdir(directory)):
         if is_temporary(name):
-            with contextlib.suppress(OSError):  # not ours, in use, or gone: not ours to remove
+            with contextlib.suppress(OSError):  # another user's, in use, or removed meanwhile
                 file = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, directory)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
