@@ -15,8 +15,7 @@ from kvs.errors import (
     SnapshotError,
     StoreClosedError,
 )
-from kvs.jobs.job import ErrorCallback
-from kvs.jobs.report import Report
+from kvs.jobs.report import ErrorCallback, Report
 from kvs.jobs.run import JobRun, ignore_error
 from kvs.language import builder
 from kvs.language.builder import Word

@@ -1,1 +1,1 @@
-"""Job files: one job, a directory of them, and the run that carries them all out."""
+"""Job files: a job, a jobs directory, and a run that executes every job in it."""

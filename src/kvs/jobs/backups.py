@@ -1,35 +1,44 @@
-"""The snapshots that a run has in flight: their limit, and who waits for their children."""
+"""The backups that jobs make: their number at a time, and their reports."""
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from threading import Condition, Thread
 
-from kvs.errors import JournalWriteError, SnapshotError
+from kvs.errors import BackupError, JournalWriteError, SnapshotError
+from kvs.jobs.checkpoint import JobCheckpoint
+from kvs.jobs.directory import BACKUP_SUFFIX, JobsDirectory
+from kvs.jobs.report import BackupReport, ErrorCallback, JobReport
+from kvs.language import grammar
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
+from kvs.store.core import StoreCore
 
 BackupCallback = Callable[[SnapshotInfo | SnapshotError], None]
-"""Called once for each snapshot, when it is on disk or has failed, from any thread."""
+"""Called once for each backup, when it is durable or has failed, from any thread."""
 
 
 class BackupSlots:
-    """At most `limit` snapshots at a time. Thread-safe; `_changed` guards everything."""
+    """At most `limit` backups at a time, over all jobs. Thread-safe; `_changed` guards it all."""
 
-    def __init__(self, limit: int, defect: Callable[[BaseException], None]) -> None:
-        """Make one; `defect` is given what should never happen, from the thread that met it."""
+    def __init__(self, limit: int, on_internal_error: Callable[[BaseException], None]) -> None:
+        """Create `limit` free slots.
+
+        `on_internal_error` is called with an exception that no job handles, from any thread.
+        """
         self._limit = limit
-        self._defect = defect
+        self._on_internal_error = on_internal_error
         self._changed = Condition()
         self._slots_used = 0
-        self._in_flight: set[SnapshotWriter] = set()
+        self._writers: set[SnapshotWriter] = set()
         self._stopped = False
 
     @property
     def in_flight(self) -> int:
-        """How many are being written."""
-        return len(self._in_flight)
+        """The number of backups being written."""
+        return len(self._writers)
 
-    def acquire_slot(self) -> bool:
-        """Wait for a place among those being written; return False if the run was stopped first."""
+    def acquire(self) -> bool:
+        """Block until a slot is free, and take it; return False if the run was stopped first."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._slots_used < self._limit)
             if self._stopped:
@@ -37,65 +46,174 @@ class BackupSlots:
             self._slots_used += 1
             return True
 
-    def release_slot(self) -> None:
-        """End what `acquire_slot` began."""
+    def release(self) -> None:
+        """Free a slot."""
         with self._changed:
             self._slots_used -= 1
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let nobody in any more; those being written are finished."""
+        """Give no more slots; the backups being written are finished."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
-    def begin(self, draft: SnapshotWriter) -> None:
-        """Know of `draft` before it is forked, so that `kill_children` leaves nothing of it."""
+    def add(self, writer: SnapshotWriter) -> None:
+        """Register `writer`, before it is forked, so that `kill_children` removes its file."""
         with self._changed:
-            self._in_flight.add(draft)
+            self._writers.add(writer)
+
+    def remove(self, writer: SnapshotWriter) -> None:
+        """Unregister `writer`, and free its slot."""
+        with self._changed:
+            self._writers.discard(writer)
+        self.release()
 
     def finish(
-        self, draft: SnapshotWriter, until_safe: Callable[[], None], done: BackupCallback
+        self,
+        writer: SnapshotWriter,
+        wait_until_committed: Callable[[], None],
+        on_end: BackupCallback,
     ) -> None:
-        """Wait for the forked `draft` on a thread of its own, tell `done`, give the place back.
+        """Finish the forked `writer` on a thread of its own, call `on_end`, and free its slot.
 
-        Its file is put in place after `until_safe`, which waits for what it shows.
+        The file gets its name after `wait_until_committed`, which blocks until the changes that the
+        backup holds are committed.
         """
-        arguments = (draft, until_safe, done)
+        finish = partial(self._finish, writer, wait_until_committed, on_end)
         try:
-            Thread(target=self._finish, args=arguments, name="kvs-snapshot").start()
-        except RuntimeError:  # no more threads to be had: the caller waits itself
-            self._finish(*arguments)
-
-    def end(self, draft: SnapshotWriter) -> None:
-        """Forget `draft`, and give its place back."""
-        with self._changed:
-            self._in_flight.discard(draft)
-        self.release_slot()
+            Thread(target=finish, name="kvs-snapshot").start()
+        except RuntimeError:  # the system gives no thread: the caller waits itself
+            finish()
 
     def _finish(
-        self, draft: SnapshotWriter, until_safe: Callable[[], None], done: BackupCallback
+        self,
+        writer: SnapshotWriter,
+        wait_until_committed: Callable[[], None],
+        on_end: BackupCallback,
     ) -> None:
         try:
             try:
-                result: SnapshotInfo | SnapshotError = draft.finish(until_safe)
-            except SnapshotError as failure:
-                result = failure
-            except JournalWriteError as failure:
-                result = SnapshotError(draft.display_path, str(failure))
-            with contextlib.suppress(JournalWriteError):  # it is told to who waits for it
-                done(result)
-        except BaseException as defect:  # noqa: BLE001  (raised again where the run is left)
-            self._defect(defect)
+                result: SnapshotInfo | SnapshotError = writer.finish(wait_until_committed)
+            except SnapshotError as error:
+                result = error
+            except JournalWriteError as error:
+                result = SnapshotError(writer.display_path, str(error))
+            with contextlib.suppress(JournalWriteError):  # reported by what waits for the journal
+                on_end(result)
+        except BaseException as error:  # noqa: BLE001  (raised again when the run ends)
+            self._on_internal_error(error)
         finally:
-            self.end(draft)
+            self.remove(writer)
 
     def join(self) -> None:
-        """Wait until none is in flight."""
+        """Block until no slot is taken."""
         with self._changed:
             self._changed.wait_for(lambda: not self._slots_used)
 
     def kill_children(self) -> None:
-        """End the children at once and remove their files: the process is about to leave."""
-        for draft in list(self._in_flight):
-            draft.kill_child()
+        """Kill the children and remove their files, for a process about to exit."""
+        for writer in list(self._writers):
+            writer.kill_child()
+
+
+class JobBackups:
+    """The backups of one job: starts each, and reports how it ends.
+
+    Threads: the job's thread; a thread of `slots` reports the end of a backup.
+    """
+
+    def __init__(
+        self,
+        report: JobReport,
+        *,
+        directory: JobsDirectory,
+        store: StoreCore,
+        slots: BackupSlots,
+        checkpoint: JobCheckpoint,
+        on_error: ErrorCallback,
+    ) -> None:
+        self._report = report
+        self._directory = directory
+        self._store = store
+        self._slots = slots
+        self._checkpoint = checkpoint
+        self._on_error = on_error
+
+    def start(self, line: int, record_progress: Callable[[], None]) -> bool:
+        """Start the backup of the BACKUP at `line` once a slot is free; return False if stopped.
+
+        `record_progress` is called before anything of the backup is visible, so that a resumed job
+        does not make it a second time.
+
+        Raises:
+            JournalWriteError: the journal failed before the backup started.
+
+        """
+        if not self._slots.acquire():
+            return False
+        try:
+            record_progress()
+        except BaseException:
+            self._slots.release()
+            raise
+        report = self._add_report(line)
+        on_end = partial(self._on_end, report)
+        self._checkpoint.backup_started()
+        name = backup_name(self._report.name, report.number)
+        try:
+            writer = SnapshotWriter(self._directory.descriptor, name, report.file)
+        except SnapshotError as error:
+            self._slots.release()
+            on_end(error)
+            return True
+        self._slots.add(writer)
+        try:
+            self._store.fork_snapshot(writer)
+            point = self._store.commit_point()
+        except SnapshotError as error:
+            self._slots.remove(writer)
+            on_end(error)
+        except JournalWriteError as error:
+            writer.cancel()
+            self._slots.remove(writer)
+            on_end(SnapshotError(report.file, str(error)))
+        else:
+            self._slots.finish(writer, point.wait, on_end)
+        return True
+
+    def restore_reports(self, script: bytes, first_line: int) -> None:
+        """Report the backups of a `script` at `first_line` that an earlier run executed."""
+        for match in grammar.LINE.finditer(script) if b"BACKUP" in script else ():
+            if match.lastindex == grammar.BACKUP:
+                report = self._add_report(first_line + script.count(b"\n", 0, match.start()))
+                if report.number in self._checkpoint.backups:
+                    report.written_before = True
+                else:
+                    reason = "the process ended before it was complete"
+                    self._report_failure(report, reason)
+
+    def _add_report(self, line: int) -> BackupReport:
+        number = len(self._report.backups) + 1
+        path = self._directory.shown(backup_name(self._report.name, number))
+        report = BackupReport(number, line, path)
+        self._report.backups.append(report)
+        return report
+
+    def _on_end(self, report: BackupReport, result: SnapshotInfo | SnapshotError) -> None:
+        written = isinstance(result, SnapshotInfo)
+        if isinstance(result, SnapshotInfo):
+            report.info = result
+        else:
+            self._report_failure(report, str(result))
+        self._checkpoint.backup_ended(report.number, written=written)
+
+    def _report_failure(self, report: BackupReport, reason: str) -> None:
+        error = BackupError(self._report.file, report.line, report.number, reason)
+        report.failure = str(error)
+        self._on_error(error)
+
+
+def backup_name(job: bytes, number: int) -> bytes:
+    """Return the file name of the backup `number` of a job."""
+    return b"%b-%d%b" % (job, number, BACKUP_SUFFIX)

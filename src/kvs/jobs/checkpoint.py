@@ -1,151 +1,217 @@
-"""How far a job came, noted in the store's journal, so that it can be gone on with after a crash.
+"""Job checkpoints: how far a job has run, recorded in the store's journal, and how it resumes.
 
-A store in memory notes nothing. With a data directory, a job that was not done when the process
-ended is gone on with behind its last command whose changes are on disk; its output is made what it
-was there. One that was done is left alone.
+With a data directory, a job that was unfinished when the process ended resumes after its last
+command that the journal holds; its output file is restored to its content at that command. A
+finished job is skipped. An in-memory store records nothing.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Lock
 
 from kvs.engine.interface import JobCursor
+from kvs.jobs.directory import OUTPUT_SUFFIX, JobsDirectory
+from kvs.jobs.output import JobOutput
 from kvs.journal import job_records
-from kvs.journal.job_records import FileVersion, JobKey, JobRegistry
-from kvs.journal.job_records import JobRecord as Known
+from kvs.journal.job_records import FileVersion, JobKey, JobRecord, JobRegistry
 from kvs.store.core import StoreCore
 
 SYNC_INTERVAL_BYTES = 4 << 20
-"""Of output since the last sync; then it is synced again, and need not be kept in the journal."""
+"""Bytes of output between two syncs of the output file; synced output leaves the journal."""
+
+_EMPTY_RECORD = JobRecord(0, JobKey(b"", 0, 0), FileVersion(0, 0, 0, 0))
+"""In place of the record of a job that is not recorded. Never changed."""
 
 
 class JobCheckpoint:
-    """How far one job came. Used by the job's thread, and `ended` by its snapshots' threads.
+    """The progress of one job: what an earlier run completed, and what this run records.
 
-    A snapshot may end after the job has begun anew, and then nobody asks any more.
+    Invariants:
+
+    - A job must be recorded as finished only after its commands and all its backups have ended:
+      else a crash would lose a backup that no later run writes.
+    - After the job has restarted under a new number, a late backup must change nothing.
+
+    Threads: the job's thread, and for `backup_ended` also the threads that wait for its backups.
+    `_lock` guards the number of parts that have not ended.
     """
 
-    def __init__(self, store: StoreCore, known: Known, *, changed: bool, resumed: bool) -> None:
+    def __init__(
+        self,
+        store: StoreCore,
+        directory: JobsDirectory,
+        name: bytes,
+        record: JobRecord | None,
+        *,
+        restarted: bool = False,
+    ) -> None:
+        """Copy `record`, None if the job is not recorded. Requires the lock of the job records."""
         self._store = store
-        self._number = known.number
+        self._directory = directory
+        self._name = name
+        self._is_recorded = record is not None
+        record = record or _EMPTY_RECORD
+        self._number = record.number
         self._lock = Lock()
-        self._pending_count = 1  # guarded by _lock
-        """What has still to end before it is done: its commands, and snapshots of it."""
-        self.offset = known.offset
-        """How much of the job was carried out before, in bytes."""
-        self.synced = known.synced
-        """How much of its output is on disk for sure."""
-        self.output = b"".join(known.output)
-        """The output behind that."""
-        self.snapshots = frozenset(known.snapshots)
-        """The numbers of those that are on disk."""
-        self.was_done = known.done
-        """Whether there is nothing to be done: it was, before a crash or an ordinary end."""
-        self.written = known.written if known.offset else None
-        """How long its output is, in bytes; None if that is not known: it has carried out nothing
-        yet, or was done before the journal kept it."""
-        self.changed = changed
-        """Whether it starts over because its file has changed since."""
-        self.resumed = resumed
-        """Whether it is gone on with."""
+        self._pending_count = 1
+        """Parts that have not ended: the commands of the job, and each of its backups."""
+        self._synced = record.synced
+        """Bytes of output known to be durable."""
+        self._unsynced_output = b"".join(record.output)
+        """The output after the synced bytes that the earlier run wrote."""
+        self._output_size = record.written if record.offset else None
+        """Bytes of output that the earlier run wrote; None if unknown, because that run executed
+        nothing, or finished before the journal recorded sizes."""
+        self.offset = record.offset
+        """Bytes of the job file that the earlier run executed."""
+        self.backups = frozenset(record.snapshots)
+        """Numbers of the backups that the earlier run completed."""
+        self.was_done = record.done
+        """Whether the earlier run finished the job."""
+        self.restarted = restarted
+        """Whether the job restarts from the beginning because its file changed."""
 
-    def mark(self, base: int) -> JobCursor:
-        """Return the mark of a call for a script that begins at byte `base` of the job."""
-        return JobCursor(self._number, base)
+    def cursor(self, base: int) -> JobCursor | None:
+        """Return the cursor for a script at byte `base` of the job; None if not recorded."""
+        return JobCursor(self._number, base) if self._is_recorded else None
 
-    def advance(self, offset: int, output: bytes) -> None:
-        """Note that it came to `offset`, and has written `output` since it was last noted."""
+    def advance(self, offset: int, output: bytes | None) -> None:
+        """Record that the job has executed `offset` bytes, and `output` since the last record.
 
-        def note(jobs: JobRegistry) -> bytes:
+        Does nothing if `output` is None: the change batches of the call have recorded everything.
+        """
+        if output is None:
+            return
+
+        def change(jobs: JobRegistry) -> bytes:
             jobs[self._number].advance(offset, output)
             return job_records.encode_progress(self._number, offset, output)
 
-        self._store.record_job(note)
+        self._record(change)
 
-    def began(self) -> None:
-        """Take in that a snapshot of it is being written."""
+    def backup_started(self) -> None:
+        """Add a backup to the parts that must end before the job is finished."""
         with self._lock:
             self._pending_count += 1
 
-    def ended(self, snapshot: int, *, written: bool) -> None:
-        """Note that a snapshot is on disk, or take in that it will not be."""
+    def backup_ended(self, number: int, *, written: bool) -> None:
+        """Record the backup `number` if it was written, and count it as ended."""
 
-        def note(jobs: JobRegistry) -> bytes:
+        def change(jobs: JobRegistry) -> bytes:
             if self._number not in jobs:
                 return b""
-            jobs[self._number].snapshots.add(snapshot)
-            return job_records.encode_snapshot_written(self._number, snapshot)
+            jobs[self._number].snapshots.add(number)
+            return job_records.encode_snapshot_written(self._number, number)
 
         if written:
-            self._store.record_job(note)
-        self._release_one()
+            self._record(change)
+        self._end_part()
 
-    def synced_to(self, size: int) -> None:
-        """Take in that the first `size` bytes of the output are on disk."""
-        self.synced = size
+    def throttle(self, output: JobOutput) -> None:
+        """Bound the bytes on their way to the journal, and the output that the journal keeps."""
+        if not self._is_recorded:
+            return
+        self._store.throttle()
+        if output.size - self._synced > SYNC_INTERVAL_BYTES:
+            self._sync(output)
+            self._synced = output.size
 
-        def note(jobs: JobRegistry) -> bytes:
-            jobs[self._number].synced_to(size)
-            return b""
+            def change(jobs: JobRegistry) -> bytes:
+                jobs[self._number].synced_to(output.size)
+                return b""
 
-        self._store.record_job(note)
+            self._record(change)
 
-    def done(self) -> None:
-        """Note that the job is done, and its output on disk, once its snapshots have ended, too."""
-        self._release_one()
+    def finish(self, output: JobOutput) -> None:
+        """Record the job as finished once its backups have ended; sync its output first."""
+        if self._is_recorded:
+            self._sync(output)
+        self._end_part()
 
-    def _release_one(self) -> None:
+    def open_output(self, job: int) -> JobOutput:
+        """Open the output of the job that is open as `job`, restored to what it had written.
+
+        Raises:
+            JobError: the output cannot be opened or written.
+            JournalWriteError: the journal failed.
+
+        """
+        file = self._directory.open_output(self._name, job, self._synced)
+        path = self._directory.shown(self._name + OUTPUT_SUFFIX)
+        output = JobOutput(file, path, self._store, self._synced)
+        try:
+            if self._unsynced_output:
+                output.write(self._unsynced_output)
+                output.flush()
+        except BaseException:
+            output.close()
+            raise
+        return output
+
+    def find_output_change(self) -> str | None:
+        """Return how the output differs from what the finished job wrote; None if it does not."""
+        return self._directory.find_output_change(self._name, self._output_size)
+
+    def _sync(self, output: JobOutput) -> None:
+        if self._store.syncs_to_disk:
+            output.sync()
+            self._directory.sync()
+
+    def _end_part(self) -> None:
         with self._lock:
             self._pending_count -= 1
             if self._pending_count:
                 return
 
-        def note(jobs: JobRegistry) -> bytes:
+        def change(jobs: JobRegistry) -> bytes:
             if self._number not in jobs:
                 return b""
             jobs[self._number].finished()
             return job_records.encode_done(self._number)
 
-        self._store.record_job(note)
+        self._record(change)
+
+    def _record(self, change: Callable[[JobRegistry], bytes]) -> None:
+        if self._is_recorded:
+            self._store.record_job(change)
 
 
 def open_checkpoint(
-    store: StoreCore, directory: int, name: bytes, job: int, *, resume: bool
-) -> JobCheckpoint | None:
-    """Note that the job `name` of a directory begins, open as `job`; None for a store in memory.
+    store: StoreCore, directory: JobsDirectory, name: bytes, job: int, *, resume: bool
+) -> JobCheckpoint:
+    """Record that the job `name` of `directory`, open as `job`, begins; return its checkpoint.
 
-    With `resume`, what was known of it when the data directory was opened is gone on with.
+    With `resume`, continue from what the data directory recorded before it was opened.
     """
     if not store.is_persistent:
-        return None
-    folder, file = os.fstat(directory), os.fstat(job)
-    place = JobKey(name, filesystem_id(directory), folder.st_ino)
+        return JobCheckpoint(store, directory, name, None)
+    folder, file = os.fstat(directory.descriptor), os.fstat(job)
+    key = JobKey(name, filesystem_id(directory.descriptor), folder.st_ino)
     version = FileVersion(filesystem_id(job), file.st_ino, file.st_size, file.st_mtime_ns)
-    course: JobCheckpoint | None = None
+    opened: list[JobCheckpoint] = []
 
-    def note(jobs: JobRegistry) -> bytes:
-        nonlocal course
-        changed = False
-        known = jobs.find(place)
-        if resume and known is not None and known.recovered:
-            known.recovered = False
-            if known.matches(version):
-                course = JobCheckpoint(store, known, changed=False, resumed=not known.done)
+    def change(jobs: JobRegistry) -> bytes:
+        restarted = False
+        record = jobs.find(key)
+        if resume and record is not None and record.recovered:
+            record.recovered = False
+            if record.matches(version):
+                opened.append(JobCheckpoint(store, directory, name, record))
                 return b""
-            changed = not known.done
-        new = jobs.begin(place, version)
-        course = JobCheckpoint(store, new, changed=changed, resumed=False)
-        return job_records.encode_started(new)
+            restarted = not record.done
+        record = jobs.begin(key, version)
+        opened.append(JobCheckpoint(store, directory, name, record, restarted=restarted))
+        return job_records.encode_started(record)
 
-    store.record_job(note)
-    return course
+    store.record_job(change)
+    return opened[0]
 
 
 def filesystem_id(file: int) -> int:
-    """Return a number of the filesystem of an open file.
+    """Return a number that identifies the filesystem of an open file.
 
-    Where the system can tell, it is one that a restart of the machine does not change, as it may
-    change that of the device (statvfs(3), on ext4 and btrfs).
+    The number of statvfs(3), where the system has one: unlike the device number, it survives a
+    restart of the machine (on ext4 and btrfs).
     """
     try:
         return os.fstatvfs(file).f_fsid
@@ -154,17 +220,17 @@ def filesystem_id(file: int) -> int:
 
 
 def delete_stale_records(store: StoreCore, directory: int, names: Iterable[bytes]) -> None:
-    """Let nothing be known any more of jobs of a directory that are not there, but for `names`."""
+    """Delete the records of all jobs of the open `directory` but `names`."""
     if not store.is_persistent:
         return
     folder = os.fstat(directory)
-    there = set(names)
+    existing = set(names)
 
-    def note(jobs: JobRegistry) -> bytes:
-        known = jobs.in_directory(filesystem_id(directory), folder.st_ino)
-        gone = [job for job in known if job.key.name not in there]
-        for job in gone:
-            jobs.forget(job)
-        return b"".join(job_records.encode_forgotten(job.number) for job in gone)
+    def change(jobs: JobRegistry) -> bytes:
+        records = jobs.in_directory(filesystem_id(directory), folder.st_ino)
+        stale = [record for record in records if record.key.name not in existing]
+        for record in stale:
+            jobs.forget(record)
+        return b"".join(job_records.encode_forgotten(record.number) for record in stale)
 
-    store.record_job(note)
+    store.record_job(change)

@@ -1,6 +1,6 @@
 """A jobs directory: its lock, its jobs, and the files that belong to a job.
 
-The directory is held open by descriptor, and every file in it is opened relative to that.
+The directory is open, and every file in it is opened relative to its descriptor.
 """
 
 import errno
@@ -24,29 +24,28 @@ class JobsDirectory(LockableDirectory):
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
         super().__init__(path)
         self._not_locked: str | None = "its directory was not locked"
-        """Why an output may not be opened as long as there is no lock."""
+        """Why no output may be opened, as long as this process does not have the lock."""
 
     def __enter__(self) -> Self:
         """Open the directory.
 
         Raises:
-            JobsDirectoryError: it is no directory, or cannot be opened.
+            JobsDirectoryError: the path is not a directory, or cannot be opened.
 
         """
         try:
-            self._open()
+            return super().__enter__()
         except OSError as error:
             raise JobsDirectoryError(printable(self.path), os_error_text(error)) from error
-        return self
 
     def lock(self) -> None:
-        """Make this process the only one at work here, and clear away what a crash left.
+        """Exclude other processes from the directory, and remove what a crash left in it.
 
-        Locks nothing where nothing can be written.
+        A directory that is not writable is not locked; then no output can be opened either.
 
         Raises:
-            DirectoryLockedError: another run is at work here.
-            JobsDirectoryError: it cannot be locked.
+            DirectoryLockedError: another run is at work in the directory.
+            JobsDirectoryError: the directory cannot be locked.
 
         """
         try:
@@ -76,69 +75,68 @@ class JobsDirectory(LockableDirectory):
         """Open the job `name`, following links, and return the descriptor.
 
         Raises:
-            JobError: it cannot be opened, or is no regular file.
+            JobError: the job cannot be opened, or is not a regular file.
 
         """
         return open_job(name + JOB_SUFFIX, self.shown(name + JOB_SUFFIX), self.descriptor)
 
-    def open_output(self, name: bytes, job: int, keep: int = 0) -> int:
-        """Open the output of the job `name`, open as `job`; return the descriptor.
+    def open_output(self, name: bytes, job: int, size: int = 0) -> int:
+        """Open the output of the job `name`, which is open as `job`; return the descriptor.
 
-        Only its first `keep` bytes stay, and what is written is put behind them.
-
-        The directory must have been locked.
-        It must be a file of its own: no link, no second name of another file, nobody else's.
+        The output is truncated to `size` bytes and opened for appending. It must be a file of its
+        own: not a link, not a second name of another file, not another user's. The directory must
+        be locked.
 
         Raises:
-            JobError: it is not, or it cannot be opened.
+            JobError: the output is not such a file, is shorter than `size`, or cannot be opened.
 
         """
         if self._not_locked is not None:
-            raise self._output_refused(name, self._not_locked)
+            raise self._output_error(name, self._not_locked)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND
         try:
             output = open_regular(name + OUTPUT_SUFFIX, flags, self.descriptor)
         except OSError as error:
             is_link = error.errno == errno.ELOOP
             reason = "it is a link; remove it" if is_link else os_error_text(error)
-            raise self._output_refused(name, reason) from error
-        found = os.fstat(output)
-        refusal = _why_not_exclusive(found, os.fstat(job))
-        if found.st_size < keep:
-            refusal = "it is shorter than it was; to start the job over, touch it"
+            raise self._output_error(name, reason) from error
+        status = os.fstat(output)
+        refusal = _why_not_exclusive(status, os.fstat(job))
+        if status.st_size < size:
+            refusal = "it is shorter than recorded; to restart the job, touch the job file"
         if refusal is None:
             try:
-                if found.st_size > keep:  # on a new file this would only make close slower
-                    os.ftruncate(output, keep)
+                if status.st_size > size:  # on a new file this would only make close slower
+                    os.ftruncate(output, size)
             except OSError as error:
                 refusal = os_error_text(error)
             else:
                 return output
         os.close(output)
-        raise self._output_refused(name, refusal)
+        raise self._output_error(name, refusal)
 
-    def output_changed(self, name: bytes, size: int | None) -> str | None:
-        """Tell why the output of the job `name` cannot be what it wrote, None if it may be.
+    def find_output_change(self, name: bytes, size: int | None) -> str | None:
+        """Return why the output of the job `name` is not what the job wrote; None if it may be.
 
-        It had `size` bytes, if that is known.
+        The job wrote `size` bytes; None if that is unknown.
         """
         try:
-            found = os.stat(name + OUTPUT_SUFFIX, dir_fd=self.descriptor, follow_symlinks=False)
+            status = os.stat(name + OUTPUT_SUFFIX, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
-            return "it is gone"
+            return "the output does not exist any more"
         except OSError as error:
-            return f"it cannot be looked at: {os_error_text(error)}"
-        if not stat.S_ISREG(found.st_mode):
-            return "it is no regular file any more"
-        if size is not None and found.st_size != size:
-            return f"it has {pluralize(found.st_size, 'byte')}, and had {size} when it was written"
+            return f"cannot check the output: {os_error_text(error)}"
+        if not stat.S_ISREG(status.st_mode):
+            return "the output is no longer a regular file"
+        if size is not None and status.st_size != size:
+            return f"the output has {pluralize(status.st_size, 'byte')}, but the job wrote {size}"
         return None
 
     def sync(self) -> None:
         """Make the names in the directory durable.
 
         Raises:
-            JobError: the system could not.
+            JobError: fsync(2) failed.
 
         """
         try:
@@ -148,24 +146,24 @@ class JobsDirectory(LockableDirectory):
                 printable(self.path), f"cannot sync it: {os_error_text(error)}"
             ) from error
 
-    def _output_refused(self, name: bytes, reason: str) -> JobError:
+    def _output_error(self, name: bytes, reason: str) -> JobError:
         return JobError(self.shown(name + OUTPUT_SUFFIX), f"cannot open the output: {reason}")
 
 
 def is_job(entry: bytes) -> bool:
     """Return whether a directory entry with this name is a job.
 
-    Names that begin with ``.`` are not jobs: editors use them for lock links and for files that
-    are not finished, as do rsync and others that rename a file into place.
+    Names that begin with ``.`` are not jobs: editors use them for lock links and for unfinished
+    files, as do rsync and other programs that rename a file into place.
     """
     return entry.endswith(JOB_SUFFIX) and not entry.startswith(b".")
 
 
-def open_job(name: bytes, shown_name: str, directory: int | None = None) -> int:
+def open_job(name: bytes, display_name: str, directory: int | None = None) -> int:
     """Open the job file `name`, following links, and return the descriptor.
 
     Raises:
-        JobError: it cannot be opened, or is no regular file.
+        JobError: the job cannot be opened, or is not a regular file.
 
     """
     try:
@@ -174,7 +172,7 @@ def open_job(name: bytes, shown_name: str, directory: int | None = None) -> int:
         reason = os_error_text(error)
         if isinstance(error, FileNotFoundError) and _is_link(name, directory):
             reason = "it is a link that leads nowhere"
-        raise JobError(shown_name, f"cannot open it: {reason}") from error
+        raise JobError(display_name, f"cannot open it: {reason}") from error
 
 
 def _is_link(name: bytes, directory: int | None) -> bool:

@@ -1,6 +1,6 @@
-"""A file read in blocks of whole lines, with bounded memory.
+"""A job file read in blocks of whole lines, with bounded memory.
 
-Files are read, never mapped: a mapped file that shrinks kills the process.
+The file is read, never mapped: a mapped file that shrinks kills the process by SIGBUS.
 """
 
 import os
@@ -10,10 +10,10 @@ from kvs.engine.selection import check
 from kvs.language.diagnostics import verdict_is_final
 
 BLOCK = 256 * 1024
-"""Bytes read at a time."""
+"""Bytes per read(2)."""
 
 LONG_LINE_BYTES = 1 << 20
-"""A line longer than this is looked at before its end has been read."""
+"""Bytes after which a line is checked before its end has been read."""
 
 
 class FileShrankError(OSError):
@@ -26,38 +26,38 @@ class FileShrankError(OSError):
 def line_blocks(file: int) -> Iterator[bytes]:
     """Yield the contents of the open regular `file` as scripts of whole lines, in order.
 
-    Only the last may lack its newline. Memory is bounded by some blocks and the longest valid
-    line: of a line that can only be a comment or an error, what follows its first MiB or so is
-    read and dropped, with no effect on what the language says of it.
+    Only the last script may lack its newline. Memory: a few blocks and the longest valid line. Of a
+    line that can only be a comment or invalid, the bytes after about the first MiB are read and
+    dropped, which does not change the result of the line.
 
     Raises:
-        Shrunk: the file became shorter than it was; what had been read is not yielded.
-        OSError: it cannot be read.
+        FileShrankError: the file became shorter; what is buffered is not yielded.
+        OSError: the file cannot be read.
 
     """
-    beginning = _PartialLine()
+    partial_line = _PartialLine()
     for block in _blocks(file):
         end = block.rfind(b"\n") + 1
         if end:
-            yield beginning.ended_by(block[:end])
-            beginning = _PartialLine()
-            block = block[end:]  # noqa: PLW2901  (what is left of it)
-        beginning.add(block)
-    if rest := beginning.ended_by(b""):
-        yield rest
+            yield partial_line.complete(block[:end])
+            partial_line = _PartialLine()
+            block = block[end:]  # noqa: PLW2901  (the rest of it)
+        partial_line.add(block)
+    if last := partial_line.complete(b""):
+        yield last
 
 
 def _blocks(file: int) -> Iterator[bytes]:
-    size = got = 0
+    size = offset = 0
     while True:
         block = os.read(file, BLOCK)
-        now = os.fstat(file).st_size
-        got += len(block)
-        if now < size or (not block and got < size):
+        size_now = os.fstat(file).st_size
+        offset += len(block)
+        if size_now < size or (not block and offset < size):
             raise FileShrankError
         if not block:
             return
-        size = now
+        size = size_now
         yield block
 
 
@@ -67,7 +67,7 @@ class _PartialLine:
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
-        self._look_at = LONG_LINE_BYTES
+        self._check_at = LONG_LINE_BYTES
         self._dropping = False
 
     def add(self, piece: bytes) -> None:
@@ -75,12 +75,12 @@ class _PartialLine:
             return
         self._pieces.append(piece)
         self._size += len(piece)
-        if self._size >= self._look_at:  # at each doubling, so that all looks are linear
+        if self._size >= self._check_at:  # at each doubling, so that all checks are linear
             self._pieces = [b"".join(self._pieces)]
-            self._look_at = 2 * self._size
+            self._check_at = 2 * self._size
             self._dropping = verdict_is_final(self._pieces[0], check)
 
-    def ended_by(self, block: bytes) -> bytes:
+    def complete(self, block: bytes) -> bytes:
         """Return the line with its end, and the lines after it, from `block`."""
         if self._dropping:
             block = block[block.find(b"\n") :] if block else b""

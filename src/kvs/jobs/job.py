@@ -1,314 +1,223 @@
-"""One job: its file read in blocks, its commands carried out, its output written as it goes."""
+"""One job: its file is read in blocks, its commands are executed, its output is written."""
 
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, StopReason
 from kvs.engine.selection import check
 from kvs.errors import (
-    BackupError,
     InvalidCommandError,
     JobError,
     JobOutputChangedWarning,
     JobRestartedWarning,
     JournalWriteError,
-    KvsError,
-    SnapshotError,
 )
-from kvs.jobs.backups import BackupSlots
-from kvs.jobs.checkpoint import SYNC_INTERVAL_BYTES, JobCheckpoint, open_checkpoint
-from kvs.jobs.directory import BACKUP_SUFFIX, JOB_SUFFIX, OUTPUT_SUFFIX, JobsDirectory
+from kvs.jobs.backups import BackupSlots, JobBackups
+from kvs.jobs.checkpoint import JobCheckpoint, open_checkpoint
+from kvs.jobs.directory import JOB_SUFFIX, OUTPUT_SUFFIX, JobsDirectory
 from kvs.jobs.input import line_blocks
 from kvs.jobs.output import JobOutput
-from kvs.jobs.report import BackupReport, JobReport, State
-from kvs.language import grammar
+from kvs.jobs.report import ErrorCallback, JobReport, State
 from kvs.language.diagnostics import Diagnostic
-from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.core import StoreCore
 from kvs.text import os_error_text
 
 NEWLINE = ord("\n")
 
-ErrorCallback = Callable[[KvsError], None]
-"""Called with each error as it is met, from the thread that met it."""
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What all jobs of a pool share."""
+
+    store: StoreCore
+    backup_slots: BackupSlots
+    stopping: Event
+    """Set to stop every job after the `execute` it is in."""
+    resume: bool
+    """Whether to resume unfinished jobs and skip finished ones."""
+    on_error: ErrorCallback
 
 
 class Job:
-    """One job file on its way through the store; run by one thread.
+    """One job file to be executed. Threads: one; other threads may read `report` meanwhile."""
 
-    Fills `report`, which others may look at meanwhile.
-    """
-
-    def __init__(
-        self,
-        name: bytes,
-        *,
-        directory: JobsDirectory,
-        store: StoreCore,
-        snapshots: BackupSlots,
-        stopping: Event,
-        resume: bool,
-        tell: ErrorCallback,
-    ) -> None:
+    def __init__(self, name: bytes, directory: JobsDirectory, context: JobContext) -> None:
         self._name = name
         self._directory = directory
-        self._store = store
-        self._snapshots = snapshots
-        self._stopping = stopping
-        self._resume = resume
-        self._tell = tell
-        self._lines = 0
-        """Lines carried out so far."""
+        self._context = context
         self.report = JobReport(name, directory.shown(name + JOB_SUFFIX))
 
     def run(self, file: int | None = None) -> None:
-        """Carry the job out; what goes wrong is told, and is in the report.
+        """Execute the job; every error is in the report, and is given to `on_error`.
 
-        With `file`, what is read is that descriptor, opened by the caller, closed here.
+        With `file`, read that descriptor, which the caller opened, and close it.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         self.report.state = State.RUNNING
         try:
             self.report.state = self._open_and_run(file)
-        except JobError as failure:
-            self._fail(failure)
-        except JournalWriteError as failure:
-            reason = f"the journal failed, and {failure.lost_after}"
-            self._fail(JobError(self.report.file, reason))
+        except JobError as error:
+            self._fail(error)
+        except JournalWriteError as error:
+            self._fail(JobError(self.report.file, f"the journal failed, and {error.lost_after}"))
         except MemoryError:
-            self._fail(JobError(self.report.file, "there was not enough memory to go on"))
-        self.report.seconds = time.perf_counter() - began
+            self._fail(JobError(self.report.file, "not enough memory to continue"))
+        self.report.seconds = time.perf_counter() - started
 
-    def _fail(self, failure: JobError) -> None:
+    def _fail(self, error: JobError) -> None:
         self.report.state = State.FAILED
-        self.report.failure = str(failure)
-        self._tell(failure)
+        self.report.failure = str(error)
+        self._context.on_error(error)
 
     def _open_and_run(self, file: int | None) -> State:
         job = self._directory.open_job(self._name) if file is None else file
         try:
-            course = open_checkpoint(
-                self._store, self._directory.descriptor, self._name, job, resume=self._resume
-            )
-            if course is not None and course.was_done:
-                self._check_previous_output(course)
-                return State.DONE_BEFORE
-            if course is not None and course.changed:
-                self._tell(JobRestartedWarning(self.report.file))
-            output = self._open_output(job, course)
-            try:
-                finished = self._run_scripts(job, output, course)
-                output.flush()
-                if finished and course is not None:
-                    self._mark_done(output, course)
-            finally:
-                output.close()
+            return self._run(job)
         finally:
             os.close(job)
+
+    def _run(self, job: int) -> State:
+        context = self._context
+        checkpoint = open_checkpoint(
+            context.store, self._directory, self._name, job, resume=context.resume
+        )
+        if checkpoint.was_done:
+            self._check_previous_output(checkpoint)
+            return State.DONE_BEFORE
+        if checkpoint.restarted:
+            context.on_error(JobRestartedWarning(self.report.file))
+        output = checkpoint.open_output(job)
+        try:
+            backups = JobBackups(
+                self.report,
+                directory=self._directory,
+                store=context.store,
+                slots=context.backup_slots,
+                checkpoint=checkpoint,
+                on_error=context.on_error,
+            )
+            execution = _Execution(self.report, context, checkpoint, output, backups)
+            finished = execution.run(line_blocks(job))
+            output.flush()
+            if finished:
+                checkpoint.finish(output)
+        finally:
+            output.close()
         return State.DONE if finished else State.STOPPED
 
-    def _check_previous_output(self, course: JobCheckpoint) -> None:
-        """Tell if what a job that was done has written is not there any more."""
-        reason = self._directory.output_changed(self._name, course.written)
+    def _check_previous_output(self, checkpoint: JobCheckpoint) -> None:
+        """Warn if the output is not what the finished job wrote."""
+        reason = checkpoint.find_output_change()
         if reason is not None:
-            self._tell(
-                JobOutputChangedWarning(self._directory.shown(self._name + OUTPUT_SUFFIX), reason)
-            )
+            path = self._directory.shown(self._name + OUTPUT_SUFFIX)
+            self._context.on_error(JobOutputChangedWarning(path, reason))
 
-    def _open_output(self, job: int, course: JobCheckpoint | None) -> JobOutput:
-        """Open the output; of a job that is gone on with, it is made what it was."""
-        keep = 0 if course is None else course.synced
-        file = self._directory.open_output(self._name, job, keep)
-        output = JobOutput(
-            file, self._directory.shown(self._name + OUTPUT_SUFFIX), self._store, keep
-        )
-        if course is not None and course.output:
-            try:
-                output.write(course.output)
-                output.flush()
-            except BaseException:
-                output.close()
-                raise
-        return output
 
-    def _mark_done(self, output: JobOutput, course: JobCheckpoint) -> None:
-        """Note that it is done, with its output on disk, even an empty one."""
-        if self._store.syncs_to_disk:
-            output.sync()
-            self._directory.sync()
-        course.done()
+class _Execution:
+    """The commands of one job on their way through the store. Threads: the job's."""
 
-    def _run_scripts(self, job: int, output: JobOutput, course: JobCheckpoint | None) -> bool:
-        """Run to the end, True, or to a stop, False."""
-        scripts = line_blocks(job)
+    def __init__(
+        self,
+        report: JobReport,
+        context: JobContext,
+        checkpoint: JobCheckpoint,
+        output: JobOutput,
+        backups: JobBackups,
+    ) -> None:
+        self._report = report
+        self._context = context
+        self._checkpoint = checkpoint
+        self._output = output
+        self._backups = backups
+        self._line_count = 0
+        """Lines executed or skipped so far."""
+
+    def run(self, scripts: Iterator[bytes]) -> bool:
+        """Execute `scripts` to their end, and return True; or to a stop, and return False."""
         base = 0
-        before = 0 if course is None else course.offset
-        while script := self._next(scripts):
-            offset = min(max(0, before - base), len(script))
-            if offset:
-                self._skip_executed(script[:offset], course)
-            while offset < len(script):
-                if self._stopping.is_set():
-                    return False
-                mark = None if course is None else course.mark(base)
-                pause = self._store.execute(script, offset, DEFAULT_BUDGET_BYTES, mark)
-                self._report_faults(script, offset, pause.diagnostics)
-                self.report.commands += pause.commands
-                self._lines += pause.lines
-                offset = pause.offset
-                note = _PendingCheckpoint(course, base + offset, pause.uncheckpointed_output)
-                if not self._handle_result(pause, output, note):
-                    return False
-                if course is not None:
-                    self._throttle(output, course)
+        while script := self._read_next(scripts):
+            start = min(max(0, self._checkpoint.offset - base), len(script))
+            if start:
+                self._skip(script[:start])
+            if not self._execute(script, start, base):
+                return False
             base += len(script)
         return True
 
-    def _handle_result(
-        self, pause: ExecuteResult, output: JobOutput, note: "_PendingCheckpoint"
-    ) -> bool:
-        """Carry out what the engine leaves to its host; return False if stopped meanwhile.
-
-        The end of the pause is noted before anything of it can be seen, so that it is not carried
-        out a second time; of a WAIT when it is over.
-        """
-        if pause.reason is StopReason.WAIT:
-            output.write(pause.output)
-            output.flush()
-            if self._stopping.wait(pause.wait_ms / 1000):
-                return False
-            note.commit()
-            return True
-        if pause.reason is StopReason.BACKUP:
-            output.write(pause.output)
-            output.flush()
-            return self._backup(note)
-        note.commit()
-        output.write(pause.output)
-        return True
-
-    def _throttle(self, output: JobOutput, course: JobCheckpoint) -> None:
-        """Bound what is on its way to the journal, and the output that it has to keep."""
-        self._store.throttle()
-        if output.size - course.synced > SYNC_INTERVAL_BYTES:
-            if self._store.syncs_to_disk:
-                output.sync()
-                self._directory.sync()
-            course.synced_to(output.size)
-
-    def _skip_executed(self, script: bytes, course: JobCheckpoint | None) -> None:
-        """Take in lines that were carried out before; their errors were told then."""
-        checked = check(script)
-        self.report.commands += checked.commands
-        for match in grammar.LINE.finditer(script) if b"BACKUP" in script else ():
-            if match.lastindex == grammar.BACKUP:
-                line = self._lines + script.count(b"\n", 0, match.start()) + 1
-                self._restore_backup_report(line, course)
-        self._report_faults(script, 0, checked.diagnostics, tell=False)
-        self._lines += script.count(b"\n") + (script[-1] != NEWLINE)
-
-    def _restore_backup_report(self, line: int, course: JobCheckpoint | None) -> None:
-        report = self._backup_report(line)
-        if course is not None and report.number not in course.snapshots:
-            self._report_backup_failure(
-                report, "it was not finished when the process ended; it is lost"
-            )
-        else:
-            report.written_before = True
-
-    def _next(self, scripts: Iterator[bytes]) -> bytes:
+    def _read_next(self, scripts: Iterator[bytes]) -> bytes:
         try:
             return next(scripts, b"")
         except OSError as error:
-            raise JobError(self.report.file, f"cannot read it: {os_error_text(error)}") from error
+            reason = f"cannot read it: {os_error_text(error)}"
+            raise JobError(self._report.file, reason) from error
 
-    def _report_faults(
-        self, script: bytes, start: int, found: list[Diagnostic], *, tell: bool = True
-    ) -> None:
-        """Take in the invalid lines of what begins at `start`."""
-        line, counted = self._lines + 1, start
-        for fault in found:
-            line += script.count(b"\n", counted, fault.offset)
-            counted = fault.offset
-            error = InvalidCommandError(self.report.file, line, fault.column, fault.reason)
-            if self.report.add_error(error) and tell:
-                self._tell(error)
+    def _skip(self, script: bytes) -> None:
+        """Count lines that an earlier run executed, which also reported their errors."""
+        checked = check(script)
+        self._report.commands += checked.commands
+        self._backups.restore_reports(script, self._line_count + 1)
+        self._add_errors(script, 0, checked.diagnostics)
+        self._line_count += script.count(b"\n") + (script[-1] != NEWLINE)
 
-    def _backup_report(self, line: int) -> BackupReport:
-        number = len(self.report.backups) + 1
-        name = backup_name(self._name, number)
-        report = BackupReport(number, line, self._directory.shown(name))
-        self.report.backups.append(report)
-        return report
-
-    def _report_backup_failure(self, report: BackupReport, reason: str) -> None:
-        failure = BackupError(self.report.file, report.line, report.number, reason)
-        report.failure = str(failure)
-        self._tell(failure)
-
-    def _backup(self, note: "_PendingCheckpoint") -> bool:
-        """Start a snapshot once there is a place for it; return False if stopped before."""
-        if not self._snapshots.acquire_slot():
-            self.report.commands -= 1
-            return False
-        try:
-            note.commit()
-        except BaseException:
-            self._snapshots.release_slot()
-            raise
-        course = note.course
-        report = self._backup_report(self._lines)
-
-        def done(result: SnapshotInfo | SnapshotError) -> None:
-            if isinstance(result, SnapshotInfo):
-                report.info = result
-            else:
-                self._report_backup_failure(report, str(result))
-            if course is not None:
-                course.ended(report.number, written=isinstance(result, SnapshotInfo))
-
-        name = backup_name(self._name, report.number)
-        if course is not None:
-            course.began()
-        try:
-            draft = SnapshotWriter(self._directory.descriptor, name, report.file)
-        except SnapshotError as failure:
-            self._snapshots.release_slot()
-            done(failure)
-            return True
-        self._snapshots.begin(draft)
-        try:
-            self._store.fork_snapshot(draft)
-            point = self._store.commit_point()
-        except SnapshotError as failure:
-            self._snapshots.end(draft)
-            done(failure)
-        except JournalWriteError as failure:
-            draft.cancel()
-            self._snapshots.end(draft)
-            done(SnapshotError(report.file, str(failure)))
-        else:
-            self._snapshots.finish(draft, point.wait, done)
+    def _execute(self, script: bytes, offset: int, base: int) -> bool:
+        """Execute `script`, which is at byte `base` of the job; return False if stopped."""
+        cursor = self._checkpoint.cursor(base)
+        while offset < len(script):
+            if self._context.stopping.is_set():
+                return False
+            result = self._context.store.execute(script, offset, DEFAULT_BUDGET_BYTES, cursor)
+            for error in self._add_errors(script, offset, result.diagnostics):
+                self._context.on_error(error)
+            self._report.commands += result.commands
+            self._line_count += result.lines
+            offset = result.offset
+            record_progress = partial(
+                self._checkpoint.advance, base + offset, result.uncheckpointed_output
+            )
+            if not self._complete(result, record_progress):
+                return False
+            self._checkpoint.throttle(self._output)
         return True
 
+    def _complete(self, result: ExecuteResult, record_progress: Callable[[], None]) -> bool:
+        """Write the output, wait or start a backup; return False if stopped meanwhile.
 
-@dataclass(frozen=True, slots=True)
-class _PendingCheckpoint:
-    """How far a job will have come, and what it wrote that is not noted yet; None if all is."""
+        Progress is recorded before the output is visible and before a backup starts, so that a
+        resumed job does neither twice; past a WAIT only when the wait has ended.
+        """
+        if result.reason is StopReason.WAIT:
+            self._output.write(result.output)
+            self._output.flush()
+            if self._context.stopping.wait(result.wait_ms / 1000):
+                return False
+            record_progress()
+        elif result.reason is StopReason.BACKUP:
+            self._output.write(result.output)
+            self._output.flush()
+            if not self._backups.start(self._line_count, record_progress):
+                self._report.commands -= 1
+                return False
+        else:
+            record_progress()
+            self._output.write(result.output)
+        return True
 
-    course: JobCheckpoint | None
-    offset: int
-    untold: bytes | None
-
-    def commit(self) -> None:
-        """Note it."""
-        if self.course is not None and self.untold is not None:
-            self.course.advance(self.offset, self.untold)
-
-
-def backup_name(job: bytes, number: int) -> bytes:
-    """Return the name of a job's snapshot."""
-    return b"%b-%d%b" % (job, number, BACKUP_SUFFIX)
+    def _add_errors(
+        self, script: bytes, start: int, diagnostics: list[Diagnostic]
+    ) -> list[InvalidCommandError]:
+        """Count invalid lines of a `script` executed from `start`; return those to be reported."""
+        line, counted = self._line_count + 1, start
+        reported = []
+        for diagnostic in diagnostics:
+            line += script.count(b"\n", counted, diagnostic.offset)
+            counted = diagnostic.offset
+            error = InvalidCommandError(
+                self._report.file, line, diagnostic.column, diagnostic.reason
+            )
+            if self._report.add_error(error):
+                reported.append(error)
+        return reported

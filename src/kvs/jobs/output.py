@@ -1,4 +1,4 @@
-"""A job's output file: written as far as what it tells may be shown."""
+"""A job's output file: output is written once the changes that it depends on are committed."""
 
 import contextlib
 import os
@@ -12,83 +12,82 @@ from kvs.store.core import StoreCore
 from kvs.text import os_error_text
 
 MAX_BUFFERED_BYTES = 4 << 20
-"""Bytes of output that wait until they may be shown, at most; beyond, the job waits for them."""
+"""Maximum bytes of output that wait for their commit; beyond that, the job waits for it."""
 
 WRITE_THRESHOLD_BYTES = 256 << 10
-"""So many bytes are written as soon as they may be shown; fewer wait for more, for a short time."""
+"""Bytes that are written as soon as they are committed; fewer wait for more output."""
 
 FLUSH_INTERVAL_SECONDS = 0.1
-"""Who follows an output while its job is at work sees at most so late what may be shown."""
+"""Maximum seconds between a commit and the write of its output, while the job produces more."""
 
 
 class JobOutput:
-    """An open output file. Used by one thread, the job's.
+    """An open output file. Threads: the job's.
 
-    With a journal a job runs ahead of the disk: what it writes waits here until the changes that it
-    depends on are safe, and only then goes to the file. What is little waits for more of it: the
-    kernel writes a large piece in half the time of many small ones.
+    With a journal a job runs ahead of the disk: its output is buffered until the changes that it
+    depends on are committed. Small pieces also wait for more output: the kernel writes one large
+    piece in half the time of many small ones.
     """
 
-    def __init__(self, file: int, shown: str, store: StoreCore, size: int = 0) -> None:
-        """Go on in `file`, which has `size` bytes; `shown` is how errors name it."""
+    def __init__(self, file: int, path: str, store: StoreCore, size: int = 0) -> None:
+        """Append to `file`, which has `size` bytes; errors name it `path`. Closes it at the end."""
         self._file = file
-        self._shown = shown
+        self._path = path
         self._store = store
-        self._waiting: deque[tuple[CommitPoint, bytes]] = deque()
-        self._bytes_waiting = 0
+        self._buffer: deque[tuple[CommitPoint, bytes]] = deque()
+        """Pieces of output, each with the commit point that must be reached before its write."""
+        self._buffered_bytes = 0
         self._write_at = 0.0
-        """When what waits is written, however little it is."""
+        """Monotonic time from which the buffer is written, however small it is."""
         self.size = size
         """Bytes written to the file."""
 
-    def write(self, text: bytes) -> None:
-        """Write `text` soon after it may be shown: now or later, mostly without waiting.
+    def write(self, output: bytes) -> None:
+        """Write `output` soon after it is committed; block only if too much is buffered.
 
         Raises:
-            JobError: it cannot be written.
-            JournalWriteError: it may never be shown.
+            JobError: the file cannot be written.
+            JournalWriteError: the journal failed, so the output is never committed.
 
         """
-        if text:
-            self._waiting.append((self._store.commit_point(), text))
-            self._bytes_waiting += len(text)
-        if self._bytes_waiting > MAX_BUFFERED_BYTES:
+        if output:
+            self._buffer.append((self._store.commit_point(), output))
+            self._buffered_bytes += len(output)
+        if self._buffered_bytes > MAX_BUFFERED_BYTES:
             self.flush()
         now = time.monotonic()
-        if self._bytes_waiting >= WRITE_THRESHOLD_BYTES or now >= self._write_at:
+        if self._buffered_bytes >= WRITE_THRESHOLD_BYTES or now >= self._write_at:
             self._write_committed()
             self._write_at = now + FLUSH_INTERVAL_SECONDS
 
     def flush(self) -> None:
-        """Wait until all may be shown that was carried out so far, and write it.
+        """Block until everything executed so far is committed, and write all output.
 
         Raises:
-            JobError: it cannot be written.
-            JournalWriteError: it may never be shown.
+            JobError: the file cannot be written.
+            JournalWriteError: the journal failed, so the output is never committed.
 
         """
         self._store.commit_point().wait()
         self._write_committed()
 
     def sync(self) -> None:
-        """Make what was written durable (fsync(2)).
+        """Make the bytes written durable (fsync(2)).
 
         Raises:
-            JobError: the system could not.
+            JobError: fsync(2) failed.
 
         """
         try:
             os.fsync(self._file)
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
 
     def close(self) -> None:
-        """Write what may be shown by now, and close the file.
-
-        Some filesystems tell only then that they could not write it.
+        """Write the output that is committed by now, and close the file.
 
         Raises:
-            JobError: so it is.
+            JobError: the file cannot be written; some filesystems report that only at close(2).
 
         """
         try:
@@ -97,24 +96,24 @@ class JobOutput:
             try:
                 os.close(self._file)
             except OSError as error:
-                raise self._failed(error) from error
+                raise self._write_error(error) from error
 
     def _write_committed(self) -> None:
-        """Append what may be shown to the file; when that fails, no part of it stays there."""
-        texts = []
-        while self._waiting and self._waiting[0][0].is_committed:
-            texts.append(self._waiting.popleft()[1])
-        if not texts:
+        """Append the committed output to the file; if that fails, remove the part written."""
+        pieces = []
+        while self._buffer and self._buffer[0][0].is_committed:
+            pieces.append(self._buffer.popleft()[1])
+        if not pieces:
             return
-        size = sum(map(len, texts))
-        self._bytes_waiting -= size
+        size = sum(map(len, pieces))
+        self._buffered_bytes -= size
         try:
-            write_all(self._file, *texts)
+            write_all(self._file, *pieces)
             self.size += size
         except OSError as error:
-            with contextlib.suppress(OSError):  # what is told is why it could not be written
+            with contextlib.suppress(OSError):  # the error of the write is the one to report
                 os.ftruncate(self._file, self.size)
-            raise self._failed(error) from error
+            raise self._write_error(error) from error
 
-    def _failed(self, error: OSError) -> JobError:
-        return JobError(self._shown, f"cannot write the output: {os_error_text(error)}")
+    def _write_error(self, error: OSError) -> JobError:
+        return JobError(self._path, f"cannot write the output: {os_error_text(error)}")

@@ -1,129 +1,133 @@
-"""What came of a run, as data: one `JobReport` a job, one `BackupReport` a BACKUP.
+"""The results of a run as data: a `JobReport` per job, a `BackupReport` per BACKUP.
 
-Filled by the threads of the run, each job's by one thread at a time; read it when the run has
-ended.
+Threads: those of the run fill the reports, each job's by one thread at a time. Read them when the
+run has ended.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from kvs.errors import InvalidCommandError
+from kvs.errors import InvalidCommandError, KvsError
 from kvs.snapshot.writer import SnapshotInfo
 from kvs.text import printable
 
 MAX_REPORTED_ERRORS = 1_000
-"""So many errors of one job are told and listed; the others are counted."""
+"""Maximum invalid lines per job that are reported and listed; the others are only counted."""
+
+ErrorCallback = Callable[[KvsError], None]
+"""Called with each error and warning when it occurs, from the thread that it occurs in."""
 
 
 class State(StrEnum):
-    """How far a job has come."""
+    """The state of a job."""
 
     WAITING = "not started"
     RUNNING = "running"
     DONE = "done"
-    """Every line was carried out or refused as invalid."""
+    """Every line was executed or rejected as invalid."""
     DONE_BEFORE = "done before"
-    """It was done when the data directory was opened, and was left alone."""
+    """The job was finished when the data directory was opened, and was skipped."""
     STOPPED = "stopped"
-    """The run was stopped before its end; its output is complete up to there."""
+    """The run was stopped before the end of the job; its output is complete up to that point."""
     FAILED = "failed"
-    """It could not start or go on."""
+    """The job could not start or continue."""
 
 
 @dataclass
 class BackupReport:
-    """One BACKUP of one job."""
+    """The backup that one BACKUP of one job makes."""
 
     number: int
-    """From 1 in each job."""
+    """Number of the backup, from 1 in each job."""
     line: int
-    """Of the BACKUP in the job, from 1."""
+    """Line of the BACKUP in the job, from 1."""
     file: str
-    """Its path, made printable."""
+    """Path of the backup, made printable."""
     info: SnapshotInfo | None = None
-    """None if there is no snapshot: it failed, or its child is still at work."""
+    """Revision, size and times; None if the backup failed or is still being written."""
     failure: str | None = None
-    """Why there is none, in one line."""
+    """Why the backup failed, in one line; None if it did not."""
     written_before: bool = False
-    """Whether it was written before the process began that goes on with the job."""
+    """Whether an earlier process wrote the backup, before the job was resumed."""
 
     @property
     def failed(self) -> bool:
-        """Whether there is no snapshot."""
+        """Whether the backup does not exist."""
         return self.info is None and not self.written_before
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as the objects of JSON; times are in seconds."""
-        written = self.info
+        """Return the report as objects of JSON; times are in seconds."""
+        info = self.info
         return {
             "number": self.number,
             "line": self.line,
             "file": self.file,
             "written": not self.failed,
             "error": self.failure,
-            "revision": written and written.revision,
-            "pairs": written and written.pairs,
-            "bytes": written and written.bytes,
-            "seconds": written and round(written.seconds, 6),
-            "blocked_seconds": written and round(written.blocked_seconds, 6),
+            "revision": info and info.revision,
+            "pairs": info and info.pairs,
+            "bytes": info and info.bytes,
+            "seconds": info and round(info.seconds, 6),
+            "blocked_seconds": info and round(info.blocked_seconds, 6),
         }
 
 
 @dataclass
 class JobReport:
-    """One job."""
+    """The result of one job."""
 
     name: bytes
-    """Its name without ``.job``."""
+    """Name without ``.job``."""
     file: str
-    """Its path, made printable."""
+    """Path, made printable."""
     state: State = State.WAITING
     commands: int = 0
-    """Commands carried out."""
+    """Number of commands executed."""
     invalid: int = 0
-    """Invalid lines."""
+    """Number of invalid lines."""
     seconds: float = 0.0
     errors: list[InvalidCommandError] = field(default_factory=list)
-    """The first `MAX_REPORTED_ERRORS` of its invalid lines."""
+    """The first `MAX_REPORTED_ERRORS` invalid lines."""
     backups: list[BackupReport] = field(default_factory=list)
     failure: str | None = None
-    """Why it could not start or go on, in one line."""
+    """Why the job could not start or continue, in one line."""
 
     def add_error(self, error: InvalidCommandError) -> bool:
-        """Count `error`; return whether it is one of those to be told."""
+        """Count `error`; return whether it is one of those to be reported."""
         self.invalid += 1
-        told = len(self.errors) < MAX_REPORTED_ERRORS
-        if told:
+        is_reported = len(self.errors) < MAX_REPORTED_ERRORS
+        if is_reported:
             self.errors.append(error)
-        return told
+        return is_reported
 
     @property
     def errors_omitted(self) -> int:
-        """Invalid lines that were counted only."""
+        """Number of invalid lines that were only counted."""
         return self.invalid - len(self.errors)
 
     @property
     def backups_written(self) -> int:
-        """How many of its snapshots are there; one that is being written is not."""
-        return sum(not snapshot.failed for snapshot in self.backups)
+        """Number of backups that exist, those still being written excluded."""
+        return sum(not backup.failed for backup in self.backups)
 
     @property
     def backups_failed(self) -> int:
-        """How many failed."""
-        return sum(snapshot.failure is not None for snapshot in self.backups)
+        """Number of backups that failed."""
+        return sum(backup.failure is not None for backup in self.backups)
 
     @property
     def failed(self) -> bool:
-        """Whether anything in it went wrong: the job, a line, or a snapshot."""
+        """Whether the job failed, or any of its lines or backups."""
         return (
             self.state is State.FAILED
             or self.invalid > 0
-            or any(snapshot.failed for snapshot in self.backups)
+            or any(backup.failed for backup in self.backups)
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as the objects of JSON; times are in seconds."""
+        """Return the report as objects of JSON; times are in seconds."""
         return {
             "name": printable(self.name),
             "file": self.file,
@@ -135,36 +139,36 @@ class JobReport:
             "seconds": round(self.seconds, 6),
             "errors": [vars(error) for error in self.errors],
             "errors_omitted": self.errors_omitted,
-            "backups": [snapshot.to_dict() for snapshot in self.backups],
+            "backups": [backup.to_dict() for backup in self.backups],
         }
 
 
 @dataclass
 class Report:
-    """A run of a directory of jobs."""
+    """The result of a run of a jobs directory."""
 
     directory: str
-    """Its path, made printable."""
+    """Path, made printable."""
     jobs: list[JobReport]
-    """In the order in which they were taken: byte order of the names."""
+    """Reports in the order in which the jobs were started: byte order of their names."""
     seconds: float = 0.0
     stopped: bool = False
     """Whether the run was stopped before its end."""
     revision: int = 0
-    """The store's, at the end."""
+    """Revision of the store at the end of the run."""
 
     @property
     def failed(self) -> bool:
-        """Whether anything in any job went wrong."""
+        """Whether any job, line or backup failed."""
         return any(job.failed for job in self.jobs)
 
     @property
     def commands(self) -> int:
-        """Commands carried out, over all jobs."""
+        """Number of commands executed, over all jobs."""
         return sum(job.commands for job in self.jobs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as the objects of JSON; times are in seconds."""
+        """Return the report as objects of JSON; times are in seconds."""
         return {
             "directory": self.directory,
             "failed": self.failed,

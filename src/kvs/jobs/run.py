@@ -9,9 +9,8 @@ from typing import Self
 from kvs.errors import KvsError
 from kvs.jobs.checkpoint import delete_stale_records
 from kvs.jobs.directory import JobsDirectory
-from kvs.jobs.job import ErrorCallback
 from kvs.jobs.pool import WorkerPool
-from kvs.jobs.report import Report, State
+from kvs.jobs.report import ErrorCallback, Report, State
 from kvs.settings import Settings
 from kvs.store.core import StoreCore
 from kvs.text import printable
@@ -19,26 +18,30 @@ from kvs.text import printable
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """How far a run has come, for a display."""
+    """The progress of a run, for a display: numbers of jobs, commands and backups."""
 
     jobs: int
     done: int
+    """Jobs that have ended, in whatever way."""
     running: int
     commands: int
+    """Commands executed, over all jobs."""
     backups: int
-    """Snapshots being written."""
+    """Backups being written."""
 
 
 def ignore_error(error: KvsError) -> None:
-    """Leave `error` to the report."""
+    """Do nothing: the report has `error`, too."""
 
 
 class JobRun:
-    """A run of a directory's jobs: entered, it starts; left, it has ended.
+    """A run of a directory's jobs. `__enter__` starts it, `__exit__` waits for its end.
 
-    Whatever goes wrong in a job is given to `tell`, from the thread that met it, and stands in
-    `report`. `stop`, `wait`, `progress` and `kill_children` may be called from any thread, `stop`
-    also from a signal handler.
+    Every error in a job is given to `on_error`, from the thread that it occurs in, and is in
+    `report`.
+
+    Threads: any for `stop`, `wait`, `progress` and `kill_children`; a signal handler may call
+    `stop`, and `kill_children` before the process exits.
     """
 
     def __init__(
@@ -46,25 +49,25 @@ class JobRun:
         store: StoreCore,
         path: str | bytes | os.PathLike[str],
         settings: Settings,
-        tell: ErrorCallback = ignore_error,
+        on_error: ErrorCallback = ignore_error,
     ) -> None:
         self._store = store
         self._threads = settings.threads
         self._directory = JobsDirectory(path)
-        self._pool = WorkerPool(store, settings, tell)
+        self._pool = WorkerPool(store, settings, on_error)
         self.report = Report(printable(os.fsencode(path)), [])
 
     def __enter__(self) -> Self:
         """Lock the directory, list its jobs and start the workers.
 
         Raises:
-            JobsDirectoryError: it is no directory, or cannot be listed or locked.
-            DirectoryLockedError: another run is at work in it.
+            JobsDirectoryError: the path is not a directory, or cannot be listed or locked.
+            DirectoryLockedError: another run is at work in the directory.
             ThreadStartError: not one worker could be started.
             JournalWriteError: the store's journal has failed before.
 
         """
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
         self._directory.__enter__()
         try:
             self._directory.lock()
@@ -77,7 +80,7 @@ class JobRun:
             self._pool.close()
             self._pool.start(max(1, min(self._threads, len(jobs))))
         except BaseException:
-            self._directory.__exit__(None, None, None)
+            self._directory.__exit__()
             raise
         return self
 
@@ -87,14 +90,14 @@ class JobRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait for the end, after a stop if an exception came this way, and close the directory."""
+        """Wait for the end, stopping the run if there is an exception, and close the directory."""
         try:
             if error is not None:
                 self.stop()
             self._wait_for_end()
         finally:
-            self._directory.__exit__(kind, error, traceback)
-        self.report.seconds = time.perf_counter() - self._began
+            self._directory.__exit__()
+        self.report.seconds = time.perf_counter() - self._started
         self.report.stopped = self._pool.stopping.is_set()
         if self._store.failure is None:
             self.report.revision = self._store.revision
@@ -102,7 +105,7 @@ class JobRun:
             raise self._pool.internal_error
 
     def _wait_for_end(self) -> None:
-        """Wait for the end; interrupted, stop the run and wait all the same."""
+        """Block until the run has ended; an exception in the wait stops the run first."""
         try:
             self._pool.wait()
         except BaseException:
@@ -111,22 +114,22 @@ class JobRun:
             raise
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end, or for so many seconds; return whether the run has ended."""
+        """Block until the run has ended, at most `seconds`; return whether it has."""
         return self._pool.wait(seconds)
 
     def stop(self) -> None:
-        """Let jobs end after the `execute` they are in; snapshots being written are finished."""
+        """Stop jobs after the `execute` they are in; the backups being written are finished."""
         self._pool.stop()
 
     def kill_children(self) -> None:
-        """Leave nothing half done behind, for a process that is about to leave at once."""
-        self._pool.snapshots.kill_children()
+        """Kill the children that write backups, and unlock, for a process about to exit."""
+        self._pool.backup_slots.kill_children()
         self._directory.unlock()
 
     def progress(self) -> RunProgress:
-        """Return how far the run has come."""
+        """Return the progress of the run."""
         states = [job.state for job in self.report.jobs]
         running = states.count(State.RUNNING)
         done = len(states) - running - states.count(State.WAITING)
         commands = self.report.commands
-        return RunProgress(len(states), done, running, commands, self._pool.snapshots.in_flight)
+        return RunProgress(len(states), done, running, commands, self._pool.backup_slots.in_flight)

@@ -13,9 +13,8 @@ from typing import Self
 from kvs.errors import DirectoryLockedError, JobError, JobsDirectoryError, ThreadStartError
 from kvs.jobs.checkpoint import delete_stale_records
 from kvs.jobs.directory import JOB_SUFFIX
-from kvs.jobs.job import ErrorCallback
 from kvs.jobs.pool import WorkerPool
-from kvs.jobs.report import JobReport, State
+from kvs.jobs.report import ErrorCallback, JobReport, State
 from kvs.jobs.run import ignore_error
 from kvs.posix.wakeup import Wakeup
 from kvs.service.directory import LogCallback, WatchedDirectory
@@ -156,7 +155,7 @@ class JobService:
 
     def kill_children(self) -> None:
         """Leave nothing half done behind, for a process that is about to leave at once."""
-        self._pool.snapshots.kill_children()
+        self._pool.backup_slots.kill_children()
         for directory in (*self._retired, self._directory):
             if directory is not None:
                 directory.files.unlock()
@@ -169,7 +168,7 @@ class JobService:
     @property
     def snapshots(self) -> int:
         """How many snapshots are being written."""
-        return self._pool.snapshots.in_flight
+        return self._pool.backup_slots.in_flight
 
     # The thread that watches.
 
