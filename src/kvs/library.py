@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from kvs.concurrency.atomic import exhaust
-from kvs.concurrency.noncopyable import NonCopyable
-from kvs.concurrency.waiting import call_uninterrupted
+from kvs.concurrency.resources import NonCopyable
+from kvs.concurrency.waiters import call_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult
 from kvs.errors import (
     JournalWriteError,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kvs.concurrency.atomic import Step, atomically
-from kvs.concurrency.noncopyable import NonCopyable
+from kvs.concurrency.resources import NonCopyable
 from kvs.protocol import frames
 from kvs.protocol.replies import ExecuteReply, Notification, Reply
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe

@@ -21,7 +21,7 @@ from kvs.client.conversation import (
 )
 from kvs.client.transport import MAX_POLL_SECONDS, Transport
 from kvs.concurrency import forks
-from kvs.concurrency.noncopyable import NonCopyable
+from kvs.concurrency.resources import NonCopyable
 from kvs.errors import SessionClosedError
 from kvs.protocol.replies import ExecuteReply, Reply
 from kvs.protocol.requests import Disconnect

@@ -30,7 +30,7 @@ from secrets import token_urlsafe
 
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import atomically
-from kvs.concurrency.noncopyable import NonCopyable
+from kvs.concurrency.resources import NonCopyable
 from kvs.errors import ClientIdInUseError, InvalidClientIdError, PipeDirectoryError
 from kvs.posix import fifos
 from kvs.protocol.frames import Connect

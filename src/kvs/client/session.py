@@ -9,8 +9,7 @@ from typing import Any, Self
 from kvs.client.conversation import Request
 from kvs.client.handshake import Path, connect_transport
 from kvs.client.multiplexer import RequestMultiplexer
-from kvs.concurrency.noncopyable import NonCopyable
-from kvs.concurrency.unclosed import warn_unclosed
+from kvs.concurrency.resources import NonCopyable, warn_unclosed
 from kvs.errors import RequestRejectedError, ScriptTooLargeError
 from kvs.language import builder
 from kvs.language.builder import Word

@@ -45,7 +45,7 @@ from kvs.client.message_stream import MessageStream
 from kvs.client.pipes import ClientPipes
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import Step, atomically, exhaust
-from kvs.concurrency.noncopyable import NonCopyable
+from kvs.concurrency.resources import NonCopyable
 from kvs.errors import SessionClosedError
 from kvs.posix import fifos
 from kvs.protocol import frames

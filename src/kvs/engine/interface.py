@@ -197,7 +197,7 @@ class Engine(Protocol):
         """Call `call` between two commands, none of which another thread can begin meanwhile.
 
         It may move the effects, which are then all up to this instant. Only a thread that no
-        signal handler interrupts may call this (`kvs.concurrency.waiting.call_uninterrupted`):
+        signal handler interrupts may call this (`kvs.concurrency.waiters.call_uninterrupted`):
         other threads wait for it. What `call` calls in this very thread, finalizers included, may
         call the engine.
         """

@@ -17,7 +17,7 @@ from threading import RLock, get_ident
 from typing import Any
 
 from kvs.concurrency.atomic import Step, atomically, exhaust
-from kvs.concurrency.waiting import call_uninterrupted
+from kvs.concurrency.waiters import call_uninterrupted
 from kvs.engine.interface import (
     ChangeBatch,
     ExecuteResult,

@@ -33,7 +33,7 @@ from threading import Thread, get_ident
 from typing import NamedTuple
 
 from kvs.concurrency.atomic import Step, atomically
-from kvs.concurrency.waiting import Waiters
+from kvs.concurrency.waiters import Waiters
 from kvs.errors import DataDirectoryError, JournalWriteError, StoreClosedError
 from kvs.journal import format as journal_format
 from kvs.journal.format import FileHeader, FileKind

@@ -5,7 +5,7 @@ the journal and to the outboxes of subscribers, in order.
 
 Locking: no public method holds a lock while a signal handler may run. Compaction, backups and
 records of jobs, which other threads wait for, run in a thread of their own when the main thread
-asks for them (`kvs.concurrency.waiting.call_uninterrupted`). A finalizer that runs in such a thread
+asks for them (`kvs.concurrency.waiters.call_uninterrupted`). A finalizer that runs in such a thread
 may use the store.
 """
 
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import atomically
-from kvs.concurrency.noncopyable import NonCopyable
-from kvs.concurrency.unclosed import warn_unclosed
-from kvs.concurrency.waiting import Waiters, call_uninterrupted, fork_uninterrupted
+from kvs.concurrency.resources import NonCopyable, warn_unclosed
+from kvs.concurrency.waiters import Waiters, call_uninterrupted, fork_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor, TableView
 from kvs.engine.selection import create_engine
 from kvs.errors import (

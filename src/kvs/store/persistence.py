@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain
 
 from kvs.concurrency.atomic import Step
-from kvs.concurrency.waiting import call_uninterrupted
+from kvs.concurrency.waiters import call_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ChangeBatch, Engine, TableView
 from kvs.errors import DataDirectoryError, KvsError, SnapshotError
 from kvs.journal import format as journal_format

@@ -19,9 +19,8 @@ from typing import Generic, Self, TypeVar
 
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import Step, atomically
-from kvs.concurrency.noncopyable import NonCopyable
-from kvs.concurrency.unclosed import warn_unclosed
-from kvs.concurrency.waiting import Waiters
+from kvs.concurrency.resources import NonCopyable, warn_unclosed
+from kvs.concurrency.waiters import Waiters
 from kvs.errors import KvsError, SlowConsumerError
 
 Item = TypeVar("Item")

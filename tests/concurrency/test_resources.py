@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kvs.concurrency.noncopyable import NonCopyable
+from kvs.concurrency.resources import NonCopyable
 
 
 class Holder(NonCopyable):

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from kvs import InheritedByForkError
-from kvs.concurrency.waiting import Waiters, call_uninterrupted
+from kvs.concurrency.waiters import Waiters, call_uninterrupted
 from tests.helpers import SECONDS
 from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 
@@ -67,7 +67,7 @@ def test_an_interrupted_wait_can_be_repeated() -> None:
     assert waiters.wait_for(lambda: state[0], 30)
 
 
-WAITING = ("/kvs/concurrency/waiting.py",)
+WAITING = ("/kvs/concurrency/waiters.py",)
 RETURNED, REFUSED, OTHER = 0, 1, 9
 
 
