@@ -1,27 +1,29 @@
-"""The settings of a run: filled by the command line or by the caller, read by everything else."""
+"""Settings of runs, servers and data directories, given by the command line or the caller."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 FSYNC_MODES = ("always", "interval", "never")
+"""When the journal is synced to disk: before a commit, at an interval, or by the kernel alone."""
+
 MAX_FSYNC_INTERVAL_SECONDS = 3600
 
 FIFO_MODES = (0o600, 0o620, 0o602, 0o622)
-"""Permissions of a registration pipe. The server's user alone reads it, as whoever else reads from
-it takes connects away."""
+"""Allowed permissions of a registration pipe. Only the server's user may read it: any other reader
+would take connects away from the server."""
 
 _modes = ", ".join(f"{mode:o}" for mode in FIFO_MODES)
 
 
 def usable_cpu_count() -> int:
-    """Return the number of cores this process may use, 1 or more (`sched_getaffinity(2)`)."""
+    """Return the number of CPUs that this process may use, 1 or more (sched_getaffinity(2))."""
     return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How jobs are run. Immutable, so it may be shared between threads.
+    """Settings of a run of jobs. Immutable, so threads may share it.
 
     Raises:
         ValueError: a number is below 1.
@@ -29,11 +31,11 @@ class Settings:
     """
 
     threads: int
-    """Jobs running at the same time, at most."""
+    """Maximum jobs running at the same time."""
     backups: int = 2
-    """Snapshots being written at the same time, at most, over all jobs."""
+    """Maximum backups being written at the same time, over all jobs."""
     resume: bool = False
-    """Whether to go on with jobs that a data directory knows, but for those that are done."""
+    """Whether to resume unfinished jobs and skip finished ones, as the data directory records."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "backups"):
@@ -44,7 +46,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How sessions are served. Immutable, so it may be shared between threads.
+    """Settings of a server. Immutable, so threads may share it.
 
     Raises:
         ValueError: a number is below 1, or `fifo_mode` is not one of `FIFO_MODES`.
@@ -52,13 +54,13 @@ class ServerSettings:
     """
 
     sessions: int = 256
-    """Sessions active at the same time, at most; a further connect waits."""
+    """Maximum sessions active at the same time; a further connect waits."""
     fifo_mode: int = 0o600
     """Permissions of the registration pipe, one of `FIFO_MODES`; see docs/security.md."""
     outbox_bytes: int = 8 << 20
-    """Notifications that one client has not read yet, at most; beyond that it is disconnected."""
+    """Maximum bytes of notifications that a client has not read; beyond that it is disconnected."""
     outbox_total_bytes: int = 256 << 20
-    """The same over all clients; beyond that the one that is furthest behind goes first."""
+    """Maximum bytes of unread notifications of all clients; beyond, the slowest is disconnected."""
     reply_total_bytes: int = 256 << 20
     """Maximum bytes of the replies of all scripts, from their execution until they are read."""
 
@@ -73,21 +75,21 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How a data directory is kept. Immutable, so it may be shared between threads.
+    """Settings of a data directory. Immutable, so threads may share it.
 
     Raises:
-        ValueError: a number is out of range, or `fsync` is none of its words.
+        ValueError: a number is out of range, or `fsync` is not one of `FSYNC_MODES`.
 
     """
 
     fsync: str = "always"
     """When the journal is synced to disk: ``always``, ``interval`` or ``never``."""
     fsync_interval: float = 1.0
-    """With ``interval``: so many seconds after it was written, at the latest."""
+    """With ``interval``: maximum seconds between a write to the journal and its sync."""
     compact_bytes: int = 64 << 20
-    """The journal is compacted when it is longer than this, and than the last snapshot."""
+    """Bytes of journal beyond which it is compacted, if it is longer than the last snapshot, too."""
     segment_bytes: int = 64 << 20
-    """A segment of the journal that is longer is followed by another."""
+    """Bytes of a segment of the journal beyond which the next one begins."""
 
     def __post_init__(self) -> None:
         if self.fsync not in FSYNC_MODES:

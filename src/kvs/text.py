@@ -1,4 +1,4 @@
-"""Text for messages: names made printable, counts, and causes."""
+"""Text for messages: printable names, counts, and causes of errors."""
 
 import os
 
@@ -6,33 +6,33 @@ import os
 def printable(
     raw: bytes | str | os.PathLike[str] | os.PathLike[bytes], limit: int | None = None
 ) -> str:
-    r"""Return `raw` as text that any terminal takes: one line of printable characters.
+    r"""Return `raw` as text for any terminal: one line of printable characters.
 
-    Bytes that are no UTF-8 and characters that do not print (newlines, escapes, ...) become
-    ``\xNN``, ``\n`` and so on, a backslash ``\\``. With `limit`, what is longer is cut and ends
-    in ``...``.
+    Bytes that are not UTF-8 and characters that are not printable (newlines, escapes, ...) become
+    ``\xNN``, ``\n`` and so on; a backslash becomes ``\\``. With `limit`, more than `limit` bytes
+    are cut, and the text ends in ``...``.
     """
     data = os.fsencode(raw)
     cut = limit is not None and len(data) > limit
     text = data[:limit].decode(errors="surrogateescape")
-    printable = "".join(map(_printable, text))
-    return printable + "..." if cut else printable
+    escaped = "".join(map(_escape, text))
+    return escaped + "..." if cut else escaped
 
 
-def _printable(character: str) -> str:
+def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that surrogateescape carried through
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape decodes it
         return f"\\x{code - 0xDC00:02x}"
     if character.isprintable() and character != "\\":
         return character
     return character.encode("unicode_escape").decode("ascii")
 
 
-def pluralize(number: int, what: str) -> str:
-    """Return how many there are of `what`, a noun in the singular: ``1 pair``, ``2 pairs``."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def pluralize(number: int, noun: str) -> str:
+    """Return a count of `noun`, given in the singular: ``1 pair``, ``2 pairs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def os_error_text(error: OSError) -> str:
-    """Return the operating system's word for `error`, with no path and no number."""
+    """Return the operating system's text for `error`, without path and number."""
     return error.strerror or str(error)

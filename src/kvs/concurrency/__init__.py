@@ -1,1 +1,1 @@
-"""Shared state, waits and forks, beside threads, signal handlers and finalizers."""
+"""Shared state, waits and forks that threads, signal handlers and finalizers may use."""

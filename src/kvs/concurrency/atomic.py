@@ -1,10 +1,10 @@
 """Changes of shared state that nothing interrupts.
 
-A signal handler and a finalizer run between two instructions of Python, in the middle of whatever
-their thread executes, and may call back into the same object; a handler may also raise there, as
-Ctrl-C does. A lock cannot protect against its own thread: it deadlocks, or is left locked. So
-shared state is changed by `atomically`: everything is computed first, and then changed in one call
-into C, before or after which the handler runs, but never within.
+A signal handler or finalizer runs between two instructions of Python, in the middle of any call,
+and may call the same object again; a handler may also raise there, as Ctrl-C does. A lock cannot
+protect against its own thread: it deadlocks, or stays locked. So shared state is changed by
+`atomically`: a change is computed first, and then made by one call into C. A handler runs before or
+after that call, never within it.
 
 Rules for the steps:
 
@@ -13,11 +13,11 @@ Rules for the steps:
   CPython 3.11 collects at such an allocation, and runs finalizers.
   `map` therefore calls functions of `operator`, not methods such as ``list.__setitem__``, for which
   CPython makes a tuple of the arguments; a `partial` has that tuple already.
-- What the steps were computed from may be out of date by now. So the first step checks that it is
-  not, and raises `ValueError` if it is (``partial(items.index, first, 0, 1)``); the caller computes
-  them again. No thread ever waits for another, so none can wait for ever.
+- The state that the steps were computed from may have changed. So the first step checks that it has
+  not, and raises `ValueError` if it has (``partial(items.index, first, 0, 1)``); then the caller
+  computes the steps again. No thread waits for another, so there is no deadlock.
 
-This rests on the interpreter's lock (GIL), which one call into C does not release.
+This depends on the interpreter's lock (GIL), which one call into C does not release.
 """
 
 from collections import deque
@@ -32,11 +32,11 @@ exhaust = deque[object](maxlen=0).extend
 
 
 def atomically(*steps: Step) -> None:
-    """Call every step, in order, in one call into C. Any thread; see the rules above.
+    """Call every step, in order, in one call into C. Any thread; the module has the rules.
 
     Raises:
-        ValueError: the first step refused, and no other was called.
-        MemoryError: a step could not be carried out, and those behind it were not called.
+        ValueError: the first step raised it, and no other step was called.
+        MemoryError: a step raised it, and the steps after it were not called.
 
     """
     exhaust(map(call, steps))

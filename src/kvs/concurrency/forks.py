@@ -1,13 +1,13 @@
 """What a forked child inherits, and must not use.
 
 A child has a copy of its parent's memory and descriptors, but none of its other threads. So an
-object that belongs to the parent (a store, a session) compares the generation in which it was made
-with that of the process, and refuses. Descriptors that would go on to affect others from within the
-child (a lock of flock(2) lasts until its last descriptor is closed, a pipe has no end while a
-child has it open) are closed in the child, as soon as fork(2) has returned there.
+object that belongs to the parent (a store, a session) compares the fork generation in which it was
+created with that of the process, and raises an exception. Descriptors with an effect beyond the
+process are closed in the child as soon as fork(2) returns there: a lock of flock(2) lasts, and a
+pipe has no end of file, until the last copy of the descriptor is closed.
 
-Concerns children made by `os.fork` and what calls it; a program that is executed by the child has
-none of these descriptors, as all are opened with O_CLOEXEC.
+This applies to children of `os.fork` and of functions that call it. A program that the child
+executes has none of these descriptors, because all are opened with O_CLOEXEC.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ from kvs.concurrency.atomic import atomically
 from kvs.errors import InheritedByForkError
 
 Group = deque[int] | deque[select.epoll]
-"""Descriptors of one owner, or epoll instances, which close their own."""
+"""Descriptors of one owner, or epoll objects, which close their own descriptor."""
 
 _generation = 0
 _closed_in_children: dict[int, None] = {}
 _groups_closed_in_children: dict[int, Group] = {}
-"""Groups by their identity (`id`)."""
+"""Groups by their identity, `id`."""
 
 
 def generation() -> int:
-    """Return how often the process was forked on its way from the first one to this one."""
+    """Return the number of forks between the first process and this one."""
     return _generation
 
 
 def inherited_error() -> InheritedByForkError:
-    """Return the error for the use of an object that belongs to the parent."""
+    """Return the exception for the use of an object that belongs to the parent."""
     return InheritedByForkError(os.getpid())
 
 
@@ -46,22 +46,23 @@ def close_in_children(descriptor: int) -> int:
 
 
 def close(descriptor: int) -> None:
-    """Close, in this process, a descriptor given to `close_in_children`. Any thread.
+    """Close in this process a descriptor given to `close_in_children`. Any thread.
 
     Raises:
-        OSError: as close(2) does.
+        OSError: close(2) failed.
 
     """
     atomically(partial(_closed_in_children.pop, descriptor, None), partial(os.close, descriptor))
 
 
 def close_once(opened: MutableSequence[int], descriptor: int) -> None:
-    """Close a descriptor that `opened` holds, and remove it from there, unless that is done.
+    """Close a descriptor and remove it from `opened`, unless it is not there any more.
 
-    Any thread, also within itself: its number is never closed twice, when it is another file's.
+    Any thread, also within a call of the same thread: a number is never closed a second time, when
+    it may be another file's.
 
     Raises:
-        OSError: as close(2) does.
+        OSError: close(2) failed.
 
     """
     with contextlib.suppress(ValueError):
@@ -73,16 +74,16 @@ def close_once(opened: MutableSequence[int], descriptor: int) -> None:
 
 
 def close_group_in_children(group: Group) -> None:
-    """Close what `group` holds at the time, in every child forked from now on. Any thread.
+    """Close in every child forked from now on what `group` contains at the fork. Any thread.
 
-    The owner adds and removes descriptors as it opens and closes them, each in one call into C (see
-    `kvs.concurrency.atomic`), so no child closes a number that has another use by then.
+    The owner opens and adds, or closes and removes, each descriptor in one call into C
+    (`kvs.concurrency.atomic`). So no child closes a number that already is another file's.
     """
     _groups_closed_in_children[id(group)] = group
 
 
 def stop_closing_group(group: Group) -> None:
-    """End what `close_group_in_children` began. Any thread."""
+    """Undo `close_group_in_children`. Any thread."""
     _groups_closed_in_children.pop(id(group), None)
 
 
@@ -90,7 +91,7 @@ def _in_child() -> None:
     global _generation  # noqa: PLW0603
     _generation += 1
     for descriptor in _closed_in_children:
-        with contextlib.suppress(OSError):  # closed by somebody who does not know of this
+        with contextlib.suppress(OSError):  # closed without a call of this module
             os.close(descriptor)
     _closed_in_children.clear()
     for group in _groups_closed_in_children.values():

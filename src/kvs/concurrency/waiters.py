@@ -1,4 +1,4 @@
-"""Waits that leave no lock behind, and what other threads have to wait for."""
+"""Waits that leave no lock locked, and calls that no signal handler interrupts."""
 
 import errno
 import gc
@@ -23,20 +23,20 @@ T = TypeVar("T")
 class Waiters:
     """The threads that wait for a change of some state. Any thread, signal handler or finalizer.
 
-    Takes the place of `threading.Condition`, whose own lock an interrupt at the wrong instruction
-    leaves locked. The state is the caller's: it changes the state, then calls `notify_all`.
+    Replaces `threading.Condition`, whose own lock stays locked after an exception at the wrong
+    instruction. The state is the caller's: the caller changes it, and then calls `notify_all`.
     """
 
     def __init__(self) -> None:
         self._locks: deque[Lock] = deque()
-        """A lock for each waiting thread, which blocks on it until it is released."""
+        """A locked lock per waiting thread, which blocks until another thread releases it."""
         self._generation = forks.generation()
         _all_waiters.add(self)
 
     def notify_all(self) -> None:
-        """Wake every thread that waits now, to evaluate its predicate again."""
+        """Wake every thread that waits now; each evaluates its predicate again."""
         if self._locks:
-            # One call into C: a lock that was taken from the deque is also released.
+            # One call into C: a lock that is removed from the deque is also released.
             with suppress(IndexError):  # the end of the deque
                 exhaust(map(_release, iter(self._locks.popleft, None)))
 
@@ -46,16 +46,16 @@ class Waiters:
         The predicate is evaluated at least once, and after each `notify_all`.
 
         Raises:
-            InheritedByForkError: it is not true, and this process is a forked child, also one that
-                was forked within the wait (see `kvs.concurrency.forks`).
+            InheritedByForkError: the predicate is false, and this process is a forked child,
+                perhaps forked within the wait (see `kvs.concurrency.forks`).
 
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not predicate():
-            left = -1.0
+            seconds = -1.0
             if deadline is not None:
-                left = min(deadline - time.monotonic(), TIMEOUT_MAX)
-                if left <= 0:
+                seconds = min(deadline - time.monotonic(), TIMEOUT_MAX)
+                if seconds <= 0:
                     return False
             lock = Lock()
             lock.acquire()
@@ -63,9 +63,9 @@ class Waiters:
                 self._locks.append(lock)
                 # A child that is forked from here on finds the lock released.
                 if forks.generation() == self._generation and not predicate():
-                    lock.acquire(timeout=left)
+                    lock.acquire(timeout=seconds)
             finally:
-                with suppress(ValueError):  # it was taken out by notify_all
+                with suppress(ValueError):  # notify_all removed it
                     self._locks.remove(lock)
             if forks.generation() != self._generation:
                 raise forks.inherited_error()
@@ -87,40 +87,39 @@ _release = type(Lock()).release
 
 
 def call_uninterrupted(action: Callable[[], T]) -> T:
-    """Return what `action` returns, called in a thread that no signal handler interrupts.
+    """Return the result of `action`, called in a thread that no signal handler interrupts.
 
-    For what makes other threads wait until it is over: only the main thread executes handlers, and
-    it then has a thread of its own call `action`. An exception that a handler raises meanwhile is
-    raised here when the action is over, in place of its result.
+    For actions that other threads wait for. Only the main thread executes handlers; called there,
+    this function starts a thread that calls `action`. An exception that a handler raises meanwhile
+    is raised when the action has ended, in place of its result.
 
     Raises:
-        InheritedByForkError: this process is a child that was forked meanwhile, by a signal
-            handler.
+        InheritedByForkError: this process is a child that a signal handler forked meanwhile.
         OSError: the system gives no thread.
-        BaseException: what `action` raises.
+        BaseException: `action` raised it.
 
     """
     if get_ident() != main_thread().ident:
         return action()
     results: list[T] = []
     errors: list[BaseException] = []
-    over = Waiters()
+    ended = Waiters()
 
     def run() -> None:
         try:
             results.append(action())
         except BaseException as error:  # noqa: BLE001  (raised in the calling thread)
             errors.append(error)
-        over.notify_all()
+        ended.notify_all()
 
     generation = forks.generation()
     started: list[int] = []
     interrupted: BaseException | None = None
     while not results and not errors:
         try:
-            if not started:  # in one call into C: an exception comes before it or behind it
+            if not started:  # in one call into C: an exception comes before or after it
                 started.extend(map(start_new_thread, (run,), ((),)))
-            over.wait_for(lambda: results or errors)
+            ended.wait_for(lambda: results or errors)
         except BaseException as error:
             if isinstance(error, RuntimeError) and not started:
                 reason = "cannot start a thread; raise the limit of processes (ulimit -u)"
@@ -136,12 +135,12 @@ def call_uninterrupted(action: Callable[[], T]) -> T:
 
 
 def fork_uninterrupted(action: Callable[[], T]) -> T:
-    """Return what `action`, which forks, returns; call it as `call_uninterrupted` does.
+    """Return the result of `action`, which forks, called as by `call_uninterrupted`.
 
     The thread-local objects of the calling thread stay alive in the child.
 
     Raises:
-        InheritedByForkError, OSError, BaseException: as `call_uninterrupted` does.
+        InheritedByForkError, OSError, BaseException: as by `call_uninterrupted`.
 
     """
     if get_ident() != main_thread().ident:
@@ -154,12 +153,12 @@ def fork_uninterrupted(action: Callable[[], T]) -> T:
 
 
 def _objects_of_thread() -> list[object]:
-    """Return what holds the thread-local objects, and the context variables, of this thread.
+    """Return references that keep this thread's thread-local objects and context variables alive.
 
-    In a child that another thread forks, CPython drops the references of this thread to them
-    (`PyOS_AfterFork_Child`). Finalizers would run there, and remove the parent's files for one.
-    The objects live as long as a `_localdummy`: each `threading.local` has one of its own, in the
-    thread's dict, before CPython 3.13, and all of them share one from then on.
+    In a child that another thread forks, CPython drops this thread's references to them
+    (`PyOS_AfterFork_Child`). So finalizers would run there, and for example remove the parent's
+    files. The objects live as long as a `_localdummy` in the thread's dict: before CPython 3.13,
+    each `threading.local` has its own; since then all share one.
     """
     import ctypes
 
@@ -167,6 +166,6 @@ def _objects_of_thread() -> list[object]:
     get_dict.restype = ctypes.c_void_p
     own = local()
     own.used = True
-    references = (each for each in gc.get_referents(own) if isinstance(each, set))
+    references = (item for item in gc.get_referents(own) if isinstance(item, set))
     shared = [reference() for reference in chain.from_iterable(references)]
     return [ctypes.cast(get_dict(), ctypes.py_object).value, shared, copy_context()]

@@ -1,8 +1,8 @@
-"""The one module that opens, reads and writes named pipes (fifo(7)). Nothing in it ever waits.
+"""Named pipes (fifo(7)): the only module that opens, reads and writes them. No call blocks.
 
-A path is judged on the very file that is then used: opened with O_PATH and without following a
-link, looked at, and reopened for its purpose through its descriptor; so nothing can be put in its
-place in between.
+A path is opened with O_PATH, without following a link; the file is checked, and then opened for its
+purpose through that descriptor. So the file that was checked is the file that is used, whatever
+replaces it at the path.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from dataclasses import dataclass
 _OPEN_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors of a process or machine with no descriptor left, or a user with no pipe left (pipe(7))."""
+"""Errors of a process or machine without free descriptors, or a user at a pipe limit (pipe(7))."""
 
 READ_BYTES = 1 << 16
-"""Bytes read at a time: what a pipe holds by default (pipe(7))."""
+"""Bytes per read(2): the default capacity of a pipe (pipe(7))."""
 
 
 class NotAFifo(OSError):
-    """What stands at the path is no pipe, or cannot be reached without following a link."""
+    """The file at the path is not a pipe, or is a link to one."""
 
     def __init__(self) -> None:
         super().__init__("it is no named pipe")
@@ -33,26 +33,26 @@ class NotAFifo(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Fifo:
-    """A named pipe that was found at a path; it stays the same whatever becomes of the path.
+    """A named pipe, by a descriptor: the same file whatever replaces it at its path.
 
-    Holds a descriptor until it is closed. Any thread may use it.
+    Threads: any. `close` closes the descriptor.
     """
 
     path: bytes
     handle: int
-    """A descriptor that can be neither read nor written: it only names the file (O_PATH)."""
+    """Descriptor that only refers to the file, for neither reading nor writing (O_PATH)."""
     owner: int
-    """The user that it belongs to."""
+    """User ID of the owner."""
     identity: tuple[int, int]
-    """Device and inode: two paths name one pipe if these are the same."""
+    """Device and inode: equal for two paths of one pipe."""
 
     @classmethod
     def open_path(cls, path: bytes, directory: int | None = None) -> "Fifo":
         """Return the pipe at `path`, relative to an open `directory` if there is one.
 
         Raises:
-            NotAFifo: something else is there, a link included.
-            OSError: nothing is there, or it cannot be reached.
+            NotAFifo: the path is another kind of file, such as a link.
+            OSError: the path does not exist, or cannot be opened.
 
         """
         handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -64,23 +64,23 @@ class Fifo:
 
     @classmethod
     def from_handle(cls, path: bytes, handle: int) -> "Fifo":
-        """Return the pipe that the descriptor `handle` (O_PATH) names, and take that over.
+        """Return the pipe of the descriptor `handle` (O_PATH), which `close` closes.
 
         Raises:
-            NotAFifo: it names something else, and stays open.
+            NotAFifo: the file is not a pipe; `handle` stays open.
 
         """
-        found = os.fstat(handle)
-        if not stat.S_ISFIFO(found.st_mode):
+        status = os.fstat(handle)
+        if not stat.S_ISFIFO(status.st_mode):
             raise NotAFifo
-        return cls(path, handle, found.st_uid, (found.st_dev, found.st_ino))
+        return cls(path, handle, status.st_uid, (status.st_dev, status.st_ino))
 
     def open_for_reading(self) -> int:
-        """Open the end to read from; it needs no writer."""
+        """Open the pipe for reading; it need not have a writer."""
         return self._reopen(os.O_RDONLY)
 
     def open_for_writing(self) -> int | None:
-        """Open the end to write to; None as long as nobody has it open for reading."""
+        """Open the pipe for writing; return None if no process has it open for reading."""
         try:
             return self._reopen(os.O_WRONLY)
         except OSError as error:
@@ -89,7 +89,7 @@ class Fifo:
             raise
 
     def close(self) -> None:
-        """Let go of the file; ends that were opened stay open."""
+        """Close the handle; the ends that were opened stay open."""
         os.close(self.handle)
 
     def _reopen(self, flags: int) -> int:
@@ -97,56 +97,56 @@ class Fifo:
 
 
 def make(path: bytes, mode: int = 0o600, directory: int | None = None) -> None:
-    """Make a pipe at `path`, relative to an open `directory` if there is one.
+    """Create a pipe at `path`, relative to an open `directory` if there is one.
 
-    It has exactly this mode, whatever the umask. Until it has, its owner alone can open it.
+    The pipe gets exactly this mode, whatever the umask. Until then only its owner can open it.
 
     Raises:
-        OSError: something stands there, or it cannot be made.
+        OSError: the path exists, or the pipe cannot be created.
 
     """
     os.mkfifo(path, mode & 0o600, dir_fd=directory)
     fifo = Fifo.open_path(path, directory)
     try:
         if fifo.owner != os.geteuid():
-            raise PermissionError(errno.EPERM, "another one was put in its place")
+            raise PermissionError(errno.EPERM, "another pipe has replaced it")
         os.chmod(f"/proc/self/fd/{fifo.handle}", mode)
     finally:
         fifo.close()
 
 
 def lock(descriptor: int) -> bool:
-    """Lock an end against all others that do this (flock(2)), until it is closed; tell if it is."""
+    """Lock a pipe (flock(2)) until `descriptor` is closed; return whether it was unlocked."""
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
 
 
-def read(descriptor: int, most: int = READ_BYTES) -> bytes | None:
-    """Read what is there: b"" when no writer is left (or was there yet), None when nothing is."""
+def read(descriptor: int, max_bytes: int = READ_BYTES) -> bytes | None:
+    """Return the bytes in a pipe; b"" if it has none and no writer, None if it has a writer."""
     with contextlib.suppress(BlockingIOError):
-        return os.read(descriptor, most)
+        return os.read(descriptor, max_bytes)
     return None
 
 
 def unread(descriptor: int) -> int:
-    """Return how many bytes are in a pipe, given either end of it."""
+    """Return the number of bytes in a pipe, given either end of it."""
     return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def has_hung_up(descriptor: int) -> bool:
-    """Return whether a writer has come and gone since this end to read from was opened."""
+    """Return whether the pipe has had a writer since this end was opened, and has none now."""
     poll = select.poll()
     poll.register(descriptor, 0)  # POLLHUP is always reported
     return bool(poll.poll(0))
 
 
 def write(descriptor: int, data: bytes | memoryview) -> int:
-    """Write what the pipe takes now; return how many bytes it took.
+    """Write what fits into the pipe now; return the number of bytes written.
 
     Raises:
-        BrokenPipeError: nobody has it open for reading any more.
+        BrokenPipeError: no process has the pipe open for reading any more.
 
     """
     with contextlib.suppress(BlockingIOError):
@@ -160,5 +160,5 @@ def close(descriptor: int) -> None:
 
 
 def capacity(descriptor: int) -> int:
-    """Return how many bytes a pipe holds; a page or two where the kernel's budget is used up."""
+    """Return the capacity of a pipe in bytes: a page or two if the user is at a limit (pipe(7))."""
     return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)

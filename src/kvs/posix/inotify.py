@@ -1,7 +1,7 @@
-"""What the kernel tells of a directory that is open: inotify(7), as signs of a few kinds.
+"""Events of an open directory: inotify(7), reduced to a few kinds.
 
-Linux only. The watch is on the directory that the descriptor holds, not on a path, so that nothing
-can come between.
+Linux only. The watch is on the directory of a descriptor, not on a path, so no other directory can
+be watched by mistake.
 """
 
 import os
@@ -11,29 +11,29 @@ from typing import Any
 
 
 class FileEvent(Enum):
-    """What may have happened to an entry, or to the directory."""
+    """A change of a directory entry, or of the directory."""
 
     MODIFIED = auto()
-    """Some of its contents changed. Changes through a mapping, mmap(2), are not told."""
+    """The contents of the file changed (IN_MODIFY). Not reported for changes by mmap(2)."""
     CLOSED_AFTER_WRITE = auto()
-    """Somebody who had it open for writing closed it, written or not."""
+    """A process that had the file open for writing closed it, with or without a write."""
     CREATED = auto()
-    """It is new there: made by open(2), by link(2), by symlink(2), ..."""
+    """The entry was created by open(2), link(2), symlink(2) or the like."""
     MOVED_IN = auto()
-    """It was renamed to there, in the place of another or not."""
+    """A file was renamed to the entry, which may have existed before."""
     REMOVED = auto()
-    """It was removed or renamed; what stands there now is told by a later sign."""
+    """The entry was removed or renamed; a new one under its name has a later event."""
     OVERFLOWED = auto()
-    """The kernel's queue was full: any number of signs are missing here."""
+    """The kernel's queue was full, and any number of events are missing here."""
     SELF_MOVED = auto()
-    """The directory itself was renamed, removed or unmounted, or is watched no more."""
+    """The directory was renamed, removed or unmounted, or its watch has ended."""
 
 
 class DirectoryWatcher:
-    """The signs of one open directory, until `close`. Not thread-safe: its owner locks.
+    """The events of one open directory, until `close`. Not thread-safe: the owner locks.
 
     Raises:
-        OSError: there can be no watch, with what to do about it.
+        OSError: the system gives no watch; the message names the limit to raise.
 
     """
 
@@ -52,27 +52,27 @@ class DirectoryWatcher:
             | flags.UNMOUNT
             | flags.IGNORED: FileEvent.SELF_MOVED,
         }
-        wanted = (
+        mask = (
             flags.MODIFY | flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM
             | flags.DELETE | flags.MOVE_SELF | flags.DELETE_SELF
-            | flags.EXCL_UNLINK  # a file that was replaced is still written: not of interest
+            | flags.EXCL_UNLINK  # no events of writes to a file that was replaced
         )  # fmt: skip
         try:
             self._inotify: Any = INotify(nonblocking=True)
         except OSError as error:
             raise _explain(error, "max_user_instances") from error
         try:
-            self._inotify.add_watch(f"/proc/self/fd/{directory}", wanted)
+            self._inotify.add_watch(f"/proc/self/fd/{directory}", mask)
         except OSError as error:
             self.close()
             raise _explain(error, "max_user_watches") from error
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when there are signs."""
+        """Return the descriptor that is readable when there are events."""
         return int(self._inotify.fileno())
 
     def read_events(self) -> list[tuple[FileEvent, bytes]]:
-        """Return what has been told since the last call, with the entry's name; never waits."""
+        """Return the events since the last call, with the entry's name. Never blocks."""
         return list(self._read(self._inotify.read(timeout=0)))
 
     def close(self) -> None:
@@ -80,13 +80,13 @@ class DirectoryWatcher:
         self._inotify.close()
 
     def _read(self, events: Iterable[Any]) -> Iterable[tuple[FileEvent, bytes]]:
-        for _, mask, _, name in events:
-            for flag, sign in self._events.items():
-                if mask & flag:
-                    yield sign, os.fsencode(name)
+        for _, bits, _, name in events:
+            for flag, event in self._events.items():
+                if bits & flag:
+                    yield event, os.fsencode(name)
 
 
 def _explain(error: OSError, limit: str) -> OSError:
-    """Return `error` as what it means here: inotify's limits have misleading names."""
+    """Return `error` with the limit that causes it, because its own text misleads."""
     reason = error.strerror or str(error)
     return OSError(f"{reason} (the limit may be /proc/sys/fs/inotify/{limit})")

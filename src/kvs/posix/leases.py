@@ -1,7 +1,7 @@
-"""Who has a file open for writing: the kernel tells by refusing a read lease (fcntl(2)).
+"""Whether a file is open for writing: then the kernel gives no read lease (fcntl(2)).
 
-Linux only. A lease is taken and given back at once: in between, a writer who opens the file waits
-for us, or is refused if it does not want to wait, so this must last an instant only.
+Linux only. The lease is released at once: until then open(2) for writing blocks in other processes,
+or fails with O_NONBLOCK.
 """
 
 import fcntl
@@ -9,18 +9,18 @@ import signal
 
 
 class LeasesUnsupportedError(OSError):
-    """The file's system has no leases, or they are not ours to take: nothing can be told."""
+    """The filesystem has no leases, or this process may not take one on the file."""
 
 
 def has_writer(file: int) -> bool:
-    """Tell whether anybody has the regular file, open here for reading only, open for writing.
+    """Return whether any process has a regular file, open here for reading only, open for writing.
 
-    A file that is just being closed may still count as open. The kernel tells who holds a lease
-    by SIGIO that somebody wants the file; that would end a process that does not expect it, so
-    SIGURG is asked for, which by default does nothing (signal(7)).
+    A file that is just being closed may still count as open. The kernel signals the holder of a
+    lease when another process opens the file. The default, SIGIO, would kill this process; so the
+    signal is set to SIGURG, which is ignored by default (signal(7)).
 
     Raises:
-        LeasesUnsupportedError: it cannot be told: another user's file, or a filesystem without
+        LeasesUnsupportedError: the answer is unknown: another user's file, or a filesystem without
             leases.
 
     """

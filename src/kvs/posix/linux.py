@@ -1,13 +1,13 @@
-"""The operating system that KVS needs."""
+"""The operating system that KVS requires."""
 
 import sys
 
 
 def require_linux() -> None:
-    """Return if this is Linux.
+    """Raise an exception unless the operating system is Linux.
 
     Raises:
-        ImportError: it is another system, which has no epoll(7), no inotify(7), or no /proc.
+        ImportError: the system is another one, without epoll(7), inotify(7) or /proc.
 
     """
     if sys.platform != "linux":
