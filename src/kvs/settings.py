@@ -87,7 +87,7 @@ class DataSettings:
     fsync_interval: float = 1.0
     """With ``interval``: maximum seconds between a write to the journal and its sync."""
     compact_bytes: int = 64 << 20
-    """Bytes of journal beyond which it is compacted, if it is longer than the last snapshot, too."""
+    """Bytes of journal beyond which it is compacted, if the last snapshot is not longer."""
     segment_bytes: int = 64 << 20
     """Bytes of a segment of the journal beyond which the next one begins."""
 

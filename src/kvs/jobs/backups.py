@@ -82,7 +82,7 @@ class BackupSlots:
         """
         finish = partial(self._finish, writer, wait_until_committed, on_end)
         try:
-            Thread(target=finish, name="kvs-snapshot").start()
+            Thread(target=finish, name="kvs-backup").start()
         except RuntimeError:  # the system gives no thread: the caller waits itself
             finish()
 

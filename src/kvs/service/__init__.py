@@ -1,1 +1,1 @@
-"""The service of a jobs directory: it runs jobs as their files arrive."""
+"""A service: it executes the jobs of a directory as their files arrive."""

@@ -1,4 +1,4 @@
-"""A jobs directory that is watched: which of its jobs are due, and opening them with care."""
+"""A jobs directory that is watched: which jobs are due, and how each is opened."""
 
 import contextlib
 import hashlib
@@ -16,33 +16,35 @@ from kvs.service.tracker import FileVersion, JobTracker
 from kvs.text import os_error_text, printable
 
 LogCallback = Callable[[str], None]
-"""Called with a line for a person about something worth knowing, from any thread."""
+"""Called with a line for the log, from any thread."""
 
 BLOCK = 1 << 20
+"""Bytes per read for a digest."""
 
 MAX_INSPECTIONS = 3
-"""So often a job is looked at because it changed in that instant; then somebody is at it."""
+"""Maximum inspections of a job that changes meanwhile; after them it counts as being written."""
 
 
 @dataclass(frozen=True)
 class _Inspection:
-    """What came of a look at a job: it is open, or it is not to be run now."""
+    """The result of an inspection of a job: its descriptor, or why it is not to run now."""
 
     file: int | None = None
     being_written: bool = False
-    failure: JobError | None = None
+    error: JobError | None = None
 
 
 class WatchedDirectory:
-    """A jobs directory: open, locked and watched, until it is retired and no worker needs it.
+    """A jobs directory, open, locked and watched until `stop_accepting` and the end of its workers.
 
-    Thread-safe. `_lock` guards the watch, the ledger and the state; it is a leaf, under which
-    the directory is listed and jobs are opened, but not read. `wake` is called, under it, when a
-    worker has learned something because of which `due` should be called.
+    `wake` is called, with the lock held, when `due` should be called because of what a worker did.
+
+    Locking: `_lock` guards the watcher, the tracker and the state. It is a leaf; the directory is
+    listed and jobs are opened under it, but not read. Thread-safe.
 
     Raises:
-        JobsDirectoryError: it is no directory, or cannot be listed, locked or watched.
-        DirectoryLockedError: another run is at work in it.
+        JobsDirectoryError: the path is not a directory, or cannot be listed, locked or watched.
+        DirectoryLockedError: another run is at work in the directory.
 
     """
 
@@ -51,90 +53,89 @@ class WatchedDirectory:
         path: bytes,
         log: LogCallback,
         wake: Callable[[], None],
-        before: "WatchedDirectory | None",
+        previous: "WatchedDirectory | None",
     ) -> None:
-        """Take up the directory; what ran in it, if it is the one of `before`, is known."""
-        self.shown = printable(path)
+        """Open the directory. If it is the same as `previous`, take over the state of its jobs."""
+        self.display_path = printable(path)
         self.files = JobsDirectory(path)
         self._log = log
         self._wake = wake
         self._lock = Lock()
-        self._ledger = JobTracker()
+        self._tracker = JobTracker()
         self._busy_count = 0
+        """Number of jobs that are with workers."""
         self._retired = self._closed = False
-        self._no_leases: str | None = None
-        """Why leases are refused, if they are."""
-        self._no_leases_told = False
+        self._lease_error: str | None = None
+        """Why the filesystem gives no leases; None as long as it does."""
+        self._lease_error_logged = False
         self._overflowed = False
-        """Signs were lost, so that the directory is to be looked through."""
+        """Whether events were lost, so that the directory must be listed."""
         with contextlib.ExitStack() as undo:
-            self.files.__enter__()
-            undo.callback(self.files.__exit__, None, None, None)
+            undo.enter_context(self.files)
             self.files.lock()
             self._identity = _identity(self.files.descriptor)
-            if before is not None and before._identity == self._identity:
-                self._ledger = before._ledger
+            if previous is not None and previous._identity == self._identity:
+                self._tracker = previous._tracker
             try:
-                self._watch = DirectoryWatcher(self.files.descriptor)
+                self._watcher = DirectoryWatcher(self.files.descriptor)
             except OSError as error:
                 reason = f"cannot watch it: {os_error_text(error)}"
-                raise JobsDirectoryError(self.shown, reason) from error
-            undo.callback(self._watch.close)
-            self._ledger.on_listing(
-                self.files.list_jobs()
-            )  # after the watch, so that none is missed
+                raise JobsDirectoryError(self.display_path, reason) from error
+            undo.callback(self._watcher.close)
+            # Listed after the watch has begun, so that no job is missed in between.
+            self._tracker.on_listing(self.files.list_jobs())
             undo.pop_all()
 
     # For the one thread that watches.
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when `due` should be called."""
-        return self._watch.fileno()
+        return self._watcher.fileno()
 
     def is_same_directory(self) -> bool:
-        """Tell whether the directory is still the one at its path."""
+        """Return whether the path still leads to this directory."""
         try:
             return os.path.samestat(os.stat(self.files.path), os.fstat(self.files.descriptor))
         except OSError:
             return False
 
     def due(self) -> list[tuple[bytes, bool]]:
-        """Take in what was told; return the jobs to be given to workers, and if each is news.
+        """Read the events; return the jobs for workers, each with whether to log it as found.
 
         For each, a worker calls `open` once, and then `ended`.
 
         Raises:
-            JobsDirectoryError: signs were lost, and the directory cannot be listed; call it again.
+            JobsDirectoryError: events were lost, and the directory cannot be listed; call again.
 
         """
         with self._lock:
-            self._take_in()
-            lost = self._overflowed
-            if lost:
-                self._ledger.on_listing(self.files.list_jobs())
+            self._read_events()
+            overflowed = self._overflowed
+            if overflowed:
+                self._tracker.on_listing(self.files.list_jobs())
                 self._overflowed = False
-            due = self._ledger.take_due()
+            due = self._tracker.take_due()
             self._busy_count += len(due)
-        if lost:
-            self._log(f"{self.shown}: changes may have been missed, it was looked through anew")
+        if overflowed:
+            self._log(f"{self.display_path}: changes may have been missed: listed again")
         return due
 
-    def retry_busy_jobs(self) -> None:
-        """Let jobs be due that were open for writing when they were looked at."""
+    def retry_jobs_being_written(self) -> None:
+        """Make the jobs due that were open for writing when they were inspected."""
         with self._lock:
-            self._ledger.requeue_busy()
+            self._tracker.requeue_being_written()
 
     def stop_accepting(self) -> None:
         """Open no more jobs, and close the directory when those that run have ended."""
         with self._lock:
-            self._take_in()
+            self._read_events()
             if not os.fstat(self.files.descriptor).st_nlink:
-                self._identity = None  # removed: another may get its number
+                self._identity = None  # removed: another directory may get its inode number
             self._retired = True
             self._close_if_unused()
 
     def revive(self) -> bool:
-        """Take up work again if the directory is back, and was not closed; return whether so."""
+        """Undo `stop_accepting` if the directory has its path again and is open; return whether."""
         with self._lock:
             if self._closed or not self.is_same_directory():
                 return False
@@ -144,11 +145,11 @@ class WatchedDirectory:
 
     @property
     def closed(self) -> bool:
-        """Whether it was retired, and no worker needs it any more."""
+        """Whether the directory was closed, after `stop_accepting` and the end of its workers."""
         return self._closed
 
     def close(self) -> None:
-        """Unlock and close it, when no worker is left; a second call does nothing."""
+        """Unlock and close the directory, when all workers have ended. Idempotent."""
         with self._lock:
             self._busy_count = 0
             self._retired = True
@@ -157,25 +158,25 @@ class WatchedDirectory:
     # For workers.
 
     def open(self, name: bytes, stopping: Event) -> int | None:
-        """Open the job `name` if it is to be run; return the descriptor, or None.
+        """Open the job `name` and return the descriptor; return None if the job is not to run.
 
-        It is not if somebody writes it, or if it is what was run already.
+        A job is not to run while it is being written, or if it is unchanged since its last run.
 
         Raises:
-            JobError: it cannot be opened, or is no regular file.
+            JobError: the job cannot be opened, or is not a regular file.
 
         """
-        opened = self._open(name)
+        opened = self._open_if_ready(name)
         if opened is None:
             return None
-        file, before = opened
+        file, last_run = opened
         try:
             version = FileVersion.of(os.fstat(file))
-            if before is None or not version.is_untouched_since(before):
+            if last_run is None or not version.is_untouched_since(last_run):
                 version = version._replace(digest=_digest(file, stopping))
-                is_new = before is None or not version.has_contents_of(before)
+                is_new = last_run is None or not version.has_contents_of(last_run)
                 with self._lock:
-                    self._ledger.record_run(name, version)
+                    self._tracker.record_run(name, version)
                 if is_new and not stopping.is_set():
                     return file
         except BaseException:
@@ -185,119 +186,123 @@ class WatchedDirectory:
         return None
 
     def ended(self, name: bytes) -> None:
-        """Take in that a worker is done with the job, run or not."""
+        """Take the job back from a worker, whether it ran or not."""
         with self._lock:
             self._busy_count -= 1
-            if self._ledger.ended(name):
+            if self._tracker.ended(name):
                 self._wake()
             if self._retired:
                 self._close_if_unused()
 
-    def _open(self, name: bytes) -> tuple[int, FileVersion | None] | None:
-        """Open the job if it may be run; return it with what it must differ from for that."""
+    def _open_if_ready(self, name: bytes) -> tuple[int, FileVersion | None] | None:
+        """Open the job unless it is being written; return it with the version of its last run."""
         with self._lock:
             if self._retired:
-                self._ledger.requeue(name)
+                self._tracker.requeue(name)
                 return None
-            look = self._inspect_consistently(name)
-            is_news = self._ledger.has_unread_changes(name)
-            before = None
-            if look.file is not None:
-                before = self._ledger.opened(name)
-            elif look.being_written:
-                self._ledger.mark_busy(name)
+            inspection = self._inspect_consistently(name)
+            is_new = self._tracker.has_unread_changes(name)
+            last_run = None
+            if inspection.file is not None:
+                last_run = self._tracker.opened(name)
+            elif inspection.being_written:
+                self._tracker.mark_being_written(name)
             else:
-                self._ledger.dismiss(name)
-            no_leases = self._no_leases if not self._no_leases_told else None
-            self._no_leases_told = self._no_leases is not None
-        if no_leases is not None:
+                self._tracker.dismiss(name)
+            lease_error = self._lease_error if not self._lease_error_logged else None
+            self._lease_error_logged = self._lease_error is not None
+        if lease_error is not None:
             self._log(
-                f"{self.shown}: that a job is still being written cannot be seen here, only that "
-                f"it is closed: {no_leases}"
+                f"{self.display_path}: no leases, so a job that is still being written cannot be "
+                f"seen here, only its close: {lease_error}"
             )
-        if look.failure is not None and is_news:  # else it was run, and then touched and removed
-            raise look.failure
-        return None if look.file is None else (look.file, before)
+        # A job without new contents has run, and was then touched and removed: not an error.
+        if inspection.error is not None and is_new:
+            raise inspection.error
+        return None if inspection.file is None else (inspection.file, last_run)
 
-    def _inspect_consistently(self, name: bytes) -> "_Inspection":
-        """Look at the job at an instant when all signs of it are in.
+    def _inspect_consistently(self, name: bytes) -> _Inspection:
+        """Inspect the job at an instant for which all events have been read.
 
-        Signs of before must not make it run twice, signs of after must not get lost. So it is
-        looked at between two looks at the signs, anew if there were any in between.
+        An event from before that instant must not make the job run twice, and one from after it
+        must not be lost. So the events are read before and after the inspection, which is repeated
+        if there were any in between.
         """
         for _ in range(MAX_INSPECTIONS):
-            self._take_in(by_worker=True)
-            signs = self._ledger.events_of(name)
-            look = self._look(name)
-            self._take_in(by_worker=True)
-            if self._ledger.events_of(name) == signs:
-                return look
-            if look.file is not None:
-                os.close(look.file)
+            self._read_events(by_worker=True)
+            event_count = self._tracker.events_of(name)
+            inspection = self._inspect(name)
+            self._read_events(by_worker=True)
+            if self._tracker.events_of(name) == event_count:
+                return inspection
+            if inspection.file is not None:
+                os.close(inspection.file)
         return _Inspection(being_written=True)
 
-    def _look(self, name: bytes) -> "_Inspection":
+    def _inspect(self, name: bytes) -> _Inspection:
         try:
             file = self.files.open_job(name)
-        except JobError as failure:
-            return _Inspection(failure=failure)
+        except JobError as error:
+            return _Inspection(error=error)
         try:
             being_written = has_writer(file)
-            told = True
+            has_leases = True
         except LeasesUnsupportedError as error:
-            being_written = told = False
-            self._no_leases = os_error_text(error)
+            being_written = has_leases = False
+            self._lease_error = os_error_text(error)
         if not being_written and not (
-            self._ledger.may_be_incomplete(name) and self._is_freshly_created(name, file, told=told)
+            self._tracker.may_be_incomplete(name)
+            and self._is_freshly_created(name, file, has_leases=has_leases)
         ):
             return _Inspection(file)
         os.close(file)
         return _Inspection(being_written=being_written)
 
-    def _is_freshly_created(self, name: bytes, file: int, *, told: bool) -> bool:
-        """Tell whether a file just made may be about to be written by its maker.
+    def _is_freshly_created(self, name: bytes, file: int, *, has_leases: bool) -> bool:
+        """Return whether the creator of a file may be about to write it.
 
-        A link is complete. open(2) makes a file before it counts as open for writing: so an empty
-        one tells nothing; nor does any, without leases. It is run when it is closed.
+        A link is complete. open(2) creates a file before the file counts as open for writing, so an
+        empty file may be about to be written; without leases, so may any. Such a file runs when it
+        is closed.
         """
         with contextlib.suppress(FileNotFoundError):
             entry = os.lstat(name + JOB_SUFFIX, dir_fd=self.files.descriptor)
             if stat.S_ISLNK(entry.st_mode):
                 return False
-        found = os.fstat(file)
-        return found.st_nlink == 1 and (found.st_size == 0 or not told)
+        status = os.fstat(file)
+        return status.st_nlink == 1 and (status.st_size == 0 or not has_leases)
 
-    def _take_in(self, *, by_worker: bool = False) -> None:
-        signs = self._watch.read_events()
-        for sign, name in signs:
-            if sign is FileEvent.OVERFLOWED:
+    def _read_events(self, *, by_worker: bool = False) -> None:
+        events = self._watcher.read_events()
+        for event, name in events:
+            if event is FileEvent.OVERFLOWED:
                 self._overflowed = True
             else:
-                self._ledger.on_event(sign, name)
-        if signs and by_worker:
+                self._tracker.on_event(event, name)
+        if events and by_worker:
             self._wake()
 
     def _close_if_unused(self) -> None:
         if not self._closed and not self._busy_count:
             self._closed = True
-            self._watch.close()
-            self.files.__exit__(None, None, None)
+            self._watcher.close()
+            self.files.__exit__()
 
 
 def _identity(directory: int) -> tuple[int, int] | None:
-    found = os.fstat(directory)
-    return found.st_dev, found.st_ino
+    status = os.fstat(directory)
+    return status.st_dev, status.st_ino
 
 
 def _digest(file: int, stopping: Event) -> bytes | None:
-    """Return a digest of the contents, None if they cannot be read or a stop came meanwhile.
+    """Return a digest of the contents; None if a read fails or `stopping` is set meanwhile.
 
-    Where signs were missed, and for changes through a mapping, times alone tell nothing: a touch
-    changes them as a writer does.
+    Times are not enough where events were missed, or for changes through a mapping: a touch changes
+    them as a write does.
     """
     digest = hashlib.blake2b(digest_size=16)
     offset = 0
-    with contextlib.suppress(OSError):  # who runs the job meets it, and tells
+    with contextlib.suppress(OSError):  # the run of the job has the same error, and reports it
         while not stopping.is_set():
             block = os.pread(file, BLOCK, offset)
             if not block:

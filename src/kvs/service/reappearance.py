@@ -1,4 +1,4 @@
-"""Waiting for a directory that is gone: a watch on the one it stood in."""
+"""Waiting for a directory that was removed or renamed: a watch on its parent."""
 
 import contextlib
 import os
@@ -8,35 +8,35 @@ from kvs.posix.inotify import DirectoryWatcher, FileEvent
 
 
 class ReappearanceWatcher:
-    """Signs that something may stand at `path` again, until `close`. Not thread-safe.
+    """Events that `path` may exist again, until `close`. Not thread-safe.
 
-    Where its parent cannot be watched, because it is gone as well, say, there are none: look now
-    and then.
+    If the parent cannot be watched, perhaps because it does not exist either, there are no events:
+    the caller must check the path from time to time.
     """
 
     def __init__(self, path: bytes) -> None:
         parent, self._name = os.path.split(path.rstrip(b"/"))
-        self._watch: DirectoryWatcher | None = None
+        self._watcher: DirectoryWatcher | None = None
         with contextlib.suppress(OSError):
             directory = open_directory(parent or b".")
             try:
-                self._watch = DirectoryWatcher(directory)
+                self._watcher = DirectoryWatcher(directory)
             finally:
                 os.close(directory)
 
     def fileno(self) -> int | None:
-        """Return the descriptor that is readable when there are signs, None if none will come."""
-        return None if self._watch is None else self._watch.fileno()
+        """Return the descriptor that is readable when there are events; None if none can come."""
+        return None if self._watcher is None else self._watcher.fileno()
 
     def may_have_reappeared(self) -> bool:
-        """Take in the signs; tell whether one speaks for a return."""
-        signs = [] if self._watch is None else self._watch.read_events()
-        if any(sign is FileEvent.SELF_MOVED for sign, _ in signs):
+        """Read the events; return whether one suggests that the path exists again."""
+        events = [] if self._watcher is None else self._watcher.read_events()
+        if any(event is FileEvent.SELF_MOVED for event, _ in events):
             self.close()
-        return any(name == self._name or sign is FileEvent.OVERFLOWED for sign, name in signs)
+        return any(name == self._name or event is FileEvent.OVERFLOWED for event, name in events)
 
     def close(self) -> None:
-        """End the watch."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        """Close the watch. Idempotent."""
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None

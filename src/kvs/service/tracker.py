@@ -1,8 +1,12 @@
-"""The ledger of a watched directory: which of its jobs were run, and which are to be run.
+"""The state of every job in a served directory: which jobs have run, and which are due.
 
-Pure: signs go in, names that are due come out; no files, no clocks. Two things are always true: a
-job is with one worker at a time, from `take_due` until `ended`; and what is told of a job before
-`opened` is what is run, while what is told after it makes the job due again.
+Pure: events go in, names of due jobs come out; no files, no clocks.
+
+Invariants:
+
+- A job must be with at most one worker at a time, from `take_due` until `ended`.
+- A run must see every change whose event came before `opened`; an event after `opened` makes the
+  job due again.
 """
 
 import os
@@ -15,102 +19,108 @@ from kvs.posix.inotify import FileEvent
 
 
 class FileVersion(NamedTuple):
-    """What a job's file was when it was opened; the digest is of its contents."""
+    """The file of a job when it was opened: its identity, times and contents."""
 
     device: int
     inode: int
     size: int
     modified: int
+    """Time of the last change of the contents, in nanoseconds."""
     changed: int
-    """Modified and changed: times in nanoseconds."""
+    """Time of the last change of the inode, in nanoseconds."""
     digest: bytes | None = None
-    """None if it could not be read to its end."""
+    """Digest of the contents; None if they were not read to their end."""
 
     def is_untouched_since(self, other: "FileVersion") -> bool:
-        """Tell whether it is the same file, of the same times: its contents need not be read."""
+        """Return whether file, size and times are equal, so the contents need not be read."""
         return self[:5] == other[:5]
 
     def has_contents_of(self, other: "FileVersion") -> bool:
-        """Tell whether it is the same file, and holds the same, whatever its times are."""
+        """Return whether file and contents are equal, whatever the times."""
         same_file = self[:3] == other[:3]
         return same_file and self.digest is not None and self.digest == other.digest
 
     @classmethod
-    def of(cls, found: os.stat_result, digest: bytes | None = None) -> Self:
-        """Return the version that stat(2) tells of."""
+    def of(cls, status: os.stat_result, digest: bytes | None = None) -> Self:
+        """Return the version with the status that stat(2) returned."""
         return cls(
-            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, digest
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            digest,
         )
 
 
 @dataclass
 class _Entry:
     last_run: FileVersion | None = None
-    """What was last given to a run."""
+    """The version that was last given to a run."""
     exists: bool = True
     new: bool = True
-    """Something was written or put there since `last_run`: it is run, whatever it holds."""
+    """Whether the file was written or put there since `last_run`: it runs whatever its contents."""
     created: bool = False
-    """It was made there, and nothing since tells that its maker is done with it."""
+    """Whether the file was created in place, with no later event that it is complete."""
     busy: bool = False
-    """With a worker."""
+    """Whether a worker has the job."""
     announced: bool = False
-    """It was told as found since the last run."""
+    """Whether the job was reported as found since the last run."""
     events: int = 0
-    """How many there were; it shows whether there were any meanwhile."""
+    """Number of events so far; a difference shows that some came in between."""
 
 
 class JobTracker:
-    """The jobs of one directory. Not thread-safe: its owner locks."""
+    """The jobs of one directory. Not thread-safe: the owner locks."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, _Entry] = {}
-        self._due: dict[bytes, None] = {}  # in order of coming
+        self._due: dict[bytes, None] = {}  # in order of arrival
         self._being_written: dict[bytes, None] = {}
 
-    # What is told, by the kernel or by a look at the directory.
+    # Events of the directory, and lists of its entries.
 
-    def on_event(self, sign: FileEvent, file: bytes) -> None:
-        """Take in a sign of the entry `file`; an entry that is not a job is ignored."""
+    def on_event(self, event: FileEvent, file: bytes) -> None:
+        """Apply an event of the entry `file`; ignore an entry that is not a job."""
         if not is_job(file):
             return
         name = file.removesuffix(JOB_SUFFIX)
         entry = self._entries.setdefault(name, _Entry())
         entry.events += 1
-        if sign is FileEvent.MODIFIED:
+        if event is FileEvent.MODIFIED:
             entry.new = True
             return
         self._being_written.pop(name, None)
-        if sign is FileEvent.REMOVED:
-            self._left(name)
+        if event is FileEvent.REMOVED:
+            self._remove(name)
             return
         entry.exists = True
-        if sign is not FileEvent.CLOSED_AFTER_WRITE:
+        if event is not FileEvent.CLOSED_AFTER_WRITE:
             entry.new = True
-        entry.created = sign is FileEvent.CREATED
+        entry.created = event is FileEvent.CREATED
         self._due[name] = None
 
     def on_listing(self, names: Iterable[bytes]) -> None:
-        """Take in that these, and no other jobs, are there; signs may have been lost before."""
-        there = dict.fromkeys(names)
-        for name in self._entries.keys() - there.keys():
-            self._left(name)
+        """Replace the jobs by those listed, all of them due; events may have been lost before."""
+        listed = dict.fromkeys(names)
+        for name in self._entries.keys() - listed.keys():
+            self._remove(name)
         self._being_written.clear()
-        for name in there:
+        for name in listed:
             entry = self._entries.setdefault(name, _Entry())
             entry.exists = True
             entry.created = False
-        self._due = {**there, **self._due}
+        self._due = {**listed, **self._due}
 
-    def requeue_busy(self) -> None:
-        """Let those that were being written be tried again."""
+    def requeue_being_written(self) -> None:
+        """Make the jobs due that were open for writing when a worker inspected them."""
         self._due.update(self._being_written)
         self._being_written.clear()
 
-    # Their way through a worker: due, opened, perhaps refused or unchanged, ended.
+    # A job's way through a worker: due, opened or not, ended.
 
     def take_due(self) -> list[tuple[bytes, bool]]:
-        """Return the names to be given to workers now, and whether each is news to a person."""
+        """Return the names of due jobs for workers, each with whether to report it as found."""
         due = [name for name in self._due if not self._entries[name].busy]
         result = []
         for name in due:
@@ -121,47 +131,47 @@ class JobTracker:
         return result
 
     def events_of(self, name: bytes) -> int:
-        """Return how many signs there were of a job that is with a worker."""
+        """Return the number of events so far of a job that is with a worker."""
         return self._entries[name].events
 
     def may_be_incomplete(self, name: bytes) -> bool:
-        """Tell whether the job was made by somebody who may be about to write it."""
+        """Return whether the job was created in place, and its creator may still write it."""
         return self._entries[name].created
 
     def has_unread_changes(self, name: bytes) -> bool:
-        """Tell whether the job has something that was never opened."""
+        """Return whether the job was written or put there since it was last opened."""
         return self._entries[name].new
 
-    def mark_busy(self, name: bytes) -> None:
-        """Take in that somebody has the job open for writing."""
+    def mark_being_written(self, name: bytes) -> None:
+        """Wait for the next event or `requeue_being_written`: the job is open for writing."""
         self._due.pop(name, None)
         self._being_written[name] = None
 
     def dismiss(self, name: bytes) -> None:
-        """Take in that nothing is to be done with the job, up to the next sign of it."""
+        """Wait for the next event of the job."""
         self._due.pop(name, None)
 
     def requeue(self, name: bytes) -> None:
-        """Take in that the worker did not look at the job."""
+        """Make a job due again that the worker did not inspect."""
         self._due[name] = None
 
     def opened(self, name: bytes) -> FileVersion | None:
-        """Take in that the job is open, all signs up to then being in.
+        """Mark the job as opened, after all events so far; return the version of its last run.
 
-        Returns the version that it must differ from to be run, None if there is none.
+        The job is to run only if it differs from that version; None if it is to run in any case.
         """
         entry = self._entries[name]
         self._due.pop(name, None)
-        before = None if entry.new else entry.last_run
+        last_run = None if entry.new else entry.last_run
         entry.new = entry.created = entry.announced = False
-        return before
+        return last_run
 
     def record_run(self, name: bytes, version: FileVersion) -> None:
-        """Take in what the job that was opened is."""
+        """Store the version of the job that was opened, as that of its last run."""
         self._entries[name].last_run = version
 
     def ended(self, name: bytes) -> bool:
-        """Take in that the worker is done with the job; return whether it is wanted again."""
+        """Take the job back from its worker; return whether the job is due again."""
         entry = self._entries[name]
         entry.busy = False
         if name in self._due:
@@ -170,7 +180,7 @@ class JobTracker:
             del self._entries[name]
         return False
 
-    def _left(self, name: bytes) -> None:
+    def _remove(self, name: bytes) -> None:
         entry = self._entries[name]
         entry.exists, entry.last_run = False, None
         if not entry.busy:
