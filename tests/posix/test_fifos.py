@@ -1,4 +1,4 @@
-"""Pipes are made with their very mode, and judged on the very file."""
+"""Named pipes get exactly their mode, and the file checked is the file used."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ from kvs.posix.fifos import Fifo, NotAFifo
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o177, 0o777])
 @pytest.mark.parametrize("mode", [0o600, 0o622, 0o666])
-def test_a_pipe_has_exactly_its_mode(tmp_path: Path, umask: int, mode: int) -> None:
+def test_pipe_has_exactly_its_mode(tmp_path: Path, umask: int, mode: int) -> None:
     path = tmp_path / "pipe"
     before = os.umask(umask)
     try:
@@ -23,7 +23,7 @@ def test_a_pipe_has_exactly_its_mode(tmp_path: Path, umask: int, mode: int) -> N
     assert stat.S_IMODE(path.lstat().st_mode) == mode
 
 
-def test_what_stands_there_is_left_alone(tmp_path: Path) -> None:
+def test_existing_file_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
     path.chmod(0o640)
@@ -33,7 +33,7 @@ def test_what_stands_there_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "device", "link"])
-def test_what_is_no_pipe_is_none(tmp_path: Path, kind: str) -> None:
+def test_other_kinds_of_file_are_rejected(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind
     os.mkfifo(tmp_path / "pipe")
     match kind:
@@ -49,7 +49,7 @@ def test_what_is_no_pipe_is_none(tmp_path: Path, kind: str) -> None:
         Fifo.open_path(os.fsencode(path))
 
 
-def test_the_very_file_is_used_whatever_becomes_of_its_path(tmp_path: Path) -> None:
+def test_opened_pipe_is_used_after_its_path_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     fifo = Fifo.open_path(os.fsencode(path))
@@ -63,7 +63,7 @@ def test_the_very_file_is_used_whatever_becomes_of_its_path(tmp_path: Path) -> N
     assert path.read_text() == "precious"
     os.close(reader)
     with pytest.raises(BrokenPipeError):
-        fifos.write(writer, b"to nobody")
+        fifos.write(writer, b"without a reader")
     assert fifo.open_for_writing() is None
     fifos.close(writer)
     fifo.close()

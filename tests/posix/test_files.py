@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all, and only leftovers are cleared away."""
+"""Files are replaced whole or not at all, and only stale temporary files are removed."""
 
 import os
 from collections.abc import Iterator
@@ -26,9 +26,7 @@ def directory(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_a_replacement_stands_under_its_name_only_when_committed(
-    directory: int, tmp_path: Path
-) -> None:
+def test_atomic_file_has_its_name_only_after_commit(directory: int, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old")
     new = AtomicFile(directory, b"x")
     os.write(new.file, b"new")
@@ -41,16 +39,16 @@ def test_a_replacement_stands_under_its_name_only_when_committed(
 @given(
     pieces=st.lists(st.binary(max_size=9), max_size=20),
     copies=st.sampled_from([1, 200]),
-    most=st.integers(1, 50),
+    limit=st.integers(1, 50),
 )
-def test_all_pieces_are_written_in_order_however_few_bytes_are_taken(
-    pieces: list[bytes], copies: int, most: int
+def test_all_pieces_are_written_in_order_despite_short_writes(
+    pieces: list[bytes], copies: int, limit: int
 ) -> None:
     written = bytearray()
 
     def take_some(_file: int, buffers: list[memoryview]) -> int:
         assert len(buffers) <= 1024
-        taken = b"".join(buffers)[:most]
+        taken = b"".join(buffers)[:limit]
         written.extend(taken)
         return len(taken)
 
@@ -60,39 +58,35 @@ def test_all_pieces_are_written_in_order_however_few_bytes_are_taken(
     assert written == b"".join(pieces * copies)
 
 
-def test_a_discarded_replacement_leaves_nothing(directory: int, tmp_path: Path) -> None:
+def test_discarded_atomic_file_leaves_nothing(directory: int, tmp_path: Path) -> None:
     new = AtomicFile(directory, b"x")
     assert len(os.listdir(tmp_path)) == 1
     new.discard()
     assert os.listdir(tmp_path) == []
 
 
-def test_a_replacement_that_cannot_be_put_in_place_leaves_nothing(
-    directory: int, tmp_path: Path
-) -> None:
+def test_failed_commit_leaves_nothing(directory: int, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(OSError, match="directory"):
         AtomicFile(directory, b"x").commit()
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_leftovers_are_cleared_and_nothing_else(directory: int, tmp_path: Path) -> None:
-    living = AtomicFile(directory, b"x")
-    left = ".kvs-0123456789abcdef.tmp"
+def test_only_stale_temporary_files_are_removed(directory: int, tmp_path: Path) -> None:
+    in_use = AtomicFile(directory, b"x")
+    stale = ".kvs-0123456789abcdef.tmp"
     others = [".kvs-.tmp", "kvs-0123456789abcdef.tmp", ".kvs-0123456789abcdef.tmp.bak", "x.job"]
-    for name in (left, *others):
+    for name in (stale, *others):
         (tmp_path / name).touch()
     (tmp_path / ".kvs-1111111111111111.tmp").mkdir()
     (tmp_path / ".kvs-2222222222222222.tmp").symlink_to("x.job")
     before = set(os.listdir(tmp_path))
     remove_stale_temp_files(directory)
-    assert set(os.listdir(tmp_path)) == before - {left}
-    living.discard()
+    assert set(os.listdir(tmp_path)) == before - {stale}
+    in_use.discard()
 
 
-def test_only_regular_files_are_opened_and_a_pipe_never_waits(
-    directory: int, tmp_path: Path
-) -> None:
+def test_only_regular_files_are_opened_without_blocking(directory: int, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in (b"pipe", b"folder"):
@@ -103,7 +97,7 @@ def test_only_regular_files_are_opened_and_a_pipe_never_waits(
 
 
 @pytest.mark.parametrize("target", ["pipe", "folder", "/dev/null", "/proc/self/fd/9"])
-def test_a_link_to_what_is_no_file_is_not_replaced(
+def test_link_to_an_irregular_file_is_not_replaceable(
     directory: int, tmp_path: Path, target: str
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -114,10 +108,8 @@ def test_a_link_to_what_is_no_file_is_not_replaced(
             check_can_replace(name, at)
 
 
-def test_a_link_that_stands_for_an_open_file_is_not_replaced(
-    directory: int, tmp_path: Path
-) -> None:
-    """As a shell's ``> file`` makes ``/dev/stdout`` lead to a regular file."""
+def test_link_to_an_open_descriptor_is_not_replaceable(directory: int, tmp_path: Path) -> None:
+    """With a shell's ``> file``, ``/dev/stdout`` is a link to a regular file."""
     with (tmp_path / "open").open("w") as file:
         (tmp_path / "link").symlink_to(f"/proc/self/fd/{file.fileno()}")
         with pytest.raises(NotARegularFileError):
@@ -125,7 +117,7 @@ def test_a_link_that_stands_for_an_open_file_is_not_replaced(
 
 
 @pytest.mark.parametrize("target", ["file", "nowhere"])
-def test_any_other_link_is(directory: int, tmp_path: Path, target: str) -> None:
+def test_any_other_link_is_replaceable(directory: int, tmp_path: Path, target: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(target)
     check_can_replace(b"link", directory)

@@ -1,4 +1,4 @@
-"""Who has a file open for writing."""
+"""Whether a file is open for writing."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def is_written(path: Path) -> bool:
         os.close(file)
 
 
-def test_a_file_is_open_for_writing_until_its_last_writer_closes_it(tmp_path: Path) -> None:
+def test_file_has_a_writer_until_the_last_one_closes_it(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with path.open("w"):
         with path.open("a"), path.open():
@@ -34,7 +34,7 @@ def test_a_file_is_open_for_writing_until_its_last_writer_closes_it(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_users_file_tells_nothing() -> None:
+def test_writers_of_another_users_file_are_unknown() -> None:
     program = f"""
 import os
 from kvs.posix.leases import LeasesUnsupportedError, has_writer
@@ -48,8 +48,8 @@ except LeasesUnsupportedError as error:
     assert ended.stdout == b"Permission denied\n"
 
 
-def test_no_signal_ends_a_process_whose_lease_is_in_the_way(tmp_path: Path) -> None:
-    """A lease is held, by the hand of this test, until a writer has really been made to wait."""
+def test_no_signal_kills_a_process_whose_lease_is_broken(tmp_path: Path) -> None:
+    """The lease is kept until a writer is blocked by it."""
     (tmp_path / "a").touch()
     program = f"""
 import fcntl, os, signal, subprocess, sys
@@ -61,7 +61,7 @@ def slow(file, command, *rest):
     if (command, rest) == (fcntl.F_SETLEASE, (fcntl.F_RDLCK,)):
         writer = subprocess.Popen(["sh", "-c", "echo x >> '{tmp_path}/a'"])
         while before(file, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
-            pass  # a lease that is being broken is told as what it is to become
+            pass  # a lease that is being broken is reported as its target type
         waiting.append(writer)
     return result
 leases.fcntl.fcntl = slow
