@@ -1,11 +1,11 @@
-"""Settings refuse what no run can mean."""
+"""Settings reject invalid values."""
 
 import pytest
 
 from kvs.settings import FIFO_MODES, ServerSettings, Settings, usable_cpu_count
 
 
-def test_numbers_below_one_are_refused() -> None:
+def test_numbers_below_one_are_rejected() -> None:
     assert Settings(1).backups == 2
     with pytest.raises(ValueError, match="threads must be 1 or more, not 0"):
         Settings(0)
@@ -13,11 +13,11 @@ def test_numbers_below_one_are_refused() -> None:
         Settings(1, -1)
 
 
-def test_there_is_a_core() -> None:
+def test_usable_cpu_count_is_at_least_one() -> None:
     assert usable_cpu_count() >= 1
 
 
-def test_a_registration_pipe_is_read_by_its_owner_alone() -> None:
+def test_only_the_owner_may_read_a_registration_pipe() -> None:
     for mode in range(0o10000):
         if mode in FIFO_MODES:
             assert ServerSettings(fifo_mode=mode).fifo_mode == mode
@@ -27,7 +27,7 @@ def test_a_registration_pipe_is_read_by_its_owner_alone() -> None:
                 ServerSettings(fifo_mode=mode)
 
 
-def test_a_bound_of_replies_below_one_is_refused() -> None:
+def test_reply_limit_below_one_is_rejected() -> None:
     assert ServerSettings().reply_total_bytes == 256 << 20
     with pytest.raises(ValueError, match="reply_total_bytes must be 1 or more, not 0"):
         ServerSettings(reply_total_bytes=0)

@@ -13,7 +13,7 @@ import pytest
 from kvs.concurrency.atomic import Step, atomically, exhaust
 
 
-def test_steps_run_in_order_up_to_the_first_that_refuses() -> None:
+def test_steps_run_in_order_up_to_the_first_that_raises() -> None:
     items = [1, 2]
     with pytest.raises(ValueError, match="not in list"):
         atomically(partial(items.append, 3), partial(items.index, 9), partial(items.append, 4))
@@ -57,8 +57,10 @@ def test_no_collection_runs_between_steps() -> None:
     ],
     ids=["partial of a method", "partial of extend", "map of operator", "map of a method"],
 )
-def test_what_a_step_allocates(new_step: Callable[[], Step], collects: bool) -> None:
-    """CPython takes a tuple from its list of free ones, if there is one: so none is left."""
+def test_only_some_kinds_of_step_allocate_a_tracked_object(
+    new_step: Callable[[], Step], collects: bool
+) -> None:
+    """CPython reuses a tuple of its free list without a collection; so the list is emptied."""
     collections: list[str] = []
 
     def collecting(phase: str, _: object) -> None:

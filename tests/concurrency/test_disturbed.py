@@ -1,7 +1,7 @@
 """A store disturbed at every instruction: by an exception, or by a call of the same thread.
 
 A signal handler and a finalizer run between two instructions of Python. A trace function runs
-there, too: so each test executes an action once for each of its instructions, and disturbs that.
+there, too: so each test executes an action once per instruction of it, and disturbs it there.
 """
 
 import gc
@@ -38,9 +38,9 @@ class Disturbed(Exception):
 def at_each_instruction(
     store: Store, action: Callable[[], object], disturb: Callable[[], object], step: int = 1
 ) -> int:
-    """Call `action` for each `step`-th of its instructions, and `disturb` there; return how many.
+    """Call `action` for each `step`-th of its instructions, and `disturb` there; return the count.
 
-    After each, something else is written: what an exception left unpublished is published then.
+    After each, another write publishes what an exception left unpublished.
     """
     for number in itertools.count(step=step):
         try:
@@ -68,7 +68,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 def reopened(store: Store, tmp_path: Path) -> list[tuple[bytes, bytes]]:
-    """Return what a store holds, as it is after it was closed and opened again if it is on disk."""
+    """Close a store and return its pairs; if it is on disk, open it again and compare."""
     pairs = store.items()
     store.close()
     if not (tmp_path / "d").exists():
@@ -82,9 +82,7 @@ def rest(watch: Watch) -> list[Change]:
     return list(iter(lambda: watch.next(0), None))
 
 
-def test_an_exception_at_any_instruction_of_a_change_leaves_it_whole_or_undone(
-    store: Store, tmp_path: Path
-) -> None:
+def test_exception_at_any_instruction_keeps_changes_atomic(store: Store, tmp_path: Path) -> None:
     numbers = itertools.count()
     written: list[int] = []
     seen: list[Change] = []
@@ -106,7 +104,7 @@ def test_an_exception_at_any_instruction_of_a_change_leaves_it_whole_or_undone(
     assert reopened(store, tmp_path)[:2] == [(b"k", b"end"), (b"l", b"end")]
 
 
-def test_a_call_within_any_instruction_of_a_change_works_and_is_published_once(
+def test_write_at_any_instruction_of_a_write_is_published_once(
     store: Store, tmp_path: Path
 ) -> None:
     outer, inner = itertools.count(), itertools.count()
@@ -143,7 +141,7 @@ def test_a_call_within_any_instruction_of_a_change_works_and_is_published_once(
     ids=["read", "items", "watch", "delete", "backup", "compact"],
 )
 @pytest.mark.filterwarnings("ignore:unclosed watch:ResourceWarning")
-def test_every_method_survives_exceptions_and_calls_within_at_any_instruction(
+def test_methods_survive_exceptions_and_calls_at_any_instruction(
     store: Store, tmp_path: Path, call: Callable[[Store, Path], object], step: int
 ) -> None:
     numbers = itertools.count()
@@ -164,7 +162,7 @@ def test_every_method_survives_exceptions_and_calls_within_at_any_instruction(
     assert reopened(store, tmp_path)[0] == (b"k", b"more")
 
 
-def test_a_close_within_any_instruction_of_a_change_closes_the_store(tmp_path: Path) -> None:
+def test_close_at_any_instruction_of_a_write_closes_the_store(tmp_path: Path) -> None:
     acknowledged: list[int] = []
     for number in itertools.count():
         directory = tmp_path / f"d{number}"
@@ -185,7 +183,7 @@ def test_a_close_within_any_instruction_of_a_change_closes_the_store(tmp_path: P
     assert len(acknowledged) > 1
 
 
-def test_an_exception_in_any_instruction_of_a_close_lets_the_next_one_finish(
+def test_close_finishes_after_an_exception_at_any_instruction(
     tmp_path: Path,
 ) -> None:
     stores = [Store(tmp_path / "d")]
@@ -208,7 +206,7 @@ def test_an_exception_in_any_instruction_of_a_close_lets_the_next_one_finish(
         assert again.read(["k"]) == {b"k": b"1"}
 
 
-def test_a_finalizer_that_writes_in_the_middle_of_writes(store: Store) -> None:
+def test_finalizer_can_write_during_writes(store: Store) -> None:
     count = itertools.count()
     finished: list[int] = []
 
@@ -236,7 +234,7 @@ EVERYWHERE = ("/kvs/",)
 
 
 def open_files() -> list[str]:
-    """Return what this process has open, but for the directory that is read to find out."""
+    """Return the paths of the descriptors of this process, but that of the listing itself."""
     paths = []
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
@@ -245,7 +243,7 @@ def open_files() -> list[str]:
 
 
 def children() -> set[str]:
-    """Return the processes that a thread of this one has forked, and not waited for."""
+    """Return the IDs of child processes of any thread that were not waited for."""
     numbers: set[str] = set()
     for path in Path("/proc/self/task").glob("*/children"):
         with suppress(FileNotFoundError):  # the thread has ended
@@ -254,17 +252,17 @@ def children() -> set[str]:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed store:ResourceWarning")  # one that was just opened
-@pytest.mark.parametrize("there_before", [False, True])
-def test_an_exception_at_any_bytecode_of_opening_leaves_nothing_open(
-    tmp_path: Path, there_before: bool
+@pytest.mark.parametrize("exists", [False, True])
+def test_exception_at_any_bytecode_of_open_leaves_nothing_open(
+    tmp_path: Path, exists: bool
 ) -> None:
     directory = tmp_path / "d"
-    if there_before:
+    if exists:
         with Store(directory) as store:
             store.write({"k": "1"})
     interrupted = 0
     for number in itertools.count(step=3):
-        if not there_before:
+        if not exists:
             shutil.rmtree(directory, ignore_errors=True)
         before = open_files()
         work = partial(opened, directory)
@@ -281,13 +279,13 @@ def test_an_exception_at_any_bytecode_of_opening_leaves_nothing_open(
 
 
 def opened(directory: Path) -> None:
-    """Open a store, and close it after that."""
+    """Open a store, and close it untraced."""
     store = Store(directory)
     sys.settrace(None)
     store.close()
 
 
-def test_an_exception_at_any_bytecode_of_a_backup_leaves_nothing(tmp_path: Path) -> None:
+def test_exception_at_any_bytecode_of_a_backup_leaves_nothing(tmp_path: Path) -> None:
     interrupted = 0
     with Store(tmp_path / "d") as store:
         store.write({"k": "1"})

@@ -1,4 +1,4 @@
-"""What a forked child does with an inherited store does no harm, and never hangs."""
+"""A forked child cannot harm the store that it inherits, and never hangs."""
 
 import copy
 import gc
@@ -88,9 +88,9 @@ ALL_USES = USES | USES_AFTER_CLOSE | USES_OF_CORE | USES_OF_CORE_AFTER_CLOSE
 
 
 def in_child(action: Callable[[], object]) -> int:
-    """Call `action` in a forked child; return the number of its error, 0 for none, 9 for another.
+    """Call `action` in a forked child; return 0, 1 if the store rejects it, 9 for another error.
 
-    A child that hangs is killed by its alarm.
+    An alarm kills a child that hangs.
     """
     child = os.fork()
     if not child:
@@ -113,10 +113,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("act", ["backup", "compact"])
-def test_no_finalizer_of_a_thread_local_object_of_the_caller_runs_in_a_child(
-    tmp_path: Path, act: str
-) -> None:
-    """CPython drops them in a child that another thread forks: the parent would lose its files."""
+def test_thread_local_objects_are_not_finalized_in_a_child(tmp_path: Path, act: str) -> None:
+    """CPython drops them in a child of another thread: a finalizer would remove parent's files."""
     local = threading.local()
     local.directory = tempfile.TemporaryDirectory()
     variable: ContextVar[tempfile.TemporaryDirectory[str]] = ContextVar("directory")
@@ -139,7 +137,7 @@ def test_uses_are_all_methods_of_the_store_and_its_core() -> None:
 
 
 @pytest.mark.parametrize("use", ALL_USES)
-def test_every_use_in_a_child_is_refused(store: Store, tmp_path: Path, use: str) -> None:
+def test_every_use_in_a_child_is_rejected(store: Store, tmp_path: Path, use: str) -> None:
     with store, store.watch(["a"]) as watch:
         store.write({"a": "1"})
 
@@ -155,7 +153,7 @@ def test_every_use_in_a_child_is_refused(store: Store, tmp_path: Path, use: str)
         assert [watch.next(SECONDS) for _ in range(2)] == [Change(b"a", b"1"), Change(b"a", b"3")]
 
 
-def test_what_waits_in_the_parent_does_not_in_a_child(
+def test_wait_of_the_parent_does_not_continue_in_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
@@ -173,7 +171,7 @@ def test_what_waits_in_the_parent_does_not_in_a_child(
         assert point.is_committed
 
 
-def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path) -> None:
+def test_close_in_a_child_does_not_close_the_parents_store(tmp_path: Path) -> None:
     with Store(tmp_path / "d") as store:
         watch = store.watch(["a"])
         store.write({"a": "1"})
@@ -192,7 +190,7 @@ def test_a_child_that_closes_its_store_leaves_the_parent_its_own(tmp_path: Path)
         assert again.read(["a"]) == {b"a": b"2"}
 
 
-def test_a_child_closes_a_store_that_its_parent_is_closing(
+def test_child_can_close_a_store_that_its_parent_is_closing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
@@ -218,7 +216,7 @@ def refused(store: Store) -> bool:
     return False
 
 
-def test_a_child_may_open_a_store_of_its_own(tmp_path: Path) -> None:
+def test_child_can_open_its_own_store(tmp_path: Path) -> None:
     def use() -> None:
         with Store(tmp_path / "other") as own:
             own.write({"b": "1"})
@@ -231,7 +229,7 @@ def test_a_child_may_open_a_store_of_its_own(tmp_path: Path) -> None:
         assert other.items() == [(b"b", b"1")]
 
 
-def test_a_child_that_lives_longer_does_not_keep_the_directory(tmp_path: Path) -> None:
+def test_child_that_lives_longer_does_not_lock_the_directory(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     forked, tell_forked = os.pipe()
     grandparent = os.fork()
@@ -253,7 +251,7 @@ def test_a_child_that_lives_longer_does_not_keep_the_directory(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_no_child_hangs_whatever_the_threads_of_its_parent_do(
+def test_child_does_not_hang_beside_threads_of_its_parent(
     tmp_path: Path, often_switching: None
 ) -> None:
     stopping = threading.Event()
@@ -277,7 +275,7 @@ def test_no_child_hangs_whatever_the_threads_of_its_parent_do(
                 thread.join()
 
 
-def test_a_closed_store_refuses_and_ends_its_watches(store: Store, tmp_path: Path) -> None:
+def test_closed_store_rejects_calls_and_ends_its_watches(store: Store, tmp_path: Path) -> None:
     watch = store.watch(["a"])
     ended: list[object] = []
 
@@ -302,7 +300,7 @@ def test_a_closed_store_refuses_and_ends_its_watches(store: Store, tmp_path: Pat
 
 
 def collected(action: Callable[[], None]) -> list[str]:
-    """Return the warnings of what is collected after `action`."""
+    """Return the warnings of finalizers that run after `action`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         action()
@@ -310,7 +308,7 @@ def collected(action: Callable[[], None]) -> list[str]:
     return [str(each.message) for each in caught if each.category is ResourceWarning]
 
 
-def test_a_store_that_is_dropped_is_closed(tmp_path: Path) -> None:
+def test_unreferenced_store_is_closed(tmp_path: Path) -> None:
     def drop() -> None:
         Store(tmp_path / "d").write({"a": "1"})
 
@@ -319,7 +317,7 @@ def test_a_store_that_is_dropped_is_closed(tmp_path: Path) -> None:
         assert again.items() == [(b"a", b"1")]
 
 
-def test_a_watch_that_is_dropped_is_closed(store: Store) -> None:
+def test_unreferenced_watch_is_closed(store: Store) -> None:
     def drop() -> None:
         for _ in range(3):
             store.watch(["a"])
@@ -331,7 +329,7 @@ def test_a_watch_that_is_dropped_is_closed(store: Store) -> None:
         assert not store._subscriptions._by_key
 
 
-def test_a_store_and_a_watch_cannot_be_copied(store: Store) -> None:
+def test_store_and_watch_cannot_be_copied(store: Store) -> None:
     with store, store.watch(["a"]) as watch:
         for what in (store, watch):
             for make in (copy.copy, copy.deepcopy, pickle.dumps):

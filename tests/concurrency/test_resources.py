@@ -1,4 +1,4 @@
-"""Objects that hold resources are neither copied nor pickled."""
+"""Objects that own resources can be neither copied nor pickled."""
 
 import copy
 import pickle

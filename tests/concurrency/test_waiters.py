@@ -1,4 +1,4 @@
-"""Waits that leave no lock behind, and end in a child that is forked within them."""
+"""Waits that leave no lock locked, and end in a child that is forked within them."""
 
 import itertools
 import os
@@ -19,13 +19,13 @@ ALARM = 20
 """Seconds after which a child that hangs is killed."""
 
 
-def test_a_waiting_thread_is_woken_to_look_again() -> None:
+def test_woken_thread_evaluates_its_predicate_again() -> None:
     waiters, state = Waiters(), [0]
-    looked: deque[int] = deque()
+    evaluated: deque[int] = deque()
     reached = threading.Event()
 
     def predicate() -> bool:
-        looked.append(state[0])
+        evaluated.append(state[0])
         reached.set()
         return state[0] == 2
 
@@ -40,14 +40,14 @@ def test_a_waiting_thread_is_woken_to_look_again() -> None:
     assert results == [True]
 
 
-def test_a_wait_ends_at_its_time() -> None:
+def test_wait_ends_at_its_timeout() -> None:
     waiters = Waiters()
     assert not waiters.wait_for(lambda: False, 0)
     assert not waiters.wait_for(lambda: False, 0.001)
     waiters.notify_all()
 
 
-def test_an_interrupted_wait_can_be_repeated() -> None:
+def test_interrupted_wait_can_be_repeated() -> None:
     waiters = Waiters()
     state = [False]
 
@@ -71,14 +71,14 @@ WAITING = ("/kvs/concurrency/waiters.py",)
 RETURNED, REFUSED, OTHER = 0, 1, 9
 
 
-def killed_by_an_alarm() -> None:
-    """Have this process, a child, killed if it hangs."""
+def kill_if_it_hangs() -> None:
+    """Set an alarm that kills this process, a child, if it hangs."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(ALARM)
 
 
-def going_on(wait: Callable[[], object], parent: int) -> None:
-    """Call `wait`; any process but `parent` ends then, with a status that says how it went."""
+def exit_child_after(wait: Callable[[], object], parent: int) -> None:
+    """Call `wait`; then any process but `parent` exits with a status that reports the result."""
     status = OTHER
     try:
         wait()
@@ -93,9 +93,9 @@ def going_on(wait: Callable[[], object], parent: int) -> None:
 def child_forked_at(
     number: int, wait: Callable[[], object], finish: Callable[[], None]
 ) -> int | None:
-    """Fork at a bytecode of `wait`, which `finish` ends; return the child's status, None for none.
+    """Fork at a bytecode of `wait`, which `finish` ends; return the status of the child.
 
-    A child that hangs is killed by its alarm.
+    Returns None if `wait` has fewer bytecodes. An alarm kills a child that hangs.
     """
     parent = os.getpid()
     statuses: list[int] = []
@@ -105,17 +105,17 @@ def child_forked_at(
         if child:
             statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         else:
-            killed_by_an_alarm()
+            kill_if_it_hangs()
 
     timer = threading.Timer(0.003, finish)
     timer.start()
-    at_opcode(number, fork, lambda: going_on(wait, parent), WAITING)
+    at_opcode(number, fork, lambda: exit_child_after(wait, parent), WAITING)
     timer.join()
     return statuses[0] if statuses else None
 
 
 def check_children(begin: Callable[[], tuple[Callable[[], object], Callable[[], None]]]) -> None:
-    """Fork at each bytecode of a wait: `begin` returns one, and what finishes it, each time."""
+    """Fork at each bytecode of a wait; `begin` returns a new wait, and what finishes it."""
     refused = 0
     for number in itertools.count():
         status = child_forked_at(number, *begin())
@@ -127,7 +127,7 @@ def check_children(begin: Callable[[], tuple[Callable[[], object], Callable[[], 
 
 
 @pytest.mark.slow
-def test_a_child_forked_at_any_bytecode_of_a_wait_does_not_wait() -> None:
+def test_child_forked_at_any_bytecode_of_a_wait_does_not_wait() -> None:
     def begin() -> tuple[Callable[[], object], Callable[[], None]]:
         waiters, over = Waiters(), threading.Event()
 
@@ -140,7 +140,7 @@ def test_a_child_forked_at_any_bytecode_of_a_wait_does_not_wait() -> None:
     check_children(begin)
 
 
-def test_a_child_forked_by_a_handler_within_a_blocked_wait_does_not_wait() -> None:
+def test_child_forked_by_a_handler_in_a_wait_does_not_wait() -> None:
     waiters, over = Waiters(), threading.Event()
     statuses: list[int] = []
 
@@ -151,28 +151,28 @@ def test_a_child_forked_by_a_handler_within_a_blocked_wait_does_not_wait() -> No
             over.set()
             waiters.notify_all()
         else:
-            killed_by_an_alarm()
+            kill_if_it_hangs()
 
     before = signal.signal(signal.SIGALRM, fork)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        going_on(lambda: waiters.wait_for(over.is_set), os.getpid())
+        exit_child_after(lambda: waiters.wait_for(over.is_set), os.getpid())
     finally:
         signal.signal(signal.SIGALRM, before)
     assert statuses == [REFUSED]
 
 
-def test_a_child_does_not_wait_at_all_for_what_its_parent_waits_for() -> None:
+def test_child_does_not_wait_for_inherited_waiters() -> None:
     waiters = Waiters()
     child = os.fork()
     if not child:
-        killed_by_an_alarm()
-        going_on(lambda: waiters.wait_for(lambda: False), parent=0)
+        kill_if_it_hangs()
+        exit_child_after(lambda: waiters.wait_for(lambda: False), parent=0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == REFUSED
 
 
 @pytest.mark.slow
-def test_a_child_forked_at_any_bytecode_of_a_call_apart_does_not_wait() -> None:
+def test_child_forked_in_an_uninterrupted_call_does_not_wait() -> None:
     parent = os.getpid()
 
     def begin() -> tuple[Callable[[], object], Callable[[], None]]:
@@ -187,13 +187,13 @@ def test_a_child_forked_at_any_bytecode_of_a_call_apart_does_not_wait() -> None:
     check_children(begin)
 
 
-def test_an_interrupt_at_any_bytecode_of_a_call_apart_leaves_no_action_under_way() -> None:
+def test_interrupt_waits_for_the_end_of_the_uninterrupted_call() -> None:
     interrupted = 0
     for number in itertools.count():
         log: list[str] = []
 
         def action(log: list[str] = log) -> None:
-            log.append("begun")
+            log.append("started")
             log.append("ended")
 
         try:
@@ -203,5 +203,5 @@ def test_an_interrupt_at_any_bytecode_of_a_call_apart_leaves_no_action_under_way
                 break
         except Interrupted:
             interrupted += 1
-            assert log in ([], ["begun", "ended"])
+            assert log in ([], ["started", "ended"])
     assert interrupted > 20

@@ -1,4 +1,4 @@
-"""Places for failures to be made in."""
+"""Directories and filesystems in which tests cause failures."""
 
 import os
 import shutil
@@ -14,17 +14,17 @@ from tests.helpers import NOBODY, write_jobs
 
 @pytest.fixture(name="ground")
 def _ground() -> Iterator[Path]:
-    """Return a directory of jobs "a" and "z" that belongs to `NOBODY`, who can get there."""
+    """Return a directory of jobs "a" and "z" that belongs to the user `NOBODY`."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    place = Path(tempfile.mkdtemp(prefix="kvs-tests-"))
+    parent = Path(tempfile.mkdtemp(prefix="kvs-tests-"))
     try:
-        place.chmod(0o755)
-        jobs = write_jobs(place / "jobs", {"a": "READ [k]\n", "z": "READ [k]\n"})
+        parent.chmod(0o755)
+        jobs = write_jobs(parent / "jobs", {"a": "READ [k]\n", "z": "READ [k]\n"})
         os.chown(jobs, NOBODY, NOBODY)
         yield jobs
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(parent)
 
 
 Mount = Callable[[str], Path]
@@ -32,23 +32,23 @@ Mount = Callable[[str], Path]
 
 @pytest.fixture(name="mount")
 def _mount(tmp_path: Path) -> Iterator[Mount]:
-    """Return what makes a small filesystem, in memory, with options of tmpfs(5)."""
-    place = tmp_path / "small"
+    """Return a function that mounts a small filesystem in memory, with options of tmpfs(5)."""
+    path = tmp_path / "small"
 
     def mount(options: str) -> Path:
-        place.mkdir()
-        made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "kvs-tests", place],
+        path.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "kvs-tests", path],
             check=False,
             capture_output=True,
             text=True,
         )
-        if made.returncode != 0:
-            pytest.skip(f"no filesystem can be mounted here: {made.stderr.strip()}")
-        return place
+        if mounted.returncode != 0:
+            pytest.skip(f"no filesystem can be mounted here: {mounted.stderr.strip()}")
+        return path
 
     try:
         yield mount
     finally:
-        if place.is_mount():
-            subprocess.run(["umount", place], check=True)
+        if path.is_mount():
+            subprocess.run(["umount", path], check=True)

@@ -1,4 +1,4 @@
-"""Start the program in a way that a command line cannot; see `tests.helpers.command`."""
+"""Start the program in ways that a command line cannot; see `tests.helpers.command`."""
 
 import contextlib
 import fcntl
@@ -14,32 +14,32 @@ from typing import Any
 
 
 def import_everything() -> None:
-    """Run the program once: as another user it may not be able to read its own modules."""
+    """Run the program once, because another user may not be able to read its modules."""
     import kvs.cli
     import kvs.cli.client
     import kvs.cli.serve
 
     with (
-        tempfile.TemporaryDirectory() as place,
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
+        tempfile.TemporaryDirectory() as directory,
+        open(os.devnull, "w") as null,
+        contextlib.redirect_stdout(null),
     ):
-        kvs.cli.main(["run", place, "--report", os.path.join(place, "report.json")])
-        kvs.cli.main(["lint", place])
+        kvs.cli.main(["run", directory, "--report", os.path.join(directory, "report.json")])
+        kvs.cli.main(["lint", directory])
 
 
 def become(uid: int) -> None:
-    """Give all rights of root away."""
+    """Change to the user `uid`, without any group of root."""
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)
 
 
 def stop_children_at(point: str) -> None:
-    """Let every child stop itself; `tests.helpers.Start.children_stop` says at which point."""
+    """Have every child stop itself at `point`, as `tests.helpers.Start.children_stop` says."""
     parent, fork, fsync = os.getpid(), os.fork, os.fsync
 
-    def forked() -> int:
+    def fork_stopped() -> int:
         pid = fork()
         if not pid:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -47,33 +47,33 @@ def stop_children_at(point: str) -> None:
             threading.Event().wait()
         return pid
 
-    def synced(file: int) -> None:
+    def stop_and_sync(file: int) -> None:
         if os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGSTOP)
         fsync(file)
 
     if point == "sync":
-        os.fsync = synced  # type: ignore[assignment]
+        os.fsync = stop_and_sync  # type: ignore[assignment]
     else:
-        os.fork = forked
+        os.fork = fork_stopped
 
 
-def main(wishes: dict[str, Any], arguments: list[str]) -> int:
-    """Do what is wished, and be the program."""
-    if wishes["terminal"]:
+def main(options: dict[str, Any], arguments: list[str]) -> int:
+    """Apply `options`, and run the program."""
+    if options["terminal"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in wishes["ignored"]:
+    for number in options["ignored"]:
         signal.signal(number, signal.SIG_IGN)
-    if wishes["uid"] is not None:
+    if options["uid"] is not None:
         import_everything()
-    for which, limit in wishes["limits"]:
+    for which, limit in options["limits"]:
         resource.setrlimit(which, (limit, limit))
-    if wishes["uid"] is not None:
-        become(wishes["uid"])
-    elif wishes["children_stop"] is None:
+    if options["uid"] is not None:
+        become(options["uid"])
+    elif options["children_stop"] is None:
         os.execv(sys.executable, [sys.executable, "-m", "kvs", *arguments])
-    if wishes["children_stop"] is not None:
-        stop_children_at(wishes["children_stop"])
+    if options["children_stop"] is not None:
+        stop_children_at(options["children_stop"])
 
     import kvs.cli
 

@@ -1,4 +1,4 @@
-"""The children that write snapshots, when they do not come to their end."""
+"""Children that write backups and are killed or stopped."""
 
 import os
 import signal
@@ -28,13 +28,13 @@ LETHAL = {
     signal.SIGSEGV: "SIGSEGV",
     NUMBER_WITHOUT_NAME: f"signal {NUMBER_WITHOUT_NAME}",
 }
-"""How a person is told of them."""
+"""Signals and their names in messages."""
 
 
 @pytest.mark.parametrize("point", ["birth", "sync"])
-@pytest.mark.parametrize(("number", "told"), LETHAL.items(), ids=LETHAL.values())
-def test_a_child_that_is_killed_is_told_of_and_leaves_nothing(
-    tmp_path: Path, number: int, told: str, point: str
+@pytest.mark.parametrize(("number", "name"), LETHAL.items(), ids=LETHAL.values())
+def test_killed_child_is_reported_and_leaves_nothing(
+    tmp_path: Path, number: int, name: str, point: str
 ) -> None:
     write_jobs(tmp_path, {"a": pairs_job(3_000), "b": "BACKUP\nREAD [k]\n", "c": "READ [k]\n"})
     (tmp_path / "b-1.bck").write_text("older")
@@ -43,19 +43,19 @@ def test_a_child_that_is_killed_is_told_of_and_leaves_nothing(
         (child,) = stopped_children(process)
         until(lambda: content(tmp_path / "c.out"))
         os.kill(child, number)
-        with suppress(ProcessLookupError):  # SIGKILL has ended it already
+        with suppress(ProcessLookupError):  # SIGKILL has already ended it
             os.kill(child, signal.SIGCONT)
         ended = end(process)
     (line,) = ended.lines
     assert ended.status == 1
-    reason = f"its process was killed by {told}"
+    reason = f"its process was killed by {name}"
     assert line == no_snapshot(tmp_path, "b", line=1, number=1, reason=reason)
     assert (tmp_path / "b-1.bck").read_text() == "older"
     assert (tmp_path / "b.out").read_bytes() == b"[(k,KVSERROR)]\n"
     assert leftovers(tmp_path) == []
 
 
-def test_a_killed_child_gives_its_place_to_the_next(tmp_path: Path) -> None:
+def test_killed_child_frees_its_slot(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "BACKUP\nBACKUP\nREAD [k]\n"})
     how = Start(children_stop="sync")
     with started("run", tmp_path, "--backups", "1", how=how) as process:
@@ -71,8 +71,8 @@ def test_a_killed_child_gives_its_place_to_the_next(tmp_path: Path) -> None:
     assert (tmp_path / "a.out").read_bytes() == b"[(k,KVSERROR)]\n"
 
 
-def test_no_more_children_than_allowed_are_there_at_a_time(tmp_path: Path) -> None:
-    """Jobs that are more than the places: three children stand, and a fourth is never born."""
+def test_concurrent_children_are_limited(tmp_path: Path) -> None:
+    """With more jobs than slots, three children are stopped, and a fourth is not forked."""
     names = "abcdef"
     write_jobs(tmp_path, dict.fromkeys(names, "READ [k]\nBACKUP\n"))
     how = Start(children_stop="birth")
@@ -81,8 +81,8 @@ def test_no_more_children_than_allowed_are_there_at_a_time(tmp_path: Path) -> No
     with started(*arguments, how=how) as process:
         until(lambda: all(content(tmp_path / f"{name}.out") for name in names))
         while len(seen) < len(names):
-            standing = stopped_children(process, min(3, len(names) - len(seen)))
-            child = next(pid for pid in standing if pid not in seen)
+            stopped = stopped_children(process, min(3, len(names) - len(seen)))
+            child = next(pid for pid in stopped if pid not in seen)
             seen.add(child)
             os.kill(child, signal.SIGCONT)
         ended = end(process)

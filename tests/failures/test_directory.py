@@ -1,4 +1,4 @@
-"""The jobs directory: two processes in one, what a crash left in it, and one that goes away."""
+"""The jobs directory: two processes in it, files of a crash in it, and its removal."""
 
 import fcntl
 import os
@@ -33,7 +33,7 @@ LOCK = ".kvs.lock"
 # Two processes.
 
 
-def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path) -> None:
+def test_second_process_fails_with_the_pid_of_the_first(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": HOUR, "b": "READ [k]\n"})
     with started("run", jobs, "--threads", "1") as first:
         until(lambda: content(jobs / "a.out"))
@@ -50,7 +50,7 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path
     assert leftovers(jobs) == []
 
 
-def test_a_second_process_is_refused_while_the_first_finishes_its_snapshots(tmp_path: Path) -> None:
+def test_second_process_fails_while_the_first_finishes_backups(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "BACKUP\n"})
     with started("run", jobs, how=Start(children_stop="sync")) as first:
         stopped_children(first)
@@ -58,8 +58,8 @@ def test_a_second_process_is_refused_while_the_first_finishes_its_snapshots(tmp_
         assert len(leftovers(jobs)) == 2
 
 
-def test_of_many_processes_one_at_a_time_is_let_in(tmp_path: Path) -> None:
-    """All of them try at the same time; each is refused or finds nothing half done."""
+def test_concurrent_processes_run_one_at_a_time(tmp_path: Path) -> None:
+    """All start at the same time; each fails, or finds no unfinished run."""
     jobs = write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nREAD [k]\n"})
     with started("run", jobs) as one, started("run", jobs) as two, started("run", jobs) as three:
         ended = [end(process) for process in (one, two, three)]
@@ -71,10 +71,10 @@ def test_of_many_processes_one_at_a_time_is_let_in(tmp_path: Path) -> None:
     assert leftovers(jobs) == []
 
 
-# What a crash left.
+# Files of a crash.
 
 
-def test_what_a_killed_process_left_is_cleared_away_at_the_next_start(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed_at_the_next_start(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nBACKUP\n" + HOUR})
     with started("run", jobs, how=Start(children_stop="sync")) as process:
         until(lambda: content(jobs / "a.out"))
@@ -92,7 +92,7 @@ def test_what_a_killed_process_left_is_cleared_away_at_the_next_start(tmp_path: 
     assert sorted(os.listdir(jobs)) == ["a.job", "a.out"]
 
 
-def test_what_an_orphan_still_writes_is_left_alone_until_it_has_ended(tmp_path: Path) -> None:
+def test_file_of_an_orphan_is_not_removed_before_it_ends(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path, {"a": "BACKUP\n"})
     with started("run", jobs, how=Start(children_stop="sync")) as process:
         (orphan,) = stopped_children(process)
@@ -109,14 +109,14 @@ def test_what_an_orphan_still_writes_is_left_alone_until_it_has_ended(tmp_path: 
 OTHER_FILES = [".kvs-1.tmp", ".kvs-0123456789abcdef.tmp~", "kvs-0123456789abcdef.tmp", "x.tmp"]
 
 
-def test_only_what_is_the_programs_own_is_cleared_away(tmp_path: Path) -> None:
+def test_only_files_of_the_program_are_removed(tmp_path: Path) -> None:
     for name in OTHER_FILES:
         (tmp_path / name).write_text("precious")
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / ".kvs-0123456789abcdef.tmp").symlink_to(precious)
     (tmp_path / ".kvs-0123456789abcde0.tmp").mkdir()
-    (tmp_path / ".kvs-0123456789abcde1.tmp").write_text("a leftover")
+    (tmp_path / ".kvs-0123456789abcde1.tmp").write_text("stale")
     assert kvs("run", tmp_path).status == 0
     assert precious.read_text() == "precious"
     assert set(os.listdir(tmp_path)) >= {*OTHER_FILES, "precious", ".kvs-0123456789abcde0.tmp"}
@@ -124,7 +124,7 @@ def test_only_what_is_the_programs_own_is_cleared_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1\n", "999999999\n"])
-def test_a_lock_that_nobody_holds_is_taken(tmp_path: Path, text: str) -> None:
+def test_unlocked_lock_file_is_taken(tmp_path: Path, text: str) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})
     (tmp_path / LOCK).write_text(text)
     assert kvs("run", tmp_path).status == 0
@@ -132,9 +132,7 @@ def test_a_lock_that_nobody_holds_is_taken(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "nonsense\n"])
-def test_a_lock_that_somebody_holds_is_respected_whatever_stands_in_it(
-    tmp_path: Path, text: str
-) -> None:
+def test_locked_lock_file_is_respected_whatever_its_content(tmp_path: Path, text: str) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})
     with (tmp_path / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -155,7 +153,7 @@ LOCKS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("make", LOCKS.values(), ids=LOCKS)
-def test_a_lock_that_is_no_file_of_its_own_is_refused(
+def test_lock_file_that_is_not_exclusive_is_rejected(
     tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})
@@ -168,17 +166,17 @@ def test_a_lock_that_is_no_file_of_its_own_is_refused(
     assert not (tmp_path / "a.out").exists()
 
 
-# A directory that goes away.
+# A directory that is removed or renamed.
 
 
 @pytest.fixture(name="still")
 def _still(tmp_path: Path) -> Path:
-    """Return a directory whose first job stands still and then takes a snapshot."""
+    """Return a directory whose first job stops and then makes a backup."""
     script = "READ [a]\n" + STANDSTILL + "BACKUP\nREAD [end]\n"
     return write_jobs(tmp_path / "still", {"a": script, "b": "READ [b]\n", "c": "READ [c]\n"})
 
 
-def test_a_directory_removed_under_way_fails_what_is_still_to_be_opened(still: Path) -> None:
+def test_removed_directory_fails_the_files_not_yet_opened(still: Path) -> None:
     with standing_still(still) as process:
         shutil.rmtree(still)
         ended = end(process)
@@ -191,7 +189,7 @@ def test_a_directory_removed_under_way_fails_what_is_still_to_be_opened(still: P
     assert not still.exists()
 
 
-def test_a_directory_renamed_under_way_is_worked_in_to_the_end(still: Path) -> None:
+def test_run_continues_in_a_renamed_directory(still: Path) -> None:
     renamed = still.with_name("renamed")
     with standing_still(still) as process:
         still.rename(renamed)

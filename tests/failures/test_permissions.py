@@ -1,4 +1,4 @@
-"""What a user who is not root may not do; root passes every permission."""
+"""Permissions of a user that is not root; root may do everything."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ AS_NOBODY = Start(uid=NOBODY)
 OUTPUT = b"[(k,KVSERROR)]\n"
 
 
-def test_the_others_directory_is_a_good_one(ground: Path) -> None:
+def test_run_succeeds_in_the_users_own_directory(ground: Path) -> None:
     write_jobs(ground, {"b": "BACKUP\n"})
     ended = kvs("run", ground, how=AS_NOBODY)
     assert (ended.status, ended.stderr) == (0, b"")
@@ -36,16 +36,16 @@ def test_the_others_directory_is_a_good_one(ground: Path) -> None:
         assert (ground / name).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_job_that_may_not_be_read_fails_alone(ground: Path) -> None:
+def test_unreadable_job_fails_alone(ground: Path) -> None:
     write_jobs(ground, {"x": "READ [k]\n"})
     (ground / "x.job").chmod(0o600)
-    told = fails_alone(ground, "x", how=AS_NOBODY)
-    assert told == f"{ground}/x.job: cannot open it: Permission denied"
+    error = fails_alone(ground, "x", how=AS_NOBODY)
+    assert error == f"{ground}/x.job: cannot open it: Permission denied"
     assert not (ground / "x.out").exists()
     assert (ground / "a.out").read_bytes() == (ground / "z.out").read_bytes() == OUTPUT
 
 
-def test_a_job_that_may_not_be_read_is_told_by_lint(ground: Path) -> None:
+def test_unreadable_job_is_reported_by_lint(ground: Path) -> None:
     (ground / "a.job").chmod(0o600)
     ended = kvs("lint", ground, how=AS_NOBODY)
     assert ended.status == 1
@@ -54,33 +54,33 @@ def test_a_job_that_may_not_be_read_is_told_by_lint(ground: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
-def test_an_output_of_somebody_else_fails_its_job_alone(ground: Path, mode: int) -> None:
+def test_output_of_another_user_fails_only_its_job(ground: Path, mode: int) -> None:
     write_jobs(ground, {"x": "READ [k]\n"})
     (ground / "x.out").write_text("precious")
     (ground / "x.out").chmod(mode)
-    told = fails_alone(ground, "x", how=AS_NOBODY)
+    error = fails_alone(ground, "x", how=AS_NOBODY)
     reason = "it belongs to another user; remove it" if mode == 0o666 else "Permission denied"
-    assert told == f"{ground}/x.out: cannot open the output: {reason}"
+    assert error == f"{ground}/x.out: cannot open the output: {reason}"
     assert (ground / "x.out").read_text() == "precious"
 
 
-def test_an_output_of_ones_own_that_may_not_be_written_fails_its_job_alone(ground: Path) -> None:
+def test_own_unwritable_output_fails_only_its_job(ground: Path) -> None:
     write_jobs(ground, {"x": "READ [k]\n"})
     (ground / "x.out").touch(mode=0o400)
     os.chown(ground / "x.out", NOBODY, NOBODY)
-    told = fails_alone(ground, "x", how=AS_NOBODY)
-    assert told == f"{ground}/x.out: cannot open the output: Permission denied"
+    error = fails_alone(ground, "x", how=AS_NOBODY)
+    assert error == f"{ground}/x.out: cannot open the output: Permission denied"
 
 
-def test_a_snapshot_of_somebody_else_is_replaced(ground: Path) -> None:
-    """To rename a file over another asks for rights to the directory only."""
+def test_backup_of_another_user_is_replaced(ground: Path) -> None:
+    """rename(2) needs permissions of the directory only."""
     write_jobs(ground, {"x": "BACKUP\n"})
     (ground / "x-1.bck").write_text("old")
     assert kvs("run", ground, how=AS_NOBODY).status == 0
     assert (ground / "x-1.bck").read_bytes() == b""
 
 
-def test_in_a_read_only_directory_every_job_fails_with_its_reason(ground: Path) -> None:
+def test_every_job_fails_in_a_read_only_directory(ground: Path) -> None:
     ground.chmod(0o555)
     ended, report = run_reporting(ground, "--threads", "1", how=AS_NOBODY)
     assert ended.status == 1
@@ -91,8 +91,8 @@ def test_in_a_read_only_directory_every_job_fails_with_its_reason(ground: Path) 
     assert sorted(os.listdir(ground)) == ["a.job", "z.job"]
 
 
-def test_a_snapshot_in_a_read_only_directory_is_an_error_of_its_own(ground: Path) -> None:
-    """The output is there already, and may be written: only the snapshot cannot be made."""
+def test_backup_in_a_read_only_directory_fails_alone(ground: Path) -> None:
+    """The output exists and is writable: only the backup cannot be created."""
     write_jobs(ground, {"a": "BACKUP\nREAD [k]\n"})
     (ground / "a.out").touch()
     os.chown(ground / "a.out", NOBODY, NOBODY)
@@ -104,8 +104,8 @@ def test_a_snapshot_in_a_read_only_directory_is_an_error_of_its_own(ground: Path
     assert sorted(os.listdir(ground)) == ["a.job", "a.out"]
 
 
-def test_a_read_only_directory_is_worked_in_by_one_process_at_a_time_too(ground: Path) -> None:
-    """Its outputs are there already, and may be written, so its jobs can run."""
+def test_read_only_directory_has_one_process_at_a_time(ground: Path) -> None:
+    """Its outputs exist and are writable, so its jobs could run."""
     write_jobs(ground, {"a": HOUR})
     for name in "az":
         (ground / f"{name}.out").touch()
@@ -113,13 +113,13 @@ def test_a_read_only_directory_is_worked_in_by_one_process_at_a_time_too(ground:
     ground.chmod(0o555)
     with started("run", ground, how=AS_NOBODY) as first:
         until(lambda: content(ground / "a.out") or first.poll() is not None)
-        if first.poll() is not None:  # every job of a read-only directory failed: as good
+        if first.poll() is not None:  # every job of a read-only directory failed: right, too
             return
         with started("run", ground, how=AS_NOBODY) as second:
             assert until(second.poll, seconds=20) == 1
 
 
-def test_a_directory_that_may_not_be_listed_is_wrong_usage(ground: Path) -> None:
+def test_unlistable_directory_is_a_usage_error(ground: Path) -> None:
     ground.chmod(0o333)
     for command in ("run", "lint"):
         ended = kvs(command, ground, how=AS_NOBODY)
@@ -127,8 +127,8 @@ def test_a_directory_that_may_not_be_listed_is_wrong_usage(ground: Path) -> None
         assert one_line(ended) == f"kvs {command}: {ground}: Permission denied"
 
 
-def test_a_directory_that_may_not_be_entered_is_no_success(ground: Path) -> None:
-    """Its names may be listed, but nothing in it may be opened."""
+def test_unsearchable_directory_is_a_failure(ground: Path) -> None:
+    """The directory may be listed, but no file in it may be opened."""
     ground.chmod(0o644)
     ended = kvs("run", ground, "--quiet", how=AS_NOBODY)
     assert ended.status in {1, 2}
@@ -144,7 +144,7 @@ LOCKS = {
 
 
 @pytest.mark.parametrize(("mode", "reason"), LOCKS.items(), ids=map(oct, LOCKS))
-def test_a_lock_of_somebody_else_is_refused(ground: Path, mode: int, reason: str) -> None:
+def test_lock_file_of_another_user_is_rejected(ground: Path, mode: int, reason: str) -> None:
     lock = ground / ".kvs.lock"
     lock.write_text("123\n")
     lock.chmod(mode)
@@ -155,30 +155,30 @@ def test_a_lock_of_somebody_else_is_refused(ground: Path, mode: int, reason: str
     assert not (ground / "a.out").exists()
 
 
-def test_a_leftover_of_somebody_else_stays_and_is_no_failure(ground: Path) -> None:
-    leftover = ground / ".kvs-0123456789abcdef.tmp"
-    leftover.touch(mode=0o600)
+def test_temporary_file_of_another_user_stays(ground: Path) -> None:
+    temporary = ground / ".kvs-0123456789abcdef.tmp"
+    temporary.touch(mode=0o600)
     assert kvs("run", ground, how=AS_NOBODY).status == 0
-    assert leftovers(ground) == [leftover.name]
+    assert leftovers(ground) == [temporary.name]
 
 
-def test_a_report_into_a_directory_that_may_not_be_written_is_wrong_usage(ground: Path) -> None:
+def test_report_in_an_unwritable_directory_is_a_usage_error(ground: Path) -> None:
     ended = kvs("run", ground, "--report", ground.parent / "report.json", how=AS_NOBODY)
     assert ended.status == 2
     assert "is not writable" in one_line(ended)
     assert not (ground / "a.out").exists()
 
 
-def test_a_snapshot_to_begin_with_that_may_not_be_read_is_wrong_usage(ground: Path) -> None:
-    snapshot = ground.parent / "old.bck"
-    snapshot.touch(mode=0o600)
-    ended = kvs("run", ground, "--restore", snapshot, how=AS_NOBODY)
+def test_unreadable_backup_to_restore_is_a_usage_error(ground: Path) -> None:
+    backup = ground.parent / "old.bck"
+    backup.touch(mode=0o600)
+    ended = kvs("run", ground, "--restore", backup, how=AS_NOBODY)
     assert ended.status == 2
-    assert one_line(ended).endswith(f"{snapshot}: cannot read the backup: Permission denied")
+    assert one_line(ended).endswith(f"{backup}: cannot read the backup: Permission denied")
     assert not (ground / "a.out").exists()
 
 
-def test_another_user_is_told_of_the_process_at_work(ground: Path) -> None:
+def test_lock_of_another_user_is_reported_with_its_pid(ground: Path) -> None:
     write_jobs(ground, {"a": HOUR})
     with started("run", ground) as first:
         until(lambda: content(ground / "a.out"))

@@ -1,4 +1,4 @@
-"""Jobs, outputs, snapshots and locks that are not what they should be: each fails alone."""
+"""Jobs, outputs and backups of other kinds than regular files: each fails alone."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ Make = Callable[[Path], object]
 
 @pytest.fixture(name="jobs")
 def _jobs(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory with a job before and one after the name "x"; both must be done."""
+    """Return a directory with jobs that run before and after "x"; both must be done."""
     jobs = write_jobs(tmp_path / "jobs", {"a": GOOD, "z": GOOD})
     yield jobs
     for name in "az":
@@ -37,15 +37,15 @@ def _jobs(tmp_path: Path) -> Iterator[Path]:
 
 
 def make_socket(path: Path) -> None:
-    """Make a socket in the filesystem, by way of a short name for it."""
+    """Create a socket in the filesystem, by a short path of it."""
     directory = os.open(path.parent, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(f"/proc/self/fd/{directory}/{path.name}")
     os.close(directory)
 
 
-def make_somebody_elses(path: Path) -> None:
-    """Make a file that belongs to another user."""
+def make_file_of_another_user(path: Path) -> None:
+    """Create a file that belongs to another user."""
     path.touch()
     os.chown(path, NOBODY, NOBODY)
 
@@ -62,7 +62,7 @@ JOBS: dict[str, tuple[Make, str]] = {
 
 
 @pytest.mark.parametrize(("make", "reason"), JOBS.values(), ids=JOBS)
-def test_a_job_that_is_no_file_fails_alone(jobs: Path, make: Make, reason: str) -> None:
+def test_job_that_is_not_a_regular_file_fails_alone(jobs: Path, make: Make, reason: str) -> None:
     make(jobs / "x.job")
     assert fails_alone(jobs, "x") == f"{jobs}/x.job: cannot open it: {reason}"
     assert not (jobs / "x.out").exists()
@@ -81,8 +81,8 @@ OUTPUTS: dict[str, tuple[Make, str]] = {
     ),
 }
 
-SOMEBODY_ELSES = pytest.param(
-    make_somebody_elses,
+OTHERS_OUTPUT = pytest.param(
+    make_file_of_another_user,
     "it belongs to another user; remove it",
     marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away"),
 )
@@ -90,10 +90,10 @@ SOMEBODY_ELSES = pytest.param(
 
 @pytest.mark.parametrize(
     ("make", "reason"),
-    [*OUTPUTS.values(), SOMEBODY_ELSES],
-    ids=[*OUTPUTS, "somebody else's"],
+    [*OUTPUTS.values(), OTHERS_OUTPUT],
+    ids=[*OUTPUTS, "another user's"],
 )
-def test_an_output_that_is_no_file_of_its_own_fails_its_job_before_it_begins(
+def test_output_that_is_not_exclusive_fails_its_job_at_the_start(
     jobs: Path, make: Make, reason: str
 ) -> None:
     precious = jobs.parent / "precious"
@@ -112,7 +112,7 @@ def test_an_output_that_is_no_file_of_its_own_fails_its_job_before_it_begins(
     )
 
 
-def test_a_pipe_with_a_reader_is_no_output_either(jobs: Path) -> None:
+def test_pipe_with_a_reader_is_rejected_as_an_output(jobs: Path) -> None:
     write_jobs(jobs, {"x": GOOD})
     os.mkfifo(jobs / "x.out")
     reader = os.open(jobs / "x.out", os.O_RDONLY | os.O_NONBLOCK)
@@ -122,7 +122,7 @@ def test_a_pipe_with_a_reader_is_no_output_either(jobs: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
-def test_a_job_that_is_its_own_output_stays_as_it_is(
+def test_job_that_is_its_own_output_is_not_changed(
     jobs: Path, link: Callable[[Path, Path], None]
 ) -> None:
     (jobs / "x.out").write_text(GOOD)
@@ -131,17 +131,17 @@ def test_a_job_that_is_its_own_output_stays_as_it_is(
     assert (jobs / "x.job").read_text() == GOOD
 
 
-def test_a_link_to_a_job_is_a_job(jobs: Path) -> None:
+def test_link_to_a_job_is_a_job(jobs: Path) -> None:
     (jobs.parent / "elsewhere").write_text("READ [none]\n")
     (jobs / "x.job").symlink_to("../elsewhere")
     assert kvs("run", jobs).status == 0
     assert (jobs / "x.out").read_bytes() == b"[(none,KVSERROR)]\n"
 
 
-# Snapshots.
+# Backups.
 
 
-def test_a_snapshot_whose_name_is_taken_by_a_directory_fails_alone(jobs: Path) -> None:
+def test_backup_with_the_name_of_a_directory_fails_alone(jobs: Path) -> None:
     write_jobs(jobs, {"x": "BACKUP\nREAD [none]\nBACKUP\n"})
     (jobs / "x-1.bck").mkdir()
     ended, report = run_reporting(jobs)
@@ -154,7 +154,7 @@ def test_a_snapshot_whose_name_is_taken_by_a_directory_fails_alone(jobs: Path) -
 
 
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
-def test_a_snapshot_takes_the_place_of_a_link_and_not_of_what_it_points_to(
+def test_backup_replaces_a_link_and_not_its_target(
     jobs: Path, link: Callable[[Path, Path], None]
 ) -> None:
     precious = jobs.parent / "precious"
@@ -167,17 +167,17 @@ def test_a_snapshot_takes_the_place_of_a_link_and_not_of_what_it_points_to(
     assert (jobs / "x-1.bck").read_bytes() == b"(k, v)\n"
 
 
-# Files that change while they are worked on.
+# Files that change during a run.
 
 
 @pytest.fixture(name="still")
 def _still(tmp_path: Path) -> Path:
-    """Return a directory whose first job stands still, and in which two more are to follow."""
+    """Return a directory whose first job stops, before two others."""
     jobs = {"a": "READ [a]\n" + STANDSTILL, "b": "READ [b]\n", "c": "READ [c]\n"}
     return write_jobs(tmp_path / "still", jobs)
 
 
-def test_a_job_that_vanishes_before_its_turn_fails_alone(still: Path) -> None:
+def test_job_removed_before_its_turn_fails_alone(still: Path) -> None:
     with standing_still(still) as process:
         (still / "b.job").unlink()
         ended = end(process)
@@ -188,7 +188,7 @@ def test_a_job_that_vanishes_before_its_turn_fails_alone(still: Path) -> None:
     assert (still / "c.out").read_bytes() == b"[(c,KVSERROR)]\n"
 
 
-def test_a_job_that_vanishes_in_its_turn_comes_to_its_end(still: Path) -> None:
+def test_job_removed_while_it_runs_is_finished(still: Path) -> None:
     big = STANDSTILL + "# filler\n" * 100_000 + "READ [end]\n"
     write_jobs(still, {"a": big})
     with standing_still(still) as process:
@@ -198,12 +198,12 @@ def test_a_job_that_vanishes_in_its_turn_comes_to_its_end(still: Path) -> None:
     assert (still / "a.out").read_bytes() == b"[(end,KVSERROR)]\n"
 
 
-@pytest.mark.parametrize("left", [0, 100, 400_000])
-def test_a_job_that_shrinks_while_it_is_read_fails_alone(still: Path, left: int) -> None:
+@pytest.mark.parametrize("size", [0, 100, 400_000])
+def test_job_that_shrinks_while_it_is_read_fails_alone(still: Path, size: int) -> None:
     big = "READ [a]\n" + STANDSTILL + "# filler\n" * 100_000 + "READ [end]\n"
     write_jobs(still, {"a": big})
     with standing_still(still) as process:
-        os.truncate(still / "a.job", left)
+        os.truncate(still / "a.job", size)
         ended = end(process)
     assert ended.status == 1
     assert ended.lines[-1] == f"{still}/a.job: cannot read it: it shrank while it was read"
@@ -212,7 +212,7 @@ def test_a_job_that_shrinks_while_it_is_read_fails_alone(still: Path, left: int)
     assert (still / "c.out").read_bytes() == b"[(c,KVSERROR)]\n"
 
 
-def test_an_output_that_is_removed_under_way_is_no_failure(still: Path) -> None:
+def test_output_removed_during_the_run_is_not_an_error(still: Path) -> None:
     write_jobs(still, {"a": STANDSTILL})
     with standing_still(still) as process:
         (still / "a.out").unlink()

@@ -1,4 +1,4 @@
-"""A jobs directory: whose it is, which jobs it has, and which outputs it refuses."""
+"""A jobs directory: its lock, its jobs, and the outputs that it rejects."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ def directory(tmp_path: Path) -> Iterator[JobsDirectory]:
         yield opened
 
 
-def test_jobs_are_the_entries_that_end_in_job_in_byte_order(
+def test_jobs_are_entries_with_the_suffix_in_byte_order(
     directory: JobsDirectory, tmp_path: Path
 ) -> None:
     (tmp_path / "folder.job").mkdir()
@@ -28,9 +28,7 @@ def test_jobs_are_the_entries_that_end_in_job_in_byte_order(
     assert directory.list_jobs() == [b"B", b"a", b"a-", b"a.b", b"b", b"folder", b"\xff"]
 
 
-def test_entries_that_begin_with_a_dot_are_not_jobs(
-    directory: JobsDirectory, tmp_path: Path
-) -> None:
+def test_hidden_entries_are_not_jobs(directory: JobsDirectory, tmp_path: Path) -> None:
     for name in (".job", "..job", ".a.job"):
         (tmp_path / name).touch()
     (tmp_path / ".#a.job").symlink_to("user@host.1234")
@@ -38,7 +36,7 @@ def test_entries_that_begin_with_a_dot_are_not_jobs(
     assert directory.list_jobs() == [b"a"]
 
 
-def test_a_second_one_is_refused_with_the_owners_pid(tmp_path: Path) -> None:
+def test_second_lock_fails_with_the_pid_of_the_first(tmp_path: Path) -> None:
     with JobsDirectory(tmp_path) as first, JobsDirectory(tmp_path) as second:
         first.lock()
         with pytest.raises(DirectoryLockedError) as caught:
@@ -49,14 +47,14 @@ def test_a_second_one_is_refused_with_the_owners_pid(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lock_file_left_by_a_crash_locks_nothing(tmp_path: Path) -> None:
+def test_lock_file_of_a_crashed_process_locks_nothing(tmp_path: Path) -> None:
     (tmp_path / ".kvs.lock").write_text("1234567\n")
     with JobsDirectory(tmp_path) as directory:
         directory.lock()
         assert (tmp_path / ".kvs.lock").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_lock_file_that_is_no_file_of_ours_is_refused(tmp_path: Path) -> None:
+def test_lock_file_that_is_not_exclusive_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("precious")
     (tmp_path / ".kvs.lock").symlink_to("other")
     with JobsDirectory(tmp_path) as directory, pytest.raises(JobsDirectoryError, match="lock"):
@@ -68,21 +66,21 @@ def test_a_lock_file_that_is_no_file_of_ours_is_refused(tmp_path: Path) -> None:
         directory.lock()
 
 
-def test_locking_clears_what_a_crash_left(tmp_path: Path) -> None:
-    (tmp_path / ".kvs-0123456789abcdef.tmp").write_text("half a snapsh")
+def test_lock_removes_temporary_files_of_a_crash(tmp_path: Path) -> None:
+    (tmp_path / ".kvs-0123456789abcdef.tmp").write_text("half a backup")
     with JobsDirectory(tmp_path) as directory:
         directory.lock()
         assert os.listdir(tmp_path) == [".kvs.lock"]
 
 
-def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+def test_path_that_is_not_a_directory_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, reason in [("none", "No such file or directory"), ("file", "Not a directory")]:
         with pytest.raises(JobsDirectoryError, match=reason), JobsDirectory(tmp_path / name):
             pass
 
 
-def test_links_to_jobs_are_followed_and_other_things_are_refused(
+def test_job_may_be_a_link_but_must_be_a_regular_file(
     directory: JobsDirectory, tmp_path: Path
 ) -> None:
     (tmp_path / "a.job").write_text("SHOW\n")
@@ -96,7 +94,7 @@ def test_links_to_jobs_are_followed_and_other_things_are_refused(
             directory.open_job(name)
 
 
-def test_an_output_is_a_regular_file_of_its_own(directory: JobsDirectory, tmp_path: Path) -> None:
+def test_output_must_be_a_regular_file_of_its_own(directory: JobsDirectory, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "a.job").write_text("SHOW\n")
     out = tmp_path / "a.out"
@@ -119,7 +117,7 @@ def test_an_output_is_a_regular_file_of_its_own(directory: JobsDirectory, tmp_pa
     assert (tmp_path / "a.job").read_text() == "SHOW\n"
 
 
-def test_an_older_output_is_emptied_and_a_new_one_is_the_owners_alone(
+def test_old_output_is_emptied_and_a_new_one_is_private(
     directory: JobsDirectory, tmp_path: Path
 ) -> None:
     (tmp_path / "a.job").touch()

@@ -1,4 +1,4 @@
-"""Blocks hold whole lines, memory stays bounded, and a file that shrinks is noticed."""
+"""Blocks contain whole lines, memory is bounded, and a shrinking file is detected."""
 
 import os
 import tracemalloc
@@ -42,7 +42,7 @@ def test_scripts_join_to_the_file_and_end_at_newlines(
     [b"# " + b"x" * 5_000_000, b"\0" * 5_000_000, b"READ [a " + b"x" * 5_000_000, b"y" * 5_000_000],
 )
 @pytest.mark.parametrize("end", [b"\nSHOW\nREAD [\n", b"\n", b""])
-def test_a_long_line_that_can_be_no_command_is_shortened_without_a_difference(
+def test_long_invalid_line_is_shortened_without_a_difference(
     tmp_path: Path, line: bytes, end: bytes
 ) -> None:
     (tmp_path / "x.job").write_bytes(b"SHOW\n" + line + end)
@@ -51,13 +51,12 @@ def test_a_long_line_that_can_be_no_command_is_shortened_without_a_difference(
     seen = b"".join(parts)
     assert seen.startswith(b"SHOW\n")
     assert seen.endswith(end)
-    told = [(fault.column, fault.reason) for fault in diagnose_script(seen)]
-    assert told == [
-        (fault.column, fault.reason) for fault in diagnose_script(b"SHOW\n" + line + end)
-    ]
+    diagnostics = [(each.column, each.reason) for each in diagnose_script(seen)]
+    whole = diagnose_script(b"SHOW\n" + line + end)
+    assert diagnostics == [(each.column, each.reason) for each in whole]
 
 
-def test_a_valid_line_is_whole_however_long(tmp_path: Path) -> None:
+def test_valid_line_is_whole_however_long(tmp_path: Path) -> None:
     line = b"WRITE [" + b"(key,value)" * 400_000 + b"]\n"
     (tmp_path / "x.job").write_bytes(line + b"SHOW")
     assert list(read(tmp_path / "x.job")) == [line, b"SHOW"]
@@ -80,7 +79,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak < 12_000_000
 
 
-def test_a_file_that_shrinks_is_noticed_before_anything_cut_is_given(tmp_path: Path) -> None:
+def test_shrinking_file_is_detected_before_a_cut_line(tmp_path: Path) -> None:
     path = tmp_path / "x.job"
     path.write_bytes(b"WAIT 1000000\n" * 100_000)
     for size in (700_001, 0):
@@ -92,7 +91,7 @@ def test_a_file_that_shrinks_is_noticed_before_anything_cut_is_given(tmp_path: P
         path.write_bytes(b"WAIT 1000000\n" * 100_000)
 
 
-def test_a_file_that_grows_is_read_to_its_new_end(tmp_path: Path) -> None:
+def test_growing_file_is_read_to_its_new_end(tmp_path: Path) -> None:
     path = tmp_path / "x.job"
     path.write_bytes(b"SHOW\n" * 100_000)
     parts = read(path)

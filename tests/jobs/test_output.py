@@ -1,4 +1,4 @@
-"""A job's output, which waits until it may be shown."""
+"""A job's output, which is written when it is committed."""
 
 import errno
 import os
@@ -17,8 +17,8 @@ from tests.journal.fake_storage import Fault, Gate, put_in
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing wait for more."""
+def no_batching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write committed output at once, without waiting for more."""
     monkeypatch.setattr(output_module, "FLUSH_INTERVAL_SECONDS", 0)
 
 
@@ -26,7 +26,7 @@ def opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
-def test_in_memory_it_is_written_at_once(tmp_path: Path) -> None:
+def test_output_of_an_in_memory_store_is_written_at_once(tmp_path: Path) -> None:
     output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store()._core)
     output.write(b"one\n")
     assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
@@ -35,7 +35,7 @@ def test_in_memory_it_is_written_at_once(tmp_path: Path) -> None:
     output.close()
 
 
-def test_little_waits_for_more_but_for_a_short_time(
+def test_small_output_waits_for_more_for_a_limited_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_module, "WRITE_THRESHOLD_BYTES", 10)
@@ -60,7 +60,7 @@ def test_little_waits_for_more_but_for_a_short_time(
     assert content(tmp_path / "a.out") == expected
 
 
-def test_it_waits_until_what_it_tells_is_safe(
+def test_output_is_not_written_before_it_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
@@ -82,7 +82,7 @@ def test_it_waits_until_what_it_tells_is_safe(
         output.close()
 
 
-def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_output_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_module, "MAX_BUFFERED_BYTES", 10)
     with Store(tmp_path / "d") as store:
         output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
@@ -95,7 +95,7 @@ def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         output.close()
 
 
-def test_what_may_never_be_shown_is_not_written(
+def test_output_is_not_written_after_the_journal_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault()
@@ -104,7 +104,7 @@ def test_what_may_never_be_shown_is_not_written(
     output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
     fault.armed = True
     store.execute(b"WRITE [(a,1)]\n")
-    with suppress(JournalWriteError):  # known by now, or not yet
+    with suppress(JournalWriteError):  # detected by now, or not yet
         output.write(b"one\n")
     with pytest.raises(JournalWriteError):
         output.flush()
@@ -114,7 +114,7 @@ def test_what_may_never_be_shown_is_not_written(
         store.close()
 
 
-def test_what_cannot_be_written_is_told_and_no_part_of_it_stays(
+def test_failed_write_is_reported_and_its_part_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = JobOutput(opened(tmp_path / "a.out"), "a.out", Store()._core)
@@ -125,9 +125,9 @@ def test_what_cannot_be_written_is_told_and_no_part_of_it_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(output_module, "write_all", half)
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as raised:
         output.write(b"two\n")
-    assert str(told.value) == "a.out: cannot write the output: No space left on device"
+    assert str(raised.value) == "a.out: cannot write the output: No space left on device"
     assert (content(tmp_path / "a.out"), output.size) == (b"one\n", 4)
     output.close()
     with pytest.raises(JobError, match="cannot write the output: Bad file descriptor"):

@@ -1,4 +1,4 @@
-"""Runs of whole directories through the library."""
+"""Runs of whole directories by the library."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def run(directory: Path, **options: int) -> Report:
     return Store().run_jobs(directory, **options)  # type: ignore[arg-type]
 
 
-def test_the_example_of_the_language_page(tmp_path: Path) -> None:
+def test_language_example_gives_its_documented_output(tmp_path: Path) -> None:
     make(
         tmp_path,
         one="READ [c1]\nWRITE [(c1,v1)(key2,some-value)]\nREAD [key2,c1]\n"
@@ -46,22 +46,22 @@ def test_the_example_of_the_language_page(tmp_path: Path) -> None:
         "[(c1,KVSERROR)]\n[(c1,v1)(key2,some-value)]\n[(nothing,KVSMISSING)]\nWaiting...\n"
         "(aKey, aValue)\n(key2, other)\n"
     )
-    backup = "(aKey, aValue)\n(c1, v1)\n(key2, other)\n"
-    assert (tmp_path / "one-1.bck").read_text() == backup
+    expected = "(aKey, aValue)\n(c1, v1)\n(key2, other)\n"
+    assert (tmp_path / "one-1.bck").read_text() == expected
     assert sorted(os.listdir(tmp_path)) == ["one-1.bck", "one.job", "one.out"]
     [job] = report.jobs
     assert (job.state, job.commands, job.invalid, job.failed) == (State.DONE, 8, 0, False)
-    [snapshot] = job.backups
-    assert snapshot.info is not None
-    assert (snapshot.info.revision, snapshot.info.pairs) == (2, 3)
-    assert snapshot.info.blocked_seconds > 0
+    [backup] = job.backups
+    assert backup.info is not None
+    assert (backup.info.revision, backup.info.pairs) == (2, 3)
+    assert backup.info.blocked_seconds > 0
     assert not report.failed
     assert not report.stopped
     assert (report.commands, report.revision) == (8, 3)
 
 
 @given(script=scripts(), block=st.sampled_from([3, 20, 1 << 18]))
-def test_a_job_beside_the_model(
+def test_job_equals_the_model(
     tmp_path_factory: pytest.TempPathFactory, script: bytes, block: int
 ) -> None:
     directory = tmp_path_factory.mktemp("jobs")
@@ -81,7 +81,7 @@ def test_a_job_beside_the_model(
         assert (directory / f"a-{number}.bck").read_bytes() == expected
 
 
-def test_jobs_share_one_store_and_are_taken_in_order_of_name(tmp_path: Path) -> None:
+def test_jobs_share_one_store_and_run_in_order_of_name(tmp_path: Path) -> None:
     make(tmp_path, c="SHOW\n", a="WRITE [(from,a)]\n", b="READ [from]\nWRITE [(from,b)]\n")
     report = run(tmp_path, threads=1)
     assert [job.name for job in report.jobs] == [b"a", b"b", b"c"]
@@ -89,12 +89,12 @@ def test_jobs_share_one_store_and_are_taken_in_order_of_name(tmp_path: Path) -> 
     assert (tmp_path / "c.out").read_text() == "(from, b)\n"
 
 
-def test_an_empty_directory_is_a_run_of_no_jobs(tmp_path: Path) -> None:
+def test_empty_directory_has_an_empty_report(tmp_path: Path) -> None:
     report = run(tmp_path)
     assert (report.jobs, report.failed, os.listdir(tmp_path)) == ([], False, [])
 
 
-def test_a_wait_pauses_its_job_alone(tmp_path: Path) -> None:
+def test_wait_pauses_only_its_job(tmp_path: Path) -> None:
     make(tmp_path, a="WAIT 9999999999\n", b="WRITE [(b,1)]\n")
     store = Store()
     with JobRun(store._core, tmp_path, Settings(2)) as jobs:
@@ -108,7 +108,7 @@ def test_a_wait_pauses_its_job_alone(tmp_path: Path) -> None:
     assert jobs.report.stopped
 
 
-def test_at_most_so_many_jobs_run_at_the_same_time(tmp_path: Path) -> None:
+def test_concurrent_jobs_are_limited_by_threads(tmp_path: Path) -> None:
     make(tmp_path, **{f"j{number}": "WAIT 9999999999\n" for number in range(5)})
     with JobRun(Store()._core, tmp_path, Settings(3)) as jobs:
         until(lambda: len(list(tmp_path.glob("*.out"))) == 3)
@@ -118,20 +118,20 @@ def test_at_most_so_many_jobs_run_at_the_same_time(tmp_path: Path) -> None:
     assert states == [State.STOPPED] * 3 + [State.WAITING] * 2
 
 
-def test_output_can_be_followed_up_to_a_backup_that_waits(
-    tmp_path: Path, slow_snapshots: Callable[[], None]
+def test_output_is_visible_up_to_a_backup_that_waits(
+    tmp_path: Path, blocked_backups: Callable[[], None]
 ) -> None:
     make(tmp_path, a="WRITE [(a,1)]\nREAD [a]\nBACKUP\nREAD [b]\nBACKUP\nREAD [c]\n")
     with JobRun(Store()._core, tmp_path, Settings(1, 1)) as jobs:
         until(lambda: (tmp_path / "a.out").read_text() == "[(a,1)]\n[(b,KVSERROR)]\n")
         assert jobs.progress().backups == 1
-        slow_snapshots()
+        blocked_backups()
     assert (tmp_path / "a.out").read_text().endswith("[(c,KVSERROR)]\n")
 
 
 @pytest.fixture
-def slow_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
-    """Let every snapshot's child wait until the function that this gives is called."""
+def blocked_backups(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
+    """Block the child of every backup until the function returned is called."""
     gate = tmp_path_factory.mktemp("gate") / "pipe"
     os.mkfifo(gate)
     holder = os.open(gate, os.O_RDWR)
@@ -144,48 +144,48 @@ def slow_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Non
     patch = pytest.MonkeyPatch()
     patch.setattr(writer, "_run_child", child)
 
-    def let_go() -> None:
+    def unblock() -> None:
         patch.undo()
         os.write(holder, b"x" * 1000)
 
-    return let_go
+    return unblock
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_at_most_so_many_snapshots_are_written_at_the_same_time_over_all_jobs(
-    tmp_path: Path, slow_snapshots: Callable[[], None], limit: int
+def test_concurrent_backups_are_limited_over_all_jobs(
+    tmp_path: Path, blocked_backups: Callable[[], None], limit: int
 ) -> None:
     make(tmp_path, **{f"j{number}": "BACKUP\nBACKUP\n" for number in range(4)})
     with JobRun(Store()._core, tmp_path, Settings(4, limit)) as jobs:
         until(lambda: jobs.progress().backups == limit)
         assert len(list(tmp_path.glob(".kvs-*.tmp"))) == limit
         assert jobs.progress().done <= limit // 2
-        slow_snapshots()
+        blocked_backups()
     assert not jobs.report.failed
     assert len(list(tmp_path.glob("*.bck"))) == 8
     assert not list(tmp_path.glob(".kvs*"))
 
 
-def test_a_stop_wakes_a_backup_that_waits_and_finishes_the_one_being_written(
-    tmp_path: Path, slow_snapshots: Callable[[], None]
+def test_stop_cancels_waiting_backups_and_finishes_others(
+    tmp_path: Path, blocked_backups: Callable[[], None]
 ) -> None:
     make(tmp_path, a="BACKUP\nBACKUP\n")
     with JobRun(Store()._core, tmp_path, Settings(1, 1)) as jobs:
         until(lambda: jobs.progress().backups == 1)
         jobs.stop()
         until(lambda: jobs.report.jobs[0].state is State.STOPPED)
-        slow_snapshots()
+        blocked_backups()
     [job] = jobs.report.jobs
     assert (job.commands, len(job.backups)) == (1, 1)
     assert sorted(os.listdir(tmp_path)) == ["a-1.bck", "a.job", "a.out"]
 
 
-def test_a_job_that_fails_fails_alone(tmp_path: Path) -> None:
+def test_failing_job_does_not_affect_others(tmp_path: Path) -> None:
     make(tmp_path, a="WRITE [(a,1)]\n", b="SHOW\n", d="WRITE [(d,1)]\n")
     (tmp_path / "b.out").symlink_to("elsewhere")
     (tmp_path / "c.job").mkdir()
-    told: list[str] = []
-    report = Store().run_jobs(tmp_path, on_error=lambda error: told.append(str(error)))
+    errors: list[str] = []
+    report = Store().run_jobs(tmp_path, on_error=lambda error: errors.append(str(error)))
     states = {job.name: job.state for job in report.jobs}
     assert states == {
         b"a": State.DONE,
@@ -194,17 +194,17 @@ def test_a_job_that_fails_fails_alone(tmp_path: Path) -> None:
         b"d": State.DONE,
     }
     assert report.failed
-    assert sorted(told) == [
+    assert sorted(errors) == [
         f"{tmp_path}/b.out: cannot open the output: it is a link; remove it",
         f"{tmp_path}/c.job: cannot open it: it is no regular file",
     ]
 
 
-def test_lines_are_counted_over_blocks_waits_and_backups(tmp_path: Path) -> None:
+def test_line_numbers_continue_over_blocks_waits_and_backups(tmp_path: Path) -> None:
     good = "WRITE [(key,value)]\n" * 20_000
     make(tmp_path, a=f"BAD\n{good}WAIT 1\nBAD\nBACKUP\n{good}\n# x\n  BAD\nBACKUP\nBAD")
-    told: list[KvsError] = []
-    report = Store().run_jobs(tmp_path, on_error=told.append)
+    errors: list[KvsError] = []
+    report = Store().run_jobs(tmp_path, on_error=errors.append)
     [job] = report.jobs
     assert [(error.line, error.column) for error in job.errors] == [
         (1, 1),
@@ -212,24 +212,22 @@ def test_lines_are_counted_over_blocks_waits_and_backups(tmp_path: Path) -> None
         (40_007, 3),
         (40_009, 1),
     ]
-    assert told == list(job.errors)
-    assert [snapshot.line for snapshot in job.backups] == [20_004, 40_008]
+    assert errors == list(job.errors)
+    assert [backup.line for backup in job.backups] == [20_004, 40_008]
 
 
-def test_the_first_thousand_errors_are_told_and_all_are_counted(tmp_path: Path) -> None:
+def test_only_the_first_thousand_errors_are_reported(tmp_path: Path) -> None:
     make(tmp_path, a="nothing\n" * 2500 + "SHOW\n", b="nothing\n")
-    told: list[KvsError] = []
-    report = Store().run_jobs(tmp_path, on_error=told.append)
+    errors: list[KvsError] = []
+    report = Store().run_jobs(tmp_path, on_error=errors.append)
     [first, second] = report.jobs
     assert (first.invalid, len(first.errors), first.errors_omitted) == (2500, 1000, 1500)
     assert (second.invalid, second.errors_omitted) == (1, 0)
-    assert len(told) == 1001
-    assert all(isinstance(error, InvalidCommandError) for error in told)
+    assert len(errors) == 1001
+    assert all(isinstance(error, InvalidCommandError) for error in errors)
 
 
-def test_a_defect_in_a_worker_is_raised_and_not_swallowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_defect_in_a_worker_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -240,7 +238,7 @@ def test_a_defect_in_a_worker_is_raised_and_not_swallowed(
     assert sorted(os.listdir(tmp_path))[:2] == ["a.job", "a.out"]
 
 
-def test_a_store_runs_several_directories_at_once(tmp_path: Path) -> None:
+def test_store_runs_several_directories_at_once(tmp_path: Path) -> None:
     store = Store()
     paths = [make(tmp_path / f"d{number}", a=f"WRITE [(k{number},1)]\n") for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -248,7 +246,7 @@ def test_a_store_runs_several_directories_at_once(tmp_path: Path) -> None:
     assert len(store) == 4
 
 
-def test_an_exception_in_who_waits_stops_the_run(tmp_path: Path) -> None:
+def test_exception_in_the_caller_stops_the_run(tmp_path: Path) -> None:
     make(tmp_path, a="WAIT 9999999999\n")
     jobs = JobRun(Store()._core, tmp_path, Settings(1))
 
@@ -263,7 +261,7 @@ def test_an_exception_in_who_waits_stops_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / ".kvs.lock").exists()
 
 
-def test_the_report_is_data(tmp_path: Path) -> None:
+def test_report_is_convertible_to_json_objects(tmp_path: Path) -> None:
     make(tmp_path, a="BAD\nBACKUP\n")
     data = run(tmp_path).to_dict()
     [job] = data["jobs"]
@@ -276,14 +274,14 @@ def test_the_report_is_data(tmp_path: Path) -> None:
             "reason": job["errors"][0]["reason"],
         }
     ]
-    [snapshot] = job["backups"]
-    assert snapshot["file"] == f"{tmp_path}/a-1.bck"
-    assert snapshot["written"] is True
-    assert snapshot["seconds"] >= snapshot["blocked_seconds"] > 0
+    [backup] = job["backups"]
+    assert backup["file"] == f"{tmp_path}/a-1.bck"
+    assert backup["written"] is True
+    assert backup["seconds"] >= backup["blocked_seconds"] > 0
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait, with a limit, for what another thread is to bring about."""
+    """Block until another thread makes `condition` true; raise TimeoutError at the limit."""
     waiting = Event()
     for _ in range(SECONDS * 200):
         try:
