@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 
 import pytest
 from hypothesis import given
@@ -16,12 +15,11 @@ from kvs.language.output_format import HELP
 from kvs.settings import Settings
 from kvs.snapshot import writer
 from kvs.store.core import StoreCore
+from tests.helpers import SECONDS, content, until
 from tests.model import Model
 from tests.strategies import scripts
 
 pytestmark = pytest.mark.usefixtures("each_engine")
-
-SECONDS = 30
 
 
 def make(directory: Path, **jobs: str) -> Path:
@@ -100,7 +98,7 @@ def test_wait_pauses_only_its_job(tmp_path: Path) -> None:
     with JobRun(store._core, tmp_path, Settings(2)) as jobs:
         until(lambda: jobs.progress().done == 1)
         assert store.read(["b"]) == {b"b": b"1"}
-        until(lambda: (tmp_path / "a.out").read_text() == "Waiting...\n")
+        until(lambda: content(tmp_path / "a.out") == b"Waiting...\n")
         assert jobs.progress().running == 1
         jobs.stop()
         assert jobs.wait(SECONDS)
@@ -123,7 +121,7 @@ def test_output_is_visible_up_to_a_backup_that_waits(
 ) -> None:
     make(tmp_path, a="WRITE [(a,1)]\nREAD [a]\nBACKUP\nREAD [b]\nBACKUP\nREAD [c]\n")
     with JobRun(Store()._core, tmp_path, Settings(1, 1)) as jobs:
-        until(lambda: (tmp_path / "a.out").read_text() == "[(a,1)]\n[(b,KVSERROR)]\n")
+        until(lambda: content(tmp_path / "a.out") == b"[(a,1)]\n[(b,KVSERROR)]\n")
         assert jobs.progress().backups == 1
         blocked_backups()
     assert (tmp_path / "a.out").read_text().endswith("[(c,KVSERROR)]\n")
@@ -278,16 +276,3 @@ def test_report_is_convertible_to_json_objects(tmp_path: Path) -> None:
     assert backup["file"] == f"{tmp_path}/a-1.bck"
     assert backup["written"] is True
     assert backup["seconds"] >= backup["blocked_seconds"] > 0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Block until another thread makes `condition` true; raise TimeoutError at the limit."""
-    waiting = Event()
-    for _ in range(SECONDS * 200):
-        try:
-            if condition():
-                return
-        except FileNotFoundError:
-            pass
-        waiting.wait(0.005)
-    raise TimeoutError(condition)

@@ -1,9 +1,9 @@
 """The job tracker: which jobs are due, from events alone."""
 
 from kvs.posix.inotify import FileEvent
-from kvs.service.tracker import FileVersion, JobTracker
+from kvs.service.tracker import FileFingerprint, JobTracker
 
-VERSION = FileVersion(1, 2, 3, 4, 5, b"digest")
+VERSION = FileFingerprint(1, 2, 3, 4, 5, b"digest")
 
 
 def due(tracker: JobTracker) -> list[bytes]:

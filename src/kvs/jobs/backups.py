@@ -18,7 +18,7 @@ BackupCallback = Callable[[SnapshotInfo | SnapshotError], None]
 
 
 class BackupSlots:
-    """At most `limit` backups at a time, over all jobs. Thread-safe; `_changed` guards it all."""
+    """At most `limit` backups at a time, over all jobs. Thread-safe: `_changed` guards all."""
 
     def __init__(self, limit: int, on_internal_error: Callable[[BaseException], None]) -> None:
         """Create `limit` free slots.
@@ -201,12 +201,11 @@ class JobBackups:
         return report
 
     def _on_end(self, report: BackupReport, result: SnapshotInfo | SnapshotError) -> None:
-        written = isinstance(result, SnapshotInfo)
         if isinstance(result, SnapshotInfo):
             report.info = result
         else:
             self._report_failure(report, str(result))
-        self._checkpoint.backup_ended(report.number, written=written)
+        self._checkpoint.backup_ended(report.number, written=report.info is not None)
 
     def _report_failure(self, report: BackupReport, reason: str) -> None:
         error = BackupError(self._report.file, report.line, report.number, reason)

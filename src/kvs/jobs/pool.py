@@ -62,7 +62,7 @@ class WorkerPool:
             leader.start()
         except RuntimeError as error:
             raise ThreadStartError from error
-        except BaseException:  # interrupted: the thread may have been started all the same
+        except BaseException:  # interrupted: the thread may have been started nevertheless
             self.stop()
             if self._leader_started.wait(THREAD_START_TIMEOUT_SECONDS):
                 self._ended.wait()
@@ -93,7 +93,7 @@ class WorkerPool:
         self.stop()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Block until all workers and backups have ended, at most `seconds`; return whether so."""
+        """Block until workers and backups end, at most `seconds`; return whether they have."""
         return self._ended.wait(seconds)
 
     def _run_leader(self, others: int) -> None:

@@ -12,7 +12,7 @@ from kvs.errors import JobError, JobsDirectoryError
 from kvs.jobs.directory import JOB_SUFFIX, JobsDirectory
 from kvs.posix.inotify import DirectoryWatcher, FileEvent
 from kvs.posix.leases import LeasesUnsupportedError, has_writer
-from kvs.service.tracker import FileVersion, JobTracker
+from kvs.service.tracker import FileFingerprint, JobTracker
 from kvs.text import os_error_text, printable
 
 LogCallback = Callable[[str], None]
@@ -135,7 +135,7 @@ class WatchedDirectory:
             self._close_if_unused()
 
     def revive(self) -> bool:
-        """Undo `stop_accepting` if the directory has its path again and is open; return whether."""
+        """Undo `stop_accepting`; return False if the path leads elsewhere, or after the close."""
         with self._lock:
             if self._closed or not self.is_same_directory():
                 return False
@@ -171,7 +171,7 @@ class WatchedDirectory:
             return None
         file, last_run = opened
         try:
-            version = FileVersion.of(os.fstat(file))
+            version = FileFingerprint.of(os.fstat(file))
             if last_run is None or not version.is_untouched_since(last_run):
                 version = version._replace(digest=_digest(file, stopping))
                 is_new = last_run is None or not version.has_contents_of(last_run)
@@ -194,7 +194,7 @@ class WatchedDirectory:
             if self._retired:
                 self._close_if_unused()
 
-    def _open_if_ready(self, name: bytes) -> tuple[int, FileVersion | None] | None:
+    def _open_if_ready(self, name: bytes) -> tuple[int, FileFingerprint | None] | None:
         """Open the job unless it is being written; return it with the version of its last run."""
         with self._lock:
             if self._retired:

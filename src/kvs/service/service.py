@@ -31,7 +31,7 @@ job is still open for writing, and whether a directory that was gone or locked c
 
 @dataclass(frozen=True, slots=True)
 class ServiceStats:
-    """Numbers of what a service has done so far."""
+    """Counters of a service since its start."""
 
     running: int = 0
     """Number of jobs running now."""
@@ -159,7 +159,7 @@ class JobService:
                 directory.files.unlock()
 
     def stats(self) -> ServiceStats:
-        """Return what the service has done so far."""
+        """Return the counters of the service."""
         with self._lock:
             return self._stats
 

@@ -18,7 +18,7 @@ from kvs.jobs.directory import JOB_SUFFIX, is_job
 from kvs.posix.inotify import FileEvent
 
 
-class FileVersion(NamedTuple):
+class FileFingerprint(NamedTuple):
     """The file of a job when it was opened: its identity, times and contents."""
 
     device: int
@@ -31,11 +31,11 @@ class FileVersion(NamedTuple):
     digest: bytes | None = None
     """Digest of the contents; None if they were not read to their end."""
 
-    def is_untouched_since(self, other: "FileVersion") -> bool:
+    def is_untouched_since(self, other: "FileFingerprint") -> bool:
         """Return whether file, size and times are equal, so the contents need not be read."""
         return self[:5] == other[:5]
 
-    def has_contents_of(self, other: "FileVersion") -> bool:
+    def has_contents_of(self, other: "FileFingerprint") -> bool:
         """Return whether file and contents are equal, whatever the times."""
         same_file = self[:3] == other[:3]
         return same_file and self.digest is not None and self.digest == other.digest
@@ -55,7 +55,7 @@ class FileVersion(NamedTuple):
 
 @dataclass
 class _Entry:
-    last_run: FileVersion | None = None
+    last_run: FileFingerprint | None = None
     """The version that was last given to a run."""
     exists: bool = True
     new: bool = True
@@ -155,7 +155,7 @@ class JobTracker:
         """Make a job due again that the worker did not inspect."""
         self._due[name] = None
 
-    def opened(self, name: bytes) -> FileVersion | None:
+    def opened(self, name: bytes) -> FileFingerprint | None:
         """Mark the job as opened, after all events so far; return the version of its last run.
 
         The job is to run only if it differs from that version; None if it is to run in any case.
@@ -166,7 +166,7 @@ class JobTracker:
         entry.new = entry.created = entry.announced = False
         return last_run
 
-    def record_run(self, name: bytes, version: FileVersion) -> None:
+    def record_run(self, name: bytes, version: FileFingerprint) -> None:
         """Store the version of the job that was opened, as that of its last run."""
         self._entries[name].last_run = version
 
