@@ -54,7 +54,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         const char* data()
         size_t size()
         void clear()
-        void move_to(char*)
+        void drain_to(char*)
 
     cdef cppclass Span:
         pass
@@ -66,31 +66,31 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         size_t size()
         const Records& records()
 
-    cdef cppclass Copy:
-        Copy(size_t) except +
+    cdef cppclass TableCopy:
+        TableCopy(size_t) except +
         const vector[Span]& spans()
         size_t count()
 
-    cdef cppclass Listing:
-        Listing(const vector[Span]&, size_t) except +
+    cdef cppclass SortedDump:
+        SortedDump(const vector[Span]&, size_t) except +
         size_t size()
         Word key(size_t)
         Word value(size_t)
-        cbool ended()
-        void put_block(Buffer&) except +
+        cbool is_finished()
+        void append_block(Buffer&) except +
 
-    cdef cppclass Writes:
-        Writes(const vector[Span]&) except +
-        cbool ended()
-        void put_block(Buffer&) except +
+    cdef cppclass WriteDump:
+        WriteDump(const vector[Span]&) except +
+        cbool is_finished()
+        void append_block(Buffer&) except +
 
     cdef cppclass Change:
         string key
         string value
         cbool removed
 
-    cdef cppclass Effect:
-        unique_ptr[Effect] next
+    cdef cppclass ChangeBatch:
+        unique_ptr[ChangeBatch] next
         uint64_t marker
         vector[Change] changes
         Buffer lines
@@ -100,20 +100,20 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         long long job
         long long offset
         Buffer output
-        cbool continues(const Effect&)
+        cbool is_mergeable_with(const ChangeBatch&)
 
-    cdef cppclass EffectQueue "kvs::Effects":
-        cbool any()
-        unique_ptr[Effect] take()
-        void put_back(unique_ptr[Effect])
+    cdef cppclass ChangeQueue:
+        cbool has_ready()
+        unique_ptr[ChangeBatch] take_ready()
+        void put_back(unique_ptr[ChangeBatch])
 
-    void drop "kvs::Effects::drop"(unique_ptr[Effect])
+    void destroy "kvs::ChangeQueue::destroy"(unique_ptr[ChangeBatch])
 
     cdef struct Invalid:
         size_t offset
-        size_t good
+        size_t valid_until
 
-    cdef cppclass Check:
+    cdef cppclass ScriptCheck:
         size_t commands
         vector[Invalid] invalid
         void run(const char*, size_t) except +
@@ -124,9 +124,9 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         size_t offset
         size_t size
         Kind stop
-        uint64_t milliseconds
+        uint64_t wait_ms
         Buffer output
-        size_t told
+        size_t published_output_bytes
         vector[Invalid] invalid
         size_t commands
         size_t lines
@@ -136,31 +136,31 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         Engine(HashKey, string) except +
         void execute(Call&) except +
         void get(const vector[Key]&, vector[Value]&) except +
-        void copy(Copy&) except +
-        size_t probable_bytes()
+        void copy(TableCopy&) except +
+        size_t estimate_copy_bytes()
         size_t size()
         uint64_t revision()
         uint64_t replace(const vector[Key]&, const vector[Word]&) except +
-        void record(uint64_t)
-        cbool watch(const string&, unique_ptr[Effect]) except +
+        void start_recording(uint64_t)
+        cbool watch(const string&, unique_ptr[ChangeBatch]) except +
         void unwatch(const string&)
         void settle()
-        EffectQueue& effects()
-        cbool try_hold()
-        void hold()
-        void let_go()
+        ChangeQueue& change_queue()
+        cbool try_lock_quiescent()
+        void lock_quiescent()
+        void unlock()
         const Table& table()
-        Key hashed(string_view)
+        Key make_key(string_view)
 
 
 cdef HashKey _process_key
 _process_key.first = int.from_bytes(os.urandom(8), "little")
 _process_key.second = int.from_bytes(os.urandom(8), "little")
 
-cdef size_t _MOST_BUDGET = <size_t>1 << 62
+cdef size_t _MAX_BUDGET = <size_t>1 << 62
 cdef Py_ssize_t _WORD_BYTES = 40
 
-cdef size_t _LONG = <size_t>1 << 18
+cdef size_t _LONG_BYTES = <size_t>1 << 18
 """Bytes that take so long to copy or to free that it is done without the interpreter's lock."""
 
 
@@ -185,38 +185,38 @@ cdef class CompiledEngine:
 
     def __dealloc__(self):
         # In a forked child: what another thread of the parent was changing at the fork stays there.
-        if getpid() != self._process and not self._engine.get().try_hold():
+        if getpid() != self._process and not self._engine.get().try_lock_quiescent():
             self._engine.release()
 
     @property
     def has_batches(self):
         """Whether there are change batches to move."""
-        return self._engine.get().effects().any()
+        return self._engine.get().change_queue().has_ready()
 
     def execute(self, bytes script not None, size_t start, budget, mark=None):
         """Carry out the commands of `script` from byte `start` on."""
         cdef Engine* engine = self._engine.get()
         cdef unique_ptr[Call] call
-        call.reset(new Call(script, len(script), start, min(budget, _MOST_BUDGET)))
+        call.reset(new Call(script, len(script), start, min(budget, _MAX_BUDGET)))
         if mark is not None:
             call.get().mark(mark.job, mark.base_offset)
         with nogil:
             engine.execute(call.get()[0])
-        pause = _pause(script, call.get(), mark is not None)
-        if call.get().output.size() > _LONG:
+        result = _execute_result(script, call.get(), mark is not None)
+        if call.get().output.size() > _LONG_BYTES:
             with nogil:
                 call.reset()
-        return pause
+        return result
 
     @staticmethod
     def check(bytes script not None):
         """Validate every line of `script`; execute nothing."""
-        cdef Check found
+        cdef ScriptCheck script_check
         cdef const char* text = script
         cdef size_t size = len(script)
         with nogil:
-            found.run(text, size)
-        return Checked(_faults(script, found.invalid), found.commands)
+            script_check.run(text, size)
+        return Checked(_diagnostics(script, script_check.invalid), script_check.commands)
 
     def get(self, keys):
         """Return the values of `keys`, None where one is missing."""
@@ -227,7 +227,7 @@ cdef class CompiledEngine:
         held = tuple(keys)  # their bytes stay where they are
         wanted.reserve(len(held))
         for key in held:
-            wanted.push_back(engine.hashed(string_view(key, len(key))))
+            wanted.push_back(engine.make_key(string_view(key, len(key))))
         with nogil:
             engine.get(wanted, values)
         return [value.bytes[: value.size] if value.size else None for value in values]
@@ -235,16 +235,16 @@ cdef class CompiledEngine:
     def items(self):
         """Return all pairs in ascending order of the keys."""
         cdef Engine* engine = self._engine.get()
-        cdef unique_ptr[Copy] copy
-        cdef unique_ptr[Listing] listing
+        cdef unique_ptr[TableCopy] copy
+        cdef unique_ptr[SortedDump] listing
         with nogil:
-            copy.reset(new Copy(engine.probable_bytes()))
+            copy.reset(new TableCopy(engine.estimate_copy_bytes()))
             engine.copy(copy.get()[0])
-            listing.reset(new Listing(copy.get().spans(), copy.get().count()))
+            listing.reset(new SortedDump(copy.get().spans(), copy.get().count()))
         cdef size_t number
         pairs = []
         for number in range(listing.get().size()):
-            pairs.append((_bytes(listing.get().key(number)), _bytes(listing.get().value(number))))
+            pairs.append((_word_bytes(listing.get().key(number)), _word_bytes(listing.get().value(number))))
         return pairs
 
     def __len__(self):
@@ -254,7 +254,7 @@ cdef class CompiledEngine:
     def max_dump_bytes(self):
         """Return an upper bound of the bytes of all keys and values."""
         cdef Engine* engine = self._engine.get()
-        return min(engine.size() * 2 * _WORD_BYTES, engine.probable_bytes())
+        return min(engine.size() * 2 * _WORD_BYTES, engine.estimate_copy_bytes())
 
     @property
     def revision(self):
@@ -273,8 +273,8 @@ cdef class CompiledEngine:
         for key, value in pairs.items():
             if not (0 < len(key) <= _WORD_BYTES and 0 < len(value) <= _WORD_BYTES):
                 raise ValueError(f"a word has 1 to {_WORD_BYTES} bytes")
-            keys.push_back(engine.hashed(string_view(key, len(key))))
-            values.push_back(<Word>engine.hashed(string_view(value, len(value))))
+            keys.push_back(engine.make_key(string_view(key, len(key))))
+            values.push_back(<Word>engine.make_key(string_view(value, len(value))))
         with nogil:
             revision = engine.replace(keys, values)
         return revision
@@ -282,15 +282,15 @@ cdef class CompiledEngine:
     def start_recording(self, uint64_t revision):
         """From now on, record changes as lines, and count on from `revision`."""
         with nogil:
-            self._engine.get().record(revision)
+            self._engine.get().start_recording(revision)
 
     def watch(self, bytes key not None, uint64_t marker=0):
         """Report changes of `key` from now on, behind a marker; return whether it exists."""
         cdef string watched = key
-        cdef unique_ptr[Effect] effect
+        cdef unique_ptr[ChangeBatch] effect
         cdef cbool there
         if marker:
-            effect.reset(new Effect())
+            effect.reset(new ChangeBatch())
             effect.get().marker = marker
         with nogil:
             there = self._engine.get().watch(watched, move(effect))
@@ -307,22 +307,22 @@ cdef class CompiledEngine:
         with nogil:
             self._engine.get().settle()
 
-    def move_batches(self, list into not None):
+    def move_batches(self, list batches not None):
         """Append the effects that can be moved, in order, in one call into C."""
         # A CompiledBatch refers to no object, so that creating it never collects garbage.
         cdef CompiledBatch each
-        cdef Effect* last
-        cdef unique_ptr[Effect] rest
-        cdef unique_ptr[Effect] taken = self._engine.get().effects().take()
+        cdef ChangeBatch* last
+        cdef unique_ptr[ChangeBatch] rest
+        cdef unique_ptr[ChangeBatch] taken = self._engine.get().change_queue().take_ready()
         while taken.get() is not NULL:
             last = taken.get()
-            while last.next.get() is not NULL and last.next.get().continues(last[0]):
+            while last.next.get() is not NULL and last.next.get().is_mergeable_with(last[0]):
                 last = last.next.get()
             try:
                 each = CompiledBatch.__new__(CompiledBatch)
-                into.append(each)
+                batches.append(each)
             except MemoryError:
-                self._engine.get().effects().put_back(move(taken))
+                self._engine.get().change_queue().put_back(move(taken))
                 raise
             rest = move(last.next)
             each._first = move(taken)
@@ -332,9 +332,9 @@ cdef class CompiledEngine:
     def with_locked_view(self, call):
         """Call `call` between two commands."""
         cdef Engine* engine = self._engine.get()
-        if not engine.try_hold():
+        if not engine.try_lock_quiescent():
             with nogil:
-                engine.hold()
+                engine.lock_quiescent()
         try:
             view = _view(engine)
             try:
@@ -342,44 +342,44 @@ cdef class CompiledEngine:
             finally:
                 view.end()
         finally:
-            engine.let_go()
+            engine.unlock()
 
 
 cdef class CompiledBatch:
     """Effects of one call, as `kvs.engine.interface.ChangeBatch`; converted when they are looked at."""
 
-    cdef unique_ptr[Effect] _first
-    cdef Effect* _last
+    cdef unique_ptr[ChangeBatch] _first
+    cdef ChangeBatch* _last
 
     def __dealloc__(self):
-        drop(move(self._first))
+        destroy(move(self._first))
 
     @property
     def changes(self):
         """Those of watched keys, in order."""
-        cdef Effect* each = self._first.get()
+        cdef ChangeBatch* each = self._first.get()
         changes = []
         while each is not NULL:
-            _put_changes(each, changes)
+            _append_changes(each, changes)
             each = each.next.get()
         return changes
 
     @property
     def lines(self):
         """The commands that changed something, if they are recorded."""
-        cdef Effect* each = self._first.get()
+        cdef ChangeBatch* each = self._first.get()
         if each.next.get() is NULL:
-            return _text(each.lines, 0)
+            return _buffer_bytes(each.lines, 0)
         texts = []
         while each is not NULL:
-            texts.append(_text(each.lines, 0))
+            texts.append(_buffer_bytes(each.lines, 0))
             each = each.next.get()
         return b"".join(texts)
 
     @property
     def change_count(self):
         """How many lines these are."""
-        cdef Effect* each = self._first.get()
+        cdef ChangeBatch* each = self._first.get()
         count = 0
         while each is not NULL:
             count += each.count
@@ -404,10 +404,10 @@ cdef class CompiledBatch:
     @property
     def output(self):
         """Of a marked call: what it has written since its effects before."""
-        cdef Effect* each = self._first.get()
+        cdef ChangeBatch* each = self._first.get()
         texts = []
         while each is not NULL:
-            texts.append(_text(each.output, 0))
+            texts.append(_buffer_bytes(each.output, 0))
             each = each.next.get()
         return b"".join(texts)
 
@@ -424,21 +424,21 @@ cdef class CompiledView:
     cdef readonly uint64_t revision
 
     def __len__(self):
-        return self._there().size()
+        return self._require_open().size()
 
     def listing(self):
         """Yield the lines of SHOW, in order of the keys, many a block."""
-        return _ListingBlocks(self)
+        return _ListingIterator(self)
 
     def writes(self):
         """Yield lines of WRITE that between them set every pair, in any order, many a block."""
-        return _WritesBlocks(self)
+        return _WritesIterator(self)
 
     def end(self):
         """Let nobody use it any more."""
         self._table = NULL
 
-    cdef const Table* _there(self) except NULL:
+    cdef const Table* _require_open(self) except NULL:
         if self._table is NULL:
             raise ValueError("this view is over")
         return self._table
@@ -451,51 +451,51 @@ cdef CompiledView _view(Engine* engine):
     return view
 
 
-cdef class _ListingBlocks:
+cdef class _ListingIterator:
     cdef CompiledView _view
-    cdef unique_ptr[Listing] _listing
+    cdef unique_ptr[SortedDump] _listing
     cdef Buffer _block
 
     def __cinit__(self, CompiledView view not None):
-        cdef const Table* table = view._there()
+        cdef const Table* table = view._require_open()
         self._view = view
         with nogil:
-            self._listing.reset(new Listing(table.records().spans(), table.size()))
+            self._listing.reset(new SortedDump(table.records().spans(), table.size()))
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        self._view._there()
-        if self._listing.get().ended():
+        self._view._require_open()
+        if self._listing.get().is_finished():
             raise StopIteration
         self._block.clear()
-        self._listing.get().put_block(self._block)
-        return _text(self._block, 0)
+        self._listing.get().append_block(self._block)
+        return _buffer_bytes(self._block, 0)
 
 
-cdef class _WritesBlocks:
+cdef class _WritesIterator:
     cdef CompiledView _view
-    cdef unique_ptr[Writes] _writes
+    cdef unique_ptr[WriteDump] _writes
     cdef Buffer _block
 
     def __cinit__(self, CompiledView view not None):
         self._view = view
-        self._writes.reset(new Writes(view._there().records().spans()))
+        self._writes.reset(new WriteDump(view._require_open().records().spans()))
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        self._view._there()
-        if self._writes.get().ended():
+        self._view._require_open()
+        if self._writes.get().is_finished():
             raise StopIteration
         self._block.clear()
-        self._writes.get().put_block(self._block)
-        return _text(self._block, 0)
+        self._writes.get().append_block(self._block)
+        return _buffer_bytes(self._block, 0)
 
 
-cdef _pause(bytes script, Call* call, bint marked):
+cdef _execute_result(bytes script, Call* call, bint marked):
     reason = StopReason.END if call.offset == call.size else StopReason.BUDGET
     waiting = b""
     if call.stop == Kind.WAIT:
@@ -505,21 +505,21 @@ cdef _pause(bytes script, Call* call, bint marked):
         reason = StopReason.BACKUP
     uncheckpointed = None
     if marked and call.stop != Kind.IDLE:
-        uncheckpointed = _text(call.output, call.told) + waiting
+        uncheckpointed = _buffer_bytes(call.output, call.published_output_bytes) + waiting
     return ExecuteResult(
         reason,
         call.offset,
-        _moved(call.output) + waiting,
-        _faults(script, call.invalid),
+        _drained_bytes(call.output) + waiting,
+        _diagnostics(script, call.invalid),
         call.commands,
         call.lines,
         call.revision,
-        call.milliseconds,
+        call.wait_ms,
         uncheckpointed,
     )
 
 
-cdef _put_changes(Effect* effect, list changes):
+cdef _append_changes(ChangeBatch* effect, list changes):
     cdef size_t number
     cdef Change* change
     for number in range(effect.changes.size()):
@@ -527,28 +527,28 @@ cdef _put_changes(Effect* effect, list changes):
         changes.append((<bytes>change.key, None if change.removed else <bytes>change.value))
 
 
-cdef list _faults(bytes script, vector[Invalid]& invalid):
-    found = [diagnose_line(script, each.offset, each.good) for each in invalid]
+cdef list _diagnostics(bytes script, vector[Invalid]& invalid):
+    found = [diagnose_line(script, invalid_line.offset, invalid_line.valid_until) for invalid_line in invalid]
     return [fault for fault in found if fault is not None]
 
 
-cdef bytes _moved(Buffer& buffer):
+cdef bytes _drained_bytes(Buffer& buffer):
     """Return all of `buffer`, which is empty then; see `Buffer::move_to`."""
     cdef bytes text = PyBytes_FromStringAndSize(NULL, buffer.size())
     cdef char* at = text
-    if buffer.size() <= _LONG:
-        buffer.move_to(at)
+    if buffer.size() <= _LONG_BYTES:
+        buffer.drain_to(at)
     else:
         with nogil:
-            buffer.move_to(at)
+            buffer.drain_to(at)
     return text
 
 
-cdef bytes _text(Buffer& buffer, size_t start):
+cdef bytes _buffer_bytes(Buffer& buffer, size_t start):
     cdef size_t size = buffer.size() - start
     if not size:
         return b""
-    if size <= _LONG:
+    if size <= _LONG_BYTES:
         return buffer.data()[start : buffer.size()]
     cdef bytes text = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
     cdef char* at = text
@@ -557,5 +557,5 @@ cdef bytes _text(Buffer& buffer, size_t start):
     return text
 
 
-cdef bytes _bytes(Word word):
+cdef bytes _word_bytes(Word word):
     return word.at[: word.size]

@@ -62,25 +62,25 @@ void check_table(unsigned seed, int keys, int steps, Hash hash) {
         const kvs::Key each = key(name, hash(name));
         if (random() % 3) {
             const std::string value(1 + random() % 40, char('a' + random() % 26));
-            table.make_room(&each, 1);
-            table.put(each, {value.data(), std::uint8_t(value.size())});
+            table.reserve(&each, 1);
+            table.insert_or_assign(each, {value.data(), std::uint8_t(value.size())});
             model[name] = value;
         } else {
-            CHECK(table.remove(each) == (model.erase(name) == 1));
+            CHECK(table.erase(each) == (model.erase(name) == 1));
         }
         CHECK(table.size() == model.size());
     }
     for (int number = 0; number < keys; ++number) {
         const std::string name = "k" + std::to_string(number);
-        const kvs::Ref ref = table.find(key(name, hash(name)));
+        const kvs::RecordId id = table.find(key(name, hash(name)));
         const auto found = model.find(name);
-        CHECK((ref != 0) == (found != model.end()));
-        if (ref) CHECK(table.records()[ref].value().view() == found->second);
+        CHECK((id != 0) == (found != model.end()));
+        if (id) CHECK(table.records()[id].value().view() == found->second);
     }
-    kvs::Listing all(table.records().spans(), table.size());
+    kvs::SortedDump dump(table.records().spans(), table.size());
     kvs::Buffer text;
-    while (!all.ended()) all.put_block(text);
-    CHECK(text.from(0) == listing(model));
+    while (!dump.is_finished()) dump.append_block(text);
+    CHECK(text.view_from(0) == listing(model));
 }
 
 void check_tables() {
@@ -154,7 +154,7 @@ void check_long_lines() {
         CHECK(run(engine, script + "]\n") == expected);
         kvs::Call unclosed(script.data(), script.size(), 0, 65536);
         engine.execute(unclosed);
-        CHECK(unclosed.invalid.size() == 1 && unclosed.invalid[0].good > script.size() - 100);
+        CHECK(unclosed.invalid.size() == 1 && unclosed.invalid[0].valid_until > script.size() - 100);
         CHECK(engine.revision() == revision);
     }
     CHECK(run(engine, "SHOW\n") == listing(model));
@@ -164,33 +164,33 @@ void check_long_lines() {
 // in their order, must give what is there in the end; and marked outputs must all be told.
 void check_threads() {
     kvs::Engine engine({7, 8}, HELP);
-    engine.record(0);
+    engine.start_recording(0);
     std::atomic<bool> over{false};
     std::string lines;
     std::uint64_t revision = 0;
     std::map<long long, std::string> told;
-    const auto take = [&](std::unique_ptr<kvs::Effect> effects) {
-        for (kvs::Effect* each = effects.get(); each; each = each->next.get()) {
+    const auto take = [&](std::unique_ptr<kvs::ChangeBatch> effects) {
+        for (kvs::ChangeBatch* each = effects.get(); each; each = each->next.get()) {
             CHECK(each->revision == revision + each->count);
             revision = each->revision;
-            lines += each->lines.from(0);
-            if (each->marked) told[each->job] += each->output.from(0);
+            lines += each->lines.view_from(0);
+            if (each->marked) told[each->job] += each->output.view_from(0);
         }
-        kvs::Effects::drop(std::move(effects));
+        kvs::ChangeQueue::destroy(std::move(effects));
     };
     std::thread taker([&] {
         while (!over) {
-            take(engine.effects().take());
-            engine.hold();
-            std::unique_ptr<kvs::Effect> up_to_now = engine.effects().take();
+            take(engine.change_queue().take_ready());
+            engine.lock_quiescent();
+            std::unique_ptr<kvs::ChangeBatch> up_to_now = engine.change_queue().take_ready();
             const std::uint64_t now = engine.revision();
-            const kvs::Listing all(engine.table().records().spans(), engine.table().size());
-            CHECK(all.size() == engine.table().size());
-            engine.let_go();
+            const kvs::SortedDump dump(engine.table().records().spans(), engine.table().size());
+            CHECK(dump.size() == engine.table().size());
+            engine.unlock();
             take(std::move(up_to_now));
             CHECK(revision == now);
-            engine.watch("k3", std::make_unique<kvs::Effect>());
-            take(engine.effects().take());
+            engine.watch("k3", std::make_unique<kvs::ChangeBatch>());
+            take(engine.change_queue().take_ready());
             engine.unwatch("k3");
         }
     });
@@ -217,8 +217,8 @@ void check_threads() {
     for (std::thread& worker : workers) worker.join();
     over = true;
     taker.join();
-    take(engine.effects().take());
-    CHECK(!engine.effects().any());
+    take(engine.change_queue().take_ready());
+    CHECK(!engine.change_queue().has_ready());
     CHECK(revision == engine.revision());
     for (unsigned number = 0; number < 4; ++number) CHECK(told[number] == outputs[number]);
     kvs::Engine again({9, 9}, HELP);
@@ -234,7 +234,7 @@ void check_replacing() {
         for (int round = 0; round < 300; ++round)
             run(engine, "WRITE [(a,1)(b,2)]\nREAD [a,b,c]\nDELETE [a]\nSHOW\n");
     });
-    const std::vector<kvs::Key> keys{engine.hashed("a"), engine.hashed("c")};
+    const std::vector<kvs::Key> keys{engine.make_key("a"), engine.make_key("c")};
     const std::vector<kvs::Word> values{keys[1], keys[0]};
     for (int round = 0; round < 300; ++round) engine.replace(keys, values);
     worker.join();

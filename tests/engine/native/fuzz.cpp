@@ -30,9 +30,9 @@ struct Outcome {
 
 std::string recorded(kvs::Engine& engine) {
     std::string lines;
-    std::unique_ptr<kvs::Effect> taken = engine.effects().take();
-    for (kvs::Effect* each = taken.get(); each; each = each->next.get()) lines += each->lines.from(0);
-    kvs::Effects::drop(std::move(taken));
+    std::unique_ptr<kvs::ChangeBatch> taken = engine.change_queue().take_ready();
+    for (kvs::ChangeBatch* each = taken.get(); each; each = each->next.get()) lines += each->lines.view_from(0);
+    kvs::ChangeQueue::destroy(std::move(taken));
     return lines;
 }
 
@@ -45,7 +45,7 @@ void carry_out(kvs::Engine& engine, const std::string& script, std::size_t budge
         engine.execute(call);
         if (call.offset <= offset) std::abort();
         offset = call.offset;
-        outcome.output += call.output.from(0);
+        outcome.output += call.output.view_from(0);
         for (const kvs::Invalid& each : call.invalid)
             outcome.invalid.push_back(shift + each.offset);
         outcome.commands += call.commands;
@@ -62,7 +62,7 @@ void finish(kvs::Engine& engine, Outcome& outcome) {
 void check(const std::string& script, std::size_t budget) {
     const std::string help = "help\n";
     kvs::Engine whole({1, 2}, help), lines({3, 4}, help), again({5, 6}, help);
-    whole.record(0);
+    whole.start_recording(0);
     Outcome of_whole, of_lines, of_again;
     carry_out(whole, script, budget, 0, budget & 1, of_whole);
     for (std::size_t start = 0, end = 0; start < script.size(); start = end) {
@@ -76,7 +76,7 @@ void check(const std::string& script, std::size_t budget) {
     finish(lines, of_lines);
     finish(again, of_again);
     if (!(of_whole == of_lines)) std::abort();
-    kvs::Check checked;
+    kvs::ScriptCheck checked;
     checked.run(script.data(), script.size());
     std::vector<std::size_t> invalid;
     for (const kvs::Invalid& each : checked.invalid) invalid.push_back(each.offset);

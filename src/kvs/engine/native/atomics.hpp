@@ -1,24 +1,28 @@
-// Places that are changed under a lock and looked at without it, to prefetch what they lead to.
+// Atomic access to plain fields that are written under the engine's lock and read without the lock,
+// to prefetch the memory to which they lead.
 //
-// Who looks may see what was there, or what comes, never half of either; and does nothing with
-// it that could go wrong. Within the lock plain reads will do.
+// Such a reader sees the old value or the new one, never half of either, and uses the value as a
+// hint only. A thread that holds the lock reads the fields plainly. Each `store_release` says with
+// which load it pairs.
 #pragma once
 
 namespace kvs {
 
+// For a value that leads to no memory that the reader dereferences.
 template <typename T>
-T racy_load(const T& place) {
-    return __atomic_load_n(&place, __ATOMIC_RELAXED);
+T load_relaxed(const T& field) {
+    return __atomic_load_n(&field, __ATOMIC_RELAXED);
 }
 
+// For a value that leads to memory that the reader dereferences.
 template <typename T>
-T racy_load_first(const T& place) {  // what it leads to is to be looked at, too
-    return __atomic_load_n(&place, __ATOMIC_ACQUIRE);
+T load_acquire(const T& field) {
+    return __atomic_load_n(&field, __ATOMIC_ACQUIRE);
 }
 
 template <typename T, typename U>
-void racy_store(T& place, U value) {
-    __atomic_store_n(&place, T(value), __ATOMIC_RELEASE);
+void store_release(T& field, U value) {
+    __atomic_store_n(&field, T(value), __ATOMIC_RELEASE);
 }
 
 }  // namespace kvs

@@ -1,13 +1,26 @@
-// What commands have changed, on its way out, in the one order of changes.
+// Change batches on their way from the engine to the journal and the subscribers, in the one order of
+// changes.
 //
-// Laws: what a batch has changed is put in under the engine's lock, so the order is that of the
-// batches. Its text (recorded lines, a marked call's output) may be completed after that lock has been
-// let go, by the thread that put it in, without waiting for anybody. Only what stands before all
-// that is incomplete can be taken. So whoever sees nothing incomplete while holding the engine's
-// lock has everything up to now.
+// How it works: a call pushes what its batch of lines changed while it holds the engine's lock, so
+// the queue is in the order in which the batches were executed. The text of a change batch (recorded
+// lines, a marked call's output) takes longer to write than the commands take to execute. So the
+// same thread writes the text after it has released the engine's lock, and then marks the change
+// batch as complete. A consumer takes the complete change batches at the front.
+//
+// Invariants:
+//   - An incomplete change batch, and every one behind it, must not be taken: the order would have a
+//     gap. Only the pushing thread writes to it.
+//   - The pushing thread must not wait for another thread between `push` and `mark_complete`. So a
+//     thread that holds the engine's lock may wait for the queue to be complete, and then has every
+//     change so far.
+//   - A complete change batch belongs to its taker, which may destroy it at once.
+//
+// Limits: one slow call delays the publication of all calls behind it, by the time that the text of
+// one batch of lines takes, or of one long line.
 #pragma once
 
 #include <atomic>
+#include <cassert>
 #include <cstdint>
 #include <memory>
 #include <thread>
@@ -19,110 +32,118 @@
 
 namespace kvs {
 
-struct Effect {
-    std::unique_ptr<Effect> next;
-    std::atomic<bool> complete{false};
+// What one batch of lines changed. `kvs.engine.interface.ChangeBatch` describes the fields; Python
+// sees adjacent change batches of one call as one.
+struct ChangeBatch {
+    std::unique_ptr<ChangeBatch> next;
+    std::atomic<bool> is_complete{false};
 
-    // Effects of one call, between two SHOWs, that stand side by side are told as one.
-    std::uint64_t call = 0;
-    std::uint64_t leg = 0;
+    std::uint64_t call = 0;        // the ID of the call; 0 for a marker
+    std::uint64_t show_epoch = 0;  // SHOWs that the call had executed before
 
-    std::uint64_t marker = 0;  // of a watch that begins here; else 0
+    std::uint64_t marker = 0;  // the marker of a watch that begins here, or 0
     std::vector<Change> changes;
     Buffer lines;
-    std::uint64_t count = 0;
+    std::uint64_t count = 0;  // of lines
     std::uint64_t revision = 0;
-    bool marked = false;
+    bool marked = false;  // whether the next three have a value
     long long job = 0;
     long long offset = 0;
     Buffer output;
 
-    bool continues(const Effect& before) const {
-        return call && call == before.call && leg == before.leg;  // a marker is of no call
+    // Return whether this and `previous`, which is just before it, may be merged: both are of one
+    // call, with no SHOW between them.
+    bool is_mergeable_with(const ChangeBatch& previous) const {
+        return call && call == previous.call && show_epoch == previous.show_epoch;
     }
 };
 
-class Effects {
+class ChangeQueue {
 public:
-    // To be called with the engine's lock held.
-    void put(std::unique_ptr<Effect> effect, bool complete) {
-        effect->complete.store(complete, std::memory_order_relaxed);
-        if (!complete) incomplete_.fetch_add(1, std::memory_order_relaxed);
-        lock_.lock();
-        Effect* const last = effect.get();
-        (last_ ? last_->next : first_) = std::move(effect);
+    // Append a change batch. To be called with the engine's lock held, which makes the order.
+    void push(std::unique_ptr<ChangeBatch> batch, bool is_complete) EXCLUDES(lock_) {
+        // Relaxed: `lock_` publishes the change batch and this field of it.
+        batch->is_complete.store(is_complete, std::memory_order_relaxed);
+        // Relaxed: read as 0 by no thread that holds the engine's lock next, which publishes it.
+        if (!is_complete) incomplete_count_.fetch_add(1, std::memory_order_relaxed);
+        const ScopedLock held(lock_);
+        assert(!batch->next && bool(first_) == bool(last_));
+        ChangeBatch* const last = batch.get();
+        (last_ ? last_->next : first_) = std::move(batch);
         last_ = last;
-        any_.store(true, std::memory_order_relaxed);
-        lock_.unlock();
+        is_nonempty_.store(true, std::memory_order_relaxed);  // a hint for `has_ready`
     }
 
-    // The caller must not touch `effect` any more: whoever takes it may drop it.
-    void complete(Effect* effect) {
-        effect->complete.store(true, std::memory_order_release);
-        incomplete_.fetch_sub(1, std::memory_order_release);
+    // Release `batch` to consumers. The caller must not touch it any more: its taker may destroy it.
+    void mark_complete(ChangeBatch* batch) {
+        assert(!batch->is_complete.load(std::memory_order_relaxed));
+        // Pairs with the loads of `has_ready` and `take_ready`: the taker sees the whole text.
+        batch->is_complete.store(true, std::memory_order_release);
+        // Pairs with the loads of `wait_until_complete` and `has_incomplete`: after 0, the caller of
+        // these finds every change batch complete.
+        [[maybe_unused]] const std::size_t before =
+            incomplete_count_.fetch_sub(1, std::memory_order_release);
+        assert(before != 0);
     }
 
-    // To be called with the engine's lock held: nothing new comes, and what is there is soon complete.
+    // Block until all change batches are complete, which other threads soon make them. To be called
+    // with the engine's lock held: no thread can push meanwhile.
     void wait_until_complete() const {
-        for (int looks = 0; incomplete_.load(std::memory_order_acquire); ++looks)
-            looks < spins() ? relax() : std::this_thread::yield();
+        for (int tries = 0; incomplete_count_.load(std::memory_order_acquire); ++tries)
+            tries < spin_count() ? cpu_pause() : std::this_thread::yield();
     }
 
-    bool incomplete() const { return incomplete_.load(std::memory_order_acquire); }
+    bool has_incomplete() const { return incomplete_count_.load(std::memory_order_acquire); }
 
-    // Whether any can be taken.
-    bool any() {
-        if (!any_.load(std::memory_order_relaxed)) return false;
-        lock_.lock();
-        const bool some = first_ && first_->complete.load(std::memory_order_acquire);
-        lock_.unlock();
-        return some;
+    // Return whether a change batch can be taken.
+    bool has_ready() EXCLUDES(lock_) {
+        if (!is_nonempty_.load(std::memory_order_relaxed)) return false;
+        const ScopedLock held(lock_);
+        return first_ && first_->is_complete.load(std::memory_order_acquire);
     }
 
-    // Take all that can be.
-    std::unique_ptr<Effect> take() {
-        lock_.lock();
-        Effect* end = nullptr;
-        for (Effect* each = first_.get(); each && each->complete.load(std::memory_order_acquire);
-             each = each->next.get())
-            end = each;
-        std::unique_ptr<Effect> taken;
-        if (end) {
-            taken = std::move(first_);
-            first_ = std::move(end->next);
-            if (!first_) last_ = nullptr;
-            any_.store(bool(first_), std::memory_order_relaxed);
-        }
-        lock_.unlock();
+    // Remove the complete change batches before the first incomplete one, and return them, linked by
+    // `next`.
+    std::unique_ptr<ChangeBatch> take_ready() EXCLUDES(lock_) {
+        const ScopedLock held(lock_);
+        ChangeBatch* last_ready = nullptr;
+        for (ChangeBatch* batch = first_.get();
+             batch && batch->is_complete.load(std::memory_order_acquire); batch = batch->next.get())
+            last_ready = batch;
+        if (!last_ready) return nullptr;
+        std::unique_ptr<ChangeBatch> taken = std::move(first_);
+        first_ = std::move(last_ready->next);
+        if (!first_) last_ = nullptr;
+        is_nonempty_.store(bool(first_), std::memory_order_relaxed);
         return taken;
     }
 
-    // Put back, in front of all others, what was taken in vain.
-    void put_back(std::unique_ptr<Effect> taken) {
-        Effect* end = taken.get();
-        if (!end) return;
-        while (end->next) end = end->next.get();
-        lock_.lock();
-        end->next = std::move(first_);
+    // Insert change batches that were taken, but not used, before all others.
+    void put_back(std::unique_ptr<ChangeBatch> taken) EXCLUDES(lock_) {
+        ChangeBatch* last_taken = taken.get();
+        if (!last_taken) return;
+        while (last_taken->next) last_taken = last_taken->next.get();
+        const ScopedLock held(lock_);
+        last_taken->next = std::move(first_);
         first_ = std::move(taken);
-        if (!last_) last_ = end;
-        any_.store(true, std::memory_order_relaxed);
-        lock_.unlock();
+        if (!last_) last_ = last_taken;
+        is_nonempty_.store(true, std::memory_order_relaxed);
     }
 
-    ~Effects() { drop(std::move(first_)); }
+    ~ChangeQueue() { destroy(std::move(first_)); }
 
-    // One after the other: dropped by each other, many would need a deep stack.
-    static void drop(std::unique_ptr<Effect> effects) {
-        while (effects) effects = std::move(effects->next);
+    // Destroy linked change batches one after the other. Destroyed by each other, they would need a
+    // stack frame each.
+    static void destroy(std::unique_ptr<ChangeBatch> batches) {
+        while (batches) batches = std::move(batches->next);
     }
 
 private:
-    Lock lock_;  // a leaf; see lock.hpp
-    std::unique_ptr<Effect> first_;
-    Effect* last_ = nullptr;
-    std::atomic<bool> any_{false};
-    std::atomic<std::size_t> incomplete_{0};
+    SpinThenSleepLock lock_;  // a leaf; see lock.hpp
+    std::unique_ptr<ChangeBatch> first_ GUARDED_BY(lock_);
+    ChangeBatch* last_ GUARDED_BY(lock_) = nullptr;
+    std::atomic<bool> is_nonempty_{false};  // written under `lock_`
+    std::atomic<std::size_t> incomplete_count_{0};
 };
 
 }  // namespace kvs

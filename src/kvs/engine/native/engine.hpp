@@ -1,63 +1,69 @@
-// The engine: the table and its lock, and the calls that carry out scripts on it.
+// The engine: the table, the engine's lock, and the calls that execute scripts on the table.
 //
-// State and locks: `lock_` guards the table, the revision, what is watched and whether lines are
-// recorded; it is held for a batch of commands at a time. `size_` and `published_` are copies for
-// who only wants to know. `effects_` has a lock of its own, inside that one or alone.
+// A call reads a batch of lines without the lock, executes it under the lock, and formats its output
+// without the lock again. So many calls run in parallel, and each command takes effect at one instant.
 //
-// Locking: nothing here calls Python or needs the interpreter's lock. Whatever takes `lock_` is called
-// without the interpreter's lock, but for `try_hold`, which does not block.
+// Locking: `lock_` guards the table, the revision and the watched keys; it is held for one batch of
+// lines at a time. `ChangeQueue` has a lock of its own, which is taken alone or inside `lock_`.
+// Nothing here calls Python or needs the interpreter's lock. Every method that takes `lock_` must be
+// called without the interpreter's lock, but for `try_lock_quiescent`, which does not block.
 #pragma once
 
 #include <atomic>
+#include <cassert>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "batch.hpp"
 #include "change_queue.hpp"
-#include "table_dump.hpp"
 #include "owned.hpp"
+#include "table_dump.hpp"
+#include "thread_annotations.hpp"
 
 namespace kvs {
 
-// One call of `Engine::execute`: what is to be done, and what has come of it. Used by one thread.
+// One call of `Engine::execute`: its arguments and its result. Used by one thread.
 struct Call {
-    // The byte behind the script is NUL; the script stays where it is.
+    // The byte behind the script must be NUL. The script must outlive the call.
     Call(const char* script, std::size_t size, std::size_t start, std::size_t budget)
         : script(script), start(start), offset(start), size(size), end(size) {
-        room = static_cast<long long>(budget);
-        if (budget < size - start)
-            if (const void* newline = std::memchr(script + start + budget, '\n', size - start - budget))
-                end = std::size_t(static_cast<const char*>(newline) - script) + 1;
+        assert(start <= size && script[size] == '\0');
+        output_budget = static_cast<long long>(budget);
+        if (budget >= size - start) return;
+        const char* const limit = script + start + budget;
+        if (const void* newline = std::memchr(limit, '\n', std::size_t(script + size - limit)))
+            end = std::size_t(static_cast<const char*>(newline) - script) + 1;
     }
 
-    void mark(long long of_job, long long from) {
+    // Make the change batches report a checkpoint of job `job_id`, whose script begins at
+    // `script_offset` of the job.
+    void mark(long long job_id, long long script_offset) {
         marked = true;
-        job = of_job;
-        base = from;
+        job = job_id;
+        base_offset = script_offset;
     }
 
-    bool over() const {
-        return offset >= end || room < 0 || stop == Kind::WAIT || stop == Kind::BACKUP ||
+    bool is_finished() const {
+        return offset >= end || output_budget < 0 || stop == Kind::WAIT || stop == Kind::BACKUP ||
                (stop == Kind::SHOW && marked);
     }
 
     const char* const script;
     const std::size_t start;
-    std::size_t offset;
+    std::size_t offset;  // of the first line that is not executed yet
     const std::size_t size;
-    std::size_t end;  // of the first line that goes past the budget of input
-    long long room;   // bytes of output left of the budget; below 0, it is over
+    std::size_t end;          // of the line that takes the call past its budget of input
+    long long output_budget;  // bytes of output left; below 0, the call is finished
     bool marked = false;
     long long job = 0;
-    long long base = 0;
+    long long base_offset = 0;
 
-    Kind stop = Kind::IDLE;
-    std::uint64_t milliseconds = 0;
+    Kind stop = Kind::IDLE;  // what stopped the last batch: WAIT, SHOW or BACKUP; else IDLE
+    std::uint64_t wait_ms = 0;
     Buffer output;
-    std::size_t told = 0;  // so much of the output is in the effects of a marked call
+    std::size_t published_output_bytes = 0;  // bytes of `output` in the change batches of a marked call
     std::vector<Invalid> invalid;
     std::size_t commands = 0;
     std::size_t lines = 0;
@@ -68,114 +74,114 @@ class Engine {
 public:
     // Throws std::bad_alloc.
     Engine(HashKey key, std::string help)
-        : key_(key), help_(std::move(help)), table_(std::make_shared<Table>()), watched_(key) {}
+        : key_(key), help_(std::move(help)), table_(std::make_shared<Table>()), watched_keys_(key) {}
 
-    // Carry out commands until the call is over; throws std::bad_alloc, for a command that has not
-    // been carried out, when those before it have been.
-    void execute(Call& call) {
-        const Counted counted(calls_);
-        Batch batch(Grammar(key_, call.script + call.size), help_);
-        Turn turn{};
-        turn.call = next_call_.fetch_add(1, std::memory_order_relaxed);
+    // Execute commands until the call is finished. Throws std::bad_alloc for a command that has not
+    // been executed; the commands before it have been.
+    void execute(Call& call) EXCLUDES(lock_) {
+        const ActiveCallGuard active(active_calls_);
+        LineBatch batch(LineParser(key_, call.script + call.size), help_);
+        CallContext context{};
+        context.call = next_call_.fetch_add(1, std::memory_order_relaxed);
         call.revision = revision();
-        while (!call.over()) {
-            read(call, batch, turn);
-            if (!carry_out(call, batch, turn)) throw std::bad_alloc();
-            if (call.stop == Kind::SHOW) {
-                Listing listing(turn.copy->spans(), turn.copy->count());
-                const std::size_t before = call.output.size();
-                while (!listing.ended()) listing.put_block(call.output);
-                call.room -= static_cast<long long>(call.output.size() - before);
-                turn.copy.reset();
-                ++turn.leg;
-            }
+        while (!call.is_finished()) {
+            read_batch(call, batch, context);
+            if (!execute_batch(call, batch, context)) throw std::bad_alloc();
+            if (call.stop == Kind::SHOW) append_dump(call, context);
         }
     }
 
-    // Give the values of `keys` as they are at one instant; size 0 where one is missing.
-    void get(const std::vector<Key>& keys, std::vector<Value>& values) {
+    // Assign the values of `keys` at one instant; the size of a missing one is 0.
+    void get(const std::vector<Key>& keys, std::vector<Value>& values) EXCLUDES(lock_) {
         values.resize(keys.size());
-        const std::lock_guard<OwnedLock> held(lock_);
+        const ScopedLock held(lock_);
         for (std::size_t i = 0; i < keys.size(); ++i) {
             values[i].size = 0;
-            if (const Ref ref = table_->find(keys[i])) table_->records()[ref].copy_value(values[i]);
+            if (const RecordId id = table_->find(keys[i])) table_->records()[id].copy_value(values[i]);
         }
     }
 
-    // Copy everything. Throws std::bad_alloc.
-    void copy(Copy& copy) {
-        const std::lock_guard<OwnedLock> held(lock_);
-        if (!copy.take(*table_)) throw std::bad_alloc();
+    // Copy all records. Throws std::bad_alloc.
+    void copy(TableCopy& copy) EXCLUDES(lock_) {
+        const ScopedLock held(lock_);
+        if (!copy.copy_from(*table_)) throw std::bad_alloc();
     }
 
-    // What a copy of everything will probably take.
-    std::size_t probable_bytes() const {
+    // Return the bytes that a copy of all records will probably take.
+    std::size_t estimate_copy_bytes() const {
         const std::size_t bytes = bytes_.load(std::memory_order_relaxed);
         return bytes + bytes / 16 + 4096;
     }
 
+    // The number of pairs and the revision, as of the last batch of any thread.
     std::size_t size() const { return size_.load(std::memory_order_acquire); }
-    std::uint64_t revision() const { return published_.load(std::memory_order_acquire); }
+    std::uint64_t revision() const { return published_revision_.load(std::memory_order_acquire); }
 
-    // Let these pairs be everything; returns the revision.
-    std::uint64_t replace(const std::vector<Key>& keys, const std::vector<Word>& values) {
+    // Replace all pairs by these, as one change; return its revision.
+    std::uint64_t replace(const std::vector<Key>& keys, const std::vector<Word>& values)
+        EXCLUDES(lock_) {
+        assert(keys.size() == values.size());
         auto table = std::make_shared<Table>();
         for (std::size_t i = 0; i < keys.size(); ++i) {
-            table->make_room(&keys[i], 1);
-            table->put(keys[i], values[i]);
+            table->reserve(&keys[i], 1);
+            table->insert_or_assign(keys[i], values[i]);
         }
-        auto effect = std::make_unique<Effect>();
-        effect->call = next_call_.fetch_add(1, std::memory_order_relaxed);
-        const std::lock_guard<OwnedLock> held(lock_);
-        for (const auto& each : watched_.keys()) put_replaced(each.first, *table, effect->changes);
-        std::sort(effect->changes.begin(), effect->changes.end(),
-                  [](const Change& one, const Change& other) { return one.key < other.key; });
+        auto change_batch = std::make_unique<ChangeBatch>();
+        change_batch->call = next_call_.fetch_add(1, std::memory_order_relaxed);
+        std::vector<Change>& changes = change_batch->changes;
+        const ScopedLock held(lock_);
+        for (const auto& entry : watched_keys_.entries())
+            append_replacement(entry.first, *table, changes);
+        std::sort(changes.begin(), changes.end(),
+                  [](const Change& left, const Change& right) { return left.key < right.key; });
         table_.swap(table);
         ++revision_;
         publish();
-        if (!effect->changes.empty()) effects_.put(std::move(effect), true);
+        if (!changes.empty()) change_queue_.push(std::move(change_batch), true);
         return revision_;
     }
 
-    void record(std::uint64_t revision) {
-        const std::lock_guard<OwnedLock> held(lock_);
+    // Record changes as lines from now on; the next revision is `revision` + 1.
+    void start_recording(std::uint64_t revision) EXCLUDES(lock_) {
+        const ScopedLock held(lock_);
         recording_.store(true, std::memory_order_relaxed);
         revision_ = revision;
         publish();
     }
 
-    // Return whether it is there. `marker` stands in the effects where the watch begins.
-    bool watch(const std::string& key, std::unique_ptr<Effect> marker) {
-        const std::lock_guard<OwnedLock> held(lock_);
-        watched_.add(key);
+    // Report changes of `key` from now on; return whether the key exists. `marker`, if any, is pushed
+    // before the first of these changes.
+    bool watch(const std::string& key, std::unique_ptr<ChangeBatch> marker) EXCLUDES(lock_) {
+        const ScopedLock held(lock_);
+        watched_keys_.add(key);
         watching_.store(true, std::memory_order_relaxed);
         if (marker) {
             marker->revision = revision_;
-            effects_.put(std::move(marker), true);
+            change_queue_.push(std::move(marker), true);
         }
-        return table_->find(hashed(key)) != 0;
+        return table_->find(make_key(key)) != 0;
     }
 
-    void unwatch(const std::string& key) {
-        const std::lock_guard<OwnedLock> held(lock_);
-        watched_.remove(key);
-        watching_.store(!watched_.none(), std::memory_order_relaxed);
+    void unwatch(const std::string& key) EXCLUDES(lock_) {
+        const ScopedLock held(lock_);
+        watched_keys_.remove(key);
+        watching_.store(!watched_keys_.empty(), std::memory_order_relaxed);
     }
 
-    Effects& effects() { return effects_; }
+    ChangeQueue& change_queue() { return change_queue_; }
 
-    // Wait until all effects up to now can be taken.
-    void settle() {
-        const std::lock_guard<OwnedLock> held(lock_);
-        effects_.wait_until_complete();
+    // Block until the change batches of all changes so far can be taken.
+    void settle() EXCLUDES(lock_) {
+        const ScopedLock held(lock_);
+        change_queue_.wait_until_complete();
     }
 
-    // An instant: from `hold` or a `try_hold` that succeeds to `let_go`, nothing changes, and all
-    // effects up to it are complete.
+    // From `lock_quiescent`, or a `try_lock_quiescent` that returns true, to `unlock`, nothing changes
+    // and every change batch is complete. The thread may call the engine again in between.
 
-    bool try_hold() {
+    bool try_lock_quiescent() TRY_ACQUIRE(true, lock_) {
         if (!lock_.try_lock()) return false;
-        if (!effects_.incomplete()) {
+        if (!change_queue_.has_incomplete()) {
             lock_.own();
             return true;
         }
@@ -183,215 +189,245 @@ public:
         return false;
     }
 
-    void hold() {
+    void lock_quiescent() ACQUIRE(lock_) {
         lock_.lock();
         lock_.own();
-        effects_.wait_until_complete();
+        change_queue_.wait_until_complete();
     }
 
-    void let_go() {
+    void unlock() RELEASE(lock_) {
         lock_.disown();
         lock_.unlock();
     }
 
-    const Table& table() const { return *table_; }
+    const Table& table() const REQUIRES(lock_) { return *table_; }
 
-    // The bytes of `key` stay where they are as long as this is used.
-    Key hashed(std::string_view key) const {
-        // Longer ones, and those of no bytes, are no words, and equal to none.
+    // Return `key` with its hash. The bytes of `key` must outlive the returned value.
+    Key make_key(std::string_view key) const {
+        // A key of 0 or of more than 40 bytes is not a word: as a key of size 0 it equals no other.
         const std::uint8_t size = key.size() > WORD_BYTES ? 0 : std::uint8_t(key.size());
         return {{key.data(), size}, false, siphash13(key_, key.data(), key.size()), 0, nullptr};
     }
 
 private:
-    // What a call keeps from batch to batch.
-    struct Turn {
-        std::shared_ptr<Table> table;  // to prefetch from; the engine may have another by now
-        std::unique_ptr<Effect> effect;  // ready for the next batch that has any
-        std::optional<Copy> copy;        // for a SHOW
+    // What a call keeps from one batch to the next.
+    struct CallContext {
+        std::shared_ptr<Table> table;  // of the last batch, to prefetch from; `replace` swaps the engine's
+        std::unique_ptr<ChangeBatch> change_batch;  // allocated for the next batch that changes something
+        std::optional<TableCopy> copy;              // memory for a SHOW, and then its records
         std::uint64_t call;
-        std::uint64_t leg;
+        std::uint64_t show_epoch;
     };
 
-    // One of several things that go on at a time, for as long as it lives.
-    class Counted {
+    // Counts a call in `active_calls_` as long as it runs.
+    class ActiveCallGuard {
     public:
-        explicit Counted(std::atomic<unsigned>& count) : count_(count) {
+        explicit ActiveCallGuard(std::atomic<unsigned>& count) : count_(count) {
             count_.fetch_add(1, std::memory_order_relaxed);
         }
-        ~Counted() { count_.fetch_sub(1, std::memory_order_relaxed); }
+        ~ActiveCallGuard() { count_.fetch_sub(1, std::memory_order_relaxed); }
 
     private:
         std::atomic<unsigned>& count_;
     };
 
-    // Bytes of records of which most stay in the cache of a core that has them to itself.
-    static constexpr std::size_t NEAR = std::size_t(8) << 20;
+    // Bytes of records that mostly stay in the cache of a core that has the cache to itself.
+    static constexpr std::size_t CACHE_RESIDENT_BYTES = std::size_t(8) << 20;
 
-    // Whether what commands look at is probably not in the cache, so that it pays to fetch it before.
-    bool is_far() const {
-        return calls_.load(std::memory_order_relaxed) > 1 ||
-               bytes_.load(std::memory_order_relaxed) > NEAR;
+    // Return whether prefetching pays: the records are probably not in the cache, because they are
+    // many or other cores change them. Elsewhere prefetching costs more than it saves.
+    bool should_prefetch() const {
+        return active_calls_.load(std::memory_order_relaxed) > 1 ||
+               bytes_.load(std::memory_order_relaxed) > CACHE_RESIDENT_BYTES;
     }
 
-    // Carry out a batch that has been read; return false if memory was not enough for a command.
-    bool carry_out(Call& call, Batch& batch, Turn& turn) {
-        if (turn.table && is_far()) batch.prefetch(*turn.table);
-        std::shared_ptr<Table> before;  // dropped, if it is the last that holds it, without the lock
-        std::unique_lock<OwnedLock> held(lock_);
-        while (!turn.effect && wants_effects()) {  // only since a moment
-            held.unlock();
-            make_effect(call, batch, turn);
-            held.lock();
-        }
-        if (turn.table != table_) {
-            before.swap(turn.table);
-            turn.table = table_;
-            batch.forget_seen();
-        }
-        const std::size_t written = call.output.size();
-        bool enough = batch.carry_out({*table_, watched_, revision_}, call.room,
-                                      watched_.none() ? nullptr : &turn.effect->changes,
-                                      call.output);
-        if (call.output.size() != written) enough = make_room_to_tell(call, batch, turn, written);
-        if (enough && batch.stop() == Kind::SHOW) enough = turn.copy->take(*table_);
-        call.revision = revision_;
-        publish();
-        Effect* const incomplete = put_effect(call, batch, turn);
-        held.unlock();
-        batch.write(call.output);
-        came_to(call, batch);
-        if (incomplete) complete(call, batch, incomplete);
-        return enough;
-    }
-
-    // Read a batch, and make ready for it. One line alone, if there is not enough memory for more: so
-    // those before the one that fails are carried out.
-    void read(Call& call, Batch& batch, Turn& turn) {
-        const char* const at = call.script + call.offset;
+    // Read a batch of lines and allocate what its execution needs. When there is too little memory,
+    // read one line alone, so that the commands before the one that fails are executed.
+    void read_batch(Call& call, LineBatch& batch, CallContext& context) {
+        const char* const begin = call.script + call.offset;
         const char* const end = call.script + call.end;
         try {
-            batch.read(at, end);
-            prepare(call, batch, turn);
+            batch.read(begin, end);
+            prepare_batch(call, batch, context);
         } catch (const std::bad_alloc&) {
-            batch.read(at, end, 1);
-            prepare(call, batch, turn);
+            batch.read(begin, end, 1);
+            prepare_batch(call, batch, context);
         }
     }
 
-    void prepare(Call& call, const Batch& batch, Turn& turn) {
-        call.output.make_room(batch.most_output());
+    void prepare_batch(Call& call, const LineBatch& batch, CallContext& context) {
+        call.output.reserve_more(batch.max_output_bytes());
         if (call.invalid.capacity() < call.invalid.size() + batch.lines().size())
             call.invalid.reserve(2 * call.invalid.size() + batch.lines().size());
-        if (batch.shows()) turn.copy.emplace(probable_bytes());
-        if (turn.effect || wants_effects()) make_effect(call, batch, turn);
+        if (batch.ends_in_show()) context.copy.emplace(estimate_copy_bytes());
+        if (context.change_batch || has_consumers()) prepare_change_batch(call, batch, context);
     }
 
-    bool wants_effects() const {
+    // Execute a batch that was read; return false if a command had too little memory.
+    bool execute_batch(Call& call, LineBatch& batch, CallContext& context) EXCLUDES(lock_) {
+        if (context.table && should_prefetch()) batch.prefetch(*context.table);
+        std::shared_ptr<Table> replaced;  // declared before the lock is: destroyed without the lock
+        ScopedLock held(lock_);
+        while (!context.change_batch && has_consumers()) {  // the first consumer came meanwhile
+            held.unlock();
+            prepare_change_batch(call, batch, context);
+            held.lock();
+        }
+        if (context.table != table_) {
+            replaced.swap(context.table);
+            context.table = table_;
+            batch.clear_slot_hints();
+        }
+        const std::size_t output_before = call.output.size();
+        std::vector<Change>* const changes =
+            watched_keys_.empty() ? nullptr : &context.change_batch->changes;
+        bool succeeded = batch.execute({*table_, watched_keys_, revision_}, call.output_budget,
+                                       changes, call.output);
+        if (call.output.size() != output_before)
+            succeeded = reserve_published_output(call, batch, context, output_before);
+        if (succeeded && batch.stop() == Kind::SHOW) succeeded = context.copy->copy_from(*table_);
+        call.revision = revision_;
+        publish();
+        ChangeBatch* const incomplete = enqueue_change_batch(call, batch, context);
+        held.unlock();
+        batch.write(call.output);
+        advance(call, batch);
+        if (incomplete) finish_change_batch(call, batch, incomplete);
+        return succeeded;
+    }
+
+    // Append the output of a SHOW, whose records were copied under the lock.
+    static void append_dump(Call& call, CallContext& context) {
+        SortedDump dump(context.copy->spans(), context.copy->count());
+        const std::size_t output_before = call.output.size();
+        while (!dump.is_finished()) dump.append_block(call.output);
+        call.output_budget -= static_cast<long long>(call.output.size() - output_before);
+        context.copy.reset();
+        ++context.show_epoch;
+    }
+
+    // Return whether a change batch has a reader. Exact under the lock, a hint without it.
+    bool has_consumers() const {
         return recording_.load(std::memory_order_relaxed) ||
                watching_.load(std::memory_order_relaxed);
     }
 
-    void make_effect(const Call& call, const Batch& batch, Turn& turn) {
-        if (!turn.effect) turn.effect = std::make_unique<Effect>();
-        turn.effect->lines.make_room(batch.bytes() + 1);
+    void prepare_change_batch(const Call& call, const LineBatch& batch, CallContext& context) {
+        if (!context.change_batch) context.change_batch = std::make_unique<ChangeBatch>();
+        context.change_batch->lines.reserve_more(batch.script_bytes() + 1);
         if (call.marked)
-            turn.effect->output.make_room(call.output.size() - call.told + batch.most_output());
+            context.change_batch->output.reserve_more(
+                call.output.size() - call.published_output_bytes + batch.max_output_bytes());
     }
 
-    // Make room for what a long READ has written, which is known only now, in the effect of a marked
-    // call; take it back and return false if there is not enough memory.
-    static bool make_room_to_tell(Call& call, Batch& batch, Turn& turn, std::size_t written) {
-        if (!turn.effect || !call.marked) return true;
+    // Reserve space in the change batch of a marked call for the output of a long READ, whose size is
+    // known only after its execution. With too little memory, undo the READ and return false.
+    static bool reserve_published_output(Call& call, LineBatch& batch, CallContext& context,
+                                         std::size_t output_before) {
+        if (!context.change_batch || !call.marked) return true;
         try {
-            turn.effect->output.make_room(call.output.size() - call.told);
+            context.change_batch->output.reserve_more(call.output.size() -
+                                                      call.published_output_bytes);
         } catch (const std::bad_alloc&) {
-            call.output.cut(written);
-            batch.take_back();
+            call.output.truncate(output_before);
+            batch.undo_read();
             return false;
         }
         return true;
     }
 
-    // Put in what the batch has changed, if anybody is to know; return it if it is incomplete.
-    Effect* put_effect(const Call& call, const Batch& batch, Turn& turn) {
-        if (!turn.effect) return nullptr;
+    // Push what the batch changed, if there is a consumer; return the change batch if its text must
+    // still be written.
+    ChangeBatch* enqueue_change_batch(const Call& call, const LineBatch& batch,
+                                      CallContext& context) REQUIRES(lock_) {
+        if (!context.change_batch) return nullptr;
         const bool recorded = recording_.load(std::memory_order_relaxed);
-        const bool incomplete =
-            recorded && (call.marked ? batch.done() != 0 : !batch.changed().empty());
-        Effect* const effect = turn.effect.get();
-        if (!incomplete && effect->changes.empty()) return nullptr;
-        effect->call = turn.call;
-        effect->leg = turn.leg;
-        effect->revision = revision_;
-        effect->marked = recorded && call.marked;
-        if (recorded) effect->count = batch.changed().size();
-        effects_.put(std::move(turn.effect), !incomplete);
-        return incomplete ? effect : nullptr;
+        const bool has_text = recorded && (call.marked ? batch.executed_count() != 0
+                                                       : !batch.changed_lines().empty());
+        ChangeBatch* const change_batch = context.change_batch.get();
+        if (!has_text && change_batch->changes.empty()) return nullptr;
+        change_batch->call = context.call;
+        change_batch->show_epoch = context.show_epoch;
+        change_batch->revision = revision_;
+        change_batch->marked = recorded && call.marked;
+        if (recorded) change_batch->count = batch.changed_lines().size();
+        change_queue_.push(std::move(context.change_batch), !has_text);
+        return has_text ? change_batch : nullptr;
     }
 
-    static void came_to(Call& call, const Batch& batch) {
-        for (std::size_t i = 0; i < batch.done(); ++i) {
+    // Count the executed lines and move the call's offset behind them.
+    static void advance(Call& call, const LineBatch& batch) {
+        for (std::size_t i = 0; i < batch.executed_count(); ++i) {
             const Line& line = batch.lines()[i];
-            if (line.kind == Kind::INVALID)
+            assert(line.begin == call.script + call.offset && line.end > line.begin);
+            if (line.kind == Kind::INVALID) {
+                const char* const valid_until = batch.valid_until();
                 call.invalid.push_back({std::size_t(line.begin - call.script),
-                                        batch.good() ? std::size_t(batch.good() - call.script) : 0});
-            else
+                                        valid_until ? std::size_t(valid_until - call.script) : 0});
+            } else {
                 call.commands += line.kind != Kind::IDLE;
+            }
             call.offset = std::size_t(line.end - call.script);
         }
-        call.lines += batch.done();
+        call.lines += batch.executed_count();
         call.stop = batch.stop();
-        if (call.stop == Kind::WAIT) call.milliseconds = batch.milliseconds();
+        if (call.stop == Kind::WAIT) call.wait_ms = batch.wait_ms();
     }
 
-    void complete(Call& call, const Batch& batch, Effect* effect) {
-        for (const std::size_t number : batch.changed()) {
+    // Write the text of a change batch, for which space is reserved, and release it to consumers.
+    void finish_change_batch(Call& call, const LineBatch& batch, ChangeBatch* change_batch) {
+        for (const std::size_t number : batch.changed_lines()) {
             const Line& line = batch.lines()[number];
-            effect->lines.put({line.begin, std::size_t(line.end - line.begin)});
-            // The end of a script is that of a line, too.
-            if (line.end[-1] != '\n') effect->lines.put('\n');
+            change_batch->lines.append({line.begin, std::size_t(line.end - line.begin)});
+            // The last line of a script may end without a newline.
+            if (line.end[-1] != '\n') change_batch->lines.append('\n');
         }
-        if (effect->marked) {
-            const Line& last = batch.lines()[batch.done() - 1];
-            const char* const told = call.stop == Kind::IDLE ? last.end : last.begin;
-            effect->job = call.job;
-            effect->offset = call.base + (told - call.script);
-            effect->output.put(call.output.from(call.told));
-            call.told = call.output.size();
+        if (change_batch->marked) {
+            // A SHOW, WAIT or BACKUP is not part of the checkpoint: its caller still has to act.
+            const Line& last = batch.lines()[batch.executed_count() - 1];
+            const char* const checkpoint = call.stop == Kind::IDLE ? last.end : last.begin;
+            change_batch->job = call.job;
+            change_batch->offset = call.base_offset + (checkpoint - call.script);
+            change_batch->output.append(call.output.view_from(call.published_output_bytes));
+            call.published_output_bytes = call.output.size();
         }
-        effects_.complete(effect);
+        change_queue_.mark_complete(change_batch);
     }
 
-    void put_replaced(const std::string& key, const Table& after, std::vector<Change>& changes) {
-        const Key hashed_key = hashed(key);
-        if (const Ref ref = after.find(hashed_key))
-            changes.push_back({key, std::string(after.records()[ref].value().view()), false});
-        else if (table_->find(hashed_key))
+    // Append the change of a watched key by `replace`, if the key is in either table.
+    void append_replacement(const std::string& key, const Table& after,
+                            std::vector<Change>& changes) const REQUIRES(lock_) {
+        const Key hashed = make_key(key);
+        if (const RecordId id = after.find(hashed))
+            changes.push_back({key, std::string(after.records()[id].value().view()), false});
+        else if (table_->find(hashed))
             changes.push_back({key, std::string(), true});
     }
 
-    // Let those know who look without the lock.
-    void publish() {
-        size_.store(table_->size(), std::memory_order_release);
-        published_.store(revision_, std::memory_order_release);
-        bytes_.store(table_->records().bytes(), std::memory_order_relaxed);
+    // Copy the counters for threads that read them without the lock.
+    void publish() REQUIRES(lock_) {
+        size_.store(table_->size(), std::memory_order_release);  // pairs with `size`
+        published_revision_.store(revision_, std::memory_order_release);  // pairs with `revision`
+        bytes_.store(table_->records().bytes(), std::memory_order_relaxed);  // only an estimate
     }
 
     OwnedLock lock_;
     const HashKey key_;
     const std::string help_;
-    std::shared_ptr<Table> table_;
-    std::uint64_t revision_ = 0;
-    Watched watched_;
-    std::atomic<bool> recording_{false};  // these two are written under the lock
+    std::shared_ptr<Table> table_ GUARDED_BY(lock_);
+    std::uint64_t revision_ GUARDED_BY(lock_) = 0;
+    WatchedKeys watched_keys_ GUARDED_BY(lock_);
+    // Written under the lock, read with or without it; relaxed, because the lock orders what counts.
+    std::atomic<bool> recording_{false};
     std::atomic<bool> watching_{false};
+    // Copies of counters, written by `publish`.
     std::atomic<std::size_t> size_{0};
-    std::atomic<std::uint64_t> published_{0};
+    std::atomic<std::uint64_t> published_revision_{0};
     std::atomic<std::size_t> bytes_{0};
-    std::atomic<std::uint64_t> next_call_{1};
-    std::atomic<unsigned> calls_{0};  // that are under way
-    Effects effects_;
+
+    std::atomic<std::uint64_t> next_call_{1};  // an ID; 0 is of no call
+    std::atomic<unsigned> active_calls_{0};    // a hint
+    ChangeQueue change_queue_;
 };
 
 }  // namespace kvs

@@ -1,8 +1,8 @@
 // One line of a script: which command it is, and its words. What is valid is said in
 // kvs/language/grammar.py; this must accept exactly the same, and tests hold the two together.
 //
-// Law: the byte behind the script can be read, and is NUL. It is in no word and ends no line, so
-// nothing here looks whether the script goes on before it looks at a byte.
+// Law: the byte next the script can be read, and is NUL. It is in no word and ends no line, so
+// nothing here looks whether the script goes on size_before it looks at a byte.
 #pragma once
 
 #include "pod_vector.hpp"
@@ -15,18 +15,18 @@ namespace kvs {
 enum class Kind : std::uint8_t { IDLE, WRITE, READ, DELETE, WAIT, SHOW, BACKUP, HELP, INVALID };
 
 // Makes keys of words that stand in a script, which ends at `end`.
-class Hasher {
+class KeyHasher {
 public:
-    Hasher(HashKey key, const char* end) : hash_key_(key), end_(end) {}
+    KeyHasher(HashKey key, const char* end) : hash_key_(key), end_(end) {}
 
-    void set(Key& key, const char* at, std::size_t size) const {
+    void make_key(Key& key, const char* at, std::size_t size) const {
         const std::uint64_t block = first_block(at, size);
         key.at = at;
         key.size = std::uint8_t(size);
         key.missing = false;
         key.hash = size < 8 ? siphash13(hash_key_, block, size) : siphash13(hash_key_, at, size);
-        key.order = sip::big_endian(block);
-        key.seen = nullptr;
+        key.sort_prefix = sip::big_endian(block);
+        key.slot_hint = nullptr;
     }
 
     // The first bytes of a word, 8 at most, as a block of a hash.
@@ -42,55 +42,55 @@ private:
 };
 
 // What takes the words of a line, a `Sink`, has four methods: `add_key`, `add_value`, which follows
-// its key, `good_until`, after each item of a list with what closes it, and `cut`, which drops the
+// its key, `end_item`, after each item of a list with what closes it, and `truncate`, which drops the
 // words of a line that proves to be invalid: all since `size`.
 
-// A sink for lines of many words says so by `MANY`: lists without blanks are read for it faster.
+// A sink for lines of many words says so by `FOR_LONG_LINES`: lists without blanks are read for it faster.
 
-// A sink that holds the words of several lines, one behind the other.
+// A sink that holds the words of several lines, one next the other.
 struct Words {
-    // Throws ArrayFull at a line of more words; see long_line.hpp.
+    // Throws CapacityExceeded at a line of more words; see long_line.hpp.
 #ifdef KVS_FEW_WORDS  // for tests that make long lines of short ones
     static constexpr std::size_t MAX_WORDS = 1 << 6;
 #else
     static constexpr std::size_t MAX_WORDS = 1 << 14;
 #endif
-    static constexpr bool MANY = false;
+    static constexpr bool FOR_LONG_LINES = false;
 
     struct Size {
         std::size_t keys, values;
     };
 
-    Array<Key, MAX_WORDS> keys;
-    Array<Word, MAX_WORDS> values;  // of WRITEs: as many as their keys
+    PodVector<Key, MAX_WORDS> keys;
+    PodVector<Word, MAX_WORDS> values;  // of WRITEs: as many as their keys
 
     Size size() const { return {keys.size(), values.size()}; }
-    void add_key(const Hasher& hasher, const char* at, std::size_t size) {
-        hasher.set(keys.add(), at, size);
+    void add_key(const KeyHasher& hasher, const char* at, std::size_t size) {
+        hasher.make_key(keys.push_uninitialized(), at, size);
     }
     void add_value(const char* at, std::size_t size) {
-        Word& word = values.add();
+        Word& word = values.push_uninitialized();
         word.at = at;
         word.size = std::uint8_t(size);
     }
-    void good_until(const char*) {}
-    void cut(Size size) {
-        keys.cut(size.keys);
-        values.cut(size.values);
+    void end_item(const char*) {}
+    void truncate(Size size) {
+        keys.truncate(size.keys);
+        values.truncate(size.values);
     }
 };
 
-class Grammar {
+class LineParser {
 public:
-    Grammar(HashKey key, const char* end) : hasher_(key, end), end_(end) {}
+    LineParser(HashKey key, const char* end) : hasher_(key, end), end_(end) {}
 
-    // Read the line that begins at `at`, which is before the end; throws what `words` throws.
+    // Read the line that begins at `at`, which is size_before the end; throws what `words` throws.
     template <typename Sink>
-    Kind line(const char* at, Sink& words) {
-        const auto before = words.size();
-        if (const char* behind = command(blanks(at), words))
-            if (ended(blanks(behind))) return kind_;
-        words.cut(before);
+    Kind parse_line(const char* at, Sink& words) {
+        const auto size_before = words.size();
+        if (const char* next = parse_command(skip_blanks(at), words))
+            if (at_line_end(skip_blanks(next))) return kind_;
+        words.truncate(size_before);
         const void* newline = std::memchr(at, '\n', std::size_t(end_ - at));
         next_ = newline ? static_cast<const char*>(newline) + 1 : end_;
         return Kind::INVALID;
@@ -98,52 +98,52 @@ public:
 
     // Of the line last read: where the next begins, and of a WAIT how long.
     const char* next() const { return next_; }
-    std::uint64_t milliseconds() const { return milliseconds_; }
+    std::uint64_t wait_ms() const { return wait_ms_; }
     const char* end() const { return end_; }
-    const Hasher& hasher() const { return hasher_; }
+    const KeyHasher& hasher() const { return hasher_; }
 
 private:
-    // Each of these takes the place where something is to stand, and returns the one behind it; null
+    // Each of these takes the place where something is to stand, and returns the one next it; null
     // if something else is there.
 
-    static const char* blanks(const char* at) {
+    static const char* skip_blanks(const char* at) {
         while (*at == ' ' || *at == '\t') ++at;
         return at;
     }
 
-    // Blanks before it are the exception.
-    static const char* symbol(const char* at, char byte) {
+    // Blanks size_before it are the exception.
+    static const char* expect_byte(const char* at, char byte) {
         if (*at == byte) return at + 1;
-        at = blanks(at);
+        at = skip_blanks(at);
         return *at == byte ? at + 1 : nullptr;
     }
 
     template <std::size_t N>
-    static const char* name(const char* at, const char (&text)[N]) {
+    static const char* expect_text(const char* at, const char (&text)[N]) {
         for (std::size_t i = 0; i < N - 1; ++i)
             if (at[i] != text[i]) return nullptr;
         return at + N - 1;
     }
 
-    bool ended(const char* at) {
+    bool at_line_end(const char* at) {
         if (*at == '\r') ++at;
         next_ = at == end_ ? at : at + 1;
         return at == end_ || *at == '\n';
     }
 
     template <typename Sink>
-    const char* command(const char* at, Sink& words) {
+    const char* parse_command(const char* at, Sink& words) {
         switch (*at) {
         case 'W':
             kind_ = Kind::WRITE;
-            if (const char* behind = name(at, "WRITE")) return pairs(behind, words);
+            if (const char* next = expect_text(at, "WRITE")) return parse_pairs(next, words);
             kind_ = Kind::WAIT;
-            return number(name(at, "WAIT"));
-        case 'R': kind_ = Kind::READ; return keys(name(at, "READ"), words);
-        case 'D': kind_ = Kind::DELETE; return keys(name(at, "DELETE"), words);
-        case 'S': kind_ = Kind::SHOW; return name(at, "SHOW");
-        case 'B': kind_ = Kind::BACKUP; return name(at, "BACKUP");
-        case 'H': kind_ = Kind::HELP; return name(at, "HELP");
+            return parse_milliseconds(expect_text(at, "WAIT"));
+        case 'R': kind_ = Kind::READ; return parse_keys(expect_text(at, "READ"), words);
+        case 'D': kind_ = Kind::DELETE; return parse_keys(expect_text(at, "DELETE"), words);
+        case 'S': kind_ = Kind::SHOW; return expect_text(at, "SHOW");
+        case 'B': kind_ = Kind::BACKUP; return expect_text(at, "BACKUP");
+        case 'H': kind_ = Kind::HELP; return expect_text(at, "HELP");
         case '#': {
             kind_ = Kind::IDLE;
             const void* newline = std::memchr(at, '\n', std::size_t(end_ - at));
@@ -154,69 +154,69 @@ private:
     }
 
     template <typename Sink>
-    const char* pairs(const char* at, Sink& words) {
-        at = symbol(blanks(at), '[');
+    const char* parse_pairs(const char* at, Sink& words) {
+        at = expect_byte(skip_blanks(at), '[');
         if (!at) return nullptr;
         for (unsigned number = 0;; ++number) {
-            if constexpr (Sink::MANY)
-                if (const char* const begin = at; number % SLOW == 0) {
+            if constexpr (Sink::FOR_LONG_LINES)
+                if (const char* const begin = at; number % SLOW_ITEMS == 0) {
                     at = plain_pairs(at, words);
-                    const char* const behind = symbol(at, ']');
-                    if (at != begin && behind) return behind;
+                    const char* const next = expect_byte(at, ']');
+                    if (at != begin && next) return next;
                 }
-            if (!(at = symbol(at, '('))) return nullptr;
-            if (!(at = key(at, words)) || !(at = symbol(at, ','))) return nullptr;
-            if (!(at = value(at, words)) || !(at = symbol(at, ')'))) return nullptr;
-            words.good_until(at);
-            if (const char* behind = symbol(at, ']')) return behind;
+            if (!(at = expect_byte(at, '('))) return nullptr;
+            if (!(at = parse_key(at, words)) || !(at = expect_byte(at, ','))) return nullptr;
+            if (!(at = parse_value(at, words)) || !(at = expect_byte(at, ')'))) return nullptr;
+            words.end_item(at);
+            if (const char* next = expect_byte(at, ']')) return next;
         }
     }
 
     template <typename Sink>
-    const char* keys(const char* at, Sink& words) {
+    const char* parse_keys(const char* at, Sink& words) {
         if (!at) return nullptr;
-        at = symbol(blanks(at), '[');
+        at = expect_byte(skip_blanks(at), '[');
         if (!at) return nullptr;
         for (unsigned number = 0;; ++number) {
-            if constexpr (Sink::MANY)
-                if (number % SLOW == 0) at = plain_keys(at, words);
-            if (!(at = key(at, words))) return nullptr;
-            const char* const behind = symbol(at, ',');
-            if (!behind) return symbol(at, ']');
-            words.good_until(at = behind);
+            if constexpr (Sink::FOR_LONG_LINES)
+                if (number % SLOW_ITEMS == 0) at = plain_keys(at, words);
+            if (!(at = parse_key(at, words))) return nullptr;
+            const char* const next = expect_byte(at, ',');
+            if (!next) return expect_byte(at, ']');
+            words.end_item(at = next);
         }
     }
 
     // These two pass over items of a list that are without blanks, and return where the next is to
-    // stand. They stop early at whatever is not so plain; it is read one by one then.
+    // stand. They delimiter early at whatever is not so plain; it is read one by one then.
 
 #ifdef KVS_SSE2
     template <typename Sink>
     const char* plain_keys(const char* at, Sink& words) {
-        Stops stops(at, end_);
-        while (const char* const stop = stops.next(at)) {
-            if (*stop != ',' || !is_size(stop - at)) break;
-            words.add_key(hasher_, at, std::size_t(stop - at));
-            words.good_until(at = stop + 1);
+        DelimiterScanner delimiters(at, end_);
+        while (const char* const delimiter = delimiters.next(at)) {
+            if (*delimiter != ',' || !is_word_size(delimiter - at)) break;
+            words.add_key(hasher_, at, std::size_t(delimiter - at));
+            words.end_item(at = delimiter + 1);
         }
         return at;
     }
 
     template <typename Sink>
     const char* plain_pairs(const char* at, Sink& words) {
-        Stops stops(at, end_);
+        DelimiterScanner delimiters(at, end_);
         while (*at == '(') {
             const char* const key = at + 1;
-            const char* const comma = stops.next(key);
-            if (!comma || *comma != ',' || !is_size(comma - key)) break;
+            const char* const comma = delimiters.next(key);
+            if (!comma || *comma != ',' || !is_word_size(comma - key)) break;
             const char* const value = comma + 1;
-            const char* const stop = stops.next(value);
-            if (!stop || *stop != ')' || !is_size(stop - value)) break;
-            const std::size_t size = std::size_t(stop - value);
+            const char* const delimiter = delimiters.next(value);
+            if (!delimiter || *delimiter != ')' || !is_word_size(delimiter - value)) break;
+            const std::size_t size = std::size_t(delimiter - value);
             if (is_reserved({value, size})) break;
             words.add_key(hasher_, key, std::size_t(comma - key));
             words.add_value(value, size);
-            words.good_until(at = stop + 1);
+            words.end_item(at = delimiter + 1);
         }
         return at;
     }
@@ -227,7 +227,7 @@ private:
     const char* plain_pairs(const char* at, Sink&) { return at; }
 #endif
 
-    static bool is_size(std::ptrdiff_t size) {
+    static bool is_word_size(std::ptrdiff_t size) {
         return size > 0 && size <= std::ptrdiff_t(WORD_BYTES);
     }
 
@@ -236,16 +236,16 @@ private:
     }
 
     template <typename Sink>
-    const char* key(const char* at, Sink& words) {
-        const std::size_t size = word(at);
+    const char* parse_key(const char* at, Sink& words) {
+        const std::size_t size = find_word(at);
         if (!size) return nullptr;
         words.add_key(hasher_, at, size);
         return at + size;
     }
 
     template <typename Sink>
-    const char* value(const char* at, Sink& words) {
-        const std::size_t size = word(at);
+    const char* parse_value(const char* at, Sink& words) {
+        const std::size_t size = find_word(at);
         if (!size) return nullptr;
         if (is_reserved({at, size})) return nullptr;
         words.add_value(at, size);
@@ -253,30 +253,30 @@ private:
     }
 
     // Move `at` to the word that stands there; return its size, 0 if there is none.
-    std::size_t word(const char*& at) const {
+    std::size_t find_word(const char*& at) const {
         std::size_t size = word_size(at, end_);
-        if (!size) size = word_size(at = blanks(at), end_);
+        if (!size) size = word_size(at = skip_blanks(at), end_);
         return size > WORD_BYTES ? 0 : size;
     }
 
-    const char* number(const char* at) {
+    const char* parse_milliseconds(const char* at) {
         if (!at) return nullptr;
-        at = blanks(at);
-        milliseconds_ = 0;
+        at = skip_blanks(at);
+        wait_ms_ = 0;
         int digits = 0;
         for (; digits <= 10 && *at >= '0' && *at <= '9'; ++digits)
-            milliseconds_ = 10 * milliseconds_ + std::uint64_t(*at++ - '0');
+            wait_ms_ = 10 * wait_ms_ + std::uint64_t(*at++ - '0');
         return digits && digits <= 10 ? at : nullptr;
     }
 
     // After so many items that were read one by one, the faster way is tried again.
-    static constexpr unsigned SLOW = 16;
+    static constexpr unsigned SLOW_ITEMS = 16;
 
-    const Hasher hasher_;
+    const KeyHasher hasher_;
     const char* const end_;
     const char* next_ = nullptr;
     Kind kind_ = Kind::IDLE;
-    std::uint64_t milliseconds_ = 0;
+    std::uint64_t wait_ms_ = 0;
 };
 
 }  // namespace kvs

@@ -10,53 +10,53 @@ namespace kvs {
 
 namespace {
 
-constexpr std::size_t AHEAD = 16;  // words to fetch before they are needed
+constexpr std::size_t PREFETCH_DISTANCE = 16;  // words to fetch before they are needed
 // A sink that takes the offsets of keys from `line`.
-struct Offsets {
-    static constexpr bool MANY = true;
+struct OffsetCollector {
+    static constexpr bool FOR_LONG_LINES = true;
     struct Size {};
 
     const char* line;
     std::uint32_t* next;
 
     Size size() const { return {}; }
-    void add_key(const Hasher&, const char* at, std::size_t) { *next++ = std::uint32_t(at - line); }
+    void add_key(const KeyHasher&, const char* at, std::size_t) { *next++ = std::uint32_t(at - line); }
     void add_value(const char*, std::size_t) {}
-    void good_until(const char*) {}
-    void cut(Size) {}
+    void end_item(const char*) {}
+    void truncate(Size) {}
 };
 
-constexpr std::size_t CHUNK = 128;  // keys hashed and looked up together
+constexpr std::size_t CHUNK_KEYS = 128;  // keys hashed and looked up together
 
-// A sink that calls `each` with some keys at a time, and with their values if they have any.
-template <typename Each>
-class Chunks {
+// A sink that calls `visit` with some keys at a time, and with their values if they have any.
+template <typename Visit>
+class KeyChunks {
 public:
-    static constexpr bool MANY = true;
+    static constexpr bool FOR_LONG_LINES = true;
     struct Size {};
 
-    explicit Chunks(Each each) : each_(each) {}
+    explicit KeyChunks(Visit visit) : visit_(visit) {}
 
     Size size() const { return {}; }
-    void add_key(const Hasher& hasher, const char* at, std::size_t size) {
-        if (count_ == CHUNK) flush();
-        hasher.set(keys_[count_++], at, size);
+    void add_key(const KeyHasher& hasher, const char* at, std::size_t size) {
+        if (count_ == CHUNK_KEYS) flush();
+        hasher.make_key(keys_[count_++], at, size);
     }
     void add_value(const char* at, std::size_t size) {
         values_[count_ - 1] = {at, std::uint8_t(size)};
     }
-    void good_until(const char*) {}
-    void cut(Size) {}
+    void end_item(const char*) {}
+    void truncate(Size) {}
 
     void flush() {
-        each_(keys_, values_, count_);
+        visit_(keys_, values_, count_);
         count_ = 0;
     }
 
 private:
-    Each each_;
-    Key keys_[CHUNK];
-    Word values_[CHUNK];
+    Visit visit_;
+    Key keys_[CHUNK_KEYS];
+    Word values_[CHUNK_KEYS];
     std::size_t count_ = 0;
 };
 
@@ -65,195 +65,195 @@ void prefetch(const Table& table, Key* keys, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) table.prefetch_record(keys[i]);
 }
 
-void put_pairs(Buffer& out, std::string_view key, std::string_view value,
+void append_pairs(Buffer& out, std::string_view key, std::string_view value,
                       std::size_t times) {
-    put_pair(out, key, value);
+    append_pair(out, key, value);
     out.repeat(pair_bytes(key.size() + value.size()), times - 1);
 }
 
-void put_found(const Table& table, const Key& key, std::size_t times, Buffer& out) {
+void append_value(const Table& table, const Key& key, std::size_t times, Buffer& out) {
     Value value;
-    if (const Ref ref = table.find(key))
-        table.records()[ref].copy_value(value);
+    if (const RecordId id = table.find(key))
+        table.records()[id].copy_value(value);
     else
         value.set(MISSING_VALUE);
-    out.make_room(times * pair_bytes(std::size_t(key.size) + value.size));
-    put_pairs(out, key.view(), {value.bytes, value.size}, times);
+    out.reserve_more(times * pair_bytes(std::size_t(key.size) + value.size));
+    append_pairs(out, key.view(), {value.bytes, value.size}, times);
 }
 
 }  // namespace
 
 Kind LongLine::read(const char* at) {
     begin_ = at;
-    kind_ = grammar_.line(at, tally_);
+    kind_ = parser_.parse_line(at, counter_);
     if (kind_ == Kind::READ || kind_ == Kind::DELETE) make_offsets();
     if (kind_ == Kind::READ) {
-        Offsets keys{begin_, offsets()};
-        grammar_.line(begin_, keys);
-        count_ = tally_.keys;
+        OffsetCollector keys{begin_, offsets()};
+        parser_.parse_line(begin_, keys);
+        offset_count_ = counter_.keys;
         sort();
     }
-    if (kind_ == Kind::WRITE) inserted_.resize(tally_.keys);
+    if (kind_ == Kind::WRITE) is_inserted_.resize(counter_.keys);
     return kind_;
 }
 
-std::size_t LongLine::max_output() const {
+std::size_t LongLine::max_output_bytes() const {
     if (kind_ != Kind::DELETE) return 0;
-    return LINE_BYTES + tally_.key_bytes + tally_.keys * pair_bytes(MISSING_KEY.size());
+    return LINE_BYTES + counter_.key_bytes + counter_.keys * pair_bytes(MISSING_KEY.size());
 }
 
-std::size_t LongLine::execute(const State& state, Buffer& out, std::vector<Change>* changes) {
+std::size_t LongLine::execute(const EngineState& state, Buffer& out, std::vector<Change>* changes) {
     switch (kind_) {
     case Kind::WRITE: write_pairs(state, changes); return 0;
     case Kind::READ: return read_keys(state.table, out);
-    case Kind::DELETE: return remove_keys(state, changes);
+    case Kind::DELETE: return erase_keys(state, changes);
     default: return 0;
     }
 }
 
 void LongLine::write(Buffer& out) {
-    if (kind_ != Kind::DELETE || !count_) return;
+    if (kind_ != Kind::DELETE || !offset_count_) return;
     sort();
-    out.put('[');
-    for (std::size_t i = 0; i < count_;) {
+    out.append('[');
+    for (std::size_t i = 0; i < offset_count_;) {
         std::size_t times;
         const std::string_view key = next_word(i, times);
-        put_pairs(out, key, MISSING_KEY, times);
+        append_pairs(out, key, MISSING_KEY, times);
     }
-    out.put("]\n");
+    out.append("]\n");
 }
 
 void LongLine::make_offsets() {
-    if (std::size_t(grammar_.next() - begin_) > std::numeric_limits<std::uint32_t>::max())
+    if (std::size_t(parser_.next() - begin_) > std::numeric_limits<std::uint32_t>::max())
         throw std::bad_alloc();  // no offset of 4 bytes reaches its end
-    offsets_ = Pages(tally_.keys * sizeof(std::uint32_t));
+    offsets_ = MappedMemory(counter_.keys * sizeof(std::uint32_t));
 }
 
 // The word at offset `number` of those in order, and how many stand there that are equal to it;
 // `number` moves behind them.
 std::string_view LongLine::next_word(std::size_t& number, std::size_t& times) {
     const std::size_t first = number;
-    const std::string_view found = word(number++);
-    for (; number < count_; ++number) {
+    const std::string_view word_text = word(number++);
+    for (; number < offset_count_; ++number) {
         const std::string_view next = word(number);
-        if (next.size() != found.size() || !same_word(next.data(), found.data(), next.size()))
+        if (next.size() != word_text.size() || !equal_bytes(next.data(), word_text.data(), next.size()))
             break;
     }
     times = number - first;
-    return found;
+    return word_text;
 }
 
 std::string_view LongLine::word(std::size_t number) {
-    if (number + AHEAD < count_) __builtin_prefetch(begin_ + offsets()[number + AHEAD]);
+    if (number + PREFETCH_DISTANCE < offset_count_) __builtin_prefetch(begin_ + offsets()[number + PREFETCH_DISTANCE]);
     const char* const at = begin_ + offsets()[number];
-    return {at, word_size(at, grammar_.end())};
+    return {at, word_size(at, parser_.end())};
 }
 
-// Parse the line again, and call `each` with some keys and values at a time.
-template <typename Each>
-void LongLine::for_each(Each each) {
-    Chunks<Each> chunks(each);
-    grammar_.line(begin_, chunks);
+// Parse the line again, and call `visit` with some keys and values at a time.
+template <typename Visit>
+void LongLine::for_each_chunk(Visit visit) {
+    KeyChunks<Visit> chunks(visit);
+    parser_.parse_line(begin_, chunks);
     chunks.flush();
 }
 
-void LongLine::write_pairs(const State& state, std::vector<Change>* changes) {
-    state.table.make_room(tally_.units);
+void LongLine::write_pairs(const EngineState& state, std::vector<Change>* changes) {
+    state.table.reserve_units(counter_.record_units);
     if (changes) {
-        state.watched.begin_command();
-        for_each([&](const Key* keys, const Word* values, std::size_t count) {
-            state.watched.put_writes(keys, values, count, *changes);
+        state.watched_keys.begin_command();
+        for_each_chunk([&](const Key* keys, const Word* values, std::size_t count) {
+            state.watched_keys.collect_writes(keys, values, count, *changes);
         });
     }
-    if (insert(state.table) == tally_.keys) return;
-    for_each([&](Key* keys, const Word* values, std::size_t count) {
+    if (insert_missing(state.table) == counter_.keys) return;
+    for_each_chunk([&](Key* keys, const Word* values, std::size_t count) {
         prefetch(state.table, keys, count);
-        for (std::size_t i = 0; i < count; ++i) state.table.put(keys[i], values[i]);
+        for (std::size_t i = 0; i < count; ++i) state.table.insert_or_assign(keys[i], values[i]);
     });
 }
 
 // Insert the pairs whose keys are missing, which is all that can fail; return how many they were.
 // Throws std::bad_alloc, and has then removed them again.
-std::size_t LongLine::insert(Table& table) {
+std::size_t LongLine::insert_missing(Table& table) {
     std::size_t number = 0, inserted = 0;
     try {
-        for_each([&](Key* keys, const Word* values, std::size_t count) {
+        for_each_chunk([&](Key* keys, const Word* values, std::size_t count) {
             prefetch(table, keys, count);
             for (std::size_t i = 0; i < count; ++i, ++number) {
                 if (!table.insert(keys[i], values[i])) continue;
-                inserted_[number] = true;
+                is_inserted_[number] = true;
                 ++inserted;
             }
         });
     } catch (const std::bad_alloc&) {
         number = 0;
-        for_each([&](const Key* keys, const Word*, std::size_t count) {
+        for_each_chunk([&](const Key* keys, const Word*, std::size_t count) {
             for (std::size_t i = 0; i < count; ++i)
-                if (inserted_[number++]) table.remove(keys[i]);
+                if (is_inserted_[number++]) table.erase(keys[i]);
         });
         throw;
     }
     return inserted;
 }
 
-std::size_t LongLine::remove_keys(const State& state, std::vector<Change>* changes) {
+std::size_t LongLine::erase_keys(const EngineState& state, std::vector<Change>* changes) {
     if (changes) {
-        state.watched.begin_command();
-        for_each([&](const Key* keys, const Word*, std::size_t count) {
-            state.watched.put_removals(
+        state.watched_keys.begin_command();
+        for_each_chunk([&](const Key* keys, const Word*, std::size_t count) {
+            state.watched_keys.collect_removals(
                 keys, count, *changes,
                 [&](const Key& key) { return state.table.find(key) != 0; });
         });
     }
     std::size_t bytes = LINE_BYTES;
-    for_each([&](Key* keys, const Word*, std::size_t count) {
+    for_each_chunk([&](Key* keys, const Word*, std::size_t count) {
         prefetch(state.table, keys, count);
         for (std::size_t i = 0; i < count; ++i) {
-            if (state.table.remove(keys[i])) continue;
-            offsets()[count_++] = std::uint32_t(keys[i].at - begin_);
+            if (state.table.erase(keys[i])) continue;
+            offsets()[offset_count_++] = std::uint32_t(keys[i].at - begin_);
             bytes += pair_bytes(keys[i].size + MISSING_KEY.size());
         }
     });
-    return count_ ? bytes : 0;
+    return offset_count_ ? bytes : 0;
 }
 
 // Equal keys stand side by side, and are looked up once.
 std::size_t LongLine::read_keys(const Table& table, Buffer& out) {
-    const std::size_t before = out.size();
+    const std::size_t size_before = out.size();
     try {
-        out.make_room(LINE_BYTES);
-        out.put('[');
-        for (std::size_t i = 0; i < count_;) {
-            Key keys[CHUNK];
-            std::size_t times[CHUNK];
+        out.reserve_more(LINE_BYTES);
+        out.append('[');
+        for (std::size_t i = 0; i < offset_count_;) {
+            Key keys[CHUNK_KEYS];
+            std::size_t times[CHUNK_KEYS];
             std::size_t count = 0;
-            for (; count < CHUNK && i < count_; ++count) {
+            for (; count < CHUNK_KEYS && i < offset_count_; ++count) {
                 const std::string_view key = next_word(i, times[count]);
-                grammar_.hasher().set(keys[count], key.data(), key.size());
+                parser_.hasher().make_key(keys[count], key.data(), key.size());
             }
             prefetch(table, keys, count);
-            for (std::size_t k = 0; k < count; ++k) put_found(table, keys[k], times[k], out);
+            for (std::size_t k = 0; k < count; ++k) append_value(table, keys[k], times[k], out);
         }
-        out.make_room(LINE_BYTES);
-        out.put("]\n");
+        out.reserve_more(LINE_BYTES);
+        out.append("]\n");
     } catch (const std::bad_alloc&) {
-        out.cut(before);
+        out.truncate(size_before);
         throw;
     }
-    return out.size() - before;
+    return out.size() - size_before;
 }
 
-void LongLine::sort() { WordSort(begin_, grammar_).sort(offsets(), count_); }
+void LongLine::sort() { WordSort(begin_, parser_).sort(offsets(), offset_count_); }
 
-void Check::run(const char* script, std::size_t size) {
+void ScriptCheck::run(const char* script, std::size_t size) {
     const char* const end = script + size;
-    Grammar grammar({}, end);
-    for (const char* at = script; at != end; at = grammar.next()) {
-        Tally tally;
-        const Kind kind = grammar.line(at, tally);
+    LineParser parser({}, end);
+    for (const char* at = script; at != end; at = parser.next()) {
+        WordCounter counter;
+        const Kind kind = parser.parse_line(at, counter);
         if (kind == Kind::INVALID)
             invalid.push_back({std::size_t(at - script),
-                               tally.good ? std::size_t(tally.good - script) : 0});
+                               counter.valid_until ? std::size_t(counter.valid_until - script) : 0});
         else
             commands += kind != Kind::IDLE;
     }

@@ -22,24 +22,24 @@ namespace kvs {
 class Buffer;
 
 // A sink that counts.
-struct Tally {
-    static constexpr bool MANY = true;
+struct WordCounter {
+    static constexpr bool FOR_LONG_LINES = true;
     struct Size {};
 
     std::size_t keys = 0;
     std::size_t key_bytes = 0;
-    std::size_t units = 0;       // of the records of all pairs
-    const char* good = nullptr;  // the end of the last good item of the list
+    std::size_t record_units = 0;       // of the records of all pairs
+    const char* valid_until = nullptr;  // the end of the last good item of the list
 
     Size size() const { return {}; }
-    void add_key(const Hasher&, const char*, std::size_t size) {
+    void add_key(const KeyHasher&, const char*, std::size_t size) {
         ++keys;
         key_bytes += size;
         key_size_ = size;
     }
-    void add_value(const char*, std::size_t size) { units += Records::units(key_size_ + size); }
-    void good_until(const char* at) { good = at; }
-    void cut(Size) {}
+    void add_value(const char*, std::size_t size) { record_units += Records::units(key_size_ + size); }
+    void end_item(const char* at) { valid_until = at; }
+    void truncate(Size) {}
 
 private:
     std::size_t key_size_ = 0;
@@ -47,26 +47,26 @@ private:
 
 class LongLine {
 public:
-    explicit LongLine(const Grammar& grammar) : grammar_(grammar) {}
+    explicit LongLine(const LineParser& parser) : parser_(parser) {}
 
     // Read the line that begins at `at`; throws std::bad_alloc.
     Kind read(const char* at);
 
-    const char* next() const { return grammar_.next(); }
+    const char* next() const { return parser_.next(); }
     // The end of the last good item of its list; null if it has none.
-    const char* good() const { return tally_.good; }
+    const char* valid_until() const { return counter_.valid_until; }
 
     // What `write` writes at most. Of a READ this is not known before its values are; `execute`
     // makes room for it.
-    std::size_t max_output() const;
+    std::size_t max_output_bytes() const;
 
     // Execute the line, under the lock, and put the changes of watched keys behind `changes`.
     // Return how much it writes: a READ behind `out`, a DELETE in `write`. Throws std::bad_alloc;
     // then the line has changed nothing and written nothing.
-    std::size_t execute(const State& state, Buffer& out, std::vector<Change>* changes);
+    std::size_t execute(const EngineState& state, Buffer& out, std::vector<Change>* changes);
 
     bool has_changed() const {
-        return kind_ == Kind::WRITE || (kind_ == Kind::DELETE && count_ < tally_.keys);
+        return kind_ == Kind::WRITE || (kind_ == Kind::DELETE && offset_count_ < counter_.keys);
     }
 
     // Put what is not written yet behind `out`, where there is room.
@@ -74,37 +74,37 @@ public:
 
 private:
     void make_offsets();
-    std::uint32_t* offsets() { return reinterpret_cast<std::uint32_t*>(offsets_.at()); }
+    std::uint32_t* offsets() { return reinterpret_cast<std::uint32_t*>(offsets_.data()); }
     void sort();
     std::string_view next_word(std::size_t& number, std::size_t& times);
     std::string_view word(std::size_t number);
 
-    template <typename Each>
-    void for_each(Each each);
+    template <typename Visit>
+    void for_each_chunk(Visit visit);
 
-    void write_pairs(const State& state, std::vector<Change>* changes);
-    std::size_t insert(Table& table);
-    std::size_t remove_keys(const State& state, std::vector<Change>* changes);
+    void write_pairs(const EngineState& state, std::vector<Change>* changes);
+    std::size_t insert_missing(Table& table);
+    std::size_t erase_keys(const EngineState& state, std::vector<Change>* changes);
     std::size_t read_keys(const Table& table, Buffer& out);
 
-    Grammar grammar_;
+    LineParser parser_;
     const char* begin_ = nullptr;
     Kind kind_ = Kind::IDLE;
-    Tally tally_;
-    Pages offsets_;               // from the begin of the line: of a READ's keys in order,
-    std::size_t count_ = 0;       // and of the keys that a DELETE missed
-    std::vector<bool> inserted_;  // pairs of a WRITE
+    WordCounter counter_;
+    MappedMemory offsets_;               // from the begin of the line: of a READ's keys in order,
+    std::size_t offset_count_ = 0;       // and of the keys that a DELETE missed
+    std::vector<bool> is_inserted_;  // pairs of a WRITE
 };
 
 // An invalid line, by its offset in the script. The list in it is valid up to `good`, which is 0
 // where that is not known.
 struct Invalid {
     std::size_t offset;
-    std::size_t good;
+    std::size_t valid_until;
 };
 
 // Validates scripts and executes nothing.
-struct Check {
+struct ScriptCheck {
     std::size_t commands = 0;
     std::vector<Invalid> invalid;
 

@@ -9,36 +9,36 @@
 
 namespace kvs {
 
-class Pages {
+class MappedMemory {
 public:
-    Pages() = default;
+    MappedMemory() = default;
 
     // Throws std::bad_alloc.
-    explicit Pages(std::size_t size) : size_(size) {
+    explicit MappedMemory(std::size_t size) : size_(size) {
         if (!size) return;
-        void* at = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (at == MAP_FAILED) throw std::bad_alloc();
-        at_ = static_cast<char*>(at);
+        void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (address == MAP_FAILED) throw std::bad_alloc();
+        data_ = static_cast<char*>(address);
     }
 
-    Pages(Pages&& other) noexcept
-        : at_(std::exchange(other.at_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    MappedMemory(MappedMemory&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
-    Pages& operator=(Pages&& other) noexcept {
-        std::swap(at_, other.at_);
+    MappedMemory& operator=(MappedMemory&& other) noexcept {
+        std::swap(data_, other.data_);
         std::swap(size_, other.size_);
         return *this;
     }
 
-    ~Pages() {
-        if (at_) munmap(at_, size_);
+    ~MappedMemory() {
+        if (data_) munmap(data_, size_);
     }
 
-    char* at() const { return at_; }
+    char* data() const { return data_; }
     std::size_t size() const { return size_; }
 
 private:
-    char* at_ = nullptr;
+    char* data_ = nullptr;
     std::size_t size_ = 0;
 };
 

@@ -10,27 +10,27 @@
 namespace kvs {
 
 // Thrown by an array that has its maximum of items.
-struct ArrayFull {};
+struct CapacityExceeded {};
 
 // At most MAX_ITEMS items, a power of two.
 template <typename Item, std::size_t MAX_ITEMS>
-class Array {
+class PodVector {
     static_assert(std::is_trivially_copyable_v<Item>);
 
 public:
-    Array() = default;
-    Array(const Array&) = delete;
-    Array& operator=(const Array&) = delete;
-    ~Array() { std::free(items_); }
+    PodVector() = default;
+    PodVector(const PodVector&) = delete;
+    PodVector& operator=(const PodVector&) = delete;
+    ~PodVector() { std::free(items_); }
 
-    // The place of a new item behind all others; throws std::bad_alloc or ArrayFull.
-    Item& add() {
-        if (size_ == room_) grow();
+    // The place of a new item behind all others; throws std::bad_alloc or CapacityExceeded.
+    Item& push_uninitialized() {
+        if (size_ == capacity_) grow();
         return items_[size_++];
     }
 
     // Keep the first `size` items.
-    void cut(std::size_t size) { size_ = size; }
+    void truncate(std::size_t size) { size_ = size; }
 
     std::size_t size() const { return size_; }
     Item& operator[](std::size_t i) { return items_[i]; }
@@ -39,22 +39,22 @@ public:
     Item* end() { return items_ + size_; }
 
 private:
-    static constexpr std::size_t FIRST_ROOM = 64;
+    static constexpr std::size_t INITIAL_CAPACITY = 64;
 
-    static_assert(MAX_ITEMS >= FIRST_ROOM && (MAX_ITEMS & (MAX_ITEMS - 1)) == 0);
+    static_assert(MAX_ITEMS >= INITIAL_CAPACITY && (MAX_ITEMS & (MAX_ITEMS - 1)) == 0);
 
     void grow() {
-        if (room_ == MAX_ITEMS) throw ArrayFull();
-        const std::size_t room = room_ ? 2 * room_ : FIRST_ROOM;
-        void* items = std::realloc(items_, room * sizeof(Item));
+        if (capacity_ == MAX_ITEMS) throw CapacityExceeded();
+        const std::size_t capacity = capacity_ ? 2 * capacity_ : INITIAL_CAPACITY;
+        void* items = std::realloc(items_, capacity * sizeof(Item));
         if (!items) throw std::bad_alloc();
         items_ = static_cast<Item*>(items);
-        room_ = room;
+        capacity_ = capacity;
     }
 
     Item* items_ = nullptr;
     std::size_t size_ = 0;
-    std::size_t room_ = 0;
+    std::size_t capacity_ = 0;
 };
 
 }  // namespace kvs

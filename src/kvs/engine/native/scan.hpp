@@ -28,7 +28,7 @@ constexpr std::array<bool, 256> ENDS_WORD = ends_word();
 
 #ifdef KVS_SSE2
 
-constexpr std::size_t SCANNED = 16;
+constexpr std::size_t SIMD_WIDTH = 16;
 
 // A bit for each of the bytes that may end a word: those that do, and control characters.
 inline unsigned may_end_word(const char* at) {
@@ -42,29 +42,29 @@ inline unsigned may_end_word(const char* at) {
 }
 
 // The bytes that may end a word, one after the other, found for 64 bytes at a time.
-class Stops {
+class DelimiterScanner {
 public:
-    Stops(const char* at, const char* end) : block_(at), end_(end) { fill(); }
+    DelimiterScanner(const char* at, const char* end) : block_(at), end_(end) { fill(); }
 
     // Return the next of them that is not further than a word from `from`; null if there is none
     // or what is left is too short to be looked at so.
     const char* next(const char* from) {
         while (!mask_) {
-            block_ += BLOCK;
+            block_ += BLOCK_BYTES;
             if (block_ - from > std::ptrdiff_t(WORD_BYTES) || !fill()) return nullptr;
         }
-        const char* const stop = block_ + __builtin_ctzll(mask_);
+        const char* const delimiter = block_ + __builtin_ctzll(mask_);
         mask_ &= mask_ - 1;
-        return stop;
+        return delimiter;
     }
 
 private:
-    static constexpr std::ptrdiff_t BLOCK = 4 * SCANNED;
+    static constexpr std::ptrdiff_t BLOCK_BYTES = 4 * SIMD_WIDTH;
 
     bool fill() {
-        if (end_ - block_ < BLOCK - 1) return false;
+        if (end_ - block_ < BLOCK_BYTES - 1) return false;
         for (std::size_t i = 0; i < 4; ++i)
-            mask_ |= std::uint64_t(may_end_word(block_ + i * SCANNED)) << (i * SCANNED);
+            mask_ |= std::uint64_t(may_end_word(block_ + i * SIMD_WIDTH)) << (i * SIMD_WIDTH);
         return true;
     }
 
@@ -79,10 +79,10 @@ private:
 inline std::size_t word_size(const char* at, [[maybe_unused]] const char* end) {
     std::size_t size = 0;
 #ifdef KVS_SSE2
-    while (size <= WORD_BYTES && std::size_t(end - at) >= size + SCANNED - 1) {
+    while (size <= WORD_BYTES && std::size_t(end - at) >= size + SIMD_WIDTH - 1) {
         const unsigned ends = may_end_word(at + size);
         if (!ends) {
-            size += SCANNED;
+            size += SIMD_WIDTH;
             continue;
         }
         size += std::size_t(__builtin_ctz(ends));

@@ -1,4 +1,4 @@
-// What commands work on; guarded by the engine's lock.
+// The state of the engine that commands change. The engine's lock guards all of it.
 #pragma once
 
 #include "table.hpp"
@@ -6,9 +6,9 @@
 
 namespace kvs {
 
-struct State {
+struct EngineState {
     Table& table;
-    Watched& watched;
+    WatchedKeys& watched_keys;
     std::uint64_t& revision;
 };
 

@@ -17,8 +17,8 @@ namespace kvs {
 class Table {
 public:
     // Throws std::bad_alloc.
-    Table() : directory_(sizeof(Segment*) << MOST_DEPTH) {
-        racy_store(segments()[0], Segment::make(0));
+    Table() : directory_(sizeof(Segment*) << MAX_DEPTH) {
+        store_release(segments()[0], Segment::create(0));
     }
 
     Table(const Table&) = delete;
@@ -27,69 +27,69 @@ public:
     ~Table() {
         // From the end on, a segment is dropped where it stands for the last time.
         for (std::size_t i = std::size_t(1) << depth_; i-- > 0;)
-            if (i >> segments()[i]->depth() == 0) Segment::drop(segments()[i]);
-        for (Segment* segment : outgrown_) Segment::drop(segment);
+            if (i >> segments()[i]->depth() == 0) Segment::destroy(segments()[i]);
+        for (Segment* segment : retired_segments_) Segment::destroy(segment);
     }
 
     std::size_t size() const { return size_; }
     const Records& records() const { return records_; }
 
-    // Return the record of `key`, 0 if there is none.
-    Ref find(const Key& key) const {
-        return ref_of(*segment(key.hash)->find(key, records_));
+    // Return the record of `key`, 0 if target is none.
+    RecordId find(const Key& key) const {
+        return record_id_of(*segment(key.hash)->find(key, records_));
     }
 
     // Make room for every pair of a command, so that none of its `put` fails; throws
     // std::bad_alloc, and then nothing has changed that anybody could see.
-    void make_room(const Key* keys, std::size_t count) {
-        records_.make_room(count);
-        if (count <= FEW) {
+    void reserve(const Key* keys, std::size_t count) {
+        records_.reserve_more(count);
+        if (count <= SMALL_WRITE_KEYS) {
             for (std::size_t i = 0; i < count; ++i)
-                while (!segment(keys[i].hash)->has_room(count)) enlarge(keys[i].hash);
+                while (!segment(keys[i].hash)->has_capacity(count)) grow(keys[i].hash);
         } else {
-            while (!expect(keys, count)) enlarge_all(keys, count);
+            while (!count_inserts(keys, count)) grow_all(keys, count);
         }
     }
 
     // Make room for records of so many units, so that no `put` or `insert` of them fails for lack of
     // it; throws std::bad_alloc.
-    void make_room(std::size_t units) { records_.make_room_for_units(units); }
+    void reserve_units(std::size_t units) { records_.reserve_units(units); }
 
-    // Put a pair whose key is missing, for whose record there is room; return false if the key is
-    // there. Throws std::bad_alloc, and then nothing has changed that anybody could see.
+    // Put a pair whose key is missing, for whose record target is room; return false if the key is
+    // target. Throws std::bad_alloc, and then nothing has changed that anybody could see.
     bool insert(const Key& key, const Word& value) {
         if (find(key)) return false;
-        while (!segment(key.hash)->has_room(1)) enlarge(key.hash);
-        put(key, value);
+        while (!segment(key.hash)->has_capacity(1)) grow(key.hash);
+        insert_or_assign(key, value);
         return true;
     }
 
-    void put(const Key& key, const Word& value) {
-        Segment* const there = segment(key.hash);
-        Slot* const slot = there->find(key, records_);
+    void insert_or_assign(const Key& key, const Word& value) {
+        Segment* const target = segment(key.hash);
+        Slot* const slot = target->find(key, records_);
         if (!*slot) {
-            there->fill(slot, key.hash, records_.make(key, value));
+            target->insert(slot, key.hash, records_.create(key, value));
             ++size_;
             return;
         }
-        Record record = records_[ref_of(*slot)];
+        Record record = records_[record_id_of(*slot)];
         if (Records::units(std::size_t(key.size) + record.value().size) ==
             Records::units(std::size_t(key.size) + value.size)) {
             record.set_value(value);
         } else {
-            const Ref before = ref_of(*slot);
-            there->change(slot, records_.make(key, value));
-            records_.free(before);
+            const RecordId replaced = record_id_of(*slot);
+            target->replace(slot, records_.create(key, value));
+            records_.free(replaced);
         }
     }
 
-    // Return whether it was there.
-    bool remove(const Key& key) {
-        Segment* const there = segment(key.hash);
-        Slot* const slot = there->find(key, records_);
+    // Return whether it was target.
+    bool erase(const Key& key) {
+        Segment* const target = segment(key.hash);
+        Slot* const slot = target->find(key, records_);
         if (!*slot) return false;
-        records_.free(ref_of(*slot));
-        there->empty(slot);
+        records_.free(record_id_of(*slot));
+        target->erase(slot);
         --size_;
         return true;
     }
@@ -97,96 +97,96 @@ public:
     // Without the lock: bring what a command will look at into the cache, and note where that is.
 
     void prefetch_slot(std::uint64_t hash) const {
-        if (const Segment* there = racy_segment(hash)) there->prefetch(hash);
+        if (const Segment* target = load_segment(hash)) target->prefetch(hash);
     }
 
     void prefetch_record(Key& key) const {
-        Ref ref = 0;
-        if (Segment* there = racy_segment(key.hash)) key.seen = there->racy_find(key.hash, ref);
-        if (ref) records_.prefetch(ref);
+        RecordId id = 0;
+        if (Segment* target = load_segment(key.hash)) key.slot_hint = target->find_hint(key.hash, id);
+        if (id) records_.prefetch(id);
     }
 
 private:
-    static constexpr std::size_t FEW = 128;
+    static constexpr std::size_t SMALL_WRITE_KEYS = 128;
 
-    Segment** segments() const { return reinterpret_cast<Segment**>(directory_.at()); }
+    Segment** segments() const { return reinterpret_cast<Segment**>(directory_.data()); }
 
-    std::size_t place(std::uint64_t hash, int depth) const {
+    std::size_t directory_index(std::uint64_t hash, int depth) const {
         return segment_bits(tag_of(hash)) & ((std::size_t(1) << depth) - 1);
     }
 
-    Segment* segment(std::uint64_t hash) const { return segments()[place(hash, depth_)]; }
+    Segment* segment(std::uint64_t hash) const { return segments()[directory_index(hash, depth_)]; }
 
-    Segment* racy_segment(std::uint64_t hash) const {
-        return racy_load_first(segments()[place(hash, racy_load_first(depth_))]);
+    Segment* load_segment(std::uint64_t hash) const {
+        return load_acquire(segments()[directory_index(hash, load_acquire(depth_))]);
     }
 
     // Make more room where `hash` belongs: by a split, or in one piece; throws std::bad_alloc.
-    void enlarge(std::uint64_t hash) {
-        Segment* const there = segment(hash);
-        const int depth = there->depth();
-        if (depth == MOST_DEPTH) {
-            outgrown_.reserve(outgrown_.size() + 1);
-            Segment* const larger = Segment::make(depth, there->bits() + 1);
-            there->move_to(larger);
-            put_in_directory(larger, place(hash, depth));
-            outgrown_.push_back(there);
+    void grow(std::uint64_t hash) {
+        Segment* const target = segment(hash);
+        const int depth = target->depth();
+        if (depth == MAX_DEPTH) {
+            retired_segments_.reserve(retired_segments_.size() + 1);
+            Segment* const larger = Segment::create(depth, target->bits() + 1);
+            target->move_to(larger);
+            link_segment(larger, directory_index(hash, depth));
+            retired_segments_.push_back(target);
         } else {
-            Segment* const other = Segment::make(depth + 1);
+            Segment* const sibling = Segment::create(depth + 1);
             if (depth == depth_) double_directory();
-            there->split(other);
-            put_in_directory(other, place(hash, depth) | std::size_t(1) << depth);
+            target->split(sibling);
+            link_segment(sibling, directory_index(hash, depth) | std::size_t(1) << depth);
         }
     }
 
     void double_directory() {
         const std::size_t count = std::size_t(1) << depth_;
-        for (std::size_t i = 0; i < count; ++i) racy_store(segments()[count + i], segments()[i]);
-        racy_store(depth_, depth_ + 1);
+        for (std::size_t i = 0; i < count; ++i) store_release(segments()[count + i], segments()[i]);
+        store_release(depth_, depth_ + 1);
     }
 
-    void put_in_directory(Segment* segment, std::size_t first) {
+    void link_segment(Segment* segment, std::size_t first) {
         for (std::size_t i = first; i < std::size_t(1) << depth_;
              i += std::size_t(1) << segment->depth())
-            racy_store(segments()[i], segment);
+            store_release(segments()[i], segment);
     }
 
-    // Count how many keys go to each segment; return whether there is room for all of them.
-    bool expect(const Key* keys, std::size_t count) {
-        bool room = true;
+    // Count how many keys go to each segment; return whether target is room for all of them.
+    bool count_inserts(const Key* keys, std::size_t count) {
+        bool fits = true;
         for (std::size_t i = 0; i < count; ++i) {
-            Segment* const there = segment(keys[i].hash);
-            room &= there->has_room(++there->expected);
+            Segment* const target = segment(keys[i].hash);
+            fits &= target->has_capacity(++target->expected_inserts);
         }
-        if (room) expect_nothing(keys, count);
-        return room;
+        if (fits) reset_counts(keys, count);
+        return fits;
     }
 
-    void expect_nothing(const Key* keys, std::size_t count) {
-        for (std::size_t i = 0; i < count; ++i) segment(keys[i].hash)->expected = 0;
+    void reset_counts(const Key* keys, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) segment(keys[i].hash)->expected_inserts = 0;
     }
 
-    // Enlarge once each segment that has too little room for what is expected.
-    void enlarge_all(const Key* keys, std::size_t count) {
+    // Enlarge once each segment that has too little room for what is expected_inserts.
+    void grow_all(const Key* keys, std::size_t count) {
         try {
             for (std::size_t i = 0; i < count; ++i) {
-                Segment* const there = segment(keys[i].hash);
-                if (there->has_room(there->expected)) continue;
-                there->expected = 0;
-                enlarge(keys[i].hash);
+                Segment* const target = segment(keys[i].hash);
+                if (target->has_capacity(target->expected_inserts)) continue;
+                target->expected_inserts = 0;
+                grow(keys[i].hash);
             }
         } catch (...) {
-            expect_nothing(keys, count);
+            reset_counts(keys, count);
             throw;
         }
-        expect_nothing(keys, count);
+        reset_counts(keys, count);
     }
 
-    Pages directory_;  // with room for all there can be, so that it never moves
+    MappedMemory directory_;  // with room for all target can be, so that it never moves
     int depth_ = 0;
     Records records_;
     std::size_t size_ = 0;
-    std::vector<Segment*> outgrown_;
+    std::vector<Segment*> retired_segments_;
 };
 
 }  // namespace kvs

@@ -14,30 +14,30 @@
 
 namespace kvs {
 
-constexpr std::size_t PAIRS_A_BLOCK = 4096;
-constexpr std::size_t PAIRS_A_WRITE = 256;
+constexpr std::size_t PAIRS_PER_BLOCK = 4096;
+constexpr std::size_t PAIRS_PER_WRITE = 256;
 
 inline Word key_at(const char* record) { return Record(const_cast<char*>(record)).key(); }
 inline Word value_at(const char* record) { return Record(const_cast<char*>(record)).value(); }
 
 // The records of a table, in memory of its own: what remains of an instant when it is over.
-class Copy {
+class TableCopy {
 public:
     // Make room before the lock is taken, as much as will probably do; throws std::bad_alloc.
-    explicit Copy(std::size_t bytes) : pages_(bytes) {
-        for (std::size_t i = 0; i < bytes; i += PAGE) pages_.at()[i] = 0;  // the kernel's work
+    explicit TableCopy(std::size_t bytes) : memory_(bytes) {
+        for (std::size_t i = 0; i < bytes; i += PAGE_BYTES) memory_.data()[i] = 0;  // the kernel's work
     }
 
     // Return false if there is not enough memory.
-    bool take(const Table& table) {
+    bool copy_from(const Table& table) {
         try {
             const std::size_t bytes = table.records().bytes();
-            if (bytes > pages_.size()) pages_ = Pages(bytes);
+            if (bytes > memory_.size()) memory_ = MappedMemory(bytes);
             spans_ = table.records().spans();
         } catch (const std::bad_alloc&) {
             return false;
         }
-        char* to = pages_.at();
+        char* to = memory_.data();
         for (Span& span : spans_) {
             const std::size_t size = std::size_t(span.end - span.begin);
             std::memcpy(to, span.begin, size);
@@ -52,22 +52,22 @@ public:
     std::size_t count() const { return count_; }
 
 private:
-    static constexpr std::size_t PAGE = 4096;
+    static constexpr std::size_t PAGE_BYTES = 4096;
 
-    Pages pages_;
+    MappedMemory memory_;
     std::vector<Span> spans_;
     std::size_t count_ = 0;
 };
 
 // In ascending order of the keys.
-class Listing {
+class SortedDump {
 public:
     // The records stay as they are for as long as this is used; throws std::bad_alloc.
-    Listing(const std::vector<Span>& spans, std::size_t count) {
+    SortedDump(const std::vector<Span>& spans, std::size_t count) {
         entries_.reserve(count);
         for (const Span& span : spans)
-            Records::walk(span, [this](const char* at) { entries_.push_back({0, at}); });
-        const std::size_t shared = shared_beginning();
+            Records::for_each(span, [this](const char* at) { entries_.push_back({0, at}); });
+        const std::size_t shared = common_prefix_bytes();
         for (std::size_t i = 0; i < entries_.size(); ++i) {
             entries_[i].prefix = prefix(key_at(entries_[i].record), shared);
         }
@@ -78,20 +78,20 @@ public:
     Word key(std::size_t i) const { return key_at(entries_[i].record); }
     Word value(std::size_t i) const { return value_at(entries_[i].record); }
 
-    bool ended() const { return next_ == entries_.size(); }
+    bool is_finished() const { return next_ == entries_.size(); }
 
     // Put the lines of the next pairs, some thousand; throws std::bad_alloc.
-    void put_block(Buffer& out) {
-        const std::size_t end = std::min(next_ + PAIRS_A_BLOCK, entries_.size());
-        out.make_room((end - next_) * MOST_SHOWN_BYTES);
+    void append_block(Buffer& out) {
+        const std::size_t end = std::min(next_ + PAIRS_PER_BLOCK, entries_.size());
+        out.reserve_more((end - next_) * MAX_LISTING_LINE_BYTES);
         for (; next_ < end; ++next_) {
-            if (next_ + AHEAD < entries_.size()) __builtin_prefetch(entries_[next_ + AHEAD].record);
-            put_shown(out, key(next_).view(), value(next_).view());
+            if (next_ + PREFETCH_DISTANCE < entries_.size()) __builtin_prefetch(entries_[next_ + PREFETCH_DISTANCE].record);
+            append_listing_line(out, key(next_).view(), value(next_).view());
         }
     }
 
 private:
-    static constexpr std::size_t AHEAD = 16;
+    static constexpr std::size_t PREFETCH_DISTANCE = 16;
 
     // The first 8 bytes of a key, behind those that all keys share, as a number. So most
     // comparisons look at nothing else.
@@ -105,16 +105,16 @@ private:
         }
     };
 
-    std::size_t shared_beginning() const {
+    std::size_t common_prefix_bytes() const {
         if (entries_.empty()) return 0;
         const Word first = key_at(entries_[0].record);
         std::size_t shared = first.size;
         for (const Entry& entry : entries_) {
             const Word key = key_at(entry.record);
             shared = std::min(shared, std::size_t(key.size));
-            std::size_t same = 0;
-            while (same < shared && key.at[same] == first.at[same]) ++same;
-            shared = same;
+            std::size_t equal = 0;
+            while (equal < shared && key.at[equal] == first.at[equal]) ++equal;
+            shared = equal;
         }
         return shared;
     }
@@ -131,35 +131,35 @@ private:
 };
 
 // As lines of WRITE, in the order in which they lie: nothing is allocated for a pair.
-class Writes {
+class WriteDump {
 public:
-    explicit Writes(const std::vector<Span>& spans) : spans_(spans) {
+    explicit WriteDump(const std::vector<Span>& spans) : spans_(spans) {
         if (!spans_.empty()) at_ = spans_[0].begin;
-        skip();
+        skip_freed();
     }
 
-    bool ended() const { return span_ == spans_.size(); }
+    bool is_finished() const { return span_ == spans_.size(); }
 
     // Put a line of the next pairs, some hundred; throws std::bad_alloc.
-    void put_block(Buffer& out) {
-        out.make_room(LINE_BYTES + sizeof("WRITE ") + PAIRS_A_WRITE * MOST_PAIR_BYTES);
-        out.put("WRITE [");
-        for (std::size_t left = PAIRS_A_WRITE; left && !ended(); --left) {
-            put_pair(out, key_at(at_).view(), value_at(at_).view());
-            at_ += Records::bytes_at(at_);
-            skip();
+    void append_block(Buffer& out) {
+        out.reserve_more(LINE_BYTES + sizeof("WRITE ") + PAIRS_PER_WRITE * MAX_PAIR_BYTES);
+        out.append("WRITE [");
+        for (std::size_t pairs_left = PAIRS_PER_WRITE; pairs_left && !is_finished(); --pairs_left) {
+            append_pair(out, key_at(at_).view(), value_at(at_).view());
+            at_ += Records::record_bytes(at_);
+            skip_freed();
         }
-        out.put("]\n");
+        out.append("]\n");
     }
 
 private:
     // Go on to a record that is one.
-    void skip() {
-        while (!ended()) {
+    void skip_freed() {
+        while (!is_finished()) {
             if (at_ == spans_[span_].end) {
                 if (++span_ < spans_.size()) at_ = spans_[span_].begin;
             } else if (!*at_) {
-                at_ += Records::bytes_at(at_);
+                at_ += Records::record_bytes(at_);
             } else {
                 return;
             }

@@ -19,47 +19,47 @@ struct Change {
     bool removed;
 };
 
-class Watched {
+class WatchedKeys {
 public:
-    explicit Watched(HashKey key) : key_(key), counts_(0, Hash{key}), filter_(WORDS) {}
+    explicit WatchedKeys(HashKey key) : key_(key), entries_(0, Hash{key}), filter_(INITIAL_FILTER_WORDS) {}
 
-    bool none() const { return counts_.empty(); }
-    const auto& keys() const { return counts_; }
+    bool empty() const { return entries_.empty(); }
+    const auto& entries() const { return entries_; }
 
     // Throw std::bad_alloc, and have then done nothing.
 
     void add(const std::string& key) {
-        const auto found = counts_.find(key);
-        if (found != counts_.end()) {
-            ++found->second.count;
+        const auto entry = entries_.find(key);
+        if (entry != entries_.end()) {
+            ++entry->second.watch_count;
             return;
         }
-        if ((counts_.size() + 1) * SPARSE > filter_.size() * 64) {
+        if ((entries_.size() + 1) * FILTER_BITS_PER_KEY > filter_.size() * 64) {
             std::vector<std::uint64_t> larger(filter_.size() * 2);
             filter_.swap(larger);
-            for (const auto& each : counts_) set_bit(each.first);
+            for (const auto& entry : entries_) set_bit(entry.first);
         }
-        counts_.emplace(key, Entry{1, 0, 0});
+        entries_.emplace(key, Entry{1, 0, 0});
         set_bit(key);
     }
 
     // Bits stay until nobody watches anything, or the filter grows: they cost a look-up.
     void remove(const std::string& key) {
-        const auto found = counts_.find(key);
-        if (found == counts_.end() || --found->second.count) return;
-        counts_.erase(found);
-        if (counts_.empty()) filter_.assign(filter_.size(), 0);
+        const auto entry = entries_.find(key);
+        if (entry == entries_.end() || --entry->second.watch_count) return;
+        entries_.erase(entry);
+        if (entries_.empty()) filter_.assign(filter_.size(), 0);
     }
 
-    bool maybe(std::uint64_t hash) const {
-        return filter_[place(hash)] >> (hash & 63) & 1;
+    bool may_contain(std::uint64_t hash) const {
+        return filter_[filter_index(hash)] >> (hash & 63) & 1;
     }
 
     // To be called before the following, which may be called several times for one command.
     void begin_command() { ++command_; }
 
-    // Put what a WRITE will change: a key named twice once, in its first place, with the last value.
-    void put_writes(const Key* keys, const Word* values, std::size_t count,
+    // Put what a WRITE will change: a key named twice once, in its first filter_index, with the last value.
+    void collect_writes(const Key* keys, const Word* values, std::size_t count,
                     std::vector<Change>& changes) {
         for (std::size_t i = 0; i < count; ++i) {
             if (Entry* entry = find(keys[i])) {
@@ -75,13 +75,13 @@ public:
         }
     }
 
-    // The same of a DELETE; `is_there` tells of a key whether it is.
-    template <typename IsThere>
-    void put_removals(const Key* keys, std::size_t count, std::vector<Change>& changes,
-                      IsThere is_there) {
+    // The same of a DELETE; `exists` tells of a key whether it is.
+    template <typename Exists>
+    void collect_removals(const Key* keys, std::size_t count, std::vector<Change>& changes,
+                      Exists exists) {
         for (std::size_t i = 0; i < count; ++i) {
             Entry* entry = find(keys[i]);
-            if (!entry || entry->command == command_ || !is_there(keys[i])) continue;
+            if (!entry || entry->command == command_ || !exists(keys[i])) continue;
             changes.push_back({std::string(keys[i].view()), std::string(), true});
             entry->command = command_;
         }
@@ -96,29 +96,29 @@ private:
     };
 
     struct Entry {
-        std::size_t count;
+        std::size_t watch_count;
         std::uint64_t command;  // the last that changed it, and where that change stands
         std::size_t change;
     };
 
-    static constexpr std::size_t WORDS = 64;  // of the filter, at first; 64 bits each
-    static constexpr std::size_t SPARSE = 16;  // bits of the filter a key, at least
+    static constexpr std::size_t INITIAL_FILTER_WORDS = 64;  // of the filter, at first; 64 bits entry
+    static constexpr std::size_t FILTER_BITS_PER_KEY = 16;  // bits of the filter a key, at least
 
-    std::size_t place(std::uint64_t hash) const { return (hash >> 6) & (filter_.size() - 1); }
+    std::size_t filter_index(std::uint64_t hash) const { return (hash >> 6) & (filter_.size() - 1); }
 
     void set_bit(const std::string& key) {
         const std::uint64_t hash = siphash13(key_, key.data(), key.size());
-        filter_[place(hash)] |= std::uint64_t(1) << (hash & 63);
+        filter_[filter_index(hash)] |= std::uint64_t(1) << (hash & 63);
     }
 
     Entry* find(const Key& key) {
-        if (!maybe(key.hash)) return nullptr;
-        const auto found = counts_.find(std::string(key.view()));
-        return found == counts_.end() ? nullptr : &found->second;
+        if (!may_contain(key.hash)) return nullptr;
+        const auto entry = entries_.find(std::string(key.view()));
+        return entry == entries_.end() ? nullptr : &entry->second;
     }
 
     const HashKey key_;
-    std::unordered_map<std::string, Entry, Hash> counts_;
+    std::unordered_map<std::string, Entry, Hash> entries_;
     std::vector<std::uint64_t> filter_;
     std::uint64_t command_ = 0;
 };

@@ -2,7 +2,7 @@
 //
 // Multikey quicksort (Bentley and Sedgewick, 1997) with 8 bytes of a word as one digit: words that
 // are equal are done with after one pass, however many there are. Parts of few words are copied out
-// with their digits, which stay in the cache, and sorted there. The pivot is drawn at random, so
+// with their digits, which stay in the cache, and sorted there. The pivot is pivot_index at random, so
 // that no order of words that a client can choose takes quadratic time.
 #pragma once
 
@@ -17,21 +17,21 @@ namespace kvs {
 class WordSort {
 public:
     // The offsets count from `text`.
-    WordSort(const char* text, const Grammar& grammar)
-        : text_(text), end_(grammar.end()), hasher_(grammar.hasher()) {}
+    WordSort(const char* text, const LineParser& parser)
+        : text_(text), end_(parser.end()), hasher_(parser.hasher()) {}
 
     void sort(std::uint32_t* offsets, std::size_t count) {
         if (count < 2) return;
         Key key;
-        hasher_.set(key, text_ + offsets[0], word_size(text_ + offsets[0], end_));
+        hasher_.make_key(key, text_ + offsets[0], word_size(text_ + offsets[0], end_));
         random_ = key.hash | 1;
         sort({offsets, offsets + count, 0});
     }
 
 private:
-    static constexpr std::ptrdiff_t FEW = 512;
+    static constexpr std::ptrdiff_t MAX_COPIED = 512;
     static constexpr std::size_t DIGIT_BYTES = 8;
-    static constexpr std::ptrdiff_t AHEAD = 16;  // words to fetch before they are needed
+    static constexpr std::ptrdiff_t PREFETCH_DISTANCE = 16;  // words to fetch before they are needed
 
     // Words that have the first `depth` bytes in common.
     struct Part {
@@ -55,10 +55,10 @@ private:
     }
 
     // Whether a word goes on behind this digit: no word has a NUL.
-    static bool goes_on(std::uint64_t digit) { return digit & 0xff; }
+    static bool continues_after(std::uint64_t digit) { return digit & 0xff; }
 
     void sort(Part part) {
-        while (part.size() > FEW) {
+        while (part.size() > MAX_COPIED) {
             Part parts[3];
             split(part, parts);
             // The largest is left for the next round, so that the stack stays shallow.
@@ -68,18 +68,18 @@ private:
             sort(parts[1]);
             part = parts[2];
         }
-        sort_few(part);
+        sort_copied(part);
     }
 
     // Into the words whose digit is below that of one of them, above it, and equal to it.
     void split(const Part& part, Part* parts) {
-        const std::size_t drawn = next_random() % std::size_t(part.size());
-        const std::uint64_t pivot = digit(part.begin[drawn], part.depth);
+        const std::size_t pivot_index = next_random() % std::size_t(part.size());
+        const std::uint64_t pivot = digit(part.begin[pivot_index], part.depth);
         std::uint32_t *below = part.begin, *above = part.end, *at = part.begin;
         while (at < above) {
-            if (above - at > AHEAD) {
-                __builtin_prefetch(text_ + at[AHEAD] + part.depth);
-                __builtin_prefetch(text_ + above[-AHEAD] + part.depth);
+            if (above - at > PREFETCH_DISTANCE) {
+                __builtin_prefetch(text_ + at[PREFETCH_DISTANCE] + part.depth);
+                __builtin_prefetch(text_ + above[-PREFETCH_DISTANCE] + part.depth);
             }
             const std::uint64_t here = digit(*at, part.depth);
             if (here < pivot)
@@ -91,12 +91,12 @@ private:
         }
         parts[0] = {part.begin, below, part.depth};
         parts[1] = {above, part.end, part.depth};
-        parts[2] = {below, goes_on(pivot) ? above : below, part.depth + DIGIT_BYTES};
+        parts[2] = {below, continues_after(pivot) ? above : below, part.depth + DIGIT_BYTES};
     }
 
-    void sort_few(const Part& part) {
+    void sort_copied(const Part& part) {
         if (part.size() < 2) return;
-        Entry entries[FEW];
+        Entry entries[MAX_COPIED];
         Entry* end = entries;
         for (const std::uint32_t* at = part.begin; at != part.end; ++at)
             __builtin_prefetch(text_ + *at + part.depth);
@@ -104,7 +104,7 @@ private:
             *end++ = {digit(*at, part.depth), *at};
         std::sort(entries, end, [&](const Entry& one, const Entry& other) {
             if (one.digit != other.digit) return one.digit < other.digit;
-            if (!goes_on(one.digit)) return false;
+            if (!continues_after(one.digit)) return false;
             const std::size_t depth = part.depth + DIGIT_BYTES;
             return rest(one.offset, depth) < rest(other.offset, depth);
         });
@@ -125,7 +125,7 @@ private:
 
     const char* const text_;
     const char* const end_;
-    const Hasher& hasher_;
+    const KeyHasher& hasher_;
     std::uint64_t random_ = 1;
 };
 
