@@ -36,6 +36,7 @@ setup(
             [str(ENGINE / "_compiled.pyx"), str(ENGINE / "native/long_line.cpp")],
             depends=[str(path) for path in sorted(ENGINE.glob("native/*.hpp"))],
             include_dirs=[str(ENGINE)],
+            # The interpreter's own flags contain -DNDEBUG, so the engine's assertions are off.
             extra_compile_args=["-std=c++17", "-O3"],
             language="c++",
         ),

@@ -1,5 +1,5 @@
-// Tests of the compiled engine from inside, for the sanitizers: no interpreter stands between.
-// Ends with status 1, and a line, at the first thing that is not as it should be.
+// Tests of the compiled engine without an interpreter, for the sanitizers. Built with assertions.
+// Exits with status 1 and a line at the first failed check.
 
 #include <algorithm>
 #include <cstdio>
@@ -12,12 +12,12 @@
 
 #include "engine.hpp"
 
-#define CHECK(condition)                                                          \
-    do {                                                                          \
-        if (!(condition)) {                                                       \
+#define CHECK(condition)                                                         \
+    do {                                                                         \
+        if (!(condition)) {                                                      \
             std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            std::exit(1);                                                         \
-        }                                                                         \
+            std::exit(1);                                                        \
+        }                                                                        \
     } while (false)
 
 namespace {
@@ -51,7 +51,7 @@ kvs::Key key(const std::string& text, std::uint64_t hash) {
     return {{text.data(), std::uint8_t(text.size())}, false, hash, 0, nullptr};
 }
 
-// Random puts and removals beside a map; `hash` decides how bad it gets.
+// Insert and erase random keys, and compare with a map. `hash` makes good or bad distributions.
 template <typename Hash>
 void check_table(unsigned seed, int keys, int steps, Hash hash) {
     std::mt19937 random(seed);
@@ -91,13 +91,13 @@ void check_tables() {
     check_table(2, 50, 200000, good);
     check_table(3, 3000, 20000, [](const std::string&) { return std::uint64_t(0); });
     check_table(4, 3000, 20000, [](const std::string&) { return ~std::uint64_t(0); });
-    // The same segment at any depth, and homes that differ.
+    // All keys in one segment at any depth, with different homes.
     check_table(5, 5000, 50000, [&](const std::string& name) { return good(name) >> 18; });
-    // The same home everywhere, and segments that differ.
+    // One home for all keys, in different segments.
     check_table(6, 5000, 30000, [&](const std::string& name) { return good(name) << 28; });
 }
 
-// One command of many keys, for which room is made in many segments at once.
+// One command of many keys, which grows many segments at once.
 void check_long_command() {
     kvs::Engine engine({5, 6}, HELP);
     Model model;
@@ -111,7 +111,7 @@ void check_long_command() {
     CHECK(engine.revision() == 1);
 }
 
-// Commands of so many keys that they are not held in memory all at once; equal to a model.
+// Commands of more words than a batch holds, compared with a map.
 void check_long_lines() {
     std::mt19937 random(3);
     kvs::Engine engine({5, 7}, HELP);
@@ -154,40 +154,41 @@ void check_long_lines() {
         CHECK(run(engine, script + "]\n") == expected);
         kvs::Call unclosed(script.data(), script.size(), 0, 65536);
         engine.execute(unclosed);
-        CHECK(unclosed.invalid.size() == 1 && unclosed.invalid[0].valid_until > script.size() - 100);
+        CHECK(unclosed.invalid.size() == 1 &&
+              unclosed.invalid[0].valid_until > script.size() - 100);
         CHECK(engine.revision() == revision);
     }
     CHECK(run(engine, "SHOW\n") == listing(model));
 }
 
-// Threads write, read, delete, show, watch and hold, all at once. The recorded lines, carried out
-// in their order, must give what is there in the end; and marked outputs must all be told.
+// Threads write, read, delete, show, watch and lock at once. Replaying the recorded lines must give
+// the same table, and the change batches must report the whole output of each marked call.
 void check_threads() {
     kvs::Engine engine({7, 8}, HELP);
     engine.start_recording(0);
-    std::atomic<bool> over{false};
+    std::atomic<bool> is_over{false};
     std::string lines;
     std::uint64_t revision = 0;
-    std::map<long long, std::string> told;
-    const auto take = [&](std::unique_ptr<kvs::ChangeBatch> effects) {
-        for (kvs::ChangeBatch* each = effects.get(); each; each = each->next.get()) {
-            CHECK(each->revision == revision + each->count);
-            revision = each->revision;
-            lines += each->lines.view_from(0);
-            if (each->marked) told[each->job] += each->output.view_from(0);
+    std::map<long long, std::string> published;
+    const auto take = [&](std::unique_ptr<kvs::ChangeBatch> batches) {
+        for (kvs::ChangeBatch* batch = batches.get(); batch; batch = batch->next.get()) {
+            CHECK(batch->revision == revision + batch->count);
+            revision = batch->revision;
+            lines += batch->lines.view_from(0);
+            if (batch->marked) published[batch->job] += batch->output.view_from(0);
         }
-        kvs::ChangeQueue::destroy(std::move(effects));
+        kvs::ChangeQueue::destroy(std::move(batches));
     };
     std::thread taker([&] {
-        while (!over) {
+        while (!is_over) {
             take(engine.change_queue().take_ready());
             engine.lock_quiescent();
-            std::unique_ptr<kvs::ChangeBatch> up_to_now = engine.change_queue().take_ready();
+            std::unique_ptr<kvs::ChangeBatch> batches_so_far = engine.change_queue().take_ready();
             const std::uint64_t now = engine.revision();
             const kvs::SortedDump dump(engine.table().records().spans(), engine.table().size());
             CHECK(dump.size() == engine.table().size());
             engine.unlock();
-            take(std::move(up_to_now));
+            take(std::move(batches_so_far));
             CHECK(revision == now);
             engine.watch("k3", std::make_unique<kvs::ChangeBatch>());
             take(engine.change_queue().take_ready());
@@ -215,19 +216,19 @@ void check_threads() {
             }
         });
     for (std::thread& worker : workers) worker.join();
-    over = true;
+    is_over = true;
     taker.join();
     take(engine.change_queue().take_ready());
     CHECK(!engine.change_queue().has_ready());
     CHECK(revision == engine.revision());
-    for (unsigned number = 0; number < 4; ++number) CHECK(told[number] == outputs[number]);
-    kvs::Engine again({9, 9}, HELP);
-    run(again, lines);
-    CHECK(again.revision() == engine.revision());
-    CHECK(run(again, "SHOW\n") == run(engine, "SHOW\n"));
+    for (unsigned number = 0; number < 4; ++number) CHECK(published[number] == outputs[number]);
+    kvs::Engine replica({9, 9}, HELP);
+    run(replica, lines);
+    CHECK(replica.revision() == engine.revision());
+    CHECK(run(replica, "SHOW\n") == run(engine, "SHOW\n"));
 }
 
-// The table is replaced under the feet of those who work.
+// Replace the table while another thread executes commands.
 void check_replacing() {
     kvs::Engine engine({3, 4}, HELP);
     std::thread worker([&] {

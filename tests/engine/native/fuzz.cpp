@@ -1,8 +1,9 @@
-// A fuzzer of whole scripts: any bytes, carried out at once, line by line, and again from what was
-// recorded, must come to the same. The first byte chooses the budget; the rest is the script.
+// A fuzzer of scripts of any bytes. Executing a script at once, executing it line by line, and
+// replaying its recorded lines must give the same. The first byte is the budget; the others are the
+// script.
 //
-// With libFuzzer it is led by what it has not covered yet. Built with -DALONE, it draws pieces of
-// the language at random for as many seconds as it is told.
+// libFuzzer guides it by coverage. Built with -DALONE, it draws pieces of the language at random
+// for the number of seconds given as its argument.
 
 #include <chrono>
 #include <cstdio>
@@ -20,25 +21,27 @@ struct Outcome {
     std::vector<std::size_t> invalid;
     std::size_t commands = 0;
     std::uint64_t revision = 0;
-    std::string shown;
+    std::string dump;
 
     bool operator==(const Outcome& other) const {
         return output == other.output && invalid == other.invalid && commands == other.commands &&
-               revision == other.revision && shown == other.shown;
+               revision == other.revision && dump == other.dump;
     }
 };
 
 std::string recorded(kvs::Engine& engine) {
     std::string lines;
     std::unique_ptr<kvs::ChangeBatch> taken = engine.change_queue().take_ready();
-    for (kvs::ChangeBatch* each = taken.get(); each; each = each->next.get()) lines += each->lines.view_from(0);
+    for (kvs::ChangeBatch* batch = taken.get(); batch; batch = batch->next.get())
+        lines += batch->lines.view_from(0);
     kvs::ChangeQueue::destroy(std::move(taken));
     return lines;
 }
 
-// Carry out from `start` to `end`, and add what comes of it.
-void carry_out(kvs::Engine& engine, const std::string& script, std::size_t budget,
-               std::size_t shift, bool marked, Outcome& outcome) {
+// Execute a script and add the results to `outcome`. `shift` is the offset of the script in a
+// larger one.
+void execute(kvs::Engine& engine, const std::string& script, std::size_t budget, std::size_t shift,
+             bool marked, Outcome& outcome) {
     for (std::size_t offset = 0; offset < script.size();) {
         kvs::Call call(script.data(), script.size(), offset, budget);
         if (marked) call.mark(1, 0);
@@ -55,34 +58,35 @@ void carry_out(kvs::Engine& engine, const std::string& script, std::size_t budge
 void finish(kvs::Engine& engine, Outcome& outcome) {
     outcome.revision = engine.revision();
     Outcome last;
-    carry_out(engine, "SHOW\n", 0, 0, false, last);
-    outcome.shown = last.output;
+    execute(engine, "SHOW\n", 0, 0, false, last);
+    outcome.dump = last.output;
 }
 
 void check(const std::string& script, std::size_t budget) {
     const std::string help = "help\n";
-    kvs::Engine whole({1, 2}, help), lines({3, 4}, help), again({5, 6}, help);
+    kvs::Engine whole({1, 2}, help), lines({3, 4}, help), replayed({5, 6}, help);
     whole.start_recording(0);
-    Outcome of_whole, of_lines, of_again;
-    carry_out(whole, script, budget, 0, budget & 1, of_whole);
+    Outcome of_whole, of_lines, of_replayed;
+    execute(whole, script, budget, 0, budget & 1, of_whole);
     for (std::size_t start = 0, end = 0; start < script.size(); start = end) {
         end = script.find('\n', start);
         end = end == std::string::npos ? script.size() : end + 1;
-        carry_out(lines, script.substr(start, end - start), 0, start, false, of_lines);
+        execute(lines, script.substr(start, end - start), 0, start, false, of_lines);
     }
     const std::string record = recorded(whole);
-    carry_out(again, record, 65536, 0, false, of_again);
+    execute(replayed, record, 65536, 0, false, of_replayed);
     finish(whole, of_whole);
     finish(lines, of_lines);
-    finish(again, of_again);
+    finish(replayed, of_replayed);
     if (!(of_whole == of_lines)) std::abort();
     kvs::ScriptCheck checked;
     checked.run(script.data(), script.size());
     std::vector<std::size_t> invalid;
     for (const kvs::Invalid& each : checked.invalid) invalid.push_back(each.offset);
     if (invalid != of_whole.invalid || checked.commands != of_whole.commands) std::abort();
-    if (of_again.shown != of_whole.shown || of_again.revision != of_whole.revision) std::abort();
-    if (!of_again.invalid.empty() || of_again.commands != of_again.revision) std::abort();
+    if (of_replayed.dump != of_whole.dump || of_replayed.revision != of_whole.revision)
+        std::abort();
+    if (!of_replayed.invalid.empty() || of_replayed.commands != of_replayed.revision) std::abort();
 }
 
 }  // namespace
@@ -100,17 +104,23 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 #define MANY_PAIRS TEN("(a,b)(cc,d)(a,KVS)(key,12345678)(b,1)(c,2)(d,3)")
 
 int main(int, char** arguments) {
-    const char* const pieces[] = {"WRITE", "READ", "DELETE", "SHOW", "WAIT", "BACKUP", "HELP", "[",
-                                  "]", "(", ")", ",", " ", "\t", "\r", "\n", "\n", "#", "a", "b",
-                                  "KVSERROR", "WRITE [(a,b)(c,d)]\n", "READ [a,b]\n", "DELETE [a]\n",
-                                  MANY_KEYS, MANY_PAIRS, "0123456789", "abcdefghijklmnopqrstuvwxyz0123456789-_+*"};
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(arguments[1]));
+    // clang-format off
+    const char* const pieces[] = {
+        "WRITE", "READ", "DELETE", "SHOW", "WAIT", "BACKUP", "HELP",
+        "[", "]", "(", ")", ",", " ", "\t", "\r", "\n", "\n", "#", "a", "b", "KVSERROR",
+        "WRITE [(a,b)(c,d)]\n", "READ [a,b]\n", "DELETE [a]\n", MANY_KEYS, MANY_PAIRS,
+        "0123456789", "abcdefghijklmnopqrstuvwxyz0123456789-_+*"};
+    // clang-format on
+    const auto end =
+        std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(arguments[1]));
     std::mt19937 random(std::random_device{}());
     while (std::chrono::steady_clock::now() < end) {
         std::string script;
         for (auto left = random() % 200; left; --left) {
-            if (random() % 50) script += pieces[random() % (sizeof pieces / sizeof *pieces)];
-            else script += char(random());
+            if (random() % 50)
+                script += pieces[random() % (sizeof pieces / sizeof *pieces)];
+            else
+                script += char(random());
         }
         check(script, random() % 1000);
     }

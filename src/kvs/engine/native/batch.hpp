@@ -1,8 +1,13 @@
-// Some lines of a script, read together, so that the lock is taken once for all of them. Used by one
-// thread. The order: `read`, `prefetch`; under the lock `carry_out`; then `write`.
+// A batch of lines of a script: read and parsed together, and executed under one hold of the
+// engine's lock. Used by one thread.
+//
+// A caller calls `read` and `prefetch` without the lock, `execute` under it, and `write` without
+// it. So parsing, hashing and formatting, which take most of the time, run in parallel. Every
+// allocation is made before the lock is taken, but for those of the table and of changes.
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <optional>
 #include <vector>
 
@@ -17,18 +22,18 @@ struct Line {
     Kind kind;
     const char* begin;
     const char* end;
-    std::size_t first_key;  // where its keys begin in the words of the batch,
+    std::size_t first_key;  // index in the words of the batch
     std::size_t key_count;
-    std::size_t first_value;  // and its values: of a WRITE there, of a READ what was found
+    std::size_t first_value;  // of a WRITE in the words of the batch, of a READ in its `values_`
 };
 
 class LineBatch {
 public:
     explicit LineBatch(LineParser parser, std::string_view help) : parser_(parser), help_(help) {}
 
-    // Read lines up to `end`, to a line that only others can carry out, or until it is a batch. A
-    // line of too many words is a batch of its own. Throws std::bad_alloc; then fewer lines at a
-    // time, `most`, may do.
+    // Parse lines up to `end`, or up to a WAIT, SHOW or BACKUP, or until the batch is full. A line
+    // of too many words is a batch of its own. Throws std::bad_alloc; the caller may retry with a
+    // smaller `max_lines`.
     void read(const char* at, const char* end, std::size_t max_lines = MAX_LINES) {
         lines_.clear();
         words_.truncate({0, 0});
@@ -61,23 +66,24 @@ public:
         changed_lines_.reserve(lines_.size());
     }
 
-    // Bring what the commands will look at into the cache, and note where it is, without the lock.
+    // Without the lock: load what the commands will read into the cache, and set the slot hints.
     void prefetch(const Table& table) {
         const std::size_t count = std::min(words_.keys.size(), MAX_PREFETCHED);
         for (std::size_t i = 0; i < count; ++i) table.prefetch_slot(words_.keys[i].hash);
         for (std::size_t i = 0; i < count; ++i) table.prefetch_record(words_.keys[i]);
     }
 
-    // There is another table now.
+    // To be called if the engine's table was replaced since `prefetch`.
     void clear_slot_hints() {
         for (Key& key : words_.keys) key.slot_hint = nullptr;
     }
 
-    // Carry out lines, under the lock, until they or `output_budget` bytes of output are at their end; put
-    // the changes of watched keys behind `changes`, and what a long READ writes behind `out`. Return
-    // false if memory was not enough for a command: it has changed nothing, and those behind it are
-    // not carried out.
-    bool execute(EngineState state, long long& output_budget, std::vector<Change>* changes, Buffer& out) {
+    // Execute lines, under the lock, to the last one or until the output is over `output_budget`
+    // bytes. Append the changes of watched keys to `changes`, and the output of a long READ to
+    // `out`. Return false if a command had too little memory: it has changed nothing, and no line
+    // behind it is executed.
+    bool execute(EngineState state, long long& output_budget, std::vector<Change>* changes,
+                 Buffer& out) {
         executed_count_ = 0;
         if (long_) return execute_long(state, output_budget, changes, out);
         for (Line& line : lines_) {
@@ -95,29 +101,33 @@ public:
     }
 
     const std::vector<Line>& lines() const { return lines_; }
-    // Whether they come to a SHOW, if all are carried out.
+    // Return whether the last line is a SHOW.
     bool ends_in_show() const { return stop_ == Kind::SHOW; }
 
-    // Say that a READ, alone in the batch, was not carried out after all.
-    void undo_read() { executed_count_ = 0; }
+    // Count the line of the batch, a READ, as not executed.
+    void undo_read() {
+        assert(long_ && executed_count_ == 1 && changed_lines_.empty());
+        executed_count_ = 0;
+    }
 
-    // Of the lines carried out.
+    // Of the executed lines:
 
     std::size_t executed_count() const { return executed_count_; }
-    // What stopped the batch, for others to carry out; IDLE if nothing did.
+    // The WAIT, SHOW or BACKUP at the end, which the caller has to execute; else IDLE.
     Kind stop() const { return executed_count_ == lines_.size() ? stop_ : Kind::IDLE; }
     std::uint64_t wait_ms() const { return parser_.wait_ms(); }
-    // Those that changed something, by number.
+    // Indexes of the lines that changed something.
     const std::vector<std::size_t>& changed_lines() const { return changed_lines_; }
 
-    // At most so much is what `write` puts, and what all lines of it are.
+    // Of all lines: the maximum bytes that `write` appends, and the bytes of the lines.
     std::size_t max_output_bytes() const { return max_output_bytes_; }
     std::size_t script_bytes() const {
         return lines_.empty() ? 0 : std::size_t(lines_.back().end - lines_.front().begin);
     }
 
-    // Put what the commands wrote behind `out`, where there is output_budget.
+    // Append the output of the executed lines, for which space is reserved.
     void write(Buffer& out) {
+        [[maybe_unused]] const std::size_t size_before = out.size();
         if (long_ && executed_count_) return long_->write(out);
         for (std::size_t i = 0; i < executed_count_; ++i) {
             const Line& line = lines_[i];
@@ -125,16 +135,17 @@ public:
             if (line.kind == Kind::DELETE) write_missing(line, out);
             if (line.kind == Kind::HELP) out.append(help_);
         }
+        assert(out.size() - size_before <= max_output_bytes_);
     }
 
-    // The end of the last valid_until item of the list in a long line; null if there is none.
+    // The end of the last valid item of the list in a long line; null if there is none.
     const char* valid_until() const { return long_ ? long_->valid_until() : nullptr; }
 
 private:
-    static constexpr std::size_t MAX_COMMANDS = 32;
-    static constexpr std::size_t MAX_WORDS = 1024;
+    static constexpr std::size_t MAX_COMMANDS = 32;  // that read or write keys
+    static constexpr std::size_t MAX_WORDS = 1024;   // keys after which the batch ends
     static constexpr std::size_t MAX_LINES = 1024;
-    static constexpr std::size_t MAX_PREFETCHED = 512;
+    static constexpr std::size_t MAX_PREFETCHED = 512;  // keys
 
     void read_long(Line& line) {
         long_.emplace(parser_);
@@ -144,7 +155,8 @@ private:
         lines_.push_back(line);
     }
 
-    bool execute_long(EngineState& state, long long& output_budget, std::vector<Change>* changes, Buffer& out) {
+    bool execute_long(EngineState& state, long long& output_budget, std::vector<Change>* changes,
+                      Buffer& out) {
         const std::size_t changes_before = changes ? changes->size() : 0;
         try {
             output_budget -= static_cast<long long>(long_->execute(state, out, changes));
@@ -176,7 +188,7 @@ private:
         }
     }
 
-    // Return how much it writes.
+    // Execute one line; return the bytes of its output.
     std::size_t execute_line(EngineState& state, Line& line, std::vector<Change>* changes) {
         switch (line.kind) {
         case Kind::WRITE: return write_pairs(state, line, changes);
@@ -195,7 +207,8 @@ private:
             state.watched_keys.begin_command();
             state.watched_keys.collect_writes(keys, values, line.key_count, *changes);
         }
-        for (std::size_t i = 0; i < line.key_count; ++i) state.table.insert_or_assign(keys[i], values[i]);
+        for (std::size_t i = 0; i < line.key_count; ++i)
+            state.table.insert_or_assign(keys[i], values[i]);
         record_change(state, line);
         return 0;
     }
@@ -219,8 +232,9 @@ private:
         Key* const keys = &words_.keys[line.first_key];
         if (changes) {
             state.watched_keys.begin_command();
-            state.watched_keys.collect_removals(keys, line.key_count, *changes,
-                                       [&](const Key& key) { return state.table.find(key) != 0; });
+            state.watched_keys.collect_removals(
+                keys, line.key_count, *changes,
+                [&](const Key& key) { return state.table.find(key) != 0; });
         }
         std::size_t bytes = 0, missing = 0;
         for (std::size_t i = 0; i < line.key_count; ++i) {
@@ -233,6 +247,8 @@ private:
     }
 
     void record_change(EngineState& state, const Line& line) {
+        assert(changed_lines_.size() <
+               changed_lines_.capacity());  // must not allocate under the lock
         ++state.revision;
         changed_lines_.push_back(std::size_t(&line - lines_.data()));
     }
@@ -248,8 +264,8 @@ private:
 
     void write_missing(const Line& line, Buffer& out) {
         Key* const begin = &words_.keys[line.first_key];
-        Key* const end =
-            std::remove_if(begin, begin + line.key_count, [](const Key& key) { return !key.missing; });
+        Key* const end = std::remove_if(begin, begin + line.key_count,
+                                        [](const Key& key) { return !key.missing; });
         if (begin == end) return;
         sort_keys(begin, std::size_t(end - begin));
         out.append('[');

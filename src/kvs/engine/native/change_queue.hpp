@@ -1,14 +1,15 @@
-// Change batches on their way from the engine to the journal and the subscribers, in the one order of
-// changes.
+// Change batches on their way from the engine to the journal and the subscribers, in the one order
+// of changes.
 //
 // How it works: a call pushes what its batch of lines changed while it holds the engine's lock, so
-// the queue is in the order in which the batches were executed. The text of a change batch (recorded
-// lines, a marked call's output) takes longer to write than the commands take to execute. So the
-// same thread writes the text after it has released the engine's lock, and then marks the change
-// batch as complete. A consumer takes the complete change batches at the front.
+// the queue is in the order in which the batches were executed. The text of a change batch
+// (recorded lines, a marked call's output) takes longer to write than the commands take to execute.
+// So the same thread writes the text after it has released the engine's lock, and then marks the
+// change batch as complete. A consumer takes the complete change batches at the front.
 //
 // Invariants:
-//   - An incomplete change batch, and every one behind it, must not be taken: the order would have a
+//   - An incomplete change batch, and every one behind it, must not be taken: the order would have
+//   a
 //     gap. Only the pushing thread writes to it.
 //   - The pushing thread must not wait for another thread between `push` and `mark_complete`. So a
 //     thread that holds the engine's lock may wait for the queue to be complete, and then has every
@@ -74,13 +75,14 @@ public:
         is_nonempty_.store(true, std::memory_order_relaxed);  // a hint for `has_ready`
     }
 
-    // Release `batch` to consumers. The caller must not touch it any more: its taker may destroy it.
+    // Release `batch` to consumers. The caller must not touch it any more: its taker may destroy
+    // it.
     void mark_complete(ChangeBatch* batch) {
         assert(!batch->is_complete.load(std::memory_order_relaxed));
         // Pairs with the loads of `has_ready` and `take_ready`: the taker sees the whole text.
         batch->is_complete.store(true, std::memory_order_release);
-        // Pairs with the loads of `wait_until_complete` and `has_incomplete`: after 0, the caller of
-        // these finds every change batch complete.
+        // Pairs with the loads of `wait_until_complete` and `has_incomplete`: after 0, the caller
+        // of these finds every change batch complete.
         [[maybe_unused]] const std::size_t before =
             incomplete_count_.fetch_sub(1, std::memory_order_release);
         assert(before != 0);
@@ -102,8 +104,8 @@ public:
         return first_ && first_->is_complete.load(std::memory_order_acquire);
     }
 
-    // Remove the complete change batches before the first incomplete one, and return them, linked by
-    // `next`.
+    // Remove the complete change batches before the first incomplete one, and return them, linked
+    // by `next`.
     std::unique_ptr<ChangeBatch> take_ready() EXCLUDES(lock_) {
         const ScopedLock held(lock_);
         ChangeBatch* last_ready = nullptr;

@@ -1,12 +1,13 @@
 // The engine: the table, the engine's lock, and the calls that execute scripts on the table.
 //
-// A call reads a batch of lines without the lock, executes it under the lock, and formats its output
-// without the lock again. So many calls run in parallel, and each command takes effect at one instant.
+// A call reads a batch of lines without the lock, executes it under the lock, and formats its
+// output without the lock again. So many calls run in parallel, and each command takes effect at
+// one instant.
 //
 // Locking: `lock_` guards the table, the revision and the watched keys; it is held for one batch of
 // lines at a time. `ChangeQueue` has a lock of its own, which is taken alone or inside `lock_`.
-// Nothing here calls Python or needs the interpreter's lock. Every method that takes `lock_` must be
-// called without the interpreter's lock, but for `try_lock_quiescent`, which does not block.
+// Nothing here calls Python or needs the interpreter's lock. Every method that takes `lock_` must
+// be called without the interpreter's lock, but for `try_lock_quiescent`, which does not block.
 #pragma once
 
 #include <atomic>
@@ -63,7 +64,8 @@ struct Call {
     Kind stop = Kind::IDLE;  // what stopped the last batch: WAIT, SHOW or BACKUP; else IDLE
     std::uint64_t wait_ms = 0;
     Buffer output;
-    std::size_t published_output_bytes = 0;  // bytes of `output` in the change batches of a marked call
+    std::size_t published_output_bytes =
+        0;  // bytes of `output` in the change batches of a marked call
     std::vector<Invalid> invalid;
     std::size_t commands = 0;
     std::size_t lines = 0;
@@ -74,7 +76,10 @@ class Engine {
 public:
     // Throws std::bad_alloc.
     Engine(HashKey key, std::string help)
-        : key_(key), help_(std::move(help)), table_(std::make_shared<Table>()), watched_keys_(key) {}
+        : key_(key),
+          help_(std::move(help)),
+          table_(std::make_shared<Table>()),
+          watched_keys_(key) {}
 
     // Execute commands until the call is finished. Throws std::bad_alloc for a command that has not
     // been executed; the commands before it have been.
@@ -97,7 +102,8 @@ public:
         const ScopedLock held(lock_);
         for (std::size_t i = 0; i < keys.size(); ++i) {
             values[i].size = 0;
-            if (const RecordId id = table_->find(keys[i])) table_->records()[id].copy_value(values[i]);
+            if (const RecordId id = table_->find(keys[i]))
+                table_->records()[id].copy_value(values[i]);
         }
     }
 
@@ -149,8 +155,8 @@ public:
         publish();
     }
 
-    // Report changes of `key` from now on; return whether the key exists. `marker`, if any, is pushed
-    // before the first of these changes.
+    // Report changes of `key` from now on; return whether the key exists. `marker`, if any, is
+    // pushed before the first of these changes.
     bool watch(const std::string& key, std::unique_ptr<ChangeBatch> marker) EXCLUDES(lock_) {
         const ScopedLock held(lock_);
         watched_keys_.add(key);
@@ -176,8 +182,8 @@ public:
         change_queue_.wait_until_complete();
     }
 
-    // From `lock_quiescent`, or a `try_lock_quiescent` that returns true, to `unlock`, nothing changes
-    // and every change batch is complete. The thread may call the engine again in between.
+    // From `lock_quiescent`, or a `try_lock_quiescent` that returns true, to `unlock`, nothing
+    // changes and every change batch is complete. The thread may call the engine again in between.
 
     bool try_lock_quiescent() TRY_ACQUIRE(true, lock_) {
         if (!lock_.try_lock()) return false;
@@ -212,9 +218,11 @@ public:
 private:
     // What a call keeps from one batch to the next.
     struct CallContext {
-        std::shared_ptr<Table> table;  // of the last batch, to prefetch from; `replace` swaps the engine's
-        std::unique_ptr<ChangeBatch> change_batch;  // allocated for the next batch that changes something
-        std::optional<TableCopy> copy;              // memory for a SHOW, and then its records
+        std::shared_ptr<Table>
+            table;  // of the last batch, to prefetch from; `replace` swaps the engine's
+        std::unique_ptr<ChangeBatch>
+            change_batch;               // allocated for the next batch that changes something
+        std::optional<TableCopy> copy;  // memory for a SHOW, and then its records
         std::uint64_t call;
         std::uint64_t show_epoch;
     };
@@ -320,8 +328,8 @@ private:
                 call.output.size() - call.published_output_bytes + batch.max_output_bytes());
     }
 
-    // Reserve space in the change batch of a marked call for the output of a long READ, whose size is
-    // known only after its execution. With too little memory, undo the READ and return false.
+    // Reserve space in the change batch of a marked call for the output of a long READ, whose size
+    // is known only after its execution. With too little memory, undo the READ and return false.
     static bool reserve_published_output(Call& call, LineBatch& batch, CallContext& context,
                                          std::size_t output_before) {
         if (!context.change_batch || !call.marked) return true;
@@ -406,7 +414,7 @@ private:
 
     // Copy the counters for threads that read them without the lock.
     void publish() REQUIRES(lock_) {
-        size_.store(table_->size(), std::memory_order_release);  // pairs with `size`
+        size_.store(table_->size(), std::memory_order_release);           // pairs with `size`
         published_revision_.store(revision_, std::memory_order_release);  // pairs with `revision`
         bytes_.store(table_->records().bytes(), std::memory_order_relaxed);  // only an estimate
     }
@@ -417,7 +425,8 @@ private:
     std::shared_ptr<Table> table_ GUARDED_BY(lock_);
     std::uint64_t revision_ GUARDED_BY(lock_) = 0;
     WatchedKeys watched_keys_ GUARDED_BY(lock_);
-    // Written under the lock, read with or without it; relaxed, because the lock orders what counts.
+    // Written under the lock, read with or without it; relaxed, because the lock orders what
+    // counts.
     std::atomic<bool> recording_{false};
     std::atomic<bool> watching_{false};
     // Copies of counters, written by `publish`.

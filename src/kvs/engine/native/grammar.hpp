@@ -1,9 +1,11 @@
-// One line of a script: which command it is, and its words. What is valid is said in
-// kvs/language/grammar.py; this must accept exactly the same, and tests hold the two together.
+// The parser of one line of a script: its command and its words. kvs/language/grammar.py defines
+// what is valid. This parser must accept exactly the same lines, which tests verify.
 //
-// Law: the byte next the script can be read, and is NUL. It is in no word and ends no line, so
-// nothing here looks whether the script goes on size_before it looks at a byte.
+// Invariant: the byte behind the script can be read and is NUL. A NUL is in no word and ends no
+// line, so the parser compares bytes without comparing pointers with the end first.
 #pragma once
+
+#include <cassert>
 
 #include "pod_vector.hpp"
 #include "scan.hpp"
@@ -14,7 +16,7 @@ namespace kvs {
 
 enum class Kind : std::uint8_t { IDLE, WRITE, READ, DELETE, WAIT, SHOW, BACKUP, HELP, INVALID };
 
-// Makes keys of words that stand in a script, which ends at `end`.
+// Makes keys of words of a script that ends at `end`.
 class KeyHasher {
 public:
     KeyHasher(HashKey key, const char* end) : hash_key_(key), end_(end) {}
@@ -29,7 +31,7 @@ public:
         key.slot_hint = nullptr;
     }
 
-    // The first bytes of a word, 8 at most, as a block of a hash.
+    // Return the first bytes of a word, at most 8, as a block of the hash.
     std::uint64_t first_block(const char* at, std::size_t size) const {
         if (end_ - at < 7) return sip::rest(at, size);
         const std::uint64_t block = sip::block(at, 8);
@@ -41,15 +43,15 @@ private:
     const char* const end_;
 };
 
-// What takes the words of a line, a `Sink`, has four methods: `add_key`, `add_value`, which follows
-// its key, `end_item`, after each item of a list with what closes it, and `truncate`, which drops the
-// words of a line that proves to be invalid: all since `size`.
+// A sink receives the words of a line. It has these methods: `add_key`; `add_value`, which follows
+// the `add_key` of its key; `end_item` after each item of a list, with the end of its delimiter;
+// and `size` and `truncate`, by which the parser removes the words of an invalid line.
 
-// A sink for lines of many words says so by `FOR_LONG_LINES`: lists without blanks are read for it faster.
+// A sink for long lines sets `FOR_LONG_LINES`: lists without blanks are parsed faster for it.
 
-// A sink that holds the words of several lines, one next the other.
+// A sink that holds the words of several lines.
 struct Words {
-    // Throws CapacityExceeded at a line of more words; see long_line.hpp.
+    // A line of more words throws CapacityExceeded; see long_line.hpp.
 #ifdef KVS_FEW_WORDS  // for tests that make long lines of short ones
     static constexpr std::size_t MAX_WORDS = 1 << 6;
 #else
@@ -62,7 +64,7 @@ struct Words {
     };
 
     PodVector<Key, MAX_WORDS> keys;
-    PodVector<Word, MAX_WORDS> values;  // of WRITEs: as many as their keys
+    PodVector<Word, MAX_WORDS> values;  // of WRITEs, one for each of their keys
 
     Size size() const { return {keys.size(), values.size()}; }
     void add_key(const KeyHasher& hasher, const char* at, std::size_t size) {
@@ -82,9 +84,11 @@ struct Words {
 
 class LineParser {
 public:
-    LineParser(HashKey key, const char* end) : hasher_(key, end), end_(end) {}
+    LineParser(HashKey key, const char* end) : hasher_(key, end), end_(end) {
+        assert(*end == '\0');
+    }
 
-    // Read the line that begins at `at`, which is size_before the end; throws what `words` throws.
+    // Parse the line that begins at `at`, before the end. Throws what `words` throws.
     template <typename Sink>
     Kind parse_line(const char* at, Sink& words) {
         const auto size_before = words.size();
@@ -96,22 +100,22 @@ public:
         return Kind::INVALID;
     }
 
-    // Of the line last read: where the next begins, and of a WAIT how long.
+    // Of the last line: the start of the next one, and the milliseconds of a WAIT.
     const char* next() const { return next_; }
     std::uint64_t wait_ms() const { return wait_ms_; }
     const char* end() const { return end_; }
     const KeyHasher& hasher() const { return hasher_; }
 
 private:
-    // Each of these takes the place where something is to stand, and returns the one next it; null
-    // if something else is there.
+    // Each of these functions takes the position of a part of a line, and returns the position
+    // behind the part, or null if the part is not there.
 
     static const char* skip_blanks(const char* at) {
         while (*at == ' ' || *at == '\t') ++at;
         return at;
     }
 
-    // Blanks size_before it are the exception.
+    // Blanks before the byte are rare, so the byte itself is tested first.
     static const char* expect_byte(const char* at, char byte) {
         if (*at == byte) return at + 1;
         at = skip_blanks(at);
@@ -187,8 +191,8 @@ private:
         }
     }
 
-    // These two pass over items of a list that are without blanks, and return where the next is to
-    // stand. They delimiter early at whatever is not so plain; it is read one by one then.
+    // These two parse the items of a list up to the first that has a blank or is not valid, and
+    // return the position of that item, which the general code parses then.
 
 #ifdef KVS_SSE2
     template <typename Sink>
@@ -222,9 +226,13 @@ private:
     }
 #else
     template <typename Sink>
-    const char* plain_keys(const char* at, Sink&) { return at; }
+    const char* plain_keys(const char* at, Sink&) {
+        return at;
+    }
     template <typename Sink>
-    const char* plain_pairs(const char* at, Sink&) { return at; }
+    const char* plain_pairs(const char* at, Sink&) {
+        return at;
+    }
 #endif
 
     static bool is_word_size(std::ptrdiff_t size) {
@@ -252,7 +260,7 @@ private:
         return at + size;
     }
 
-    // Move `at` to the word that stands there; return its size, 0 if there is none.
+    // Move `at` to the word behind any blanks; return the size of the word, 0 if there is none.
     std::size_t find_word(const char*& at) const {
         std::size_t size = word_size(at, end_);
         if (!size) size = word_size(at = skip_blanks(at), end_);
@@ -269,7 +277,7 @@ private:
         return digits && digits <= 10 ? at : nullptr;
     }
 
-    // After so many items that were read one by one, the faster way is tried again.
+    // Items that the general code parses before the faster one is tried again.
     static constexpr unsigned SLOW_ITEMS = 16;
 
     const KeyHasher hasher_;

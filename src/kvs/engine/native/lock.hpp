@@ -4,7 +4,8 @@
 //   - The engine's lock may be held for long, and its holder may wait for the interpreter's lock
 //     (`with_locked_view`). So a thread that holds the interpreter's lock must never block on the
 //     engine's lock.
-//   - The lock of `ChangeQueue` is a leaf: its holder blocks on nothing and runs a few instructions,
+//   - The lock of `ChangeQueue` is a leaf: its holder blocks on nothing and runs a few
+//   instructions,
 //     so a thread may wait for it whatever else the thread holds.
 //
 // fork(2) never finds the leaf locked: `has_ready`, `take_ready` and `put_back` are called with the

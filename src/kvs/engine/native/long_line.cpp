@@ -1,5 +1,6 @@
 #include "long_line.hpp"
 
+#include <cassert>
 #include <limits>
 
 #include "buffer.hpp"
@@ -10,8 +11,9 @@ namespace kvs {
 
 namespace {
 
-constexpr std::size_t PREFETCH_DISTANCE = 16;  // words to fetch before they are needed
-// A sink that takes the offsets of keys from `line`.
+constexpr std::size_t PREFETCH_DISTANCE = 16;  // words
+
+// A sink that collects the offsets of keys from `line` on.
 struct OffsetCollector {
     static constexpr bool FOR_LONG_LINES = true;
     struct Size {};
@@ -20,15 +22,17 @@ struct OffsetCollector {
     std::uint32_t* next;
 
     Size size() const { return {}; }
-    void add_key(const KeyHasher&, const char* at, std::size_t) { *next++ = std::uint32_t(at - line); }
+    void add_key(const KeyHasher&, const char* at, std::size_t) {
+        *next++ = std::uint32_t(at - line);
+    }
     void add_value(const char*, std::size_t) {}
     void end_item(const char*) {}
     void truncate(Size) {}
 };
 
-constexpr std::size_t CHUNK_KEYS = 128;  // keys hashed and looked up together
+constexpr std::size_t CHUNK_KEYS = 128;  // keys that are hashed and prefetched together
 
-// A sink that calls `visit` with some keys at a time, and with their values if they have any.
+// A sink that calls `visit` with up to 128 keys at a time, and with their values if there are any.
 template <typename Visit>
 class KeyChunks {
 public:
@@ -43,6 +47,7 @@ public:
         hasher.make_key(keys_[count_++], at, size);
     }
     void add_value(const char* at, std::size_t size) {
+        assert(count_);
         values_[count_ - 1] = {at, std::uint8_t(size)};
     }
     void end_item(const char*) {}
@@ -65,8 +70,7 @@ void prefetch(const Table& table, Key* keys, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) table.prefetch_record(keys[i]);
 }
 
-void append_pairs(Buffer& out, std::string_view key, std::string_view value,
-                      std::size_t times) {
+void append_pairs(Buffer& out, std::string_view key, std::string_view value, std::size_t times) {
     append_pair(out, key, value);
     out.repeat(pair_bytes(key.size() + value.size()), times - 1);
 }
@@ -125,18 +129,19 @@ void LongLine::write(Buffer& out) {
 
 void LongLine::make_offsets() {
     if (std::size_t(parser_.next() - begin_) > std::numeric_limits<std::uint32_t>::max())
-        throw std::bad_alloc();  // no offset of 4 bytes reaches its end
+        throw std::bad_alloc();  // an offset of 4 bytes cannot reach its end
     offsets_ = MappedMemory(counter_.keys * sizeof(std::uint32_t));
 }
 
-// The word at offset `number` of those in order, and how many stand there that are equal to it;
-// `number` moves behind them.
+// Return the word at index `number` of the sorted words, and in `times` the number of words equal
+// to it, which follow it. Move `number` behind them.
 std::string_view LongLine::next_word(std::size_t& number, std::size_t& times) {
     const std::size_t first = number;
     const std::string_view word_text = word(number++);
     for (; number < offset_count_; ++number) {
         const std::string_view next = word(number);
-        if (next.size() != word_text.size() || !equal_bytes(next.data(), word_text.data(), next.size()))
+        if (next.size() != word_text.size() ||
+            !equal_bytes(next.data(), word_text.data(), next.size()))
             break;
     }
     times = number - first;
@@ -144,12 +149,13 @@ std::string_view LongLine::next_word(std::size_t& number, std::size_t& times) {
 }
 
 std::string_view LongLine::word(std::size_t number) {
-    if (number + PREFETCH_DISTANCE < offset_count_) __builtin_prefetch(begin_ + offsets()[number + PREFETCH_DISTANCE]);
+    if (number + PREFETCH_DISTANCE < offset_count_)
+        __builtin_prefetch(begin_ + offsets()[number + PREFETCH_DISTANCE]);
     const char* const at = begin_ + offsets()[number];
     return {at, word_size(at, parser_.end())};
 }
 
-// Parse the line again, and call `visit` with some keys and values at a time.
+// Parse the line again, and call `visit` with up to 128 keys and values at a time.
 template <typename Visit>
 void LongLine::for_each_chunk(Visit visit) {
     KeyChunks<Visit> chunks(visit);
@@ -172,8 +178,9 @@ void LongLine::write_pairs(const EngineState& state, std::vector<Change>* change
     });
 }
 
-// Insert the pairs whose keys are missing, which is all that can fail; return how many they were.
-// Throws std::bad_alloc, and has then removed them again.
+// Insert the pairs whose keys are missing; return their number. Only insertions can fail, so they
+// come first: setting the value of an existing key needs no slot, and its record space is reserved.
+// Throws std::bad_alloc after removing the inserted pairs again.
 std::size_t LongLine::insert_missing(Table& table) {
     std::size_t number = 0, inserted = 0;
     try {
@@ -201,8 +208,7 @@ std::size_t LongLine::erase_keys(const EngineState& state, std::vector<Change>* 
         state.watched_keys.begin_command();
         for_each_chunk([&](const Key* keys, const Word*, std::size_t count) {
             state.watched_keys.collect_removals(
-                keys, count, *changes,
-                [&](const Key& key) { return state.table.find(key) != 0; });
+                keys, count, *changes, [&](const Key& key) { return state.table.find(key) != 0; });
         });
     }
     std::size_t bytes = LINE_BYTES;
@@ -217,7 +223,7 @@ std::size_t LongLine::erase_keys(const EngineState& state, std::vector<Change>* 
     return offset_count_ ? bytes : 0;
 }
 
-// Equal keys stand side by side, and are looked up once.
+// Equal keys are adjacent, and are looked up once.
 std::size_t LongLine::read_keys(const Table& table, Buffer& out) {
     const std::size_t size_before = out.size();
     try {
@@ -252,8 +258,9 @@ void ScriptCheck::run(const char* script, std::size_t size) {
         WordCounter counter;
         const Kind kind = parser.parse_line(at, counter);
         if (kind == Kind::INVALID)
-            invalid.push_back({std::size_t(at - script),
-                               counter.valid_until ? std::size_t(counter.valid_until - script) : 0});
+            invalid.push_back(
+                {std::size_t(at - script),
+                 counter.valid_until ? std::size_t(counter.valid_until - script) : 0});
         else
             commands += kind != Kind::IDLE;
     }

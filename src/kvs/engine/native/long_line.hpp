@@ -1,13 +1,14 @@
 // One line of more words than a batch holds. The line is parsed several times, and few of its words
-// are in memory at a time: first it is validated and its words are counted; under the engine's lock
-// the words are hashed and executed, many at a time.
+// are in memory at a time: at first it is validated and its words are counted; then, under the
+// engine's lock, the words are hashed and executed, 128 at a time.
 //
-// Cost: beside the script and the output, 4 bytes a word of a valid READ or DELETE, 1 bit a pair of a
-// valid WRITE, and nothing for an invalid line. Words are hashed under the lock, because 8 bytes of
-// hash a word would be 4 times a line of short words.
+// Cost: beside the script and the output, 4 bytes a word of a valid READ or DELETE, 1 bit a pair of
+// a valid WRITE, and nothing for an invalid line. Words are hashed under the lock because 8 bytes
+// of hash a word would be 4 times a line of short words.
 //
-// It is a translation unit of its own so that the compiler inlines what short commands run through
-// as if that had one caller: a tenth of the time of a command.
+// long_line.cpp is a translation unit of its own: elsewhere its calls would be a second caller of
+// the functions that short commands use, and the compiler would inline less. That is a tenth of the
+// time of a command.
 #pragma once
 
 #include <cstdint>
@@ -21,15 +22,15 @@ namespace kvs {
 
 class Buffer;
 
-// A sink that counts.
+// A sink that counts the words of a line.
 struct WordCounter {
     static constexpr bool FOR_LONG_LINES = true;
     struct Size {};
 
     std::size_t keys = 0;
     std::size_t key_bytes = 0;
-    std::size_t record_units = 0;       // of the records of all pairs
-    const char* valid_until = nullptr;  // the end of the last good item of the list
+    std::size_t record_units = 0;       // units of the records of all pairs
+    const char* valid_until = nullptr;  // end of the last valid item of the list
 
     Size size() const { return {}; }
     void add_key(const KeyHasher&, const char*, std::size_t size) {
@@ -37,7 +38,9 @@ struct WordCounter {
         key_bytes += size;
         key_size_ = size;
     }
-    void add_value(const char*, std::size_t size) { record_units += Records::units(key_size_ + size); }
+    void add_value(const char*, std::size_t size) {
+        record_units += Records::units(key_size_ + size);
+    }
     void end_item(const char* at) { valid_until = at; }
     void truncate(Size) {}
 
@@ -49,27 +52,27 @@ class LongLine {
 public:
     explicit LongLine(const LineParser& parser) : parser_(parser) {}
 
-    // Read the line that begins at `at`; throws std::bad_alloc.
+    // Parse the line that begins at `at`. Throws std::bad_alloc.
     Kind read(const char* at);
 
     const char* next() const { return parser_.next(); }
-    // The end of the last good item of its list; null if it has none.
+    // The end of the last valid item of its list; null if there is none.
     const char* valid_until() const { return counter_.valid_until; }
 
-    // What `write` writes at most. Of a READ this is not known before its values are; `execute`
-    // makes room for it.
+    // The maximum bytes that `write` appends. The output of a READ has an unknown size before its
+    // execution; `execute` reserves space for it.
     std::size_t max_output_bytes() const;
 
-    // Execute the line, under the lock, and put the changes of watched keys behind `changes`.
-    // Return how much it writes: a READ behind `out`, a DELETE in `write`. Throws std::bad_alloc;
-    // then the line has changed nothing and written nothing.
+    // Execute the line, under the engine's lock, and append the changes of watched keys to
+    // `changes`. Append the output of a READ to `out`; `write` appends that of a DELETE. Return the
+    // bytes of output. Throws std::bad_alloc; then nothing has changed and nothing is appended.
     std::size_t execute(const EngineState& state, Buffer& out, std::vector<Change>* changes);
 
     bool has_changed() const {
         return kind_ == Kind::WRITE || (kind_ == Kind::DELETE && offset_count_ < counter_.keys);
     }
 
-    // Put what is not written yet behind `out`, where there is room.
+    // Append the output of a DELETE, for which space is reserved.
     void write(Buffer& out);
 
 private:
@@ -91,24 +94,24 @@ private:
     const char* begin_ = nullptr;
     Kind kind_ = Kind::IDLE;
     WordCounter counter_;
-    MappedMemory offsets_;               // from the begin of the line: of a READ's keys in order,
-    std::size_t offset_count_ = 0;       // and of the keys that a DELETE missed
-    std::vector<bool> is_inserted_;  // pairs of a WRITE
+    MappedMemory offsets_;  // from `begin_`: of a READ's sorted keys, or of a DELETE's missing keys
+    std::size_t offset_count_ = 0;
+    std::vector<bool> is_inserted_;  // for each pair of a WRITE
 };
 
-// An invalid line, by its offset in the script. The list in it is valid up to `good`, which is 0
-// where that is not known.
+// An invalid line, by its offset in the script. Its list is valid up to the offset `valid_until`,
+// or up to an unknown offset if that is 0.
 struct Invalid {
     std::size_t offset;
     std::size_t valid_until;
 };
 
-// Validates scripts and executes nothing.
+// Validates scripts without executing them.
 struct ScriptCheck {
     std::size_t commands = 0;
     std::vector<Invalid> invalid;
 
-    // The byte behind the script is NUL. Throws std::bad_alloc.
+    // The byte behind the script must be NUL. Throws std::bad_alloc.
     void run(const char* script, std::size_t size);
 };
 

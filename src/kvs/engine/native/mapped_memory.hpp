@@ -1,4 +1,4 @@
-// Memory straight from the kernel (mmap(2)): zeros, of which only what is touched takes room.
+// Memory from mmap(2): zeros, of which only the touched pages take memory.
 #pragma once
 
 #include <sys/mman.h>
@@ -16,7 +16,8 @@ public:
     // Throws std::bad_alloc.
     explicit MappedMemory(std::size_t size) : size_(size) {
         if (!size) return;
-        void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void* address =
+            mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (address == MAP_FAILED) throw std::bad_alloc();
         data_ = static_cast<char*>(address);
     }

@@ -1,7 +1,8 @@
 // A lock that its holder may take again, if the holder has declared itself the owner by `own`.
 //
-// `own` is for a caller that runs Python while it holds the lock: a finalizer or a signal handler may
-// run in the same thread and call the engine. All other holders run no Python, and use `lock` alone.
+// `own` is for a caller that runs Python while it holds the lock: a finalizer or a signal handler
+// may run in the same thread and call the engine. All other holders run no Python, and use `lock`
+// alone.
 #pragma once
 
 #include <atomic>
@@ -25,13 +26,13 @@ public:
         if (!leave()) lock_.unlock();
     }
 
-    // Allow this thread, which has just taken the lock, to take it again; until `disown`, which must
-    // be called before the thread releases the lock.
+    // Allow this thread, which has just taken the lock, to take it again; until `disown`, which
+    // must be called before the thread releases the lock.
     void own() REQUIRES(this) {
         if (depth_) return;  // declared by an outer call of this thread
         assert(!owner_.load(std::memory_order_relaxed));
-        // Relaxed, here and in `disown`: only the storing thread can find its own ID in `owner_`, and
-        // a thread reads its own stores in program order.
+        // Relaxed, here and in `disown`: only the storing thread can find its own ID in `owner_`,
+        // and a thread reads its own stores in program order.
         owner_.store(this_thread(), std::memory_order_relaxed);
     }
 
@@ -59,7 +60,8 @@ private:
 
     SpinThenSleepLock lock_;
     std::atomic<const void*> owner_{nullptr};
-    unsigned depth_ = 0;  // times that the owner holds the lock beyond the first; written by the owner
+    unsigned depth_ =
+        0;  // times that the owner holds the lock beyond the first; written by the owner
 };
 
 }  // namespace kvs

@@ -1,7 +1,9 @@
-// Items that grow at their end, of a kind that is copied as bytes. A new one has no value yet: what is
-// put in it is written once, where it is to be.
+// A vector of trivially copyable items. In contrast to std::vector, a new item is uninitialized:
+// its fields are written once, in place. Growth is by realloc(3), which moves large arrays without
+// copying.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdlib>
 #include <new>
@@ -9,10 +11,10 @@
 
 namespace kvs {
 
-// Thrown by an array that has its maximum of items.
+// Thrown by a vector that holds its maximum of items.
 struct CapacityExceeded {};
 
-// At most MAX_ITEMS items, a power of two.
+// Holds at most MAX_ITEMS items, a power of two.
 template <typename Item, std::size_t MAX_ITEMS>
 class PodVector {
     static_assert(std::is_trivially_copyable_v<Item>);
@@ -23,18 +25,27 @@ public:
     PodVector& operator=(const PodVector&) = delete;
     ~PodVector() { std::free(items_); }
 
-    // The place of a new item behind all others; throws std::bad_alloc or CapacityExceeded.
+    // Append an item without a value and return it. Throws std::bad_alloc or CapacityExceeded.
     Item& push_uninitialized() {
         if (size_ == capacity_) grow();
         return items_[size_++];
     }
 
-    // Keep the first `size` items.
-    void truncate(std::size_t size) { size_ = size; }
+    // Remove all items but the first `size`.
+    void truncate(std::size_t size) {
+        assert(size <= size_);
+        size_ = size;
+    }
 
     std::size_t size() const { return size_; }
-    Item& operator[](std::size_t i) { return items_[i]; }
-    const Item& operator[](std::size_t i) const { return items_[i]; }
+    Item& operator[](std::size_t i) {
+        assert(i < size_);
+        return items_[i];
+    }
+    const Item& operator[](std::size_t i) const {
+        assert(i < size_);
+        return items_[i];
+    }
     Item* begin() { return items_; }
     Item* end() { return items_ + size_; }
 

@@ -1,13 +1,13 @@
-// Where a word ends: many bytes looked at together, where the processor can.
+// The search for the end of a word: 16 bytes at a time with SSE2, else byte by byte.
 //
-// Law: what is called with `end` may read up to the byte at `end`, which is NUL.
+// Invariant: a function that takes `end` may read up to the byte at `end`, which is NUL.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
-// KVS_PORTABLE leaves out what only some machines have, for tests of what the others get.
+// Tests define KVS_PORTABLE to run the code of machines without SSE2.
 #if defined(__SSE2__) && !defined(KVS_PORTABLE)
 #define KVS_SSE2
 #include <emmintrin.h>
@@ -17,6 +17,7 @@
 
 namespace kvs {
 
+// Which bytes end a word.
 constexpr std::array<bool, 256> ends_word() {
     std::array<bool, 256> ends{};
     for (const char byte : {'\0', '\n', '\r', ' ', '\t', ',', ')', ']'})
@@ -28,9 +29,11 @@ constexpr std::array<bool, 256> ENDS_WORD = ends_word();
 
 #ifdef KVS_SSE2
 
-constexpr std::size_t SIMD_WIDTH = 16;
+constexpr std::size_t SIMD_WIDTH = 16;  // bytes of a vector register
 
-// A bit for each of the bytes that may end a word: those that do, and control characters.
+// Return a bit for each of 16 bytes that may end a word: the bytes that do, and all control
+// characters. One comparison finds the blanks, the line ends and NUL, as the bytes up to ' '; it
+// also finds control characters, which are legal in a word.
 inline unsigned may_end_word(const char* at) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
     const __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(' ')), bytes);
@@ -41,13 +44,13 @@ inline unsigned may_end_word(const char* at) {
     return unsigned(_mm_movemask_epi8(any));
 }
 
-// The bytes that may end a word, one after the other, found for 64 bytes at a time.
+// Finds the bytes that may end a word, one after the other, 64 bytes at a time.
 class DelimiterScanner {
 public:
     DelimiterScanner(const char* at, const char* end) : block_(at), end_(end) { fill(); }
 
-    // Return the next of them that is not further than a word from `from`; null if there is none
-    // or what is left is too short to be looked at so.
+    // Return the next such byte, if it is at most the size of a word behind `from`. Return null if
+    // it is not, or if fewer than 64 bytes are left, which are not scanned.
     const char* next(const char* from) {
         while (!mask_) {
             block_ += BLOCK_BYTES;
@@ -75,7 +78,7 @@ private:
 
 #endif
 
-// Bytes of the word that begins at `at`, up to one more than a word may have.
+// Return the size of the word that begins at `at`; any number above 40 means that it is too long.
 inline std::size_t word_size(const char* at, [[maybe_unused]] const char* end) {
     std::size_t size = 0;
 #ifdef KVS_SSE2
@@ -87,7 +90,7 @@ inline std::size_t word_size(const char* at, [[maybe_unused]] const char* end) {
         }
         size += std::size_t(__builtin_ctz(ends));
         if (ENDS_WORD[static_cast<unsigned char>(at[size])]) return size;
-        break;  // a control character, which a word may have
+        break;  // a control character, which is legal in a word
     }
 #endif
     while (size <= WORD_BYTES && !ENDS_WORD[static_cast<unsigned char>(at[size])]) ++size;

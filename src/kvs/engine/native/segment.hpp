@@ -1,12 +1,44 @@
-// A part of the table: an array of slots, searched from the home of a key on, round and round.
+// A segment of the table: an open-addressing array of slots with linear probing.
 //
-// A slot is the number of a record and a tag, a piece of its key's hash; 0 is an empty one. The tag
-// tells the home of a slot, and into which half of a split it goes, so that records need not be
-// looked at. Removal moves later slots up: there are no tombstones.
+// A slot is the ID of a record and a tag, which is a part of the hash of the record's key; an empty
+// slot is 0. The tag alone gives the home of a slot, and the half of a split to which the slot
+// belongs, so neither `erase` nor `split` looks at records.
 //
-// Guarded by the engine's lock, but for `find_hint`, which anybody may call.
+//     bit  63                    46 45            36 35                      0
+//          +-----------------------+----------------+------------------------+
+//          | segment bits (18)     | home bits (10) | record ID (36)         |
+//          +-----------------------+----------------+------------------------+
+//          |<-------------- tag (28 bits) --------->|
+//
+// Invariant: no slot between the home of a key and the slot of the key is empty. A search therefore
+// ends at the first empty slot. At most 5/8 of the slots are used, which keeps searches short; a
+// search that ended nowhere would need a segment without an empty slot.
+//
+// Backward-shift deletion (`erase`): an emptied slot must not cut off the slots behind it.
+// Tombstones would keep searches long after many deletions, so later slots are moved up instead.
+// Walk from the hole to the next empty slot. A slot at distance d from its home may move to the
+// hole if the hole is not before its home, that is, if d is at least the distance from the hole to
+// the slot. The slot that moved leaves the next hole. Cost: the length of one cluster; no memory.
+//
+// Split (`split`): a segment of depth d holds the keys that agree in their last d segment bits. It
+// is split by bit d: the slots in which that bit is 1 go to a sibling, the others stay. Both keep
+// their homes, so both sets are inserted again in the order of probing. The walk begins behind an
+// empty slot and so at the start of a cluster: every slot before a slot is back in place when its
+// turn comes, and a slot never moves behind its old place. So one pass suffices, without a copy.
+// Limit: a tag has no more than 18 segment bits; then the table grows a segment in one piece
+// (`move_to`).
+//
+// Slot hints (`find_hint`): the address of the slot in which a key was seen before the engine's
+// lock was taken. The slot may have changed since, so `find` compares the tag and the key once more
+// and searches if they differ. This is sound because a slot of this table whose record has the key
+// is the slot of the key, however it was found, and because a segment's memory lives as long as its
+// table. The hint saves the search, and the record to which it led is in the cache by then. Limit:
+// a hint is of one table; a call clears its hints when `Engine::replace` has swapped the table.
+//
+// Locking: the engine's lock guards everything but `prefetch` and `find_hint`.
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -21,19 +53,24 @@ constexpr int TAG_BITS = 64 - Records::RECORD_ID_BITS;
 constexpr int HOME_BITS = 10;
 constexpr int MAX_DEPTH = TAG_BITS - HOME_BITS;
 
-inline Slot tag_of(std::uint64_t hash) { return hash >> Records::RECORD_ID_BITS << Records::RECORD_ID_BITS; }
-inline Slot tag_of_slot(Slot slot) { return tag_of(slot); }
-inline RecordId record_id_of(Slot slot) { return slot & ((RecordId(1) << Records::RECORD_ID_BITS) - 1); }
+// The tag of a hash, or of a slot.
+inline Slot tag_of(std::uint64_t hash) {
+    return hash >> Records::RECORD_ID_BITS << Records::RECORD_ID_BITS;
+}
+inline RecordId record_id_of(Slot slot) {
+    return slot & ((RecordId(1) << Records::RECORD_ID_BITS) - 1);
+}
 inline std::size_t home_bits(Slot tag) {
     return (tag >> Records::RECORD_ID_BITS) & ((std::size_t(1) << HOME_BITS) - 1);
 }
-// The bits by which the table finds the segment.
+// The bits that select the segment in the table's directory.
 inline std::size_t segment_bits(Slot tag) { return tag >> (Records::RECORD_ID_BITS + HOME_BITS); }
 
 class Segment {
 public:
-    // Of 2^bits slots, HOME_BITS at least; throws std::bad_alloc.
+    // Create an empty segment of 2^bits slots. Throws std::bad_alloc.
     static Segment* create(int depth, int bits = HOME_BITS) {
+        assert(depth >= 0 && depth <= MAX_DEPTH && bits >= HOME_BITS);
         const std::size_t bytes = sizeof(Segment) + (sizeof(Slot) << bits);
         void* memory = std::calloc(1, bytes);
         if (!memory) throw std::bad_alloc();
@@ -45,80 +82,91 @@ public:
     int depth() const { return depth_; }
     int bits() const { return bits_; }
     std::size_t count() const { return count_; }
-    // So many more can be insert_new in before it is so full that searches become long.
+    // Return whether `more` slots can be filled before the segment must grow.
     bool has_capacity(std::size_t more) const { return count_ + more <= capacity() / 8 * 5; }
 
-    // Return the slot of `key`, or the empty one where it belongs.
+    // Return the slot of `key`, or the empty slot where it belongs.
     Slot* find(const Key& key, const Records& records) {
         const Slot tag = tag_of(key.hash);
-        if (key.slot_hint && tag_of_slot(*key.slot_hint) == tag && records[record_id_of(*key.slot_hint)].has_key(key))
-            return key.slot_hint;
+        if (Slot* const hint = key.slot_hint)  // an empty slot leads to record 0, which has no key
+            if (tag_of(*hint) == tag && records[record_id_of(*hint)].has_key(key)) return hint;
         for (std::size_t i = home(tag);; i = next(i)) {
             Slot& slot = slots()[i];
-            if (!slot || (tag_of_slot(slot) == tag && records[record_id_of(slot)].has_key(key)))
+            if (!slot || (tag_of(slot) == tag && records[record_id_of(slot)].has_key(key)))
                 return &slot;
         }
     }
 
+    // Fill the empty slot that `find` returned.
     void insert(Slot* slot, std::uint64_t hash, RecordId id) {
-        store_release(*slot, tag_of(hash) | id);
+        assert(owns(slot) && !*slot && id && record_id_of(id) == id);
+        assert(count_ < capacity() - 1);          // searches need an empty slot to end
+        store_release(*slot, tag_of(hash) | id);  // pairs with `find_hint`
         ++count_;
     }
 
-    void replace(Slot* slot, RecordId id) { store_release(*slot, tag_of_slot(*slot) | id); }
+    // Make a slot refer to another record of the same key.
+    void replace(Slot* slot, RecordId id) {
+        assert(owns(slot) && *slot && id && record_id_of(id) == id);
+        store_release(*slot, tag_of(*slot) | id);  // pairs with `find_hint`
+    }
 
+    // Empty a slot by backward-shift deletion.
     void erase(Slot* slot) {
+        assert(owns(slot) && *slot);
         std::size_t hole = std::size_t(slot - slots());
         for (std::size_t i = next(hole); slots()[i]; i = next(i)) {
-            const std::size_t probe_distance = (i - home(tag_of_slot(slots()[i]))) & (capacity() - 1);
+            const std::size_t probe_distance = (i - home(tag_of(slots()[i]))) & (capacity() - 1);
             if (probe_distance >= ((i - hole) & (capacity() - 1))) {
-                store_release(slots()[hole], slots()[i]);
+                store_release(slots()[hole], slots()[i]);  // pairs with `find_hint`
                 hole = i;
             }
         }
-        store_release(slots()[hole], Slot(0));
+        store_release(slots()[hole], Slot(0));  // pairs with `find_hint`
         --count_;
     }
 
-    // Give all whose next bit is 1 to `other`, which is empty, of the same size and one deeper.
-    void split(Segment* other) {
+    // Deepen by one and move the slots whose next segment bit is 1 to `sibling`, which is empty and
+    // of the same size.
+    void split(Segment* sibling) {
+        assert(sibling->depth_ == depth_ + 1 && sibling->bits_ == bits_ && !sibling->count_);
         const std::size_t bit = std::size_t(1) << depth_;
         ++depth_;
-        // From behind an empty slot on, those before a slot have moved before it does.
         std::size_t start = 0;
         while (slots()[start]) ++start;
         for (std::size_t n = 0, i = next(start); n < capacity(); ++n, i = next(i)) {
             const Slot slot = slots()[i];
             if (!slot) continue;
-            store_release(slots()[i], Slot(0));
+            store_release(slots()[i], Slot(0));  // pairs with `find_hint`
             --count_;
-            (segment_bits(tag_of_slot(slot)) & bit ? other : this)->insert_new(slot);
+            (segment_bits(slot) & bit ? sibling : this)->insert_at_home(slot);
         }
     }
 
-    // Give all to `other`, which is larger. Who has seen a slot here finds it empty.
-    void move_to(Segment* other) {
+    // Move all slots to `larger`, which is empty. A slot hint into this segment then finds an empty
+    // slot.
+    void move_to(Segment* larger) {
+        assert(larger->depth_ == depth_ && larger->bits_ > bits_ && !larger->count_);
         for (std::size_t i = 0; i < capacity(); ++i) {
-            if (slots()[i]) other->insert_new(slots()[i]);
-            store_release(slots()[i], Slot(0));
+            if (slots()[i]) larger->insert_at_home(slots()[i]);
+            store_release(slots()[i], Slot(0));  // pairs with `find_hint`
         }
     }
 
-    // What the table counts while it makes room for a long command.
+    // The number of keys of one long command that belong here; counted by `Table::reserve`, else 0.
     std::size_t expected_inserts = 0;
 
-    void prefetch(std::uint64_t hash) const {
-        __builtin_prefetch(&slots()[home(tag_of(hash))]);
-    }
+    void prefetch(std::uint64_t hash) const { __builtin_prefetch(&slots()[home(tag_of(hash))]); }
 
-    // Return the slot that probably is the one of `hash`, null if none is seen; and its record.
+    // Without the lock: return the slot that probably is the one of `hash`, and its record in `id`;
+    // null if a short search sees no such slot.
     Slot* find_hint(std::uint64_t hash, RecordId& id) {
         const Slot tag = tag_of(hash);
         std::size_t i = home(tag);
         for (int tries_left = MAX_HINT_PROBES; tries_left; --tries_left, i = next(i)) {
             const Slot slot = load_relaxed(slots()[i]);
             if (!slot) break;
-            if (tag_of_slot(slot) == tag) {
+            if (tag_of(slot) == tag) {
                 id = record_id_of(slot);
                 return &slots()[i];
             }
@@ -127,20 +175,22 @@ public:
     }
 
 private:
-    static constexpr int MAX_HINT_PROBES = 32;  // a search that is longer is tries_left to `find`
+    static constexpr int MAX_HINT_PROBES = 32;  // a longer search is left to `find`
 
     Segment(int depth, int bits) : depth_(depth), bits_(bits) {}
 
     Slot* slots() { return reinterpret_cast<Slot*>(this + 1); }
     const Slot* slots() const { return reinterpret_cast<const Slot*>(this + 1); }
     std::size_t capacity() const { return std::size_t(1) << bits_; }
+    bool owns(const Slot* slot) const { return slot >= slots() && slot < slots() + capacity(); }
     std::size_t next(std::size_t i) const { return (i + 1) & (capacity() - 1); }
     std::size_t home(Slot tag) const { return home_bits(tag) << (bits_ - HOME_BITS); }
 
-    void insert_new(Slot slot) {
-        std::size_t i = home(tag_of_slot(slot));
+    // Copy a slot of another place into the first empty slot from its home on.
+    void insert_at_home(Slot slot) {
+        std::size_t i = home(tag_of(slot));
         while (slots()[i]) i = next(i);
-        store_release(slots()[i], slot);
+        store_release(slots()[i], slot);  // pairs with `find_hint`
         ++count_;
     }
 

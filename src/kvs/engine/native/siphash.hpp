@@ -1,5 +1,5 @@
 // SipHash-1-3 (Aumasson and Bernstein, 2012; the rounds that CPython and Rust use): a hash of bytes
-// under a secret key, so that nobody who lacks the key can choose words that collide.
+// under a secret key. A client that does not know the key cannot choose words that collide.
 #pragma once
 
 #include <cstddef>
@@ -28,12 +28,14 @@ struct State {
         return value << by | value >> (64 - by);
     }
 
+    // clang-format off
     void round() {
         v0 += v1; v1 = rotated(v1, 13); v1 ^= v0; v0 = rotated(v0, 32);
         v2 += v3; v3 = rotated(v3, 16); v3 ^= v2;
         v0 += v3; v3 = rotated(v3, 21); v3 ^= v0;
         v2 += v1; v1 = rotated(v1, 17); v1 ^= v2; v2 = rotated(v2, 32);
     }
+    // clang-format on
 
     void take(std::uint64_t block) {
         v3 ^= block;
@@ -50,7 +52,7 @@ struct State {
     }
 };
 
-// Blocks are little-endian numbers.
+// Return `size` bytes, at most 8, as a little-endian number: a block of the hash.
 inline std::uint64_t block(const char* at, std::size_t size) {
     std::uint64_t value = 0;
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -62,7 +64,7 @@ inline std::uint64_t block(const char* at, std::size_t size) {
     return value;
 }
 
-// The last 0 to 7 bytes of `size`, without a call for so few.
+// Return the last 0 to 7 bytes of `size` as a block, without a call of memcpy(3) for so few.
 inline std::uint64_t rest(const char* at, std::size_t size) {
     std::uint64_t value = 0;
     if (size & 4) value = block(at, 4);
@@ -71,7 +73,7 @@ inline std::uint64_t rest(const char* at, std::size_t size) {
     return value;
 }
 
-// The number whose bytes are those of a block, the first one highest.
+// Return a block as a big-endian number: numbers compare as the bytes do.
 inline std::uint64_t big_endian(std::uint64_t block) { return __builtin_bswap64(block); }
 
 }  // namespace sip
@@ -84,7 +86,7 @@ inline std::uint64_t siphash13(HashKey key, const char* at, std::size_t size) {
     return state.end();
 }
 
-// The same of fewer than 8 bytes, which are a block already.
+// The same for fewer than 8 bytes, given as a block.
 inline std::uint64_t siphash13(HashKey key, std::uint64_t block, std::size_t size) {
     sip::State state(key);
     state.take(std::uint64_t(size) << 56 | block);

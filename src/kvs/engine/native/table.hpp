@@ -1,13 +1,24 @@
-// The table: extendible hashing (Fagin and others, 1979). A directory leads from the first bits of a
-// hash to a segment; one that is full is split in two, alone, and sometimes the directory is
-// doubled, which copies pointers. So the table grows by a few microseconds at a time, at any size.
+// The table: a hash table by extendible hashing (Fagin, Nievergelt, Pippenger and Strong, 1979).
 //
-// Laws: a segment of depth d stands in the directory wherever the last d bits are the same. One
-// that cannot be split, because the tags have no more bits, grows in one piece. Nothing that `prefetch` may be looking at is given back before the table itself is.
+// How it works: a directory of 2^depth pointers leads from bits of a key's hash to a segment. A
+// full segment is split in two, alone; when it is as deep as the directory, the directory is
+// doubled first, which copies pointers. So growth is spread over many commands, a few microseconds
+// at a time, at any size.
 //
-// Guarded by the engine's lock, but for `prefetch_slot` and `prefetch_record`.
+// Invariants:
+//   - A segment of depth d is in the directory at each index whose last d bits are those of its
+//   keys.
+//   - The directory never moves: its address space is reserved for the greatest depth.
+//   - Memory that `prefetch_slot` or `prefetch_record` may read is freed with the table only. A
+//     replaced segment is retired, not freed.
+//
+// Limits: keys whose tags are equal cannot be split; their segment grows in one piece, and searches
+// in it are linear. The hash has a secret key, so nobody outside the process can choose such keys.
+//
+// Locking: the engine's lock guards everything but `prefetch_slot` and `prefetch_record`.
 #pragma once
 
+#include <cassert>
 #include <vector>
 
 #include "segment.hpp"
@@ -18,14 +29,14 @@ class Table {
 public:
     // Throws std::bad_alloc.
     Table() : directory_(sizeof(Segment*) << MAX_DEPTH) {
-        store_release(segments()[0], Segment::create(0));
+        store_release(segments()[0], Segment::create(0));  // pairs with `load_segment`
     }
 
     Table(const Table&) = delete;
     Table& operator=(const Table&) = delete;
 
     ~Table() {
-        // From the end on, a segment is dropped where it stands for the last time.
+        // A segment is destroyed at its first index, which is the last one of this walk.
         for (std::size_t i = std::size_t(1) << depth_; i-- > 0;)
             if (i >> segments()[i]->depth() == 0) Segment::destroy(segments()[i]);
         for (Segment* segment : retired_segments_) Segment::destroy(segment);
@@ -34,13 +45,13 @@ public:
     std::size_t size() const { return size_; }
     const Records& records() const { return records_; }
 
-    // Return the record of `key`, 0 if target is none.
+    // Return the record of `key`, or 0 if the key is missing.
     RecordId find(const Key& key) const {
         return record_id_of(*segment(key.hash)->find(key, records_));
     }
 
-    // Make room for every pair of a command, so that none of its `put` fails; throws
-    // std::bad_alloc, and then nothing has changed that anybody could see.
+    // Reserve space for all pairs of a command, so that no `insert_or_assign` of them fails. Throws
+    // std::bad_alloc; then no pair has changed.
     void reserve(const Key* keys, std::size_t count) {
         records_.reserve_more(count);
         if (count <= SMALL_WRITE_KEYS) {
@@ -51,12 +62,12 @@ public:
         }
     }
 
-    // Make room for records of so many units, so that no `put` or `insert` of them fails for lack of
-    // it; throws std::bad_alloc.
+    // Reserve space for records of `units` units in all, so that no `insert` or `insert_or_assign`
+    // fails for lack of record space. Throws std::bad_alloc.
     void reserve_units(std::size_t units) { records_.reserve_units(units); }
 
-    // Put a pair whose key is missing, for whose record target is room; return false if the key is
-    // target. Throws std::bad_alloc, and then nothing has changed that anybody could see.
+    // Insert a pair, for whose record space is reserved, unless its key exists; return whether it
+    // was inserted. Throws std::bad_alloc; then no pair has changed.
     bool insert(const Key& key, const Word& value) {
         if (find(key)) return false;
         while (!segment(key.hash)->has_capacity(1)) grow(key.hash);
@@ -64,6 +75,7 @@ public:
         return true;
     }
 
+    // Set a pair for which space is reserved.
     void insert_or_assign(const Key& key, const Word& value) {
         Segment* const target = segment(key.hash);
         Slot* const slot = target->find(key, records_);
@@ -83,7 +95,7 @@ public:
         }
     }
 
-    // Return whether it was target.
+    // Remove `key`; return whether it existed.
     bool erase(const Key& key) {
         Segment* const target = segment(key.hash);
         Slot* const slot = target->find(key, records_);
@@ -94,7 +106,7 @@ public:
         return true;
     }
 
-    // Without the lock: bring what a command will look at into the cache, and note where that is.
+    // Without the lock: load what a command will read into the cache, and set its slot hint.
 
     void prefetch_slot(std::uint64_t hash) const {
         if (const Segment* target = load_segment(hash)) target->prefetch(hash);
@@ -102,11 +114,14 @@ public:
 
     void prefetch_record(Key& key) const {
         RecordId id = 0;
-        if (Segment* target = load_segment(key.hash)) key.slot_hint = target->find_hint(key.hash, id);
+        if (Segment* target = load_segment(key.hash))
+            key.slot_hint = target->find_hint(key.hash, id);
         if (id) records_.prefetch(id);
     }
 
 private:
+    // Keys of a command up to which each segment reserves a slot for every key of the command. For
+    // more keys, the keys of each segment are counted.
     static constexpr std::size_t SMALL_WRITE_KEYS = 128;
 
     Segment** segments() const { return reinterpret_cast<Segment**>(directory_.data()); }
@@ -117,14 +132,17 @@ private:
 
     Segment* segment(std::uint64_t hash) const { return segments()[directory_index(hash, depth_)]; }
 
+    // Without the lock: return the segment of `hash`, or one that was its segment a moment ago.
     Segment* load_segment(std::uint64_t hash) const {
         return load_acquire(segments()[directory_index(hash, load_acquire(depth_))]);
     }
 
-    // Make more room where `hash` belongs: by a split, or in one piece; throws std::bad_alloc.
+    // Enlarge the capacity of the segment of `hash`, by a split or in one piece. Throws
+    // std::bad_alloc.
     void grow(std::uint64_t hash) {
         Segment* const target = segment(hash);
         const int depth = target->depth();
+        assert(depth <= depth_);
         if (depth == MAX_DEPTH) {
             retired_segments_.reserve(retired_segments_.size() + 1);
             Segment* const larger = Segment::create(depth, target->bits() + 1);
@@ -140,18 +158,23 @@ private:
     }
 
     void double_directory() {
+        assert(depth_ < MAX_DEPTH);
         const std::size_t count = std::size_t(1) << depth_;
+        // Both pair with `load_segment`: a reader of the new depth sees the copied pointers.
         for (std::size_t i = 0; i < count; ++i) store_release(segments()[count + i], segments()[i]);
         store_release(depth_, depth_ + 1);
     }
 
+    // Store a segment at each of its indexes, of which `first` is the lowest.
     void link_segment(Segment* segment, std::size_t first) {
+        assert(first >> segment->depth() == 0);
         for (std::size_t i = first; i < std::size_t(1) << depth_;
              i += std::size_t(1) << segment->depth())
-            store_release(segments()[i], segment);
+            store_release(segments()[i], segment);  // pairs with `load_segment`
     }
 
-    // Count how many keys go to each segment; return whether target is room for all of them.
+    // Count the keys that belong to each segment; return whether all segments have the capacity,
+    // and reset the counts then.
     bool count_inserts(const Key* keys, std::size_t count) {
         bool fits = true;
         for (std::size_t i = 0; i < count; ++i) {
@@ -166,7 +189,7 @@ private:
         for (std::size_t i = 0; i < count; ++i) segment(keys[i].hash)->expected_inserts = 0;
     }
 
-    // Enlarge once each segment that has too little room for what is expected_inserts.
+    // Grow each segment once whose capacity is below its counted inserts, and reset the counts.
     void grow_all(const Key* keys, std::size_t count) {
         try {
             for (std::size_t i = 0; i < count; ++i) {
@@ -182,7 +205,7 @@ private:
         reset_counts(keys, count);
     }
 
-    MappedMemory directory_;  // with room for all target can be, so that it never moves
+    MappedMemory directory_;  // reserved for 2^MAX_DEPTH pointers
     int depth_ = 0;
     Records records_;
     std::size_t size_ = 0;

@@ -1,15 +1,17 @@
-// Everything that was in a table at one instant: in order of the keys, or as it lies.
+// All pairs of a table at one instant: sorted, for SHOW and backups, or in the order of the
+// records.
 //
-// Reads records and changes none; takes no lock. So a forked child may use it, and dirties nothing
-// but what is allocated here: of a listing, 16 bytes a pair.
+// This code reads records, changes none and takes no lock. So a forked child may use it, and makes
+// no page its own but those that it allocates: 16 bytes a pair for a sorted dump.
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <vector>
 
 #include "buffer.hpp"
-#include "records.hpp"
 #include "output_format.hpp"
+#include "records.hpp"
 #include "table.hpp"
 
 namespace kvs {
@@ -20,15 +22,17 @@ constexpr std::size_t PAIRS_PER_WRITE = 256;
 inline Word key_at(const char* record) { return Record(const_cast<char*>(record)).key(); }
 inline Word value_at(const char* record) { return Record(const_cast<char*>(record)).value(); }
 
-// The records of a table, in memory of its own: what remains of an instant when it is over.
+// A copy of the records of a table.
 class TableCopy {
 public:
-    // Make room before the lock is taken, as much as will probably do; throws std::bad_alloc.
+    // Allocate memory before the lock is taken, as much as will probably suffice. Throws
+    // std::bad_alloc.
     explicit TableCopy(std::size_t bytes) : memory_(bytes) {
-        for (std::size_t i = 0; i < bytes; i += PAGE_BYTES) memory_.data()[i] = 0;  // the kernel's work
+        // Touch each page, so that the kernel maps the pages now and not under the lock.
+        for (std::size_t i = 0; i < bytes; i += PAGE_BYTES) memory_.data()[i] = 0;
     }
 
-    // Return false if there is not enough memory.
+    // Copy the records, under the lock; return false if there is too little memory.
     bool copy_from(const Table& table) {
         try {
             const std::size_t bytes = table.records().bytes();
@@ -37,6 +41,7 @@ public:
         } catch (const std::bad_alloc&) {
             return false;
         }
+        assert(memory_.size() >= table.records().bytes());
         char* to = memory_.data();
         for (Span& span : spans_) {
             const std::size_t size = std::size_t(span.end - span.begin);
@@ -59,10 +64,13 @@ private:
     std::size_t count_ = 0;
 };
 
-// In ascending order of the keys.
+// The lines of SHOW, in ascending order of the keys.
+//
+// Entries are sorted by a prefix of 8 bytes as a number, taken behind the bytes that all keys have
+// in common (as in key0001, key0002), so that most comparisons look at no record.
 class SortedDump {
 public:
-    // The records stay as they are for as long as this is used; throws std::bad_alloc.
+    // The records must not change during the life of the dump. Throws std::bad_alloc.
     SortedDump(const std::vector<Span>& spans, std::size_t count) {
         entries_.reserve(count);
         for (const Span& span : spans)
@@ -80,21 +88,21 @@ public:
 
     bool is_finished() const { return next_ == entries_.size(); }
 
-    // Put the lines of the next pairs, some thousand; throws std::bad_alloc.
+    // Append the lines of the next 4096 pairs at most. Throws std::bad_alloc.
     void append_block(Buffer& out) {
         const std::size_t end = std::min(next_ + PAIRS_PER_BLOCK, entries_.size());
         out.reserve_more((end - next_) * MAX_LISTING_LINE_BYTES);
         for (; next_ < end; ++next_) {
-            if (next_ + PREFETCH_DISTANCE < entries_.size()) __builtin_prefetch(entries_[next_ + PREFETCH_DISTANCE].record);
+            if (next_ + PREFETCH_DISTANCE < entries_.size())
+                __builtin_prefetch(entries_[next_ + PREFETCH_DISTANCE].record);
             append_listing_line(out, key(next_).view(), value(next_).view());
         }
     }
 
 private:
-    static constexpr std::size_t PREFETCH_DISTANCE = 16;
+    static constexpr std::size_t PREFETCH_DISTANCE = 16;  // records
 
-    // The first 8 bytes of a key, behind those that all keys share, as a number. So most
-    // comparisons look at nothing else.
+    // The prefix is the 8 bytes behind the common prefix, as a big-endian number.
     struct Entry {
         std::uint64_t prefix;
         const char* record;
@@ -130,7 +138,7 @@ private:
     std::size_t next_ = 0;
 };
 
-// As lines of WRITE, in the order in which they lie: nothing is allocated for a pair.
+// Lines of WRITE, in the order of the records. Allocates nothing for a pair.
 class WriteDump {
 public:
     explicit WriteDump(const std::vector<Span>& spans) : spans_(spans) {
@@ -140,7 +148,7 @@ public:
 
     bool is_finished() const { return span_ == spans_.size(); }
 
-    // Put a line of the next pairs, some hundred; throws std::bad_alloc.
+    // Append a line of the next 256 pairs at most. Throws std::bad_alloc.
     void append_block(Buffer& out) {
         out.reserve_more(LINE_BYTES + sizeof("WRITE ") + PAIRS_PER_WRITE * MAX_PAIR_BYTES);
         out.append("WRITE [");
@@ -153,7 +161,7 @@ public:
     }
 
 private:
-    // Go on to a record that is one.
+    // Move to the next record that is not freed.
     void skip_freed() {
         while (!is_finished()) {
             if (at_ == spans_[span_].end) {

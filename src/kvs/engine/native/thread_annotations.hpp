@@ -1,5 +1,5 @@
-// Annotations of clang's thread-safety analysis: which lock guards what. `make lint` has clang check
-// them where clang++ exists; for other compilers they expand to nothing.
+// Annotations of clang's thread-safety analysis: which lock guards what. `make lint` has clang
+// check them where clang++ exists; for other compilers they expand to nothing.
 //
 // The analysis does not follow references: it cannot know that `EngineState` refers to what the
 // engine's lock guards, nor that the lock of one object guards another. Comments say so there.

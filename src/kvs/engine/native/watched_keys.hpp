@@ -1,8 +1,18 @@
-// Which keys are watched, and the changes of those. Guarded by the engine's lock.
+// The watched keys, and which of them a command changes.
 //
-// A key that nobody watches is told apart by one bit of its hash, mostly.
+// How it works: a hash table of the watched keys, and before it a Bloom filter of one hash
+// function, which the commands look at for each key that they write or remove. The filter has at
+// least 16 bits for each watched key and sets one of them, so it rules out at least 15 of 16 other
+// keys by one load and one shift. More hash functions would rule out more and cost more loads. The
+// hash is the one that the table needs anyway.
+//
+// Limits: `remove` cannot clear a bit, because another key may share it. Stale bits cost a look-up
+// in the hash table, until no key is watched or the filter is rebuilt at twice its size.
+//
+// Locking: the engine's lock guards everything.
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 #include <string>
 #include <unordered_map>
@@ -15,19 +25,19 @@ namespace kvs {
 
 struct Change {
     std::string key;
-    std::string value;
+    std::string value;  // empty if `removed`
     bool removed;
 };
 
 class WatchedKeys {
 public:
-    explicit WatchedKeys(HashKey key) : key_(key), entries_(0, Hash{key}), filter_(INITIAL_FILTER_WORDS) {}
+    explicit WatchedKeys(HashKey key)
+        : key_(key), entries_(0, Hash{key}), filter_(INITIAL_FILTER_WORDS) {}
 
     bool empty() const { return entries_.empty(); }
     const auto& entries() const { return entries_; }
 
-    // Throw std::bad_alloc, and have then done nothing.
-
+    // Count one more watch of `key`. Throws std::bad_alloc; then nothing has changed.
     void add(const std::string& key) {
         const auto entry = entries_.find(key);
         if (entry != entries_.end()) {
@@ -37,13 +47,13 @@ public:
         if ((entries_.size() + 1) * FILTER_BITS_PER_KEY > filter_.size() * 64) {
             std::vector<std::uint64_t> larger(filter_.size() * 2);
             filter_.swap(larger);
-            for (const auto& entry : entries_) set_bit(entry.first);
+            for (const auto& each : entries_) set_bit(each.first);
         }
         entries_.emplace(key, Entry{1, 0, 0});
         set_bit(key);
     }
 
-    // Bits stay until nobody watches anything, or the filter grows: they cost a look-up.
+    // Count one watch of `key` less. Does nothing if the key is not watched.
     void remove(const std::string& key) {
         const auto entry = entries_.find(key);
         if (entry == entries_.end() || --entry->second.watch_count) return;
@@ -51,34 +61,39 @@ public:
         if (entries_.empty()) filter_.assign(filter_.size(), 0);
     }
 
+    // Ask the Bloom filter: return false if the key of `hash` is not watched.
     bool may_contain(std::uint64_t hash) const {
         return filter_[filter_index(hash)] >> (hash & 63) & 1;
     }
 
-    // To be called before the following, which may be called several times for one command.
+    // To be called once for each command, before `collect_writes` and `collect_removals`, which may
+    // be called several times for one command.
     void begin_command() { ++command_; }
 
-    // Put what a WRITE will change: a key named twice once, in its first filter_index, with the last value.
+    // Append the changes of watched keys that a WRITE will make. A key that the WRITE names twice
+    // has one change, in its first place, with the last value. Throws std::bad_alloc.
     void collect_writes(const Key* keys, const Word* values, std::size_t count,
-                    std::vector<Change>& changes) {
+                        std::vector<Change>& changes) {
         for (std::size_t i = 0; i < count; ++i) {
-            if (Entry* entry = find(keys[i])) {
-                const std::string value(values[i].view());
-                if (entry->command == command_) {
-                    changes[entry->change].value = value;
-                } else {
-                    changes.push_back({std::string(keys[i].view()), value, false});
-                    entry->command = command_;
-                    entry->change = changes.size() - 1;
-                }
+            Entry* entry = find(keys[i]);
+            if (!entry) continue;
+            const std::string value(values[i].view());
+            if (entry->command == command_) {
+                assert(entry->change < changes.size());
+                changes[entry->change].value = value;
+            } else {
+                changes.push_back({std::string(keys[i].view()), value, false});
+                entry->command = command_;
+                entry->change = changes.size() - 1;
             }
         }
     }
 
-    // The same of a DELETE; `exists` tells of a key whether it is.
+    // Append the changes of watched keys that a DELETE will make; `exists` says whether a key does.
+    // Throws std::bad_alloc.
     template <typename Exists>
     void collect_removals(const Key* keys, std::size_t count, std::vector<Change>& changes,
-                      Exists exists) {
+                          Exists exists) {
         for (std::size_t i = 0; i < count; ++i) {
             Entry* entry = find(keys[i]);
             if (!entry || entry->command == command_ || !exists(keys[i])) continue;
@@ -97,14 +112,16 @@ private:
 
     struct Entry {
         std::size_t watch_count;
-        std::uint64_t command;  // the last that changed it, and where that change stands
-        std::size_t change;
+        std::uint64_t command;  // the last command that changed the key
+        std::size_t change;     // the index of that change
     };
 
-    static constexpr std::size_t INITIAL_FILTER_WORDS = 64;  // of the filter, at first; 64 bits entry
-    static constexpr std::size_t FILTER_BITS_PER_KEY = 16;  // bits of the filter a key, at least
+    static constexpr std::size_t INITIAL_FILTER_WORDS = 64;  // of 64 bits
+    static constexpr std::size_t FILTER_BITS_PER_KEY = 16;   // minimum
 
-    std::size_t filter_index(std::uint64_t hash) const { return (hash >> 6) & (filter_.size() - 1); }
+    std::size_t filter_index(std::uint64_t hash) const {
+        return (hash >> 6) & (filter_.size() - 1);
+    }
 
     void set_bit(const std::string& key) {
         const std::uint64_t hash = siphash13(key_, key.data(), key.size());
@@ -119,7 +136,7 @@ private:
 
     const HashKey key_;
     std::unordered_map<std::string, Entry, Hash> entries_;
-    std::vector<std::uint64_t> filter_;
+    std::vector<std::uint64_t> filter_;  // a power of two of words
     std::uint64_t command_ = 0;
 };
 

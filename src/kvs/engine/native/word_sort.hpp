@@ -1,12 +1,13 @@
-// Sort the words of a long line by their bytes, given as offsets of 4 bytes each, in place.
+// Sorts the words of a long line by their bytes, given as offsets of 4 bytes each, in place.
 //
-// Multikey quicksort (Bentley and Sedgewick, 1997) with 8 bytes of a word as one digit: words that
-// are equal are done with after one pass, however many there are. Parts of few words are copied out
-// with their digits, which stay in the cache, and sorted there. The pivot is pivot_index at random, so
-// that no order of words that a client can choose takes quadratic time.
+// Multikey quicksort (Bentley and Sedgewick, 1997) with 8 bytes of a word as one digit: equal words
+// need one pass, however many they are. A part of few words is copied with its digits, which stay
+// in the cache, and sorted there. The pivot is drawn at random, so a client can choose no order of
+// words that takes quadratic time.
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstdint>
 #include <string_view>
 
@@ -16,7 +17,7 @@ namespace kvs {
 
 class WordSort {
 public:
-    // The offsets count from `text`.
+    // The offsets count from `text`. `parser` must outlive the sort.
     WordSort(const char* text, const LineParser& parser)
         : text_(text), end_(parser.end()), hasher_(parser.hasher()) {}
 
@@ -26,14 +27,17 @@ public:
         hasher_.make_key(key, text_ + offsets[0], word_size(text_ + offsets[0], end_));
         random_ = key.hash | 1;
         sort({offsets, offsets + count, 0});
+        assert(std::is_sorted(offsets, offsets + count, [this](auto left, auto right) {
+            return rest(left, 0) < rest(right, 0);
+        }));
     }
 
 private:
-    static constexpr std::ptrdiff_t MAX_COPIED = 512;
+    static constexpr std::ptrdiff_t MAX_COPIED = 512;  // words that are sorted in a copy
     static constexpr std::size_t DIGIT_BYTES = 8;
-    static constexpr std::ptrdiff_t PREFETCH_DISTANCE = 16;  // words to fetch before they are needed
+    static constexpr std::ptrdiff_t PREFETCH_DISTANCE = 16;  // words
 
-    // Words that have the first `depth` bytes in common.
+    // Words that agree in their first `depth` bytes.
     struct Part {
         std::uint32_t* begin;
         std::uint32_t* end;
@@ -47,23 +51,24 @@ private:
         std::uint32_t offset;
     };
 
-    // The bytes of the word at `offset` from `depth` on as a number in the order of words.
+    // Return the 8 bytes of a word from `depth` on, as a big-endian number.
     std::uint64_t digit(std::uint32_t offset, std::size_t depth) const {
         const char* const at = text_ + offset + depth;
         const std::size_t size = std::min(word_size(at, end_), DIGIT_BYTES);
         return sip::big_endian(hasher_.first_block(at, size));
     }
 
-    // Whether a word goes on behind this digit: no word has a NUL.
+    // Return whether a word has bytes behind this digit: no word has a NUL.
     static bool continues_after(std::uint64_t digit) { return digit & 0xff; }
 
     void sort(Part part) {
         while (part.size() > MAX_COPIED) {
             Part parts[3];
             split(part, parts);
-            // The largest is left for the next round, so that the stack stays shallow.
-            std::sort(parts, parts + 3,
-                      [](const Part& one, const Part& other) { return one.size() < other.size(); });
+            // Iterate on the largest part, so that the recursion stays shallow.
+            std::sort(parts, parts + 3, [](const Part& left, const Part& right) {
+                return left.size() < right.size();
+            });
             sort(parts[0]);
             sort(parts[1]);
             part = parts[2];
@@ -71,7 +76,7 @@ private:
         sort_copied(part);
     }
 
-    // Into the words whose digit is below that of one of them, above it, and equal to it.
+    // Split a part by the digit of a random word: below it, above it, equal to it.
     void split(const Part& part, Part* parts) {
         const std::size_t pivot_index = next_random() % std::size_t(part.size());
         const std::uint64_t pivot = digit(part.begin[pivot_index], part.depth);
@@ -102,11 +107,11 @@ private:
             __builtin_prefetch(text_ + *at + part.depth);
         for (const std::uint32_t* at = part.begin; at != part.end; ++at)
             *end++ = {digit(*at, part.depth), *at};
-        std::sort(entries, end, [&](const Entry& one, const Entry& other) {
-            if (one.digit != other.digit) return one.digit < other.digit;
-            if (!continues_after(one.digit)) return false;
+        std::sort(entries, end, [&](const Entry& left, const Entry& right) {
+            if (left.digit != right.digit) return left.digit < right.digit;
+            if (!continues_after(left.digit)) return false;
             const std::size_t depth = part.depth + DIGIT_BYTES;
-            return rest(one.offset, depth) < rest(other.offset, depth);
+            return rest(left.offset, depth) < rest(right.offset, depth);
         });
         for (std::uint32_t* at = part.begin; at != part.end; ++at)
             *at = entries[at - part.begin].offset;
