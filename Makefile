@@ -6,7 +6,7 @@
 # make stress   the tests that take minutes
 # make sanitize the compiled engine under the compiler's sanitizers, and a fuzzer, some minutes
 # make bench    measure, and write the table in docs/benchmarks.md
-# make lint     lint, format, types and import directions alone
+# make lint     lint, format, types, import directions, and with clang++ the engine's locking
 # make clean    remove what the above has made
 
 PYTHON ?= python3
@@ -49,6 +49,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
+	@if command -v clang++ > /dev/null; then \
+		clang++ -fsyntax-only -std=c++17 -Wall -Wextra -Wthread-safety -Werror \
+			-Isrc/kvs/engine/native tests/engine/native/driver.cpp; \
+	fi
 
 bench: .venv/installed
 	@bench/get-redis
