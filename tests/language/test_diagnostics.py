@@ -1,13 +1,15 @@
-"""The second look: agrees with the grammar on every line, and names the place and the reason."""
+"""Diagnostics: one for exactly the lines that the grammar rejects, with column and reason."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kvs.language.diagnostics as faults_module
+from kvs.language import diagnostics
 from kvs.errors import InvalidWordError
 from kvs.language.diagnostics import (
+    LANGUAGE,
     MAX_COUNTED_BYTES,
+    CommandSet,
     diagnose_line,
     diagnose_script,
     line_at,
@@ -15,7 +17,7 @@ from kvs.language.diagnostics import (
     verdict_is_final,
 )
 from kvs.language.grammar import INVALID, LINE
-from tests.language.test_grammar import BAD, GOOD
+from tests.language.test_grammar import INVALID_LINES, VALID_LINES
 from tests.strategies import lines, scripts
 
 REASONS = [
@@ -50,34 +52,59 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("line", "column", "reason"), REASONS)
-def test_the_first_part_that_does_not_fit_is_named(line: bytes, column: int, reason: str) -> None:
-    fault = diagnose_line(b"SHOW\n" + line + b"\r\nSHOW", 5)
-    assert fault is not None
-    assert (fault.offset, fault.column, fault.reason) == (5, column, reason)
+def test_diagnostic_names_first_offending_part(line: bytes, column: int, reason: str) -> None:
+    diagnostic = diagnose_line(b"SHOW\n" + line + b"\r\nSHOW", 5)
+    assert diagnostic is not None
+    assert (diagnostic.offset, diagnostic.column, diagnostic.reason) == (5, column, reason)
 
 
-def test_of_a_part_that_is_too_long_no_more_is_read_than_is_said_of_it() -> None:
-    scan = faults_module._LineScanner(b"x" * 1_000_000, 0, 1_000_000)
-    assert scan.take(faults_module._WORD) == b"x" * (MAX_COUNTED_BYTES + 1)
-    assert scan.position == MAX_COUNTED_BYTES + 1
-    assert scan.take(faults_module._DIGITS) == b""
+def test_scanner_reads_no_more_of_long_part_than_it_reports() -> None:
+    scanner = diagnostics._LineScanner(b"x" * 1_000_000, 0, 1_000_000)
+    assert scanner.take(diagnostics._WORD) == b"x" * (MAX_COUNTED_BYTES + 1)
+    assert scanner.position == MAX_COUNTED_BYTES + 1
+    assert scanner.take(diagnostics._DIGITS) == b""
 
 
-@pytest.mark.parametrize("line", GOOD)
-def test_a_good_line_has_no_fault(line: bytes) -> None:
+@pytest.mark.parametrize("line", VALID_LINES)
+def test_valid_line_has_no_diagnostic(line: bytes) -> None:
     assert diagnose_line(line + b"\n", 0) is None
 
 
-@pytest.mark.parametrize("line", BAD)
-def test_a_bad_line_has_one_on_one_printable_line(line: bytes) -> None:
-    fault = diagnose_line(line + b"\n", 0)
-    assert fault is not None
-    assert 1 <= fault.column <= len(line) + 1
-    assert fault.reason.isprintable()
+@pytest.mark.parametrize("line", INVALID_LINES)
+def test_invalid_line_has_printable_diagnostic(line: bytes) -> None:
+    diagnostic = diagnose_line(line + b"\n", 0)
+    assert diagnostic is not None
+    assert 1 <= diagnostic.column <= len(line) + 1
+    assert diagnostic.reason.isprintable()
+
+
+CLIENT = CommandSet(
+    {**LANGUAGE.forms, "SUBSCRIBE": "READ", "DELAY": "WAIT"}, ["SUBSCRIBE", "DELAY"]
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "reason"),
+    [
+        (b"SUBSCRIBE a", 11, "expected '[' after SUBSCRIBE, not 'a'"),
+        (b"DELAY x", 7, "DELAY takes a whole number of milliseconds, not 'x'"),
+        (b"delay 1", 1, "command names are upper case: DELAY"),
+        (b"FOO", 1, "'FOO' is no command; the commands are SUBSCRIBE and DELAY"),
+    ],
+)
+def test_diagnostic_names_command_of_other_command_set(
+    line: bytes, column: int, reason: str
+) -> None:
+    assert diagnose_line(line, 0, commands=CLIENT) == diagnostics.Diagnostic(0, column, reason)
+
+
+def test_line_of_other_command_set_is_valid() -> None:
+    assert diagnose_line(b"SUBSCRIBE [a]", 0) is not None
+    assert diagnose_line(b"SUBSCRIBE [a]", 0, commands=CLIENT) is None
 
 
 @given(lines)
-def test_grammar_and_second_look_agree_on_every_line(line: bytes) -> None:
+def test_scanner_agrees_with_grammar_on_any_line(line: bytes) -> None:
     for one in line.split(b"\n"):
         match = LINE.match(one + b"\n")
         assert match is not None
@@ -85,42 +112,40 @@ def test_grammar_and_second_look_agree_on_every_line(line: bytes) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_have_a_printable_fault_or_none(raw: bytes) -> None:
-    for fault in diagnose_script(raw):
-        assert fault.reason.isprintable()
-        assert 1 <= fault.column <= len(line_at(raw, fault.offset)) + 1
+def test_any_bytes_have_only_printable_diagnostics(raw: bytes) -> None:
+    for diagnostic in diagnose_script(raw):
+        assert diagnostic.reason.isprintable()
+        assert 1 <= diagnostic.column <= len(line_at(raw, diagnostic.offset)) + 1
 
 
 @given(scripts())
-def test_all_faults_of_a_script_are_those_of_its_lines(script: bytes) -> None:
+def test_diagnose_script_joins_diagnostics_of_lines(script: bytes) -> None:
     starts = [match.start() for match in LINE.finditer(script)]
     assert diagnose_script(script) == [
-        fault for start in starts if (fault := diagnose_line(script, start))
+        diagnostic for start in starts if (diagnostic := diagnose_line(script, start))
     ]
 
 
-def test_a_comment_is_settled_by_its_first_bytes_and_a_valid_beginning_never() -> None:
+def test_verdict_is_final_for_comment_but_not_for_valid_start() -> None:
     assert verdict_is_final(b" # " + b"x" * 100_000)
     assert not verdict_is_final(b"WRITE [" + b"(a,1)" * 100_000)
     assert not verdict_is_final(b"SHOW" + b" " * 100_000)
     assert not verdict_is_final(b" " * 100_000)
 
 
-@given(broken=st.sampled_from(BAD), follows=st.binary(max_size=60))
-def test_what_follows_a_settled_beginning_changes_neither_place_nor_reason(
-    broken: bytes, follows: bytes
-) -> None:
-    beginning = broken + b"x" * (MAX_COUNTED_BYTES + 200)
-    follows = follows.replace(b"\n", b"")
+@given(start=st.sampled_from(INVALID_LINES), rest=st.binary(max_size=60))
+def test_final_verdict_does_not_depend_on_rest_of_line(start: bytes, rest: bytes) -> None:
+    beginning = start + b"x" * (MAX_COUNTED_BYTES + 200)
+    rest = rest.replace(b"\n", b"")
     if verdict_is_final(beginning):
-        assert diagnose_line(beginning, 0) == diagnose_line(beginning + follows, 0)
+        assert diagnose_line(beginning, 0) == diagnose_line(beginning + rest, 0)
 
 
 @given(st.binary(max_size=50))
-def test_the_library_takes_exactly_the_words_that_a_line_can_write(raw: bytes) -> None:
+def test_validate_word_accepts_exactly_words_of_lines(raw: bytes) -> None:
     match = LINE.match(b"WRITE [(%b,%b)]\n" % (raw, raw))
     assert match is not None
-    # Blanks around a word are no part of it in a line; the library takes words as they are.
+    # In a line, blanks around a word are not part of the word.
     in_line = match.lastindex != INVALID and raw == raw.strip(b" \t")
     try:
         validate_word(raw, "value")
@@ -130,7 +155,7 @@ def test_the_library_takes_exactly_the_words_that_a_line_can_write(raw: bytes) -
         assert in_line
 
 
-def test_the_library_says_why_it_refuses_a_word() -> None:
+def test_validate_word_explains_rejected_word() -> None:
     for word, reason in [
         ("", "a key has at least 1 byte, this one is empty"),
         ("a b", "'a b': a space cannot stand in a key"),
@@ -159,14 +184,14 @@ def test_the_library_says_why_it_refuses_a_word() -> None:
         (b"DELETE [", b"ab,", b"x" * 41 + b"]"),
     ],
 )
-def test_a_fault_is_found_behind_many_good_parts_wherever_they_are_cut(
+def test_diagnostic_does_not_depend_on_where_matches_end(
     monkeypatch: pytest.MonkeyPatch, head: bytes, unit: bytes, tail: bytes, blanks: bytes
 ) -> None:
     line = head + (blanks + unit.replace(b",", blanks + b"," + blanks)) * 40 + tail
-    monkeypatch.setattr(faults_module, "SKIPPED_BYTES", len(line) + 1)
+    monkeypatch.setattr(diagnostics, "MATCHED_BYTES", len(line) + 1)
     whole = diagnose_line(line, 0)
     assert whole is not None
     assert whole.column > 40 * len(unit)
     for size in (*range(1, 50), 512):
-        monkeypatch.setattr(faults_module, "SKIPPED_BYTES", size)
+        monkeypatch.setattr(diagnostics, "MATCHED_BYTES", size)
         assert diagnose_line(line, 0) == whole

@@ -1,4 +1,4 @@
-"""Every row of the language, good and bad, and any bytes at all beside the naive model."""
+"""The grammar: valid and invalid lines, and random bytes compared with a naive model."""
 
 from contextlib import suppress
 
@@ -10,7 +10,7 @@ from kvs.language import grammar
 from tests.model import Invalid, parse
 from tests.strategies import lines, scripts
 
-GOOD = [
+VALID_LINES = [
     b"WRITE [(a,1)]",
     b"WRITE [(a,1)(b,2)]",
     b"WRITE [(a,1) (b,2)]",
@@ -47,7 +47,7 @@ GOOD = [
     b"\t# any \0 \xff \r bytes",
 ]
 
-BAD = [
+INVALID_LINES = [
     b"WRITE",
     b"WRITE []",
     b"WRITE [ ]",
@@ -115,33 +115,33 @@ def kinds(script: bytes) -> list[int | None]:
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\r"])
-@pytest.mark.parametrize("line", GOOD)
-def test_every_good_line_is_valid(line: bytes, ending: bytes) -> None:
+@pytest.mark.parametrize("line", VALID_LINES)
+def test_valid_line_matches_group_of_command(line: bytes, ending: bytes) -> None:
     assert grammar.INVALID not in kinds(line + ending)
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
-@pytest.mark.parametrize("line", BAD)
-def test_every_bad_line_is_invalid(line: bytes, ending: bytes) -> None:
+@pytest.mark.parametrize("line", INVALID_LINES)
+def test_invalid_line_matches_invalid_group(line: bytes, ending: bytes) -> None:
     assert kinds(line + ending) == [grammar.INVALID]
 
 
 @pytest.mark.parametrize("number", range(1, 8))
-def test_groups_are_numbered_as_the_commands(number: int) -> None:
+def test_group_numbers_follow_command_order(number: int) -> None:
     bodies = {"WRITE": " [(a,1)]", "READ": " [a]", "DELETE": " [a]", "WAIT": " 1"}
     name = grammar.COMMANDS[number - 1]
     assert kinds((name + bodies.get(name, "")).encode()) == [number]
     assert getattr(grammar, name) == number
 
 
-def test_words_are_the_bytes_between_the_borders() -> None:
+def test_split_removes_blanks_and_delimiters() -> None:
     assert grammar.split_pairs(b" ( a , 1 )(((b,[2) ") == [b"a", b"1", b"((b", b"[2"]
     assert grammar.split_keys(b" a ,\tb,[c ") == [b"a", b"b", b"[c"]
 
 
 @given(lines)
 @example(b"READ [a]\r")
-def test_any_line_is_valid_exactly_if_it_is_in_the_model(line: bytes) -> None:
+def test_grammar_accepts_same_lines_as_model(line: bytes) -> None:
     for one in line.split(b"\n"):
         try:
             command = parse(one)
@@ -163,7 +163,7 @@ def test_any_line_is_valid_exactly_if_it_is_in_the_model(line: bytes) -> None:
 
 
 @given(st.one_of(scripts(), st.binary(max_size=200)))
-def test_matches_cover_a_script_without_a_gap(script: bytes) -> None:
+def test_matches_cover_script_without_gap(script: bytes) -> None:
     position = 0
     for match in grammar.LINE.finditer(script):
         assert match.start() == position
@@ -174,7 +174,7 @@ def test_matches_cover_a_script_without_a_gap(script: bytes) -> None:
 
 
 @given(scripts())
-def test_commands_are_counted_as_the_model_does(script: bytes) -> None:
+def test_count_commands_agrees_with_model(script: bytes) -> None:
     expected = 0
     for line in script.split(b"\n"):
         with suppress(Invalid):
@@ -182,7 +182,7 @@ def test_commands_are_counted_as_the_model_does(script: bytes) -> None:
     assert grammar.count_commands(script) == expected
 
 
-def test_a_line_of_many_megabytes_is_matched() -> None:
+def test_line_of_many_megabytes_matches() -> None:
     pairs = b"".join(b"(key%d,value)" % number for number in range(500_000))
     match = grammar.LINE.match(b"WRITE [" + pairs + b"]\n")
     assert match is not None

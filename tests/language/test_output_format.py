@@ -1,20 +1,20 @@
-"""Results to the byte."""
+"""The form of output, to the byte."""
 
 from kvs.language import output_format
 
 
-def test_the_line_of_a_read() -> None:
+def test_read_output() -> None:
     assert (
         output_format.format_pairs([(b"a", b"1"), (b"b", b"KVSERROR")]) == b"[(a,1)(b,KVSERROR)]\n"
     )
 
 
-def test_the_line_of_a_delete() -> None:
+def test_delete_output() -> None:
     assert output_format.format_missing_keys([b"a"]) == b"[(a,KVSMISSING)]\n"
     assert output_format.format_missing_keys([b"a", b"b"]) == b"[(a,KVSMISSING)(b,KVSMISSING)]\n"
 
 
-def test_a_listing_has_a_line_a_pair_whatever_the_blocks() -> None:
+def test_listing_has_one_line_per_pair_across_blocks() -> None:
     assert list(output_format.format_listing([])) == []
     for count in (
         1,

@@ -1,6 +1,6 @@
-"""The command language: what a valid line is, why another is not, how results are written.
+"""The command language: which lines are valid, why a line is invalid, and the form of output.
 
-Pure functions over bytes: no files, no locks, no table. `grammar` is the one place that says
-what is valid; `faults` is the second look at a line that is not; `results` is the form of what
-comes out, and of what a backup holds.
+Pure functions over bytes: no files, no locks, no table. `grammar` alone defines what is valid;
+`diagnostics` explains an invalid line; `builder` makes commands of words; `output_format` is the
+form of output and of backups.
 """

@@ -1,4 +1,4 @@
-"""Commands for a program that has words, not lines; and what the outputs say. Pure."""
+"""Build commands from words, and parse the output of commands. Pure functions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ Word = str | bytes
 
 
 def encode_script(script: Word) -> bytes:
-    """Return lines of the command language as bytes, a str encoded as UTF-8.
+    """Return a script as bytes; a str is encoded as UTF-8.
 
     Raises:
-        TypeError: it is neither str nor bytes.
+        TypeError: `script` is neither str nor bytes.
 
     """
     if not isinstance(script, str | bytes):
@@ -25,11 +25,11 @@ def encode_script(script: Word) -> bytes:
 
 
 def validate_keys(keys: Iterable[Word]) -> list[bytes]:
-    """Return keys given to the library as words of bytes.
+    """Return the keys as bytes.
 
     Raises:
-        InvalidWordError: one is no word of the language.
-        TypeError: `keys` is one word.
+        InvalidWordError: a key is not a word of the language.
+        TypeError: `keys` is a single word.
 
     """
     if isinstance(keys, str | bytes):
@@ -38,46 +38,46 @@ def validate_keys(keys: Iterable[Word]) -> list[bytes]:
 
 
 def build_write(pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> bytes:
-    """Return the WRITE of `pairs`; nothing if there are none.
+    """Return a WRITE of `pairs`, or no bytes if there are no pairs.
 
     Raises:
-        InvalidWordError: a key or value is no word of the language, or what is given is no pair.
-        TypeError: `pairs` is one word.
+        InvalidWordError: a key or value is not a word of the language, or an item is not a pair.
+        TypeError: `pairs` is a single word.
 
     """
     if isinstance(pairs, str | bytes):
         raise TypeError("expected a mapping or pairs, not one word")
-    given = pairs.items() if isinstance(pairs, Mapping) else map(_pair, pairs)
-    checked = [b"(%b,%b)" % (validate_word(k, "key"), validate_word(v, "value")) for k, v in given]
-    return b"WRITE [" + b"".join(checked) + b"]\n" if checked else b""
+    items = pairs.items() if isinstance(pairs, Mapping) else map(_validate_pair, pairs)
+    valid = [b"(%b,%b)" % (validate_word(k, "key"), validate_word(v, "value")) for k, v in items]
+    return b"WRITE [" + b"".join(valid) + b"]\n" if valid else b""
 
 
-def _pair(given: tuple[Word, Word]) -> tuple[Word, Word]:
-    """Return what was given as a pair, if it is one; a word of two letters is none."""
-    if not isinstance(given, str | bytes):
+def _validate_pair(item: tuple[Word, Word]) -> tuple[Word, Word]:
+    """Return `item` if it is a pair; a word of two letters is not."""
+    if not isinstance(item, str | bytes):
         try:
-            key, value = given
+            key, value = item
         except (TypeError, ValueError):  # not two, or not iterable
             pass
         else:
             return key, value
     raise InvalidWordError(
-        f"a pair is a key and a value, not {printable(repr(given), MAX_QUOTED_BYTES)}"
+        f"a pair is a key and a value, not {printable(repr(item), MAX_QUOTED_BYTES)}"
     )
 
 
 def build_keys_command(name: bytes, keys: Sequence[bytes]) -> bytes:
-    """Return the READ or DELETE of `keys`."""
+    """Return the command `name`, READ or DELETE, of `keys`."""
     return b"%b [%b]\n" % (name, b",".join(keys))
 
 
 def parse_read_output(output: bytes) -> dict[bytes, bytes]:
-    """Return the pairs in the output of a READ; a missing key is not among them."""
+    """Return the pairs in the output of a READ, without the missing keys."""
     return {key: value for key, value in _pairs(output) if value != MISSING_VALUE}
 
 
 def parse_delete_output(output: bytes) -> list[bytes]:
-    """Return the keys in the output of a DELETE: those that were missing."""
+    """Return the keys in the output of a DELETE, which are the missing ones."""
     return [key for key, _ in _pairs(output)]
 
 

@@ -1,14 +1,17 @@
-"""The second look: why a line is no command, and where.
+"""Explain why a line is invalid, and where.
 
-`grammar` only tells that a line is invalid. Here the line is read again, part by part from the
-left, and the first part that does not fit is named, by the column in which it begins. What this
-finds and what the grammar accepts must agree on every line of bytes; the tests hold them against
-each other.
+The pattern in `grammar` says only that a line is invalid. This module scans the line once more,
+part by part from the left, and reports the first part that does not fit with the column of its
+first byte.
+
+Invariant: the scanner must report an error in exactly the lines that the pattern rejects. Tests
+compare the two on random bytes.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NoReturn
 
 from kvs.errors import InvalidWordError
@@ -27,15 +30,16 @@ from kvs.language.grammar import (
 from kvs.text import printable
 
 MAX_QUOTED_BYTES = 24
-"""So much of an offending part is quoted in a reason."""
+"""Maximum bytes of an offending part that a reason quotes."""
 
 MAX_COUNTED_BYTES = 9_999
-"""A part longer than this is told as longer, not counted: its end may not have been read."""
+"""Maximum length of a part that a reason states; a longer part is "over" this, because its end may
+not have been read."""
 
-SKIPPED_BYTES = 1 << 16
-"""Bytes of a list that are looked at together."""
+MATCHED_BYTES = 1 << 16
+"""Bytes of a list that one match covers, which holds the interpreter's lock."""
 
-# No part is taken out of a line that is longer than what is said of it.
+# No pattern matches more of a part than a reason can state: a part may have any length.
 _BLANKS = re.compile(BLANKS)
 _NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (MAX_QUOTED_BYTES + 1))
 _WORD = re.compile(rb"[^%b]{0,%d}+" % (WORD_DELIMITERS, MAX_COUNTED_BYTES + 1))
@@ -48,126 +52,157 @@ _BYTE_NAMES = {0: "a NUL byte", 13: "a carriage return", 9: "a tab", 32: "a spac
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """Why one line of a script is no command."""
+    """Why one line of a script is invalid."""
 
     offset: int
-    """Where the line begins, in bytes from the start of the script."""
+    """Offset of the line in the script, in bytes."""
     column: int
-    """Where the offending part begins, in bytes from 1, in that line."""
+    """Position of the offending part in the line, in bytes from 1."""
     reason: str
+    """Why the part does not fit: one line, without PATH, line or column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a validation of a script found, without executing anything."""
+    """The result of validating a script."""
 
     diagnostics: list[Diagnostic]
-    """The faults of the invalid lines, in order."""
+    """One for each invalid line, in order."""
     commands: int
-    """The number of valid commands; comments and empty lines are none."""
+    """Number of valid commands, without comments and empty lines."""
 
 
 Check = Callable[[bytes], Checked]
-"""Validates every line of a script, as `check` does; an engine has one that is faster."""
+"""Validates every line of a script, as `check` does. An engine has a faster one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSet:
+    """The commands that a line may hold, for the diagnostics of `diagnose_line`."""
+
+    forms: Mapping[str, str]
+    """Each command name, with the command of the language whose arguments it takes: SUBSCRIBE, for
+    example, takes those of READ."""
+    listed: Sequence[str]
+    """The names that the diagnostic of an unknown command lists."""
+
+
+LANGUAGE = CommandSet(MappingProxyType({name: name for name in COMMANDS}), COMMANDS)
+"""The commands of the language."""
 
 
 class _SyntaxError(Exception):
+    """The line is invalid from `position` on."""
+
     def __init__(self, position: int, reason: str) -> None:
         self.position = position
         self.reason = reason
 
 
 def line_at(script: bytes, offset: int) -> bytes:
-    """Return the line of `script` that begins at `offset`, without its ending."""
+    """Return the line of `script` that begins at `offset`, without its line ending."""
     return script[offset : line_end(script, offset)]
 
 
 def line_end(script: bytes, offset: int) -> int:
-    """Return where the line of `script` that begins at `offset` ends, without its ending."""
+    """Return the end of the line of `script` that begins at `offset`, before its line ending."""
     newline = script.find(b"\n", offset)
     end = newline if newline >= 0 else len(script)
     return end - script.endswith(b"\r", offset, end)
 
 
-def diagnose_line(script: bytes, offset: int, good: int = 0) -> Diagnostic | None:
-    """Return why the line of `script` that begins at `offset` is invalid; None if it is valid.
+def diagnose_line(
+    script: bytes, offset: int, valid_until: int = 0, commands: CommandSet = LANGUAGE
+) -> Diagnostic | None:
+    """Return why the line of `script` that begins at `offset` is invalid, or None if it is valid.
 
-    The line is not copied. If its list is known to be valid up to `good`, the end of one of its
-    items and what closes that, it is read from there on.
+    `valid_until` is an offset up to which the list of the line is known to be valid, the end of an
+    item and its delimiter; 0 if none is known. The scan of the list begins there. `commands` are
+    the commands that the line may hold. The line is not copied.
     """
+    end = line_end(script, offset)
     try:
-        _LineScanner(script, offset, line_end(script, offset), good).line()
-    except _SyntaxError as found:
-        return Diagnostic(offset, found.position - offset + 1, found.reason)
+        _LineScanner(script, offset, end, valid_until, commands).line()
+    except _SyntaxError as error:
+        return Diagnostic(offset, error.position - offset + 1, error.reason)
     return None
 
 
 def check(script: bytes) -> Checked:
-    """Validate every line of `script`. Nothing is executed."""
-    found: list[Diagnostic] = []
+    """Validate every line of `script`; execute nothing."""
+    diagnostics: list[Diagnostic] = []
     commands = 0
     for match in LINE.finditer(script):
         if match.lastindex != INVALID:
             commands += match.lastindex is not None
-        elif fault := diagnose_line(script, match.start()):
-            found.append(fault)
-    return Checked(found, commands)
+        elif diagnostic := diagnose_line(script, match.start()):
+            diagnostics.append(diagnostic)
+    return Checked(diagnostics, commands)
 
 
 def diagnose_script(script: bytes) -> list[Diagnostic]:
-    """Return the faults of every invalid line of `script`, in order. Nothing is carried out."""
+    """Return a diagnostic for each invalid line of `script`, in order."""
     return check(script).diagnostics
 
 
 def verdict_is_final(beginning: bytes, check: Check = check) -> bool:
-    """Tell whether what follows `beginning`, the long start of a line, can change nothing.
+    """Return whether the rest of a line that starts with `beginning` cannot change its diagnostic.
 
-    It cannot if the line is a comment, or if its fault lies so far back that neither place nor
-    reason depends on what is to come. The rest of such a line need not be kept.
+    It cannot if the line is a comment, or if the offending part is more than `MAX_COUNTED_BYTES`
+    before the end of `beginning`: neither column nor reason depends on the rest then. The caller
+    need not store the rest of such a line.
     """
-    if found := check(beginning).diagnostics:
-        return found[0].column - 1 + MAX_COUNTED_BYTES < len(beginning)
+    if diagnostics := check(beginning).diagnostics:
+        return diagnostics[0].column - 1 + MAX_COUNTED_BYTES < len(beginning)
     return _COMMENT.match(beginning) is not None
 
 
-def validate_word(word: str | bytes, what: Literal["key", "value"]) -> bytes:
-    """Return a key or value given to the library as bytes, a str encoded as UTF-8.
+def validate_word(word: str | bytes, role: Literal["key", "value"]) -> bytes:
+    """Return a key or a value as bytes; a str is encoded as UTF-8.
 
     Raises:
-        InvalidWordError: the language cannot write it: it is empty, too long, reserved, or holds a
-            byte that no word holds.
-        TypeError: it is neither str nor bytes.
+        InvalidWordError: `word` is not a word of the language: it is empty or too long, holds a
+            delimiter, or is reserved.
+        TypeError: `word` is neither str nor bytes.
 
     """
     if not isinstance(word, str | bytes):
-        raise TypeError(f"a {what} is str or bytes, not {type(word).__name__}")
+        raise TypeError(f"a {role} is str or bytes, not {type(word).__name__}")
     try:
         raw = word.encode(errors="surrogateescape") if isinstance(word, str) else word
     except UnicodeEncodeError as error:
         raise InvalidWordError(
             f"{word!r}: it cannot be encoded as UTF-8: {error.reason}"
         ) from error
-    if _WHOLE_WORD.fullmatch(raw) and (what == "key" or raw not in RESERVED):
+    if _WHOLE_WORD.fullmatch(raw) and (role == "key" or raw not in RESERVED):
         return raw if type(raw) is bytes else bytes(raw)
     if not raw:
-        raise InvalidWordError(f"a {what} has at least 1 byte, this one is empty")
-    scan = _LineScanner(raw, 0, len(raw))
+        raise InvalidWordError(f"a {role} has at least 1 byte, this one is empty")
+    scanner = _LineScanner(raw, 0, len(raw))
     try:
-        scan.word(what)
-        scan.fail(f"{scan.describe_next()} cannot stand in a {what}")
-    except _SyntaxError as found:
-        raise InvalidWordError(f"'{printable(raw, MAX_QUOTED_BYTES)}': {found.reason}") from None
+        scanner.word(role)
+        scanner.fail(f"{scanner.describe_next()} cannot stand in a {role}")
+    except _SyntaxError as error:
+        raise InvalidWordError(f"'{printable(raw, MAX_QUOTED_BYTES)}': {error.reason}") from None
 
 
 class _LineScanner:
-    """Reads one line from the left; raises `_SyntaxError` at the first part that is not valid."""
+    """Scans one line from the left; raises `_SyntaxError` at the first part that does not fit."""
 
-    def __init__(self, text: bytes, position: int, end: int, good: int = 0) -> None:
-        """Read `text` from `position` to `end`; up to `good` its list is known to be valid."""
+    def __init__(
+        self,
+        text: bytes,
+        position: int,
+        end: int,
+        valid_until: int = 0,
+        commands: CommandSet = LANGUAGE,
+    ) -> None:
+        """Scan `text` from `position` to `end`; see `diagnose_line`."""
         self.text = text
         self.position = position
         self.end = end
-        self.good = good
+        self.valid_until = valid_until
+        self.commands = commands
 
     def line(self) -> None:
         self.blanks()
@@ -183,27 +218,27 @@ class _LineScanner:
             self.fail(f"nothing may follow the command, but {self.describe_next()} does")
 
     def command(self, start: int, name: str) -> None:
-        match name:
+        match self.commands.forms.get(name):
             case "WRITE":
-                self.pairs()
+                self.pairs(name)
             case "READ" | "DELETE":
                 self.keys(name)
             case "WAIT":
-                self.milliseconds()
+                self.milliseconds(name)
             case "SHOW" | "BACKUP" | "HELP":
                 pass
             case _:
                 self.position = start
-                self.fail(_unknown(name))
+                self.fail(_describe_unknown(name, self.commands))
 
-    def pairs(self) -> None:
-        self.symbol(b"[", "after WRITE")
-        good = self.items(VALID_PAIRS_PREFIX)
+    def pairs(self, name: str) -> None:
+        self.symbol(b"[", f"after {name}")
+        has_pairs = self.items(VALID_PAIRS_PREFIX)
         self.blanks()
-        if good and self.next_is(b"]"):
+        if has_pairs and self.next_is(b"]"):
             self.position += 1
             return
-        self.symbol(b"(", "or ']' after a pair" if good else "before a key")
+        self.symbol(b"(", "or ']' after a pair" if has_pairs else "before a key")
         self.blanks()
         self.word("key")
         self.symbol(b",", "after a key")
@@ -221,25 +256,25 @@ class _LineScanner:
             self.symbol(b",", "or ']' after a key")
         self.position += 1
 
-    def milliseconds(self) -> None:
+    def milliseconds(self, name: str) -> None:
         self.blanks()
         start = self.position
         digits = len(self.take(_DIGITS))
         if not digits:
-            self.fail(f"WAIT takes a whole number of milliseconds, not {self.describe_next()}")
+            self.fail(f"{name} takes a whole number of milliseconds, not {self.describe_next()}")
         if digits > 10:
             self.position = start
             self.fail(f"milliseconds have at most 10 digits, these have {_count(digits)}")
 
-    def word(self, what: str) -> None:
+    def word(self, role: str) -> None:
         start = self.position
         word = self.take(_WORD)
         if not word:
-            self.fail(f"a {what} is missing: {self.describe_next()} stands in its place")
+            self.fail(f"a {role} is missing: {self.describe_next()} stands in its place")
         if len(word) > WORD_BYTES:
             self.position = start
-            self.fail(f"a {what} is at most {WORD_BYTES} bytes, this one has {_count(len(word))}")
-        if what == "value" and word in RESERVED:
+            self.fail(f"a {role} is at most {WORD_BYTES} bytes, this one has {_count(len(word))}")
+        if role == "value" and word in RESERVED:
             self.position = start
             self.fail(f"{word.decode('ascii')} is reserved and cannot be a value")
 
@@ -250,9 +285,9 @@ class _LineScanner:
         self.position += 1
 
     def items(self, pattern: re.Pattern[bytes]) -> bool:
-        """Pass over all valid items of a list; return whether there are any."""
+        """Move past all valid items of a list; return whether there are any."""
         start = self.position
-        self.position = max(start, self.good)
+        self.position = max(start, self.valid_until)
         self.skip(pattern)
         return self.position > start
 
@@ -260,30 +295,29 @@ class _LineScanner:
         self.skip(_BLANKS)
 
     def take(self, pattern: re.Pattern[bytes]) -> bytes:
-        """Move past one match of `pattern` here, and return it; empty if there is none."""
+        """Move past one match of `pattern` at this position and return it, or no bytes."""
         start = self.position
         if match := pattern.match(self.text, start, self.end):
             self.position = match.end()
         return self.text[start : self.position]
 
-    def skip(self, pattern: re.Pattern[bytes]) -> bool:
-        """Go behind all that `pattern`, a repetition, matches here; return whether it is any.
+    def skip(self, pattern: re.Pattern[bytes]) -> None:
+        """Move past all that `pattern`, a repetition, matches at this position.
 
-        A match holds the interpreter: so it is made of some that each take a moment only. Where
-        a part is longer than `SKIPPED_BYTES`, by its blanks, more is looked at together.
+        A match holds the interpreter's lock, so a long one is made of many short ones. Blanks can
+        make one item longer than `MATCHED_BYTES`; then the limit is doubled.
         """
-        start = self.position
-        most = SKIPPED_BYTES
+        max_bytes = MATCHED_BYTES
         while True:
-            end = min(self.position + most, self.end)
+            end = min(self.position + max_bytes, self.end)
             match = pattern.match(self.text, self.position, end)
             if match is not None and match.end() > self.position:
                 self.position = match.end()
-                most = SKIPPED_BYTES
+                max_bytes = MATCHED_BYTES
             elif end == self.end:
-                return self.position > start
+                return
             else:
-                most *= 2
+                max_bytes *= 2
 
     def next_is(self, symbol: bytes) -> bool:
         return self.text.startswith(symbol, self.position, self.end)
@@ -292,6 +326,7 @@ class _LineScanner:
         return self.position == self.end
 
     def describe_next(self) -> str:
+        """Return a description of the part at this position, as a noun phrase."""
         if self.ended():
             return "the end of the line"
         byte = self.text[self.position]
@@ -305,10 +340,10 @@ class _LineScanner:
         raise _SyntaxError(self.position, reason)
 
 
-def _unknown(name: str) -> str:
-    if name.upper() in COMMANDS:
+def _describe_unknown(name: str, commands: CommandSet) -> str:
+    if name.upper() in commands.forms:
         return f"command names are upper case: {name.upper()}"
-    names = ", ".join(COMMANDS[:-1]) + " and " + COMMANDS[-1]
+    names = ", ".join(commands.listed[:-1]) + " and " + commands.listed[-1]
     return f"'{printable(name, MAX_QUOTED_BYTES)}' is no command; the commands are {names}"
 
 

@@ -1,52 +1,55 @@
 r"""The grammar of the command language, as one compiled pattern.
 
-Laws:
+Invariants:
 
 - A script is a sequence of lines. A line ends with a newline or with the script; one carriage
-  return before that end belongs to it.
-- `LINE` matches every line of every script, one after the other, with no gap: a valid one in a
-  group of its command, a comment or an empty line in no group at all, anything else in the group
-  `INVALID`. So ``match.lastindex`` tells what a line is.
-- Blanks (spaces, tabs) stand between the parts of a command and nowhere in a word, so taking
-  them all out of a valid list changes no word. A word never holds ``)``, so ``)(`` is always a
-  border between two pairs.
-- Every repetition is possessive: matching never goes back, so the time a line takes is linear in
-  its length whatever it holds.
+  return before the end is part of the ending.
+- `LINE` matches every line of every script, one after the other, with no gap. A valid command is in
+  the group of its name, a comment or an empty line is in no group, and every other line is in the
+  group `INVALID`. So ``match.lastindex`` is the kind of a line.
+- Blanks (spaces, tabs) may be between the parts of a command and never in a word, so removing all
+  blanks from a valid list changes no word. A word never has a ``)``, so ``)(`` always separates two
+  pairs.
+- Every repetition must be possessive: matching never backtracks, so the time for a line is linear
+  in the length of the line.
 """
 
 import re
 import sys
 
 WORD_BYTES = 40
-"""A key or a value has at most so many bytes, and at least one."""
+"""Maximum bytes of a key or a value; the minimum is 1."""
 
 MISSING_VALUE = b"KVSERROR"
-"""What READ writes for a key that is not there."""
+"""The output of READ for a missing key."""
 MISSING_KEY = b"KVSMISSING"
-"""What DELETE writes for a key that was not there."""
+"""The output of DELETE for a missing key."""
 RESERVED = (MISSING_VALUE, MISSING_KEY)
-"""No path writes these as values."""
+"""Words that cannot be values."""
 
 COMMANDS = ("WRITE", "READ", "DELETE", "WAIT", "SHOW", "BACKUP", "HELP")
-"""The command names; the groups of `LINE` are numbered in this order, from 1."""
+"""The command names, in the order of the groups of `LINE`, which are numbered from 1."""
 WRITE, READ, DELETE, WAIT, SHOW, BACKUP, HELP = range(1, 8)
 INVALID = 8
 
-# Python before 3.11.5 does not return to the start of a possessive repetition's turn that fails
-# half-way (github.com/python/cpython/issues/106052), and so would accept lines that are not valid.
-# An atomic group matches the same, but needs memory for every turn.
-_INVALID_LINE = sys.version_info < (3, 11, 5)
-_MANY, _SOME = (rb"(?>(?:%b)*)", rb"(?>(?:%b)+)") if _INVALID_LINE else (rb"(?:%b)*+", rb"(?:%b)++")
-"""Repetitions of a group that never go back: any number of turns, and at least one."""
+# Python before 3.11.5 does not return to the start of an iteration of a possessive repetition that
+# fails half-way (github.com/python/cpython/issues/106052), and would accept invalid lines. An
+# atomic group matches the same, but needs memory for every iteration.
+_ZERO_OR_MORE, _ONE_OR_MORE = (
+    (rb"(?>(?:%b)*)", rb"(?>(?:%b)+)")
+    if sys.version_info < (3, 11, 5)
+    else (rb"(?:%b)*+", rb"(?:%b)++")
+)
+"""Repetitions of a group that never backtrack."""
 
 BLANKS = rb"[ \t]*+"
 WORD_DELIMITERS = rb"\0\n\r \t,)\]"
 WORD = rb"[^%b]{1,%d}+" % (WORD_DELIMITERS, WORD_BYTES)
 VALUE = rb"(?!(?:%b)[ \t)])%b" % (b"|".join(RESERVED), WORD)
 _PAIR = rb"\(%b,%b\)" % (BLANKS + WORD + BLANKS, BLANKS + VALUE + BLANKS)
-_PAIRS = rb"\[(%b)%b\]" % (_SOME % (BLANKS + _PAIR), BLANKS)
+_PAIRS = rb"\[(%b)%b\]" % (_ONE_OR_MORE % (BLANKS + _PAIR), BLANKS)
 _KEY = BLANKS + WORD + BLANKS
-_KEYS = rb"\[(%b%b)\]" % (_KEY, _MANY % (b"," + _KEY))
+_KEYS = rb"\[(%b%b)\]" % (_KEY, _ZERO_OR_MORE % (b"," + _KEY))
 _COMMAND = rb"|".join(
     (
         rb"WRITE" + BLANKS + _PAIRS,
@@ -65,27 +68,27 @@ LINE = re.compile(
     rb"(?!\Z)(?:%b(?:%b)%b\r?(?:\n|\Z)|([^\n]*+)(?:\n|\Z))" % (BLANKS, _COMMAND, BLANKS)
 )
 
-VALID_PAIRS_PREFIX = re.compile(_MANY % (BLANKS + _PAIR))
-"""As many good pairs as there are: what comes next is the list's end, or its fault."""
-VALID_KEYS_PREFIX = re.compile(_MANY % (_KEY + b","))
-"""As many good keys, each with the comma behind it, as there are."""
+VALID_PAIRS_PREFIX = re.compile(_ZERO_OR_MORE % (BLANKS + _PAIR))
+"""All valid pairs at the start of a list: the end of the list or an error follows."""
+VALID_KEYS_PREFIX = re.compile(_ZERO_OR_MORE % (_KEY + b","))
+"""All valid keys at the start of a list that a comma follows."""
 
 
 def split_keys(body: bytes) -> list[bytes]:
-    """Return the keys in the group of a valid READ or DELETE, in the order they stand there."""
+    """Return the keys in the group of a valid READ or DELETE, in the order of the line."""
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body.split(b",")
 
 
 def split_pairs(body: bytes) -> list[bytes]:
-    """Return the words in the group of a valid WRITE: key, value, key, value, in order."""
+    """Return the words in the group of a valid WRITE: key, value, key, value, ..."""
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body[1:-1].replace(b")(", b",").split(b",")
 
 
 def count_commands(script: bytes) -> int:
-    """Return how many valid commands `script` holds; comments and empty lines are none."""
+    """Return the number of valid commands in `script`, without comments and empty lines."""
     kinds = (match.lastindex for match in LINE.finditer(script))
     return sum(kind is not None and kind != INVALID for kind in kinds)
