@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvs.language import diagnostics
 from kvs.errors import InvalidWordError
+from kvs.language import diagnostics
 from kvs.language.diagnostics import (
     LANGUAGE,
     MAX_COUNTED_BYTES,

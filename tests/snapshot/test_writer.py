@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kvs.engine.python import Table, ordered
 from kvs.errors import SnapshotError
 from kvs.language import output_format
 from kvs.posix.files import open_directory
 from kvs.snapshot.writer import SnapshotWriter
-from kvs.table import Table, ordered
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 

@@ -1,6 +1,6 @@
-"""The engine: what carries out commands on the table, behind one boundary.
+"""The engine: executes commands on the table.
 
-`boundary` says what every engine does; `python` is the reference, `_compiled` does the same in C++,
-where it could be built; `choice` takes one of them. The store alone knows that there is an engine,
-and nobody knows which.
+`interface` defines what every engine does; `python` is the reference; `_compiled` is the engine in
+C++, where it could be built; `selection` selects one of them. Only the store creates engines, and no
+code depends on which one is selected.
 """

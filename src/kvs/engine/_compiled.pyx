@@ -1,11 +1,13 @@
 # cython: language_level=3, binding=True
 # distutils: language=c++
-"""The compiled engine: a door of Cython to the rooms of C++ in `native`.
+"""The compiled engine: Python objects in front of the C++ in `native`.
 
-Here Python's objects are turned into bytes and back, with the interpreter's lock; commands are
-carried out there, without it. Law: nobody waits for the engine's lock while holding the
-interpreter's. `with_locked_view` calls Python while it holds the engine's, and only it does; what runs
-there in the same thread, a finalizer for instance, may call the engine (`native/owned.hpp`).
+This module converts Python objects to bytes and back, with the interpreter's lock held. The C++
+executes commands without it.
+
+Locking: a thread must never wait for the engine's lock while it holds the interpreter's lock. Only
+`with_locked_view` runs Python while it holds the engine's lock; code that runs in the same thread
+then, a finalizer for example, may call the engine (`native/owned.hpp`).
 """
 
 import os
@@ -161,18 +163,18 @@ cdef size_t _MAX_BUDGET = <size_t>1 << 62
 cdef Py_ssize_t _WORD_BYTES = 40
 
 cdef size_t _LONG_BYTES = <size_t>1 << 18
-"""Bytes that take so long to copy or to free that it is done without the interpreter's lock."""
+"""Bytes above which memory is copied and freed without the interpreter's lock."""
 
 
 def siphash(key, bytes text not None):
-    """Return the hash of `text` under a key of two numbers of 64 bits."""
+    """Return the SipHash-1-3 of `text` under a key of two 64-bit numbers."""
     cdef HashKey hash_key
     hash_key.first, hash_key.second = key
     return siphash13(hash_key, text, len(text))
 
 
 cdef class CompiledEngine:
-    """A table, its lock and commands, in C++. Thread-safe; see `kvs.engine.interface`."""
+    """The engine in C++. Thread-safe; see `kvs.engine.interface`."""
 
     cdef unique_ptr[Engine] _engine
     cdef pid_t _process
@@ -184,7 +186,7 @@ cdef class CompiledEngine:
         self._process = getpid()
 
     def __dealloc__(self):
-        # In a forked child: what another thread of the parent was changing at the fork stays there.
+        # In a forked child, leak a table that another thread of the parent was changing at the fork.
         if getpid() != self._process and not self._engine.get().try_lock_quiescent():
             self._engine.release()
 
@@ -194,7 +196,7 @@ cdef class CompiledEngine:
         return self._engine.get().change_queue().has_ready()
 
     def execute(self, bytes script not None, size_t start, budget, mark=None):
-        """Carry out the commands of `script` from byte `start` on."""
+        """Execute the commands of `script` from byte `start` on."""
         cdef Engine* engine = self._engine.get()
         cdef unique_ptr[Call] call
         call.reset(new Call(script, len(script), start, min(budget, _MAX_BUDGET)))
@@ -219,32 +221,34 @@ cdef class CompiledEngine:
         return Checked(_diagnostics(script, script_check.invalid), script_check.commands)
 
     def get(self, keys):
-        """Return the values of `keys`, None where one is missing."""
+        """Return the value of each key, None for a missing one."""
         cdef Engine* engine = self._engine.get()
-        cdef vector[Key] wanted
+        cdef vector[Key] hashed
         cdef vector[Value] values
         cdef bytes key
-        held = tuple(keys)  # their bytes stay where they are
-        wanted.reserve(len(held))
-        for key in held:
-            wanted.push_back(engine.make_key(string_view(key, len(key))))
+        owned = tuple(keys)  # keeps the bytes alive, to which `hashed` refers
+        hashed.reserve(len(owned))
+        for key in owned:
+            hashed.push_back(engine.make_key(string_view(key, len(key))))
         with nogil:
-            engine.get(wanted, values)
+            engine.get(hashed, values)
         return [value.bytes[: value.size] if value.size else None for value in values]
 
     def items(self):
         """Return all pairs in ascending order of the keys."""
         cdef Engine* engine = self._engine.get()
         cdef unique_ptr[TableCopy] copy
-        cdef unique_ptr[SortedDump] listing
+        cdef unique_ptr[SortedDump] dump
         with nogil:
             copy.reset(new TableCopy(engine.estimate_copy_bytes()))
             engine.copy(copy.get()[0])
-            listing.reset(new SortedDump(copy.get().spans(), copy.get().count()))
+            dump.reset(new SortedDump(copy.get().spans(), copy.get().count()))
         cdef size_t number
+        cdef Word key, value
         pairs = []
-        for number in range(listing.get().size()):
-            pairs.append((_word_bytes(listing.get().key(number)), _word_bytes(listing.get().value(number))))
+        for number in range(dump.get().size()):
+            key, value = dump.get().key(number), dump.get().value(number)
+            pairs.append((_word_bytes(key), _word_bytes(value)))
         return pairs
 
     def __len__(self):
@@ -262,7 +266,7 @@ cdef class CompiledEngine:
         return self._engine.get().revision()
 
     def replace(self, dict pairs not None):
-        """Let `pairs` be everything, as one change; return its revision."""
+        """Replace all pairs by `pairs`, as one change; return its revision."""
         cdef Engine* engine = self._engine.get()
         cdef vector[Key] keys
         cdef vector[Word] values
@@ -272,7 +276,7 @@ cdef class CompiledEngine:
         values.reserve(len(pairs))
         for key, value in pairs.items():
             if not (0 < len(key) <= _WORD_BYTES and 0 < len(value) <= _WORD_BYTES):
-                raise ValueError(f"a word has 1 to {_WORD_BYTES} bytes")
+                raise ValueError(f"a word must have 1 to {_WORD_BYTES} bytes")
             keys.push_back(engine.make_key(string_view(key, len(key))))
             values.push_back(<Word>engine.make_key(string_view(value, len(value))))
         with nogil:
@@ -280,37 +284,40 @@ cdef class CompiledEngine:
         return revision
 
     def start_recording(self, uint64_t revision):
-        """From now on, record changes as lines, and count on from `revision`."""
+        """Record changes as lines from now on; the next revision is `revision` + 1."""
         with nogil:
             self._engine.get().start_recording(revision)
 
     def watch(self, bytes key not None, uint64_t marker=0):
-        """Report changes of `key` from now on, behind a marker; return whether it exists."""
+        """Report changes of `key` from now on, behind a marker; return whether the key exists."""
         cdef string watched = key
-        cdef unique_ptr[ChangeBatch] effect
-        cdef cbool there
+        cdef unique_ptr[ChangeBatch] marker_batch
+        cdef cbool exists
         if marker:
-            effect.reset(new ChangeBatch())
-            effect.get().marker = marker
+            marker_batch.reset(new ChangeBatch())
+            marker_batch.get().marker = marker
         with nogil:
-            there = self._engine.get().watch(watched, move(effect))
-        return there
+            exists = self._engine.get().watch(watched, move(marker_batch))
+        return exists
 
     def unwatch(self, bytes key not None):
-        """End a `watch`."""
+        """End one `watch` of `key`."""
         cdef string watched = key
         with nogil:
             self._engine.get().unwatch(watched)
 
     def settle(self):
-        """Block until the effects of all changes so far can be moved."""
+        """Block until the change batches of all changes so far can be moved."""
         with nogil:
             self._engine.get().settle()
 
-    def move_batches(self, list batches not None):
-        """Append the effects that can be moved, in order, in one call into C."""
-        # A CompiledBatch refers to no object, so that creating it never collects garbage.
-        cdef CompiledBatch each
+    def move_batches(self, list into not None):
+        """Append the change batches that are ready, in order, in one call into C.
+
+        Adjacent batches of one call become one.
+        """
+        # A CompiledBatch refers to no Python object, so creating one never starts the collector.
+        cdef CompiledBatch batch
         cdef ChangeBatch* last
         cdef unique_ptr[ChangeBatch] rest
         cdef unique_ptr[ChangeBatch] taken = self._engine.get().change_queue().take_ready()
@@ -319,18 +326,18 @@ cdef class CompiledEngine:
             while last.next.get() is not NULL and last.next.get().is_mergeable_with(last[0]):
                 last = last.next.get()
             try:
-                each = CompiledBatch.__new__(CompiledBatch)
-                batches.append(each)
+                batch = CompiledBatch.__new__(CompiledBatch)
+                into.append(batch)
             except MemoryError:
                 self._engine.get().change_queue().put_back(move(taken))
                 raise
             rest = move(last.next)
-            each._first = move(taken)
-            each._last = last
+            batch._first = move(taken)
+            batch._last = last
             taken = move(rest)
 
     def with_locked_view(self, call):
-        """Call `call` between two commands."""
+        """Call `call` with a view of the table that no other thread can change meanwhile."""
         cdef Engine* engine = self._engine.get()
         if not engine.try_lock_quiescent():
             with nogil:
@@ -346,7 +353,7 @@ cdef class CompiledEngine:
 
 
 cdef class CompiledBatch:
-    """Effects of one call, as `kvs.engine.interface.ChangeBatch`; converted when they are looked at."""
+    """Adjacent batches of one call, as one `ChangeBatch`; each property converts on access."""
 
     cdef unique_ptr[ChangeBatch] _first
     cdef ChangeBatch* _last
@@ -356,69 +363,69 @@ cdef class CompiledBatch:
 
     @property
     def changes(self):
-        """Those of watched keys, in order."""
-        cdef ChangeBatch* each = self._first.get()
+        """The changes of watched keys, in order."""
+        cdef ChangeBatch* batch = self._first.get()
         changes = []
-        while each is not NULL:
-            _append_changes(each, changes)
-            each = each.next.get()
+        while batch is not NULL:
+            _append_changes(batch, changes)
+            batch = batch.next.get()
         return changes
 
     @property
     def lines(self):
-        """The commands that changed something, if they are recorded."""
-        cdef ChangeBatch* each = self._first.get()
-        if each.next.get() is NULL:
-            return _buffer_bytes(each.lines, 0)
+        """The commands that changed something; empty if not recorded."""
+        cdef ChangeBatch* batch = self._first.get()
+        if batch.next.get() is NULL:
+            return _buffer_bytes(batch.lines, 0)
         texts = []
-        while each is not NULL:
-            texts.append(_buffer_bytes(each.lines, 0))
-            each = each.next.get()
+        while batch is not NULL:
+            texts.append(_buffer_bytes(batch.lines, 0))
+            batch = batch.next.get()
         return b"".join(texts)
 
     @property
     def change_count(self):
-        """How many lines these are."""
-        cdef ChangeBatch* each = self._first.get()
+        """Number of lines in `lines`."""
+        cdef ChangeBatch* batch = self._first.get()
         count = 0
-        while each is not NULL:
-            count += each.count
-            each = each.next.get()
+        while batch is not NULL:
+            count += batch.count
+            batch = batch.next.get()
         return count
 
     @property
     def revision(self):
-        """The revision after the last of them."""
+        """The revision after the last of the lines."""
         return self._last.revision
 
     @property
     def job(self):
-        """Of a marked call: the job of its mark."""
+        """Number of the job of a marked call; else None."""
         return self._last.job if self._last.marked else None
 
     @property
     def offset(self):
-        """Of a marked call: how far it came."""
+        """Offset in the job up to which a marked call is executed."""
         return self._last.offset
 
     @property
     def output(self):
-        """Of a marked call: what it has written since its effects before."""
-        cdef ChangeBatch* each = self._first.get()
+        """Output of a marked call since its last batch."""
+        cdef ChangeBatch* batch = self._first.get()
         texts = []
-        while each is not NULL:
-            texts.append(_buffer_bytes(each.output, 0))
-            each = each.next.get()
+        while batch is not NULL:
+            texts.append(_buffer_bytes(batch.output, 0))
+            batch = batch.next.get()
         return b"".join(texts)
 
     @property
     def marker(self):
-        """The marker of a watch that begins here, or 0."""
+        """The marker of the watch that begins here, or 0."""
         return self._first.get().marker
 
 
 cdef class CompiledView:
-    """Everything as it is while the engine's lock is held, or in a child that was forked then."""
+    """The table while the engine's lock is held, or in a child process forked meanwhile."""
 
     cdef const Table* _table
     cdef readonly uint64_t revision
@@ -427,15 +434,15 @@ cdef class CompiledView:
         return self._require_open().size()
 
     def listing(self):
-        """Yield the lines of SHOW, in order of the keys, many a block."""
+        """Yield the lines of SHOW, in order of the keys, in blocks of many lines."""
         return _ListingIterator(self)
 
     def writes(self):
-        """Yield lines of WRITE that between them set every pair, in any order, many a block."""
+        """Yield lines of WRITE that together set every pair, in any order, in blocks."""
         return _WritesIterator(self)
 
     def end(self):
-        """Let nobody use it any more."""
+        """Make every later use raise ValueError."""
         self._table = NULL
 
     cdef const Table* _require_open(self) except NULL:
@@ -497,19 +504,19 @@ cdef class _WritesIterator:
 
 cdef _execute_result(bytes script, Call* call, bint marked):
     reason = StopReason.END if call.offset == call.size else StopReason.BUDGET
-    waiting = b""
+    wait_output = b""
     if call.stop == Kind.WAIT:
         reason = StopReason.WAIT
-        waiting = output_format.WAITING
+        wait_output = output_format.WAITING
     elif call.stop == Kind.BACKUP:
         reason = StopReason.BACKUP
     uncheckpointed = None
     if marked and call.stop != Kind.IDLE:
-        uncheckpointed = _buffer_bytes(call.output, call.published_output_bytes) + waiting
+        uncheckpointed = _buffer_bytes(call.output, call.published_output_bytes) + wait_output
     return ExecuteResult(
         reason,
         call.offset,
-        _drained_bytes(call.output) + waiting,
+        _drained_bytes(call.output) + wait_output,
         _diagnostics(script, call.invalid),
         call.commands,
         call.lines,
@@ -519,21 +526,21 @@ cdef _execute_result(bytes script, Call* call, bint marked):
     )
 
 
-cdef _append_changes(ChangeBatch* effect, list changes):
+cdef _append_changes(ChangeBatch* batch, list changes):
     cdef size_t number
     cdef Change* change
-    for number in range(effect.changes.size()):
-        change = &effect.changes[number]
+    for number in range(batch.changes.size()):
+        change = &batch.changes[number]
         changes.append((<bytes>change.key, None if change.removed else <bytes>change.value))
 
 
 cdef list _diagnostics(bytes script, vector[Invalid]& invalid):
-    found = [diagnose_line(script, invalid_line.offset, invalid_line.valid_until) for invalid_line in invalid]
-    return [fault for fault in found if fault is not None]
+    diagnostics = [diagnose_line(script, line.offset, line.valid_until) for line in invalid]
+    return [diagnostic for diagnostic in diagnostics if diagnostic is not None]
 
 
 cdef bytes _drained_bytes(Buffer& buffer):
-    """Return all of `buffer`, which is empty then; see `Buffer::move_to`."""
+    """Return the bytes of `buffer` and clear it; see `Buffer::drain_to`."""
     cdef bytes text = PyBytes_FromStringAndSize(NULL, buffer.size())
     cdef char* at = text
     if buffer.size() <= _LONG_BYTES:
@@ -545,6 +552,7 @@ cdef bytes _drained_bytes(Buffer& buffer):
 
 
 cdef bytes _buffer_bytes(Buffer& buffer, size_t start):
+    """Return the bytes of `buffer` from `start` on."""
     cdef size_t size = buffer.size() - start
     if not size:
         return b""

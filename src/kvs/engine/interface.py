@@ -1,14 +1,14 @@
-"""What an engine does, whichever it is: commands in, a pause and effects out.
+"""The interface of an engine: scripts in; results and change batches out.
 
-Laws, for every engine:
+Invariants of every engine:
 
-- Every method is thread-safe, and each command takes effect at one instant for everyone.
-- Each command that changes something takes the next revision, a number that only grows.
-- What others are to learn of changes, `ChangeBatch`, comes out in that one order, none of them
-  twice: whichever thread calls `move_batches`, those moved before precede those moved later.
-- Of a marked call the effects also tell how far it came. A command's change, and what the call had
-  written by then, come out together: none is ever told without the other.
-- No engine reads or writes a file, or calls anybody while its table is locked, but
+- Every method is thread-safe, and each command takes effect at one instant for all threads.
+- Each command that changes something gets the next revision, a number that never decreases.
+- Change batches must come out once each, in the order of revisions: a batch that any thread moves
+  by `move_batches` precedes every batch that is moved later.
+- The change batches of a marked call are checkpoints of a job: a change and the output up to it
+  must come out in one batch, so that a job resumed from the batch neither loses nor repeats either.
+- An engine never does I/O, and never calls other code while its table is locked, except in
   `with_locked_view`.
 """
 
@@ -20,53 +20,53 @@ from typing import NamedTuple, Protocol
 from kvs.language.diagnostics import Checked, Diagnostic
 
 DEFAULT_BUDGET_BYTES = 65536
-"""Bytes of input or of output after which `Engine.execute` comes back to its caller."""
+"""Bytes of input or of output after which `Engine.execute` returns."""
 
 
 class StopReason(Enum):
-    """Why `Engine.execute` came back."""
+    """Why `Engine.execute` returned."""
 
     END = auto()
-    """The script is at its end."""
+    """The whole script was executed."""
     BUDGET = auto()
-    """The last command went past the budget; there is more script."""
+    """The last command exceeded the budget; the script has more lines."""
     WAIT = auto()
-    """The caller is to pause before it goes on."""
+    """The caller must pause before it continues."""
     BACKUP = auto()
-    """The caller is to write a snapshot before it goes on."""
+    """The caller must write a backup before it continues."""
 
 
 class JobCursor(NamedTuple):
-    """Who calls, so that the effects can tell how far he came."""
+    """The position of a call in a job. A call that has one is a marked call."""
 
     job: int
-    """The caller's number."""
+    """Number of the job."""
     base_offset: int
-    """Where the script begins in what he carries out, in bytes."""
+    """Offset of the script in the job, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecuteResult:
-    """Where `Engine.execute` stopped, and what came of the commands up to there."""
+    """The result of the commands that one `Engine.execute` executed."""
 
     reason: StopReason
     offset: int
-    """Where to go on, in bytes from the start of the script."""
+    """Offset in the script at which to continue, in bytes."""
     output: bytes
-    """What the commands wrote."""
+    """Output of the commands."""
     diagnostics: list[Diagnostic]
-    """The invalid lines met, in order."""
+    """One for each invalid line, in order."""
     commands: int
-    """How many commands were carried out; comments and empty lines are none."""
+    """Number of executed commands, without comments and empty lines."""
     lines: int
-    """How many lines it went through, of whatever kind."""
+    """Number of lines of every kind."""
     revision: int
-    """The revision that the output depends on: the store's, after the last command."""
+    """The revision on which the output depends: that of the table after the last command."""
     wait_ms: int = 0
-    """How long to pause, with `Reason.WAIT`."""
+    """Milliseconds to pause, with `StopReason.WAIT`."""
     uncheckpointed_output: bytes | None = None
-    """Of a marked call: the end of the output that its effects do not tell, which belongs to the
-    SHOW, WAIT or BACKUP that it came to at last; None if they tell all."""
+    """End of the output of a marked call that is in none of its change batches: the output of the
+    SHOW, WAIT or BACKUP at which the call stopped. None if the batches have the whole output."""
 
 
 KeyChange = tuple[bytes, bytes | None]
@@ -74,43 +74,43 @@ KeyChange = tuple[bytes, bytes | None]
 
 
 class ChangeBatch(Protocol):
-    """What some commands, one right after the other, have changed. Compared by identity, in C."""
+    """What consecutive commands changed. Compared by identity, in C."""
 
     @property
     def changes(self) -> Sequence[KeyChange]:
-        """Those of watched keys, in order."""
+        """The changes of watched keys, in order."""
 
     @property
     def lines(self) -> bytes:
-        """The commands that changed something, as lines of the language, if they are recorded."""
+        """The commands that changed something, as lines of the language; empty if not recorded."""
 
     @property
     def change_count(self) -> int:
-        """How many lines these are: as many revisions."""
+        """Number of lines in `lines`, which is the number of revisions."""
 
     @property
     def revision(self) -> int:
-        """The revision after the last of them."""
+        """The revision after the last of the lines."""
 
     @property
     def job(self) -> int | None:
-        """Of a marked call, while lines are recorded: the job of its mark."""
+        """Number of the job of a marked call, if lines are recorded; else None."""
 
     @property
     def offset(self) -> int:
-        """How far that call had come, from the base of its mark: to a last SHOW, WAIT or BACKUP."""
+        """Offset in the job up to which it is executed, without a final SHOW, WAIT or BACKUP."""
 
     @property
     def output(self) -> bytes:
-        """What it had written since its effects before."""
+        """Output of the marked call since its last batch."""
 
     @property
     def marker(self) -> int:
-        """Of a watch that begins here; 0 for effects of commands."""
+        """The marker of the watch that begins here; 0 in a batch of commands."""
 
 
 class TableView(Protocol):
-    """Everything as it was between two commands. Good only during the call that it is given to."""
+    """A consistent view of the table, valid only during the call that receives it."""
 
     @property
     def revision(self) -> int:
@@ -120,10 +120,10 @@ class TableView(Protocol):
         """Return the number of pairs."""
 
     def listing(self) -> Iterator[bytes]:
-        """Yield the lines of SHOW, in order of the keys, many a block."""
+        """Yield the lines of SHOW, in order of the keys, in blocks of many lines."""
 
     def writes(self) -> Iterator[bytes]:
-        """Yield lines of WRITE that between them set every pair, in any order, many a block."""
+        """Yield lines of WRITE that together set every pair, in any order, in blocks."""
 
 
 class Engine(Protocol):
@@ -131,15 +131,15 @@ class Engine(Protocol):
 
     @property
     def has_batches(self) -> bool:
-        """Whether there are effects to be taken."""
+        """Whether there are change batches to move."""
 
     def execute(
         self, script: bytes, start: int, budget: int, mark: JobCursor | None = None
     ) -> ExecuteResult:
-        """Carry out commands, as `Store.execute` says; the arguments are in range.
+        """Execute commands as `Store.execute` describes; the arguments must be in range.
 
-        A call with a mark also comes back after a SHOW. Once lines are recorded, it has effects
-        whenever it came further, whether or not anything changed.
+        A call with a mark also returns after a SHOW. While lines are recorded, it has a change
+        batch whenever it has executed a line, even if nothing changed.
         """
 
     @staticmethod
@@ -147,7 +147,7 @@ class Engine(Protocol):
         """Validate every line of `script`, as `diagnostics.check` does; execute nothing."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of `keys`, None where one is missing."""
+        """Return the value of each key, None for a missing one."""
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return all pairs in ascending order of the keys."""
@@ -163,41 +163,42 @@ class Engine(Protocol):
         """The revision of the last change."""
 
     def replace(self, pairs: dict[bytes, bytes]) -> int:
-        """Let `pairs`, which become the engine's own, be everything; return the revision.
+        """Replace all pairs by `pairs`, as one change; return its revision.
 
-        It is one change, also if it changes nothing. It is not recorded as a line.
+        The engine takes over the dict. The change gets a revision even if nothing differs, and is
+        not recorded as a line.
         """
 
     def start_recording(self, revision: int) -> None:
-        """From now on, record changes as lines, and count on from `revision`.
+        """Record changes as lines from now on; the next revision is `revision` + 1.
 
         To be called before the engine is shared between threads.
         """
 
     def watch(self, key: bytes, marker: int = 0) -> bool:
-        """Report changes of `key` from now on; return whether it exists.
+        """Report changes of `key` from now on; return whether the key exists.
 
-        Effects with `marker`, if it is not 0, stand before the first of these changes. Each watch
-        of a key is ended by an `unwatch` of its own.
+        A batch with `marker`, if it is not 0, precedes the first of these changes. Each watch of a
+        key needs an `unwatch` of its own.
         """
 
     def unwatch(self, key: bytes) -> None:
-        """End a `watch`."""
+        """End one `watch` of `key`."""
 
     def settle(self) -> None:
-        """Block until the effects of all changes so far can be moved."""
+        """Block until the change batches of all changes so far can be moved."""
 
     def move_batches(self, into: list[ChangeBatch]) -> None:
-        """Append the effects that can be moved to a list, in order, in one call into C.
+        """Append the change batches that are ready to a list, in order, in one call into C.
 
-        Those of a command that another thread is just executing, and those behind, may be missing.
+        A batch of a call that another thread is executing, and every later one, may not be ready.
         """
 
     def with_locked_view(self, call: Callable[[TableView], None]) -> None:
-        """Call `call` between two commands, none of which another thread can begin meanwhile.
+        """Call `call` with a view of the table that no other thread can change meanwhile.
 
-        It may move the effects, which are then all up to this instant. Only a thread that no
-        signal handler interrupts may call this (`kvs.concurrency.waiters.call_uninterrupted`):
-        other threads wait for it. What `call` calls in this very thread, finalizers included, may
-        call the engine.
+        `call` may move the change batches, and gets all up to the revision of the view. Other
+        threads wait for `call`, so only a thread that no signal handler interrupts may call this
+        (`kvs.concurrency.waiters.call_uninterrupted`). Code that runs in the same thread
+        meanwhile, finalizers included, may call the engine.
         """

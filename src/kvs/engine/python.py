@@ -1,9 +1,9 @@
-"""The reference engine, in Python: complete, and what any other is held against.
+"""The reference engine, in Python: complete, and the model for every other engine.
 
-State: the table, the revision and what is watched. No lock guards it, so that a signal handler or a
-finalizer may call the engine at any point: a line is computed first, and then takes effect in one
-call into C, if what it was computed from has not changed meanwhile (`kvs.concurrency.atomic`). Else
-it is computed again. Only `with_locked_view` makes other threads wait.
+Locking: no lock guards the table, the revision and the watched keys, so that a signal handler or a
+finalizer may call the engine at any point. A line is computed first, and then takes effect in one
+call into C, unless its inputs have changed meanwhile (`kvs.concurrency.atomic`); then it is
+computed again. Only `with_locked_view` makes other threads wait.
 """
 
 import re
@@ -11,62 +11,44 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain, count, groupby, islice, repeat
-from operator import attrgetter, delitem, ior, setitem
+from itertools import chain, count, islice, repeat
+from operator import delitem, ior, itemgetter, setitem
 from threading import RLock, get_ident
 from typing import Any
 
 from kvs.concurrency.atomic import Step, atomically, exhaust
 from kvs.concurrency.waiters import call_uninterrupted
-from kvs.engine.interface import (
-    ChangeBatch,
-    ExecuteResult,
-    JobCursor,
-    KeyChange,
-    StopReason,
-    TableView,
-)
+from kvs.engine.interface import ChangeBatch, ExecuteResult, JobCursor, KeyChange, TableView
+from kvs.engine.python_call import PythonBatch, PythonCall, merge_batches
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import Checked, check, diagnose_line
-from kvs.table import Table, ordered
+from kvs.language.diagnostics import Checked, check
 
 MAX_TRIES = 8
 """Times that a line is computed again because of other threads' changes, before they must wait."""
 
-_STOPS = (grammar.WAIT, grammar.BACKUP)
-_STOPS_OF_MARKED = (*_STOPS, grammar.SHOW)
+
+class Table(dict[bytes, bytes]):
+    """The pairs. Only `kvs.concurrency.atomic.atomically` changes a table.
+
+    A dict hashes with SipHash under a secret key of the process (PEP 456), so hostile keys cannot
+    make it slow. The class overrides nothing, so that its methods stay as fast as those of dict;
+    `copy` is the fastest way to a consistent copy.
+    """
+
+    __slots__ = ()
 
 
-class _Batch:
-    """What one line, or some lines of one call, have changed; see `Effects`."""
+def ordered(pairs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the pairs in ascending order of the bytes of their keys.
 
-    __slots__ = (
-        "change_count",
-        "changes",
-        "job",
-        "lines",
-        "marker",
-        "offset",
-        "output",
-        "revision",
-        "show_epoch",
-    )
-
-    def __init__(self, show_epoch: object, revision: int) -> None:
-        self.show_epoch = show_epoch
-        """The part of a call, between two SHOWs, that they belong to."""
-        self.changes: list[KeyChange] = []
-        self.lines = b""
-        self.change_count = 0
-        self.revision = revision
-        self.job: int | None = None
-        self.offset = 0
-        self.output = b""
-        self.marker = 0
+    `pairs` must not change meanwhile, so it should be a copy.
+    """
+    # By key alone: comparing tuples takes more than twice as long.
+    return sorted(pairs.items(), key=itemgetter(0))
 
 
 class PythonEngine:
-    """A dict, and the grammar's pattern. Thread-safe; see `kvs.engine.interface`."""
+    """A dict, and the pattern of the grammar. Thread-safe; see `kvs.engine.interface`."""
 
     name = "python"
 
@@ -74,28 +56,29 @@ class PythonEngine:
         self._table = Table()
         self._revision = [0]
         """The number of changes of the table."""
-        self._advance = _counting(self._revision)
+        self._advance = _counter_step(self._revision)
         self._setup = [0]
-        """The number of changes of what is watched, and of which table it is."""
+        """The number of changes of the watched keys, and of replacements of the table."""
         self._watched: dict[bytes, int] = {}
+        """The number of watches of each watched key."""
         self._recording = False
-        self._batches: deque[_Batch] = deque()
-        self._locked_view = RLock()
-        self._holder = [0]
-        """The thread within `with_locked_view`, the only one that may change the table; or 0."""
-        self._no_locked_view = partial(self._holder.index, 0)
-        """Refuses within an instant."""
+        self._batches: deque[PythonBatch] = deque()
+        self._view_lock = RLock()
+        self._view_holder = [0]
+        """ID of the thread in `with_locked_view`, the only one that may change the table; or 0."""
+        self._refuse_during_view = partial(self._view_holder.index, 0)
+        """A step that refuses while any thread is in `with_locked_view`."""
 
     @property
     def has_batches(self) -> bool:
-        """Whether there are effects to be moved."""
+        """Whether there are change batches to move."""
         return bool(self._batches)
 
     def execute(
         self, script: bytes, start: int, budget: int, mark: JobCursor | None = None
     ) -> ExecuteResult:
-        """Carry out the commands of `script` from byte `start` on."""
-        call = _Call(script, start, budget, self.revision, mark)
+        """Execute the commands of `script` from byte `start` on."""
+        call = PythonCall(script, start, budget, self.revision, mark)
         while not call.is_finished():
             self._execute_lines(call)
             if call.stopped_at == grammar.SHOW:
@@ -108,21 +91,21 @@ class PythonEngine:
         """Validate every line of `script`; execute nothing."""
         return check(script)
 
-    def _execute_lines(self, call: "_Call") -> None:
-        """Carry out lines until `call` is over or comes to a SHOW."""
+    def _execute_lines(self, call: PythonCall) -> None:
+        """Execute lines until the call is finished or reaches a SHOW."""
         show_epoch = object()
         call.stopped_at = None
         if not self._recording:
-            unchanged = partial(self._setup.index, self._setup[0])
-            note = partial(call.values_read.extend, self._revision)
-            call.uncheckpointed = (unchanged, note)
+            refuse_if_setup_changed = partial(self._setup.index, self._setup[0])
+            read_revision = partial(call.revisions_read.extend, self._revision)
+            call.fast_path_steps = (refuse_if_setup_changed, read_revision)
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
                 self._execute_line(call, match, show_epoch)
                 call.offset = match.end()
                 if call.stopped_at is not None:
                     break
-                call.reached = call.offset
+                call.checkpoint_offset = call.offset
                 if call.output_budget < 0:
                     break
         finally:
@@ -130,8 +113,8 @@ class PythonEngine:
                 self._append_checkpoint(call, show_epoch)
                 call.published_pieces = len(call.output)
 
-    def _execute_line(self, call: "_Call", match: re.Match[bytes], show_epoch: object) -> None:
-        """Carry out one line, or note its kind if that is for others to do."""
+    def _execute_line(self, call: PythonCall, match: re.Match[bytes], show_epoch: object) -> None:
+        """Execute one line, or store its kind if the caller has to execute it."""
         kind = match.lastindex
         if kind == grammar.WRITE:
             self._write(call, match, show_epoch)
@@ -151,40 +134,42 @@ class PythonEngine:
             call.wait_ms = milliseconds
             call.stopped_at = kind
 
-    def _read(self, call: "_Call", match: re.Match[bytes]) -> None:
+    def _read(self, call: PythonCall, match: re.Match[bytes]) -> None:
         keys = grammar.split_keys(match[grammar.READ])
         keys.sort()
         table = None
         while table is not self._table:
             table = self._table
-            # In one call into C. `chain` makes its iterator of the revision before it reads it.
-            found = map(table.get, keys, repeat(grammar.MISSING_VALUE))
-            seen: list[Any] = list(chain(self._revision, found))
-        call.revision = seen[0]
-        call.write(output_format.format_pairs(zip(keys, islice(seen, 1, None), strict=True)))
+            # The revision and the values, in one call into C. `chain` creates its iterator of the
+            # revision before it reads the revision.
+            lookups = map(table.get, keys, repeat(grammar.MISSING_VALUE))
+            revision_and_values: list[Any] = list(chain(self._revision, lookups))
+        call.revision = revision_and_values[0]
+        values = islice(revision_and_values, 1, None)
+        call.write(output_format.format_pairs(zip(keys, values, strict=True)))
 
-    def _copy(self, call: "_Call") -> Table:
-        """Return the table as it is at one instant, for a SHOW."""
+    def _copy(self, call: PythonCall) -> Table:
+        """Return a consistent copy of the table, for a SHOW."""
         table = None
         while table is not self._table:
             table = self._table
             copy = Table()
-            note = partial(call.values_read.extend, self._revision)
-            atomically(note, partial(ior, copy, table))
-            call.revision = call.values_read.pop()
+            read_revision = partial(call.revisions_read.extend, self._revision)
+            atomically(read_revision, partial(ior, copy, table))
+            call.revision = call.revisions_read.pop()
         return copy
 
-    def _write(self, call: "_Call", match: re.Match[bytes], show_epoch: object) -> None:
+    def _write(self, call: PythonCall, match: re.Match[bytes], show_epoch: object) -> None:
         words = grammar.split_pairs(match[grammar.WRITE])
-        # From a dict the table makes all its room before it takes the first pair: a command for
-        # which there is not enough memory changes nothing.
+        # Updated from a dict, the table allocates all memory before it stores the first pair. So a
+        # command with too little memory changes nothing.
         written = dict(zip(words[::2], words[1::2], strict=True))
-        if call.uncheckpointed and self._watched.keys().isdisjoint(written):
+        if call.fast_path_steps and self._watched.keys().isdisjoint(written):
             change = partial(ior, self._table, written)
-            if self._commit(*call.uncheckpointed, change, self._advance):
-                call.revision = call.values_read.pop() + 1
+            if self._commit(*call.fast_path_steps, change, self._advance):
+                call.revision = call.revisions_read.pop() + 1
                 return
-            call.uncheckpointed = ()
+            call.fast_path_steps = ()
         self._apply(partial(self._attempt_write, written), call, match, show_epoch)
 
     def _attempt_write(self, written: dict[bytes, bytes]) -> tuple[Step, list[KeyChange]]:
@@ -193,7 +178,7 @@ class PythonEngine:
             changes = [pair for pair in written.items() if pair[0] in self._watched]
         return partial(ior, self._table, written), changes
 
-    def _delete(self, call: "_Call", match: re.Match[bytes], show_epoch: object) -> None:
+    def _delete(self, call: PythonCall, match: re.Match[bytes], show_epoch: object) -> None:
         keys = grammar.split_keys(match[grammar.DELETE])
         missing: list[bytes] = []
         self._apply(partial(self._attempt_delete, keys, missing), call, match, show_epoch)
@@ -205,43 +190,43 @@ class PythonEngine:
         self, keys: list[bytes], missing: list[bytes]
     ) -> tuple[Step, list[KeyChange]] | None:
         table = self._table
-        there = dict.fromkeys(filter(table.__contains__, keys))
+        existing = dict.fromkeys(filter(table.__contains__, keys))
         missing.clear()
-        if len(there) < len(keys):
-            rest = there.copy()
-            missing.extend(key for key in keys if rest.pop(key, key) is not None)
-        if not there:
+        if len(existing) < len(keys):
+            unnamed = existing.copy()  # a key that is named again is missing by then
+            missing.extend(key for key in keys if unnamed.pop(key, key) is not None)
+        if not existing:
             return None
         changes: list[KeyChange] = []
-        if not self._watched.keys().isdisjoint(there):
-            changes = [(key, None) for key in there if key in self._watched]
-        return partial(exhaust, map(table.pop, there)), changes
+        if not self._watched.keys().isdisjoint(existing):
+            changes = [(key, None) for key in existing if key in self._watched]
+        return partial(exhaust, map(table.pop, existing)), changes
 
     def _apply(
         self,
         attempt: Callable[[], tuple[Step, list[KeyChange]] | None],
-        call: "_Call",
+        call: PythonCall,
         match: re.Match[bytes],
         show_epoch: object,
     ) -> None:
-        """Make the change that `attempt` computes, if any, with its changes of watched keys."""
+        """Commit the change that `attempt` computes, if any, with its change batch."""
         for _ in range(MAX_TRIES):
             revision, checks = self._unchanged()
-            computed = attempt()
-            if computed is None:
+            attempted = attempt()
+            if attempted is None:
                 if self._revision[0] == revision:
                     call.revision = revision
                     return
                 continue
-            change, changes = computed
+            change, changes = attempted
             steps = [change, self._advance]
             if changes or self._recording:
-                effects = self._batch_of(call, show_epoch, match.end(), revision + 1)
-                effects.changes = changes
-                if self._recording:  # the end of a script is that of a line, too
-                    effects.lines = match[0] if match[0].endswith(b"\n") else match[0] + b"\n"
-                    effects.change_count = 1
-                steps.append(partial(self._batches.append, effects))
+                batch = self._create_batch(call, show_epoch, match.end(), revision + 1)
+                batch.changes = changes
+                if self._recording:  # the last line of a script may end without a newline
+                    batch.lines = match[0] if match[0].endswith(b"\n") else match[0] + b"\n"
+                    batch.change_count = 1
+                steps.append(partial(self._batches.append, batch))
             if self._commit(*checks, *steps):
                 call.revision = revision + 1
                 if call.mark is not None and self._recording:
@@ -251,25 +236,27 @@ class PythonEngine:
             partial(self.with_locked_view, lambda _: self._apply(attempt, call, match, show_epoch))
         )
 
-    def _batch_of(self, call: "_Call", show_epoch: object, offset: int, revision: int) -> _Batch:
-        """Return effects of a call that has come to `offset`, with no change in them yet."""
-        effects = _Batch(show_epoch, revision)
+    def _create_batch(
+        self, call: PythonCall, show_epoch: object, offset: int, revision: int
+    ) -> PythonBatch:
+        """Return a batch without changes, with the checkpoint of a marked call at `offset`."""
+        batch = PythonBatch(show_epoch, revision)
         if call.mark is not None and self._recording:
-            effects.job = call.mark.job
-            effects.offset = call.mark.base_offset + offset
-            effects.output = b"".join(call.output[call.published_pieces :])
-        return effects
+            batch.job = call.mark.job
+            batch.offset = call.mark.base_offset + offset
+            batch.output = b"".join(call.output[call.published_pieces :])
+        return batch
 
-    def _append_checkpoint(self, call: "_Call", show_epoch: object) -> None:
-        """Append how far a marked call has come, which is a change: within no other's instant."""
+    def _append_checkpoint(self, call: PythonCall, show_epoch: object) -> None:
+        """Append a batch with the checkpoint of a marked call, outside other threads' views."""
         while True:
             revision, checks = self._unchanged()
-            effects = self._batch_of(call, show_epoch, call.reached, revision)
-            if self._commit(*checks, partial(self._batches.append, effects)):
+            batch = self._create_batch(call, show_epoch, call.checkpoint_offset, revision)
+            if self._commit(*checks, partial(self._batches.append, batch)):
                 return
 
     def _unchanged(self) -> tuple[int, list[Step]]:
-        """Return the revision, and steps that refuse if anything has changed by then."""
+        """Return the revision, and steps that refuse if the revision or the setup has changed."""
         setup, revision = self._setup[0], self._revision[0]
         return revision, [
             partial(self._setup.index, setup),
@@ -277,26 +264,26 @@ class PythonEngine:
         ]
 
     def _commit(self, *steps: Step) -> bool:
-        """Take the steps, outside any other thread's instant; return whether none refused."""
+        """Call the steps, outside other threads' views; return False if a step refused."""
         try:
-            atomically(self._no_locked_view, *steps)
+            atomically(self._refuse_during_view, *steps)
         except ValueError:
             pass
         else:
             return True
-        while (holder := self._holder[0]) not in {0, get_ident()}:
-            with self._locked_view:  # until it is over
+        while (holder := self._view_holder[0]) not in {0, get_ident()}:
+            with self._view_lock:  # until the other thread's view is over
                 pass
         if not holder:
             return False
-        try:  # a call within this thread's own
+        try:  # this thread holds the view
             atomically(*steps)
         except ValueError:
             return False
         return True
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of `keys`, None where one is missing."""
+        """Return the value of each key, None for a missing one."""
         return list(map(self._table.get, keys))
 
     def items(self) -> list[tuple[bytes, bytes]]:
@@ -318,53 +305,53 @@ class PythonEngine:
         return self._revision[0]
 
     def replace(self, pairs: dict[bytes, bytes]) -> int:
-        """Let `pairs` be everything, as one change; return its revision."""
+        """Replace all pairs by `pairs`, as one change; return its revision."""
         table = Table(pairs)
         while True:
             revision, checks = self._unchanged()
             setup, before = self._setup[0], self._table
-            effects = _Batch(object(), revision + 1)
+            batch = PythonBatch(object(), revision + 1)
             keys = [key for key in sorted(self._watched) if key in before or key in table]
-            effects.changes = [(key, table.get(key)) for key in keys]
+            batch.changes = [(key, table.get(key)) for key in keys]
             steps: list[Step] = [
                 partial(setattr, self, "_table", table),
                 partial(setitem, self._setup, 0, setup + 1),
                 self._advance,
             ]
             if keys:
-                steps.append(partial(self._batches.append, effects))
+                steps.append(partial(self._batches.append, batch))
             if self._commit(*checks, *steps):
                 return revision + 1
 
     def start_recording(self, revision: int) -> None:
-        """Record changes as lines, and count on from `revision`; before any other use."""
+        """Record changes as lines from now on; the next revision is `revision` + 1."""
         self._recording = True
         self._revision[0] = revision
-        self._advance = _counting(self._revision)
+        self._advance = _counter_step(self._revision)
 
     def watch(self, key: bytes, marker: int = 0) -> bool:
-        """Report changes of `key` from now on, behind a marker; return whether it exists."""
+        """Report changes of `key` from now on, behind a marker; return whether the key exists."""
         while True:
             revision, checks = self._unchanged()
-            there = key in self._table
+            exists = key in self._table
             steps = self._watch_steps(key, 1)
             if marker:
-                effects = _Batch(object(), revision)
-                effects.marker = marker
-                steps.append(partial(self._batches.append, effects))
+                batch = PythonBatch(object(), revision)
+                batch.marker = marker
+                steps.append(partial(self._batches.append, batch))
             if self._commit(*checks, *steps):
-                return there
+                return exists
 
     def unwatch(self, key: bytes) -> None:
-        """End a `watch`."""
+        """End one `watch` of `key`."""
         while True:
             _, checks = self._unchanged()
             if self._commit(*checks, *self._watch_steps(key, -1)):
                 return
 
-    def _watch_steps(self, key: bytes, more: int) -> list[Step]:
-        """Return the steps by which there are so many more watches of a key."""
-        watches = self._watched.get(key, 0) + more
+    def _watch_steps(self, key: bytes, difference: int) -> list[Step]:
+        """Return the steps that change the number of watches of `key` by `difference`."""
+        watches = self._watched.get(key, 0) + difference
         change = partial(setitem, self._watched, key, watches)
         return [
             change if watches else partial(delitem, self._watched, key),
@@ -372,53 +359,37 @@ class PythonEngine:
         ]
 
     def settle(self) -> None:
-        """Do nothing: effects can be moved as soon as their change is made."""
+        """Do nothing: a batch can be moved as soon as its change is made."""
 
     def move_batches(self, into: list[ChangeBatch]) -> None:
-        """Append the effects that can be moved, in order, in one call into C."""
-        effects = self._batches
-        while found := list(effects):
-            epochs = [list(of_epoch) for _, of_epoch in groupby(found, attrgetter("show_epoch"))]
-            moved = [_merged(show_epoch) for show_epoch in epochs]
-            with suppress(ValueError):  # another caller has moved the first: look again
+        """Append all change batches to `into`, in order, in one call into C."""
+        while queued := list(self._batches):
+            merged = merge_batches(queued)
+            with suppress(ValueError):  # another caller has moved the first one: try again
                 atomically(
-                    partial(effects.index, found[0], 0, 1),
-                    partial(into.extend, moved),
-                    *repeat(effects.popleft, len(found)),
+                    partial(self._batches.index, queued[0], 0, 1),
+                    partial(into.extend, merged),
+                    *repeat(self._batches.popleft, len(queued)),
                 )
 
     def with_locked_view(self, call: Callable[[TableView], None]) -> None:
-        """Call `call` between two commands."""
-        with self._locked_view:
-            before = self._holder[0]
+        """Call `call` with a view of the table that no other thread can change meanwhile."""
+        with self._view_lock:
+            before = self._view_holder[0]
             try:
-                self._holder[0] = get_ident()
+                self._view_holder[0] = get_ident()
                 call(_TableView(self._table, self.revision))
             finally:
-                self._holder[0] = before
+                self._view_holder[0] = before
 
 
-def _counting(cell: list[int]) -> Step:
-    """Return a step that adds 1 to the number in `cell`, which nothing else changes."""
+def _counter_step(cell: list[int]) -> Step:
+    """Return a step that adds 1 to the number in `cell`, which nothing else may change."""
     return map(setitem, repeat(cell), repeat(0), count(cell[0] + 1)).__next__
 
 
-def _merged(effects: list[_Batch]) -> _Batch:
-    """Return effects of one show_epoch, which stand side by side, as one."""
-    last = effects[-1]
-    if len(effects) > 1:
-        merged = _Batch(last.show_epoch, last.revision)
-        merged.changes = [change for each in effects for change in each.changes]
-        merged.lines = b"".join(each.lines for each in effects)
-        merged.change_count = sum(each.change_count for each in effects)
-        merged.job, merged.offset = last.job, last.offset
-        merged.output = b"".join(each.output for each in effects)
-        return merged
-    return last
-
-
 class _TableView:
-    """The table as it is while the lock is held, or in a child that was forked meanwhile."""
+    """The table during `with_locked_view`, or in a child process forked meanwhile."""
 
     def __init__(self, table: Mapping[bytes, bytes], revision: int) -> None:
         self._table = table
@@ -432,92 +403,3 @@ class _TableView:
 
     def writes(self) -> Iterator[bytes]:
         return output_format.format_writes(self._table.items())
-
-
-class _Call:
-    """One `execute` on its way: what it has still to do, and what has come of it.
-
-    Used by one thread, the one that called `execute`.
-    """
-
-    __slots__ = (
-        "end",
-        "idle_lines",
-        "invalid",
-        "mark",
-        "offset",
-        "output",
-        "output_budget",
-        "published_pieces",
-        "reached",
-        "revision",
-        "script",
-        "start",
-        "stopped_at",
-        "stops",
-        "uncheckpointed",
-        "values_read",
-        "wait_ms",
-    )  # fmt: skip
-
-    def __init__(
-        self, script: bytes, start: int, budget: int, revision: int, mark: JobCursor | None
-    ) -> None:
-        self.script = script
-        self.start = self.offset = self.reached = start
-        self.end = script.find(b"\n", start + budget) + 1 or len(script)
-        """Where the first line that goes past the budget of input ends."""
-        self.output_budget = budget
-        """Bytes of output left of the budget; below 0, the call is over."""
-        self.output: list[bytes] = []
-        self.invalid: list[int] = []
-        self.idle_lines = 0
-        self.stopped_at: int | None = None
-        self.stops = _STOPS if mark is None else _STOPS_OF_MARKED
-        self.wait_ms = 0
-        self.revision = revision
-        self.values_read: list[int] = []
-        """Where a step puts the revision at its instant."""
-        self.uncheckpointed: tuple[Step, ...] = ()
-        """The first steps of a change that concerns neither a journal nor a watch."""
-        self.mark = mark
-        self.published_pieces = 0
-        """How much of `output` is in the effects of a marked call."""
-
-    def write(self, text: bytes) -> None:
-        """Put `text` behind what the commands have written so far."""
-        self.output.append(text)
-        self.output_budget -= len(text)
-
-    def is_finished(self) -> bool:
-        """Tell whether it is to come back to its caller."""
-        return self.offset >= self.end or self.output_budget < 0 or self.stopped_at in self.stops
-
-    def result(self) -> ExecuteResult:
-        """Return what has come of it."""
-        lines = self.script.count(b"\n", self.start, self.offset)
-        if self.offset > self.start and self.script[self.offset - 1] != ord("\n"):
-            lines += 1
-        if self.stopped_at == grammar.WAIT:
-            self.output.append(output_format.WAITING)
-        all_told = self.mark is None or self.stopped_at is None
-        return ExecuteResult(
-            reason=self._reason(),
-            offset=self.offset,
-            output=b"".join(self.output),
-            diagnostics=[fault for at in self.invalid if (fault := diagnose_line(self.script, at))],
-            commands=lines - self.idle_lines - len(self.invalid),
-            lines=lines,
-            revision=self.revision,
-            wait_ms=self.wait_ms,
-            uncheckpointed_output=None
-            if all_told
-            else b"".join(self.output[self.published_pieces :]),
-        )
-
-    def _reason(self) -> StopReason:
-        if self.stopped_at == grammar.WAIT:
-            return StopReason.WAIT
-        if self.stopped_at == grammar.BACKUP:
-            return StopReason.BACKUP
-        return StopReason.END if self.offset == len(self.script) else StopReason.BUDGET

@@ -1,4 +1,4 @@
-"""Which engine does the work: the compiled one where it was built, or that `KVS_ENGINE` names."""
+"""Select the engine: the compiled one if it was built, or the one that `KVS_ENGINE` names."""
 
 import os
 from importlib import import_module
@@ -9,7 +9,7 @@ from kvs.language.diagnostics import Checked
 from kvs.text import printable
 
 ENGINE_VARIABLE = "KVS_ENGINE"
-"""The environment variable that forces an engine."""
+"""Name of the environment variable that forces an engine."""
 
 COMPILED = "compiled"
 PYTHON = "python"
@@ -19,7 +19,7 @@ def engine_name() -> str:
     """Return the name of the engine that new stores get.
 
     Raises:
-        EngineUnavailableError: `KVS_ENGINE` names one that is not there.
+        EngineUnavailableError: `KVS_ENGINE` names an engine that is not available.
 
     """
     return _select()[0]
@@ -29,17 +29,17 @@ def create_engine() -> Engine:
     """Return an empty engine.
 
     Raises:
-        EngineUnavailableError: `KVS_ENGINE` names one that is not there.
+        EngineUnavailableError: `KVS_ENGINE` names an engine that is not available.
 
     """
     return _select()[1]()
 
 
 def check(script: bytes) -> Checked:
-    """Validate every line of `script` by the engine that new stores get; execute nothing.
+    """Validate every line of `script` with the engine that new stores get; execute nothing.
 
     Raises:
-        EngineUnavailableError: `KVS_ENGINE` names one that is not there.
+        EngineUnavailableError: `KVS_ENGINE` names an engine that is not available.
 
     """
     return _select()[1].check(script)
@@ -54,7 +54,7 @@ def _select() -> tuple[str, type[Engine]]:
         try:
             return COMPILED, import_module("kvs.engine._compiled").CompiledEngine
         except ImportError as error:
-            # One that is there and cannot be loaded is not to be left out in silence.
+            # An engine that was built but cannot be loaded must be reported, not replaced.
             if wanted == COMPILED or not isinstance(error, ModuleNotFoundError):
                 raise EngineUnavailableError(
                     ENGINE_VARIABLE, COMPILED, _why_missing(error)
