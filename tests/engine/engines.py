@@ -1,4 +1,4 @@
-"""The engines that there are, for tests that hold for each of them."""
+"""Helpers for tests that run on every engine."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ NewEngine = Callable[[], Engine]
 
 
 def engine_called(name: str) -> NewEngine:
-    """Return what makes an engine of that name; the test is skipped if it was not built."""
+    """Return the class of the engine `name`; skip the test if that engine was not built."""
     if name == PYTHON:
         return PythonEngine
     if find_spec("kvs.engine._compiled") is None:
@@ -23,35 +23,33 @@ def engine_called(name: str) -> NewEngine:
     return CompiledEngine
 
 
-def pauses(
+def execute_all(
     engine: Engine, script: bytes, budget: int = 65536, job: int | None = None
 ) -> list[ExecuteResult]:
-    """Carry out a script to its end; return every pause on the way."""
-    met: list[ExecuteResult] = []
+    """Execute a whole script; return the result of each call."""
+    results: list[ExecuteResult] = []
     offset = 0
     while offset < len(script):
         mark = None if job is None else JobCursor(job, 0)
-        met.append(engine.execute(script, offset, budget, mark))
-        assert met[-1].offset > offset
-        offset = met[-1].offset
-    return met
+        results.append(engine.execute(script, offset, budget, mark))
+        assert results[-1].offset > offset
+        offset = results[-1].offset
+    return results
 
 
-def run_to_the_end(
-    engine: Engine, script: bytes, budget: int = 65536, job: int | None = None
-) -> bytes:
-    """Carry out a script; return its output."""
-    return b"".join(pause.output for pause in pauses(engine, script, budget, job))
+def run(engine: Engine, script: bytes, budget: int = 65536, job: int | None = None) -> bytes:
+    """Execute a whole script; return its output."""
+    return b"".join(result.output for result in execute_all(engine, script, budget, job))
 
 
-def take_effects(engine: Engine) -> list[ChangeBatch]:
-    """Return the effects that can be moved."""
-    taken: list[ChangeBatch] = []
-    engine.move_batches(taken)
-    return taken
+def take_batches(engine: Engine) -> list[ChangeBatch]:
+    """Return the change batches that are ready."""
+    batches: list[ChangeBatch] = []
+    engine.move_batches(batches)
+    return batches
 
 
-def take_all_effects(engine: Engine) -> list[ChangeBatch]:
-    """Return the effects of all changes so far."""
+def take_all_batches(engine: Engine) -> list[ChangeBatch]:
+    """Return the change batches of all changes so far."""
     engine.settle()
-    return take_effects(engine)
+    return take_batches(engine)

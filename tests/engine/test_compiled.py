@@ -1,4 +1,4 @@
-"""What is the compiled engine's own: its hash, its threads, its memory, its children."""
+"""Properties of the compiled engine alone: hash, threads, memory, forked children."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from kvs.engine.selection import COMPILED
 from tests.engine.engines import (
     NewEngine,
     engine_called,
-    run_to_the_end,
-    take_all_effects,
-    take_effects,
+    run,
+    take_all_batches,
+    take_batches,
 )
 from tests.helpers import SECONDS
 
@@ -29,15 +29,15 @@ def _create_engine() -> NewEngine:
     return engine_called(COMPILED)
 
 
-# The hash, which nobody can foresee.
+# Hash.
 
 
-def test_the_hash_is_the_siphash_of_the_interpreter(create_engine: NewEngine) -> None:
-    """Which is SipHash-1-3 since 3.11, and has a key of zeros if told not to be random."""
+def test_hash_equals_siphash_of_interpreter(create_engine: NewEngine) -> None:
+    """CPython uses SipHash-1-3 since 3.11, with a key of zeros if PYTHONHASHSEED is 0."""
     from kvs.engine._compiled import siphash
 
     if sys.hash_info.algorithm != "siphash13" or sys.hash_info.cutoff:
-        pytest.skip("this interpreter has another hash")
+        pytest.skip("this interpreter uses another hash")
     rng = random.Random(0)
     texts = [rng.randbytes(size) for size in range(1, 65)]
     program = "import sys, json; print([hash(bytes(t)) for t in json.load(sys.stdin)])"
@@ -55,10 +55,10 @@ def test_the_hash_is_the_siphash_of_the_interpreter(create_engine: NewEngine) ->
     assert siphash((0, 1), texts[9]) != ours[9] != siphash((1, 0), texts[9])
 
 
-def test_keys_that_collide_under_hashes_without_a_key_are_keys_as_any(
+def test_keys_that_collide_under_unkeyed_hashes(
     create_engine: NewEngine,
 ) -> None:
-    """Words made of pairs with equal sums collide under djb2 and its like, all of them."""
+    """All of these words collide under djb2 and similar hashes: their pairs have equal sums."""
     pieces = [b"Ez", b"FY", b"G8"]
     keys = [
         b"".join(pieces[number // 3**place % 3] for place in range(9)) for number in range(3**9)
@@ -66,21 +66,21 @@ def test_keys_that_collide_under_hashes_without_a_key_are_keys_as_any(
     engine = create_engine()
     for start in range(0, len(keys), 100):
         pairs = b"".join(b"(%b,%d)" % (key, start) for key in keys[start : start + 100])
-        run_to_the_end(engine, b"WRITE [%b]\n" % pairs)
+        run(engine, b"WRITE [%b]\n" % pairs)
     assert len(engine) == len(keys)
     assert engine.get(keys) == [b"%d" % (number // 100 * 100) for number in range(len(keys))]
 
 
-# Threads, without the interpreter's lock.
+# Threads.
 
 
-def test_calls_of_many_commands_at_once_are_explained_by_the_recorded_order(
+def test_recorded_order_explains_concurrent_reads(
     create_engine: NewEngine,
 ) -> None:
-    """Several batches a call: they interleave, and the recorded lines tell how.
+    """Calls of several batches interleave in the order of the recorded lines.
 
-    Every READ must be what the lines up to some revision give, and those revisions must be in
-    order within a call, and not before what had been done when the call began.
+    Every READ must return the values as of some revision. These revisions must be in order within a
+    call, and not before the revision at which the call began.
     """
     engine = create_engine()
     engine.start_recording(0)
@@ -103,9 +103,9 @@ def test_calls_of_many_commands_at_once_are_explained_by_the_recorded_order(
                 else:
                     lines.append(b"READ [" + b",".join(named) + b"]")
             began = engine.revision
-            pause = engine.execute(b"\n".join(lines), 0, 10**6)
-            assert pause.revision <= engine.revision
-            seen.append((began, pause.output, pause.revision))
+            result = engine.execute(b"\n".join(lines), 0, 10**6)
+            assert result.revision <= engine.revision
+            seen.append((began, result.output, result.revision))
         return seen
 
     with ThreadPoolExecutor(4) as pool:
@@ -120,10 +120,10 @@ def test_calls_of_many_commands_at_once_are_explained_by_the_recorded_order(
 
 
 def _states(engine: Engine, keys: list[bytes]) -> list[dict[bytes, bytes]]:
-    """Return what was there after each revision."""
+    """Return the values after each revision."""
     states = [dict.fromkeys(keys, b"KVSERROR")]
-    for each in take_effects(engine):
-        for line in each.lines.splitlines():
+    for batch in take_batches(engine):
+        for line in batch.lines.splitlines():
             pairs = [pair.split(b",") for pair in line[8:-2].split(b")(")]
             states.append(states[-1] | dict(pairs))
     assert len(states) == engine.revision + 1
@@ -135,22 +135,22 @@ def _agrees(state: dict[bytes, bytes], line: bytes) -> bool:
     return all(state[key] == value for key, value in pairs)
 
 
-def test_effects_come_out_whole_and_in_order_while_others_are_being_formatted(
+def test_batches_are_complete_and_in_order_under_load(
     create_engine: NewEngine,
 ) -> None:
-    """Long READs: a batch is being written out for long after it has let the lock go."""
+    """Formatting a long READ takes long after the engine's lock was released."""
     engine = create_engine()
     engine.start_recording(0)
-    told: dict[int | None, bytes] = {0: b"", 1: b""}
+    published: dict[int | None, bytes] = {0: b"", 1: b""}
     revision = 0
 
-    def check(effects: list[ChangeBatch]) -> None:
+    def check(batches: list[ChangeBatch]) -> None:
         nonlocal revision
-        for each in effects:
-            told[each.job] += each.output
-            assert each.lines.count(b"\n") == each.change_count
-            revision += each.change_count
-            assert each.revision == revision
+        for batch in batches:
+            published[batch.job] += batch.output
+            assert batch.lines.count(b"\n") == batch.change_count
+            revision += batch.change_count
+            assert batch.revision == revision
 
     def work(job: int) -> bytes:
         keys = b",".join(b"%d-%d" % (job, number) for number in range(900))
@@ -159,25 +159,25 @@ def test_effects_come_out_whole_and_in_order_while_others_are_being_formatted(
         outputs = [engine.execute(script, 0, 10**6, JobCursor(job, 0)).output for _ in range(150)]
         return b"".join(outputs)
 
-    def look(instant: TableView) -> None:
-        seen.append(instant.revision)
-        check(take_effects(engine))
+    def look(view: TableView) -> None:
+        seen.append(view.revision)
+        check(take_batches(engine))
 
     seen: list[int] = []
     with ThreadPoolExecutor(2) as pool:
-        workers = [pool.submit(work, job) for job in told if job is not None]
+        workers = [pool.submit(work, job) for job in published if job is not None]
         while not all(worker.done() for worker in workers):
-            check(take_effects(engine))
+            check(take_batches(engine))
             engine.with_locked_view(look)
             assert seen[-1] == revision
-        check(take_all_effects(engine))
-        assert [worker.result(SECONDS) for worker in workers] == [told[0], told[1]]
+        check(take_all_batches(engine))
+        assert [worker.result(SECONDS) for worker in workers] == [published[0], published[1]]
     assert revision == engine.revision == 600
 
 
 @contextmanager
 def busy(engine: Engine, threads: int = 3) -> Iterator[None]:
-    """Let threads work on the engine meanwhile, each on keys of its own."""
+    """Run threads that execute commands for the duration of the block."""
     over = threading.Event()
     script = b"".join(
         b"WRITE [(a%d,1)(b%d,2)]\nREAD [a%d,c%d]\nDELETE [a%d]\n" % ((n % 997,) * 5)
@@ -199,25 +199,25 @@ def busy(engine: Engine, threads: int = 3) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_hundred_children_of_a_fork_under_load_can_all_list_everything(
+def test_forked_children_can_list_table_under_load(
     create_engine: NewEngine,
 ) -> None:
     engine = create_engine()
-    run_to_the_end(engine, b"WRITE [(x,1)(y,2)]\n")
+    run(engine, b"WRITE [(x,1)(y,2)]\n")
 
-    def fork(instant: TableView) -> None:
+    def fork(view: TableView) -> None:
         pid = os.fork()
         if pid:
-            children.append((pid, instant.revision))
+            children.append((pid, view.revision))
             return
         status = 1
         try:
-            again = create_engine()
-            run_to_the_end(again, b"".join(instant.writes()))
-            listing = b"".join(instant.listing())
-            good = listing.count(b"\n") == len(instant) and b"(x, 1)\n(y, 2)\n" in listing
-            good = good and run_to_the_end(again, b"SHOW\n") == listing
-            status = 0 if good else 2
+            copy = create_engine()
+            run(copy, b"".join(view.writes()))
+            listing = b"".join(view.listing())
+            is_equal = listing.count(b"\n") == len(view) and b"(x, 1)\n(y, 2)\n" in listing
+            is_equal = is_equal and run(copy, b"SHOW\n") == listing
+            status = 0 if is_equal else 2
         finally:
             os._exit(status)
 
@@ -230,66 +230,64 @@ def test_a_hundred_children_of_a_fork_under_load_can_all_list_everything(
     assert len({revision for _, revision in children}) > 50
 
 
-def test_every_call_comes_back_beside_busy_threads(create_engine: NewEngine) -> None:
-    """Also those that hold the engine's lock and need the interpreter's, and the other way."""
+def test_every_method_returns_under_load(create_engine: NewEngine) -> None:
+    """Including methods that hold the engine's lock and need the interpreter's, or vice versa."""
     engine = create_engine()
     seen: list[int] = []
     with busy(engine):
         for number in range(100):
             engine.watch(b"a%d" % number)
-            engine.with_locked_view(lambda instant: seen.append(len(b"".join(instant.listing()))))
+            engine.with_locked_view(lambda view: seen.append(len(b"".join(view.listing()))))
             engine.unwatch(b"a%d" % number)
-            take_effects(engine)
+            take_batches(engine)
             assert engine.get([b"missing"]) == [None]
             engine.replace({b"q": b"1"})
     assert len(seen) == 100
 
 
-# An instant, and what is refused.
+# Views, and rejected arguments.
 
 
-def test_an_instant_that_is_over_is_refused(create_engine: NewEngine) -> None:
-    kept: list[TableView] = []
+def test_view_is_invalid_after_call(create_engine: NewEngine) -> None:
+    views: list[TableView] = []
     engine = create_engine()
-    engine.with_locked_view(kept.append)
-    for use in (lambda: len(kept[0]), lambda: list(kept[0].listing()), kept[0].writes):
+    engine.with_locked_view(views.append)
+    for use in (lambda: len(views[0]), lambda: list(views[0].listing()), views[0].writes):
         with pytest.raises(ValueError, match="over"):
             use()
 
 
-def test_a_failing_call_lets_the_engine_go_and_loses_no_effects(create_engine: NewEngine) -> None:
+def test_failing_view_call_unlocks_engine_and_loses_no_batch(create_engine: NewEngine) -> None:
     engine = create_engine()
     engine.start_recording(0)
-    run_to_the_end(engine, b"WRITE [(a,1)]\n")
+    run(engine, b"WRITE [(a,1)]\n")
 
-    def fail(_instant: TableView) -> None:
+    def fail(_view: TableView) -> None:
         raise OSError("no child")
 
     with pytest.raises(OSError, match="no child"):
         engine.with_locked_view(fail)
-    assert [each.lines for each in take_effects(engine)] == [b"WRITE [(a,1)]\n"]
+    assert [batch.lines for batch in take_batches(engine)] == [b"WRITE [(a,1)]\n"]
 
 
 @pytest.mark.parametrize("pair", [(b"", b"v"), (b"k", b""), (b"k" * 41, b"v"), (b"k", b"v" * 41)])
-def test_what_is_no_word_cannot_come_in_by_replace(
-    create_engine: NewEngine, pair: tuple[bytes, bytes]
-) -> None:
+def test_replace_rejects_invalid_words(create_engine: NewEngine, pair: tuple[bytes, bytes]) -> None:
     engine = create_engine()
-    run_to_the_end(engine, b"WRITE [(a,1)]\n")
+    run(engine, b"WRITE [(a,1)]\n")
     with pytest.raises(ValueError, match="1 to 40 bytes"):
         engine.replace(dict([pair]))
     assert engine.items() == [(b"a", b"1")]
     assert engine.revision == 1
 
 
-# Memory that runs out.
+# Memory.
 
 SCARCE = """
 import resource, sys
 from kvs.engine._compiled import CompiledEngine
 what, room = sys.argv[1], int(sys.argv[2])
 engine = CompiledEngine()
-def take_effects(engine):
+def take_batches(engine):
     engine.move_batches(taken := [])
     return taken
 engine.start_recording(0)
@@ -311,38 +309,38 @@ try:
         engine.execute(long, 0, 1 << 40)
     while offset < len(script):
         offset = engine.execute(script, offset, 65536).offset
-        if what == "effects":
-            take_effects(engine)
+        if what == "batches":
+            take_batches(engine)
     engine.execute(show, 0, 65536)
 except MemoryError:
     failures += 1
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
 assert failures == 1
 revision = engine.revision
-effects = take_effects(engine)
+batches = take_batches(engine)
 if what == "long":
     assert revision == 1 and engine.items() == [(b"a", b"1")]
 else:
     # Whole commands, and those that are recorded.
     assert len(engine) == 50 * revision
-    if what != "effects":
-        assert sum(each.change_count for each in effects) == revision
+    if what != "batches":
+        assert sum(each.change_count for each in batches) == revision
         again = CompiledEngine()
-        for each in effects:
+        for each in batches:
             again.execute(each.lines, 0, 1 << 40)
         assert again.items() == engine.items()
 engine.execute(b"WRITE [(key1,2)]\\n", 0, 65536)
 assert engine.revision == revision + 1
-assert [each.changes for each in take_effects(engine)] == [[(b"key1", b"2")]]
+assert [each.changes for each in take_batches(engine)] == [[(b"key1", b"2")]]
 print("good")
 """
 
 
 @pytest.mark.parametrize(
     ("what", "room"),
-    [("long", 12_000_000), ("long", 28_000_000), ("effects", 12_000_000), ("all", 12_000_000)],
+    [("long", 12_000_000), ("long", 28_000_000), ("batches", 12_000_000), ("all", 12_000_000)],
 )
-def test_a_command_for_which_memory_is_not_enough_is_undone_and_nothing_else(
+def test_memory_error_undoes_one_command_only(
     create_engine: NewEngine, what: str, room: int
 ) -> None:
     done = subprocess.run(

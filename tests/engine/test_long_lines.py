@@ -1,4 +1,4 @@
-"""Lines of very many words: equal in both engines, atomic, and in bounded memory."""
+"""Lines of very many words: same results in both engines, atomic, in bounded memory."""
 
 import random
 import subprocess
@@ -10,14 +10,14 @@ import pytest
 from kvs.engine.python import PythonEngine
 from kvs.engine.selection import COMPILED
 from kvs.language import diagnostics
-from tests.engine.engines import engine_called, pauses
-from tests.engine.test_equal import everything
+from tests.engine.engines import engine_called, execute_all
+from tests.engine.test_equal import observable_state
 from tests.helpers import SECONDS
 
 pytestmark = pytest.mark.slow
 
 WORDS = 20_000
-"""More than the compiled engine holds in memory at a time."""
+"""More than the compiled engine has in memory at a time."""
 
 BREAKS = [
     b" ", b"\t", b"\r", b"\0", b"\x01", b"\x1f", b",", b")", b"]", b"[", b"(", b",,", b"))", b"()",
@@ -27,7 +27,7 @@ BREAKS = [
 
 
 def words(rng: random.Random, count: int) -> list[bytes]:
-    """Return words of any size, many of them equal or with a long beginning in common."""
+    """Return words of any size, many of them equal or with a long common prefix."""
     heads = [b"", b"k", b"prefix-01234567", b"\xff\x80", b"(", b"\x01", b"x" * 33]
     few = rng.choice([3, 500, 10**6])
     return [rng.choice(heads) + b"%d" % rng.randrange(few) for _ in range(count)]
@@ -45,7 +45,7 @@ def line(rng: random.Random, name: bytes) -> bytes:
 
 
 def broken(rng: random.Random, text: bytes) -> bytes:
-    """Return `text` with something put in or cut out near its beginning, its end or anywhere."""
+    """Return `text` with bytes inserted or removed near its start, near its end or anywhere."""
     near = rng.choice([30, 3000, len(text)])
     at = rng.choice([rng.randrange(near), len(text) - rng.randrange(near)])
     return text[:at] + rng.choice(BREAKS) + text[at + rng.choice([0, 0, 1, 5]) :]
@@ -59,27 +59,29 @@ def scripts(rng: random.Random) -> Iterator[bytes]:
         yield good[:-1]
 
 
-@pytest.mark.parametrize("how", ["", "r", "rm", "w", "rw", "rmw"])
+@pytest.mark.parametrize("options", ["", "r", "rm", "w", "rw", "rmw"])
 @pytest.mark.parametrize("seed", range(2))
-def test_long_lines_give_the_same_in_both_engines(how: str, seed: int) -> None:
-    """Whether lines are recorded, calls marked, keys watched, or not."""
+def test_long_lines_in_both_engines(options: str, seed: int) -> None:
+    """With and without recorded lines (r), marked calls (m) and watched keys (w)."""
     found = []
     for engine in (PythonEngine(), engine_called(COMPILED)()):
-        rng = random.Random(f"{how}{seed}")
-        if "r" in how:
+        rng = random.Random(f"{options}{seed}")
+        if "r" in options:
             engine.start_recording(7)
-        if "w" in how:
+        if "w" in options:
             for key in (b"k1", b"k2", b"prefix-012345671", b"1"):
                 engine.watch(key)
-        job = 3 if "m" in how else None
+        job = 3 if "m" in options else None
         budget = rng.choice([0, 65536, 10**9])
-        found.append([everything(engine, pauses(engine, s, budget, job)) for s in scripts(rng)])
+        found.append(
+            [observable_state(engine, execute_all(engine, s, budget, job)) for s in scripts(rng)]
+        )
     for expected, got in zip(*found, strict=True):
         assert got == expected
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_compiled_engine_checks_long_lines_as_the_language_does(seed: int) -> None:
+def test_compiled_check_of_long_lines_equals_reference(seed: int) -> None:
     check = engine_called(COMPILED)().check
     rng = random.Random(seed)
     for script in scripts(rng):
@@ -90,10 +92,8 @@ def test_the_compiled_engine_checks_long_lines_as_the_language_does(seed: int) -
 
 @pytest.mark.parametrize("size", [*range(60, 70), 127, 128, 129, 191, 192])
 @pytest.mark.parametrize("name", [b"WRITE", b"READ"])
-def test_a_list_that_ends_at_any_distance_from_the_end_of_the_script_is_checked_the_same(
-    name: bytes, size: int
-) -> None:
-    """Lists are read 64 bytes at a time, and never beyond the end of the script."""
+def test_check_of_list_that_ends_near_end_of_script(name: bytes, size: int) -> None:
+    """Lists are read 64 bytes at a time, but never beyond the end of the script."""
     check = engine_called(COMPILED)().check
     item = b"(a,1)" if name == b"WRITE" else b"a,"
     for behind in (b"]", b"", b"]\n", b" ]", b"a]", b"\n", b",", b"(", b"(a", b"(a,", b"(a,1"):
@@ -143,7 +143,7 @@ print(round(checked / len(script), 2), round(executed / len(script), 2))
 
 
 @pytest.mark.parametrize(
-    ("kind", "most"),
+    ("kind", "max_ratio"),
     [
         ("read", 2.3),  # 4 bytes a word, the output once
         ("read words", 0.9),
@@ -158,9 +158,7 @@ print(round(checked / len(script), 2), round(executed / len(script), 2))
         ("carriage returns", 0.3),
     ],
 )
-def test_memory_beside_the_script_and_the_output_is_a_few_bytes_a_word(
-    kind: str, most: float
-) -> None:
+def test_memory_of_long_line_is_few_bytes_per_word(kind: str, max_ratio: float) -> None:
     engine_called(COMPILED)
     done = subprocess.run(
         [sys.executable, "-c", PEAK, kind],
@@ -171,7 +169,7 @@ def test_memory_beside_the_script_and_the_output_is_a_few_bytes_a_word(
     )
     checked, executed = map(float, done.stdout.split())
     assert checked < 0.3
-    assert executed < most
+    assert executed < max_ratio
 
 
 SCARCE = """
@@ -190,7 +188,7 @@ soft, most = resource.getrlimit(resource.RLIMIT_AS)
 outcomes = set()
 for room in range(0, 12_000_000, 400_000):
     engine = CompiledEngine()
-    engine.record(0)
+    engine.start_recording(0)
     engine.watch(b"key1")
     for at in range(0, len(old), 100):
         engine.execute(b"WRITE [%b]" % b"".join(old[at:at + 100]), 0, 65536)
@@ -204,11 +202,11 @@ for room in range(0, 12_000_000, 400_000):
     except MemoryError:
         done = None
     resource.setrlimit(resource.RLIMIT_AS, (soft, most))
-    engine.move_batches(effects := [])
+    engine.move_batches(batches := [])
     outcomes.add(done is not None)
     if done is None:
         assert (engine.items(), engine.revision) == before
-        assert not any(each.changes or each.lines for each in effects)
+        assert not any(each.changes or each.lines for each in batches)
     elif kind == "write":
         assert len(engine) == len(names) and engine.revision == before[1] + 1
         assert engine.get([b"key0", b"key59999"]) == [b"%040d" % 0, b"%040d" % 59999]
@@ -222,8 +220,8 @@ print("good")
 
 
 @pytest.mark.parametrize("kind", ["write", "read", "delete"])
-def test_a_long_line_for_which_memory_is_not_enough_changes_nothing(kind: str) -> None:
-    """With more and more memory it fails in each of its steps, until it succeeds."""
+def test_long_line_with_too_little_memory_changes_nothing(kind: str) -> None:
+    """With more and more memory, the line fails in each of its steps until it succeeds."""
     engine_called(COMPILED)
     done = subprocess.run(
         [sys.executable, "-c", SCARCE, kind],

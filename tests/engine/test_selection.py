@@ -1,4 +1,4 @@
-"""Which engine there is, and what is told when it is another than was asked for."""
+"""Selection of the engine, and the errors for an engine that is not available."""
 
 import sys
 
@@ -14,24 +14,26 @@ MODULE = "kvs.engine._compiled"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_engine_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
 
 
-def test_the_compiled_engine_is_taken_where_it_was_built() -> None:
+def test_compiled_engine_is_default_if_built() -> None:
     compiled = engine_called(COMPILED)
     assert engine_name() == COMPILED
     assert type(create_engine()) is compiled
 
 
-def test_the_one_in_python_is_taken_where_it_was_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_engine_is_default_if_compiled_was_not_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
     assert engine_name() == PYTHON
     assert type(create_engine()) is PythonEngine
 
 
 @pytest.mark.parametrize("name", [PYTHON, COMPILED])
-def test_either_can_be_forced(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_engine_can_be_forced(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     engine = engine_called(name)
     monkeypatch.setenv(ENGINE_VARIABLE, name)
     assert type(create_engine()) is engine
@@ -39,7 +41,7 @@ def test_either_can_be_forced(monkeypatch: pytest.MonkeyPatch, name: str) -> Non
     assert ended.stdout.endswith(b"(engine: %b)\n" % name.encode())
 
 
-def test_a_forced_one_that_was_not_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forced_engine_that_was_not_built_is_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MODULE, None)
     monkeypatch.setenv(ENGINE_VARIABLE, COMPILED)
     with pytest.raises(
@@ -48,15 +50,15 @@ def test_a_forced_one_that_was_not_built_is_refused(monkeypatch: pytest.MonkeyPa
         Store()
 
 
-def test_one_that_cannot_be_loaded_is_told_whether_it_is_forced_or_not(
+def test_engine_that_cannot_be_loaded_is_error_even_if_not_forced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def damaged(name: str) -> None:
         raise ImportError(f"{name}: file too short")
 
     monkeypatch.setattr("kvs.engine.selection.import_module", damaged)
-    for asked_for in ("", COMPILED):
-        monkeypatch.setenv(ENGINE_VARIABLE, asked_for)
+    for forced in ("", COMPILED):
+        monkeypatch.setenv(ENGINE_VARIABLE, forced)
         with pytest.raises(EngineUnavailableError, match=r"cannot be loaded: .*: file too short"):
             engine_name()
     monkeypatch.setenv(ENGINE_VARIABLE, PYTHON)
@@ -64,7 +66,7 @@ def test_one_that_cannot_be_loaded_is_told_whether_it_is_forced_or_not(
 
 
 @pytest.mark.parametrize("arguments", [["run", "."], ["--version"], ["lint", "."]])
-def test_an_unknown_one_is_wrong_usage(arguments: list[str]) -> None:
+def test_unknown_engine_is_usage_error(arguments: list[str]) -> None:
     ended = kvs(*arguments, how=Start(environment={ENGINE_VARIABLE: "warp\n"}))
     assert ended.status == 2
     assert one_line(ended) == (
