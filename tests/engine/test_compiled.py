@@ -253,7 +253,7 @@ def test_view_is_invalid_after_call(create_engine: NewEngine) -> None:
     engine = create_engine()
     engine.with_locked_view(views.append)
     for use in (lambda: len(views[0]), lambda: list(views[0].listing()), views[0].writes):
-        with pytest.raises(ValueError, match="over"):
+        with pytest.raises(ValueError, match="no longer valid"):
             use()
 
 
@@ -285,7 +285,7 @@ def test_replace_rejects_invalid_words(create_engine: NewEngine, pair: tuple[byt
 SCARCE = """
 import resource, sys
 from kvs.engine._compiled import CompiledEngine
-what, room = sys.argv[1], int(sys.argv[2])
+what, spare_bytes = sys.argv[1], int(sys.argv[2])
 engine = CompiledEngine()
 def take_batches(engine):
     engine.move_batches(taken := [])
@@ -299,9 +299,9 @@ script = b"".join(lines)
 show = b"WRITE [(q,1)]\\nSHOW\\n"
 with open("/proc/self/statm") as statm:
     mapped = int(statm.read().split()[0]) * resource.getpagesize()
-limit = mapped + room
-most = resource.getrlimit(resource.RLIMIT_AS)[1]
-resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+limit = mapped + spare_bytes
+hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (limit, hard_limit))
 failures = 0
 offset = 0
 try:
@@ -314,7 +314,7 @@ try:
     engine.execute(show, 0, 65536)
 except MemoryError:
     failures += 1
-resource.setrlimit(resource.RLIMIT_AS, (most, most))
+resource.setrlimit(resource.RLIMIT_AS, (hard_limit, hard_limit))
 assert failures == 1
 revision = engine.revision
 batches = take_batches(engine)
@@ -337,14 +337,14 @@ print("good")
 
 
 @pytest.mark.parametrize(
-    ("what", "room"),
+    ("what", "spare_bytes"),
     [("long", 12_000_000), ("long", 28_000_000), ("batches", 12_000_000), ("all", 12_000_000)],
 )
 def test_memory_error_undoes_one_command_only(
-    create_engine: NewEngine, what: str, room: int
+    create_engine: NewEngine, what: str, spare_bytes: int
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCARCE, what, str(room)],
+        [sys.executable, "-c", SCARCE, what, str(spare_bytes)],
         check=False,
         capture_output=True,
         text=True,

@@ -17,7 +17,7 @@ from tests.strategies import scripts
 
 @pytest.fixture(scope="module", params=[PYTHON, COMPILED])
 def create_engine(request: pytest.FixtureRequest) -> NewEngine:
-    """Return the class of batch engine in turn."""
+    """Return the class of each engine in turn."""
     return engine_called(request.param)
 
 

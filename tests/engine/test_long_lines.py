@@ -184,9 +184,9 @@ line = {
     "read": b"READ [%b]" % b",".join(names),
     "delete": b"DELETE [%b]" % b",".join(names),
 }[kind]
-soft, most = resource.getrlimit(resource.RLIMIT_AS)
+soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
 outcomes = set()
-for room in range(0, 12_000_000, 400_000):
+for spare_bytes in range(0, 12_000_000, 400_000):
     engine = CompiledEngine()
     engine.start_recording(0)
     engine.watch(b"key1")
@@ -196,12 +196,12 @@ for room in range(0, 12_000_000, 400_000):
     engine.move_batches([])
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + room, most))
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + spare_bytes, hard_limit))
     try:
         done = engine.execute(line, 0, 1 << 40)
     except MemoryError:
         done = None
-    resource.setrlimit(resource.RLIMIT_AS, (soft, most))
+    resource.setrlimit(resource.RLIMIT_AS, (soft_limit, hard_limit))
     engine.move_batches(batches := [])
     outcomes.add(done is not None)
     if done is None:

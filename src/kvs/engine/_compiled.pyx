@@ -186,7 +186,7 @@ cdef class CompiledEngine:
         self._process = getpid()
 
     def __dealloc__(self):
-        # In a forked child, leak a table that another thread of the parent was changing at the fork.
+        # In a forked child, leak a table that a thread of the parent was changing at the fork.
         if getpid() != self._process and not self._engine.get().try_lock_quiescent():
             self._engine.release()
 
@@ -447,7 +447,7 @@ cdef class CompiledView:
 
     cdef const Table* _require_open(self) except NULL:
         if self._table is NULL:
-            raise ValueError("this view is over")
+            raise ValueError("the view is no longer valid")
         return self._table
 
 

@@ -48,7 +48,7 @@ def check(script: bytes) -> Checked:
 def _select() -> tuple[str, type[Engine]]:
     wanted = os.environ.get(ENGINE_VARIABLE, "")
     if wanted not in {"", COMPILED, PYTHON}:
-        reason = f"there is no such engine; there are {COMPILED} and {PYTHON}"
+        reason = f"unknown engine; choose {COMPILED} or {PYTHON}"
         raise EngineUnavailableError(ENGINE_VARIABLE, printable(wanted), reason)
     if wanted != PYTHON:
         try:
@@ -66,5 +66,5 @@ def _select() -> tuple[str, type[Engine]]:
 
 def _why_missing(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return "it was not built; install again where there is a C++ compiler"
-    return f"it cannot be loaded: {error}"
+        return "not built; install kvs again where there is a C++ compiler"
+    return f"cannot be loaded: {error}"

@@ -6,8 +6,10 @@
 //
 // Locking: `lock_` guards the table, the revision and the watched keys; it is held for one batch of
 // lines at a time. `ChangeQueue` has a lock of its own, which is taken alone or inside `lock_`.
-// Nothing here calls Python or needs the interpreter's lock. Every method that takes `lock_` must
-// be called without the interpreter's lock, but for `try_lock_quiescent`, which does not block.
+// Nothing here calls Python or needs the interpreter's lock. Every method that takes `lock_` must be
+// called without the interpreter's lock, but for `try_lock_quiescent`, which does not block.
+// EXCLUDES holds for C++ callers: Python code that runs between `lock_quiescent` and `unlock` may
+// call any method (owned.hpp).
 #pragma once
 
 #include <atomic>

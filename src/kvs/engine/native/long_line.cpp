@@ -137,15 +137,15 @@ void LongLine::make_offsets() {
 // to it, which follow it. Move `number` behind them.
 std::string_view LongLine::next_word(std::size_t& number, std::size_t& times) {
     const std::size_t first = number;
-    const std::string_view word_text = word(number++);
+    const std::string_view first_word = word(number++);
     for (; number < offset_count_; ++number) {
         const std::string_view next = word(number);
-        if (next.size() != word_text.size() ||
-            !equal_bytes(next.data(), word_text.data(), next.size()))
+        if (next.size() != first_word.size() ||
+            !equal_bytes(next.data(), first_word.data(), next.size()))
             break;
     }
     times = number - first;
-    return word_text;
+    return first_word;
 }
 
 std::string_view LongLine::word(std::size_t number) {
