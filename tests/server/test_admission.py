@@ -92,7 +92,7 @@ def test_no_more_sessions_are_active_than_there_are_places() -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let deadlines pass soon."""
     monkeypatch.setattr("kvs.server.admission.OPEN_TIMEOUT_SECONDS", 0.05)
-    monkeypatch.setattr("kvs.server.session.OPEN_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.server.opener.OPEN_TIMEOUT_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -247,7 +247,7 @@ def test_an_incomplete_connect_is_logged(
 def test_an_incomplete_request_is_logged_once_and_its_session_goes_on(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, frame: bytes, logged: str
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.INCOMPLETE_SECONDS", 0.05)
+    monkeypatch.setattr("kvs.server.incomplete.INCOMPLETE_SECONDS", 0.05)
     with serving() as served:
         client = Client(served, "c").connected()
         client.send(frame[:10])

@@ -93,7 +93,7 @@ def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices(
 def test_a_stopped_reader_holds_up_no_writer_and_takes_no_more_memory_than_it_may(
     monkeypatch: pytest.MonkeyPatch, thousands: int
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.OPEN_TIMEOUT_SECONDS", SECONDS)  # to start a reader in
+    monkeypatch.setattr("kvs.server.opener.OPEN_TIMEOUT_SECONDS", SECONDS)  # to start a reader in
     program = (
         "import os,sys\n"
         "end = os.open(sys.argv[1], os.O_RDONLY)\n"

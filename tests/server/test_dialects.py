@@ -123,7 +123,7 @@ def test_what_follows_a_disconnect_is_read_and_dropped(
     for _ in range(16):  # more than the pipe holds, so the server reads it
         client.send(b"\3" * 65536)
     until(lambda: not unread(client.open["req"]))
-    assert len(session._requests._data) == 0
+    assert len(session._parser._data) == 0
     client.close("req")
     assert client.at_end("not")
 

@@ -32,7 +32,7 @@ End = Callable[[Served, Client, pytest.MonkeyPatch], None]
 def missing(served: Served) -> str:
     """Return what the one client of the server has not opened."""
     [session] = served.server._sessions
-    return session._opening.missing
+    return session._handshake.missing
 
 
 def opened(served: Served, prefix: tuple[str, ...]) -> Client:
@@ -124,7 +124,7 @@ def test_so_it_is_when_its_deadline_has_passed(prefix: tuple[str, ...]) -> None:
         with serving() as served:
             client = opened(served, prefix)
             [session] = served.server._sessions
-            served.server._loop.call_soon_threadsafe(session._on_open_timeout)
+            served.server._loop.call_soon_threadsafe(session._opener._on_timeout)
             until(lambda: served.server.sessions == 0)
             is_released(client, rest)
 

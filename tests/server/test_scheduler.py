@@ -183,7 +183,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     def hold(claim: Reservation, held: int) -> None:
         real(claim, held)
-        most[0] = max(most[0], claim.room.used)
+        most[0] = max(most[0], claim.memory.used)
 
     with monkeypatch.context() as patched:
         patched.setattr(Reservation, "resize", hold)
@@ -252,7 +252,7 @@ def test_a_session_that_reads_nothing_ends_where_others_need_its_room(
     assert (result, len(output), errors) == (0, 20 * SHOWN, b"")
     lazy.drain("resp")
     assert lazy.at_end("not")
-    assert "does not read its reply, and others need the room" in caplog.text
+    assert "does not read its reply, and others need the memory" in caplog.text
 
 
 def test_a_script_is_stopped_where_nothing_gives_it_room(

@@ -539,7 +539,7 @@ def test_what_names_a_pipe_of_a_live_session_is_dropped(served: Served) -> None:
 def test_a_client_that_never_opens_its_pipes_loses_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvs.server.session.OPEN_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("kvs.server.opener.OPEN_TIMEOUT_SECONDS", 0.5)
     with serving(ServerSettings(sessions=1)) as served:
         Client(served, "dead").make().register()  # takes no place
         half = Client(served, "half").make()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
+from kvs.server.loop import IN, EventLoop, Ready
 from kvs.server.pipes import ClientPipes
 
 
@@ -27,6 +28,8 @@ class RequestsReader:
         self.descriptor = pipe.open_for_reading()
         self._ahead = b""
         """What `has_writer` has read."""
+        self._loop: EventLoop | None = None
+        """The loop that watches the descriptor, if any."""
 
     def has_writer(self) -> bool:
         """Return whether a client has the pipe open for writing, or has had it open.
@@ -51,6 +54,18 @@ class RequestsReader:
         ahead, self._ahead = self._ahead, b""
         data = fifos.read(self.descriptor, most)
         return ahead + data if data else ahead or data
+
+    def watch(self, loop: EventLoop, ready: Ready) -> None:
+        """Call `ready` with the events of the pipe, until `unwatch`. Idempotent."""
+        if self._loop is None:
+            loop.register(self.descriptor, IN, ready)
+            self._loop = loop
+
+    def unwatch(self) -> None:
+        """Call the function given to `watch` no more. Idempotent."""
+        if self._loop is not None:
+            self._loop.unregister(self.descriptor)
+            self._loop = None
 
     def close(self) -> None:
         """Close it."""

@@ -1,81 +1,95 @@
-"""Memory for replies: a bound on the replies of all sessions together.
+"""Memory for replies: one limit on the replies of all sessions together.
 
 Invariants:
 
-- What counts is output and errors of scripts, from when a script may produce them to when the
-  client has read them, or the session has ended.
-- A reply of up to `SMALL_REPLY_BYTES`, by the estimate of `Script.prepare`, never waits for room.
-  So a session that does not read a large reply delays no short request, and all replies together
-  may be over the bound, by that much for each session.
+- The output and errors of scripts must count from when a script may produce them until the client
+  has read them or the session has ended.
+- A reply of up to `SMALL_REPLY_BYTES`, as estimated by `ScriptExecution.prepare`, must never wait
+  for memory. So a session that does not read a large reply delays no short request, and all replies
+  together may exceed the limit by that much for each session.
 """
 
 import time
 from collections.abc import Callable
 
 SMALL_REPLY_BYTES = 64 << 10
-"""Bytes of a reply that never wait for room."""
+"""Maximum bytes of a reply that never waits for memory."""
 
 
 class ReplyMemory:
-    """The bytes that all replies take. For the loop's thread."""
+    """The memory that all replies take. For the loop's thread."""
 
     def __init__(self, total: int) -> None:
         """Allow `total` bytes."""
         self.total = total
         self.used = 0
-        """Bytes that replies take, or may take: what all claims hold."""
+        """Bytes that all reservations hold."""
         self.freed_at = time.monotonic()
-        """When a claim last gave bytes back."""
-        self.on_freed: Callable[[], None] = _nothing
-        """Called whenever a claim has given bytes back."""
-        self._claims: set[Reservation] = set()
+        """Time at which a reservation was last reduced (time.monotonic)."""
+        self.on_freed: Callable[[], None] = _do_nothing
+        """Called whenever a reservation was reduced."""
+        self._reservations: set[Reservation] = set()
 
     def reserve(self, evict: Callable[[], None]) -> "Reservation":
-        """Return the claim of a session; `evict` ends that session."""
-        claim = Reservation(self, evict)
-        self._claims.add(claim)
-        return claim
+        """Return an empty reservation for a session; `evict` closes that session."""
+        reservation = Reservation(self, evict)
+        self._reservations.add(reservation)
+        return reservation
 
     def slowest(self, seconds: float) -> "Reservation | None":
-        """Return the largest of the replies of which nothing was read for so many seconds."""
+        """Return the largest of the replies of which nothing has been read for `seconds`."""
         before = time.monotonic() - seconds
-        slow = [each for each in self._claims if each.read_at is not None and each.read_at < before]
-        return max(slow, key=lambda each: each.held, default=None)
+        slow = [
+            one for one in self._reservations if one.read_at is not None and one.read_at < before
+        ]
+        return max(slow, key=lambda one: one.held, default=None)
 
-    def _close(self, claim: "Reservation") -> None:
-        self._claims.discard(claim)
+    def _remove(self, reservation: "Reservation") -> None:
+        self._reservations.discard(reservation)
 
 
 class Reservation:
-    """What one session's reply takes of the room. For the loop's thread."""
+    """The memory that one session's reply takes. For the loop's thread."""
 
-    def __init__(self, room: ReplyMemory, evict: Callable[[], None]) -> None:
-        self.room = room
+    def __init__(self, memory: ReplyMemory, evict: Callable[[], None]) -> None:
+        self.memory = memory
         self.evict = evict
         self.held = 0
         """Bytes that the reply takes, or may take."""
         self.read_at: float | None = None
-        """When the client last read of a reply that it has not read to its end."""
+        """Time at which the client last read a part of a reply that it has not read to its end."""
 
     def resize(self, held: int) -> None:
-        """Hold so many bytes from now on, whether or not there is room."""
+        """Hold `held` bytes, even if that exceeds the limit."""
         freed = self.held - held
-        self.room.used -= freed
+        self.memory.used -= freed
         self.held = held
         if freed > 0:
-            self.room.freed_at = time.monotonic()
-            self.room.on_freed()
+            self.memory.freed_at = time.monotonic()
+            self.memory.on_freed()
 
     def fits(self, held: int) -> bool:
-        """Tell whether there is room to hold so many bytes."""
-        return self.room.used - self.held + held <= self.room.total
+        """Return whether the reservation may be resized to `held` bytes within the limit."""
+        return self.memory.used - self.held + held <= self.memory.total
+
+    def on_read(self, *, is_pending: bool) -> None:
+        """Note that the client has read a part of its reply, or all of it unless `is_pending`."""
+        if is_pending:
+            self.read_at = time.monotonic()
+        else:
+            self.read_at = None
+            self.resize(0)
+
+    def on_part_written(self, size: int) -> None:
+        """Free the memory of a part of the reply that was written."""
+        self.resize(max(0, self.held - size))
 
     def close(self) -> None:
-        """Give everything back, for the end of the session."""
+        """Free everything, at the end of the session."""
         self.read_at = None
-        self.room._close(self)
+        self.memory._remove(self)
         self.resize(0)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing."""

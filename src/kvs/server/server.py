@@ -13,6 +13,7 @@ from kvs.protocol.frames import Connect
 from kvs.protocol.registration import ConnectParser
 from kvs.server import release
 from kvs.server.admission import Admission, Identities
+from kvs.server.context import ServerContext
 from kvs.server.handshake import Handover, Handshake, RequestsReader
 from kvs.server.loop import IN, EventLoop, Timer
 from kvs.server.pipes import ClientPipes
@@ -21,8 +22,7 @@ from kvs.server.registration import RegistrationPipe, open_client_pipes
 from kvs.server.release import BlockedOpenReleaser, max_clients
 from kvs.server.reply_memory import ReplyMemory
 from kvs.server.scheduler import ScriptScheduler
-from kvs.server.session import ServerContext, Session
-from kvs.server.state import SessionState
+from kvs.server.session import Session
 from kvs.settings import ServerSettings
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Subscriptions
@@ -225,10 +225,10 @@ class Server:
         """
         for pipe in pipes.all:
             session = self._in_use.get(pipe.identity)
-            if session is not None and session.stage is SessionState.CLOSING:
+            if session is not None and session.is_disconnecting:
                 session.close(None)
         sessions = {pipe: self._in_use.get(pipe.identity) for pipe in pipes.all}
-        used = {pipe for pipe, session in sessions.items() if session and session.holds_pipes}
+        used = {pipe for pipe, session in sessions.items() if session and session.has_pipes}
         if not used:
             return False
         self.refused(connect, f"{pipes.name}: its pipes are in use")
