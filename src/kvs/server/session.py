@@ -138,7 +138,7 @@ class Session:
             return None
         data = self._input.read(LATE_READ_BYTES if self._loop.is_turn_over else READ_BYTES)
         self._handshake.requests_opened |= data != b"" or bool(events & HUP)
-        if data and not self.is_disconnecting:  # else it is the padding of the disconnect
+        if data and not self._state.is_disconnecting:  # else it is the padding of the disconnect
             self._parser.feed(data)
             self._state.handle(SessionEvent.INPUT_RECEIVED)
         elif data == b"" and events & HUP:  # without HUP, the client has not opened the pipe yet
@@ -151,7 +151,7 @@ class Session:
         return None
 
     def _is_incomplete(self) -> bool:
-        return self._state.session is SessionState.OPEN and self._parser.is_incomplete
+        return self._parser.is_incomplete and self._state.session is SessionState.OPEN
 
     def _is_busy(self) -> bool:
         return self._state.request is not RequestState.IDLE
@@ -162,12 +162,13 @@ class Session:
 
     def _process_requests(self) -> None:
         """Process what was read, until the next step is another; then do that."""
+        state = self._state
         for _ in range(MAX_REQUESTS_PER_TURN):
-            if self._state.next_step is not Step.PROCESS:
+            if state.next_step is not Step.PROCESS:
                 break
             request = self._parser.next_request()
             if request is None:
-                self._state.handle(SessionEvent.NO_REQUEST_LEFT)
+                state.handle(SessionEvent.NO_REQUEST_LEFT)
                 break
             self._process(request)
             if self._loop.is_turn_over:

@@ -203,6 +203,8 @@ class StateMachine:
 
     def __init__(self) -> None:
         self._now = _CONNECTING
+        self.next_step = _CONNECTING.step
+        """What the session must do next."""
 
     def handle(self, event: SessionEvent) -> Step:
         """Change to the states after `event`; return what the session must do next.
@@ -215,6 +217,7 @@ class StateMachine:
         if successor is None:
             raise IllegalTransitionError(f"{event.name} in {self!r}")
         self._now = successor
+        self.next_step = successor.step
         return successor.step
 
     def allows(self, event: SessionEvent) -> bool:
@@ -237,19 +240,14 @@ class StateMachine:
         return self._now.input
 
     @property
-    def next_step(self) -> Step:
-        """What the session must do next."""
-        return self._now.step
-
-    @property
     def has_pipes(self) -> bool:
         """Whether the session's pipes are open."""
-        return self.session not in {SessionState.DRAINING, SessionState.CLOSED}
+        return self._now.has_pipes
 
     @property
     def is_disconnecting(self) -> bool:
         """Whether the client has asked to disconnect, and the session is not closed."""
-        return self.session in {SessionState.DISCONNECTING, SessionState.LINGERING}
+        return self._now.is_disconnecting
 
     def __repr__(self) -> str:
         return f"({self.session.name}, {self.request.name}, input {self.input.name})"
@@ -263,6 +261,8 @@ class _Combination:
     request: RequestState
     input: InputState
     step: Step
+    has_pipes: bool
+    is_disconnecting: bool
     successors: "dict[SessionEvent, _Combination]" = field(default_factory=dict)
 
 
@@ -293,7 +293,9 @@ def _combination(states: _States) -> _Combination:
     step = NEXT_STEPS[session, request]
     if step is Step.READ and input_ is InputState.ENDED:
         step = STEPS_AT_END_OF_INPUT[session]
-    return _Combination(session, request, input_, step)
+    has_pipes = session not in {SessionState.DRAINING, SessionState.CLOSED}
+    is_disconnecting = session in {SessionState.DISCONNECTING, SessionState.LINGERING}
+    return _Combination(session, request, input_, step, has_pipes, is_disconnecting)
 
 
 def _reachable(first: _States) -> _Combination:
