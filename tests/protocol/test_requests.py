@@ -38,14 +38,8 @@ def encoded(request: Request, dialect: Dialect = Dialect.BINARY) -> bytes:
 
 def _encoded(request: Request) -> bytes:
     match request:
-        case Disconnect():
-            return b"\x02"
-        case Subscribe(key):
-            return frames.encode_key_request(frames.SUBSCRIBE, key)
-        case Unsubscribe(key):
-            return frames.encode_key_request(frames.UNSUBSCRIBE, key)
-        case Execute(script):
-            return frames.encode_execute(script)
+        case Disconnect() | Subscribe() | Unsubscribe() | Execute():
+            return request.encode()
         case OversizedExecute(length):
             return b"\x05" + struct.pack("<I", length) + bytes(length)
         case UnknownOperation(operation):
@@ -64,6 +58,13 @@ def read(pieces: list[bytes], dialect: Dialect = Dialect.BINARY) -> list[Request
                 return found
     assert parser.next_request() is None
     return found
+
+
+def test_requests_encode_to_their_frames() -> None:
+    assert Disconnect().encode() == b"\x02"
+    assert Subscribe(b"key").encode() == b"\x03key" + bytes(38)
+    assert Unsubscribe(b"k" * 40).encode() == b"\x04" + b"k" * 40 + b"\0"
+    assert Execute(b"SHOW\n").encode() == b"\x05\x05\0\0\0SHOW\n"
 
 
 def test_requests_cut_at_every_place() -> None:
@@ -150,7 +151,7 @@ def test_a_script_that_is_too_long_is_read_to_its_end(over: int) -> None:
 
 def test_a_script_of_the_greatest_length_is_taken() -> None:
     script = b"#" * frames.MAX_SCRIPT_BYTES
-    assert read([frames.encode_execute(script) + b"\x02"]) == [Execute(script), Disconnect()]
+    assert read([Execute(script).encode() + b"\x02"]) == [Execute(script), Disconnect()]
 
 
 def test_a_script_that_is_too_long_is_not_kept() -> None:
@@ -170,7 +171,7 @@ def test_whatever_comes_something_comes_of_it(pieces: list[bytes]) -> None:
 def test_a_long_script_is_not_copied_when_its_last_byte_comes() -> None:
     script = bytes(frames.MAX_SCRIPT_BYTES)
     parser = RequestParser()
-    sent = frames.encode_execute(script)
+    sent = Execute(script).encode()
     for at in range(0, len(sent) - 1, 65536):
         parser.feed(sent[at : min(at + 65536, len(sent) - 1)])
         assert parser.next_request() is None

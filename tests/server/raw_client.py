@@ -15,6 +15,7 @@ import pytest
 
 from kvs.library import Store
 from kvs.protocol import frames
+from kvs.protocol.requests import Execute, Subscribe, Unsubscribe
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
 
@@ -111,17 +112,17 @@ class Client:
         return result, self.read("resp", output), self.read("resp", errors)
 
     def execute(self, script: bytes) -> tuple[int, bytes, bytes]:
-        self.send(frames.encode_execute(script))
+        self.send(Execute(script).encode())
         return self.executed()
 
     def subscribe(self, key: bytes) -> int:
-        self.send(frames.encode_key_request(frames.SUBSCRIBE, key))
+        self.send(Subscribe(key).encode())
         operation, result = self.reply()
         assert operation == frames.SUBSCRIBE
         return result
 
     def unsubscribe(self, key: bytes) -> int:
-        self.send(frames.encode_key_request(frames.UNSUBSCRIBE, key))
+        self.send(Unsubscribe(key).encode())
         operation, result = self.reply()
         assert operation == frames.UNSUBSCRIBE
         return result

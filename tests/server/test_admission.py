@@ -6,6 +6,7 @@ import re
 import pytest
 
 from kvs.protocol import frames
+from kvs.protocol.requests import Execute, Subscribe
 from kvs.settings import ServerSettings
 from tests.helpers import until
 from tests.server.raw_client import Client, Served, send, serving
@@ -239,9 +240,9 @@ def test_an_incomplete_connect_is_logged(
 @pytest.mark.parametrize(
     ("frame", "logged"),
     [
-        (frames.encode_key_request(frames.SUBSCRIBE, b"key"), r"10 bytes: \x03key"),
-        (frames.encode_execute(b"WRITE [(a,1)]\n"), r"10 bytes: \x05\x0e\x00WRITE"),
-        (frames.encode_execute(b" " * (1 << 20) + b"\n"), r"5 bytes: \x05\x01\x00\x10\x00"),
+        (Subscribe(b"key").encode(), r"10 bytes: \x03key"),
+        (Execute(b"WRITE [(a,1)]\n").encode(), r"10 bytes: \x05\x0e\x00WRITE"),
+        (Execute(b" " * (1 << 20) + b"\n").encode(), r"5 bytes: \x05\x01\x00\x10\x00"),
     ],
 )
 def test_an_incomplete_request_is_logged_once_and_its_session_goes_on(

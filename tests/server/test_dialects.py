@@ -9,6 +9,7 @@ import pytest
 
 from kvs.protocol import frames
 from kvs.protocol.frames import Dialect
+from kvs.protocol.requests import Disconnect
 from tests.helpers import until
 from tests.server.raw_client import Client, Served, send, serving
 
@@ -118,7 +119,7 @@ def test_what_follows_a_disconnect_is_read_and_dropped(
     monkeypatch.setattr("kvs.server.session.LINGER_SECONDS", 3600)
     client = Client(served, "c").connected()
     (session,) = served.server._sessions
-    client.send(bytes([frames.DISCONNECT]))
+    client.send(Disconnect().encode())
     assert client.reply() == (frames.DISCONNECT, 0)
     for _ in range(16):  # more than the pipe holds, so the server reads it
         client.send(b"\3" * 65536)

@@ -13,7 +13,7 @@ from tests.server.raw_client import SECONDS, Client, Served, serving
 CLIENT = """
 import os, sys
 from pathlib import Path
-from kvs.protocol import frames
+from kvs.protocol.requests import Execute, Subscribe
 from tests.server.raw_client import Client, Place
 path, folder, steps = sys.argv[1:]
 client = Client(Place(Path(path), Path(folder)), "k")
@@ -23,9 +23,9 @@ for step in steps.split():
         case "connect": client.register()
         case "reply": assert client.reply() == (1, 0)
         case "subscribe": client.subscribe(b"hot")
-        case "half": client.send(frames.encode_key_request(3, b"never")[:20])
-        case "wait": client.send(frames.encode_execute(b"WRITE [(k,1)]\\nWAIT 9999999\\n"))
-        case "show": client.send(frames.encode_execute(b"SHOW\\n" * 3))
+        case "half": client.send(Subscribe(b"never").encode()[:20])
+        case "wait": client.send(Execute(b"WRITE [(k,1)]\\nWAIT 9999999\\n").encode())
+        case "show": client.send(Execute(b"SHOW\\n" * 3).encode())
         case "goodbye": client.send(bytes([2]))
         case which: client.opens(which)
 print("there", flush=True)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvs.protocol import frames
+from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 from tests.protocol.pieces import cut
 from tests.server.raw_client import Client, serving
 
@@ -47,11 +48,11 @@ class Model:
     def step(self, kind: str, what: object) -> None:
         match kind, what:
             case "subscribe", bytes(key):
-                self.sent += frames.encode_key_request(frames.SUBSCRIBE, key)
+                self.sent += Subscribe(key).encode()
                 self.replies.append((frames.SUBSCRIBE, int(key in self.table), None))
                 self.subscribed |= {key} & set(KEYS)
             case "unsubscribe", bytes(key):
-                self.sent += frames.encode_key_request(frames.UNSUBSCRIBE, key)
+                self.sent += Unsubscribe(key).encode()
                 self.replies.append((frames.UNSUBSCRIBE, int(key not in self.subscribed), None))
                 self.subscribed.discard(key)
             case "write", list(given):
@@ -85,7 +86,7 @@ class Model:
                 self.replies.append((frames.EXECUTE, 1, b""))
 
     def _execute(self, script: bytes, output: bytes = b"", result: int = 0) -> None:
-        self.sent += frames.encode_execute(script)
+        self.sent += Execute(script).encode()
         self.replies.append((frames.EXECUTE, result, output))
 
     def _tell(self, changes: dict[bytes, bytes]) -> None:
@@ -98,7 +99,7 @@ def test_a_session_beside_the_model(given: list[Step], data: st.DataObject) -> N
     model = Model()
     for kind, what in given:
         model.step(kind, what)
-    model.sent += bytes([frames.DISCONNECT]) + os.urandom(3)
+    model.sent += Disconnect().encode() + os.urandom(3)
     with serving() as served:
         client = Client(served, "c").connected()
         for piece in data.draw(cut(model.sent)):

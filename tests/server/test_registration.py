@@ -11,6 +11,7 @@ import pytest
 from kvs.errors import RegistrationPipeError
 from kvs.posix import fifos
 from kvs.protocol import frames
+from kvs.protocol.requests import Disconnect
 from kvs.server.registration import RegistrationPipe
 from kvs.settings import ServerSettings
 from tests.helpers import NOBODY, until
@@ -158,7 +159,7 @@ def test_a_client_that_disconnected_may_connect_again_at_once_with_the_same_pipe
     with serving() as served:
         client = Client(served, "c").connected()
         for _ in range(3):
-            client.send(bytes([frames.DISCONNECT]))
+            client.send(Disconnect().encode())
             assert client.reply() == (frames.DISCONNECT, 0)
             assert client.at_end("resp")
             client.close("resp")

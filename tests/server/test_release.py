@@ -14,6 +14,7 @@ import pytest
 from kvs.errors import JournalWriteError
 from kvs.library import Store
 from kvs.protocol import frames
+from kvs.protocol.requests import Disconnect, Execute
 from kvs.server import execution
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
@@ -77,7 +78,7 @@ def fall_behind(served: Served, client: Client, _patch: pytest.MonkeyPatch) -> N
 
 
 def disconnect(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -> None:
-    client.send(bytes([frames.DISCONNECT]))
+    client.send(Disconnect().encode())
 
 
 def send_nonsense(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -> None:
@@ -89,7 +90,7 @@ def run_out_of_memory(_served: Served, client: Client, patch: pytest.MonkeyPatch
         raise MemoryError
 
     patch.setattr(execution.ScriptExecution, "run_slice", fail)
-    client.send(frames.encode_execute(b"READ [a]\n"))
+    client.send(Execute(b"READ [a]\n").encode())
 
 
 EARLY_ENDS: list[End] = [drop, stop, close_a_pipe]

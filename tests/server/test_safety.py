@@ -13,6 +13,7 @@ import pytest
 from kvs.errors import JournalWriteError
 from kvs.library import Store
 from kvs.protocol import frames
+from kvs.protocol.requests import Execute, Subscribe
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from tests.journal.fake_storage import Fault, Gate, put_in
@@ -60,9 +61,9 @@ def test_a_reply_and_its_notifications_wait_for_the_disk(tmp_path: Path, gate: G
         watcher = Client(server, "x").connected()
         watcher.subscribe(b"k")
         with gate.shut():
-            writer.send(frames.encode_execute(b"WRITE [(k,1)]\nREAD [k]\n"))
+            writer.send(Execute(b"WRITE [(k,1)]\nREAD [k]\n").encode())
             gate.wait_until_held()
-            reader.send(frames.encode_execute(b"READ [k]\n"))
+            reader.send(Execute(b"READ [k]\n").encode())
             for _ in range(5):
                 for client in (writer, reader, watcher):
                     assert nothing_came(client, other)
@@ -75,9 +76,9 @@ def test_whether_a_key_is_there_is_answered_when_it_is_for_sure(tmp_path: Path, 
     with keeping(tmp_path / "d") as server:
         writer, asker, other = (Client(server, name).connected() for name in "wao")
         with gate.shut():
-            writer.send(frames.encode_execute(b"WRITE [(k,1)]\n"))
+            writer.send(Execute(b"WRITE [(k,1)]\n").encode())
             gate.wait_until_held()
-            asker.send(frames.encode_key_request(frames.SUBSCRIBE, b"k"))
+            asker.send(Subscribe(b"k").encode())
             for _ in range(5):
                 assert nothing_came(asker, other)
         assert asker.reply() == (frames.SUBSCRIBE, 1)
@@ -93,7 +94,7 @@ def test_requests_behind_a_reply_that_waits_are_served_after_it_in_order(
         client = Client(server, "c").connected()
         with gate.shut():
             for number in range(10):
-                client.send(frames.encode_execute(b"WRITE [(k,%d)]\nREAD [k]\n" % number))
+                client.send(Execute(b"WRITE [(k,%d)]\nREAD [k]\n" % number).encode())
             gate.wait_until_held()
         for number in range(10):
             assert client.executed() == (0, b"[(k,%d)]\n" % number, b"")
@@ -110,7 +111,7 @@ def test_when_the_journal_fails_sessions_end_and_nothing_more_is_sent(
         assert writer.execute(b"WRITE [(k,1)]\n") == (0, b"", b"")
         assert watcher.change() == (b"k", b"1")
         fault.armed = True
-        writer.send(frames.encode_execute(b"WRITE [(k,2)]\nREAD [k]\n"))
+        writer.send(Execute(b"WRITE [(k,2)]\nREAD [k]\n").encode())
         for client in (writer, watcher, idle):
             assert client.at_end("resp")
             assert client.at_end("not")
@@ -123,7 +124,7 @@ def test_a_client_that_is_gone_while_its_reply_waits_is_nobodys_concern(
         other = Client(server, "o").connected()
         gone = Client(server, "g").connected()
         with gate.shut():
-            gone.send(frames.encode_execute(b"WRITE [(k,1)]\nREAD [k]\n"))
+            gone.send(Execute(b"WRITE [(k,1)]\nREAD [k]\n").encode())
             gate.wait_until_held()
             gone.close()
             assert other.unsubscribe(b"nothing") == 1

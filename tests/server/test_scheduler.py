@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvs.protocol import frames
+from kvs.protocol.requests import Execute
 from kvs.server import scheduler, session
 from kvs.server.reply_memory import SMALL_REPLY_BYTES, Reservation
 from kvs.settings import ServerSettings
@@ -61,9 +61,9 @@ def is_idle(served: Served) -> bool:
 
 
 def writes(key: bytes, count: int) -> bytes:
-    return frames.encode_execute(
+    return Execute(
         b"".join(b"WRITE [(%b,%d)]\n" % (key, number) for number in range(count))
-    )
+    ).encode()
 
 
 def test_long_scripts_of_sessions_take_turns_and_each_stays_in_order(served: Served) -> None:
@@ -92,7 +92,7 @@ def test_long_scripts_of_sessions_take_turns_and_each_stays_in_order(served: Ser
 def test_short_requests_are_answered_while_long_ones_wait(served: Served) -> None:
     long, other = Client(served, "l").connected(), Client(served, "o").connected()
     with worker_busy(served):
-        long.send(writes(b"a", 10_000) + frames.encode_execute(b"READ [a]\n"))
+        long.send(writes(b"a", 10_000) + Execute(b"READ [a]\n").encode())
         until(lambda: served.server._scheduler._running)
         for _ in range(100):
             assert other.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
@@ -142,7 +142,7 @@ def test_a_script_ends_with_its_session_whatever_is_in_it(
         return real(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(served.store._core, "execute", execute)
-    client.send(frames.encode_execute(script))
+    client.send(Execute(script).encode())
     assert under_way.wait(SECONDS)
     end(served, client)
     until(lambda: served.server.sessions == 0)
@@ -167,7 +167,7 @@ def test_a_long_script_of_a_client_that_is_gone_is_executed_if_there_is_time(
 def test_a_server_that_stops_waits_for_no_script() -> None:
     with serving() as served:
         client = Client(served, "c").connected()
-        client.send(frames.encode_execute(ENDLESS["SHOWs"]))
+        client.send(Execute(ENDLESS["SHOWs"]).encode())
         until(lambda: not is_idle(served))
     assert not is_idle(served)  # it was not over
 
@@ -197,7 +197,7 @@ def test_replies_that_together_are_over_the_bound_come_one_after_the_other(
     shows = (TOTAL - 6 * SMALL_REPLY_BYTES) // SHOWN
     with measured(monkeypatch) as most:
         for client in clients:
-            client.send(frames.encode_execute(b"SHOW\n" * shows))
+            client.send(Execute(b"SHOW\n" * shows).encode())
         got = {}
         readers = [
             threading.Thread(target=lambda one: got.update({one.name: one.executed()}), args=(one,))
@@ -227,9 +227,9 @@ def test_a_script_waits_for_room_until_others_are_read_and_short_ones_do_not(
     bounded: Served,
 ) -> None:
     first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
-    first.send(frames.encode_execute(b"SHOW\n" * 20))
+    first.send(Execute(b"SHOW\n" * 20).encode())
     until(lambda: unread(first.open["resp"]) > 0)
-    second.send(frames.encode_execute(b"SHOW\n" * 20))
+    second.send(Execute(b"SHOW\n" * 20).encode())
     until(lambda: bounded.server._scheduler._large_waits)
     other = Client(bounded, "o").connected()
     for _ in range(20):
@@ -245,7 +245,7 @@ def test_a_session_that_reads_nothing_ends_where_others_need_its_room(
 ) -> None:
     caplog.set_level(logging.INFO)
     lazy, second = Client(bounded, "l").connected(), Client(bounded, "s").connected()
-    lazy.send(frames.encode_execute(b"SHOW\n" * 20))
+    lazy.send(Execute(b"SHOW\n" * 20).encode())
     until(lambda: unread(lazy.open["resp"]) > 0)
     monkeypatch.setattr(scheduler, "STALL_SECONDS", 0.1)
     result, output, errors = second.execute(b"SHOW\n" * 20)
@@ -259,7 +259,7 @@ def test_a_script_is_stopped_where_nothing_gives_it_room(
     bounded: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, second = Client(bounded, "w").connected(), Client(bounded, "s").connected()
-    waits.send(frames.encode_execute(b"SHOW\n" * 20 + b"WAIT 9999999\n"))
+    waits.send(Execute(b"SHOW\n" * 20 + b"WAIT 9999999\n").encode())
     until(lambda: bounded.server._context.reply_memory.used >= 20 * SHOWN and is_idle(bounded))
     monkeypatch.setattr(scheduler, "STALL_SECONDS", 0.1)
     result, output, errors = second.execute(b"SHOW\n" * 20)
@@ -277,12 +277,12 @@ def test_a_script_is_stopped_where_nothing_gives_it_room(
 
 def test_a_session_that_ends_gives_its_room_to_the_next(bounded: Served) -> None:
     first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
-    first.send(frames.encode_execute(b"SHOW\n" * 20))
+    first.send(Execute(b"SHOW\n" * 20).encode())
     until(lambda: unread(first.open["resp"]) > 0)
-    second.send(frames.encode_execute(b"SHOW\n" * 20))
+    second.send(Execute(b"SHOW\n" * 20).encode())
     until(lambda: bounded.server._scheduler._large_waits)
     third = Client(bounded, "t").connected()
-    third.send(frames.encode_execute(b"SHOW\n" * 20))
+    third.send(Execute(b"SHOW\n" * 20).encode())
     until(lambda: bounded.server._scheduler._large_later)
     second.close()  # one that waits
     first.close()

@@ -17,6 +17,7 @@ from kvs.errors import ThreadStartError
 from kvs.library import Store
 from kvs.protocol import frames
 from kvs.protocol.frames import Dialect
+from kvs.protocol.requests import Disconnect, Execute, Subscribe
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from kvs.store.subscriptions import Outbox, Subscriptions
@@ -158,7 +159,7 @@ def test_strings_end_at_the_first_nul(served: Served) -> None:
 
 def test_requests_may_come_together_and_in_pieces(served: Served) -> None:
     client = Client(served, "c").connected()
-    both = frames.encode_key_request(3, b"a") + frames.encode_execute(b"WRITE [(a,1)]\nREAD [a]\n")
+    both = Subscribe(b"a").encode() + Execute(b"WRITE [(a,1)]\nREAD [a]\n").encode()
     client.send(both + both[:20])
     assert client.reply() == (3, 0)
     assert client.executed() == (0, b"[(a,1)]\n", b"")
@@ -173,7 +174,7 @@ def test_whole_requests_before_the_end_are_carried_out_and_a_half_one_is_dropped
     served: Served,
 ) -> None:
     client = Client(served, "c").connected()
-    client.send(frames.encode_execute(b"WRITE [(a,1)]\n") * 3 + b"\x05\xff")
+    client.send(Execute(b"WRITE [(a,1)]\n").encode() * 3 + b"\x05\xff")
     client.close("req")
     for _ in range(3):
         assert client.executed() == (0, b"", b"")
@@ -206,9 +207,9 @@ def test_whole_requests_before_any_other_end_are_carried_out_too(
     monkeypatch.setattr("kvs.server.session.FINISH_SECONDS", SECONDS)
     monkeypatch.setattr("kvs.server.session.FINISH_ALL_SECONDS", SECONDS)
     client = Client(served, "c").connected()
-    requests = [frames.encode_execute(b"WRITE [(a,%d)]\n" % number * 1000) for number in range(3)]
-    requests += [frames.encode_key_request(frames.SUBSCRIBE, b"a")] * 100
-    requests += [frames.encode_execute(b"SHOW\nWRITE [(b,1)]\nWAIT 9999999\nWRITE [(c,1)]\n")]
+    requests = [Execute(b"WRITE [(a,%d)]\n" % number * 1000).encode() for number in range(3)]
+    requests += [Subscribe(b"a").encode()] * 100
+    requests += [Execute(b"SHOW\nWRITE [(b,1)]\nWAIT 9999999\nWRITE [(c,1)]\n").encode()]
     with standing_still(served):
         client.send(b"".join(requests))
         match end:
@@ -278,7 +279,7 @@ def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served
 
 def test_a_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> None:
     waiting = Client(served, "w").connected()
-    waiting.send(frames.encode_execute(b"WRITE [(w,1)]\nWAIT 9999999999\n"))
+    waiting.send(Execute(b"WRITE [(w,1)]\nWAIT 9999999999\n").encode())
     until(lambda: b"w" in served.store)
     other = Client(served, "o").connected()
     assert other.execute(b"READ [w]\n") == (0, b"[(w,1)]\n", b"")
@@ -289,7 +290,7 @@ def test_a_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> Non
 def test_a_reply_far_larger_than_the_pipe_holds_up_nobody(served: Served) -> None:
     served.store.write({f"key{number}": "v" * 30 for number in range(50_000)})
     reader = Client(served, "r").connected()
-    reader.send(frames.encode_execute(b"SHOW\n") + frames.encode_key_request(3, b"key1"))
+    reader.send(Execute(b"SHOW\n").encode() + Subscribe(b"key1").encode())
     other = Client(served, "o").connected()
     for _ in range(100):
         assert other.execute(b"READ [key7]\n") == (0, b"[(key7,%b)]\n" % (b"v" * 30), b"")
@@ -336,7 +337,7 @@ def test_disconnect_is_answered_though_answers_before_it_fill_the_pipe(served: S
     page = fcntl.fcntl(client.open["resp"], fcntl.F_SETPIPE_SZ, 4096)
     lines, rest = divmod(page - frames.EXECUTE_REPLY_HEADER_BYTES, 47)
     assert (page, rest) == (4096, 44), "an answer that fills a page"
-    client.send(frames.encode_execute(b"READ [a]\n" * lines + b"READ [b]\n") + b"\2\2\2")
+    client.send(Execute(b"READ [a]\n" * lines + b"READ [b]\n").encode() + b"\2\2\2")
     client.close("req")
     until(lambda: unread(client.open["resp"]) == page)
     assert [len(part) for part in client.executed()[1:]] == [page - 10, 0]
@@ -374,14 +375,14 @@ def test_the_end_of_many_subscriptions_does_not_hold_up_other_sessions(
 
     def unsubscribing(watchers: Subscriptions[bytes], outbox: Outbox[bytes], key: bytes) -> bool:
         if not left:
-            other.send(frames.encode_execute(b"READ [a]\n"))
+            other.send(Execute(b"READ [a]\n").encode())
         left.append(key)
         answered.append(unread(other.open["resp"]) > 0)
         return unsubscribe(watchers, outbox, key)
 
     monkeypatch.setattr(served.store._core, "unsubscribe", unsubscribing)
     if disconnects:
-        watcher.send(bytes([frames.DISCONNECT]))
+        watcher.send(Disconnect().encode())
         assert watcher.reply() == (frames.DISCONNECT, 0)
         assert len(left) == 20
     else:
@@ -493,7 +494,7 @@ def test_a_disconnect_of_one_byte_that_came_before_the_connect_is_answered(serve
     client.reads_at_once()
     client.open["not"] = os.open(client.path("not"), os.O_RDONLY | os.O_NONBLOCK)
     client.open["req"] = os.open(client.path("req"), os.O_RDWR)
-    client.send(bytes([frames.DISCONNECT]))
+    client.send(Disconnect().encode())
     client.register()
     assert client.reply() == (frames.CONNECT, 0)
     assert client.reply() == (frames.DISCONNECT, 0)

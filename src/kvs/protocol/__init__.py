@@ -1,6 +1,5 @@
-"""The session protocol over named pipes: frames and states with no I/O, and one module with it.
+"""The session protocol over named pipes. No I/O.
 
-`frames` is the layout of every message; `registration`, `requests` and `replies` take bytes in,
-however they are cut, and give messages out; `session` is the life of a session at the server.
-`fifos` alone opens, reads and writes pipes.
+`frames` defines the layout of every message. `registration`, `requests` and `replies` parse the
+bytes of one pipe each, in pieces of any size, into messages.
 """

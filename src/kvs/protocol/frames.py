@@ -1,14 +1,14 @@
-"""The layout of every message, as data; the only place that knows it.
+"""The layout of every message. No other module knows it.
 
-Laws:
+Invariants:
 
-- Fields are arrays of a fixed number of bytes, padded with NUL, with no alignment between them. A
-  string ends at the first NUL of its field; what stands behind that is noise. A path of exactly
-  `MAX_PATH_BYTES` bytes has no NUL.
+- A field is an array of a fixed number of bytes, padded with NUL. Fields are not aligned. A string
+  ends at the first NUL of its field, and the bytes behind that NUL must be ignored. A path of
+  exactly `MAX_PATH_BYTES` bytes has no NUL.
 - Numbers of four bytes are little-endian.
-- A session has one dialect, which the first byte of its connect chooses (`Dialect`): the op byte of
-  every request, and both bytes that every response begins with, are numbers or ASCII digits. All
-  sizes are the same, and a notification has no such byte.
+- A session has one dialect, chosen by the first byte of its connect (`Dialect`). In it, the op byte
+  of every request and the first two bytes of every response are numbers or ASCII digits. All sizes
+  are the same in both dialects, and a notification has no such byte.
 """
 
 import re
@@ -21,15 +21,15 @@ DISCONNECT = 2
 SUBSCRIBE = 3
 UNSUBSCRIBE = 4
 EXECUTE = 5
-"""Ours; old clients never send it."""
+"""An extension of this server; clients of the course project never send it."""
 
 
 class Dialect(IntEnum):
-    """How op bytes and results are written; the value is what is added to each number."""
+    """How op bytes and results are encoded; the value is added to each number."""
 
     BINARY = 0
     DIGITS = ord("0")
-    """Programs that read the protocol's "(char) OP_CODE=1" as the character."""
+    """For programs whose authors read the protocol's "(char) OP_CODE=1" as the character."""
 
 
 OPERATIONS = {
@@ -42,13 +42,13 @@ OPERATIONS = {
 
 MAX_PATH_BYTES = 40
 FIELD_BYTES = 41
-"""A key or value in a frame: a word of 40 bytes and a NUL."""
+"""Bytes of a key or value in a frame: a word of up to 40 bytes and a NUL."""
 
 MAX_SCRIPT_BYTES = 1 << 20
-"""A script of `EXECUTE` has at most so many bytes."""
+"""Maximum bytes of the script of an `EXECUTE`."""
 
 DELETED = b"DELETED"
-"""The value of a notification of a key that was removed."""
+"""Value in the notification for a key that was removed."""
 
 _CONNECT = struct.Struct(f"<B{MAX_PATH_BYTES}s{MAX_PATH_BYTES}s{MAX_PATH_BYTES}s")
 _KEY_REQUEST = struct.Struct(f"<B{FIELD_BYTES}s")
@@ -72,7 +72,7 @@ NOTIFICATION_BYTES = _NOTIFICATION.size
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """What a client that connects names: the pipes that it has made."""
+    """A request to connect, which names the pipes that the client has made."""
 
     requests: bytes
     responses: bytes
@@ -86,7 +86,7 @@ class Connect:
 
     @property
     def paths(self) -> tuple[bytes, bytes, bytes]:
-        """All three, in the order of the frame."""
+        """All three paths, in the order of the frame."""
         return self.requests, self.responses, self.notifications
 
     def encode(self) -> bytes:
@@ -95,7 +95,7 @@ class Connect:
 
     @classmethod
     def decode(cls, frame: bytes) -> "Connect | None":
-        """Return what a frame of `CONNECT_BYTES` bytes says; None if it is no connect."""
+        """Decode a frame of `CONNECT_BYTES` bytes; return None if it is not a connect."""
         operation, *fields = _CONNECT.unpack(frame)
         dialect = _CONNECT_DIALECTS.get(operation)
         paths = [_decode_field(field) for field in fields]
@@ -118,18 +118,18 @@ def encode_execute(script: bytes) -> bytes:
 
 
 def decode_execute_length(head: bytes) -> int:
-    """Return the length of the script that follows the first bytes of an `EXECUTE`."""
+    """Return the length of the script that follows the header of an `EXECUTE`."""
     length: int = _EXECUTE.unpack(head)[1]
     return length
 
 
 def encode_reply(operation: int, result: int) -> bytes:
-    """Return the response to every operation but `EXECUTE`."""
+    """Return the response to any operation but `EXECUTE`."""
     return _REPLY.pack(operation, result)
 
 
 def in_dialect(response: bytes | bytearray, dialect: Dialect) -> bytes | bytearray:
-    """Return a response, or the beginning of one, with its first two bytes in `dialect`."""
+    """Return a response, or the first part of one, with its first two bytes in `dialect`."""
     if dialect is Dialect.BINARY:
         return response
     operation, result = _REPLY.unpack_from(response)
@@ -137,23 +137,23 @@ def in_dialect(response: bytes | bytearray, dialect: Dialect) -> bytes | bytearr
 
 
 def encode_execute_reply_header(result: int, output: int, errors: int) -> bytes:
-    """Return what stands before so many bytes of output and of errors in the reply to `EXECUTE`."""
+    """Return the header of a reply to `EXECUTE`, given the bytes of its output and errors."""
     return _EXECUTE_REPLY_HEADER.pack(EXECUTE, result, output, errors)
 
 
 def decode_execute_reply_header(head: bytes) -> tuple[int, int, int]:
-    """Return result, and the lengths of output and errors, from the head of such a reply."""
+    """Return the result and the lengths of output and errors in such a header."""
     _, result, output, errors = _EXECUTE_REPLY_HEADER.unpack(head)
     return result, output, errors
 
 
 def encode_notification(key: bytes, value: bytes | None) -> bytes:
-    """Return the notification of a change: `value` is None for a key that was removed."""
+    """Return the notification of a change; `value` is None for a key that was removed."""
     return _NOTIFICATION.pack(key, DELETED if value is None else value)
 
 
 def decode_notification(frame: bytes) -> tuple[bytes, bytes]:
-    """Return key and value of a notification; the value of a removed key is `DELETED`."""
+    """Return the key and value in a notification; the value of a removed key is `DELETED`."""
     key, value = _NOTIFICATION.unpack(frame)
     return _decode_field(key), _decode_field(value)
 

@@ -1,4 +1,4 @@
-"""What a server sends on the responses and the notifications pipe, as a client reads it. Pure."""
+"""Parses what a server sends on the responses and the notifications pipe. Pure."""
 
 import struct
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from kvs.protocol import frames
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The response to an operation but execute."""
+    """The response to any operation but execute."""
 
     operation: int
     result: int
@@ -35,12 +35,12 @@ class Notification:
 
 
 def parse_replies(data: bytearray) -> tuple[list[Reply | ExecuteReply], int]:
-    """Return the whole responses at the start of `data`, and how many bytes they take."""
-    found: list[Reply | ExecuteReply] = []
+    """Return the whole responses at the start of `data`, and the number of their bytes."""
+    parsed: list[Reply | ExecuteReply] = []
     at = 0
     while len(data) - at >= frames.REPLY_BYTES:
         if data[at] != frames.EXECUTE:
-            found.append(Reply(data[at], data[at + 1]))
+            parsed.append(Reply(data[at], data[at + 1]))
             at += frames.REPLY_BYTES
             continue
         start = at + frames.EXECUTE_REPLY_HEADER_BYTES
@@ -50,14 +50,15 @@ def parse_replies(data: bytearray) -> tuple[list[Reply | ExecuteReply], int]:
         end = start + output + errors
         if len(data) < end:
             break
-        # One copy, however long the output is, and one call into C: no view is left to hold `data`.
-        found.append(ExecuteReply(result, *struct.unpack_from(f"{output}s{errors}s", data, start)))
+        # One copy even of a long output, and one call into C: no memoryview remains that would keep
+        # `data` from being resized.
+        parsed.append(ExecuteReply(result, *struct.unpack_from(f"{output}s{errors}s", data, start)))
         at = end
-    return found, at
+    return parsed, at
 
 
 def parse_notifications(data: bytearray) -> tuple[list[Notification], int]:
-    """Return the changes of the whole notifications at the start of `data`, and their bytes."""
+    """Return the whole notifications at the start of `data`, and the number of their bytes."""
     size = frames.NOTIFICATION_BYTES
     whole = len(data) - len(data) % size
     raw = bytes(data[:whole])

@@ -1,4 +1,4 @@
-"""What a client sends on its requests pipe, as the server reads it. Pure."""
+"""What a client sends on its requests pipe: encoded by the client, parsed by the server. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,39 +8,55 @@ from kvs.protocol.frames import Dialect
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """The client wants to go."""
+    """End the session."""
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        return bytes([frames.DISCONNECT])
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """The client wants to be told of every change of a key."""
+    """Send a notification for every change of a key."""
 
     key: bytes
+
+    def encode(self) -> bytes:
+        """Return the frame, of `frames.KEY_REQUEST_BYTES` bytes."""
+        return frames.encode_key_request(frames.SUBSCRIBE, self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """The client does not want to be told any more."""
+    """Send no more notifications for a key."""
 
     key: bytes
 
+    def encode(self) -> bytes:
+        """Return the frame, of `frames.KEY_REQUEST_BYTES` bytes."""
+        return frames.encode_key_request(frames.UNSUBSCRIBE, self.key)
+
 
 class Execute:
-    """A request to execute lines of the command language. Immutable, so any thread may use it."""
+    """Execute a script. Immutable. Threads: any."""
 
     __slots__ = ("_data", "length")
     __match_args__ = ("script",)
 
     def __init__(self, data: bytes | bytearray) -> None:
-        """Take over `data`, which nobody changes any more."""
+        """Take over `data`, which the caller must not change any more."""
         self._data = data
         self.length = len(data)
         """Bytes of the script."""
 
     @property
     def script(self) -> bytes:
-        """The script. Cost: a copy, unless it came in one piece."""
+        """The script. Cost: a copy, unless the script arrived in one piece."""
         return bytes(self._data)
+
+    def encode(self) -> bytes:
+        """Return the frame: a header of `frames.EXECUTE_HEADER_BYTES` bytes, then the script."""
+        return frames.encode_execute(self.script)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Execute) and self._data == other._data
@@ -54,14 +70,15 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class OversizedExecute:
-    """An `Execute` whose script was longer than is taken; it has been read to its end."""
+    """A request to execute a script over the limit. The script has been read and dropped."""
 
     length: int
+    """Bytes of the script."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownOperation:
-    """An operation that is none: what follows it means nothing, the session is at its end."""
+    """An op byte that no request begins with. The bytes after it cannot be parsed."""
 
     operation: int
     """The byte as it was sent."""
@@ -75,33 +92,33 @@ _LENGTHS = {
     frames.UNSUBSCRIBE: frames.KEY_REQUEST_BYTES,
     frames.EXECUTE: frames.EXECUTE_HEADER_BYTES,
 }
-"""How many bytes of a request must be there before it can be looked at."""
+"""Bytes of each request that must have arrived before it can be parsed, without the script."""
 
 
 class RequestParser:
-    """The bytes of one requests pipe, cut anyhow. For one thread.
+    """Parses the bytes of one requests pipe, in pieces of any size. For one thread.
 
-    Cost: a byte is copied once as it comes, and once into its request; those of a long script are
-    not, so that the last one takes no longer than the others.
+    Cost: each byte is copied once by `feed` and once into its request. The bytes of a long script
+    are copied by `feed` alone, so that the last piece takes no longer than the others.
     """
 
     def __init__(self, dialect: Dialect = Dialect.BINARY) -> None:
         self._dialect = dialect
         self._data = bytearray()
-        """What no request has been made of yet, but for a script."""
+        """Bytes of the next request and of those behind it, without those in `_script`."""
         self._head = b""
-        """The first bytes of the last `Execute`, before its script."""
+        """Header of the last `Execute`."""
         self._script: bytes | bytearray | None = None
-        """What has come of a script."""
+        """Bytes of a script that have arrived; None while no script is arriving."""
         self._missing = 0
-        """Bytes of that script still to come."""
+        """Number of bytes of that script that have not arrived."""
         self._skip = 0
-        """Bytes still to come of a script that is too long."""
+        """Number of bytes of an oversized script that have not arrived."""
         self._skipped = 0
-        """The length of that script."""
+        """Length of that script, in bytes; 0 while no script is skipped."""
 
     def feed(self, data: bytes) -> None:
-        """Add what was read."""
+        """Add bytes that were read from the pipe."""
         if self._script is not None and self._missing:
             piece, data = data[: self._missing], data[self._missing :]
             self._missing -= len(piece)
@@ -110,14 +127,14 @@ class RequestParser:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether something has come that `next_request` has not returned."""
+        """Whether bytes have been fed that `next_request` has not returned."""
         return bool(self._data or self._missing or self._skip)
 
     @property
     def unused(self) -> bytes:
         """Bytes fed and not returned by `next_request`; of an oversized script, its header."""
-        begun = self._head if self._missing or self._skip else b""
-        return begun + bytes(self._script or b"") + self._data
+        head = self._head if self._missing or self._skip else b""
+        return head + bytes(self._script or b"") + self._data
 
     def next_request(self) -> Request | None:  # noqa: PLR0911  (a table would hide it)
         """Return the next whole request; None until more is fed."""
@@ -150,9 +167,9 @@ class RequestParser:
         if length > frames.MAX_SCRIPT_BYTES:
             self._skip = self._skipped = length
             return self.next_request()
-        came = self._take(min(length, len(self._data)))
-        self._missing = length - len(came)
-        self._script = bytearray(came) if self._missing else came
+        arrived = self._take(min(length, len(self._data)))
+        self._missing = length - len(arrived)
+        self._script = bytearray(arrived) if self._missing else arrived
         return self._whole_script(self._script)
 
     def _whole_script(self, script: bytes | bytearray) -> Execute | None:
@@ -162,13 +179,13 @@ class RequestParser:
         return Execute(script)
 
     def _skip_script(self) -> bool:
-        gone = min(self._skip, len(self._data))
-        del self._data[:gone]
-        self._skip -= gone
+        count = min(self._skip, len(self._data))
+        del self._data[:count]
+        self._skip -= count
         return not self._skip
 
     def _take(self, length: int) -> bytes:
         with memoryview(self._data) as data:
-            taken = bytes(data[:length])
+            head = bytes(data[:length])
         del self._data[:length]
-        return taken
+        return head
