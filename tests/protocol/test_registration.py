@@ -87,7 +87,7 @@ def test_what_is_kept_is_less_than_a_frame(pieces: list[bytes]) -> None:
     registration: ConnectParser[Connect] = ConnectParser(known)
     for piece in pieces:
         assert registration.feed(piece) == []
-        assert len(registration._rest) < 121
+        assert len(registration._buffer) < 121
 
 
 def test_each_candidate_is_judged_once() -> None:
@@ -111,7 +111,7 @@ def test_the_candidates_judged_are_no_more_than_the_bytes_that_came(garbage: byt
     for _ in range(100):
         registration.feed(garbage * 100)
     assert len(judged) <= 100 * 100 * len(garbage)
-    assert len(registration._rest) < CONNECT_BYTES
+    assert len(registration._buffer) < CONNECT_BYTES
 
 
 @pytest.mark.parametrize("kind", [Dialect.BINARY, Dialect.DIGITS])

@@ -33,7 +33,7 @@ def run(script: ScriptExecution) -> list[ExecuteResult]:
     while not script.is_finished:
         script.prepare()
         before = script.size
-        needs = script.needs
+        needs = script.required
         slices.append(script.run_slice())
         assert script.is_finished or script.size <= max(needs, before + 200_000)
     return slices
@@ -97,7 +97,7 @@ def test_a_long_line_is_its_own_slice() -> None:
     script = ScriptExecution(Execute(text), Store()._core)
     slices = run(script)
     assert [each.lines for each in slices] == [10, 1, 10, 1]
-    assert script.needs >= script.size
+    assert script.required >= script.size
 
 
 def test_slices_are_short_where_lines_are_invalid_and_grow_where_they_are_not() -> None:
@@ -114,7 +114,7 @@ def test_an_estimate_covers_what_a_long_line_and_a_listing_write() -> None:
         script = ScriptExecution(Execute(text), store._core)
         while not script.is_finished:
             script.prepare()
-            needs = script.needs
+            needs = script.required
             script.run_slice()
             assert script.size <= needs
         assert needs < 3 * script.size

@@ -142,7 +142,7 @@ def test_so_it_is_when_it_came_after_its_deadline(
         until(lambda: "opened none of its pipes" in caplog.text)
         monkeypatch.setattr("kvs.server.admission.OPEN_TIMEOUT_SECONDS", 5.0)
         for waiting in served.server._admission._waiting.values():
-            waiting.turn = waiting.arrived_at - 5.0
+            waiting.polled_at = waiting.arrived_at - 5.0
         is_released(client, order)
         assert "begins" not in caplog.text
 

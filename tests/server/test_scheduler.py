@@ -181,9 +181,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     most = [0]
     real = Reservation.resize
 
-    def hold(claim: Reservation, held: int) -> None:
-        real(claim, held)
-        most[0] = max(most[0], claim.memory.used)
+    def hold(reservation: Reservation, held: int) -> None:
+        real(reservation, held)
+        most[0] = max(most[0], reservation.memory.used)
 
     with monkeypatch.context() as patched:
         patched.setattr(Reservation, "resize", hold)
@@ -283,7 +283,7 @@ def test_a_session_that_ends_gives_its_room_to_the_next(bounded: Served) -> None
     until(lambda: bounded.server._scheduler._large_waits)
     third = Client(bounded, "t").connected()
     third.send(Execute(b"SHOW\n" * 20).encode())
-    until(lambda: bounded.server._scheduler._large_later)
+    until(lambda: bounded.server._scheduler._large_queue)
     second.close()  # one that waits
     first.close()
     assert len(third.executed()[1]) == 20 * SHOWN

@@ -222,7 +222,7 @@ def test_whole_requests_before_any_other_end_are_carried_out_too(
     until(lambda: served.server.sessions == 0)
     assert served.store.items() == [(b"a", b"2"), (b"b", b"1")]
     assert served.store.revision == 3001
-    assert not served.server._watchers._by_key
+    assert not served.server._subscriptions._by_key
 
 
 def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:

@@ -1,1 +1,1 @@
-"""The server: one loop for the registration pipe and all sessions, whatever their number."""
+"""The server: one event loop for the registration pipe and all sessions."""

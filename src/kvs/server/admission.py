@@ -1,14 +1,14 @@
-"""Which of the connects that wait is served next.
+"""Decides which of the waiting connects becomes a session next.
 
-A waiting connect takes no place and no descriptor. While a place is free its client is looked for:
-once the client has opened one of its pipes, a session begins. A client that has opened none counts
-as absent. It is looked for again, less often the longer it is absent, so it holds up no other; its
-deadline of `OPEN_TIMEOUT_SECONDS` runs from the first look. After the deadline a client that does
-come is released (`kvs.server.release`), for as long again. A connect that names the same pipes as
-one that waits renews that one.
+A waiting connect takes no session slot and no descriptor. While a slot is free, the server polls
+the pipes of the connect's client; once the client has opened one of its pipes, a session begins. A
+client that has opened none is absent. The longer a client is absent, the less often it is polled,
+so an absent client does not delay others. Its deadline of `OPEN_TIMEOUT_SECONDS` runs from the
+first poll. For as long again after the deadline, a client that opens a pipe is released
+(`kvs.server.release`). A connect that names the same pipes as a waiting one renews that one.
 
-Cost: a look takes about 0.1 ms. Looks take at most `SLICE_SECONDS` at a time, and the loop goes on
-in between; so some 700 absent clients are passed in 100 ms.
+Cost: a poll takes about 0.1 ms. Polls take at most `SLICE_SECONDS` at a time, and the loop runs in
+between; so about 700 absent clients are polled in 100 ms.
 """
 
 import heapq
@@ -28,32 +28,34 @@ from kvs.server.pipes import ClientPipes
 from kvs.text import os_error_text
 
 OPEN_TIMEOUT_SECONDS = 5.0
-"""Seconds that a client may take to open its first pipe, once a place was free for it."""
+"""Seconds that a client may take to open its first pipe, from its first poll."""
 
 SLICE_SECONDS = 0.003
+"""Maximum seconds of polling at a time."""
+
 PAUSE_SECONDS = 0.001
-"""Seconds of looking for clients at a time, and at least from there to the next look."""
+"""Minimum seconds between two such slices."""
 
 MIN_POLL_SECONDS = 0.001
-"""Seconds between two looks for a client, at least; otherwise a quarter of its absence."""
+"""Minimum seconds between two polls of a client; otherwise a quarter of its absence."""
 
 MAX_POLL_SECONDS = (0.02, 0.08)
-"""The same at most: the first, or the second if very many are absent."""
+"""Maximum seconds between two polls of a client: with few clients waiting, and with very many."""
 
 POLL_SECONDS_PER_CLIENT = 0.0002
-"""Seconds by which looks are spread out for each that waits, within `MAX_POLL_SECONDS`."""
+"""Seconds added to that maximum per waiting client, within `MAX_POLL_SECONDS`."""
 
 LATE_POLL_SECONDS = 0.5
-"""Seconds between two looks for a client after its deadline."""
+"""Seconds between two polls of a client after its deadline."""
 
 DESCRIPTOR_RETRY_SECONDS = 0.1
-"""Seconds between two tries when no descriptor, or no pipe, is free."""
+"""Seconds until the next attempt when no descriptor or no pipe is free."""
 
 MAX_WAITING = 100_000
-"""Connects that wait, at most."""
+"""Maximum waiting connects."""
 
 Identities = tuple[tuple[int, int], ...]
-"""Device and inode of requests, responses and notifications."""
+"""Device and inode of the requests, responses and notifications pipes."""
 
 
 class Host(Protocol):
@@ -63,25 +65,31 @@ class Host(Protocol):
         """Return whether a session may begin."""
 
     def find(self, connect: Connect) -> ClientPipes:
-        """Return the pipes that a connect names; raise `Refused`, or `OSError` for no room."""
+        """Return the pipes that a connect names.
 
-    def claim(self, identities: Identities, handover: Handover) -> None:
-        """Stop releasing these pipes; put those that are open into `handover`."""
+        Raises:
+            Refused: the pipes are not acceptable.
+            OSError: no descriptor is free (`fifos.OUT_OF_DESCRIPTORS`).
 
-    def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
-        """Return whether a session has one of the pipes; then they are closed, the rest released.
-
-        A session whose client is leaving is ended instead.
         """
 
-    def begin(self, opening: Handshake) -> None:
-        """Begin a session."""
+    def claim(self, identities: Identities, handover: Handover) -> None:
+        """Stop releasing these pipes; put the ends that are open into `handover`."""
 
-    def release(self, opening: Handshake) -> None:
-        """Release the client."""
+    def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
+        """Return whether a session has one of the pipes. If so, close them and release the others.
+
+        A disconnecting session does not count; it is closed instead.
+        """
+
+    def begin(self, handshake: Handshake) -> None:
+        """Begin a session with a client that has opened at least one of its pipes."""
+
+    def release(self, handshake: Handshake) -> None:
+        """Close the pipes, and release the client at those that it has not opened."""
 
     def refused(self, connect: Connect, reason: str) -> None:
-        """Log that a connect was dropped."""
+        """Log that a connect was refused."""
 
     def out_of_descriptors(self, error: OSError) -> None:
         """Log that no descriptor or pipe is free, and free some if possible."""
@@ -89,84 +97,84 @@ class Host(Protocol):
 
 @dataclass(eq=False)
 class Waiting:
-    """A connect that waits."""
+    """A waiting connect."""
 
     connect: Connect
     identities: Identities
-    """Empty if they could not be looked up when the connect came."""
+    """Identities of its pipes; empty if no descriptor was free when the connect arrived."""
     arrived_at: float
-    turn: float | None = None
-    """When its client was first looked for; None before."""
+    polled_at: float | None = None
+    """Time of the first poll (time.monotonic); None before."""
     is_late: bool = False
     """Whether its deadline has passed."""
-    is_over: bool = False
-    """Whether it does not wait any more."""
-    opening: Handshake | None = None
-    """Kept between looks only if ends were handed over."""
+    is_removed: bool = False
+    """Whether it waits no more."""
+    handshake: Handshake | None = None
+    """Ends that stay open between polls, because a release has handed some over."""
     handover: Handover = field(default_factory=Handover)
 
 
 class Arrivals:
-    """Connects whose clients have not been looked for yet.
+    """Connects whose clients have not been polled yet.
 
-    The first is next; after one whose client is absent the last, as those that come before may be
-    absent too.
+    The next is the oldest; but after a client that is absent, the newest, because clients of
+    similar age may be absent, too.
     """
 
     def __init__(self) -> None:
         self._queue: deque[Waiting] = deque()
-        self.from_the_end = False
+        self.is_newest_next = False
 
     def add(self, waiting: Waiting) -> None:
-        """Add one as the last."""
+        """Add a connect that has just arrived."""
         self._queue.append(waiting)
 
     def put_back(self, waiting: Waiting) -> None:
-        """Add one as the first."""
+        """Return a connect to the front."""
         self._queue.appendleft(waiting)
 
     def pop(self, _now: float) -> Waiting | None:
-        """Remove and return the next."""
+        """Remove and return the next connect; None if there is none."""
         while self._queue:
-            waiting = self._queue.pop() if self.from_the_end else self._queue.popleft()
-            if not waiting.is_over:
-                self.from_the_end = False
+            waiting = self._queue.pop() if self.is_newest_next else self._queue.popleft()
+            if not waiting.is_removed:
+                self.is_newest_next = False
                 return waiting
         return None
 
     @property
     def due(self) -> float | None:
-        """When the next is due."""
+        """Time at which the next is due: always in the past; None if there is none."""
         return 0.0 if self._queue else None
 
 
 class Schedule:
-    """Connects by the time at which their clients are looked for."""
+    """Connects by the time at which their clients are polled next."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Waiting]] = []
         self._numbers = count()
 
     def add(self, due: float, waiting: Waiting) -> None:
-        """Add one."""
+        """Add a connect whose client is polled at `due` (time.monotonic)."""
         heapq.heappush(self._heap, (due, next(self._numbers), waiting))
 
     def pop(self, now: float) -> Waiting | None:
-        """Remove and return the first that is due."""
+        """Remove and return the first connect that is due; None if there is none."""
         while self._heap and self._heap[0][0] <= now:
             waiting = heapq.heappop(self._heap)[2]
-            if not waiting.is_over:
+            if not waiting.is_removed:
                 return waiting
         return None
 
     @property
     def due(self) -> float | None:
-        """When the first is due."""
+        """Time at which the first is due (time.monotonic); None if there is none."""
         return self._heap[0][0] if self._heap else None
 
 
 class Admission:
-    """The connects that wait for a place. For the loop's thread."""
+    """The connects that wait for a session slot. For the loop's thread."""
 
     def __init__(self, loop: EventLoop, host: Host) -> None:
         self._loop = loop
@@ -182,15 +190,16 @@ class Admission:
         return len(self._waiting)
 
     def names(self, identity: tuple[int, int]) -> bool:
-        """Return whether a connect that waits names this pipe.
+        """Return whether a waiting connect names this pipe.
 
-        The pipes that it named when it came may be gone, and their inodes used again.
+        The paths are checked again: the pipes that they named when the connect arrived may have
+        been removed, and their inodes reused.
         """
         waiting = self._by_pipe.get(identity, [])
-        return any(_leads_to(path, identity) for one in waiting for path in one.connect.paths)
+        return any(_is_at(path, identity) for one in waiting for path in one.connect.paths)
 
     def add(self, connect: Connect, identities: Identities) -> None:
-        """Let a connect wait; `admit` must be called next."""
+        """Add a connect that has arrived. The caller must call `admit` afterwards."""
         now = time.monotonic()
         waiting = self._waiting.get(connect)
         if waiting is None and len(self._waiting) >= MAX_WAITING:
@@ -204,13 +213,13 @@ class Admission:
         else:
             self._forget_pipes(waiting)
             waiting.arrived_at, waiting.identities = now, identities
-            waiting.turn = None if waiting.turn is None else now
+            waiting.polled_at = None if waiting.polled_at is None else now
         for identity in identities:
             self._by_pipe.setdefault(identity, []).append(waiting)
         self._host.claim(identities, waiting.handover)
 
     def admit(self) -> None:
-        """Begin sessions of clients that are there, as long as places are free."""
+        """Poll the clients that are due; begin sessions while slots are free."""
         self._timer.cancel()
         end = time.monotonic() + SLICE_SECONDS
         while (waiting := self._next(now := time.monotonic())) is not None:
@@ -227,45 +236,45 @@ class Admission:
         self._set_timer(0)
 
     def close(self) -> None:
-        """Begin no more sessions: release the clients that come within the deadline."""
+        """Begin no more sessions; release the clients that open a pipe within the deadline."""
         self._closing = True
         self.admit()
 
     def clear(self) -> None:
-        """Drop all."""
+        """Drop all connects."""
         self._timer.cancel()
         for waiting in tuple(self._waiting.values()):
             self._remove(waiting)
 
-    def _accepts(self) -> bool:
+    def _can_admit(self) -> bool:
         return self._closing or self._host.has_free_slot()
 
     def _next(self, now: float) -> Waiting | None:
-        """Return the next whose client is looked for, from the three schedules in turn."""
-        takes = self._accepts()
+        """Return the next connect to poll, from the three schedules in turn."""
+        can_admit = self._can_admit()
         for _ in range(len(self._schedules)):
             self._schedules.rotate()
             schedule = self._schedules[0]
-            if (takes or schedule is self._late) and (waiting := schedule.pop(now)) is not None:
+            if (can_admit or schedule is self._late) and (waiting := schedule.pop(now)) is not None:
                 return waiting
         return None
 
     def _set_timer(self, pause: float) -> None:
-        schedules = self._schedules if self._accepts() else (self._late,)
+        schedules = self._schedules if self._can_admit() else (self._late,)
         due = [schedule.due for schedule in schedules if schedule.due is not None]
         if due:
             delay = max(pause, min(due) - time.monotonic())
             self._timer = self._loop.call_later(delay, self.admit)
 
     def _poll(self, waiting: Waiting, now: float) -> None:
-        """Look for the client of `waiting`, and begin its session if it is there.
+        """Poll the client of `waiting`; begin its session if it has opened a pipe.
 
         Raises:
             OSError: no descriptor or pipe is free (`fifos.OUT_OF_DESCRIPTORS`).
 
         """
         try:
-            opening = self._opening(waiting)
+            handshake = self._handshake(waiting)
         except Refused as refused:
             self._drop(waiting, refused.reason)
             return
@@ -274,22 +283,22 @@ class Admission:
                 raise
             self._drop(waiting, os_error_text(error))
             return
-        if opening is None:
+        if handshake is None:
             self._remove(waiting)
-        elif not opening.is_started:
-            self._postpone(waiting, opening, now)
+        elif not handshake.is_started:
+            self._postpone(waiting, handshake, now)
         else:
-            waiting.opening = None
+            waiting.handshake = None
             self._remove(waiting)
             if waiting.is_late or self._closing:
-                self._host.release(opening)
+                self._host.release(handshake)
             else:
-                self._host.begin(opening)
+                self._host.begin(handshake)
 
-    def _opening(self, waiting: Waiting) -> Handshake | None:
-        """Open what the client has opened; return None if its pipes are those of a session."""
-        opening = waiting.opening
-        if opening is None:
+    def _handshake(self, waiting: Waiting) -> Handshake | None:
+        """Open what the client has opened; return None if a session has its pipes."""
+        handshake = waiting.handshake
+        if handshake is None:
             pipes = self._host.find(waiting.connect)
             identities = tuple(pipe.identity for pipe in pipes.all)
             if waiting.identities and identities != waiting.identities:
@@ -298,37 +307,37 @@ class Admission:
             if self._host.conflicts(pipes, waiting.connect):
                 return None
             self._host.claim(identities, waiting.handover)
-            is_kept = not waiting.handover.is_empty
+            was_handed_over = not waiting.handover.is_empty
             try:
-                opening = Handshake(pipes, waiting.handover)
+                handshake = Handshake(pipes, waiting.handover)
             except OSError:
                 pipes.close()
                 raise
-            if is_kept:
+            if was_handed_over:
                 waiting.handover.close()
-                waiting.opening = opening
+                waiting.handshake = handshake
         try:
-            opening.attempt()
+            handshake.attempt()
         except OSError:
-            if opening is not waiting.opening:
-                opening.close()
+            if handshake is not waiting.handshake:
+                handshake.close()
             raise
-        return opening
+        return handshake
 
-    def _postpone(self, waiting: Waiting, opening: Handshake, now: float) -> None:
-        """Look for an absent client again later, or give it up."""
-        if opening is not waiting.opening:
-            opening.close()
-        if waiting.turn is None:
-            waiting.turn = waiting.arrived_at if self._closing else now
-            self._new.from_the_end = True
-        age = now - waiting.turn
+    def _postpone(self, waiting: Waiting, handshake: Handshake, now: float) -> None:
+        """Poll an absent client again later, or drop it after its deadlines."""
+        if handshake is not waiting.handshake:
+            handshake.close()
+        if waiting.polled_at is None:
+            waiting.polled_at = waiting.arrived_at if self._closing else now
+            self._new.is_newest_next = True
+        age = now - waiting.polled_at
         if age >= OPEN_TIMEOUT_SECONDS and self._closing:
             self._remove(waiting)
         elif age < OPEN_TIMEOUT_SECONDS:
             spread = len(self._waiting) * POLL_SECONDS_PER_CLIENT
-            most = sorted((*MAX_POLL_SECONDS, spread))[1]
-            delay = min(max(MIN_POLL_SECONDS, age / 4), most)
+            longest = sorted((*MAX_POLL_SECONDS, spread))[1]
+            delay = min(max(MIN_POLL_SECONDS, age / 4), longest)
             self._polled.add(now + delay, waiting)
         elif age < 2 * OPEN_TIMEOUT_SECONDS:
             if not waiting.is_late:
@@ -345,12 +354,12 @@ class Admission:
         self._remove(waiting)
 
     def _remove(self, waiting: Waiting) -> None:
-        waiting.is_over = True
+        waiting.is_removed = True
         del self._waiting[waiting.connect]
         self._forget_pipes(waiting)
         waiting.handover.close()
-        if waiting.opening is not None:
-            waiting.opening.close()
+        if waiting.handshake is not None:
+            waiting.handshake.close()
 
     def _forget_pipes(self, waiting: Waiting) -> None:
         for identity in waiting.identities:
@@ -359,9 +368,9 @@ class Admission:
                 del self._by_pipe[identity]
 
 
-def _leads_to(path: bytes, identity: tuple[int, int]) -> bool:
+def _is_at(path: bytes, identity: tuple[int, int]) -> bool:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == identity
+    return (status.st_dev, status.st_ino) == identity

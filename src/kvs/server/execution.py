@@ -1,7 +1,7 @@
-"""One `execute` request on its way through the store, a slice at a time.
+"""Executes the script of one `execute` request, a slice at a time.
 
-A slice is some short lines, one long line, or one SHOW. The slices are cut so that each takes
-about a millisecond at most, as far as one line does not take longer by itself.
+A slice is several short lines, one long line, or one SHOW. Slices are cut so that each takes about
+a millisecond at most, unless a single line takes longer.
 """
 
 from kvs.engine.interface import ExecuteResult, StopReason
@@ -11,30 +11,30 @@ from kvs.protocol.requests import Execute
 from kvs.store.core import StoreCore
 
 MAX_OUTPUT_BYTES = 256 << 20
-"""At the command that would take the output past this, a script stops."""
+"""Maximum bytes of output; a script stops at the command that would exceed it."""
 
 SHORT_BYTES = 1024
-"""Maximum bytes of a script that is executed at once, as one slice."""
+"""Maximum bytes of a short script, which is executed at once, as one slice."""
 
 SHORT_LINES = 16
-"""Maximum newlines in a script that is executed at once."""
+"""Maximum newlines in a short script."""
 
 MEDIUM_BYTES = 16 << 10
-"""Maximum bytes of a script that is executed at once where there is time."""
+"""Maximum bytes of a medium script, which is executed at once if the turn leaves time."""
 
 SLICE_BYTES = 4096
-"""Bytes of input or of output after which a slice ends; a line that is longer is its own slice."""
+"""Bytes of input or output after which a slice ends. A longer line is a slice of its own."""
 
 FIRST_SLICE_BYTES = 256
-"""The same for the first slice, and behind invalid lines, which take the longest."""
+"""The same for the first slice and after invalid lines, which take the longest."""
 
 SLICE_OUTPUT = 16 << 10
-"""Bytes that a slice of short lines adds to a reply, about; more than its budget for errors."""
+"""Estimated bytes that a slice of short lines adds to a reply, with room for errors."""
 
 BLOCK_BYTES = 1 << 20
 """Bytes of output collected in one block of memory.
 
-Blocks are large so that the C library maps each by itself, and returns it when it is freed.
+Blocks are so large that the C library maps each one by itself, and unmaps it when it is freed.
 """
 
 LINE_OUTPUT = 23
@@ -45,15 +45,15 @@ SHOWN_PAIR_BYTES = 85
 
 
 class Blocks:
-    """Bytes that grow at their end, in blocks. For one thread at a time."""
+    """A byte string that grows at its end, stored in blocks. For one thread at a time."""
 
     def __init__(self) -> None:
         self.blocks: list[bytes | bytearray] = []
         self.size = 0
-        self._open = False  # whether the last block takes more
+        self._open = False  # whether the last block is a bytearray with space left
 
     def add(self, data: bytes) -> None:
-        """Append `data`. One that is large becomes a block, without a copy."""
+        """Append `data`; large data becomes a block without a copy."""
         if not data:
             return
         self.size += len(data)
@@ -61,7 +61,7 @@ class Blocks:
             self.blocks.append(data)
             self._open = False
         elif self._open:
-            self.blocks[-1] += data  # a bytearray
+            self.blocks[-1] += data
             self._open = len(self.blocks[-1]) < BLOCK_BYTES
         else:
             self.blocks.append(bytearray(data))
@@ -69,10 +69,10 @@ class Blocks:
 
 
 class ScriptExecution:
-    """A script that a client has sent. For one thread at a time."""
+    """The execution of a script that a client has sent. For one thread at a time."""
 
     def __init__(self, request: Execute, store: StoreCore, total: int = MAX_OUTPUT_BYTES) -> None:
-        """Begin with `request`; the reply may take `total` bytes, its errors included."""
+        """Execute `request`; limit the reply, with its errors, to `total` bytes."""
         self._request: Execute | None = request
         self._text = b""
         self._store = store
@@ -82,22 +82,22 @@ class ScriptExecution:
         self._output = Blocks()
         self._errors = Blocks()
         self.is_short = request.length <= SHORT_BYTES and _is_short(request.script)
-        """Whether it is as cheap as the other requests."""
+        """Whether the script is as cheap as other requests."""
         self.is_medium = self.is_short or (
             request.length <= MEDIUM_BYTES and b"SHOW" not in request.script
         )
-        """Whether its slices, but for long lines, are as cheap as the other requests."""
+        """Whether all slices, except long lines, are as cheap as other requests."""
         self._slice_bytes = SHORT_BYTES if self.is_short else FIRST_SLICE_BYTES
         self._show = -1
-        """Where the line of the next SHOW begins, from the line at `_offset` on."""
+        """Offset of the line of the next SHOW, at or behind `_offset`."""
         self._budget = 0
-        """Of the next slice, for the engine."""
+        """Budget of the next slice, for the engine, in bytes."""
         self.is_next_long = False
-        """Whether the next slice is one long line, or a SHOW."""
-        self.needs = 0
-        """Bytes that the reply may have after the next slice, about; see `prepare`."""
+        """Whether the next slice is one long line or a SHOW."""
+        self.required = 0
+        """Estimated maximum bytes of the reply after the next slice; set by `prepare`."""
         self.is_finished = not request.length
-        """Whether nothing of it is left."""
+        """Whether nothing is left to execute."""
 
     @property
     def size(self) -> int:
@@ -106,43 +106,43 @@ class ScriptExecution:
 
     @property
     def limit(self) -> int:
-        """Bytes of its reply at which it stops at the latest."""
+        """Bytes of the reply at which the script stops at the latest."""
         return min(MAX_OUTPUT_BYTES, self._total)
 
     def prepare(self) -> None:
-        """Find the next slice, and set `needs`. Not at the end."""
+        """Choose the next slice, and set `required`. The script must not be finished."""
         if self._request is not None:
             self._text, self._request = self._request.script, None
         if self.is_short and self.size < self.limit - SLICE_OUTPUT:
-            self._budget, self.needs = SHORT_BYTES, self.size + SLICE_OUTPUT
+            self._budget, self.required = SHORT_BYTES, self.size + SLICE_OUTPUT
             return
         self._budget, output = self._plan(self._slice_bytes)
         if self._budget and self.size + output > self.limit:
-            self._budget, output = self._plan(0)  # to stop at the very command
-        self.needs = self.size + output
+            self._budget, output = self._plan(0)  # a line at a time, to stop at the exact command
+        self.required = self.size + output
 
     def run_slice(self) -> ExecuteResult:
-        """Execute the slice that was prepared; the caller pauses where the result says so."""
+        """Execute the slice that `prepare` chose. If the result says WAIT, the caller pauses."""
         start = self._offset
-        pause = self._store.execute(self._text, start, self._budget)
-        self._offset = pause.offset
+        result = self._store.execute(self._text, start, self._budget)
+        self._offset = result.offset
         self.is_finished = self._offset >= len(self._text)
         line, counted = self._lines + 1, start
-        for fault in pause.diagnostics:
+        for fault in result.diagnostics:
             line += self._text.count(b"\n", counted, fault.offset)
             counted = fault.offset
             self._error(line, fault.column, fault.reason)
         self._slice_bytes = (
-            FIRST_SLICE_BYTES if pause.diagnostics else min(2 * self._slice_bytes, SLICE_BYTES)
+            FIRST_SLICE_BYTES if result.diagnostics else min(2 * self._slice_bytes, SLICE_BYTES)
         )
-        self._lines += pause.lines
-        self._take(pause.output)
-        if pause.reason is StopReason.BACKUP:
+        self._lines += result.lines
+        self._add_output(result.output)
+        if result.reason is StopReason.BACKUP:
             self._refuse_backup()
-        return pause
+        return result
 
     def stop(self, reason: str) -> None:
-        """Execute nothing more, with an error at the line that comes next."""
+        """Execute nothing more, and report an error at the next line."""
         self._error(self._lines + 1, 1, f"{reason}; the script stops here")
         self.is_finished = True
 
@@ -152,8 +152,8 @@ class ScriptExecution:
         head = frames.encode_execute_reply_header(int(bool(errors)), self._output.size, errors)
         return [head, *self._output.blocks, *self._errors.blocks]
 
-    def _take(self, output: bytes) -> None:
-        """Put output into the reply, or stop where the reply would be too long."""
+    def _add_output(self, output: bytes) -> None:
+        """Add output to the reply, or stop if the reply would be too long."""
         if self._output.size + len(output) > MAX_OUTPUT_BYTES:
             reason = f"the output would be longer than {MAX_OUTPUT_BYTES} bytes"
         elif self.size + len(output) > self._total:
@@ -164,13 +164,13 @@ class ScriptExecution:
         self.is_finished = True
         return None
 
-    def _plan(self, most: int) -> tuple[int, int]:
-        """Return a budget of `most` bytes or less for the next slice, and its output, about."""
+    def _plan(self, limit: int) -> tuple[int, int]:
+        """Return a budget of at most `limit` bytes for the next slice, and its estimated output."""
         text, start = self._text, self._offset
         if self._show < start:
             self._show = self._line_of_show()
-        end = text.find(b"\n", start + most) + 1 or len(text)
-        last = text.rfind(b"\n", start, start + most) + 1 or start  # the line that goes past it
+        end = text.find(b"\n", start + limit) + 1 or len(text)
+        last = text.rfind(b"\n", start, start + limit) + 1 or start  # of the line that exceeds it
         if self._show == start or (last == start and end - start > SLICE_BYTES):
             self.is_next_long = True
             return 0, self._line_output(text.find(b"\n", start) + 1 or len(text))
@@ -178,24 +178,26 @@ class ScriptExecution:
         if end - last > SLICE_BYTES:
             end = last
         end = min(end, self._show)
-        return (most if end > start + most else end - 1 - start), SLICE_OUTPUT
+        return (limit if end > start + limit else end - 1 - start), SLICE_OUTPUT
 
     def _line_output(self, end: int) -> int:
-        """Return how much the line up to `end` writes at most, about."""
+        """Return the estimated maximum output of the line that ends at `end`."""
         start = self._offset
-        shown = SHOWN_PAIR_BYTES * self._store.pairs if self._show == start else 0
+        show_bytes = SHOWN_PAIR_BYTES * self._store.pairs if self._show == start else 0
         writes_nothing = self._text.startswith((b"#", b"WRITE"), start)
-        return SLICE_OUTPUT + (0 if writes_nothing else max(shown, LINE_OUTPUT * (end - start)))
+        return SLICE_OUTPUT + (
+            0 if writes_nothing else max(show_bytes, LINE_OUTPUT * (end - start))
+        )
 
     def _line_of_show(self) -> int:
-        """Return where the line of the next SHOW begins; the end, if there is none."""
+        """Return the offset of the line of the next SHOW; the script's end if there is none."""
         at = self._text.find(b"SHOW", self._offset)
         if at < 0:
             return len(self._text)
         return self._text.rfind(b"\n", self._offset, at) + 1 or self._offset
 
     def _refuse_backup(self) -> None:
-        """Report that the BACKUP just passed belongs to a job."""
+        """Report an error for the BACKUP that was just skipped."""
         end = self._offset - self._text.endswith(b"\n", 0, self._offset)
         line = line_at(self._text, self._text.rfind(b"\n", 0, end) + 1)
         column = len(line) - len(line.lstrip(b" \t")) + 1
@@ -210,6 +212,6 @@ def _is_short(text: bytes) -> bool:
 
 
 def oversized_reply(length: int) -> list[bytes]:
-    """Return the parts of the reply to a script that is too long."""
+    """Return the parts of the reply to a script over the limit."""
     reason = f"1:1: a script has at most {frames.MAX_SCRIPT_BYTES} bytes, this one has {length}\n"
     return [frames.encode_execute_reply_header(1, 0, len(reason)), reason.encode()]

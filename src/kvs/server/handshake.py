@@ -1,9 +1,9 @@
-"""The server's ends of a client's pipes, opened without blocking as the client opens its own.
+"""Opens the server's ends of a client's pipes, without blocking, as the client opens its own.
 
-Clients open their pipes with blocking opens, in an order of their own. So requests is opened for
-reading at once, which needs no writer, and responses and notifications are opened for writing once
-the client has them open for reading: until then open(2) fails with ENXIO. A client that is blocked
-in open(2) counts as one that has the pipe open, in both directions.
+Clients open their pipes with blocking opens, in an order of their own. So the server opens requests
+for reading at once, which needs no writer. It opens responses and notifications for writing once
+the client has them open for reading; until then open(2) fails with ENXIO. For the kernel, a client
+that is blocked in open(2) has the pipe open, in both directions.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class RequestsReader:
     """The server's end of a requests pipe. For the loop's thread."""
 
     def __init__(self, pipe: Fifo) -> None:
-        """Open it.
+        """Open `pipe` for reading.
 
         Raises:
             OSError: the pipe cannot be opened.
@@ -27,15 +27,15 @@ class RequestsReader:
         self.identity = pipe.identity
         self.descriptor = pipe.open_for_reading()
         self._ahead = b""
-        """What `has_writer` has read."""
+        """A byte that `has_writer` has read, for `read`."""
         self._loop: EventLoop | None = None
         """The loop that watches the descriptor, if any."""
 
     def has_writer(self) -> bool:
         """Return whether a client has the pipe open for writing, or has had it open.
 
-        read(2) alone tells this: EAGAIN with a writer, 0 bytes without. A byte that it returns is
-        kept for `read`.
+        Only read(2) shows this: EAGAIN with a writer, 0 bytes without. A byte that it returns is
+        saved for `read`.
         """
         if self._ahead:
             return True
@@ -46,13 +46,13 @@ class RequestsReader:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether a byte has been read that `read` has not returned: poll(2) reports no event."""
+        """Whether a byte was read that `read` has not returned; epoll(7) does not report it."""
         return self._ahead != b""
 
-    def read(self, most: int = fifos.READ_BYTES) -> bytes | None:
-        """Read as `fifos.read` does."""
+    def read(self, size: int = fifos.READ_BYTES) -> bytes | None:
+        """Read up to `size` bytes, as `fifos.read` does, after a byte that was read ahead."""
         ahead, self._ahead = self._ahead, b""
-        data = fifos.read(self.descriptor, most)
+        data = fifos.read(self.descriptor, size)
         return ahead + data if data else ahead or data
 
     def watch(self, loop: EventLoop, ready: Ready) -> None:
@@ -68,17 +68,17 @@ class RequestsReader:
             self._loop = None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the pipe, which must not be watched."""
         fifos.close(self.descriptor)
 
 
 @dataclass
 class Handover:
-    """Ends that `kvs.server.release` had open when a new connect named their pipes."""
+    """Open ends of pipes, from a release (`kvs.server.release`) to a new connect of the client."""
 
     requests: RequestsReader | None = None
     ends: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Descriptors to write to, by the identity of the pipe."""
+    """Descriptors to write to, by identity of the pipe."""
 
     @property
     def is_empty(self) -> bool:
@@ -86,7 +86,7 @@ class Handover:
         return self.requests is None and not self.ends
 
     def close(self) -> None:
-        """Close what was not taken."""
+        """Close the ends that were not taken over."""
         if self.requests is not None:
             self.requests.close()
             self.requests = None
@@ -97,11 +97,11 @@ class Handover:
 class Handshake:
     """The server's ends of one client's pipes, as far as they are open. For the loop's thread.
 
-    Owns the handles of `pipes`, and every descriptor that it has opened until it is taken.
+    Owns the handles of `pipes`, and each descriptor that was opened until `take` returns it.
     """
 
     def __init__(self, pipes: ClientPipes, handover: Handover | None = None) -> None:
-        """Open requests for reading, or take it from `handover`, whose other ends are taken too.
+        """Open requests for reading, unless it is in `handover`; take over the ends in `handover`.
 
         Raises:
             OSError: requests cannot be opened; `pipes` was not closed.
@@ -113,7 +113,7 @@ class Handshake:
         """Whether the client has opened requests for writing."""
         pipes.requests.close()
         self.unopened = [pipes.responses, pipes.notifications]
-        """Those of responses and notifications that the client has not opened yet."""
+        """The pipes, of responses and notifications, that the client has not opened yet."""
         self._opened: dict[Fifo, int] = {}
         for pipe in tuple(self.unopened):
             if handover is not None and pipe.identity in handover.ends:
@@ -131,7 +131,7 @@ class Handshake:
 
     @property
     def missing(self) -> str:
-        """Name the pipes that the client has not opened, for the log."""
+        """Names of the pipes that the client has not opened, for the log."""
         pipes = self.pipes
         names = [] if self.requests_opened else ["requests"]
         names += ["responses"] if pipes.responses in self.unopened else []
@@ -139,10 +139,10 @@ class Handshake:
         return " and ".join(names)
 
     def attempt(self) -> bool:
-        """Open what the client has opened since the last attempt; return whether that is anything.
+        """Open the pipes that the client has opened by now; return whether there are new ones.
 
         Raises:
-            OSError: a pipe cannot be opened; nothing was.
+            OSError: a pipe cannot be opened, and no other one was opened.
 
         """
         progress = False
@@ -160,11 +160,11 @@ class Handshake:
         return progress
 
     def take(self, pipe: Fifo) -> int | None:
-        """Return the descriptor to write to `pipe`, once; the caller closes it."""
+        """Return the descriptor to write to `pipe`, once. The caller closes it."""
         return self._opened.pop(pipe, None)
 
     def split(self) -> tuple[RequestsReader | None, list[Fifo]]:
-        """Return what the client has not opened, which the caller closes; close the rest."""
+        """Close the pipes that the client has opened; return the others for the caller to close."""
         requests = None if self.requests_opened else self.requests
         unopened, self.unopened = self.unopened, []
         if requests is None:
@@ -173,7 +173,7 @@ class Handshake:
         return requests, unopened
 
     def close(self) -> None:
-        """Close everything that was not taken."""
+        """Close every end that `take` has not returned."""
         requests, unopened = self.split()
         if requests is not None:
             requests.close()

@@ -11,33 +11,34 @@ from collections.abc import Callable
 from threading import Lock, RLock
 
 IN, OUT, HUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR
-"""HUP and ERR are always told, also where nothing was asked for."""
+"""Events of epoll_ctl(2). HUP and ERR are reported even where no event was requested."""
 
 TIMER_SWEEP_THRESHOLD = 64
-"""So many timers may be there, beyond twice those that are due some time, before they are swept."""
+"""Number of timers, beyond twice those that were live at the last sweep, that causes a sweep."""
 
 TURN_SECONDS = 0.002
-"""Seconds that a turn may take before those who have more to do are to leave it for the next."""
+"""Seconds after which callbacks should leave further work for the next turn of the loop."""
 
 Ready = Callable[[int], None]
-"""Called with the events of a descriptor."""
+"""Called with the events of a descriptor, a bit mask."""
 
 
 class Timer:
-    """A call that is due; `cancel` makes nothing of it."""
+    """A call that is due at some time."""
 
     def __init__(self, call: Callable[[], None] | None) -> None:
         self.call = call
 
     def cancel(self) -> None:
-        """Let it not be called."""
+        """Cancel the call. Idempotent."""
         self.call = None
 
 
 class EventLoop:
-    """Calls functions when descriptors are ready and when time has passed.
+    """Calls functions when descriptors are ready and when timers are due.
 
-    Threads: one, but any thread may call `call_soon_threadsafe`, `modify` and `yield_interpreter`.
+    Threads: the one that calls `run_once`. Any thread, and any signal handler, may call
+    `call_soon_threadsafe`; any thread may call `modify` and `yield_interpreter`.
     """
 
     def __init__(self) -> None:
@@ -48,43 +49,43 @@ class EventLoop:
         self._numbers = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._wakeup, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._waking = RLock()  # a signal handler may come while its own thread has it
-        """Held for a write that never waits, and for the closing."""
-        self._closed = False  # guarded by _waking
+        self._wake_lock = RLock()  # reentrant: a signal handler may interrupt its own thread
+        """Locking: held to close, and to write to `_wake`, which never blocks."""
+        self._closed = False  # guarded by _wake_lock
         self._awake = False
-        """Whether it is not waiting, and will look at `_soon` before it waits."""
-        self._serving = Lock()
-        """Held while descriptors, timers and calls are served."""
-        self._turn_over = 0.0
-        self.register(self._wakeup, IN, self._woken)
+        """Whether the loop is not in epoll_wait(2), and will examine `_soon` before it is."""
+        self._dispatching = Lock()
+        """Locking: held while the callbacks of one turn run."""
+        self._turn_ends_at = 0.0
+        self.register(self._wakeup, IN, self._on_wakeup)
 
     def close(self) -> None:
-        """Close the loop's own descriptors. `call_soon_threadsafe` does nothing from now on."""
-        with self._waking:
+        """Close the loop's own descriptors. `call_soon_threadsafe` does nothing afterwards."""
+        with self._wake_lock:
             self._closed = True
         self._epoll.close()
         os.close(self._wakeup)
         os.close(self._wake)
 
     def register(self, descriptor: int, events: int, ready: Ready) -> None:
-        """Call `ready` whenever one of `events`, or HUP or ERR, is there."""
+        """Call `ready` whenever `descriptor` has one of `events`, or HUP or ERR."""
         self._ready[descriptor] = ready
         self._epoll.register(descriptor, events)
 
     def modify(self, descriptor: int, events: int) -> None:
-        """Ask for other events of a descriptor that is watched."""
+        """Replace the events of a registered descriptor."""
         self._epoll.modify(descriptor, events)
 
     def unregister(self, descriptor: int) -> None:
-        """Watch it no more; to be called before it is closed."""
+        """Stop watching `descriptor`. Must be called before it is closed. Idempotent."""
         if self._ready.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """Call `call` in so many seconds, unless the timer is cancelled before."""
+        """Call `call` in `seconds`, unless the returned timer is cancelled before."""
         timer = Timer(call)
         if len(self._timers) > self._sweep_at:
-            # Those that were cancelled would stay until they were due, which may take months.
+            # Otherwise cancelled timers would stay until they are due, which may take months.
             self._timers = [entry for entry in self._timers if entry[2].call is not None]
             heapq.heapify(self._timers)
             self._sweep_at = 2 * len(self._timers) + TIMER_SWEEP_THRESHOLD
@@ -92,40 +93,45 @@ class EventLoop:
         return timer
 
     def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
-        """Call `call` in the loop's thread, as soon as it comes to it."""
+        """Call `call` on the loop's thread, in its next turn."""
         self._soon.append(call)
-        if self._awake:  # looked at after the appending, as the loop lets go of it before it looks
+        # The loop clears `_awake` before it examines `_soon`. So `_awake` must be read after the
+        # append: if it is still set, the loop will find the call.
+        if self._awake:
             return
-        with self._waking, contextlib.suppress(BlockingIOError):  # full of calls to wake already
+        with (
+            self._wake_lock,
+            contextlib.suppress(BlockingIOError),
+        ):  # the pipe is full: the loop will wake
             if not self._closed:
                 os.write(self._wake, b"x")
 
     def run_once(self) -> None:
-        """Wait for whatever comes next, and call who is concerned."""
+        """Run one turn: wait for events, timers or calls, and run their callbacks."""
         self._awake = False
-        told = self._epoll.poll(self._seconds_to_wait())
+        events = self._epoll.poll(self._seconds_to_wait())
         self._awake = True
-        self._turn_over = time.monotonic() + TURN_SECONDS
-        with self._serving:
-            self._dispatch(told)
+        self._turn_ends_at = time.monotonic() + TURN_SECONDS
+        with self._dispatching:
+            self._dispatch(events)
 
     @property
     def is_turn_over(self) -> bool:
-        """Whether this turn has taken so long that others should be served."""
-        return time.monotonic() >= self._turn_over
+        """Whether this turn has taken so long that further work should wait for the next one."""
+        return time.monotonic() >= self._turn_ends_at
 
     def yield_interpreter(self, seconds: float) -> None:
-        """Block while the loop's thread serves, at most `seconds`. For other threads.
+        """Block while the loop runs callbacks, for at most `seconds`. For other threads.
 
-        For what would take the interpreter or the store from that thread for long.
+        Call this before work that would hold the interpreter or the engine's lock for long.
         """
-        if self._serving.acquire(timeout=seconds):
-            self._serving.release()
+        if self._dispatching.acquire(timeout=seconds):
+            self._dispatching.release()
 
-    def _dispatch(self, told: list[tuple[int, int]]) -> None:
-        for descriptor, events, ready in [(d, events, self._ready.get(d)) for d, events in told]:
-            # One that was forgotten by a call before it in this turn has nobody to tell any more,
-            # and its number may be that of another by now.
+    def _dispatch(self, reported: list[tuple[int, int]]) -> None:
+        for descriptor, events, ready in [(d, e, self._ready.get(d)) for d, e in reported]:
+            # An earlier callback of this turn may have unregistered the descriptor, and the kernel
+            # may have given its number to another file that is registered by now.
             if ready is not None and self._ready.get(descriptor) is ready:
                 ready(events)
         now = time.monotonic()
@@ -142,5 +148,5 @@ class EventLoop:
             return None
         return max(0, self._timers[0][0] - time.monotonic())
 
-    def _woken(self, _events: int) -> None:
+    def _on_wakeup(self, _events: int) -> None:
         os.read(self._wakeup, 65536)

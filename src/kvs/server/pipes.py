@@ -1,4 +1,4 @@
-"""The pipes that a client has made for a session."""
+"""The three pipes that a client has made for a session."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from kvs.text import printable
 
 @dataclass(frozen=True)
 class ClientPipes:
-    """The pipes that a connect names, found and judged."""
+    """The pipes that a connect names, open (O_PATH) and validated."""
 
     requests: Fifo
     responses: Fifo
@@ -18,15 +18,15 @@ class ClientPipes:
 
     @property
     def all(self) -> tuple[Fifo, Fifo, Fifo]:
-        """In the order of the frame."""
+        """All three pipes, in the order of the frame."""
         return self.requests, self.responses, self.notifications
 
     @property
     def name(self) -> str:
-        """How the log names the session."""
+        """Name of the session in the log: the path of its requests pipe."""
         return printable(self.requests.path)
 
     def close(self) -> None:
-        """Let go of the files; what was opened stays open."""
+        """Close the O_PATH handles; ends that were opened stay open."""
         for pipe in self.all:
             pipe.close()

@@ -1,4 +1,4 @@
-"""The log of what was refused: the first of a kind at once, then how often it came again."""
+"""Logs refused connects and requests: the first of a kind at once, then the number of repeats."""
 
 import logging
 import re
@@ -10,13 +10,13 @@ from kvs.text import pluralize, printable
 log = logging.getLogger("kvs.server")
 
 REPEAT_SECONDS = 10.0
-"""Seconds from the first of a kind until its repeats are logged as a number."""
+"""Seconds from the first refusal until the numbers of repeats are logged."""
 
 MAX_KINDS = 20
-"""Kinds logged in that time; of others there is only the number."""
+"""Maximum kinds logged in that time; of further kinds only the number is logged."""
 
 EXCERPT_BYTES = 128
-"""Maximum bytes quoted of what arrived, with one NUL for any number in a row."""
+"""Maximum bytes quoted of the data that arrived; consecutive NULs are quoted as one."""
 
 
 class RefusalLog:
@@ -28,9 +28,9 @@ class RefusalLog:
         self._others = 0
         self._timer = Timer(None)
 
-    def add(self, reason: str, arrived: bytes) -> None:
-        """Log `reason` and what arrived, or count it if the same was logged just now."""
-        line = f"{reason}: {excerpt(arrived)}"
+    def add(self, reason: str, data: bytes) -> None:
+        """Log `reason` and an excerpt of `data`, or count a repeat of what was logged just now."""
+        line = f"{reason}: {excerpt(data)}"
         if line in self._repeats:
             self._repeats[line] += 1
         elif len(self._repeats) >= MAX_KINDS:
@@ -42,7 +42,7 @@ class RefusalLog:
             log.info("%s", line)
 
     def report(self) -> None:
-        """Log the numbers now."""
+        """Log the numbers of repeats now."""
         self._timer.cancel()
         for line, number in self._repeats.items():
             if number:
@@ -54,6 +54,6 @@ class RefusalLog:
 
 
 def excerpt(data: bytes) -> str:
-    """Return the length and the first bytes of what arrived, for a line of the log."""
+    """Return the length and the first bytes of `data`, for the log."""
     quoted = printable(re.sub(rb"\0+", b"\0", data[: 16 * EXCERPT_BYTES]), EXCERPT_BYTES)
     return f"{pluralize(len(data), 'byte')}: {quoted}"

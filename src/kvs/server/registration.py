@@ -1,4 +1,4 @@
-"""The registration pipe: made, kept, read; and which of what it names is acceptable."""
+"""Makes and removes the registration pipe, and validates the pipes that a connect names."""
 
 import contextlib
 import os
@@ -16,11 +16,15 @@ from kvs.text import os_error_text, printable
 
 
 class RegistrationPipe:
-    """The pipe at a path, open for as long as the server runs. For the loop's thread.
+    """The server's registration pipe. For the loop's thread.
 
-    Both ends are held open, so that clients that come and go never end it. So is its directory,
-    while it is made and removed: nothing in another directory is touched, even if a user who owns a
-    part of the path renames directories or puts links in their place.
+    Invariants:
+
+    - Both ends must stay open while the server runs, so that the pipe has no end of file when the
+      last client closes it.
+    - The pipe must be made and removed relative to its open directory. So no file of another
+      directory is touched, even if the owner of a part of the path renames directories or replaces
+      them by links.
     """
 
     def __init__(self, path: bytes, mode: int) -> None:
@@ -34,17 +38,17 @@ class RegistrationPipe:
 
     @property
     def senders(self) -> Senders | None:
-        """Who may have written to it; None if the server's own user alone."""
+        """The users that may have written to the pipe; None if only the server's own."""
         if self._ends is not None:
             self._senders = access.senders(self._ends[0], self._mode)
         return self._senders
 
     def make(self) -> int:
-        """Make it and open it; return the descriptor to read from.
+        """Make and open the pipe; return the descriptor to read from.
 
         Raises:
-            RegistrationPipeError: a live server has it, something else is there, or it cannot be
-                made.
+            RegistrationPipeError: a running server has the pipe, another file is at the path, or
+                the pipe cannot be made.
 
         """
         self.close(remove=False)
@@ -66,15 +70,15 @@ class RegistrationPipe:
         return self._open()
 
     def was_removed(self) -> bool:
-        """Tell whether the path does not lead to it any more."""
+        """Return whether the path does not name this pipe any more."""
         try:
-            found = os.lstat(self._path)
+            status = os.lstat(self._path)
         except OSError:
             return True
-        return (found.st_dev, found.st_ino) != self.identity
+        return (status.st_dev, status.st_ino) != self.identity
 
     def close(self, *, remove: bool) -> None:
-        """Close it; with `remove`, also remove it, if it is still there."""
+        """Close the pipe; with `remove`, also remove it. Idempotent."""
         if remove:
             self.remove()
         for end in self._ends or ():
@@ -84,18 +88,19 @@ class RegistrationPipe:
         self._ends = self._directory = self.identity = None
 
     def remove(self) -> None:
-        """Remove it, if it is still there."""
+        """Remove the pipe, if the path still names it."""
         if self._ends is None:
             return
-        with contextlib.suppress(OSError):  # gone, perhaps in between
-            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-            if (found.st_dev, found.st_ino) == self.identity:
+        with contextlib.suppress(OSError):  # it was removed, perhaps just now
+            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == self.identity:
                 os.unlink(self._name, dir_fd=self._directory)
 
     def _open(self) -> int:
-        """Open the pipe that stands at the path; return the end to read from.
+        """Open the pipe at the path; return the end to read from.
 
-        It may be that of a server that was started at the same moment: whoever locks it has it.
+        Another server that was started at the same time may have made this pipe. The server that
+        locks the pipe owns it.
         """
         fifo = Fifo.open_path(self._name, self._directory)
         try:
@@ -115,7 +120,7 @@ class RegistrationPipe:
         return reader
 
     def _remove_stale(self) -> None:
-        """Remove a pipe of ours that no server reads any more."""
+        """Remove a pipe of this user that no server reads any more."""
         try:
             fifo = Fifo.open_path(self._name, self._directory)
         except FileNotFoundError:
@@ -140,14 +145,15 @@ class RegistrationPipe:
 def open_client_pipes(
     connect: Connect, registration: tuple[int, int] | None, senders: Senders | None
 ) -> ClientPipes:
-    """Return the pipes that `connect` names, open; the caller closes them.
+    """Return the pipes that `connect` names, open (O_PATH). The caller closes them.
 
-    They are three different pipes of one owner, and none of them is the registration pipe. The
-    owner is this user, or, with `senders`, any user, if each of those could open the pipes.
+    Acceptable are three different pipes of one owner, none of them the registration pipe. The owner
+    must be this user. With `senders`, the owner may be any user, and every sender must have the
+    permissions to open the pipes.
 
     Raises:
         Refused: the pipes are not acceptable.
-        OSError: no descriptor is left to open them with (`fifos.OUT_OF_DESCRIPTORS`).
+        OSError: no descriptor is free (`fifos.OUT_OF_DESCRIPTORS`).
 
     """
     with contextlib.ExitStack() as opened:
@@ -162,7 +168,7 @@ def open_client_pipes(
 
 
 def _fifo(path: bytes, senders: Senders | None) -> Fifo:
-    """Return the pipe at `path`; raise `Refused` if there is none."""
+    """Return the pipe at `path`; raise `Refused` if it cannot be opened."""
     try:
         return Fifo.open_path(path) if senders is None else access.fifo_at(path, senders)
     except OSError as error:

@@ -1,16 +1,21 @@
-"""Which scripts are executed when, and by which thread.
+"""Decides when scripts are executed, and on which thread.
 
-Short scripts are executed at once by the loop's thread, and so are short slices of scripts that
-are not much longer, while a turn of the loop has time. All else is executed by one worker thread,
-so many slices at a time as fit into `TURN_SECONDS`, a turn for each session in rotation. One
-thread, because a long line holds the engine's lock for milliseconds: two would let the loop's
-thread wait for one after the other. The worker starts no slice while the loop's thread serves, so
-that a request waits for the rest of one slice at most, also where slices hold the interpreter.
+The loop's thread executes short scripts at once, and also slices of medium scripts while its turn
+leaves time. One worker thread executes all other slices, as many at a time as fit into
+`TURN_SECONDS`, with a turn for each session in rotation.
 
-A reply beyond `SMALL_REPLY_BYTES` needs room (`ReplyMemory`) before its slices are executed. One
-script at a time gets such room, in the order in which they need it; so that one can take all that
-there is, and not all of them wait for what the others hold. When there is no room, the script
-waits as long as clients read their replies.
+Threads: there is only one worker, because a long line holds the engine's lock for milliseconds;
+with two, the loop's thread would wait for one after the other. The worker starts no slice while the
+loop's thread runs callbacks. So a request waits for the rest of one slice at most, even if slices
+hold the interpreter lock.
+
+Invariants:
+
+- A script must reserve memory (`ReplyMemory`) for a reply over `SMALL_REPLY_BYTES` before the
+  slices that may need it are executed.
+- At most one script at a time may hold such memory while it executes; the others queue in order.
+  So this script can take all of the memory, and scripts never deadlock on each other's memory.
+- A script that waits for memory waits as long as clients read their replies (`STALL_SECONDS`).
 """
 
 from collections import deque
@@ -27,273 +32,281 @@ from kvs.server.reply_memory import SMALL_REPLY_BYTES, ReplyMemory, Reservation
 from kvs.store.core import StoreCore
 
 TURN_SECONDS = 0.002
-"""Seconds after which a script lets the next have its turn."""
+"""Seconds of a script's turn on the worker; then the next script has its turn."""
 
 YIELD_SECONDS = 0.005
-"""Seconds that a slice waits for the loop's thread at most, so that the worker always goes on."""
+"""Maximum seconds that a slice waits for the loop's thread, so that the worker never starves."""
 
 STALL_SECONDS = 5.0
-"""Seconds without any reply being read after which a script waits for room no longer."""
+"""Seconds without a client reading a reply after which a script stops waiting for memory."""
 
-JOURNAL_FAILED_REASON = "the journal failed, and nothing more is told"
-NO_MEMORY = "there was not enough memory for its script"
+JOURNAL_FAILED_REASON = "the journal failed, and no further reply is released"
+OUT_OF_MEMORY_REASON = "there was not enough memory for its script"
 
 
 class ScheduledScript:
-    """One script, from its request to its reply. For the loop's thread, but for `run_turn`.
+    """One script, from its request to its reply.
 
-    `done` is called once, unless it is cancelled: when the script is over, or has `failure`.
+    `on_done` is called once, when the script is finished or has a `failure`; never after `cancel`.
+
+    Threads: the loop's, except that the worker calls `run_turn`.
     """
 
     def __init__(
         self,
         script: ScriptExecution,
-        claim: Reservation,
-        turns: "ScriptScheduler",
-        done: Callable[["ScheduledScript"], None],
+        reservation: Reservation,
+        scheduler: "ScriptScheduler",
+        on_done: Callable[["ScheduledScript"], None],
     ) -> None:
         self.script = script
-        self.claim = claim
+        self.reservation = reservation
         self.failure: str | None = None
-        """Why the session must end."""
+        """Why the session must be closed; None if the script can be replied to."""
         self.ends_at_wait = False
-        """Whether a WAIT is its end, because the session's client is gone."""
+        """Whether a WAIT ends the script, because the session's client is gone."""
         self.is_cancelled = False
-        self._turns = turns
-        self._done = done
+        self._scheduler = scheduler
+        self._on_done = on_done
         self._timer: Timer | None = None
 
     @property
     def is_paused(self) -> bool:
-        """Whether it is in a WAIT."""
+        """Whether the script is in a WAIT."""
         return self._timer is not None
 
     def cancel(self) -> None:
-        """Execute nothing more. The worker may be at its last slice for a moment."""
+        """Execute nothing more. The worker may still be executing a last slice."""
         self.is_cancelled = True
         if self._timer is not None:
             self._timer.cancel()
-        self._turns.remove(self)
+        self._scheduler.remove(self)
 
     def resume(self) -> None:
-        """Execute the script, or what is left of it, now or when its turn comes."""
+        """Execute the rest of the script, now or when its turn comes."""
         self._timer = None
         if self.script.is_medium:
             self.after_turn(self._run_at_once)
         else:
-            self._turns.queue(self)
+            self._scheduler.queue(self)
 
-    def after_turn(self, result: Callable[[], ExecuteResult | None]) -> None:
-        """Go on after some slices, of which `result` returns or raises what came."""
+    def after_turn(self, get_result: Callable[[], ExecuteResult | None]) -> None:
+        """Continue after a turn, whose result or exception `get_result` returns or raises."""
         try:
-            pause = result()
+            wait = get_result()
         except MemoryError:
-            self.failure = NO_MEMORY
+            self.failure = OUT_OF_MEMORY_REASON
         except (JournalWriteError, StoreClosedError):
             self.failure = JOURNAL_FAILED_REASON
         else:
-            if pause is not None and pause.reason is StopReason.WAIT:
-                return self._pause(pause.wait_ms)
+            if wait is not None:
+                return self._pause(wait.wait_ms)
             if not self.script.is_finished:
-                return self._turns.queue(self)
+                return self._scheduler.queue(self)
         return self._end()
 
     def stop(self, reason: str) -> None:
-        """End the script where it is, with an error in the reply."""
+        """End the script here, with an error in the reply."""
         self.script.stop(reason)
         self._end()
 
-    def run_turn(self, give_way: Callable[[float], None], room: int) -> ExecuteResult | None:
-        """Run slices for a turn, or until the reply may be over `room` bytes. For the worker.
+    def run_turn(
+        self, yield_interpreter: Callable[[float], None], reserved: int
+    ) -> ExecuteResult | None:
+        """Run slices for a turn, or until the reply may exceed `reserved` bytes. For the worker.
 
-        Returns the pause of a WAIT, None otherwise.
+        Returns the result of a WAIT, otherwise None.
         """
-        until = monotonic() + TURN_SECONDS
+        deadline = monotonic() + TURN_SECONDS
         script = self.script
-        pause = None
         while not self.is_cancelled and not script.is_finished:
             script.prepare()
-            if script.needs > room and room < script.limit:
+            if script.required > reserved and reserved < script.limit:
                 return None
-            give_way(YIELD_SECONDS)
+            yield_interpreter(YIELD_SECONDS)
             if self.is_cancelled:
                 return None
-            pause = script.run_slice()
-            if pause.reason is StopReason.WAIT:
-                return pause
-            if monotonic() > until:
+            result = script.run_slice()
+            if result.reason is StopReason.WAIT:
+                return result
+            if monotonic() > deadline:
                 return None
         return None
 
     def _run_at_once(self) -> ExecuteResult | None:
-        """Run slices that are as cheap as other requests, as long as this turn of the loop."""
-        script, loop = self.script, self._turns.loop
+        """Run slices that are as cheap as other requests, until the turn of the loop is over.
+
+        Returns the result of a WAIT, otherwise None.
+        """
+        script, loop = self.script, self._scheduler.loop
         while not script.is_finished and (script.is_short or not loop.is_turn_over):
             script.prepare()
-            if script.is_next_long or script.needs > SMALL_REPLY_BYTES:
+            if script.is_next_long or script.required > SMALL_REPLY_BYTES:
                 return None
-            pause = script.run_slice()
-            if pause.reason is StopReason.WAIT:
-                return pause
+            result = script.run_slice()
+            if result.reason is StopReason.WAIT:
+                return result
         return None
 
     def _pause(self, milliseconds: int) -> None:
-        self._turns.release_memory(self)
-        self.claim.resize(self.script.size)
+        self._scheduler.release_memory(self)
+        self.reservation.resize(self.script.size)
         if self.ends_at_wait:
             self.failure = "its client was gone when its script came to a WAIT"
-            return self._done(self)
-        self._timer = self._turns.loop.call_later(milliseconds / 1000, self.resume)
+            return self._on_done(self)
+        self._timer = self._scheduler.loop.call_later(milliseconds / 1000, self.resume)
         return None
 
     def _end(self) -> None:
-        self._turns.release_memory(self)
-        self.claim.resize(self.script.size)
-        self._done(self)
+        self._scheduler.release_memory(self)
+        self.reservation.resize(self.script.size)
+        self._on_done(self)
 
 
 class ScriptScheduler:
-    """The scripts that the worker executes, and those that wait for room. For the loop's thread."""
+    """Schedules scripts on the worker, and those that wait for memory. For the loop's thread."""
 
-    def __init__(self, loop: EventLoop, store: StoreCore, room: ReplyMemory) -> None:
+    def __init__(self, loop: EventLoop, store: StoreCore, memory: ReplyMemory) -> None:
         """Start the worker.
 
         Raises:
-            ThreadStartError: there is none now.
+            ThreadStartError: the thread cannot be started.
 
         """
         self.loop = loop
         self._store = store
-        self._room = room
-        room.on_freed = self._freed
+        self._memory = memory
+        memory.on_freed = self._on_freed
         self._waiting: deque[ScheduledScript] = deque()
-        """Those that wait for their turn."""
+        """Scripts that wait for their turn, in order."""
         self._running: ScheduledScript | None = None
-        """The one whose turn it is."""
+        """The script that the worker executes."""
         self._large: ScheduledScript | None = None
-        """The only one that may take room beyond `SMALL_REPLY_BYTES`."""
-        self._large_later: deque[ScheduledScript] = deque()
-        """Those that need it, too, in order."""
+        """The one script that may reserve more than `SMALL_REPLY_BYTES`."""
+        self._large_queue: deque[ScheduledScript] = deque()
+        """The other scripts that need more, in order."""
         self._large_waits = False
-        """Whether `_large` waits for room, and not for its turn."""
+        """Whether `_large` waits for memory, not for its turn."""
         self._stall = Timer(None)
         self._worker = ThreadPoolExecutor(1, "kvs-script")
         try:
-            self._worker.submit(_nothing).result()  # later there may be no room for a thread
+            self._worker.submit(
+                _do_nothing
+            ).result()  # start the thread now; later the system may be at its limit
         except RuntimeError as error:
             self._worker.shutdown()
             raise ThreadStartError from error
 
     def start(
-        self, request: Execute, claim: Reservation, done: Callable[[ScheduledScript], None]
+        self, request: Execute, reservation: Reservation, on_done: Callable[[ScheduledScript], None]
     ) -> ScheduledScript:
-        """Return the execution of `request`; its `resume` begins it."""
+        """Return the execution of `request`, which its `resume` begins."""
         return ScheduledScript(
-            ScriptExecution(request, self._store, self._room.total), claim, self, done
+            ScriptExecution(request, self._store, self._memory.total), reservation, self, on_done
         )
 
     def close(self) -> None:
-        """End the worker; block until it has come back from its slice."""
+        """Stop the worker; block until it has finished its slice."""
         self._worker.shutdown()
 
     def queue(self, execution: ScheduledScript) -> None:
-        """Give a turn to `execution` behind the others."""
+        """Queue `execution` for a turn on the worker."""
         self._waiting.append(execution)
-        self._next()
+        self._run_next()
 
     def remove(self, execution: ScheduledScript) -> None:
-        """Give `execution` no further turn."""
-        for waiting in (self._waiting, self._large_later):
+        """Give `execution` no further turn. Idempotent."""
+        for waiting in (self._waiting, self._large_queue):
             if execution in waiting:
                 waiting.remove(execution)
         self.release_memory(execution)
 
     def release_memory(self, execution: ScheduledScript) -> None:
-        """Let another script have the room that `execution`, which needs no more, could take."""
+        """Let the next script reserve large memory, if `execution` was the one that could."""
         if execution is self._large:
             self._stall.cancel()
             self._large_waits = False
-            self._large = self._large_later.popleft() if self._large_later else None
+            self._large = self._large_queue.popleft() if self._large_queue else None
             if self._large is not None:
                 self._queue_later(self._large)
 
     def discard(self, parts: deque[memoryview]) -> None:
-        """Free the parts of a reply, one at a time, where nobody waits for it."""
+        """Free the parts of a reply on the worker, one at a time, so that no session waits."""
         if len(parts) > 1:
             self._worker.submit(_pop_all, parts)
 
     def _queue_later(self, execution: ScheduledScript) -> None:
-        """Do as `queue` does, but not inside of whatever has led here."""
+        """Queue `execution`, but run it only after the caller has returned."""
         self._waiting.append(execution)
-        self.loop.call_soon_threadsafe(self._next)
+        self.loop.call_soon_threadsafe(self._run_next)
 
-    def _next(self) -> None:
-        """Give the worker what comes next, if it has nothing to do."""
+    def _run_next(self) -> None:
+        """Give the worker the next script, if it is idle."""
         while self._running is None and self._waiting:
             execution = self._waiting.popleft()
-            if self._has_room(execution):
+            if self._reserve(execution):
                 self._running = execution
                 future = self._worker.submit(
-                    execution.run_turn, self.loop.yield_interpreter, execution.claim.held
+                    execution.run_turn, self.loop.yield_interpreter, execution.reservation.held
                 )
-                future.add_done_callback(self._came_back)
+                future.add_done_callback(self._on_turn_done)
 
-    def _came_back(self, future: "Future[ExecuteResult | None]") -> None:
-        """Hand over to the loop's thread, from the worker's."""
+    def _on_turn_done(self, future: "Future[ExecuteResult | None]") -> None:
+        """Pass the result to the loop's thread. Threads: the worker."""
         self.loop.call_soon_threadsafe(lambda: self._after_turn(future))
 
     def _after_turn(self, future: "Future[ExecuteResult | None]") -> None:
         execution, self._running = self._running, None
         if execution is not None and not execution.is_cancelled:
             execution.after_turn(future.result)
-        self._next()
+        self._run_next()
 
-    # Room for replies.
+    # Memory for replies.
 
-    def _has_room(self, execution: ScheduledScript) -> bool:
-        """Hold room for the next turn of `execution`; if there is none, let it wait for some."""
-        script, claim = execution.script, execution.claim
-        needs = min(script.needs, script.limit)
-        if needs <= SMALL_REPLY_BYTES:
-            claim.resize(min(SMALL_REPLY_BYTES, script.limit))
+    def _reserve(self, execution: ScheduledScript) -> bool:
+        """Reserve memory for the next turn of `execution`; if there is none, let it wait."""
+        script, reservation = execution.script, execution.reservation
+        required = min(script.required, script.limit)
+        if required <= SMALL_REPLY_BYTES:
+            reservation.resize(min(SMALL_REPLY_BYTES, script.limit))
             return True
-        claim.resize(script.size)
+        reservation.resize(script.size)
         if self._large is None:
             self._large = execution
         if self._large is not execution:
-            self._large_later.append(execution)
+            self._large_queue.append(execution)
             return False
-        for wanted in (min(needs + BLOCK_BYTES, script.limit), needs):
-            if claim.fits(wanted):
-                claim.resize(wanted)
+        for size in (min(required + BLOCK_BYTES, script.limit), required):
+            if reservation.fits(size):
+                reservation.resize(size)
                 return True
         self._large_waits = True
-        self._stall = self.loop.call_later(STALL_SECONDS, self._stalled)
+        self._stall = self.loop.call_later(STALL_SECONDS, self._on_stall)
         return False
 
-    def _freed(self) -> None:
-        """Go on with the script that waits for room, if there is enough by now."""
+    def _on_freed(self) -> None:
+        """Queue the script that waits for memory, if there is enough now."""
         execution = self._large
         if not self._large_waits or execution is None:
             return
-        if execution.claim.fits(min(execution.script.needs, execution.script.limit)):
+        if execution.reservation.fits(min(execution.script.required, execution.script.limit)):
             self._large_waits = False
             self._stall.cancel()
             self._queue_later(execution)
 
-    def _stalled(self) -> None:
-        """No room came for a while: end the session that reads nothing, or else the script."""
+    def _on_stall(self) -> None:
+        """Close the slowest reader's session, or else stop the script, if no memory was freed."""
         execution = self._large
         if not self._large_waits or execution is None:
             return
-        left = self._room.freed_at + STALL_SECONDS - monotonic()
-        if left > 0:
-            self._stall = self.loop.call_later(left, self._stalled)
-        elif (slowest := self._room.slowest(STALL_SECONDS)) is not None:
-            self._stall = self.loop.call_later(STALL_SECONDS, self._stalled)
+        remaining = self._memory.freed_at + STALL_SECONDS - monotonic()
+        if remaining > 0:
+            self._stall = self.loop.call_later(remaining, self._on_stall)
+        elif (slowest := self._memory.slowest(STALL_SECONDS)) is not None:
+            self._stall = self.loop.call_later(STALL_SECONDS, self._on_stall)
             slowest.evict()
         else:
-            total = self._room.total
+            total = self._memory.total
             execution.stop(f"the replies of all sessions would be longer than {total} bytes")
 
 
@@ -302,5 +315,5 @@ def _pop_all(parts: deque[memoryview]) -> None:
         parts.pop()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing."""

@@ -1,4 +1,4 @@
-"""The server: the registration pipe, the sessions, and those that wait for a place."""
+"""The server: reads connects from the registration pipe, and begins and ends sessions."""
 
 import contextlib
 import logging
@@ -31,19 +31,21 @@ from kvs.text import os_error_text, pluralize
 log = logging.getLogger("kvs.server")
 
 USUAL_PIPE_BYTES = 65536
+"""Default capacity of a pipe, in bytes (pipe(7))."""
+
 PIPE_CHECK_SECONDS = 1.0
-"""So often the server looks whether its registration pipe is still there."""
+"""Seconds between two checks that the registration pipe still exists."""
 
 REGISTRATION_BYTES = 512
-"""Read from the registration pipe at a time: sessions are served in between, garbage or not.
+"""Maximum bytes read from the registration pipe at a time; sessions are served in between.
 
-Each byte may begin a connect, and each candidate that is judged costs some system calls.
+Garbage is expensive: each byte may begin a connect, and validating a candidate takes system calls.
 """
 
 ADMIT_SECONDS = 0.02
-"""Seconds of reading connects after which clients are looked for, though more connects are there.
+"""Maximum seconds of reading connects before clients are polled, even if more connects arrive.
 
-A live client behind many dead ones would wait for each look at these.
+Otherwise clients would wait for as long as another process writes connects.
 """
 
 INCOMPLETE_SECONDS = 5.0
@@ -59,55 +61,54 @@ class Server:
     def __init__(self, store: StoreCore, path: bytes, settings: ServerSettings) -> None:
         self._settings = settings
         self._loop = EventLoop()
-        self._watchers = Subscriptions(
+        self._subscriptions = Subscriptions(
             frames.encode_notification,
             outbox_bytes=settings.outbox_bytes,
             total_bytes=settings.outbox_total_bytes,
         )
-        store.add_subscriptions(self._watchers)
-        room = ReplyMemory(settings.reply_total_bytes)
-        self._scheduler = ScriptScheduler(self._loop, store, room)
+        store.add_subscriptions(self._subscriptions)
+        reply_memory = ReplyMemory(settings.reply_total_bytes)
+        self._scheduler = ScriptScheduler(self._loop, store, reply_memory)
         self._refusals = RefusalLog(self._loop)
         self._releaser = BlockedOpenReleaser(
             self._loop, max_clients(settings.sessions), self._read_connects
         )
         self._admission = Admission(self._loop, self)
         self._context = ServerContext(
-            self._loop, store, self._watchers, self._scheduler, room, self._on_notifications_open,
-            self.release, self._refusals,
+            self._loop, store, self._subscriptions, self._scheduler, reply_memory,
+            self._on_notifications_open, self.release, self._refusals,
         )  # fmt: skip
         self._pipe = RegistrationPipe(path, settings.fifo_mode)
-        self._registration = ConnectParser(self._validate_connect, self._pass_over)
+        self._registration = ConnectParser(self._validate_connect, self._on_skipped)
         self._sessions: set[Session] = set()
         self._in_use: dict[tuple[int, int], Session] = {}
-        """The pipes of all sessions that have not ended."""
+        """Sessions that have not ended, by the identity of each of their pipes."""
         self._stopping = False
         self._admit_at = 0.0
-        """When clients are looked for though more connects are there (time.monotonic)."""
+        """Time at which clients are polled even if more connects arrive (time.monotonic)."""
         self._small_pipes_logged = False
         self._descriptor_limit_logged = False
         self._incomplete = Timer(None)
         self._last_logged_error = ""
-        """The last reason told why the registration pipe cannot be made again."""
+        """The last reason logged why the registration pipe cannot be made again."""
         self._input: int | None = self._pipe.make()
         self._loop.register(self._input, IN, self._registration_ready)
         self._loop.call_later(PIPE_CHECK_SECONDS, self._check_registration_pipe)
 
     @property
     def sessions(self) -> int:
-        """How many sessions there are."""
+        """Number of sessions."""
         return len(self._sessions)
 
     @property
     def waiting(self) -> int:
-        """How many connects wait, those whose clients have opened no pipe yet included."""
+        """Number of waiting connects, including those whose clients have opened no pipe yet."""
         return len(self._admission)
 
     def run(self) -> None:
         """Serve until `stop` is called; then end all sessions and remove the pipe.
 
-        Returns after at most `farewell.OPEN_TIMEOUT_SECONDS` more if clients are still opening
-        their pipes.
+        If clients are still blocked in open(2), returns up to `release.OPEN_TIMEOUT_SECONDS` later.
         """
         try:
             while not self._stopping:
@@ -123,7 +124,7 @@ class Server:
             self._loop.close()
 
     def _release_all(self) -> None:
-        """End all sessions, and release their clients and those that wait."""
+        """End all sessions; release their clients and the clients of waiting connects."""
         self._end_sessions(Session.close, "the server stops")
         self._read_connects()
         self._close_registration(remove=True)
@@ -134,37 +135,37 @@ class Server:
             self._loop.run_once()
 
     def stop(self) -> None:
-        """Let `run` come to its end."""
+        """Make `run` return."""
         self._stopping = True
         self._loop.call_soon_threadsafe(lambda: None)
 
     def abandon(self) -> None:
-        """Remove the pipe, for a process that is about to leave at once."""
+        """Remove the pipe, for a process that is about to exit without `stop`."""
         self._pipe.remove()
 
     def disconnect_all(self) -> None:
-        """End every session; then those that waited for a place have their turn."""
+        """End every session; then serve the connects that are waiting."""
         self._loop.call_soon_threadsafe(
             lambda: self._end_sessions(Session.drain_and_close, "all sessions were dropped")
         )
 
-    def _end_sessions(self, end: Callable[[Session, str], None], why: str) -> None:
+    def _end_sessions(self, end: Callable[[Session, str], None], reason: str) -> None:
         if self._sessions:
-            log.info("ending %s: %s", pluralize(len(self._sessions), "session"), why)
+            log.info("ending %s: %s", pluralize(len(self._sessions), "session"), reason)
         for session in list(self._sessions):
-            end(session, why)
+            end(session, reason)
 
     # Connects.
 
     def _registration_ready(self, _events: int) -> None:
-        is_more = self._read_registration()
+        has_more = self._read_registration()
         now = time.monotonic()
-        if not is_more or now >= self._admit_at:
+        if not has_more or now >= self._admit_at:
             self._admit_at = now + ADMIT_SECONDS
             self._admission.admit()
 
     def _read_registration(self) -> bool:
-        """Read connects; return whether there may be more."""
+        """Read some connects; return whether there may be more."""
         if self._input is None or not (data := fifos.read(self._input, REGISTRATION_BYTES)):
             return False
         for connect, identities in self._registration.feed(data):
@@ -181,20 +182,20 @@ class Server:
         for _ in range(USUAL_PIPE_BYTES // REGISTRATION_BYTES):
             if not self._read_registration():
                 break
-        self._loop.call_soon_threadsafe(self._enqueue_connect)
+        self._loop.call_soon_threadsafe(self._admit)
 
-    def _enqueue_connect(self) -> None:
+    def _admit(self) -> None:
         self._admission.admit()
 
     def _validate_connect(self, connect: Connect) -> tuple[Connect, Identities]:
         try:
             pipes = self.find(connect)
         except OSError:
-            return connect, ()  # it waits for a descriptor, and is judged when its turn comes
+            return connect, ()  # no descriptor is free; the connect is validated when it is polled
         pipes.close()
         return connect, tuple(pipe.identity for pipe in pipes.all)
 
-    def _pass_over(self, data: bytes, reason: str) -> None:
+    def _on_skipped(self, data: bytes, reason: str) -> None:
         self._refusals.add(f"connect refused: {reason}", data)
 
     # What admission needs of the server.
@@ -207,21 +208,21 @@ class Server:
         """Return the pipes that `connect` names, which the caller closes.
 
         Raises:
-            Refused: they are not acceptable.
-            OSError: there is no descriptor to open them with (`fifos.OUT_OF_DESCRIPTORS`).
+            Refused: the pipes are not acceptable.
+            OSError: no descriptor is free (`fifos.OUT_OF_DESCRIPTORS`).
 
         """
         return open_client_pipes(connect, self._pipe.identity, self._pipe.senders)
 
     def claim(self, identities: Identities, handover: Handover) -> None:
-        """Stop releasing these pipes; put those that are open into `handover`."""
+        """Stop releasing these pipes; put the ends that are open into `handover`."""
         self._releaser.claim(identities, handover)
 
     def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
-        """Return whether a session has one of the `pipes` of `connect`; then they are closed.
+        """Return whether a session has one of the `pipes` of `connect`. If so, close them.
 
-        A session whose client is leaving is ended instead. Its client may use its pipes again as
-        soon as it was answered, and the kernel the number of one that was removed.
+        A disconnecting session does not count; it is closed instead. Its client may use its pipes
+        again once the disconnect was answered, and the kernel may reuse the inode of a removed one.
         """
         for pipe in pipes.all:
             session = self._in_use.get(pipe.identity)
@@ -236,7 +237,7 @@ class Server:
         return True
 
     def _release_unused(self, pipes: ClientPipes, used: set[Fifo]) -> None:
-        """Release a client that names `used`, pipes of a session, at its other pipes."""
+        """Close the pipes; release the client at those that are not `used` by a session."""
         reader = None
         if pipes.requests not in used:
             with contextlib.suppress(OSError):  # no descriptor is free
@@ -246,17 +247,17 @@ class Server:
         unopened = [pipe for pipe in (pipes.responses, pipes.notifications) if pipe not in used]
         self._releaser.add(unopened, reader)
 
-    def begin(self, opening: Handshake) -> None:
+    def begin(self, handshake: Handshake) -> None:
         """Begin a session with a client that has opened at least one of its pipes."""
-        session = Session(opening, self._context, self._on_session_closed)
-        self._in_use.update((pipe.identity, session) for pipe in opening.pipes.all)
+        session = Session(handshake, self._context, self._on_session_closed)
+        self._in_use.update((pipe.identity, session) for pipe in handshake.pipes.all)
         self._sessions.add(session)
-        log.info("session %s begins", opening.pipes.name)
+        log.info("session %s begins", handshake.pipes.name)
         session.begin()
 
-    def release(self, opening: Handshake) -> None:
-        """Close `opening`; at the pipes that its client has not opened, release the client."""
-        requests, unopened = opening.split()
+    def release(self, handshake: Handshake) -> None:
+        """Close `handshake`; release its client at the pipes that it has not opened."""
+        requests, unopened = handshake.split()
         for pipe in tuple(unopened):
             if self._admission.names(pipe.identity):
                 unopened.remove(pipe)
@@ -268,7 +269,7 @@ class Server:
             self._releaser.add(unopened, requests)
 
     def refused(self, connect: Connect, reason: str) -> None:
-        """Log that a connect was dropped."""
+        """Log that a connect was refused."""
         self._refusals.add(f"connect refused: {reason}", connect.encode())
 
     def out_of_descriptors(self, error: OSError) -> None:
@@ -288,7 +289,7 @@ class Server:
             if self._in_use.get(pipe.identity) is session:
                 del self._in_use[pipe.identity]
         if not self._stopping:
-            self._loop.call_soon_threadsafe(self._enqueue_connect)
+            self._loop.call_soon_threadsafe(self._admit)
 
     def _on_notifications_open(self, descriptor: int) -> None:
         if not self._small_pipes_logged and fifos.capacity(descriptor) < USUAL_PIPE_BYTES:
@@ -305,18 +306,18 @@ class Server:
         self._loop.call_later(PIPE_CHECK_SECONDS, self._check_registration_pipe)
         if not self._pipe.was_removed():
             return
-        self._read_connects()  # what had come to the one that is gone
+        self._read_connects()  # those that were written before the pipe was removed
         self._close_registration(remove=False)
         try:
             self._input = self._pipe.make()
         except RegistrationPipeError as error:
             if str(error) != self._last_logged_error:
                 self._last_logged_error = str(error)
-                log.warning("%s; it is tried again every %g s", error, PIPE_CHECK_SECONDS)
+                log.warning("%s; retrying every %g s", error, PIPE_CHECK_SECONDS)
             return
         self._last_logged_error = ""
         self._loop.register(self._input, IN, self._registration_ready)
-        log.warning("the registration pipe was gone, and was made again")
+        log.warning("the registration pipe was removed, and was made again")
 
     def _close_registration(self, *, remove: bool) -> None:
         if self._input is not None:

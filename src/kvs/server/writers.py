@@ -1,7 +1,8 @@
-"""What is on its way to a client: replies, and notifications.
+"""Writes replies and notifications to a client's pipes, without blocking.
 
-`ReplyWriter` belongs to the loop's thread. `NotificationWriter` is written by whichever thread has
-made a change, as far as the pipe takes it at once, and by the loop when the pipe takes more.
+Threads: `ReplyWriter` is for the loop's thread. `NotificationWriter` writes on the thread that made
+a change as far as the pipe takes the notifications, and on the loop's thread once the pipe takes
+more.
 """
 
 from collections import deque
@@ -15,9 +16,10 @@ from kvs.server.loop import OUT, EventLoop
 from kvs.store.subscriptions import Outbox
 
 FRAMES_PER_WRITE = PIPE_BUF // NOTIFICATION_BYTES
-"""Notifications put into one write: a pipe takes so many whole or not at all (pipe(7)).
+"""Maximum notifications in one write(2): a pipe takes up to PIPE_BUF bytes atomically (pipe(7)).
 
-So no client ever finds a part of one, and no more is taken out of an outbox than the pipe takes.
+So a client never reads part of a notification, and no more is taken out of an outbox than the pipe
+takes.
 """
 
 
@@ -26,122 +28,132 @@ def _ignore(_size: int) -> None:
 
 
 WRITE_BYTES = 256 << 10
-"""Bytes of a reply written at a time, however fast its client reads: others are served then."""
+"""Maximum bytes of a reply written before other sessions are served, even if the client reads."""
 
 
 class ReplyWriter:
-    """The bytes of replies that the pipe has not taken yet. For the loop's thread."""
+    """Writes replies to one responses pipe, as the client reads. For the loop's thread."""
 
     def __init__(
         self,
         descriptor: int,
         loop: EventLoop,
         ready: Callable[[int], None],
-        written: Callable[[int], None] = _ignore,
+        on_part_written: Callable[[int], None] = _ignore,
     ) -> None:
-        """Begin with none; `written` is called with the bytes of each part that was written.
+        """Take over `descriptor`; `ready` is called with its events.
 
-        The part has been freed by then, if nobody else has it.
+        `on_part_written` is called with the size of each part that was written, after this object
+        has dropped its reference to the part.
         """
         self.descriptor = descriptor
         self._loop = loop
-        self._written = written
-        self._asked = 0
+        self._on_part_written = on_part_written
+        self._events = 0
+        """Events that the loop is asked for."""
         self.parts: deque[memoryview] = deque()
-        """What has not been written yet."""
+        """Bytes that have not been written yet."""
         self._sizes: deque[int] = deque()
-        """The lengths that the parts had at first."""
+        """Original sizes of `parts`."""
         loop.register(descriptor, 0, ready)
 
     @property
     def pending(self) -> bool:
-        """Whether the client has still to read some."""
+        """Whether the pipe has not taken everything yet."""
         return bool(self.parts)
 
     def write(self, parts: Iterable[bytes | bytearray]) -> None:
-        """Write `parts`, now or as the client reads.
+        """Write `parts`, now as far as the pipe takes them, otherwise as the client reads.
 
         Raises:
-            BrokenPipeError: nobody reads any more.
+            BrokenPipeError: the client has closed the pipe.
 
         """
         parts = [part for part in parts if part]
         if len(parts) > 1 and sum(map(len, parts)) <= PIPE_BUF:
-            parts = [b"".join(parts)]  # one write, and one wake-up of the client
+            parts = [b"".join(parts)]  # one write(2) wakes the client once
         for part in parts:
             self.parts.append(memoryview(part))
             self._sizes.append(len(part))
         self.flush()
 
     def flush(self) -> None:
-        """Write on; what does not fit is asked for again."""
-        left = WRITE_BYTES
-        while self.parts and left > 0:
-            count = fifos.write(self.descriptor, self.parts[0][:left])
+        """Continue to write; ask the loop for `OUT` if the pipe does not take everything.
+
+        Raises:
+            BrokenPipeError: the client has closed the pipe.
+
+        """
+        remaining = WRITE_BYTES
+        while self.parts and remaining > 0:
+            count = fifos.write(self.descriptor, self.parts[0][:remaining])
             if not count:
                 break
-            left -= count
-            self._take(count)
+            remaining -= count
+            self._drop_written(count)
         events = OUT if self.parts else 0
-        if events != self._asked:
-            self._asked = events
+        if events != self._events:
+            self._events = events
             self._loop.modify(self.descriptor, events)
 
-    def _take(self, count: int) -> None:
-        """Take `count` bytes, which were written, from the first part."""
+    def _drop_written(self, count: int) -> None:
+        """Remove `count` bytes, which were written, from the first part."""
         part = self.parts.popleft()
         if count < len(part):
             self.parts.appendleft(part[count:])
         else:
             del part
-            self._written(self._sizes.popleft())
+            self._on_part_written(self._sizes.popleft())
 
     def close(self) -> None:
-        """Close the pipe; `parts` is lost to the client."""
+        """Close the pipe. `parts` is not written any more."""
         self._loop.unregister(self.descriptor)
         fifos.close(self.descriptor)
 
 
 class NotificationWriter:
-    """The way from an outbox to a pipe. `flush` may be called from any thread.
+    """Writes the notifications in an outbox to one notifications pipe.
 
-    `_writing` guards the pipe and what is half written: it is held for writes that never wait, and
-    for the closing, so that nobody writes into a descriptor that has become something else.
+    Threads: any for `flush`; the loop's for everything else.
+
+    Locking: `_lock` guards all attributes that change. It is held for write(2), which never blocks,
+    and to close the pipe, so that no thread writes to a descriptor whose number was reused.
     """
 
     def __init__(self, outbox: Outbox[bytes], loop: EventLoop) -> None:
         self._outbox = outbox
         self._loop = loop
-        self._writing = Lock()
-        self._descriptor: int | None = None  # guarded by _writing, as all below
+        self._lock = Lock()
+        self._descriptor: int | None = None  # guarded by _lock, as is everything below
         self._unsent = b""
         self._full = False
+        """Whether the pipe takes no more; the loop reports when it does."""
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a pipe to write to."""
+        """Whether the pipe is open."""
         return self._descriptor is not None
 
     def open(self, descriptor: int, ready: Callable[[int], None]) -> None:
-        """Begin to write to `descriptor`; `ready` is called with its events, in the loop."""
+        """Take over `descriptor` and begin to write; the loop calls `ready` with its events."""
         self._loop.register(descriptor, 0, ready)
-        with self._writing:
+        with self._lock:
             self._descriptor = descriptor
         self.flush()
 
     def flush(self) -> None:
-        """Write what the pipe takes now; the loop goes on with the rest when it takes more."""
+        """Write what the pipe takes now. The rest follows when the loop calls `on_writable`."""
         while self._outbox.available and not self._full and self._descriptor is not None:
-            if not self._writing.acquire(blocking=False):
-                return  # whoever writes looks again after letting go
+            if not self._lock.acquire(blocking=False):
+                return  # the thread that holds the lock checks the outbox again after releasing it
             try:
                 self._write()
             finally:
-                self._writing.release()
+                self._lock.release()
 
     def on_writable(self) -> None:
-        """Write on, for the loop: the pipe takes more."""
-        with self._writing:
+        """Continue to write, because the loop reports that the pipe takes more."""
+        with self._lock:
             if self._descriptor is None:
                 return
             self._full = False
@@ -150,8 +162,8 @@ class NotificationWriter:
         self.flush()
 
     def close(self) -> None:
-        """Close the pipe."""
-        with self._writing:
+        """Close the pipe. Idempotent."""
+        with self._lock:
             if self._descriptor is not None:
                 self._loop.unregister(self._descriptor)
                 fifos.close(self._descriptor)
@@ -166,7 +178,7 @@ class NotificationWriter:
         try:
             self._unsent = data[fifos.write(self._descriptor, data) :]
         except BrokenPipeError:
-            self._full = True  # its end is told to the loop, as an event of the descriptor
+            self._full = True  # the loop reports ERR for the descriptor
             return
         if self._unsent:
             self._full = True
