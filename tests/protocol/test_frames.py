@@ -1,4 +1,4 @@
-"""The layout of every message, beside bytes written out by hand."""
+"""The layout of every message, compared with literal bytes."""
 
 import struct
 
@@ -18,7 +18,7 @@ def padded(text: bytes, length: int) -> bytes:
 
 
 @given(paths, paths, paths, st.sampled_from(Dialect))
-def test_a_connect_is_1_and_three_fields_of_40_bytes(
+def test_connect_is_1_and_three_fields_of_40_bytes(
     requests: bytes, responses: bytes, notifications: bytes, dialect: Dialect
 ) -> None:
     connect = Connect(requests, responses, notifications, dialect=dialect)
@@ -31,26 +31,26 @@ def test_a_connect_is_1_and_three_fields_of_40_bytes(
 
 
 @given(paths, paths, paths, st.binary(min_size=40, max_size=40))
-def test_what_stands_behind_a_nul_is_noise(a: bytes, b: bytes, c: bytes, noise: bytes) -> None:
+def test_bytes_behind_a_nul_are_ignored(a: bytes, b: bytes, c: bytes, noise: bytes) -> None:
     frame = b"\x01" + b"".join((path + b"\0" + noise)[:40] for path in (a, b, c))
     assert Connect.decode(frame) == Connect(a, b, c)
 
 
 @pytest.mark.parametrize("path", [b"", b"x" * 41, b"a\0b", b"\0"])
-def test_a_path_that_fits_no_field_is_refused(path: bytes) -> None:
+def test_path_that_does_not_fit_its_field_is_refused(path: bytes) -> None:
     with pytest.raises(ValueError, match="a path is 1 to 40 bytes without NUL"):
         Connect(b"a", path, b"c")
 
 
 @given(st.binary(min_size=121, max_size=121))
-def test_any_121_bytes_are_a_connect_or_not_and_nothing_else(frame: bytes) -> None:
+def test_any_121_bytes_decode_to_a_connect_or_none(frame: bytes) -> None:
     connect = Connect.decode(frame)
     good = frame[0] in b"\x011" and all(frame[at] for at in (1, 41, 81))
     assert (connect is not None) == good
 
 
 @given(words)
-def test_a_request_with_a_key_is_42_bytes(key: bytes) -> None:
+def test_request_with_a_key_is_42_bytes(key: bytes) -> None:
     for operation in (frames.SUBSCRIBE, frames.UNSUBSCRIBE):
         frame = frames.encode_key_request(operation, key)
         assert frame == bytes([operation]) + padded(key, 41)
@@ -58,22 +58,22 @@ def test_a_request_with_a_key_is_42_bytes(key: bytes) -> None:
 
 
 @given(words, st.one_of(values, st.none()))
-def test_a_notification_is_two_fields_of_41_bytes(key: bytes, value: bytes | None) -> None:
-    told = b"DELETED" if value is None else value
+def test_notification_is_two_fields_of_41_bytes(key: bytes, value: bytes | None) -> None:
+    sent = b"DELETED" if value is None else value
     frame = frames.encode_notification(key, value)
-    assert frame == padded(key, 41) + padded(told, 41)
+    assert frame == padded(key, 41) + padded(sent, 41)
     assert len(frame) == frames.NOTIFICATION_BYTES == 82
-    assert frames.decode_notification(frame) == (key, told)
+    assert frames.decode_notification(frame) == (key, sent)
 
 
 @given(st.binary(max_size=300))
-def test_an_execute_is_5_and_a_length_and_the_script(script: bytes) -> None:
+def test_execute_is_5_length_and_script(script: bytes) -> None:
     frame = frames.encode_execute(script)
     assert frame == b"\x05" + struct.pack("<I", len(script)) + script
     assert frames.decode_execute_length(frame[: frames.EXECUTE_HEADER_BYTES]) == len(script)
 
 
-def test_responses() -> None:
+def test_response_layouts() -> None:
     assert frames.encode_reply(frames.SUBSCRIBE, 1) == b"\x03\x01"
     assert frames.encode_execute_reply_header(1, 258, 3) == b"\x05\x01\x02\x01\0\0\x03\0\0\0"
     response = frames.encode_execute_reply_header(1, 258, 3) + b"x"

@@ -1,4 +1,4 @@
-"""Good connects are found whatever stands between them, and cut anyhow."""
+"""Connects are found between any other bytes, in pieces of any size."""
 
 import pytest
 from hypothesis import given
@@ -21,12 +21,12 @@ def known(connect: Connect) -> Connect:
 
 
 def found(pieces: list[bytes]) -> list[Connect]:
-    """Return what is found where only the pipes of `KNOWN` are acceptable."""
+    """Return the connects found if only the pipes of `KNOWN` are acceptable."""
     registration = ConnectParser(known)
     return [connect for piece in pieces for connect in registration.feed(piece)]
 
 
-def test_connects_cut_at_every_place() -> None:
+def test_connects_cut_at_every_byte_are_found() -> None:
     garbage = b"\x01" + bytes(3) + b"\x01/x\0" + KNOWN[3].encode()[:60]
     stream = KNOWN[0].encode() + garbage + KNOWN[1].encode() + KNOWN[2].encode()
     for pieces in cut_everywhere(stream):
@@ -34,8 +34,8 @@ def test_connects_cut_at_every_place() -> None:
 
 
 @pytest.mark.parametrize("length", range(1, 121))
-def test_one_that_is_cut_off_never_takes_the_next_with_it(length: int) -> None:
-    """Whatever it names then: here every pipe of the two is acceptable beside any other."""
+def test_cut_off_connect_never_hides_the_next_one(length: int) -> None:
+    """Here every combination of the pipes of both connects is acceptable."""
     first, second = KNOWN[0], KNOWN[1]
     good = {*first.paths, *second.paths}
 
@@ -75,7 +75,7 @@ garbage = st.one_of(
 @given(
     st.lists(st.tuples(garbage, st.sampled_from(KNOWN + DIGITS)), max_size=5), garbage, st.data()
 )
-def test_no_good_connect_is_lost_in_garbage(
+def test_no_connect_is_lost_in_garbage(
     sent: list[tuple[bytes, Connect]], end: bytes, data: st.DataObject
 ) -> None:
     stream = b"".join(noise + connect.encode() for noise, connect in sent) + end
@@ -83,14 +83,14 @@ def test_no_good_connect_is_lost_in_garbage(
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
-def test_what_is_kept_is_less_than_a_frame(pieces: list[bytes]) -> None:
+def test_buffer_is_shorter_than_a_frame(pieces: list[bytes]) -> None:
     registration: ConnectParser[Connect] = ConnectParser(known)
     for piece in pieces:
         assert registration.feed(piece) == []
         assert len(registration._buffer) < 121
 
 
-def test_each_candidate_is_judged_once() -> None:
+def test_each_candidate_is_validated_once() -> None:
     judged: list[Connect] = []
     registration: ConnectParser[None] = ConnectParser(judged.append)
     stream = KNOWN[0].encode() + KNOWN[1].encode()
@@ -100,7 +100,7 @@ def test_each_candidate_is_judged_once() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"1", b"\x01", b"1/x\0", b"1/1"])
-def test_the_candidates_judged_are_no_more_than_the_bytes_that_came(garbage: bytes) -> None:
+def test_candidates_never_outnumber_the_bytes_fed(garbage: bytes) -> None:
     judged: list[Connect] = []
 
     def accept(connect: Connect) -> None:
@@ -115,8 +115,8 @@ def test_the_candidates_judged_are_no_more_than_the_bytes_that_came(garbage: byt
 
 
 @pytest.mark.parametrize("kind", [Dialect.BINARY, Dialect.DIGITS])
-def test_a_path_that_looks_like_a_connect_is_a_path(kind: Dialect) -> None:
-    """From each ``1`` in its paths on it names pipes that are there, too."""
+def test_path_that_looks_like_a_connect_is_a_path(kind: Dialect) -> None:
+    """The bytes from each ``1`` in its paths on also name pipes that exist."""
     paths = [b"/tmp/1/tmp/1/tmp/" + name for name in (b"req", b"res", b"not")]
     outer = Connect(*paths, dialect=kind)
     hidden = {path[at:] for path in paths for at in (6, 12)}
@@ -135,7 +135,7 @@ ALPHABET = b"1\x01/a\0"
 
 
 def naive(pieces: list[bytes], good: set[bytes]) -> list[Connect]:
-    """Return what is to be found, from the whole stream: byte by byte, with no state but a list."""
+    """Return the connects in the whole stream, found byte by byte without other state."""
     stream = b"".join(pieces)
     ends = [sum(map(len, pieces[: count + 1])) for count in range(len(pieces))]
     taken: list[tuple[int, Connect]] = []
@@ -178,7 +178,7 @@ noise = st.binary(max_size=60).map(lambda raw: bytes(ALPHABET[byte % 5] for byte
 
 
 @given(st.lists(st.one_of(frames_of_short, noise), max_size=8), st.sets(short), st.data())
-def test_connects_of_both_dialects_are_found_as_a_naive_reader_finds_them(
+def test_connects_of_both_dialects_match_a_naive_parser(
     parts: list[bytes], good: set[bytes], data: st.DataObject
 ) -> None:
     stream = b"".join(parts)
@@ -196,8 +196,8 @@ def test_connects_of_both_dialects_are_found_as_a_naive_reader_finds_them(
     assert [one for piece in pieces for one in registration.feed(piece)] == naive(pieces, good)
 
 
-def passed_over(pieces: list[bytes]) -> list[tuple[bytes, str]]:
-    """Return what is reported to be passed over, joined where the reason is the same."""
+def skipped(pieces: list[bytes]) -> list[tuple[bytes, str]]:
+    """Return the bytes reported as skipped, joined where the reason is the same."""
     reported: list[tuple[bytes, str]] = []
 
     def report(data: bytes, reason: str) -> None:
@@ -210,22 +210,22 @@ def passed_over(pieces: list[bytes]) -> list[tuple[bytes, str]]:
     return reported
 
 
-def test_a_refused_connect_is_reported_once_with_its_bytes() -> None:
+def test_refused_connect_is_reported_once_with_its_bytes() -> None:
     other = Connect(b"/1\x01x", b"/2", b"/3").encode()
     stream = other + KNOWN[0].encode() + other
-    assert passed_over([stream]) == [(other, "unknown")] * 2
+    assert skipped([stream]) == [(other, "unknown")] * 2
     for pieces in cut_everywhere(stream):
-        assert passed_over(pieces) == [(other, "unknown")] * 2
+        assert skipped(pieces) == [(other, "unknown")] * 2
 
 
-def test_what_is_no_connect_is_reported() -> None:
+def test_bytes_that_are_not_a_connect_are_reported() -> None:
     text = b"connect /a /b /c\n"
-    assert passed_over([text]) == [(text, NOT_A_CONNECT)]
-    assert passed_over([KNOWN[0].encode() + text + KNOWN[1].encode()]) == [(text, NOT_A_CONNECT)]
-    assert passed_over([KNOWN[0].encode()]) == []
+    assert skipped([text]) == [(text, NOT_A_CONNECT)]
+    assert skipped([KNOWN[0].encode() + text + KNOWN[1].encode()]) == [(text, NOT_A_CONNECT)]
+    assert skipped([KNOWN[0].encode()]) == []
 
 
-def test_an_incomplete_connect_is_reported_once_and_may_still_be_completed() -> None:
+def test_incomplete_connect_is_reported_and_can_be_completed() -> None:
     reported: list[tuple[bytes, str]] = []
     registration = ConnectParser(known, lambda data, reason: reported.append((data, reason)))
     frame = KNOWN[0].encode()
@@ -239,8 +239,8 @@ def test_an_incomplete_connect_is_reported_once_and_may_still_be_completed() -> 
 
 
 @given(st.lists(garbage, max_size=5), st.data())
-def test_every_byte_of_garbage_is_reported_once(noise: list[bytes], data: st.DataObject) -> None:
+def test_every_garbage_byte_is_reported_once(noise: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(noise)
     if not found([stream]):
-        reported = passed_over(data.draw(cut(stream)))
+        reported = skipped(data.draw(cut(stream)))
         assert b"".join(piece for piece, _ in reported) == stream

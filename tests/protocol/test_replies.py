@@ -1,4 +1,4 @@
-"""What a server sends, cut at every place."""
+"""Replies and notifications, parsed from pieces of any size."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,18 +44,20 @@ SOME: list[Reply | ExecuteReply] = [
 ]
 
 
-def test_replies_cut_at_every_place() -> None:
+def test_replies_cut_at_every_byte_are_parsed() -> None:
     for pieces in cut_everywhere(b"".join(map(encoded, SOME))):
         assert read(pieces) == SOME
 
 
 @given(st.lists(replies, max_size=8), st.data())
-def test_any_replies_cut_anyhow(sent: list[Reply | ExecuteReply], data: st.DataObject) -> None:
+def test_random_replies_in_random_pieces_are_parsed(
+    sent: list[Reply | ExecuteReply], data: st.DataObject
+) -> None:
     assert read(data.draw(cut(b"".join(map(encoded, sent))))) == sent
 
 
 @given(st.lists(replies, min_size=1, max_size=4))
-def test_a_half_reply_is_none(sent: list[Reply | ExecuteReply]) -> None:
+def test_half_reply_is_not_returned(sent: list[Reply | ExecuteReply]) -> None:
     assert read([b"".join(map(encoded, sent))[:-1]]) == sent[:-1]
 
 
@@ -64,7 +66,7 @@ def notified(pieces: list[bytes]) -> list[Notification]:
     return [change for piece in pieces for change in parser.feed(piece)]
 
 
-def test_notifications_cut_at_every_place() -> None:
+def test_notifications_cut_at_every_byte_are_parsed() -> None:
     sent = [Notification(b"k" * 40, b"DELETED"), Notification(b"a", b"v" * 40)]
     for pieces in cut_everywhere(
         b"".join(frames.encode_notification(c.key, c.value) for c in sent)
@@ -73,7 +75,9 @@ def test_notifications_cut_at_every_place() -> None:
 
 
 @given(st.lists(changes, max_size=8), st.data())
-def test_any_notifications_cut_anyhow(sent: list[Notification], data: st.DataObject) -> None:
+def test_random_notifications_in_random_pieces_are_parsed(
+    sent: list[Notification], data: st.DataObject
+) -> None:
     stream = b"".join(frames.encode_notification(change.key, change.value) for change in sent)
     assert notified(data.draw(cut(stream))) == sent
     assert notified([stream[:-1]]) == sent[:-1]

@@ -1,4 +1,4 @@
-"""What a client sends, cut at every place, and what no client should send."""
+"""Requests, parsed from pieces of any size, and bytes that are not requests."""
 
 import struct
 
@@ -47,7 +47,7 @@ def _encoded(request: Request) -> bytes:
 
 
 def read(pieces: list[bytes], dialect: Dialect = Dialect.BINARY) -> list[Request]:
-    """Return the requests, up to the first that is none: there a session ends."""
+    """Return the requests, up to the first unknown operation, where a session ends."""
     parser = RequestParser(dialect)
     found: list[Request] = []
     for piece in pieces:
@@ -67,7 +67,7 @@ def test_requests_encode_to_their_frames() -> None:
     assert Execute(b"SHOW\n").encode() == b"\x05\x05\0\0\0SHOW\n"
 
 
-def test_requests_cut_at_every_place() -> None:
+def test_requests_cut_at_every_byte_are_parsed() -> None:
     sent: list[Request] = [
         Subscribe(b"k" * 40),
         Execute(b""),
@@ -81,7 +81,7 @@ def test_requests_cut_at_every_place() -> None:
 
 
 @given(st.lists(requests, max_size=8), st.sampled_from(Dialect), st.data())
-def test_any_requests_cut_anyhow(
+def test_random_requests_in_random_pieces_are_parsed(
     sent: list[Request], dialect: Dialect, data: st.DataObject
 ) -> None:
     stream = b"".join(encoded(request, dialect) for request in sent)
@@ -94,7 +94,7 @@ def test_any_requests_cut_anyhow(
     st.sampled_from([0, 1, 6, 65, 255]),
     st.binary(max_size=50),
 )
-def test_an_unknown_operation_is_told_after_what_came_before_it(
+def test_unknown_operation_comes_after_the_requests_before_it(
     sent: list[Request], dialect: Dialect, operation: int, noise: bytes
 ) -> None:
     stream = b"".join(encoded(request, dialect) for request in sent) + bytes([operation]) + noise
@@ -115,7 +115,7 @@ def test_no_op_byte_belongs_to_both_dialects(operation: int) -> None:
 
 
 @given(st.lists(requests, min_size=1, max_size=4), st.integers(1, 41))
-def test_a_half_request_is_none(sent: list[Request], missing: int) -> None:
+def test_half_request_is_not_returned(sent: list[Request], missing: int) -> None:
     last = encoded(sent[-1])
     half = last[: max(0, len(last) - missing)]
     stream = b"".join(map(encoded, sent[:-1])) + half
@@ -123,7 +123,9 @@ def test_a_half_request_is_none(sent: list[Request], missing: int) -> None:
 
 
 @given(requests, st.integers(0, 41), st.integers(1, 50))
-def test_what_is_incomplete_is_as_it_came(request: Request, missing: int, size: int) -> None:
+def test_incomplete_request_is_reported_as_it_arrived(
+    request: Request, missing: int, size: int
+) -> None:
     whole = encoded(request)
     half = whole[: max(0, len(whole) - missing)]
     parser = RequestParser()
@@ -136,7 +138,7 @@ def test_what_is_incomplete_is_as_it_came(request: Request, missing: int, size: 
 
 
 @pytest.mark.parametrize("over", [1, 70_000])
-def test_a_script_that_is_too_long_is_read_to_its_end(over: int) -> None:
+def test_oversized_script_is_read_to_its_end(over: int) -> None:
     length = frames.MAX_SCRIPT_BYTES + over
     sent: list[Request] = [
         OversizedExecute(length),
@@ -149,12 +151,12 @@ def test_a_script_that_is_too_long_is_read_to_its_end(over: int) -> None:
         assert read([stream[at : at + size] for at in range(0, len(stream), size)]) == sent
 
 
-def test_a_script_of_the_greatest_length_is_taken() -> None:
+def test_script_of_maximum_length_is_accepted() -> None:
     script = b"#" * frames.MAX_SCRIPT_BYTES
     assert read([Execute(script).encode() + b"\x02"]) == [Execute(script), Disconnect()]
 
 
-def test_a_script_that_is_too_long_is_not_kept() -> None:
+def test_oversized_script_is_not_buffered() -> None:
     parser = RequestParser()
     parser.feed(b"\x05" + struct.pack("<I", 2**32 - 1))
     for _ in range(100):
@@ -164,11 +166,11 @@ def test_a_script_that_is_too_long_is_not_kept() -> None:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
-def test_whatever_comes_something_comes_of_it(pieces: list[bytes]) -> None:
+def test_random_bytes_parse_alike_in_any_pieces(pieces: list[bytes]) -> None:
     assert read(pieces) == read([b"".join(pieces)])
 
 
-def test_a_long_script_is_not_copied_when_its_last_byte_comes() -> None:
+def test_long_script_is_not_copied_with_its_last_byte() -> None:
     script = bytes(frames.MAX_SCRIPT_BYTES)
     parser = RequestParser()
     sent = Execute(script).encode()

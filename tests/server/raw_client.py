@@ -1,4 +1,4 @@
-"""A server on a thread, and a client that does by hand whatever a test wants of it."""
+"""A server on a thread, and a client whose every step a test controls."""
 
 import os
 import select
@@ -24,16 +24,16 @@ SECONDS = 30.0
 
 @dataclass
 class Place:
-    """Where to connect."""
+    """A server's registration pipe, and a folder for pipes."""
 
     path: Path
     folder: Path
-    """For clients' pipes; its path is short."""
+    """Folder of the clients' pipes; its path is short."""
 
 
 @dataclass
 class Served(Place):
-    """A server at work on a thread, and its store."""
+    """A server that runs on a thread, and its store."""
 
     server: Server
     store: Store
@@ -58,7 +58,7 @@ def serving(settings: ServerSettings | None = None) -> Iterator[Served]:
 
 @dataclass
 class Client:
-    """Three pipes and what is open of them. Blocking opens, as old clients do them."""
+    """A client's three pipes and their open ends. Opens block, as in the C programs."""
 
     served: Place
     name: str
@@ -89,12 +89,12 @@ class Client:
         return self
 
     def reads_at_once(self) -> "Client":
-        """Open responses, as a client does before its connect that can talk to any server."""
+        """Open responses before the connect, as a client does that can talk to any server."""
         self.open["resp"] = os.open(self.path("resp"), os.O_RDONLY | os.O_NONBLOCK)
         return self
 
     def connected(self, mode: int = 0o600) -> "Client":
-        """Do it all, in the first of the orders."""
+        """Connect, and open the pipes in the first of the orders."""
         self.make(mode).register().opens("resp")
         assert self.reply() == (frames.CONNECT, 0)
         return self.opens("req", "not")
@@ -139,7 +139,7 @@ class Client:
         return data
 
     def at_end(self, which: str) -> bool:
-        """Wait for something on a pipe; tell whether it is its end."""
+        """Wait for input on a pipe; return whether it is the end of file."""
         return read_within(self.open[which], 1) == b""
 
     def drain(self, which: str) -> None:
@@ -154,7 +154,7 @@ class Client:
         assert poll.poll(SECONDS * 1000) == [(self.open["req"], select.POLLERR)]
 
     def remove(self) -> None:
-        """Remove the pipes, as a client does that has died."""
+        """Remove the pipes."""
         for which in ("req", "resp", "not"):
             self.path(which).unlink()
 
@@ -164,22 +164,22 @@ class Client:
 
 
 def send(served: Place, data: bytes) -> None:
-    """Write to the registration pipe, in one piece, once a server is there."""
+    """Write to the registration pipe, in one piece, once a server has it open."""
     registration = open_within(served.path, os.O_WRONLY)
     assert os.write(registration, data) == len(data)
     os.close(registration)
 
 
 def read_within(descriptor: int, size: int) -> bytes:
-    """Read, but not for ever."""
+    """Read, with a timeout."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    assert poll.poll(SECONDS * 1000), "nothing came"
+    assert poll.poll(SECONDS * 1000), "nothing arrived"
     return os.read(descriptor, size)
 
 
 def open_within(path: Path, flags: int) -> int:
-    """Open with waiting, as blocking opens do, but not for ever."""
+    """Open in blocking mode, with a timeout."""
     opened: list[int] = []
     thread = threading.Thread(target=lambda: opened.append(os.open(path, flags)), daemon=True)
     thread.start()
@@ -192,7 +192,7 @@ def compiled(folder: Path, *options: str) -> Path:
     """Compile the client in C into `folder`; return the program."""
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("there is no cc here")
+        pytest.skip("cc is not installed")
     program = folder / "old_client"
     source = Path(__file__).with_name("old_client.c")
     command: list[str | Path] = [

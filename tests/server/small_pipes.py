@@ -1,4 +1,4 @@
-"""Tests of sessions, run as a user whose budget for pipes is used up; see `test_small_pipes.py`."""
+"""Tests of sessions, run as a user whose pipe budget is exhausted; see `test_small_pipes.py`."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ USUAL_BYTES = 65536
 MOST_PIPES = 500
 
 
-class Told(logging.Handler):
+class LogLines(logging.Handler):
     """What was logged as a warning."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ def use_up_the_budget() -> int:
         size = fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ)
         if size < USUAL_BYTES:
             return size
-        with contextlib.suppress(PermissionError):  # that would be more than the budget
+        with contextlib.suppress(PermissionError):  # over the budget
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, largest)
     return USUAL_BYTES
 
@@ -49,25 +49,25 @@ def main(uid: int) -> None:
     if size == USUAL_BYTES:
         print("no budget")
         return
-    told = Told()
-    logging.getLogger("kvs.server").addHandler(told)
+    log = LogLines()
+    logging.getLogger("kvs.server").addHandler(log)
     with serving() as served:
         for number in range(3):
             client = Client(served, f"c{number}").connected()
             assert fcntl.fcntl(client.open["not"], fcntl.F_GETPIPE_SZ) <= size
-        assert len(told.lines) == 1, told.lines
-        assert f"new ones hold {size} bytes instead of 65536" in told.lines[0]
+        assert len(log.lines) == 1, log.lines
+        assert f"new pipes hold {size} bytes instead of 65536" in log.lines[0]
         for order in test_session.ORDERS.values():
             test_session.check_order(served, order)
-    test_changes.test_every_change_of_several_writers_comes_once_and_in_the_order_of_revisions()
-    test_changes.test_those_of_one_command_come_together_and_in_its_order()
-    test_changes.test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices()
-    test_changes.test_subscribing_and_dropping_while_changes_go_by_loses_and_doubles_nothing()
-    test_session.test_a_hundred_connects_at_once_and_few_places()
+    test_changes.test_changes_of_several_writers_arrive_once_in_order()
+    test_changes.test_changes_of_one_command_arrive_together_in_order()
+    test_changes.test_slow_consumer_is_disconnected_alone()
+    test_changes.test_resubscribing_during_changes_loses_nothing()
+    test_session.test_a_hundred_connects_at_once_share_few_sessions()
     for test in (
-        test_session.test_requests_may_come_together_and_in_pieces,
-        test_session.test_a_script_that_is_too_long_is_read_to_its_end_and_refused,
-        test_session.test_a_reply_far_larger_than_the_pipe_holds_up_nobody,
+        test_session.test_requests_arrive_together_and_in_pieces,
+        test_session.test_oversized_script_is_read_to_its_end_and_refused,
+        test_session.test_reply_larger_than_the_pipe_delays_no_other_session,
     ):
         with serving() as served:
             test(served)

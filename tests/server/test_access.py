@@ -1,4 +1,4 @@
-"""Why a pipe is not opened for a client whose user is not known; who those users are."""
+"""Access checks on pipes of a client whose user is unknown, and the users it may be."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ ANYONE_MAY = "with --fifo-mode 622 any user may have named it"
 
 @pytest.fixture(name="folder")
 def _folder() -> Iterator[Path]:
-    """A directory that every user can search, as every one above it."""
+    """A directory that every user can search, like all directories above it."""
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         Path(name).chmod(0o711)
         yield Path(name)
@@ -42,7 +42,7 @@ def reason(path: Path | str, senders: Senders = ANYONE) -> str:
     return str(refused.value)
 
 
-def test_a_pipe_that_all_could_open_is_the_very_one(folder: Path) -> None:
+def test_fifo_at_returns_a_pipe_that_every_sender_could_open(folder: Path) -> None:
     path = pipe(folder)
     fifo = access.fifo_at(os.fsencode(path), ANYONE)
     assert fifo.identity == (path.stat().st_dev, path.stat().st_ino)
@@ -50,7 +50,7 @@ def test_a_pipe_that_all_could_open_is_the_very_one(folder: Path) -> None:
     fifo.close()
 
 
-def test_permissions_that_are_missing_are_named(folder: Path) -> None:
+def test_missing_permissions_are_named_in_the_error(folder: Path) -> None:
     path = pipe(folder, 0o640)
     assert reason(path) == f"has mode 640, and {ANYONE_MAY}; mode 666 would do"
     group = Senders(0o620, path.stat().st_gid)
@@ -66,7 +66,7 @@ def test_permissions_that_are_missing_are_named(folder: Path) -> None:
     folder.chmod(0o711)
 
 
-def test_links_and_relative_paths_are_named(folder: Path) -> None:
+def test_links_and_relative_paths_are_refused_by_name(folder: Path) -> None:
     path = pipe(folder)
     (folder / "link").symlink_to(path)
     (folder / "way").symlink_to(folder)
@@ -77,7 +77,7 @@ def test_links_and_relative_paths_are_named(folder: Path) -> None:
     assert reason("\n") == reason("pipe")
 
 
-def test_the_reason_for_a_refused_connect_names_the_path(folder: Path) -> None:
+def test_refusal_names_the_path(folder: Path) -> None:
     paths = [pipe(folder, mode, str(mode)) for mode in (0o666, 0o622, 0o644)]
     with pytest.raises(Refused) as refused:
         open_client_pipes(Connect(*map(os.fsencode, paths)), None, ANYONE)
@@ -87,14 +87,14 @@ def test_the_reason_for_a_refused_connect_names_the_path(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/.", "/..", "/pipe/", "/pipe/x", "/none", "/none/x", "/"])
-def test_what_leads_to_no_pipe_is_an_error_of_its_own(folder: Path, path: str) -> None:
+def test_path_without_a_pipe_raises_its_own_error(folder: Path, path: str) -> None:
     pipe(folder)
     with pytest.raises(OSError, match=r"no named pipe|No such file|Not a directory") as error:
         access.fifo_at(os.fsencode(f"{folder}{path}"), ANYONE)
     assert isinstance(error.value, NotAFifo) or error.value.errno in {errno.ENOENT, errno.ENOTDIR}
 
 
-def test_no_descriptor_is_left_behind(folder: Path) -> None:
+def test_failed_checks_leak_no_descriptor(folder: Path) -> None:
     path = pipe(folder)
     (folder / "link").symlink_to(path)
     before = len(os.listdir("/proc/self/fd"))
@@ -108,7 +108,7 @@ def test_no_descriptor_is_left_behind(folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o600, 0o620, 0o602, 0o622, 0o666, 0o640])
 @pytest.mark.parametrize("made_with", [0o600, 0o622])
-def test_senders_are_those_who_may_write_now_or_might_from_the_start(
+def test_senders_count_present_and_original_permissions(
     folder: Path, mode: int, made_with: int
 ) -> None:
     descriptor = os.open(pipe(folder, mode), os.O_RDONLY | os.O_NONBLOCK)
@@ -121,7 +121,7 @@ def test_senders_are_those_who_may_write_now_or_might_from_the_start(
     os.close(descriptor)
 
 
-def test_with_an_access_control_list_senders_are_in_no_group_for_sure(folder: Path) -> None:
+def test_access_control_list_makes_any_user_a_sender(folder: Path) -> None:
     path = pipe(folder, 0o620)
     entries = [(1, 6, -1), (2, 2, 1234), (4, 2, -1), (16, 2, -1), (32, 0, -1)]
     value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)

@@ -14,7 +14,7 @@ from tests.server.raw_client import Client, Served, send, serving
 
 @pytest.fixture(autouse=True)
 def _stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the end of a server not wait for clients that never open their pipes."""
+    """Shorten the release of clients that never open their pipes."""
     monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
 
 
@@ -23,7 +23,7 @@ def absent(served: Served, count: int, name: str = "d") -> list[Client]:
     return [Client(served, f"{name}{number}").make().register() for number in range(count)]
 
 
-def test_pipes_that_nothing_opens_keep_no_client_out_however_often_they_are_named() -> None:
+def test_unopened_pipes_delay_no_live_client() -> None:
     with serving(ServerSettings(sessions=1)) as served:
         dead = absent(served, 100)
         for number in range(3):
@@ -36,7 +36,7 @@ def test_pipes_that_nothing_opens_keep_no_client_out_however_often_they_are_name
         assert served.server.waiting == 100
 
 
-def test_clients_that_are_absent_are_passed_over_when_a_place_becomes_free() -> None:
+def test_absent_clients_are_skipped_when_a_slot_becomes_free() -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "first").connected()
         absent(served, 200)
@@ -47,7 +47,7 @@ def test_clients_that_are_absent_are_passed_over_when_a_place_becomes_free() -> 
         assert client.reply() == (frames.CONNECT, 0)
 
 
-def test_a_connect_that_is_sent_again_is_one() -> None:
+def test_repeated_connect_counts_once() -> None:
     with serving() as served:
         [client] = absent(served, 1)
         for _ in range(50):
@@ -60,7 +60,7 @@ def test_a_connect_that_is_sent_again_is_one() -> None:
         assert other.subscribe(b"k") == 0
 
 
-def test_pipes_that_are_made_again_are_those_of_a_new_connect() -> None:
+def test_recreated_pipes_belong_to_a_new_connect() -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "first").connected()
         [client] = absent(served, 1)
@@ -74,7 +74,7 @@ def test_pipes_that_are_made_again_are_those_of_a_new_connect() -> None:
         assert client.reply() == (frames.CONNECT, 0)
 
 
-def test_no_more_sessions_are_active_than_there_are_places() -> None:
+def test_active_sessions_never_exceed_the_limit() -> None:
     most = 3
     with serving(ServerSettings(sessions=most)) as served:
         clients = [Client(served, f"c{number}").make().reads_at_once() for number in range(20)]
@@ -91,13 +91,13 @@ def test_no_more_sessions_are_active_than_there_are_places() -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let deadlines pass soon."""
+    """Shorten the deadlines."""
     monkeypatch.setattr("kvs.server.admission.OPEN_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr("kvs.server.opener.OPEN_TIMEOUT_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_deadlines_do_not_run_while_all_places_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadlines_do_not_run_while_all_slots_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "first").make().reads_at_once()
         first.open["not"] = os.open(first.path("not"), os.O_RDONLY | os.O_NONBLOCK)
@@ -116,9 +116,7 @@ def test_deadlines_do_not_run_while_all_places_are_taken(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("never", ["req", "resp", "not"])
-def test_each_of_the_three_pipes_has_its_deadline(
-    never: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_pipe_has_an_open_deadline(never: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with serving() as served:
         client = Client(served, "c").make()
@@ -128,11 +126,11 @@ def test_each_of_the_three_pipes_has_its_deadline(
         if never != "req":
             client.opens("req")
         name = {"req": "requests", "resp": "responses", "not": "notifications"}[never]
-        until(lambda: f"its client did not open {name} within" in caplog.text)
+        until(lambda: f"the client did not open {name} within" in caplog.text)
         until(lambda: served.server.sessions == 0)
 
 
-def test_many_that_wait_do_not_hold_up_the_sessions() -> None:
+def test_many_waiting_connects_delay_no_session() -> None:
     with serving(ServerSettings(sessions=2)) as served:
         live = Client(served, "live").connected()
         absent(served, 200)
@@ -151,7 +149,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_what_is_refused_is_logged_with_the_reason_and_what_arrived(
+def test_refusal_is_logged_with_reason_and_excerpt(
     log: pytest.LogCaptureFixture,
 ) -> None:
     with serving() as served:
@@ -183,7 +181,7 @@ def test_what_is_refused_is_logged_with_the_reason_and_what_arrived(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make pipes of others")
-def test_so_are_pipes_of_another_user(log: pytest.LogCaptureFixture) -> None:
+def test_refusal_of_another_users_pipes_is_logged(log: pytest.LogCaptureFixture) -> None:
     with serving() as served:
         client = Client(served, "c").make()
         os.chown(client.path("resp"), 65534, 65534)
@@ -191,14 +189,14 @@ def test_so_are_pipes_of_another_user(log: pytest.LogCaptureFixture) -> None:
         until(lambda: f"{client.path('resp')}: belongs to user 65534" in log.text)
 
 
-def test_pipes_of_a_session_are_refused_with_the_reason(log: pytest.LogCaptureFixture) -> None:
+def test_refusal_of_a_sessions_pipes_is_logged(log: pytest.LogCaptureFixture) -> None:
     with serving() as served:
         client = Client(served, "c").connected().register()
-        until(lambda: "its pipes are in use: 121 bytes: \\x01/" in log.text)
+        until(lambda: "the pipes are in use: 121 bytes: \\x01/" in log.text)
         assert client.subscribe(b"k") == 0
 
 
-def test_repeats_are_counted(
+def test_repeated_refusals_are_counted(
     log: pytest.LogCaptureFixture,
 ) -> None:
     with serving() as served:
@@ -211,7 +209,7 @@ def test_repeats_are_counted(
     assert "others refused: 81 more" in log.text
 
 
-def test_repeats_are_logged_after_a_while_and_then_at_once_again(
+def test_refusals_are_logged_again_after_the_repeat_interval(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.server.refusals.REPEAT_SECONDS", 0.2)
@@ -224,7 +222,7 @@ def test_repeats_are_logged_after_a_while_and_then_at_once_again(
         until(lambda: "not a connect: 6 bytes: again" in log.text)
 
 
-def test_an_incomplete_connect_is_logged(
+def test_incomplete_connect_is_logged(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.server.server.INCOMPLETE_SECONDS", 0.05)
@@ -245,7 +243,7 @@ def test_an_incomplete_connect_is_logged(
         (Execute(b" " * (1 << 20) + b"\n").encode(), r"5 bytes: \x05\x01\x00\x10\x00"),
     ],
 )
-def test_an_incomplete_request_is_logged_once_and_its_session_goes_on(
+def test_incomplete_request_is_logged_once_and_session_lives(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, frame: bytes, logged: str
 ) -> None:
     monkeypatch.setattr("kvs.server.incomplete.INCOMPLETE_SECONDS", 0.05)

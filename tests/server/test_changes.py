@@ -1,4 +1,4 @@
-"""Notifications: complete, in order, once, whoever writes and however slowly somebody reads."""
+"""Notifications arrive completely, in order and once, with many writers and slow readers."""
 
 import os
 import signal
@@ -20,17 +20,17 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 def collect(client: Client, count: int) -> list[Notification]:
-    """Read so many notifications."""
+    """Read at least `count` notifications."""
     parser = Notifications()
     changes: list[Notification] = []
     while len(changes) < count:
         data = read_within(client.open["not"], 1 << 16)
-        assert data, f"the end came after {len(changes)} of {count}"
+        assert data, f"the pipe ended after {len(changes)} of {count}"
         changes += parser.feed(data)
     return changes
 
 
-def test_every_change_of_several_writers_comes_once_and_in_the_order_of_revisions() -> None:
+def test_changes_of_several_writers_arrive_once_in_order() -> None:
     with serving() as served:
         clients = [Client(served, f"c{number}").connected() for number in range(3)]
         for client in clients:
@@ -56,7 +56,7 @@ def test_every_change_of_several_writers_comes_once_and_in_the_order_of_revision
         assert all(changes == expected for changes in seen)
 
 
-def test_those_of_one_command_come_together_and_in_its_order() -> None:
+def test_changes_of_one_command_arrive_together_in_order() -> None:
     with serving() as served:
         client = Client(served, "c").connected()
         keys = [b"k%d" % number for number in range(20)]
@@ -74,7 +74,7 @@ def test_those_of_one_command_come_together_and_in_its_order() -> None:
             writer.join(SECONDS)
 
 
-def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices() -> None:
+def test_slow_consumer_is_disconnected_alone() -> None:
     with serving(ServerSettings(outbox_bytes=82 * 10_000)) as served:
         slow, quick = (Client(served, name).connected() for name in ("s", "q"))
         slow.subscribe(b"a")
@@ -90,7 +90,7 @@ def test_a_client_that_does_not_keep_up_is_disconnected_and_nobody_else_notices(
 
 @pytest.mark.parametrize("thousands", [200, pytest.param(1000, marks=pytest.mark.stress)])
 @pytest.mark.slow
-def test_a_stopped_reader_holds_up_no_writer_and_takes_no_more_memory_than_it_may(
+def test_stopped_reader_blocks_no_writer_and_memory_is_bounded(
     monkeypatch: pytest.MonkeyPatch, thousands: int
 ) -> None:
     monkeypatch.setattr("kvs.server.opener.OPEN_TIMEOUT_SECONDS", SECONDS)  # to start a reader in
@@ -125,13 +125,13 @@ def test_a_stopped_reader_holds_up_no_writer_and_takes_no_more_memory_than_it_ma
 
 
 def resident() -> int:
-    """Return the memory of this process, the server's own, in bytes."""
+    """Return the memory of this process, which is the server's, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.slow
-def test_subscribing_and_dropping_while_changes_go_by_loses_and_doubles_nothing() -> None:
+def test_resubscribing_during_changes_loses_nothing() -> None:
     with serving() as served:
         over = threading.Event()
 

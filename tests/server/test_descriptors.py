@@ -1,4 +1,4 @@
-"""A server that has few descriptors: nothing is lost, what waits is served when some are free."""
+"""A server with few descriptors: connects wait until descriptors are free, and none is lost."""
 
 import resource
 import signal
@@ -44,7 +44,7 @@ def unbounded(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def serve_all(place: Place, clients: list[Client]) -> None:
-    """Have each of the clients, which have all sent their connects, answered and served."""
+    """Serve each client; all have sent their connects."""
     for client in clients:
         assert client.reply() == (frames.CONNECT, 0)
         client.opens("req", "not")
@@ -52,7 +52,7 @@ def serve_all(place: Place, clients: list[Client]) -> None:
         client.close()
 
 
-def test_without_a_descriptor_connects_wait_and_sessions_go_on() -> None:
+def test_connects_wait_while_no_descriptor_is_free() -> None:
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         place = Place(folder / "reg", folder)
@@ -70,13 +70,13 @@ def test_without_a_descriptor_connects_wait_and_sessions_go_on() -> None:
             assert live.change() == (b"c7", b"1")
             assert live.execute(b"SHOW\n")[1].count(b"\n") == CLIENTS
             process.send_signal(signal.SIGTERM)
-            _, told = process.communicate(timeout=SECONDS)
+            _, stderr = process.communicate(timeout=SECONDS)
             assert process.returncode == 0
-            assert told.count(b"\n") == 1
-            assert b"descriptors or pipes set the bound: Too many open files with " in told
+            assert stderr.count(b"\n") == 1
+            assert b"out of descriptors or pipes: Too many open files with " in stderr
 
 
-def test_the_bound_is_told_once_and_kept() -> None:
+def test_session_limit_by_descriptors_is_logged_once() -> None:
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         place = Place(folder / "reg", folder)
@@ -96,6 +96,6 @@ def test_the_bound_is_told_once_and_kept() -> None:
             process.send_signal(signal.SIGTERM)
             ended = end(process)
             assert ended.status == 0
-            told = [line for line in ended.lines if "descriptors" in line]
-            assert len(told) == 1
-            assert "at most 10 sessions at the same time, not 256 (ulimit -n)" in told[0]
+            lines = [line for line in ended.lines if "descriptors" in line]
+            assert len(lines) == 1
+            assert "at most 10 sessions at the same time, not 256 (ulimit -n)" in lines[0]

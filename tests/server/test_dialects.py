@@ -33,7 +33,7 @@ def keyed(operation: bytes, key: bytes) -> bytes:
     return operation + key + bytes(41 - len(key))
 
 
-def test_a_whole_session(served: Served) -> None:
+def test_session_in_digits_from_connect_to_disconnect(served: Served) -> None:
     client = connected(served)
     client.send(keyed(b"3", b"key"))
     assert client.read("resp", 2) == b"30"
@@ -50,7 +50,7 @@ def test_a_whole_session(served: Served) -> None:
     assert client.at_end("not")
 
 
-def test_a_script_has_digits_before_its_lengths(served: Served) -> None:
+def test_execute_in_digits_has_binary_lengths(served: Served) -> None:
     client = connected(served)
     client.send(b"5" + (9).to_bytes(4, "little") + b"READ [a]\n")
     assert client.read("resp", 10) == b"50" + (15).to_bytes(4, "little") + bytes(4)
@@ -66,7 +66,7 @@ def test_a_script_has_digits_before_its_lengths(served: Served) -> None:
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_disconnect_may_be_padded_to_42_bytes(served: Served, dialect: Dialect) -> None:
+def test_disconnect_may_be_padded_to_42_bytes(served: Served, dialect: Dialect) -> None:
     client = Client(served, "c").make()
     send(served, bytes([1 + dialect]) + client.frame()[1:])
     client.opens("resp", "req", "not")
@@ -75,14 +75,14 @@ def test_a_disconnect_may_be_padded_to_42_bytes(served: Served, dialect: Dialect
     assert client.read("resp", 6) == bytes(byte + dialect for byte in expected)
     assert client.at_end("resp")
     client.close("resp")
-    # The same pipes serve another session, which begins with none of that padding.
+    # The same pipes serve another session, which must not see that padding.
     client.register().opens("resp")
     assert client.reply() == (frames.CONNECT, 0)
     assert client.subscribe(b"a") == 0
 
 
 @pytest.mark.parametrize("dialect", Dialect)
-def test_an_op_byte_of_the_other_dialect_ends_a_session(
+def test_op_byte_of_the_other_dialect_ends_the_session(
     served: Served, dialect: Dialect, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connected(served) if dialect is Dialect.DIGITS else Client(served, "c").connected()
@@ -101,7 +101,7 @@ def test_sessions_of_both_dialects_share_a_server(served: Served) -> None:
     assert digits.change() == (b"k", b"1")
 
 
-def test_a_path_that_is_full_of_ones_is_a_path(served: Served) -> None:
+def test_path_full_of_ones_is_accepted(served: Served) -> None:
     """Each byte ``1`` of a path might begin a connect of its own."""
     for name in ("1", "11/1", "1" * 20):
         (served.folder / name).parent.mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ def test_a_path_that_is_full_of_ones_is_a_path(served: Served) -> None:
         until(lambda: served.server.sessions == 0)
 
 
-def test_what_follows_a_disconnect_is_read_and_dropped(
+def test_bytes_after_a_disconnect_are_discarded(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.server.session.LINGER_SECONDS", 3600)
@@ -130,7 +130,7 @@ def test_what_follows_a_disconnect_is_read_and_dropped(
 
 
 def unread(descriptor: int) -> int:
-    """Return how many bytes wait in a pipe."""
+    """Return the number of unread bytes in a pipe."""
     size = array.array("i", [0])
     fcntl.ioctl(descriptor, termios.FIONREAD, size)
     return size[0]

@@ -1,4 +1,4 @@
-"""A script in slices: what comes of it is what comes of all its lines at once."""
+"""A script executed in slices gives the same reply as all its lines executed at once."""
 
 import pytest
 from hypothesis import example, given
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 
 TABLE = {f"key{number:03}": "v" * 30 for number in range(100)}
 SHOWN = 41 * 100
-"""Bytes that SHOW writes of that table."""
+"""Bytes that SHOW writes for that table."""
 
 
 def reply_of(script: ScriptExecution) -> tuple[int, bytes, bytes]:
@@ -28,7 +28,7 @@ def reply_of(script: ScriptExecution) -> tuple[int, bytes, bytes]:
 
 
 def run(script: ScriptExecution) -> list[ExecuteResult]:
-    """Run it to its end; return the slices."""
+    """Run the script to its end; return the slices."""
     slices = []
     while not script.is_finished:
         script.prepare()
@@ -48,7 +48,7 @@ def run_text(text: bytes, store: Store, total: int = 1 << 28) -> tuple[int, byte
 @given(st.lists(any_scripts(), max_size=4), st.sampled_from([1, 7, 60, 4096]))
 @example([b"WRITE [(a,a)]\nnonsense\n  BACKUP\nBACKUP 1\nSHOW"], 1)
 @example([b"BACKUP"], 60)
-def test_slices_of_any_size_write_and_report_the_same(texts: list[bytes], size: int) -> None:
+def test_slices_of_any_size_give_the_same_reply(texts: list[bytes], size: int) -> None:
     text = b"\n".join(texts)
     expected, sliced = Store(), Store()
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def test_slices_of_any_size_write_and_report_the_same(texts: list[bytes], size: 
 
 
 def reported(text: bytes, pause: ExecuteResult) -> list[bytes]:
-    """Return the errors of a session for what was executed in one call."""
+    """Return the errors of a session for a script that was executed in one call."""
     found = [(f.offset, f.column, f.reason) for f in pause.diagnostics]
     if pause.reason is StopReason.BACKUP:
         begin = text.rfind(b"\n", 0, pause.offset - 1) + 1
@@ -79,7 +79,7 @@ def reported(text: bytes, pause: ExecuteResult) -> list[bytes]:
     ]
 
 
-def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
+def test_show_line_is_its_own_slice() -> None:
     store = Store()
     script = ScriptExecution(
         Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store._core
@@ -91,7 +91,7 @@ def test_a_line_that_shows_is_its_own_slice_and_no_other_is() -> None:
     assert reply_of(script) == (0, b"[(SHOW,KVSERROR)]\n", b"")
 
 
-def test_a_long_line_is_its_own_slice() -> None:
+def test_long_line_is_its_own_slice() -> None:
     long = b"READ [" + b"a," * 5000 + b"a]\n"
     text = b"WRITE [(a,1)]\n" * 10 + long + b"WRITE [(a,2)]\n" * 10 + long
     script = ScriptExecution(Execute(text), Store()._core)
@@ -100,14 +100,14 @@ def test_a_long_line_is_its_own_slice() -> None:
     assert script.required >= script.size
 
 
-def test_slices_are_short_where_lines_are_invalid_and_grow_where_they_are_not() -> None:
+def test_slices_shrink_at_invalid_lines_and_grow_otherwise() -> None:
     script = ScriptExecution(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store()._core)
     lines = [each.lines for each in run(script)]
     assert max(lines[:15]) <= 130
     assert max(lines) > 500
 
 
-def test_an_estimate_covers_what_a_long_line_and_a_listing_write() -> None:
+def test_estimate_covers_the_output_of_long_lines_and_show() -> None:
     store = Store()
     store.write({"a": "v" * 40, **TABLE})
     for text in (b"READ [" + b"a," * 50_000 + b"a]\n", b"SHOW\n" * 300):
@@ -120,7 +120,7 @@ def test_an_estimate_covers_what_a_long_line_and_a_listing_write() -> None:
         assert needs < 3 * script.size
 
 
-def test_a_reply_beyond_the_total_stops_its_script_at_that_command() -> None:
+def test_reply_over_the_total_stops_the_script_at_that_command() -> None:
     store = Store()
     store.write(TABLE)
     text = b"SHOW\nREAD [key000]\n" * 9 + b"WRITE [(z,1)]\n"
@@ -135,7 +135,7 @@ def test_a_reply_beyond_the_total_stops_its_script_at_that_command() -> None:
     assert b"z" not in store
 
 
-def test_errors_count_as_output_does() -> None:
+def test_errors_count_like_output() -> None:
     result, output, errors = run_text(b"x\n" * 100_000, Store(), 100_000)
     assert result == 1
     assert output == b""

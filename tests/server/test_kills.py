@@ -1,4 +1,4 @@
-"""Clients that are killed at every stage: each costs its own session, and nothing else."""
+"""Clients killed at every stage: only their own sessions end."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ for step in steps.split():
 print("there", flush=True)
 os.read(0, 1)
 """
-"""A client that does what it is told, and then waits for its end."""
+"""A client program that performs the given steps, and then waits to be killed."""
 
 STAGES = [
     "make",
@@ -84,13 +84,13 @@ def kill_at(
 
 @pytest.fixture(autouse=True)
 def _release_killed_clients_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the end of a server not wait for clients that were killed while they opened pipes."""
+    """Shorten the release of clients that were killed while they opened pipes."""
     monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", STAGES)
-def test_a_client_is_killed_and_nobody_else_notices(
+def test_killed_client_disturbs_no_other_session(
     steps: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -111,7 +111,7 @@ def test_a_client_is_killed_and_nobody_else_notices(
         assert again.execute(b"READ [hot,never]\n")[1] == b"[(hot,2)(never,KVSERROR)]\n"
 
 
-def test_one_whose_pipe_is_full_of_notifications_is_killed() -> None:
+def test_killed_client_with_a_full_pipe_disturbs_no_other() -> None:
     with serving() as served:
         other = Client(served, "o").connected()
         kill_at(served, "make connect resp reply req not subscribe", after_changes=5000)
@@ -119,7 +119,7 @@ def test_one_whose_pipe_is_full_of_notifications_is_killed() -> None:
         assert other.execute(b"READ [hot]\n") == (0, b"[(hot,1)]\n", b"")
 
 
-def test_one_is_killed_while_it_waits_for_its_turn() -> None:
+def test_killed_waiting_client_disturbs_no_other() -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "o").connected()
         with subprocess.Popen(

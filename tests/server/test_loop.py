@@ -1,4 +1,4 @@
-"""The loop of a server: timers, descriptors, calls from elsewhere."""
+"""The event loop: timers, descriptors, and calls from other threads."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def loop() -> Iterator[EventLoop]:
     one.close()
 
 
-def test_calls_from_other_threads_come_in_order_and_wake_it(loop: EventLoop) -> None:
+def test_calls_from_other_threads_run_in_order_and_wake_loop(loop: EventLoop) -> None:
     called: list[int] = []
 
     def call() -> None:
@@ -35,7 +35,7 @@ def test_calls_from_other_threads_come_in_order_and_wake_it(loop: EventLoop) -> 
     assert called == list(range(9))
 
 
-def test_more_calls_than_its_pipe_takes_are_all_made(loop: EventLoop) -> None:
+def test_more_calls_than_the_wakeup_pipe_holds_all_run(loop: EventLoop) -> None:
     called: list[int] = []
     for number in range(100_000):
         loop.call_soon_threadsafe(partial(called.append, number))
@@ -44,7 +44,7 @@ def test_more_calls_than_its_pipe_takes_are_all_made(loop: EventLoop) -> None:
     assert called == list(range(100_000))
 
 
-def test_no_call_is_slept_over_that_comes_one_at_a_time(loop: EventLoop) -> None:
+def test_single_calls_always_wake_the_loop(loop: EventLoop) -> None:
     count = 1_000
     over: list[bool] = []
 
@@ -65,7 +65,7 @@ def test_no_call_is_slept_over_that_comes_one_at_a_time(loop: EventLoop) -> None
     assert over == [True]
 
 
-def test_no_call_is_slept_over_that_comes_just_before_it_waits(
+def test_call_just_before_the_wait_wakes_the_loop(
     loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
@@ -85,7 +85,7 @@ def test_no_call_is_slept_over_that_comes_just_before_it_waits(
     assert called == ["in time"]
 
 
-def test_timers_come_in_the_order_of_their_times_and_cancelled_ones_do_not(loop: EventLoop) -> None:
+def test_timers_fire_in_order_and_cancelled_ones_never(loop: EventLoop) -> None:
     called: list[str] = []
     loop.call_later(0.03, lambda: called.append("late"))
     loop.call_later(0.01, lambda: called.append("early"))
@@ -95,7 +95,7 @@ def test_timers_come_in_the_order_of_their_times_and_cancelled_ones_do_not(loop:
     assert called == ["early", "late"]
 
 
-def test_cancelled_timers_are_not_kept_until_they_are_due(loop: EventLoop) -> None:
+def test_cancelled_timers_are_swept_before_they_are_due(loop: EventLoop) -> None:
     called: list[int] = []
     for number in range(100):
         loop.call_later(0.001 * number, partial(called.append, number))
@@ -107,7 +107,7 @@ def test_cancelled_timers_are_not_kept_until_they_are_due(loop: EventLoop) -> No
     assert called == list(range(100))
 
 
-def test_one_that_is_forgotten_by_a_call_before_it_is_not_called(loop: EventLoop) -> None:
+def test_callback_unregistered_in_the_same_turn_is_not_called(loop: EventLoop) -> None:
     ends = [os.pipe() for _ in range(2)]
     called: list[int] = []
 
@@ -125,12 +125,12 @@ def test_one_that_is_forgotten_by_a_call_before_it_is_not_called(loop: EventLoop
         os.close(end)
 
 
-def test_what_has_the_number_of_one_that_was_closed_is_not_told_of_that_ones_end(
+def test_reused_descriptor_gets_no_event_of_the_closed_one(
     loop: EventLoop,
 ) -> None:
     ends = [os.pipe() for _ in range(2)]
     new: list[int] = []
-    told: list[int] = []
+    events: list[int] = []
 
     def ready(_: int) -> None:
         for reader, _writer in ends:
@@ -138,24 +138,24 @@ def test_what_has_the_number_of_one_that_was_closed_is_not_told_of_that_ones_end
             os.close(reader)
         new.extend(os.pipe() + os.pipe())
         for end in new[::2]:
-            loop.register(end, IN, told.append)
+            loop.register(end, IN, events.append)
 
     for reader, writer in ends:
         loop.register(reader, IN, ready)
         os.close(writer)
     loop.run_once()
     assert {reader for reader, _ in ends} <= set(new)
-    assert told == []
+    assert events == []
     os.write(new[1], b"x")
     loop.run_once()
-    assert told == [IN]
+    assert events == [IN]
     for end in new[::2]:
         loop.unregister(end)
     for end in new:
         os.close(end)
 
 
-def test_what_is_asked_for_can_be_changed_and_the_end_is_always_told(loop: EventLoop) -> None:
+def test_modify_changes_events_and_hup_is_always_reported(loop: EventLoop) -> None:
     reader, writer = os.pipe()
     events: list[int] = []
     loop.register(reader, 0, events.append)
@@ -170,7 +170,7 @@ def test_what_is_asked_for_can_be_changed_and_the_end_is_always_told(loop: Event
     os.close(reader)
 
 
-def test_a_call_after_its_end_does_nothing_and_harms_nobody() -> None:
+def test_call_after_close_does_nothing() -> None:
     loop = EventLoop()
     loop.close()
     others = [os.pipe2(os.O_NONBLOCK) for _ in range(4)]  # they have the numbers that it had
@@ -182,7 +182,7 @@ def test_a_call_after_its_end_does_nothing_and_harms_nobody() -> None:
         os.close(writer)
 
 
-def test_signal_handlers_may_call_it_at_any_moment(loop: EventLoop) -> None:
+def test_signal_handlers_may_schedule_calls_at_any_time(loop: EventLoop) -> None:
     called: list[int] = []
     handled, tell = os.pipe()  # a handler may be called within a lock that this thread holds
     begun: list[int] = []
@@ -218,7 +218,7 @@ def test_signal_handlers_may_call_it_at_any_moment(loop: EventLoop) -> None:
     assert called.count(0) > 0
 
 
-def test_others_give_way_while_it_serves_and_not_for_ever(loop: EventLoop) -> None:
+def test_yield_interpreter_blocks_for_a_bounded_time(loop: EventLoop) -> None:
     order: list[str] = []
     serving, waited = threading.Event(), threading.Event()
 
@@ -229,7 +229,7 @@ def test_others_give_way_while_it_serves_and_not_for_ever(loop: EventLoop) -> No
 
     def other() -> None:
         assert serving.wait(SECONDS)
-        loop.yield_interpreter(0.001)  # it is served for longer
+        loop.yield_interpreter(0.001)  # the loop is busy for longer
         waited.set()
         loop.yield_interpreter(SECONDS)
         order.append("other")
@@ -242,7 +242,7 @@ def test_others_give_way_while_it_serves_and_not_for_ever(loop: EventLoop) -> No
     assert order == ["served", "other"]
 
 
-def test_a_turn_is_over_after_a_while(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turn_is_over_after_its_time(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     for seconds in (SECONDS, 0.0):
         monkeypatch.setattr("kvs.server.loop.TURN_SECONDS", seconds)

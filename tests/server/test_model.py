@@ -1,4 +1,4 @@
-"""Random requests, cut anyhow, beside a model of one session."""
+"""Random requests, in random pieces, compared with a model of one session."""
 
 import os
 from dataclasses import dataclass, field
@@ -35,12 +35,12 @@ steps: st.SearchStrategy[list[Step]] = st.lists(
 
 @dataclass
 class Model:
-    """What a session is told, in the plainest of ways."""
+    """A model of one session: the expected replies and notifications."""
 
     table: dict[bytes, bytes] = field(default_factory=dict)
     subscribed: set[bytes] = field(default_factory=set)
     sent: bytes = b""
-    """What the client sends."""
+    """Bytes that the client sends."""
     replies: list[tuple[int, int, bytes | None]] = field(default_factory=list)
     """Operation, result, and the output of an execute."""
     changes: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -82,7 +82,9 @@ class Model:
             case _:
                 length = frames.MAX_SCRIPT_BYTES + 1
                 self.sent += bytes([frames.EXECUTE]) + length.to_bytes(4, "little")
-                self.sent += bytes([frames.DISCONNECT]) * length  # it means nothing in there
+                self.sent += (
+                    bytes([frames.DISCONNECT]) * length
+                )  # skipped with the oversized script
                 self.replies.append((frames.EXECUTE, 1, b""))
 
     def _execute(self, script: bytes, output: bytes = b"", result: int = 0) -> None:
@@ -95,7 +97,7 @@ class Model:
 
 @settings(max_examples=60, deadline=None)
 @given(steps, st.data())
-def test_a_session_beside_the_model(given: list[Step], data: st.DataObject) -> None:
+def test_session_matches_the_model(given: list[Step], data: st.DataObject) -> None:
     model = Model()
     for kind, what in given:
         model.step(kind, what)

@@ -1,4 +1,4 @@
-"""What another user can do to a server, with a user of its own: name no pipe that is not theirs."""
+"""Another user can make a server open only pipes that this user could open."""
 
 import errno
 import os
@@ -24,13 +24,13 @@ from tests.server.raw_client import SECONDS, Client, Place, Served, compiled, se
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 GROUP = 54321
-"""A group that no user of the machine is in."""
+"""A group that no user of the machine belongs to."""
 
 WHICH = ("req", "resp", "not")
 
 
 def as_nobody(call: Callable[[], object], group: int = NOBODY, user: int = NOBODY) -> None:
-    """Do something in a process of another user, which is in no other group; fail if it fails."""
+    """Run `call` in a process of another user and one group; fail if the call fails."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -40,7 +40,7 @@ def as_nobody(call: Callable[[], object], group: int = NOBODY, user: int = NOBOD
             os.setresuid(user, user, user)
             call()
             status = 0
-        except BaseException:  # noqa: BLE001  (told by the status)
+        except BaseException:  # noqa: BLE001  (reported by the status)
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -49,7 +49,7 @@ def as_nobody(call: Callable[[], object], group: int = NOBODY, user: int = NOBOD
 
 @contextmanager
 def shared(mode: int = 0o622) -> Iterator[Served]:
-    """Run a server of root, in a directory that others can search, and that `GROUP` owns."""
+    """Run a server of root in a directory that others can search and that belongs to `GROUP`."""
     with serving(ServerSettings(fifo_mode=mode)) as served:
         served.folder.chmod(0o711)
         os.chown(served.path, 0, GROUP)
@@ -57,7 +57,7 @@ def shared(mode: int = 0o622) -> Iterator[Served]:
 
 
 def named_by_nobody(served: Served, pipes: Connect, group: int = NOBODY) -> bool:
-    """Have another user name `pipes`; return whether the server has begun a session of it."""
+    """Send a connect for `pipes` as another user; return whether the server opened them."""
     reader = os.open(pipes.responses, os.O_RDONLY | os.O_NONBLOCK)
     as_nobody(lambda: send(served, pipes.encode()), group)
     # Connects are taken in order: once this one is answered the other has been judged.
@@ -66,7 +66,7 @@ def named_by_nobody(served: Served, pipes: Connect, group: int = NOBODY) -> bool
     witness.close()
     witness.remove()
     if not begun:
-        assert os.read(reader, 1) == b""  # it was not opened
+        assert os.read(reader, 1) == b""  # not opened by the server
         with pytest.raises(OSError, match="No such device or address") as refused:
             os.open(pipes.requests, os.O_WRONLY | os.O_NONBLOCK)
         assert refused.value.errno == errno.ENXIO
@@ -90,15 +90,13 @@ def connect_to(folder: Path) -> Connect:
 
 @pytest.fixture(autouse=True)
 def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a server that stops not wait long for clients that are about to open their pipes."""
+    """Shorten the release of clients that never open their pipes."""
     monkeypatch.setattr(release, "OPEN_TIMEOUT_SECONDS", 0.05)
 
 
 @pytest.mark.parametrize("folder_mode", [0o700, 0o710, 0o744, 0o711, 0o755])
 @pytest.mark.parametrize("mode", [0o600, 0o622, 0o644, 0o660, 0o662, 0o664, 0o606, 0o066, 0o666])
-def test_a_user_names_those_pipes_of_root_that_every_user_could_open(
-    folder_mode: int, mode: int
-) -> None:
+def test_other_user_may_name_roots_pipes_open_to_everyone(folder_mode: int, mode: int) -> None:
     with shared() as served:
         folder = served.folder / "r"
         folder.mkdir()
@@ -109,15 +107,15 @@ def test_a_user_names_those_pipes_of_root_that_every_user_could_open(
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o622])
-def test_nothing_that_root_has_for_itself_is_opened(mode: int) -> None:
-    """The attack that was reported: a session over pipes of root, begun by another user."""
+def test_roots_private_pipes_are_not_opened(mode: int) -> None:
+    """The attack that was reported: another user begins a session over root's pipes."""
     with shared() as served:
         served.folder.joinpath("r").mkdir(mode=0o700)
         pipes = made(served.folder / "r", mode)
         assert not named_by_nobody(served, pipes)
 
 
-def test_no_link_leads_to_pipes(tmp_path: Path) -> None:
+def test_pipes_behind_links_are_not_opened(tmp_path: Path) -> None:
     with shared() as served:
         private = served.folder / "r"
         private.mkdir(mode=0o755)
@@ -133,7 +131,7 @@ def test_no_link_leads_to_pipes(tmp_path: Path) -> None:
         assert named_by_nobody(served, connect_to(private))
 
 
-def test_no_link_of_proc_leads_to_pipes_of_another_process() -> None:
+def test_pipes_behind_links_of_proc_are_not_opened() -> None:
     with shared() as served:
         private = served.folder / "r"
         private.mkdir(mode=0o700)
@@ -152,7 +150,7 @@ def test_no_link_of_proc_leads_to_pipes_of_another_process() -> None:
             os.close(handle)
 
 
-def test_dots_are_no_way_through_a_directory_that_cannot_be_searched() -> None:
+def test_dots_bypass_no_unsearchable_directory() -> None:
     with shared() as served:
         for name, mode in (("p", 0o700), ("o", 0o755)):
             served.folder.joinpath(name).mkdir(mode=mode)
@@ -161,7 +159,7 @@ def test_dots_are_no_way_through_a_directory_that_cannot_be_searched() -> None:
         assert named_by_nobody(served, connect_to(served.folder / "o/.././/o"))
 
 
-def test_a_relative_path_is_not_taken_from_the_directory_of_the_server(
+def test_relative_path_is_not_resolved_for_other_users(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with shared() as served:
@@ -171,8 +169,8 @@ def test_a_relative_path_is_not_taken_from_the_directory_of_the_server(
         assert named_by_nobody(served, connect_to(served.folder))
 
 
-def test_the_registration_pipe_of_another_server_is_not_read(tmp_path: Path) -> None:
-    """Others may write to it, as a client writes requests, but only its server may read it."""
+def test_registration_pipe_of_another_server_is_not_read(tmp_path: Path) -> None:
+    """Other users may write to the pipe, as clients do, but only the server may read it."""
     with shared() as served, shared() as other:
         _, *rest = made(served.folder, 0o666).paths
         wrong = Connect(os.fsencode(other.path), *rest)
@@ -190,8 +188,8 @@ def acl(*entries: tuple[int, int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("where", ["folder", "pipe"])
-def test_a_file_with_an_access_control_list_is_not_opened(where: str) -> None:
-    """It may take from one user what its permissions give to all."""
+def test_pipe_with_an_access_control_list_is_not_opened(where: str) -> None:
+    """The list may deny one user what the mode allows to all."""
     none = 0xFFFFFFFF
     with shared() as served:
         folder = served.folder / "r"
@@ -223,7 +221,7 @@ def test_a_file_with_an_access_control_list_is_not_opened(where: str) -> None:
         (0o060, GROUP, False),
     ],
 )
-def test_a_member_of_the_group_names_pipes_that_the_group_could_open(
+def test_group_member_may_name_pipes_open_to_the_group(
     mode: int, group: int, accepted: bool
 ) -> None:
     with shared(0o620) as served:
@@ -232,7 +230,7 @@ def test_a_member_of_the_group_names_pipes_that_the_group_could_open(
 
 
 @pytest.mark.parametrize(("mode", "accepted"), [(0o710, True), (0o701, False), (0o700, False)])
-def test_a_directory_of_the_group_is_searched_by_the_group(mode: int, accepted: bool) -> None:
+def test_directory_open_to_the_group_is_searched(mode: int, accepted: bool) -> None:
     with shared(0o620) as served:
         folder = served.folder / "r"
         folder.mkdir()
@@ -243,15 +241,13 @@ def test_a_directory_of_the_group_is_searched_by_the_group(mode: int, accepted: 
 
 
 @pytest.mark.parametrize("mode", [0o602, 0o622])
-def test_where_others_may_write_the_group_is_not_all_that_counts(mode: int) -> None:
+def test_group_permissions_are_not_enough_if_others_may_write(mode: int) -> None:
     with shared(mode) as served:
         pipes = made(served.folder, 0o660, (0, GROUP))
         assert not named_by_nobody(served, pipes, NOBODY)
 
 
-def test_a_registration_pipe_that_is_opened_to_others_later_on_lets_them_name_nothing_more() -> (
-    None
-):
+def test_later_chmod_of_the_registration_pipe_opens_no_more() -> None:
     with shared(0o600) as served:
         with pytest.raises(AssertionError):
             as_nobody(lambda: send(served, b"x"))
@@ -260,7 +256,7 @@ def test_a_registration_pipe_that_is_opened_to_others_later_on_lets_them_name_no
         assert not named_by_nobody(served, pipes)
 
 
-def test_nobody_but_the_server_can_read_the_registration_pipe() -> None:
+def test_only_the_server_can_read_the_registration_pipe() -> None:
     for mode in (0o620, 0o602, 0o622):
         with shared(mode) as served:
             for group in (NOBODY, GROUP):
@@ -272,7 +268,7 @@ def test_nobody_but_the_server_can_read_the_registration_pipe() -> None:
                 as_nobody(read, group)
 
 
-def test_a_user_is_served_over_pipes_of_their_own(tmp_path: Path) -> None:
+def test_other_user_is_served_over_their_own_pipes(tmp_path: Path) -> None:
     with shared() as served:
         mine = served.folder / "n"
         mine.mkdir()
@@ -291,7 +287,7 @@ def test_a_user_is_served_over_pipes_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "group"), [(0o620, GROUP), (0o602, NOBODY), (0o622, NOBODY)])
-def test_a_python_client_of_another_user_is_served(mode: int, group: int) -> None:
+def test_python_client_of_another_user_is_served(mode: int, group: int) -> None:
     with shared(mode) as served:
 
         def session() -> None:
@@ -304,14 +300,14 @@ def test_a_python_client_of_another_user_is_served(mode: int, group: int) -> Non
         until(lambda: served.server.sessions == 0)
 
 
-def test_a_client_of_the_servers_own_user_is_served_by_a_shared_server() -> None:
+def test_client_of_the_servers_user_is_served_by_shared_server() -> None:
     with shared() as served, connect(served.path) as session:
         session.write({"k": "v"})
         assert served.store.items() == [(b"k", b"v")]
 
 
-def test_a_server_of_another_user_serves_root() -> None:
-    """Its connects may be anybody's; it can open what every user can."""
+def test_server_of_another_user_serves_root() -> None:
+    """Any user may have sent the connects; the server opens pipes that every user can."""
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
         os.chown(folder, NOBODY, NOBODY)
@@ -330,7 +326,7 @@ def test_a_server_of_another_user_serves_root() -> None:
             assert end(process).status == 0
 
 
-def test_the_pipes_of_a_client_are_not_found_by_a_third_user(tmp_path: Path) -> None:
+def test_clients_pipes_are_hidden_from_a_third_user(tmp_path: Path) -> None:
     place = Path(f"/tmp/kvs-{NOBODY}-x")
     with shared() as served:
         lines = served.folder / "lines"
@@ -357,7 +353,7 @@ def test_the_pipes_of_a_client_are_not_found_by_a_third_user(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dialect", ["", "-DDIGITS"])
-def test_a_program_in_c_of_another_user_makes_its_pipes_open_to_all(dialect: str) -> None:
+def test_c_client_of_another_user_with_open_pipes_is_served(dialect: str) -> None:
     with shared() as served:
         program = compiled(served.folder, *filter(None, [dialect]))
         folder = served.folder / "n"

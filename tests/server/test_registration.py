@@ -1,4 +1,4 @@
-"""The registration pipe, whatever is written to it, put in its place, or done beside it."""
+"""The registration pipe: garbage, replacement, removal, and permissions."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from tests.server.raw_client import Client, open_within, send, serving
 
 @pytest.mark.parametrize("garbage", [b"\0", b"\1", b"\1/none\0"])
 @pytest.mark.slow
-def test_sessions_are_served_beside_somebody_who_never_stops_writing_garbage(
+def test_sessions_are_served_despite_endless_garbage(
     garbage: bytes,
 ) -> None:
     program = (
@@ -46,7 +46,7 @@ def test_sessions_are_served_beside_somebody_who_never_stops_writing_garbage(
         assert again.subscribe(b"a") == 0
 
 
-def test_no_good_connect_is_lost_between_random_bytes() -> None:
+def test_no_connect_is_lost_between_random_bytes() -> None:
     rng = random.Random(1)
     with serving() as served:
         lure = Client(served, "lure").make().frame()
@@ -61,7 +61,7 @@ def test_no_good_connect_is_lost_between_random_bytes() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make pipes of others")
 @pytest.mark.parametrize("mode", [0o600, 0o622])
-def test_pipes_of_others_are_served_only_where_they_are_let_in(mode: int) -> None:
+def test_other_users_pipes_need_a_permissive_fifo_mode(mode: int) -> None:
     with serving(ServerSettings(fifo_mode=mode)) as served:
         served.folder.chmod(0o711)
         mixed, theirs = (Client(served, name).make(0o666) for name in ("mixed", "theirs"))
@@ -72,7 +72,7 @@ def test_pipes_of_others_are_served_only_where_they_are_let_in(mode: int) -> Non
         theirs.register()
         ours = Client(served, "ours").connected(0o666)
         assert (served.server.sessions, served.server.waiting) == (1, 0 if mode == 0o600 else 1)
-        for which in ("req", "resp", "not"):  # nobody has it open but us
+        for which in ("req", "resp", "not"):  # only this test has the pipe open
             reader = os.open(mixed.path(which), os.O_RDONLY | os.O_NONBLOCK)
             assert os.read(reader, 1) == b""
             os.close(reader)
@@ -82,7 +82,7 @@ def test_pipes_of_others_are_served_only_where_they_are_let_in(mode: int) -> Non
         assert ours.subscribe(b"a") == 0
 
 
-def test_something_else_in_its_place_is_left_alone_and_sessions_go_on(
+def test_replaced_registration_pipe_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("kvs.server.server.PIPE_CHECK_SECONDS", 0.01)
@@ -107,7 +107,7 @@ def test_something_else_in_its_place_is_left_alone_and_sessions_go_on(
         assert Client(served, "c").connected().subscribe(b"a") == 0
 
 
-def test_connects_that_had_come_to_one_that_is_removed_are_served() -> None:
+def test_connects_in_a_removed_registration_pipe_are_served() -> None:
     with serving(ServerSettings(sessions=8)) as served:  # so that none has to be quick
         live = Client(served, "live").connected()
         clients = [Client(served, f"c{number}").make().reads_at_once() for number in range(100)]
@@ -122,7 +122,7 @@ def test_connects_that_had_come_to_one_that_is_removed_are_served() -> None:
         assert live.subscribe(b"a") == 0
 
 
-def test_of_two_servers_that_start_at_the_same_moment_one_has_it(
+def test_one_of_two_servers_starting_at_once_gets_the_pipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = os.fsencode(tmp_path / "reg")
@@ -132,7 +132,7 @@ def test_of_two_servers_that_start_at_the_same_moment_one_has_it(
     def made(path: bytes, mode: int, directory: int | None) -> None:
         make(path, mode, directory)
         monkeypatch.setattr(fifos, "make", make)
-        other.make()  # it takes what was made, and is not open yet, for one left behind
+        other.make()  # it takes a pipe that is not open yet for a stale one
 
     monkeypatch.setattr(fifos, "make", made)
     with pytest.raises(RegistrationPipeError, match="a server is already there"):
@@ -141,7 +141,7 @@ def test_of_two_servers_that_start_at_the_same_moment_one_has_it(
     other.close(remove=True)
 
 
-def test_one_that_cannot_be_opened_for_want_of_descriptors_is_told(
+def test_registration_pipe_without_descriptors_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: fifos.Fifo) -> int:
@@ -152,7 +152,7 @@ def test_one_that_cannot_be_opened_for_want_of_descriptors_is_told(
         RegistrationPipe(os.fsencode(tmp_path / "reg"), 0o600).make()
 
 
-def test_a_client_that_disconnected_may_connect_again_at_once_with_the_same_pipes(
+def test_disconnected_client_may_reuse_its_pipes_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("kvs.server.session.LINGER_SECONDS", 3600)
@@ -168,19 +168,19 @@ def test_a_client_that_disconnected_may_connect_again_at_once_with_the_same_pipe
             assert client.subscribe(b"a") == 0
 
 
-def test_a_session_that_is_served_keeps_its_pipes(caplog: pytest.LogCaptureFixture) -> None:
+def test_open_session_keeps_its_pipes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with serving() as served:
         client = Client(served, "c").connected()
         send(served, client.frame())
-        until(lambda: "its pipes are in use" in caplog.text)
+        until(lambda: "the pipes are in use" in caplog.text)
         assert client.subscribe(b"a") == 0
 
 
-def test_nothing_in_another_directory_is_touched_by_way_of_a_link(
+def test_link_in_the_path_leads_to_no_other_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user who owns a part of the path may put a link in its place at any moment."""
+    """The owner of a part of the path may replace it by a link at any time."""
     way, precious = tmp_path / "way", tmp_path / "precious"
     for folder in (way, precious):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""However a session ends: its client is not left blocked in open(2) of a pipe."""
+"""A client is never left blocked in open(2) of a pipe, however its session ends."""
 
 import itertools
 import os
@@ -25,13 +25,13 @@ from tests.server.raw_client import SECONDS, Client, Served, serving
 ORDERS = list(itertools.permutations(("req", "resp", "not")))
 
 PREFIXES = sorted({order[:count] for order in ORDERS for count in (1, 2)})
-"""What a client has opened when its session ends."""
+"""Pipes that a client has opened when its session ends."""
 
 End = Callable[[Served, Client, pytest.MonkeyPatch], None]
 
 
 def missing(served: Served) -> str:
-    """Return what the one client of the server has not opened."""
+    """Return the names of the pipes that the only client has not opened."""
     [session] = served.server._sessions
     return session._handshake.missing
 
@@ -45,7 +45,7 @@ def opened(served: Served, prefix: tuple[str, ...]) -> Client:
 
 
 def is_released(client: Client, rest: tuple[str, ...]) -> None:
-    """Check that the client gets through all opens that are left, and sees the end everywhere."""
+    """Check that the client can open all remaining pipes, and reads the end of each."""
     client.opens(*rest)
     for which in set(client.open) - {"req"}:
         client.drain(which)
@@ -55,7 +55,7 @@ def is_released(client: Client, rest: tuple[str, ...]) -> None:
 
 
 def rests(prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the orders in which a client may open the pipes that are left."""
+    """Return the orders in which a client may open the remaining pipes."""
     return [order[len(prefix) :] for order in ORDERS if order[: len(prefix)] == prefix]
 
 
@@ -94,10 +94,10 @@ def run_out_of_memory(_served: Served, client: Client, patch: pytest.MonkeyPatch
 
 
 EARLY_ENDS: list[End] = [drop, stop, close_a_pipe]
-"""Ends that may come at any time."""
+"""Ends that may happen at any time."""
 
 LATER_ENDS: list[End] = [fall_behind, disconnect, send_nonsense, run_out_of_memory]
-"""Ends by what a client asks for, once requests and responses are open."""
+"""Ends by a request, once requests and responses are open."""
 
 CASES = [(end, prefix) for end in EARLY_ENDS for prefix in PREFIXES] + [
     (end, prefix) for end in LATER_ENDS for prefix in (("req", "resp"), ("resp", "req"))
@@ -109,7 +109,7 @@ CASES = [(end, prefix) for end in EARLY_ENDS for prefix in PREFIXES] + [
     [(end, prefix, rest) for end, prefix in CASES for rest in rests(prefix)],
     ids=lambda value: value.__name__ if callable(value) else "-".join(value),
 )
-def test_a_client_that_is_still_opening_its_pipes_is_released(
+def test_client_blocked_in_open_is_released_at_session_end(
     end: End, prefix: tuple[str, ...], rest: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(ServerSettings(outbox_bytes=1000)) as served:
@@ -120,7 +120,7 @@ def test_a_client_that_is_still_opening_its_pipes_is_released(
 
 
 @pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
-def test_so_it_is_when_its_deadline_has_passed(prefix: tuple[str, ...]) -> None:
+def test_client_blocked_in_open_is_released_at_its_deadline(prefix: tuple[str, ...]) -> None:
     for rest in rests(prefix):
         with serving() as served:
             client = opened(served, prefix)
@@ -131,7 +131,7 @@ def test_so_it_is_when_its_deadline_has_passed(prefix: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_so_it_is_when_it_came_after_its_deadline(
+def test_client_that_opens_after_its_deadline_is_released(
     order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -148,7 +148,7 @@ def test_so_it_is_when_it_came_after_its_deadline(
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_so_it_is_when_the_server_stops_while_it_waits(order: tuple[str, ...]) -> None:
+def test_client_blocked_in_open_is_released_when_server_stops(order: tuple[str, ...]) -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "first").connected()
         client = Client(served, "c").make().register()
@@ -183,7 +183,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[tuple[Serve
 
 
 @pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
-def test_so_it_is_when_the_journal_fails(
+def test_client_blocked_in_open_is_released_when_journal_fails(
     prefix: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with failing(monkeypatch, tmp_path / "d") as (served, fault):
@@ -195,7 +195,7 @@ def test_so_it_is_when_the_journal_fails(
 
 
 @pytest.mark.parametrize("order", [("req", "not"), ("not", "req")], ids="-".join)
-def test_so_it_is_when_one_of_its_pipes_is_that_of_a_session(order: tuple[str, ...]) -> None:
+def test_client_naming_a_sessions_pipe_is_released(order: tuple[str, ...]) -> None:
     with serving() as served:
         live = Client(served, "live").connected()
         client = Client(served, "c").make()
@@ -206,7 +206,7 @@ def test_so_it_is_when_one_of_its_pipes_is_that_of_a_session(order: tuple[str, .
         assert live.subscribe(b"k") == 0
 
 
-def test_a_session_that_is_still_opening_its_pipes_is_not_disturbed_by_its_own_connect() -> None:
+def test_connecting_session_survives_its_own_repeated_connect() -> None:
     with serving() as served:
         client = opened(served, ("req",))
         client.register().opens("resp")
@@ -217,7 +217,7 @@ def test_a_session_that_is_still_opening_its_pipes_is_not_disturbed_by_its_own_c
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 @pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
-def test_a_client_that_connects_again_with_the_same_pipes_is_served(
+def test_client_reconnecting_with_the_same_pipes_is_served(
     prefix: tuple[str, ...], order: tuple[str, ...]
 ) -> None:
     with serving() as served:
@@ -244,7 +244,7 @@ def opened_again(served: Served, prefix: tuple[str, ...]) -> Client:
     return client
 
 
-def test_what_is_never_opened_is_given_up_and_leaves_no_descriptor(
+def test_release_of_an_absent_client_leaks_no_descriptor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
@@ -260,7 +260,7 @@ def test_what_is_never_opened_is_given_up_and_leaves_no_descriptor(
         assert not served.server._releaser._by_pipe
 
 
-def test_the_oldest_is_given_up_for_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_over_the_limit_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvs.server.release.MIN_CLIENTS", 2)
     monkeypatch.setattr("kvs.server.release.MAX_CLIENTS", 2)
     with serving() as served:
@@ -279,7 +279,7 @@ def test_the_oldest_is_given_up_for_one_too_many(monkeypatch: pytest.MonkeyPatch
         assert poll.poll(100) == []  # nothing has opened and closed it
 
 
-def test_a_stop_without_such_clients_waits_for_nothing() -> None:
+def test_stop_without_blocked_clients_is_immediate() -> None:
     with serving() as served:
         Client(served, "c").connected()
         gone = Client(served, "gone").make().register()

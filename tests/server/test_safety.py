@@ -1,4 +1,4 @@
-"""Sessions of a store that is kept: nothing is sent before what it tells is on disk."""
+"""Sessions of a persistent store: nothing is sent before what it depends on is committed."""
 
 import os
 import select
@@ -22,7 +22,7 @@ from tests.server.raw_client import SECONDS, Client, Served
 
 @contextmanager
 def keeping(data: Path) -> Iterator[Served]:
-    """Run a server on a thread of its own, of a store that is kept."""
+    """Run a server with a persistent store on a thread of its own."""
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder, store = Path(name), Store(data)
         server = Server(store._core, os.fsencode(folder / "reg"), ServerSettings())
@@ -40,7 +40,7 @@ def keeping(data: Path) -> Iterator[Served]:
 
 
 def nothing_came(client: Client, other: Client) -> bool:
-    """Tell whether a client was sent nothing, after all that the server could do by now."""
+    """Return whether a client was sent nothing, after the server had time to send."""
     assert other.unsubscribe(b"nothing") == 1  # an answer that depends on no change
     poll = select.poll()
     for which in ("resp", "not"):
@@ -55,7 +55,7 @@ def _gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return gate
 
 
-def test_a_reply_and_its_notifications_wait_for_the_disk(tmp_path: Path, gate: Gate) -> None:
+def test_reply_and_notifications_wait_for_commit(tmp_path: Path, gate: Gate) -> None:
     with keeping(tmp_path / "d") as server:
         writer, reader, other = (Client(server, name).connected() for name in "wro")
         watcher = Client(server, "x").connected()
@@ -72,7 +72,7 @@ def test_a_reply_and_its_notifications_wait_for_the_disk(tmp_path: Path, gate: G
         assert watcher.change() == (b"k", b"1")
 
 
-def test_whether_a_key_is_there_is_answered_when_it_is_for_sure(tmp_path: Path, gate: Gate) -> None:
+def test_subscribe_reply_waits_for_commit(tmp_path: Path, gate: Gate) -> None:
     with keeping(tmp_path / "d") as server:
         writer, asker, other = (Client(server, name).connected() for name in "wao")
         with gate.shut():
@@ -87,9 +87,7 @@ def test_whether_a_key_is_there_is_answered_when_it_is_for_sure(tmp_path: Path, 
         assert asker.change() == (b"k", b"2")
 
 
-def test_requests_behind_a_reply_that_waits_are_served_after_it_in_order(
-    tmp_path: Path, gate: Gate
-) -> None:
+def test_requests_behind_an_uncommitted_reply_stay_in_order(tmp_path: Path, gate: Gate) -> None:
     with keeping(tmp_path / "d") as server:
         client = Client(server, "c").connected()
         with gate.shut():
@@ -100,7 +98,7 @@ def test_requests_behind_a_reply_that_waits_are_served_after_it_in_order(
             assert client.executed() == (0, b"[(k,%d)]\n" % number, b"")
 
 
-def test_when_the_journal_fails_sessions_end_and_nothing_more_is_sent(
+def test_journal_failure_ends_sessions_and_sends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault()
@@ -117,9 +115,7 @@ def test_when_the_journal_fails_sessions_end_and_nothing_more_is_sent(
             assert client.at_end("not")
 
 
-def test_a_client_that_is_gone_while_its_reply_waits_is_nobodys_concern(
-    tmp_path: Path, gate: Gate
-) -> None:
+def test_client_gone_before_commit_disturbs_no_other(tmp_path: Path, gate: Gate) -> None:
     with keeping(tmp_path / "d") as server:
         other = Client(server, "o").connected()
         gone = Client(server, "g").connected()

@@ -1,4 +1,4 @@
-"""Long scripts: in turn, beside short ones, within a bound of memory, and over with the session."""
+"""Long scripts: turns, short scripts beside them, limited memory, and the end of the session."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 
 TABLE = {f"key{number:03}": "v" * 30 for number in range(1000)}
 SHOWN = 41 * 1000
-"""Bytes that SHOW writes of that table."""
+"""Bytes that SHOW writes for that table."""
 
 TOTAL = 1 << 20
 
@@ -32,7 +32,7 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture
 def bounded() -> Iterator[Served]:
-    """Return a server whose replies together are bounded by `TOTAL`, with `TABLE` in its store."""
+    """Return a server whose replies are limited to `TOTAL`, with `TABLE` in its store."""
     with serving(ServerSettings(reply_total_bytes=TOTAL)) as one:
         one.store.write(TABLE)
         yield one
@@ -40,7 +40,7 @@ def bounded() -> Iterator[Served]:
 
 @contextlib.contextmanager
 def worker_busy(served: Served) -> Iterator[None]:
-    """Let the worker execute nothing until the end."""
+    """Block the worker until the end."""
     busy, go_on = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -56,8 +56,8 @@ def worker_busy(served: Served) -> Iterator[None]:
 
 
 def is_idle(served: Served) -> bool:
-    turns = served.server._scheduler
-    return turns._running is None and not turns._waiting and turns._large is None
+    scheduler = served.server._scheduler
+    return scheduler._running is None and not scheduler._waiting and scheduler._large is None
 
 
 def writes(key: bytes, count: int) -> bytes:
@@ -66,7 +66,7 @@ def writes(key: bytes, count: int) -> bytes:
     ).encode()
 
 
-def test_long_scripts_of_sessions_take_turns_and_each_stays_in_order(served: Served) -> None:
+def test_long_scripts_take_turns_and_stay_in_order(served: Served) -> None:
     watcher = Client(served, "w").connected()
     clients = {key: Client(served, key.decode()).connected() for key in (b"a", b"b", b"c")}
     for key in clients:
@@ -118,7 +118,7 @@ ENDS: dict[str, Callable[[Served, Client], None]] = {
 
 @pytest.mark.parametrize("script", ENDLESS.values(), ids=list(ENDLESS))
 @pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
-def test_a_script_ends_with_its_session_whatever_is_in_it(
+def test_any_script_ends_with_its_session(
     served: Served,
     script: bytes,
     end: Callable[[Served, Client], None],
@@ -149,10 +149,10 @@ def test_a_script_ends_with_its_session_whatever_is_in_it(
     ended.set()
     until(lambda: is_idle(served))
     assert slices == 10
-    assert "its last requests took too long and were cut short" in caplog.text
+    assert "its last requests took too long and were cut off" in caplog.text
 
 
-def test_a_long_script_of_a_client_that_is_gone_is_executed_if_there_is_time(
+def test_script_of_a_gone_client_is_executed_within_the_limit(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "FINISH_SECONDS", SECONDS)
@@ -164,38 +164,38 @@ def test_a_long_script_of_a_client_that_is_gone_is_executed_if_there_is_time(
     assert served.store.read(["a"]) == {b"a": b"9999"}
 
 
-def test_a_server_that_stops_waits_for_no_script() -> None:
+def test_stop_does_not_wait_for_scripts() -> None:
     with serving() as served:
         client = Client(served, "c").connected()
         client.send(Execute(ENDLESS["SHOWs"]).encode())
         until(lambda: not is_idle(served))
-    assert not is_idle(served)  # it was not over
+    assert not is_idle(served)  # the script was still running
 
 
-# Room for replies.
+# Memory for replies.
 
 
 @contextlib.contextmanager
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Yield what replies took at most."""
-    most = [0]
+    """Yield the maximum memory that replies took."""
+    peak = [0]
     real = Reservation.resize
 
     def hold(reservation: Reservation, held: int) -> None:
         real(reservation, held)
-        most[0] = max(most[0], reservation.memory.used)
+        peak[0] = max(peak[0], reservation.memory.used)
 
     with monkeypatch.context() as patched:
         patched.setattr(Reservation, "resize", hold)
-        yield most
+        yield peak
 
 
-def test_replies_that_together_are_over_the_bound_come_one_after_the_other(
+def test_replies_over_the_total_are_produced_one_by_one(
     bounded: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clients = [Client(bounded, f"c{number}").connected() for number in range(6)]
     shows = (TOTAL - 6 * SMALL_REPLY_BYTES) // SHOWN
-    with measured(monkeypatch) as most:
+    with measured(monkeypatch) as peak:
         for client in clients:
             client.send(Execute(b"SHOW\n" * shows).encode())
         got = {}
@@ -211,10 +211,10 @@ def test_replies_that_together_are_over_the_bound_come_one_after_the_other(
         result, output, errors = got[client.name]
         assert (result, len(output), errors) == (0, shows * SHOWN, b"")
     until(lambda: bounded.server._context.reply_memory.used == 0)
-    assert most[0] <= TOTAL + 6 * SMALL_REPLY_BYTES
+    assert peak[0] <= TOTAL + 6 * SMALL_REPLY_BYTES
 
 
-def test_one_that_alone_is_over_the_bound_stops_with_an_error(bounded: Served) -> None:
+def test_reply_over_the_total_alone_stops_with_an_error(bounded: Served) -> None:
     client = Client(bounded, "c").connected()
     result, output, errors = client.execute(b"SHOW\n" * 30 + b"WRITE [(z,1)]\n")
     assert (result, len(output)) == (1, TOTAL // SHOWN * SHOWN)
@@ -223,7 +223,7 @@ def test_one_that_alone_is_over_the_bound_stops_with_an_error(bounded: Served) -
     assert b"z" not in bounded.store
 
 
-def test_a_script_waits_for_room_until_others_are_read_and_short_ones_do_not(
+def test_only_large_replies_wait_for_reply_memory(
     bounded: Served,
 ) -> None:
     first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
@@ -240,7 +240,7 @@ def test_a_script_waits_for_room_until_others_are_read_and_short_ones_do_not(
     assert len(second.executed()[1]) == 20 * SHOWN
 
 
-def test_a_session_that_reads_nothing_ends_where_others_need_its_room(
+def test_unread_reply_is_evicted_when_others_need_memory(
     bounded: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -255,7 +255,7 @@ def test_a_session_that_reads_nothing_ends_where_others_need_its_room(
     assert "does not read its reply, and others need the memory" in caplog.text
 
 
-def test_a_script_is_stopped_where_nothing_gives_it_room(
+def test_script_stops_when_no_reply_memory_is_freed(
     bounded: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, second = Client(bounded, "w").connected(), Client(bounded, "s").connected()
@@ -275,7 +275,7 @@ def test_a_script_is_stopped_where_nothing_gives_it_room(
     assert len(second.execute(b"SHOW\n" * 20)[1]) == 20 * SHOWN
 
 
-def test_a_session_that_ends_gives_its_room_to_the_next(bounded: Served) -> None:
+def test_ended_session_frees_its_reply_memory(bounded: Served) -> None:
     first, second = Client(bounded, "f").connected(), Client(bounded, "s").connected()
     first.send(Execute(b"SHOW\n" * 20).encode())
     until(lambda: unread(first.open["resp"]) > 0)

@@ -1,4 +1,4 @@
-"""Sessions of every kind of client: what they are answered, and how they end."""
+"""Sessions of every kind of client: replies, and how sessions end."""
 
 import contextlib
 import fcntl
@@ -44,7 +44,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=list(ORDERS))
-def test_clients_open_their_pipes_in_any_order(served: Served, order: tuple[str, ...]) -> None:
+def test_client_opens_its_pipes_in_any_order(served: Served, order: tuple[str, ...]) -> None:
     check_order(served, order)
 
 
@@ -63,7 +63,7 @@ def check_order(served: Served, order: tuple[str, ...]) -> None:
     client.remove()
 
 
-def test_notifications_may_be_opened_twice(served: Served) -> None:
+def test_notifications_pipe_may_be_opened_twice(served: Served) -> None:
     client = Client(served, "c").make().register().opens("not")
     first = client.open.pop("not")
     client.opens("resp", "req", "not")
@@ -92,14 +92,14 @@ C_ORDERS = [
 
 
 @pytest.mark.parametrize("order", C_ORDERS)
-def test_a_client_in_c_with_binary_op_bytes_is_served(
+def test_c_client_with_binary_op_bytes_is_served(
     served: Served, old_client: Path, order: str
 ) -> None:
     session_in_c(served, old_client, order, Dialect.BINARY)
 
 
 @pytest.mark.parametrize("order", C_ORDERS)
-def test_a_client_in_c_with_digits_as_op_bytes_is_served(
+def test_c_client_with_digit_op_bytes_is_served(
     served: Served, digits_client: Path, order: str
 ) -> None:
     session_in_c(served, digits_client, order, Dialect.DIGITS)
@@ -122,7 +122,7 @@ def session_in_c(served: Served, program: Path, order: str, dialect: Dialect) ->
     until(lambda: served.server.sessions == 0)
 
 
-def test_subscribing_tells_whether_the_key_is_there_and_unsubscribing_whether_one_was(
+def test_subscribe_and_unsubscribe_results(
     served: Served,
 ) -> None:
     client = Client(served, "c").connected()
@@ -141,7 +141,7 @@ def test_subscribing_tells_whether_the_key_is_there_and_unsubscribing_whether_on
     assert [client.change(), client.change()] == [(b"absent", b"DELETED"), (b"absent", b"5")]
 
 
-def test_a_name_that_is_no_word_is_answered_0_and_subscribes_to_nothing(served: Served) -> None:
+def test_subscribe_to_an_invalid_key_is_answered_0(served: Served) -> None:
     client = Client(served, "c").connected()
     for name in (b"", b"a b", b"a)", b"x" * 41):
         assert client.subscribe(name) == 0
@@ -157,7 +157,7 @@ def test_strings_end_at_the_first_nul(served: Served) -> None:
     assert client.change() == (b"a", b"2")
 
 
-def test_requests_may_come_together_and_in_pieces(served: Served) -> None:
+def test_requests_arrive_together_and_in_pieces(served: Served) -> None:
     client = Client(served, "c").connected()
     both = Subscribe(b"a").encode() + Execute(b"WRITE [(a,1)]\nREAD [a]\n").encode()
     client.send(both + both[:20])
@@ -170,7 +170,7 @@ def test_requests_may_come_together_and_in_pieces(served: Served) -> None:
     assert [client.change(), client.change()] == [(b"a", b"1")] * 2
 
 
-def test_whole_requests_before_the_end_are_carried_out_and_a_half_one_is_dropped(
+def test_whole_requests_before_end_of_input_are_executed(
     served: Served,
 ) -> None:
     client = Client(served, "c").connected()
@@ -184,24 +184,24 @@ def test_whole_requests_before_the_end_are_carried_out_and_a_half_one_is_dropped
 
 
 @contextlib.contextmanager
-def standing_still(served: Served) -> Iterator[None]:
-    """Let the server look at nothing until the end."""
-    still, go_on = threading.Event(), threading.Event()
+def blocked_loop(served: Served) -> Iterator[None]:
+    """Block the server's loop until the end."""
+    blocked, resume = threading.Event(), threading.Event()
 
-    def stand() -> None:
-        still.set()
-        go_on.wait(SECONDS)
+    def block() -> None:
+        blocked.set()
+        resume.wait(SECONDS)
 
-    served.server._loop.call_soon_threadsafe(stand)
-    assert still.wait(SECONDS)
+    served.server._loop.call_soon_threadsafe(block)
+    assert blocked.wait(SECONDS)
     try:
         yield
     finally:
-        go_on.set()
+        resume.set()
 
 
 @pytest.mark.parametrize("end", ["resp", "not", "all", "dropped"])
-def test_whole_requests_before_any_other_end_are_carried_out_too(
+def test_whole_requests_before_any_other_end_are_executed(
     served: Served, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.server.session.FINISH_SECONDS", SECONDS)
@@ -210,7 +210,7 @@ def test_whole_requests_before_any_other_end_are_carried_out_too(
     requests = [Execute(b"WRITE [(a,%d)]\n" % number * 1000).encode() for number in range(3)]
     requests += [Subscribe(b"a").encode()] * 100
     requests += [Execute(b"SHOW\nWRITE [(b,1)]\nWAIT 9999999\nWRITE [(c,1)]\n").encode()]
-    with standing_still(served):
+    with blocked_loop(served):
         client.send(b"".join(requests))
         match end:
             case "all":
@@ -225,7 +225,7 @@ def test_whole_requests_before_any_other_end_are_carried_out_too(
     assert not served.server._subscriptions._by_key
 
 
-def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:
+def test_execute_returns_output_and_errors(served: Served) -> None:
     client = Client(served, "c").connected()
     script = b"WRITE [(a,1)]\nREAD [a\n\nSHOW\n  BACKUP\nWAIT 1\nBACKUP\nREAD [a]"
     assert client.execute(script) == (
@@ -239,9 +239,7 @@ def test_execute_runs_scripts_and_tells_their_errors(served: Served) -> None:
     assert client.execute(b"BACKUP")[2].startswith(b"1:1: BACKUP")
 
 
-def test_scripts_need_no_thread_that_is_not_there_from_the_start(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scripts_start_no_thread(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(served, "c").connected()
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_thread)
@@ -252,7 +250,7 @@ def no_thread(thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_where_no_thread_can_be_started_a_server_cannot_either(
+def test_server_without_a_thread_raises_thread_start_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", no_thread)
@@ -261,7 +259,7 @@ def test_where_no_thread_can_be_started_a_server_cannot_either(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served) -> None:
+def test_oversized_script_is_read_to_its_end_and_refused(served: Served) -> None:
     client = Client(served, "c").connected()
     length = frames.MAX_SCRIPT_BYTES + 1
     client.send(b"\x05" + length.to_bytes(4, "little"))
@@ -277,7 +275,7 @@ def test_a_script_that_is_too_long_is_read_to_its_end_and_refused(served: Served
     assert client.execute(whole) == (0, b"", b"")
 
 
-def test_a_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> None:
+def test_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> None:
     waiting = Client(served, "w").connected()
     waiting.send(Execute(b"WRITE [(w,1)]\nWAIT 9999999999\n").encode())
     until(lambda: b"w" in served.store)
@@ -287,7 +285,7 @@ def test_a_wait_pauses_its_session_alone_and_ends_with_it(served: Served) -> Non
     until(lambda: served.server.sessions == 1)
 
 
-def test_a_reply_far_larger_than_the_pipe_holds_up_nobody(served: Served) -> None:
+def test_reply_larger_than_the_pipe_delays_no_other_session(served: Served) -> None:
     served.store.write({f"key{number}": "v" * 30 for number in range(50_000)})
     reader = Client(served, "r").connected()
     reader.send(Execute(b"SHOW\n").encode() + Subscribe(b"key1").encode())
@@ -299,7 +297,7 @@ def test_a_reply_far_larger_than_the_pipe_holds_up_nobody(served: Served) -> Non
     assert reader.reply() == (3, 1)
 
 
-def test_an_unknown_operation_ends_that_session_alone(served: Served) -> None:
+def test_unknown_operation_ends_its_session_alone(served: Served) -> None:
     bad, good = Client(served, "b").connected(), Client(served, "g").connected()
     bad.send(b"\x07")
     assert bad.at_end("resp")
@@ -308,9 +306,7 @@ def test_an_unknown_operation_ends_that_session_alone(served: Served) -> None:
 
 
 @pytest.mark.parametrize("lost", ["req", "resp", "not"])
-def test_a_session_ends_when_its_client_loses_one_pipe_also_while_idle(
-    served: Served, lost: str
-) -> None:
+def test_idle_session_ends_when_its_client_closes_one_pipe(served: Served, lost: str) -> None:
     client = Client(served, "c").connected()
     client.subscribe(b"a")
     client.close(lost)
@@ -320,7 +316,7 @@ def test_a_session_ends_when_its_client_loses_one_pipe_also_while_idle(
         assert client.at_end(which)
 
 
-def test_disconnect_is_answered_and_then_the_pipes_end(served: Served) -> None:
+def test_disconnect_is_answered_before_the_pipes_close(served: Served) -> None:
     client = Client(served, "c").connected()
     client.subscribe(b"a")
     client.send(b"\x02")
@@ -331,7 +327,7 @@ def test_disconnect_is_answered_and_then_the_pipes_end(served: Served) -> None:
     until(lambda: served.server.sessions == 0)
 
 
-def test_disconnect_is_answered_though_answers_before_it_fill_the_pipe(served: Served) -> None:
+def test_disconnect_is_answered_after_replies_that_fill_the_pipe(served: Served) -> None:
     client = Client(served, "c").connected()
     served.store.write({"a": "v" * 40, "b": "v" * 37})
     page = fcntl.fcntl(client.open["resp"], fcntl.F_SETPIPE_SZ, 4096)
@@ -352,7 +348,7 @@ def unread(descriptor: int) -> int:
     return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-def test_a_client_that_disconnects_and_stays_is_left_after_a_moment(served: Served) -> None:
+def test_lingering_client_is_closed_after_the_timeout(served: Served) -> None:
     client = Client(served, "c").connected()
     client.send(b"\x02")
     assert client.reply() == (frames.DISCONNECT, 0)
@@ -361,7 +357,7 @@ def test_a_client_that_disconnects_and_stays_is_left_after_a_moment(served: Serv
 
 
 @pytest.mark.parametrize("disconnects", [True, False])
-def test_the_end_of_many_subscriptions_does_not_hold_up_other_sessions(
+def test_ending_many_subscriptions_delays_no_other_session(
     served: Served, monkeypatch: pytest.MonkeyPatch, *, disconnects: bool
 ) -> None:
     """They end over several turns of the loop, which serves the others in between."""
@@ -393,7 +389,7 @@ def test_the_end_of_many_subscriptions_does_not_hold_up_other_sessions(
     assert other.executed() == (0, b"[(a,KVSERROR)]\n", b"")
 
 
-def test_beyond_the_limit_a_connect_waits_its_turn() -> None:
+def test_connect_over_the_session_limit_waits() -> None:
     with serving(ServerSettings(sessions=2)) as served:
         first, second = (Client(served, name).connected() for name in "ab")
         third = Client(served, "c").make().register()
@@ -411,7 +407,7 @@ def test_beyond_the_limit_a_connect_waits_its_turn() -> None:
         assert served.server.sessions == 2
 
 
-def test_a_hundred_connects_at_once_and_few_places() -> None:
+def test_a_hundred_connects_at_once_share_few_sessions() -> None:
     with serving(ServerSettings(sessions=7)) as served:
         clients = [Client(served, f"c{number}").make().reads_at_once() for number in range(100)]
         for client in clients:
@@ -424,7 +420,7 @@ def test_a_hundred_connects_at_once_and_few_places() -> None:
         assert len(served.store) == 100
 
 
-def test_a_hundred_clients_in_c_at_once_and_few_places(old_client: Path) -> None:
+def test_a_hundred_c_clients_at_once_share_few_sessions(old_client: Path) -> None:
     with serving(ServerSettings(sessions=7)) as served, contextlib.ExitStack() as opened:
         processes = []
         for number in range(100):
@@ -444,17 +440,17 @@ def test_a_hundred_clients_in_c_at_once_and_few_places(old_client: Path) -> None
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            told = [process.communicate(timeout=SECONDS)[0] for process in processes]
+            outputs = [process.communicate(timeout=SECONDS)[0] for process in processes]
         finally:
             over.set()
             writer.join(SECONDS)
-        for text in told:
+        for text in outputs:
             assert text in {
                 b"1 0\n3 %d\n" % there + b"(key,v)\n" * 3 + b"2 0\nend\n" for there in (0, 1)
             }
 
 
-def test_dropping_all_sessions_ends_them_and_serves_those_that_waited() -> None:
+def test_disconnect_all_serves_the_waiting_connects() -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "a").connected()
         first.subscribe(b"k")
@@ -468,7 +464,7 @@ def test_dropping_all_sessions_ends_them_and_serves_those_that_waited() -> None:
         assert second.execute(b"READ [k]\n") == (0, b"[(k,1)]\n", b"")
 
 
-def test_garbage_costs_nothing_but_itself(served: Served) -> None:
+def test_garbage_disturbs_no_later_connect(served: Served) -> None:
     regular = served.folder / "file"
     regular.write_text("untouched")
     path = os.fsencode(regular)
@@ -489,7 +485,7 @@ def test_garbage_costs_nothing_but_itself(served: Served) -> None:
     assert regular.read_text() == "untouched"
 
 
-def test_a_disconnect_of_one_byte_that_came_before_the_connect_is_answered(served: Served) -> None:
+def test_disconnect_written_before_the_connect_is_answered(served: Served) -> None:
     client = Client(served, "c").make()
     client.reads_at_once()
     client.open["not"] = os.open(client.path("not"), os.O_RDONLY | os.O_NONBLOCK)
@@ -503,12 +499,12 @@ def test_a_disconnect_of_one_byte_that_came_before_the_connect_is_answered(serve
 
 @pytest.fixture
 def soon_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a server stop soon that still watches for clients that never opened their pipes."""
+    """Shorten the release of clients that never open their pipes."""
     monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("soon_released")
-def test_paths_that_are_no_pipes_of_their_own_are_refused(served: Served) -> None:
+def test_connect_with_unacceptable_paths_is_refused(served: Served) -> None:
     good = Client(served, "g").make()
     paths = {which: os.fsencode(good.path(which)) for which in ("req", "resp", "not")}
     link = served.folder / "link"
@@ -527,7 +523,7 @@ def test_paths_that_are_no_pipes_of_their_own_are_refused(served: Served) -> Non
 
 
 @pytest.mark.usefixtures("soon_released")
-def test_what_names_a_pipe_of_a_live_session_is_dropped(served: Served) -> None:
+def test_connect_that_names_a_live_sessions_pipe_is_dropped(served: Served) -> None:
     live = Client(served, "l").connected()
     other = Client(served, "o").make()
     paths = [os.fsencode(live.path("resp")), *(os.fsencode(other.path(w)) for w in ("req", "not"))]
@@ -537,7 +533,7 @@ def test_what_names_a_pipe_of_a_live_session_is_dropped(served: Served) -> None:
     assert served.server.sessions == 2
 
 
-def test_a_client_that_never_opens_its_pipes_loses_its_place(
+def test_client_that_never_opens_its_pipes_loses_its_slot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("kvs.server.opener.OPEN_TIMEOUT_SECONDS", 0.5)

@@ -1,4 +1,4 @@
-"""Where the kernel's budget for pipes is used up (pipe-user-pages-soft, pipe(7))."""
+"""Sessions of a user whose pipe budget is exhausted (pipe-user-pages-soft, pipe(7))."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.server.raw_client import SECONDS
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a user whose budget may be used up")
-def test_every_promise_holds_on_pipes_of_a_page_or_two_and_they_are_told_once() -> None:
+def test_small_pipes_change_nothing_and_are_logged_once() -> None:
     uid = 20_000 + os.getpid() % 40_000  # others may run this at the same time
     done = subprocess.run(
         [sys.executable, "-m", "tests.server.small_pipes", str(uid)],

@@ -1,4 +1,4 @@
-"""Replies and notifications on pipes that take little, or nothing, or break."""
+"""Replies and notifications on pipes that take little or nothing, or are closed."""
 
 import fcntl
 import os
@@ -22,7 +22,7 @@ def loop() -> Iterator[EventLoop]:
 
 
 def smallest_pipe() -> tuple[int, int]:
-    """Return the ends of one; who writes closes its own."""
+    """Return both ends of a pipe; the writer closes its own end."""
     reader, writer = os.pipe2(os.O_NONBLOCK)
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
     return reader, writer
@@ -32,7 +32,7 @@ def frames(count: int) -> list[bytes]:
     return [encode_notification(b"key", b"%d" % number) for number in range(count)]
 
 
-def test_a_slow_reader_finds_whole_frames_alone_and_the_rest_waits_in_the_outbox(
+def test_slow_reader_gets_whole_frames_only(
     loop: EventLoop,
 ) -> None:
     reader, writer = smallest_pipe()
@@ -58,7 +58,7 @@ def test_a_slow_reader_finds_whole_frames_alone_and_the_rest_waits_in_the_outbox
     os.close(reader)
 
 
-def test_a_reader_that_goes_just_before_more_is_written_breaks_nothing(loop: EventLoop) -> None:
+def test_reader_that_closes_before_a_write_is_harmless(loop: EventLoop) -> None:
     reader, writer = smallest_pipe()
     outbox: Outbox[bytes] = Outbox(lambda: None, held=False)
     events: list[int] = []
@@ -77,7 +77,7 @@ def test_a_reader_that_goes_just_before_more_is_written_breaks_nothing(loop: Eve
     notifications.flush()
 
 
-def test_a_reply_of_any_size_goes_through_a_small_pipe(loop: EventLoop) -> None:
+def test_reply_of_any_size_passes_through_a_small_pipe(loop: EventLoop) -> None:
     reader, writer = smallest_pipe()
     replies = ReplyWriter(writer, loop, lambda _: replies.flush())
     parts = [b"head", b"", os.urandom(300_000), b"tail"]
@@ -94,7 +94,7 @@ def test_a_reply_of_any_size_goes_through_a_small_pipe(loop: EventLoop) -> None:
     replies.close()
 
 
-def test_a_reply_that_is_read_as_fast_as_it_is_written_lets_others_be_served(
+def test_fast_reader_of_a_large_reply_delays_no_others(
     loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK)
@@ -113,7 +113,7 @@ def test_a_reply_that_is_read_as_fast_as_it_is_written_lets_others_be_served(
     os.close(reader)
 
 
-def test_a_small_reply_is_one_write(loop: EventLoop) -> None:
+def test_small_reply_is_one_write(loop: EventLoop) -> None:
     reader, writer = os.pipe2(os.O_NONBLOCK)
     written: list[int] = []
     replies = ReplyWriter(writer, loop, lambda _: replies.flush(), written.append)

@@ -203,7 +203,7 @@ class Admission:
         now = time.monotonic()
         waiting = self._waiting.get(connect)
         if waiting is None and len(self._waiting) >= MAX_WAITING:
-            self._host.refused(connect, f"{MAX_WAITING} connects wait already")
+            self._host.refused(connect, f"{MAX_WAITING} connects are waiting already")
             return
         if waiting is None or waiting.is_late:
             if waiting is not None:
@@ -303,7 +303,7 @@ class Admission:
             identities = tuple(pipe.identity for pipe in pipes.all)
             if waiting.identities and identities != waiting.identities:
                 pipes.close()
-                raise Refused(lambda: "its pipes were replaced")
+                raise Refused(lambda: "the pipes were replaced")
             if self._host.conflicts(pipes, waiting.connect):
                 return None
             self._host.claim(identities, waiting.handover)
@@ -342,7 +342,7 @@ class Admission:
         elif age < 2 * OPEN_TIMEOUT_SECONDS:
             if not waiting.is_late:
                 waiting.is_late = True
-                reason = f"its client opened none of its pipes within {OPEN_TIMEOUT_SECONDS:g} s"
+                reason = f"the client opened none of its pipes within {OPEN_TIMEOUT_SECONDS:g} s"
                 self._host.refused(waiting.connect, reason)
             self._late.add(now + LATE_POLL_SECONDS, waiting)
         else:

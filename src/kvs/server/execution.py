@@ -29,7 +29,7 @@ FIRST_SLICE_BYTES = 256
 """The same for the first slice and after invalid lines, which take the longest."""
 
 SLICE_OUTPUT = 16 << 10
-"""Estimated bytes that a slice of short lines adds to a reply, with room for errors."""
+"""Estimated bytes that a slice of short lines adds to a reply, with a margin for errors."""
 
 BLOCK_BYTES = 1 << 20
 """Bytes of output collected in one block of memory.

@@ -62,7 +62,7 @@ class PipeOpener:
         except OSError as error:
             # A descriptor may become free before the deadline; any other error stays.
             if error.errno not in fifos.OUT_OF_DESCRIPTORS:
-                return self._on_failure(f"its pipes cannot be opened: {os_error_text(error)}")
+                return self._on_failure(f"cannot open the client's pipes: {os_error_text(error)}")
         return self._continue(progress=progress)
 
     def _continue(self, *, progress: bool) -> None:
@@ -83,4 +83,4 @@ class PipeOpener:
 
     def _on_timeout(self) -> None:
         missing = self._handshake.missing
-        self._on_failure(f"its client did not open {missing} within {OPEN_TIMEOUT_SECONDS:g} s")
+        self._on_failure(f"the client did not open {missing} within {OPEN_TIMEOUT_SECONDS:g} s")

@@ -41,7 +41,7 @@ STALL_SECONDS = 5.0
 """Seconds without a client reading a reply after which a script stops waiting for memory."""
 
 JOURNAL_FAILED_REASON = "the journal failed, and no further reply is released"
-OUT_OF_MEMORY_REASON = "there was not enough memory for its script"
+OUT_OF_MEMORY_REASON = "not enough memory for the client's script"
 
 
 class ScheduledScript:
@@ -152,7 +152,7 @@ class ScheduledScript:
         self._scheduler.release_memory(self)
         self.reservation.resize(self.script.size)
         if self.ends_at_wait:
-            self.failure = "its client was gone when its script came to a WAIT"
+            self.failure = "the client was gone when its script reached a WAIT"
             return self._on_done(self)
         self._timer = self._scheduler.loop.call_later(milliseconds / 1000, self.resume)
         return None
@@ -222,7 +222,7 @@ class ScriptScheduler:
         self.release_memory(execution)
 
     def release_memory(self, execution: ScheduledScript) -> None:
-        """Let the next script reserve large memory, if `execution` was the one that could."""
+        """Allow the next script to reserve large memory, if `execution` was the one allowed."""
         if execution is self._large:
             self._stall.cancel()
             self._large_waits = False

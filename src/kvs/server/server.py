@@ -232,7 +232,7 @@ class Server:
         used = {pipe for pipe, session in sessions.items() if session and session.has_pipes}
         if not used:
             return False
-        self.refused(connect, f"{pipes.name}: its pipes are in use")
+        self.refused(connect, f"{pipes.name}: the pipes are in use")
         self._release_unused(pipes, used)
         return True
 
@@ -278,7 +278,7 @@ class Server:
         if not self._descriptor_limit_logged:
             self._descriptor_limit_logged = True
             log.warning(
-                "descriptors or pipes set the bound: %s with %s; connects wait for some",
+                "out of descriptors or pipes: %s with %s; connects wait until some are free",
                 os_error_text(error),
                 pluralize(len(self._sessions), "session"),
             )
@@ -295,8 +295,8 @@ class Server:
         if not self._small_pipes_logged and fifos.capacity(descriptor) < USUAL_PIPE_BYTES:
             self._small_pipes_logged = True
             log.warning(
-                "the kernel's budget for pipes is used up, and new ones hold %d bytes instead of "
-                "%d: notifications take more writes; see pipe-user-pages-soft in pipe(7)",
+                "the user's pipe budget is exhausted: new pipes hold %d bytes instead of %d, and "
+                "notifications take more writes; see pipe-user-pages-soft in pipe(7)",
                 fifos.capacity(descriptor), USUAL_PIPE_BYTES,
             )  # fmt: skip
 

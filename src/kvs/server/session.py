@@ -98,7 +98,7 @@ class Session:
         """Of the script under way while draining, or of the client while disconnecting."""
         self._drain_until = 0.0
         """Time at which draining ends (time.monotonic)."""
-        self._close_reason = "its client closed its requests"
+        self._close_reason = "the client closed the requests pipe"
         self._input.watch(self._loop, self._on_input)
 
     def begin(self) -> None:
@@ -145,7 +145,7 @@ class Session:
             self._input.unwatch()
             self._state.handle(SessionEvent.INPUT_ENDED)
             if self._state.session is SessionState.CONNECTING:
-                return self.close("its client went before it was greeted")
+                return self.close("the client left before its connect was answered")
         self._process_requests()
         self._incomplete.on_input()
         return None
@@ -202,7 +202,7 @@ class Session:
                 self._disconnect()
             case UnknownOperation(operation):
                 data = excerpt(self._parser.unused)
-                self.close(f"it sent an unknown operation, {operation}: {data}")
+                self.close(f"the client sent an unknown operation, {operation}: {data}")
 
     def _execute(self, request: Execute) -> None:
         scheduler = self._context.scheduler
@@ -279,22 +279,22 @@ class Session:
         return None
 
     def _on_responses_closed(self) -> None:
-        self.drain_and_close("its client reads no responses any more")
+        self.drain_and_close("the client closed the responses pipe")
 
     def _on_evicted(self) -> None:
         """Close, because other sessions wait for the memory that the reply takes."""
-        self.drain_and_close("its client does not read its reply, and others need the memory")
+        self.drain_and_close("the client does not read its reply, and others need the memory")
 
     def _on_notifications_event(self, events: int) -> None:
         if events & ERR:
-            self.drain_and_close("its client reads no notifications any more")
+            self.drain_and_close("the client closed the notifications pipe")
         elif events & OUT:
             self._notifications.on_writable()
 
     def _wake(self) -> None:
         """Send what is new in the outbox. Threads: any; the one that made the change."""
         if self._outbox.overflowed:
-            reason = "its client does not keep up with its notifications"
+            reason = "slow consumer: the client does not keep up with its notifications"
             self._loop.call_soon_threadsafe(lambda: self.drain_and_close(reason))
         else:
             self._notifications.flush()
@@ -362,7 +362,7 @@ class Session:
         self._deadline = self._loop.call_later(seconds, self._on_drain_timeout)
 
     def _on_drain_timeout(self) -> None:
-        self.close(f"{self._close_reason}; its last requests took too long and were cut short")
+        self.close(f"{self._close_reason}; its last requests took too long and were cut off")
 
     def close(self, reason: str | None) -> None:
         """Close everything; `reason` is for the log. Idempotent."""
