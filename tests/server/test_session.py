@@ -225,6 +225,18 @@ def test_whole_requests_before_any_other_end_are_executed(
     assert not served.server._subscriptions._by_key
 
 
+def test_scripts_behind_a_broken_reply_are_executed(served: Served) -> None:
+    """The reply to a short script finds the pipe closed while a long script waits behind it."""
+    client = Client(served, "c").connected()
+    with blocked_loop(served):
+        client.send(Execute(b"READ [a]\n").encode())
+        client.send(Execute(b"WRITE [(a,1)]\n" * 2000).encode())
+        client.close("resp")
+    until(lambda: served.server.sessions == 0)
+    assert served.store.revision == 2000
+    assert Client(served, "d").connected().execute(b"READ [a]\n") == (0, b"[(a,1)]\n", b"")
+
+
 def test_execute_returns_output_and_errors(served: Served) -> None:
     client = Client(served, "c").connected()
     script = b"WRITE [(a,1)]\nREAD [a\n\nSHOW\n  BACKUP\nWAIT 1\nBACKUP\nREAD [a]"
@@ -494,6 +506,27 @@ def test_disconnect_written_before_the_connect_is_answered(served: Served) -> No
     client.register()
     assert client.reply() == (frames.CONNECT, 0)
     assert client.reply() == (frames.DISCONNECT, 0)
+    client.close()
+
+
+def test_connect_reply_waits_for_a_full_responses_pipe(served: Served) -> None:
+    """A request was written before the connect, so input has been read when the reply blocks."""
+    client = Client(served, "c").make()
+    client.open["resp"] = os.open(client.path("resp"), os.O_RDWR | os.O_NONBLOCK)
+    size = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            size += os.write(client.open["resp"], bytes(4096))
+    client.open["req"] = os.open(client.path("req"), os.O_RDWR)
+    client.send(Subscribe(b"a").encode())
+    client.register()
+    until(lambda: served.server.sessions == 1)
+    client.open["not"] = os.open(client.path("not"), os.O_RDONLY | os.O_NONBLOCK)
+    client.send(Execute(b"READ [a]\n").encode())
+    client.read("resp", size)
+    assert client.reply() == (frames.CONNECT, 0)
+    assert client.reply() == (frames.SUBSCRIBE, 0)
+    assert client.executed() == (0, b"[(a,KVSERROR)]\n", b"")
     client.close()
 
 

@@ -1,4 +1,4 @@
-"""The session's state machine, without a session: which events are legal, and what follows."""
+"""The state machine of a session, without I/O: legal events, next steps, invariants."""
 
 from collections.abc import Mapping
 from typing import Any

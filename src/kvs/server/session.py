@@ -205,13 +205,14 @@ class Session:
                 self.close(f"the client sent an unknown operation, {operation}: {data}")
 
     def _execute(self, request: Execute) -> None:
-        scheduler = self._context.scheduler
-        self._execution = scheduler.start(request, self._reservation, self._on_executed)
+        execution = self._context.scheduler.start(request, self._reservation, self._on_executed)
+        self._execution = execution
         if self._state.session is SessionState.DRAINING:
-            self._execution.ends_at_wait = True
+            execution.ends_at_wait = True
             self._limit_script()
-        self._execution.resume()
-        if self._execution is not None:
+        execution.resume()
+        # If the reply found the pipe broken, the next script may be under way already.
+        if self._execution is execution:
             self._state.handle(SessionEvent.EXECUTION_SUSPENDED)
 
     def _on_executed(self, execution: ScheduledScript) -> None:
@@ -221,8 +222,7 @@ class Session:
         if was_suspended:
             self._state.handle(SessionEvent.EXECUTION_FINISHED)
         if execution.failure is not None:
-            is_draining = self._state.session is SessionState.DRAINING
-            return self.close(self._close_reason if is_draining else execution.failure)
+            return self.close(execution.failure if self.has_pipes else self._close_reason)
         self._reply_on_commit(execution.script.reply())
         if was_suspended:
             self._do_next_step()

@@ -16,7 +16,8 @@ Invariants:
 - Requests must be processed in order, one at a time: the next one only after the reply to the one
   before it has been written to the end.
 - Input must not be read while a request is being processed, so that a client cannot make the server
-  buffer any amount of requests. While connecting, input is read: its end must be noticed.
+  buffer any amount of requests. While connecting, input is read: its end must be noticed. What was
+  read when the pipe was opened may be received later, even while the reply to the connect blocks.
 - Requests are processed whether or not the client has opened the notifications pipe yet.
 - A draining session has no pipes: it must write nothing, and it ends with its last request.
 - A disconnecting session must process no further request. What arrives is padding.
@@ -130,6 +131,7 @@ SESSION_TRANSITIONS = {
 REQUEST_TRANSITIONS = {
     (_R.IDLE, _E.INPUT_RECEIVED): _R.READY,
     (_R.READY, _E.INPUT_RECEIVED): _R.READY,
+    (_R.REPLYING, _E.INPUT_RECEIVED): _R.REPLYING,
     (_R.READY, _E.NO_REQUEST_LEFT): _R.IDLE,
     (_R.READY, _E.EXECUTION_SUSPENDED): _R.EXECUTING,
     (_R.EXECUTING, _E.EXECUTION_FINISHED): _R.READY,
