@@ -1,1 +1,1 @@
-"""Snapshots: a forked child writes one instant of the table to a file; restore reads it back."""
+"""Snapshots and backups: a forked child writes the table of one instant; restore reads a backup."""

@@ -1,8 +1,8 @@
 r"""Read a backup: lines ``(key, value)``, strictly ascending by key, each with its newline.
 
-Exactly what a snapshot writes is accepted and nothing else, so that a file damaged, joined from two
-or cut within a line is never loaded in silence. One cut right behind a line cannot be told from a
-snapshot of less.
+Only the exact bytes that a backup can have are accepted. So a file that is damaged, joined from two
+backups, or truncated within a line is never loaded in silence. A file that is truncated at the end
+of a line cannot be detected: it is a backup of fewer pairs.
 """
 
 import os
@@ -18,7 +18,7 @@ BLOCK = 1 << 20
 """Bytes read at a time."""
 
 LINE_BYTES = 40 + 40 + len("(, )")
-"""A line without its newline is at most so long."""
+"""Maximum bytes of a line without its newline."""
 
 _LINE = re.compile(rb"\((%b), ((?!(?:%b)\))%b)\)\n" % (WORD, b"|".join(RESERVED), WORD))
 
@@ -27,9 +27,9 @@ def load(path: bytes) -> dict[bytes, bytes]:
     """Return the pairs of the backup at `path`.
 
     Raises:
-        BackupReadError: it cannot be opened or read.
-        BackupFormatError: a line is not ``(key, value)``, keys do not strictly ascend, or the last
-            line has no newline.
+        BackupReadError: the file cannot be opened or read.
+        BackupFormatError: a line is not ``(key, value)``, the keys do not strictly ascend, or the
+            last line has no newline.
 
     """
     name = printable(path)
@@ -55,7 +55,7 @@ def load(path: bytes) -> dict[bytes, bytes]:
 
 
 def _blocks(path: bytes) -> Iterator[bytes]:
-    """Yield the file in blocks that end at a newline, but for one that cannot be a backup's."""
+    """Yield the file in blocks that end at a newline, unless a line is too long or the last."""
     file = open_regular(path, os.O_RDONLY)
     try:
         rest = b""
@@ -63,7 +63,7 @@ def _blocks(path: bytes) -> Iterator[bytes]:
             block = rest + data
             end = block.rfind(b"\n") + 1
             rest = block[end:]
-            if len(rest) > LINE_BYTES:  # whatever follows, this line is too long
+            if len(rest) > LINE_BYTES:  # this line is too long, whatever follows
                 end, rest = len(block), b""
             yield block[:end]
         yield rest

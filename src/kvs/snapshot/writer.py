@@ -1,10 +1,14 @@
-"""Write a snapshot: fork, let the child write, put its file in place.
+"""Write a snapshot or a backup: fork a child that writes the file, then rename the file.
 
-The child has the table as it was at the instant of fork(2), and nothing of the parent goes on
-there: no signal handler, no descriptor but the file's, no other thread. It formats, writes, syncs
-and leaves by `os._exit`; its exit status is 0 or the number of the error that stopped it. The
-parent alone makes and renames files, so whatever happens to the child, nothing half-written ever
-stands under the final name.
+How it works. The child has the table as it was at the instant of fork(2). It formats it, writes and
+syncs the file, and exits by `os._exit` with 0, or with the number of the error that stopped it.
+
+Invariants:
+
+- The child must inherit nothing that acts for the parent: no signal handler, no other thread, and
+  no descriptor but the file's.
+- The parent alone creates and renames files. So a file that was written in part never gets the
+  final name, whatever happens to the child.
 """
 
 import contextlib
@@ -23,66 +27,72 @@ from kvs.posix.files import AtomicFile, DirectorySyncError, write_all
 from kvs.text import os_error_text
 
 SYNC_BYTES = 4 << 20
-"""So much does a child write, at most, before it syncs.
+"""Maximum bytes that a child writes between two syncs.
 
-On filesystems that order their data, ext4 for one, whoever syncs another file meanwhile waits for
-all of this one that has not reached the disk.
+On filesystems that order their data, such as ext4, an fsync(2) of another file waits for all
+unsynced data of this one: without these syncs, a backup would delay the journal.
 """
 
 _UNKNOWN = 255
-"""The child's exit status for an error without a number."""
+"""Exit status of the child for an error without a number."""
 
 _IGNORED_SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that must not end the child: those for the parent, and errors that write(2) returns."""
 
 
 def _no_wait() -> None:
-    """Wait for nothing."""
+    """Return at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
-    """A snapshot that is on disk under its name."""
+    """A snapshot or backup that is durable under its final name."""
 
     revision: int
-    """The store's revision that it shows."""
+    """Revision of the store that it contains."""
     pairs: int
     bytes: int
     seconds: float
-    """From the fork until it was durable under its name."""
+    """Seconds from the fork until the file was durable under its name."""
     blocked_seconds: float
-    """For how long fork held the store, so that no command could run."""
+    """Seconds for which fork(2) blocked the store, so that no command could run."""
 
 
 class SnapshotWriter:
-    """A snapshot on its way to `name` in `directory`: `fork` once, then `finish` once.
+    """Writes the file `name` in `directory`: call `fork` once, then `finish` once.
 
-    `display_path` is how errors name the file, whose name may be changed until `finish`. `fork` and
-    `finish` may be called from different threads, one after the other; `kill_child` from any
-    thread, at any time. After an exception within them, `cancel` ends it.
+    Threads: `fork` and `finish` may run in different threads, one after the other; any thread may
+    call `kill_child` at any time. After an exception in `fork` or `finish`, call `cancel`.
     """
 
-    def __init__(self, directory: int, name: bytes, shown: str) -> None:
-        self.display_path = shown
+    def __init__(self, directory: int, name: bytes, display_path: str) -> None:
+        """Create the temporary file. Errors name the file `display_path`.
+
+        Raises:
+            SnapshotError: it cannot be created.
+
+        """
+        self.display_path = display_path
         self._pids: list[int] = []
-        """The child's, from the fork on; changed in one call into C with it."""
+        """Process ID of the child; added by the same call into C that forks."""
         self._reaped: list[tuple[int, int]] = []
-        """What waitpid(2) returned for it, likewise."""
+        """Result of waitpid(2) for the child; added by the same call into C."""
         try:
             self._replacement = AtomicFile(directory, name)
         except OSError as error:
-            raise SnapshotError(shown, os_error_text(error), error.errno) from error
+            raise SnapshotError(display_path, os_error_text(error), error.errno) from error
 
     def fork(self, revision: int, pairs: int, blocks: Callable[[], Iterable[bytes]]) -> None:
-        """Start the child that writes `blocks`, called and taken there, of so many pairs.
+        """Fork the child, which calls `blocks` and writes what it yields: `pairs` pairs.
 
-        The caller keeps what they are made of unchanged meanwhile.
+        The caller must not change the data that `blocks` reads until this returns.
 
         Raises:
-            SnapshotError: there is no child, and no temporary file any more.
+            SnapshotError: fork(2) failed; the temporary file was removed.
 
         """
         self._revision, self._pairs = revision, pairs
-        self._began = time.perf_counter()
+        self._started_at = time.perf_counter()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._pids.extend(map(call, (os.fork,)))
@@ -95,18 +105,18 @@ class SnapshotWriter:
             ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._held = time.perf_counter() - self._began
+        self._blocked_seconds = time.perf_counter() - self._started_at
 
     def finish(
         self,
-        until_safe: Callable[[], None] = _no_wait,
+        wait_for_commit: Callable[[], None] = _no_wait,
         commit: Callable[[AtomicFile], None] = AtomicFile.commit,
     ) -> SnapshotInfo:
-        """Wait for the child to end, and for `until_safe`; then put its file in place by `commit`.
+        """Wait for the child, call `wait_for_commit`, then rename the file by `commit`.
 
         Raises:
-            SnapshotError: the child failed, or the file cannot be put in place.
-            KvsError: `until_safe` raised it; nothing is left of the file then.
+            SnapshotError: the child failed, or the file cannot be renamed.
+            KvsError: raised by `wait_for_commit`; the temporary file was removed.
 
         """
         failure = self._wait_for_child()
@@ -115,7 +125,7 @@ class SnapshotWriter:
             raise SnapshotError(self.display_path, *failure)
         size = os.fstat(self._replacement.file).st_size
         try:
-            until_safe()
+            wait_for_commit()
         except BaseException:
             self._replacement.discard()
             raise
@@ -125,26 +135,26 @@ class SnapshotWriter:
             raise SnapshotNotDurableError(self.display_path, os_error_text(error)) from error
         except OSError as error:
             raise SnapshotError(self.display_path, os_error_text(error), error.errno) from error
-        seconds = time.perf_counter() - self._began
-        return SnapshotInfo(self._revision, self._pairs, size, seconds, self._held)
+        seconds = time.perf_counter() - self._started_at
+        return SnapshotInfo(self._revision, self._pairs, size, seconds, self._blocked_seconds)
 
     def rename(self, name: bytes) -> None:
-        """Let the file be called `name` once it is finished."""
+        """Change the final name of the file, before `finish`."""
         self._replacement.name = name
 
     def discard(self) -> None:
-        """Remove its file; it was not forked."""
+        """Remove the temporary file, in place of `fork`."""
         self._replacement.discard()
 
     def kill_child(self) -> None:
-        """End the child, if it still runs, and remove its file; for a process about to leave."""
+        """Kill the child if it runs, and remove the temporary file; for a process about to exit."""
         self._kill()
         self._replacement.remove()
 
     def cancel(self) -> None:
-        """End the child and leave nothing of it, nor of the file if it is not in place. Idempotent.
+        """Kill and reap the child, and remove the temporary file. Idempotent.
 
-        One thread calls it, when no other is in `fork` or `finish`.
+        A finished file stays. Threads: one, while no other is in `fork` or `finish`.
         """
         self._replacement.remove()
         self._kill()
@@ -159,14 +169,14 @@ class SnapshotWriter:
                     os.kill(pid, signal.SIGKILL)
 
     def _wait_for_child(self) -> tuple[str, int | None] | None:
-        """Wait for the child; return why it failed, with the error number; None if it did not."""
+        """Wait for the child; return why it failed, with the error number; None if it succeeded."""
         try:
             if not self._reaped:
                 self._reaped.extend(map(os.waitpid, self._pids, (0,)))
         except ChildProcessError:
             self._pids.clear()
-            return "its process was reaped by somebody else (is SIGCHLD ignored?)", None
-        return _failure(os.waitstatus_to_exitcode(self._reaped[0][1]))
+            return "its process was reaped by other code (is SIGCHLD ignored?)", None
+        return _failure_reason(os.waitstatus_to_exitcode(self._reaped[0][1]))
 
 
 def _run_child(
@@ -174,7 +184,7 @@ def _run_child(
 ) -> NoReturn:
     status = _UNKNOWN
     try:
-        _close_all_but(file)  # first: a killed server's registration pipe must lose its reader
+        _close_all_but(file)  # first: the registration pipe of a killed server must have no reader
         gc.disable()  # a collection would touch, and so copy, every page
         _reset_inherited_state(mask)
         unsynced = 0
@@ -195,16 +205,16 @@ def _run_child(
 
 
 def _close_all_but(file: int) -> None:
-    """Close every descriptor but `file`, with one close_range(2) for either side of it.
+    """Close every descriptor but `file`: first those below, then those above, by close_range(2).
 
-    The lower ones come first: the registration pipe is open before any snapshot's file.
+    The registration pipe is below, since it is opened before the file of any snapshot.
     """
     os.closerange(0, file)
     os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _reset_inherited_state(mask: set[int | signal.Signals]) -> None:
-    """Drop the parent's wakeup descriptor and signal handlers."""
+    """Reset the wakeup descriptor, the signal handlers and the signal mask of the parent."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -214,7 +224,7 @@ def _reset_inherited_state(mask: set[int | signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _failure(code: int) -> tuple[str, int | None] | None:
+def _failure_reason(code: int) -> tuple[str, int | None] | None:
     if code == 0:
         return None
     if code < 0:
