@@ -119,7 +119,7 @@ def test_a_directory_for_which_there_is_no_space_at_all(mount: Mount, tmp_path: 
     ended = program("run", write_jobs(tmp_path / "jobs", {}), "--data", place / "d")
     assert ended.status == 2
     [line] = ended.lines
-    assert line == f"kvs run: {place}/d: cannot make the journal: {FULL}"
+    assert line == f"kvs run: {place}/d: cannot create the journal: {FULL}"
 
 
 def test_a_compaction_for_which_there_is_no_space_is_a_warning(
@@ -133,7 +133,7 @@ def test_a_compaction_for_which_there_is_no_space_is_a_warning(
         with pytest.raises(kvs.SnapshotError) as error:
             store.compact()
         assert re.fullmatch(
-            r"it may take \d+ bytes more than there are; free disk space", error.value.reason
+            r"it may take \d+ bytes more than are free; free disk space", error.value.reason
         )
         (place / "filler").unlink()
         assert store.compact() is not None
@@ -245,7 +245,7 @@ def _grown(data: Path) -> None:
 
 
 AWAY = "was removed, renamed or replaced"
-LENGTH = f"{SEGMENT} was made longer or shorter by somebody else"
+LENGTH = f"{SEGMENT} was truncated or extended by another process"
 TAMPERING: list[tuple[Callable[[Path], object], str]] = [
     (shutil.rmtree, f"the directory {AWAY}"),
     (lambda data: data.rename(data.with_name("elsewhere")), f"the directory {AWAY}"),

@@ -34,10 +34,10 @@ def _record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
 def taken_down(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
     """Have every step of the stores that are opened from now on taken down in `record`."""
 
-    def disk(directory: int) -> Storage:
+    def storage(directory: int) -> Storage:
         return Storage(directory) if record.over else Recorder(directory, record)
 
-    monkeypatch.setattr("kvs.store.persistence.Persistence", partial(Persistence, disk=disk))
+    monkeypatch.setattr("kvs.store.persistence.Persistence", partial(Persistence, storage=storage))
 
 
 def acknowledge(record: Record) -> Callable[[int], None]:
@@ -155,8 +155,8 @@ def test_a_new_directory_is_durable_under_its_own_name(
             synced.append(record.acknowledged)
 
     record = Record()
-    disk: Callable[[int], Recorder] = lambda directory: Parental(directory, record)  # noqa: E731
-    monkeypatch.setattr("kvs.store.persistence.Persistence", partial(Persistence, disk=disk))
+    storage: Callable[[int], Recorder] = lambda directory: Parental(directory, record)  # noqa: E731
+    monkeypatch.setattr("kvs.store.persistence.Persistence", partial(Persistence, storage=storage))
     with Store(tmp_path / "d") as store:
         write(store, 1, acknowledge(record))
     assert synced == [0]

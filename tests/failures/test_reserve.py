@@ -80,7 +80,7 @@ def test_a_full_disk_can_be_compacted_from_the_reserve_while_others_write(
             for number in range(3000):
                 store.write({"more": str(number)})
         assert [record.getMessage() for record in caplog.records] == [
-            f"{place}/d: {FULL}; goes on with the reserve and compacts the journal; free disk space"
+            f"{place}/d: {FULL}; using the reserve and compacting the journal; free disk space"
         ]
         assert list((place / "d").glob("*.snapshot"))
         until(lambda: reserve(place / "d") == RESERVE_BYTES or os.statvfs(place).f_bavail < 512)

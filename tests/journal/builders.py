@@ -1,4 +1,4 @@
-"""Journals made by hand, byte by byte, and read with a naive model of the commands."""
+"""Journals built byte by byte, and read into a naive model of the store."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ STORE = b"0123456789abcdef"
 OTHER = b"fedcba9876543210"
 
 Files = dict[str, bytes]
-"""Of a data directory, by name."""
+"""Contents of the files of a data directory, by name."""
 
 
 def crc(data: bytes, before: int = 0) -> int:
@@ -31,7 +31,7 @@ def crc(data: bytes, before: int = 0) -> int:
 
 @dataclass
 class Made:
-    """A file that is being made."""
+    """A file of a journal, built group by group."""
 
     kind: str = "journal"
     number: int = 1
@@ -40,7 +40,7 @@ class Made:
     previous: int = 0
     data: bytes = b""
     ends: list[int] = field(default_factory=list)
-    """Where the head, and each group, ends."""
+    """Offsets of the ends of the file header and of each group."""
 
     def __post_init__(self) -> None:
         line = (
@@ -53,11 +53,11 @@ class Made:
 
     @property
     def name(self) -> str:
-        """What the file is called."""
+        """Name of the file."""
         return f"{self.number:010}.{self.kind}"
 
     def group(self, body: bytes, changes: int) -> "Made":
-        """Put a group behind the others."""
+        """Append a group; return this file."""
         after = self.revision + changes
         line = b"# group %020d %020d %012d %08x " % (self.revision, after, len(body), crc(body))
         self.chain = crc(line, self.chain)
@@ -67,17 +67,17 @@ class Made:
         return self
 
     def next(self) -> "Made":
-        """Return the segment that goes on from this one."""
+        """Return the segment that follows this one."""
         return Made("journal", self.number + 1, self.revision, self.store, self.chain)
 
 
 def files(*made: Made) -> Files:
-    """Return them by name."""
-    return {each.name: each.data for each in made}
+    """Return the contents of the files by name."""
+    return {file.name: file.data for file in made}
 
 
 def put(directory: Path, contents: Mapping[str, bytes]) -> Path:
-    """Make `directory` one that holds these files and nothing else; return it."""
+    """Create `directory` with these files and no others; return its path."""
     directory.mkdir(mode=0o700, exist_ok=True)
     for name in set(os.listdir(directory)) - set(contents):
         (directory / name).unlink()
@@ -87,18 +87,18 @@ def put(directory: Path, contents: Mapping[str, bytes]) -> Path:
 
 
 def contents(directory: Path) -> Files:
-    """Return the files of a directory, but for the reserve, which holds nothing."""
+    """Return the files of a directory without the reserve, whose contents do not matter."""
     return {
         path.name: path.read_bytes() for path in directory.iterdir() if path.name != "kvs.reserve"
     }
 
 
 class Naive:
-    """A model that is filled with what a directory holds."""
+    """A replay target that executes the lines in a model."""
 
     def __init__(self) -> None:
         self.model = Model()
-        self.noted: list[bytes] = []
+        self.bodies: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self.model.pairs)
@@ -110,19 +110,19 @@ class Naive:
 
 
 def read(directory: Path) -> tuple[RecoveredState, dict[bytes, bytes]]:
-    """Read a data directory; return what was found, and its pairs."""
+    """Recover a data directory; return its state and its pairs."""
     naive = Naive()
-    with DataDirectory(directory) as folder:
-        found = Recovery(folder, naive, naive.noted.append, lambda _done, _all: None).read()
-    return found, naive.model.pairs
+    with DataDirectory(directory) as opened:
+        state = Recovery(opened, naive, naive.bodies.append, lambda _done, _all: None).read()
+    return state, naive.model.pairs
 
 
 def damage(directory: Path) -> tuple[str, int, str]:
-    """Read a directory that is damaged; return the file's name, the offset and the reason."""
+    """Recover a damaged directory; return the name of the file, the offset and the reason."""
     before = contents(directory)
-    with pytest.raises(CorruptionError) as told:
+    with pytest.raises(CorruptionError) as caught:
         read(directory)
-    error = told.value
+    error = caught.value
     assert contents(directory) == before
     assert str(error) == (
         f"{error.file}: at byte {error.offset}: {error.reason}; nothing was loaded or changed "

@@ -1,4 +1,4 @@
-"""Processes that are killed at a step of their disk, and what a directory holds afterwards."""
+"""Processes that are killed at a step of their storage, and checks of their directories."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import TypeVar
 from kvs.errors import DirectoryLockedError
 from kvs.library import Store
 from kvs.settings import DataSettings
-from kvs.store import persistence as kept
+from kvs.store import persistence
 from kvs.store.core import StoreCore
 from kvs.store.persistence import Persistence
 from tests.helpers import until
@@ -20,57 +20,59 @@ from tests.journal.fake_storage import Kill, stepping
 Acknowledge = Callable[[int], None]
 Work = Callable[[Acknowledge], None]
 
-MOST_STEPS = 2000
+MAX_STEPS = 2000
 
 AnyStore = TypeVar("AnyStore", Store, StoreCore)
 
 
 def killed_at_every_step(work: Callable[[int], Work], stride: int = 1) -> Iterator[tuple[int, int]]:
-    """Have `work(number)` killed at its step `number`, from 0 on, until it comes to its end.
+    """Kill `work(number)` at its step `number`, from 0 on, until one is not killed.
 
-    With a `stride`, only at each so many-th step.
-
-    Yields, each time, the number, and the last revision that was acknowledged before.
+    With a `stride`, kill it at every `stride`-th step only. Yield, each time, the number and the
+    last revision that was acknowledged before.
     """
-    for number in range(0, MOST_STEPS, stride):
+    for number in range(0, MAX_STEPS, stride):
         killed, acknowledged = victim(number, work(number))
         yield number, acknowledged
         if not killed:
             return
-    raise AssertionError("it never ends")
+    raise AssertionError(f"the work has more than {MAX_STEPS} steps")
 
 
 def victim(number: int, work: Work) -> tuple[bool, int]:
-    """Carry out `work` in a child that is killed at a step; tell if it was, and the last ack."""
+    """Run `work` in a child that is killed at step `number`.
+
+    Return whether it was killed, and the last revision that it acknowledged.
+    """
     source, sink = os.pipe()
     pid = os.fork()
     if not pid:
         status = 1
         try:
             os.close(source)
-            persistence = partial(Persistence, disk=stepping(Kill(number)))
-            vars(kept)["Persistence"] = persistence
-            work(lambda revision: void(os.write(sink, b"%d\n" % revision)))
+            replaced = partial(Persistence, storage=stepping(Kill(number)))
+            vars(persistence)["Persistence"] = replaced
+            work(lambda revision: ignore(os.write(sink, b"%d\n" % revision)))
             status = 0
-        except BaseException:  # noqa: BLE001  (it is shown, and the test fails)
+        except BaseException:  # noqa: BLE001  (printed, and the test fails)
             traceback.print_exc()
         finally:
             os._exit(status)
     os.close(sink)
-    with open(source, "rb") as told:
-        revisions = [int(line) for line in told]
+    with open(source, "rb") as acknowledgements:
+        revisions = [int(line) for line in acknowledgements]
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status in {0, -signal.SIGKILL}
     assert revisions == sorted(revisions)
     return status != 0, max(revisions, default=0)
 
 
-def void(_: object) -> None:
-    """Drop it."""
+def ignore(_: object) -> None:
+    """Do nothing."""
 
 
 def reopened(path: Path, settings: DataSettings | None = None) -> Store:
-    """Open a store whose directory a child of a killed process may lock for a moment more."""
+    """Open a store of a killed process, once no child of that process holds its lock."""
     return reopened_as(Store, path, settings)
 
 
@@ -94,7 +96,7 @@ def line(number: int) -> bytes:
 
 
 def pairs_at(revision: int) -> list[tuple[bytes, bytes]]:
-    """Return what a store holds in which the commands up to `revision` were carried out."""
+    """Return the pairs of a store after the commands up to `revision`."""
     pairs: dict[bytes, bytes] = {}
     for number in range(1, revision + 1):
         if number % 5 == 0:
@@ -104,8 +106,8 @@ def pairs_at(revision: int) -> list[tuple[bytes, bytes]]:
     return sorted(pairs.items())
 
 
-def write(store: Store, count: int, acknowledge: Acknowledge = void) -> None:
-    """Carry out so many more commands, one after the other; acknowledge each when it is safe."""
+def write(store: Store, count: int, acknowledge: Acknowledge = ignore) -> None:
+    """Execute the next `count` commands, one by one; acknowledge each when it is committed."""
     for _ in range(count):
         number = store.revision + 1
         store.execute(line(number))
@@ -114,7 +116,7 @@ def write(store: Store, count: int, acknowledge: Acknowledge = void) -> None:
 
 
 def check(path: Path, acknowledged: int) -> int:
-    """Check that a directory holds all that was acknowledged; return its revision."""
+    """Check that a directory has every acknowledged revision; return its revision."""
     with reopened(path) as store:
         revision = store.revision
         assert revision >= acknowledged

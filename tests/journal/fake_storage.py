@@ -1,4 +1,4 @@
-"""Disks that stand still, count, fail, kill, or forget, at a step of a test's choice."""
+"""Storage that blocks, counts, fails, or kills the process at a call of a test's choice."""
 
 import errno
 import os
@@ -17,11 +17,11 @@ from kvs.store.persistence import Persistence
 from tests.helpers import SECONDS
 
 Step = Callable[[str], None]
-"""Called with "before sync", "after sync" and the like; may raise, or never come back."""
+"""Called with "before sync", "after sync" and so on; may raise, block, or end the process."""
 
 
 class Stepping(Storage):
-    """A disk that calls `step` before and after each step."""
+    """A storage that calls `step` before and after each call."""
 
     def __init__(self, directory: int, step: Step) -> None:
         super().__init__(directory)
@@ -61,9 +61,9 @@ class Stepping(Storage):
         with self._around("truncate"):
             super().truncate(file, size)
 
-    def commit(self, draft: AtomicFile) -> None:
+    def commit(self, replacement: AtomicFile) -> None:
         with self._around("commit"):
-            super().commit(draft)
+            super().commit(replacement)
 
     def remove(self, name: bytes) -> None:
         with self._around("remove"):
@@ -71,18 +71,18 @@ class Stepping(Storage):
 
 
 def stepping(step: Step) -> Callable[[int], Storage]:
-    """Return what makes a disk that calls `step`."""
+    """Return a factory of storage that calls `step`."""
     return lambda directory: Stepping(directory, step)
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
-    """Let every store that is opened from now on have a disk that calls `step`."""
-    persistence = partial(Persistence, disk=stepping(step))
+    """Replace the storage of every store that is opened later with one that calls `step`."""
+    persistence = partial(Persistence, storage=stepping(step))
     monkeypatch.setattr("kvs.store.persistence.Persistence", persistence)
 
 
 class Count:
-    """Counts the steps that are done. A `Step`."""
+    """Counts the calls by name. A `Step`."""
 
     def __init__(self) -> None:
         self.of: Counter[str] = Counter()
@@ -92,7 +92,7 @@ class Count:
 
 
 class Gate:
-    """Holds one kind of step while it is shut. A `Step`. Thread-safe."""
+    """Blocks the calls of one kind while it is shut. A `Step`. Thread-safe."""
 
     def __init__(self, name: str = "before sync") -> None:
         self._name = name
@@ -111,7 +111,7 @@ class Gate:
 
     @contextmanager
     def shut(self) -> Iterator[None]:
-        """Hold whoever comes meanwhile."""
+        """Block the calls within the ``with`` statement."""
         with self._changed:
             self._shut = True
         try:
@@ -120,19 +120,19 @@ class Gate:
             self.open()
 
     def open(self) -> None:
-        """Hold nobody any more."""
+        """Release the blocked calls, and block no more."""
         with self._changed:
             self._shut = False
             self._changed.notify_all()
 
     def wait_until_held(self) -> None:
-        """Wait until somebody stands before it."""
+        """Wait until a call is blocked."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._held, SECONDS)
 
 
 class Fault:
-    """Fails a kind of step from when it is `armed`, but for the first `spared`. A `Step`."""
+    """Fails the calls of one kind once it is `armed`, after the first `spared`. A `Step`."""
 
     def __init__(
         self, name: str = "before sync", number: int = errno.EIO, *, spared: int = 0
@@ -142,7 +142,7 @@ class Fault:
         self._spared = spared
         self.armed = False
         self.passed = self.failed = 0
-        """How many such steps went well, and how many did not."""
+        """Number of such calls that passed, and that failed."""
 
     def __call__(self, name: str) -> None:
         if self.armed and name == self._name:
@@ -154,8 +154,28 @@ class Fault:
         self.passed += name == self._name
 
 
+class FullDisk:
+    """Fails the calls `name` once it is `armed`, until `free_space` is called. A `Step`."""
+
+    def __init__(self, name: str, number: int = errno.ENOSPC) -> None:
+        self.name, self.number = name, number
+        self.armed = False
+        self.errors: list[int | None] = []
+        """Error numbers given to `free_space`."""
+
+    def __call__(self, name: str) -> None:
+        if self.armed and name == self.name:
+            raise OSError(self.number, os.strerror(self.number))
+
+    def free_space(self, error: OSError) -> bool:
+        """Let the later calls pass."""
+        self.errors.append(error.errno)
+        self.armed = False
+        return True
+
+
 class Kill:
-    """Ends the process at the step with this number, from 0. A `Step`."""
+    """Kills the process at the step with this number, from 0. A `Step`."""
 
     def __init__(self, number: int) -> None:
         self._left = number

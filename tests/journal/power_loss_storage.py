@@ -1,4 +1,4 @@
-"""A disk that knows what would be left if the power failed at any step."""
+"""A storage that records what a power loss would leave at any of its calls."""
 
 import math
 import os
@@ -12,29 +12,29 @@ from kvs.posix.files import AtomicFile
 from tests.journal.builders import put
 
 PARTS = [(0, False), (0.01, False), (0.5, False), (0.99, False), (1, False), (0, True), (0.5, True)]
-"""How much of what was not synced is there, and whether the rest is zeros."""
+"""Part of the unsynced bytes that reached the disk, and whether the others are zeros."""
 
 Contents = dict[int, bytes]
-"""Of files, by inode."""
+"""Contents of files by inode."""
 Names = dict[bytes, int]
 """Inodes by name."""
 
 
 @dataclass
 class Moment:
-    """What the disk is sure to have, and what it may have besides."""
+    """What is durable at one moment, and what may be on disk as well."""
 
     durable: Contents
     written: Contents
-    """What the files were made to hold, whether or not it was synced."""
+    """Contents as the process wrote them, synced or not."""
     names: Names
-    """Those that are durable."""
+    """Durable names."""
     changes: list[tuple[bytes, int | None]]
-    """Of names since, in order: the new inode, None if removed."""
+    """Later changes of names, in order: the new inode, None if removed."""
     acknowledged: int
 
     def left(self) -> Iterator[dict[str, bytes]]:
-        """Yield the files that may be found afterwards, by name."""
+        """Yield each set of files that the power loss may leave, by name."""
         for names in self._names():
             for some, zeros in PARTS:
                 yield {
@@ -43,9 +43,9 @@ class Moment:
                 }
 
     def killed(self, directory: Path) -> "Record":
-        """Make `directory` what a process leaves that is killed now; return a record to go on with.
+        """Create in `directory` the files of a process that is killed now; return their record.
 
-        All that it did is there, with the kernel; what was not synced is still not.
+        Everything that the process wrote is with the kernel, and as unsynced as before.
         """
         names = dict(self.names)
         for name, inode in self.changes:
@@ -59,7 +59,7 @@ class Moment:
         }
 
         def copy(inode: int) -> int:
-            return copies.get(inode, -inode)  # of what was removed there is none
+            return copies.get(inode, -inode)  # a removed file has no copy
 
         return Record(
             acknowledged=self.acknowledged,
@@ -72,7 +72,7 @@ class Moment:
         )
 
     def _names(self) -> Iterator[Names]:
-        """Yield the names after some first changes, and after some last ones."""
+        """Yield the names after each prefix and each suffix of the changes."""
         count = len(self.changes)
         parts = [self.changes[:end] for end in range(count + 1)]
         parts += [self.changes[start:] for start in range(1, count)]
@@ -86,9 +86,9 @@ class Moment:
             yield names
 
     def _content(self, inode: int, some: float, *, zeros: bool) -> bytes:
-        """Return what is durable, with some of what was appended since; the rest may be zeros."""
+        """Return the durable bytes and a part of the later ones; the others may be zeros."""
         durable, written = self.durable[inode], self.written[inode]
-        if not written.startswith(durable):  # it was cut
+        if not written.startswith(durable):  # truncated
             return durable if some == 0 else written
         more = written[len(durable) :]
         part = more[: math.ceil(len(more) * some)]
@@ -97,7 +97,7 @@ class Moment:
 
 @dataclass
 class Record:
-    """All moments of a directory, over any number of disks, one after the other. Thread-safe."""
+    """All moments of a directory, over its storages, one after the other. Thread-safe."""
 
     acknowledged: int = 0
     moments: list[Moment] = field(default_factory=list)
@@ -109,15 +109,15 @@ class Record:
     """Descriptors of files that were removed."""
     lock: Lock = field(default_factory=Lock)
     over: bool = False
-    """Whether nothing more is to be taken down."""
+    """Whether recording has ended."""
 
     def close(self) -> None:
-        """Let go of what was removed."""
+        """Close the descriptors of removed files."""
         for file in self.removed:
             os.close(file)
 
-    def take(self) -> None:
-        """Take down this moment; the caller holds the lock."""
+    def record_moment(self) -> None:
+        """Record this moment; the caller holds the lock."""
         self.moments.append(
             Moment(
                 dict(self.durable),
@@ -130,7 +130,7 @@ class Record:
 
 
 class Recorder(Storage):
-    """A disk that takes every step down."""
+    """A storage that records every call."""
 
     def __init__(self, directory: int, record: Record) -> None:
         super().__init__(directory)
@@ -142,8 +142,8 @@ class Recorder(Storage):
             inode = os.stat(name, dir_fd=self.directory).st_ino
             self._record.written[inode] = self._record.durable[inode] = b""
             self._record.changes.append((name, inode))
-            self._record.take()
-            self._synced_names()
+            self._record.record_moment()
+            self._note_synced_names()
 
     def append(self, file: int, *pieces: bytes) -> None:
         with self._record.lock:
@@ -152,56 +152,56 @@ class Recorder(Storage):
             before = self._record.written.get(inode, b"")
             self._record.written[inode] = before + b"".join(pieces)
             self._record.durable.setdefault(inode, b"")
-            self._record.take()
+            self._record.record_moment()
 
     def sync(self, file: int) -> None:
         with self._record.lock:  # another thread may append meanwhile
             before = self._record.written.get(os.fstat(file).st_ino, b"")
         super().sync(file)
         with self._record.lock:
-            self._synced(file, before)
+            self._note_synced(file, before)
 
-    def _synced(self, file: int, data: bytes) -> None:
+    def _note_synced(self, file: int, data: bytes) -> None:
         inode = os.fstat(file).st_ino
         durable = self._record.durable.get(inode)
         if durable is not None and not durable.startswith(data):
             self._record.durable[inode] = data
-        self._record.take()
+        self._record.record_moment()
 
     def truncate(self, file: int, size: int) -> None:
         with self._record.lock:
             inode = os.fstat(file).st_ino
             self._record.written[inode] = self._record.written[inode][:size]
-            self._record.take()
+            self._record.record_moment()
             super().truncate(file, size)
             self._record.durable[inode] = self._record.written[inode]
-            self._record.take()
+            self._record.record_moment()
 
-    def commit(self, draft: AtomicFile) -> None:
+    def commit(self, replacement: AtomicFile) -> None:
         with self._record.lock:
-            inode = os.fstat(draft.file).st_ino
+            inode = os.fstat(replacement.file).st_ino
             if inode not in self._record.written:  # a child has written and synced it
-                source = os.open(draft.temporary, os.O_RDONLY, dir_fd=self.directory)
+                source = os.open(replacement.temporary, os.O_RDONLY, dir_fd=self.directory)
                 with open(source, "rb") as file:
                     self._record.written[inode] = self._record.durable[inode] = file.read()
-            self._record.changes.append((draft.name, inode))
-            self._record.take()
-            super().commit(draft)
-            self._synced_names()
+            self._record.changes.append((replacement.name, inode))
+            self._record.record_moment()
+            super().commit(replacement)
+            self._note_synced_names()
 
-    def _synced_names(self) -> None:
+    def _note_synced_names(self) -> None:
         for name, changed in self._record.changes:
             if changed is None:
                 self._record.names.pop(name, None)
             else:
                 self._record.names[name] = changed
         self._record.changes.clear()
-        self._record.take()
+        self._record.record_moment()
 
     def sync_directory(self) -> None:
         with self._record.lock:
             super().sync_directory()
-            self._synced_names()
+            self._note_synced_names()
 
     def remove(self, name: bytes) -> None:
         with self._record.lock:
@@ -209,4 +209,4 @@ class Recorder(Storage):
             self._record.removed.append(os.open(name, os.O_RDONLY, dir_fd=self.directory))
             super().remove(name)
             self._record.changes.append((name, None))
-            self._record.take()
+            self._record.record_moment()

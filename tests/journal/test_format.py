@@ -1,4 +1,4 @@
-"""The layout of a journal's files, to the byte."""
+"""The format of a journal's files, to the byte."""
 
 import google_crc32c
 import pytest
@@ -11,9 +11,9 @@ from tests.journal.builders import STORE, Made, crc
 
 numbers = st.integers(0, 10**10 - 1)
 revisions = st.integers(0, 10**20 - 1)
-marks = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex().encode())
+store_ids = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex().encode())
 sums = st.integers(0, 2**32 - 1)
-heads = st.builds(FileHeader, st.sampled_from(FileKind), numbers, revisions, marks, sums)
+headers = st.builds(FileHeader, st.sampled_from(FileKind), numbers, revisions, store_ids, sums)
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ def test_checksums_are_those_of_rfc_3720(data: bytes, checksum: int) -> None:
     assert crc(data) == checksum
 
 
-def test_the_layout_of_a_head_and_of_a_header_is_this_to_the_byte() -> None:
-    head = FileHeader(FileKind.JOURNAL, 7, 1234, STORE, 0xBEEF)
-    assert head.encode() == (
+def test_headers_have_exact_bytes() -> None:
+    file_header = FileHeader(FileKind.JOURNAL, 7, 1234, STORE, 0xBEEF)
+    assert file_header.encode() == (
         b"# kvs journal 1 0000000007 00000000000000001234 0123456789abcdef 0000beef 2044ac12\n"
     )
-    assert head.name == b"0000000007.journal"
+    assert file_header.name == b"0000000007.journal"
     body = b"WRITE [(a,1)]\n"
     header, chain = journal_format.encode_group_header(0xBEEF, 1234, 1235, body)
     assert header == (
@@ -45,19 +45,32 @@ def test_the_layout_of_a_head_and_of_a_header_is_this_to_the_byte() -> None:
     assert len(header) == journal_format.GROUP_HEADER_BYTES
 
 
-@given(heads)
-def test_a_head_is_what_one_made_by_hand_is_and_is_read_back(head: FileHeader) -> None:
-    line = head.encode()
-    made = Made(head.kind.name.lower(), head.number, head.revision, head.store, head.previous)
+@given(headers)
+def test_file_header_round_trip(file_header: FileHeader) -> None:
+    line = file_header.encode()
+    made = Made(
+        file_header.kind.name.lower(),
+        file_header.number,
+        file_header.revision,
+        file_header.store_id,
+        file_header.previous_checksum,
+    )
     assert line == made.data
-    assert head.name == made.name.encode()
-    assert journal_format.decode_file_header(line + b"# group ...") == (head, len(line), made.chain)
+    assert file_header.name == made.name.encode()
+    assert journal_format.decode_file_header(line + b"# group ...") == (
+        file_header,
+        len(line),
+        made.chain,
+    )
     assert len(line) <= journal_format.FILE_HEADER_BYTES
-    assert journal_format.kind_and_number(head.name) == (head.kind, head.number)
+    assert journal_format.kind_and_number(file_header.name) == (
+        file_header.kind,
+        file_header.number,
+    )
 
 
 @given(sums, revisions, revisions, st.binary(max_size=100))
-def test_a_header_is_read_back_behind_the_same_chain_alone(
+def test_group_header_needs_the_previous_checksum(
     chain: int, before: int, after: int, body: bytes
 ) -> None:
     header, checksum = journal_format.encode_group_header(chain, before, after, body)
@@ -71,13 +84,15 @@ def test_a_header_is_read_back_behind_the_same_chain_alone(
     )
 
 
-def test_no_changed_byte_of_a_head_or_header_goes_unseen() -> None:
-    head = FileHeader(FileKind.SNAPSHOT, 7, 1234, STORE).encode()
+def test_changed_byte_in_a_header_is_detected() -> None:
+    file_header = FileHeader(FileKind.SNAPSHOT, 7, 1234, STORE).encode()
     header, _ = journal_format.encode_group_header(5, 1, 2, b"x")
-    for at in range(len(head)):
-        for byte in set(range(256)) - {head[at]}:
+    for at in range(len(file_header)):
+        for byte in set(range(256)) - {file_header[at]}:
             with pytest.raises(InvalidFileHeader):
-                journal_format.decode_file_header(head[:at] + bytes([byte]) + head[at + 1 :])
+                journal_format.decode_file_header(
+                    file_header[:at] + bytes([byte]) + file_header[at + 1 :]
+                )
     for at in range(len(header)):
         for byte in set(range(256)) - {header[at]}:
             assert (
@@ -104,18 +119,18 @@ def test_no_changed_byte_of_a_head_or_header_goes_unseen() -> None:
         ),
     ],
 )
-def test_what_is_no_head_is_told_with_its_reason(start: bytes, reason: str) -> None:
-    with pytest.raises(InvalidFileHeader) as told:
+def test_invalid_file_header_has_a_reason(start: bytes, reason: str) -> None:
+    with pytest.raises(InvalidFileHeader) as caught:
         journal_format.decode_file_header(start)
-    assert str(told.value) == reason
+    assert str(caught.value) == reason
 
 
 @pytest.mark.parametrize(("kind", "version"), [("journal", 2), ("snapshot", 17)])
-def test_a_head_of_another_version_is_told_by_its_checksum(kind: str, version: int) -> None:
+def test_other_version_is_detected_by_its_checksum(kind: str, version: int) -> None:
     line = f"# kvs {kind} {version} whatever ".encode()
-    with pytest.raises(UnsupportedVersion) as told:
+    with pytest.raises(UnsupportedVersion) as caught:
         journal_format.decode_file_header(line + b"%08x\nmore" % crc(line))
-    assert str(told.value) == f"it is of version {version} of the form; this kvs reads 1"
+    assert str(caught.value) == f"it has version {version} of the format; this kvs reads version 1"
     with pytest.raises(InvalidFileHeader) as damaged:
         journal_format.decode_file_header(line + b"%08x\nmore" % (crc(line) ^ 1))
     assert str(damaged.value) == "its first line is damaged"
@@ -126,12 +141,12 @@ def test_a_head_of_another_version_is_told_by_its_checksum(kind: str, version: i
     [b"1.journal", b"00000000001.journal", b"0000000001.Journal", b"0000000001.journal.cut",
      b"0000000001.snapshot\n", b".kvs.lock", b"x0000000001.journal"],
 )  # fmt: skip
-def test_other_names_are_none_of_a_journal(name: bytes) -> None:
+def test_other_file_names_are_ignored(name: bytes) -> None:
     assert journal_format.kind_and_number(name) is None
 
 
 @given(st.binary(min_size=1, max_size=90))
-def test_what_could_not_begin_a_header_is_told_apart(start: bytes) -> None:
+def test_header_prefix_is_recognized(start: bytes) -> None:
     template = (
         b"# group " + b"0" * 20 + b" " + b"0" * 20 + b" " + b"0" * 12 + b" ffffffff ffffffff\n"
     )
@@ -145,7 +160,7 @@ def test_what_could_not_begin_a_header_is_told_apart(start: bytes) -> None:
 
 
 @given(st.integers(0, 10**20 - 1))
-def test_the_end_of_a_snapshot_is_read_back(pairs: int) -> None:
+def test_trailer_round_trip(pairs: int) -> None:
     assert journal_format.encode_trailer(pairs) == b"# end %d\n" % pairs
     assert journal_format.decode_trailer(journal_format.encode_trailer(pairs)) == pairs
     assert journal_format.decode_trailer(b"# end %d\nWRITE [(a,1)]\n" % pairs) is None

@@ -1,4 +1,4 @@
-"""How far jobs came, as comments: to the byte, and read back."""
+"""Job records as comments: to the byte, and replayed."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from kvs.journal import job_records
 from kvs.journal.job_records import FileVersion, JobKey, JobRecord, JobRegistry
 from kvs.language import grammar
 
-PLACE = JobKey(b"a.b", 64512, 1234)
+KEY = JobKey(b"a.b", 64512, 1234)
 VERSION = FileVersion(64513, 5678, 46, 1700000000000000000)
 
 outputs = st.lists(st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b"")), max_size=4).map(
@@ -15,8 +15,8 @@ outputs = st.lists(st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b""
 )
 
 
-def test_the_lines_are_these_to_the_byte() -> None:
-    job = JobRecord(7, PLACE, VERSION)
+def test_lines_have_exact_bytes() -> None:
+    job = JobRecord(7, KEY, VERSION)
     assert job_records.encode_started(job) == (
         b"# job 7 is 612e62 64512 1234 64513 5678 46 1700000000000000000\n"
     )
@@ -32,9 +32,9 @@ def test_the_lines_are_these_to_the_byte() -> None:
     assert job_records.encode_forgotten(7) == b"# job 7 forgotten\n"
 
 
-def test_what_is_known_is_written_down_in_one_piece() -> None:
+def test_snapshot_lines_have_the_current_state() -> None:
     jobs = JobRegistry()
-    job = jobs.begin(PLACE, VERSION)
+    job = jobs.begin(KEY, VERSION)
     jobs[1].advance(10, b"one\n")
     jobs[1].advance(20, b"two\n")
     jobs[1].snapshots |= {3, 1}
@@ -47,63 +47,67 @@ def test_what_is_known_is_written_down_in_one_piece() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("bacws fd"), outputs), max_size=30))
-def test_what_the_notes_tell_is_what_was_noted(steps: list[tuple[int, str, bytes]]) -> None:
-    """Over any history, told as it went, or as a snapshot tells it at the end."""
-    jobs, noted, numbers = JobRegistry(), b"", {}
-    for which, step, output in steps:
-        place = JobKey(b"job%d" % which, 1, 2)
-        job = jobs.find(place)
+def test_replayed_records_equal_the_originals(steps: list[tuple[int, str, bytes]]) -> None:
+    """From the lines of any history, or from the lines of a snapshot at its end."""
+    jobs, lines, numbers = JobRegistry(), b"", {}
+    for index, step, output in steps:
+        key = JobKey(b"job%d" % index, 1, 2)
+        job = jobs.find(key)
         if job is None or step == "b":
-            job = jobs.begin(place, VERSION)
-            numbers[which] = job.number
-            noted += job_records.encode_started(job)
+            job = jobs.begin(key, VERSION)
+            numbers[index] = job.number
+            lines += job_records.encode_started(job)
         if job.done:
             continue
         if step in "ac":
             job.advance(job.offset + 5, output)
-            noted += b"WRITE [(a,# job 1 done)]\n"
-            noted += job_records.encode_progress(job.number, job.offset, output)
+            lines += b"WRITE [(a,# job 1 done)]\n"
+            lines += job_records.encode_progress(job.number, job.offset, output)
         elif step == "w":
             job.snapshots.add(len(job.snapshots) + 1)
-            noted += job_records.encode_snapshot_written(job.number, len(job.snapshots))
+            lines += job_records.encode_snapshot_written(job.number, len(job.snapshots))
         elif step == "s":
             job.synced_to(job.written)
         elif step == "f":
             jobs.forget(job)
-            noted += job_records.encode_forgotten(job.number)
+            lines += job_records.encode_forgotten(job.number)
         elif step == "d":
             job.finished()
-            noted += job_records.encode_done(job.number)
-    as_they_went, at_the_end = JobRegistry(), JobRegistry()
-    as_they_went.replay(noted)
-    at_the_end.replay(b"".join(jobs.lines()))
-    for which in range(10):
-        place = JobKey(b"job%d" % which, 1, 2)
-        job = jobs.find(place)
-        for other in (as_they_went, at_the_end):
-            same = other.find(place)
-            assert (same is None) == (job is None)
-            if job is None or same is None:
+            lines += job_records.encode_done(job.number)
+    from_lines, from_snapshot = JobRegistry(), JobRegistry()
+    from_lines.replay(lines)
+    from_snapshot.replay(b"".join(jobs.lines()))
+    for index in range(10):
+        key = JobKey(b"job%d" % index, 1, 2)
+        job = jobs.find(key)
+        for other in (from_lines, from_snapshot):
+            replayed = other.find(key)
+            assert (replayed is None) == (job is None)
+            if job is None or replayed is None:
                 continue
-            assert same.recovered
-            assert (same.number, same.version, same.done) == (job.number, VERSION, job.done)
-            assert (same.offset, same.snapshots) == (job.offset, job.snapshots)
-            assert same.written == job.written
-            assert b"".join(same.output).endswith(b"".join(job.output))
+            assert replayed.recovered
+            assert (replayed.number, replayed.version, replayed.done) == (
+                job.number,
+                VERSION,
+                job.done,
+            )
+            assert (replayed.offset, replayed.snapshots) == (job.offset, job.snapshots)
+            assert replayed.written == job.written
+            assert b"".join(replayed.output).endswith(b"".join(job.output))
     assert jobs.begin(JobKey(b"new", 1, 2), VERSION).number > max(numbers.values(), default=0)
 
 
 @given(outputs)
-def test_every_note_is_a_comment_of_the_command_language(output: bytes) -> None:
-    notes = job_records.encode_started(JobRecord(1, PLACE, VERSION)) + job_records.encode_progress(
+def test_every_line_is_a_comment_of_the_language(output: bytes) -> None:
+    lines = job_records.encode_started(JobRecord(1, KEY, VERSION)) + job_records.encode_progress(
         1, 2, output
     )
-    assert grammar.count_commands(notes) == 0
-    assert [match for match in grammar.LINE.finditer(notes) if match.lastindex] == []
+    assert grammar.count_commands(lines) == 0
+    assert [match for match in grammar.LINE.finditer(lines) if match.lastindex] == []
 
 
-def test_a_file_is_still_the_same_by_what_it_is_and_when_done_by_size_and_time() -> None:
-    job = JobRecord(1, PLACE, VERSION)
+def test_done_job_matches_by_size_and_time_only() -> None:
+    job = JobRecord(1, KEY, VERSION)
     assert job.matches(VERSION)
     assert not job.matches(VERSION._replace(inode=1))
     job.finished()
@@ -112,16 +116,14 @@ def test_a_file_is_still_the_same_by_what_it_is_and_when_done_by_size_and_time()
     assert not job.matches(VERSION._replace(modified=1))
 
 
-def test_jobs_are_known_by_their_place_alone() -> None:
+def test_new_record_replaces_one_with_the_same_key() -> None:
     jobs = JobRegistry()
-    first = jobs.begin(PLACE, VERSION)
-    other = jobs.begin(PLACE._replace(inode=99), VERSION)
-    second = jobs.begin(PLACE, VERSION)
+    first = jobs.begin(KEY, VERSION)
+    other = jobs.begin(KEY._replace(inode=99), VERSION)
+    second = jobs.begin(KEY, VERSION)
     assert (first.number in jobs, second.number in jobs) == (False, True)
     assert jobs.in_directory(64512, 1234) == [second]
     assert jobs.in_directory(64512, 99) == [other]
     assert not second.recovered
-    jobs.replay(
-        job_records.encode_progress(first.number, 5, b"")
-    )  # of one that nobody knows any more
+    jobs.replay(job_records.encode_progress(first.number, 5, b""))  # of a record that was replaced
     assert second.offset == 0

@@ -1,4 +1,4 @@
-"""One file of a journal, read: cut anywhere, changed anywhere, with zeros behind it."""
+"""The reader of one file: cut at any byte, changed at any byte, with zeros behind it."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def small() -> Made:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[int]:
-    """Yield a descriptor of a file in memory that holds `data`."""
+    """Yield a descriptor of a file in memory with the contents `data`."""
     file = os.memfd_create("kvs-tests")
     try:
         os.write(file, data)
@@ -35,45 +35,49 @@ def opened(data: bytes) -> Iterator[int]:
         os.close(file)
 
 
-def scanned(data: bytes) -> tuple[JournalReader, list[Group]]:
+def read_all(data: bytes) -> tuple[JournalReader, list[Group]]:
     with opened(data) as file:
-        scan = JournalReader(file)
-        return scan, list(scan)
+        reader = JournalReader(file)
+        return reader, list(reader)
 
 
-def test_groups_come_in_order_with_where_they_begin() -> None:
+def test_groups_come_in_order_with_their_offsets() -> None:
     made = small()
-    scan, groups = scanned(made.data)
+    reader, groups = read_all(made.data)
     assert [group.body for group in groups] == BODIES
     assert [(group.before, group.after) for group in groups] == [(0, 1), (1, 3), (3, 3)]
     assert [group.offset for group in groups] == made.ends[:-1]
-    assert (scan.tail_state, scan.reason) == (TailState.CLEAN, "")
-    assert (scan.end, scan.size, scan.chain) == (len(made.data), len(made.data), made.chain)
+    assert (reader.tail_state, reader.reason) == (TailState.CLEAN, "")
+    assert (reader.end, reader.size, reader.last_checksum) == (
+        len(made.data),
+        len(made.data),
+        made.chain,
+    )
 
 
-def test_cut_at_any_byte_what_is_left_is_a_prefix_of_the_groups() -> None:
+def test_file_cut_at_any_byte_has_a_prefix_of_the_groups() -> None:
     made = small()
     for length in range(len(made.data)):
         if length < made.ends[0]:
             with pytest.raises(journal_format.InvalidFileHeader):
-                scanned(made.data[:length])
+                read_all(made.data[:length])
             continue
-        scan, groups = scanned(made.data[:length])
+        reader, groups = read_all(made.data[:length])
         whole = [end for end in made.ends if end <= length]
         assert [group.body for group in groups] == BODIES[: len(whole) - 1]
-        assert scan.end == whole[-1]
+        assert reader.end == whole[-1]
         if length == whole[-1]:
-            assert scan.tail_state is TailState.CLEAN
+            assert reader.tail_state is TailState.CLEAN
             continue
-        assert scan.tail_state is TailState.TORN
+        assert reader.tail_state is TailState.TORN
         in_header = length < whole[-1] + journal_format.GROUP_HEADER_BYTES
-        assert scan.reason == "the file ends within " + (
+        assert reader.reason == "the file ends within " + (
             "the header of a group" if in_header else "a group"
         )
 
 
 @pytest.mark.slow
-def test_no_changed_byte_is_passed_over_or_taken_for_the_end() -> None:
+def test_changed_byte_is_damage_and_never_a_torn_tail() -> None:
     made = small()
     with opened(made.data) as file:
         for at in range(made.ends[0], len(made.data)):
@@ -82,97 +86,97 @@ def test_no_changed_byte_is_passed_over_or_taken_for_the_end() -> None:
                 if byte == made.data[at]:
                     continue
                 os.pwrite(file, bytes([byte]), at)
-                scan = JournalReader(file)
-                bodies = [group.body for group in scan]
-                assert scan.tail_state is TailState.DAMAGED, (at, byte)
-                assert (scan.end, bodies) == (whole[-1], BODIES[: len(whole) - 1])
-                assert scan.reason
+                reader = JournalReader(file)
+                bodies = [group.body for group in reader]
+                assert reader.tail_state is TailState.DAMAGED, (at, byte)
+                assert (reader.end, bodies) == (whole[-1], BODIES[: len(whole) - 1])
+                assert reader.reason
             os.pwrite(file, made.data[at : at + 1], at)
-        assert JournalReader(file).head.number == 1
+        assert JournalReader(file).header.number == 1
 
 
-def test_zeros_from_any_byte_to_an_end_anywhere_are_a_torn_end() -> None:
+def test_zeros_from_any_byte_to_the_end_are_a_torn_tail() -> None:
     made = small()
     for start in range(made.ends[0], len(made.data) + 1):
         whole = [end for end in made.ends if end <= start]
         for end in {*range(start + 2, start + 6), len(made.data), start + PAGE, start + 3 * PAGE}:
             if end < start + 2:
                 continue
-            scan, groups = scanned(made.data[:start] + bytes(end - start))
-            assert (scan.end, scan.tail_state) == (whole[-1], TailState.TORN), (start, end)
+            reader, groups = read_all(made.data[:start] + bytes(end - start))
+            assert (reader.end, reader.tail_state) == (whole[-1], TailState.TORN), (start, end)
             assert [group.body for group in groups] == BODIES[: len(whole) - 1]
-            assert scan.reason in {
+            assert reader.reason in {
                 "the file ends in zeros",
                 "the file ends within the header of a group",
                 "the file ends within a group",
             }
 
 
-def test_zeros_behind_the_last_group_are_a_torn_end_however_many() -> None:
+def test_zeros_behind_the_last_group_are_a_torn_tail() -> None:
     made = small()
     for count in range(1, 2 * journal_format.GROUP_HEADER_BYTES):
-        scan, groups = scanned(made.data + bytes(count))
+        reader, groups = read_all(made.data + bytes(count))
         assert [group.body for group in groups] == BODIES
-        assert (scan.tail_state, scan.end) == (TailState.TORN, len(made.data)), count
-        assert scan.reason == "the file ends in zeros"
+        assert (reader.tail_state, reader.end) == (TailState.TORN, len(made.data)), count
+        assert reader.reason == "the file ends in zeros"
 
 
-def test_a_single_zero_at_the_end_of_a_group_is_a_torn_end_only_where_it_begins_a_page() -> None:
+def test_single_zero_is_a_torn_tail_only_at_a_page_start() -> None:
     for end in range(PAGE - 3, PAGE + 4):
         made = Made()
-        room = end - made.ends[0] - journal_format.GROUP_HEADER_BYTES - 1
-        made.group(b"#" * room + b"\n", 0)
+        padding = end - made.ends[0] - journal_format.GROUP_HEADER_BYTES - 1
+        made.group(b"#" * padding + b"\n", 0)
         assert len(made.data) == end
-        scan, groups = scanned(made.data[:-1] + b"\0")
+        reader, groups = read_all(made.data[:-1] + b"\0")
         assert groups == []
-        assert scan.tail_state is (TailState.TORN if (end - 1) % PAGE == 0 else TailState.DAMAGED)
+        assert reader.tail_state is (TailState.TORN if (end - 1) % PAGE == 0 else TailState.DAMAGED)
 
 
-def test_zeros_with_anything_behind_them_are_damage() -> None:
+def test_zeros_before_other_bytes_are_damage() -> None:
     made = small()
     for start in range(made.ends[0], len(made.data)):
-        scan, _ = scanned(made.data[:start] + bytes(2 * PAGE) + b"x")
-        assert scan.tail_state is TailState.DAMAGED
-        assert scan.end == max(end for end in made.ends if end <= start)
-    scan, _ = scanned(made.data + bytes(2 * PAGE) + b"x")
-    assert (scan.tail_state, scan.reason) == (
+        reader, _ = read_all(made.data[:start] + bytes(2 * PAGE) + b"x")
+        assert reader.tail_state is TailState.DAMAGED
+        assert reader.end == max(end for end in made.ends if end <= start)
+    reader, _ = read_all(made.data + bytes(2 * PAGE) + b"x")
+    assert (reader.tail_state, reader.reason) == (
         TailState.DAMAGED,
         "there are zeros where a group should be",
     )
 
 
-def test_groups_that_are_lost_moved_or_of_another_file_are_damage() -> None:
+def test_missing_moved_or_foreign_groups_are_damage() -> None:
     made = small()
-    head, first, second, third = (
+    header, first, second, third = (
         made.data[start:end] for start, end in zip([0, *made.ends], made.ends, strict=False)
     )
     other = Made(store=b"0" * 16).group(BODIES[0], 1).data[made.ends[0] :]
     for data, end in [
-        (head + second + third, len(head)),
-        (head + first + third, len(head + first)),
-        (head + second + first, len(head)),
-        (head + first + first, len(head + first)),
-        (head + other, len(head)),
+        (header + second + third, len(header)),
+        (header + first + third, len(header + first)),
+        (header + second + first, len(header)),
+        (header + first + first, len(header + first)),
+        (header + other, len(header)),
     ]:
-        scan, _ = scanned(data)
-        assert (scan.tail_state, scan.end) == (TailState.DAMAGED, end)
-        assert scan.reason == "the header of a group does not match its checksum"
+        reader, _ = read_all(data)
+        assert (reader.tail_state, reader.end) == (TailState.DAMAGED, end)
+        assert reader.reason == "the header of a group does not match its checksum"
 
 
-def test_what_is_no_header_at_all_is_told_so() -> None:
-    scan, _ = scanned(small().data + b"WRITE [(c,3)]\n")
-    assert (scan.tail_state, scan.reason) == (
+def test_damage_reason_names_what_is_invalid() -> None:
+    reader, _ = read_all(small().data + b"WRITE [(c,3)]\n")
+    assert (reader.tail_state, reader.reason) == (
         TailState.DAMAGED,
         "a line that begins with '# group' should stand there",
     )
     flipped = bytearray(small().data)
     flipped[-2] ^= 1
-    scan, _ = scanned(bytes(flipped))
-    assert scan.reason == "a group does not match its checksum"
+    reader, _ = read_all(bytes(flipped))
+    assert reader.reason == "a group does not match its checksum"
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6), st.data())
-def test_whatever_is_written_over_a_file_only_whole_groups_of_it_come_out(
+def test_overwritten_file_yields_only_original_groups(
     bodies: list[bytes], data: st.DataObject
 ) -> None:
     made = Made()
@@ -182,6 +186,6 @@ def test_whatever_is_written_over_a_file_only_whole_groups_of_it_come_out(
     at = data.draw(st.integers(made.ends[0], len(raw)))
     new = data.draw(st.binary(max_size=20))
     raw[at : at + data.draw(st.integers(0, 20))] = new
-    _, groups = scanned(bytes(raw))
-    found = [group.body for group in groups]
-    assert found == bodies[: len(found)]
+    _, groups = read_all(bytes(raw))
+    read = [group.body for group in groups]
+    assert read == bodies[: len(read)]

@@ -1,4 +1,4 @@
-"""Recovery: what a directory holds, whole, cut, changed, and with files that do not belong."""
+"""Recovery of a directory: intact, cut, changed, and with foreign files."""
 
 import os
 from collections.abc import Callable
@@ -27,7 +27,7 @@ PAIRS = b"WRITE [(a,1)(b,2)]\n"
 
 
 def history() -> list[Made]:
-    """Return two segments that a snapshot of both, and its segment, have followed."""
+    """Return two segments, a snapshot of both, and the two segments behind it."""
     first = Made().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\n", 1)
     second = first.next().group(b"WRITE [(c,3)]\nDELETE [c]\n", 2)
     snapshot = Made("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 2\n", 0)
@@ -39,51 +39,49 @@ def after_the_snapshot() -> Files:
     return files(*history()[2:])
 
 
-def before_it() -> Files:
+def before_the_snapshot() -> Files:
     return files(*history()[:2])
 
 
-def test_segments_are_read_from_the_first_on_without_a_snapshot(tmp_path: Path) -> None:
-    found, pairs = read(put(tmp_path / "d", before_it()))
+def test_segments_are_read_from_1_on_without_a_snapshot(tmp_path: Path) -> None:
+    state, pairs = read(put(tmp_path / "d", before_the_snapshot()))
     first, second = history()[:2]
     assert pairs == {b"a": b"1", b"b": b"2"}
-    assert (found.revision, found.changes, found.pairs) == (4, 4, 2)
-    assert (found.snapshot, found.snapshot_bytes, found.segments) == (None, 0, [1, 2])
-    assert found.journal_bytes == len(first.data) + len(second.data)
-    assert (found.store, found.torn) == (first.store, None)
-    assert (found.chain, found.end) == (second.chain, len(second.data))
+    assert (state.revision, state.changes, state.pairs) == (4, 4, 2)
+    assert (state.snapshot, state.snapshot_bytes, state.segments) == (None, 0, [1, 2])
+    assert state.journal_bytes == len(first.data) + len(second.data)
+    assert (state.store_id, state.torn) == (first.store, None)
+    assert (state.last_checksum, state.end) == (second.chain, len(second.data))
 
 
-def test_the_newest_snapshot_and_what_follows_are_read_and_nothing_older(tmp_path: Path) -> None:
+def test_files_before_the_newest_snapshot_are_ignored(tmp_path: Path) -> None:
     made = {**files(*history()), "0000000001.journal": b"nonsense", "0000000002.snapshot": b""}
-    found, pairs = read(put(tmp_path / "d", made))
+    state, pairs = read(put(tmp_path / "d", made))
     snapshot, third, last = history()[2:]
     assert pairs == {b"b": b"2", b"d": b"4"}
-    assert (found.revision, found.changes, found.segments) == (6, 2, [3, 4])
-    assert (found.snapshot, found.snapshot_bytes) == (3, len(snapshot.data))
-    assert found.journal_bytes == len(third.data) + len(last.data)
+    assert (state.revision, state.changes, state.segments) == (6, 2, [3, 4])
+    assert (state.snapshot, state.snapshot_bytes) == (3, len(snapshot.data))
+    assert state.journal_bytes == len(third.data) + len(last.data)
 
 
-def test_every_group_is_given_to_who_notes_with_the_progress(tmp_path: Path) -> None:
+def test_job_records_and_progress_see_every_group(tmp_path: Path) -> None:
     put(tmp_path / "d", after_the_snapshot())
-    naive, told = Naive(), []
-    with DataDirectory(tmp_path / "d") as folder:
-        Recovery(folder, naive, naive.noted.append, lambda *both: told.append(both)).read()
-    assert naive.noted == [PAIRS, b"WRITE [(d,4)]\n", b"DELETE [a]\n"]
+    naive, calls = Naive(), []
+    with DataDirectory(tmp_path / "d") as directory:
+        Recovery(directory, naive, naive.bodies.append, lambda *sizes: calls.append(sizes)).read()
+    assert naive.bodies == [PAIRS, b"WRITE [(d,4)]\n", b"DELETE [a]\n"]
     size = sum(map(len, after_the_snapshot().values()))
-    assert [of_all for _, of_all in told] == [size] * 3
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1][0] <= size
+    assert [of_all for _, of_all in calls] == [size] * 3
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert calls[-1][0] <= size
 
 
-@pytest.mark.parametrize("made", [before_it(), after_the_snapshot()])
+@pytest.mark.parametrize("made", [before_the_snapshot(), after_the_snapshot()])
 @pytest.mark.slow
-def test_cut_anywhere_it_is_a_prefix_that_tells_of_the_rest_or_is_refused(
-    tmp_path: Path, made: Files
-) -> None:
-    whole, _ = read(put(tmp_path / "d", made))
+def test_file_cut_at_any_byte_is_torn_or_damaged(tmp_path: Path, made: Files) -> None:
+    intact, _ = read(put(tmp_path / "d", made))
     last = max(name for name in made if name.endswith("journal"))
-    ends = next(each for each in history() if each.name == last).ends
+    ends = next(made.ends for made in history() if made.name == last)
     for name, data in made.items():
         for length in range(len(data)):
             put(tmp_path / "d", {**made, name: data[:length]})
@@ -91,16 +89,16 @@ def test_cut_anywhere_it_is_a_prefix_that_tells_of_the_rest_or_is_refused(
                 file, offset, _ = damage(tmp_path / "d")
                 assert (file >= name, offset <= length) == (True, True)
                 continue
-            found, _ = read(tmp_path / "d")
+            state, _ = read(tmp_path / "d")
             end = max(end for end in ends if end <= length)
-            assert found.end == end
-            assert found.revision < whole.revision
+            assert state.end == end
+            assert state.revision < intact.revision
             if length > end:
-                assert found.torn is not None
-                assert (found.torn.offset, found.torn.bytes) == (end, length - end)
-                assert found.torn.file == f"{tmp_path}/d/{name}"
+                assert state.torn is not None
+                assert (state.torn.offset, state.torn.bytes) == (end, length - end)
+                assert state.torn.file == f"{tmp_path}/d/{name}"
             else:
-                assert found.torn is None
+                assert state.torn is None
 
 
 def refused_if_changed(directory: Path, made: Files, name: str, at: int, byte: int) -> None:
@@ -108,16 +106,14 @@ def refused_if_changed(directory: Path, made: Files, name: str, at: int, byte: i
     data = made[name]
     file.write_bytes(data[:at] + bytes([byte]) + data[at + 1 :])
     naive = Naive()
-    with DataDirectory(directory) as folder, pytest.raises(CorruptionError) as told:
-        Recovery(folder, naive, naive.noted.append, lambda _done, _all: None).read()
-    assert (told.value.file, told.value.offset <= at) == (str(file), True), (at, byte)
+    with DataDirectory(directory) as opened, pytest.raises(CorruptionError) as caught:
+        Recovery(opened, naive, naive.bodies.append, lambda _done, _all: None).read()
+    assert (caught.value.file, caught.value.offset <= at) == (str(file), True), (at, byte)
 
 
-@pytest.mark.parametrize("made", [before_it(), after_the_snapshot()])
+@pytest.mark.parametrize("made", [before_the_snapshot(), after_the_snapshot()])
 @pytest.mark.slow
-def test_a_changed_bit_anywhere_is_refused_with_file_and_offset(
-    tmp_path: Path, made: Files
-) -> None:
+def test_changed_bit_is_damage_with_file_and_offset(tmp_path: Path, made: Files) -> None:
     directory = put(tmp_path / "d", made)
     for name, data in made.items():
         for at, byte in enumerate(data):
@@ -128,10 +124,8 @@ def test_a_changed_bit_anywhere_is_refused_with_file_and_offset(
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("made", [before_it(), after_the_snapshot()])
-def test_a_changed_byte_anywhere_is_refused_whatever_it_becomes(
-    tmp_path: Path, made: Files
-) -> None:
+@pytest.mark.parametrize("made", [before_the_snapshot(), after_the_snapshot()])
+def test_changed_byte_of_any_value_is_damage(tmp_path: Path, made: Files) -> None:
     directory = put(tmp_path / "d", made)
     for name, data in made.items():
         for at, byte in enumerate(data):
@@ -140,15 +134,15 @@ def test_a_changed_byte_anywhere_is_refused_whatever_it_becomes(
         (directory / name).write_bytes(data)
 
 
-def test_zeros_behind_the_last_segment_are_dropped_and_told_behind_others_refused(
+def test_zeros_are_torn_only_behind_the_last_segment(
     tmp_path: Path,
 ) -> None:
-    made = before_it()
+    made = before_the_snapshot()
     first, second = history()[:2]
     for count in (*range(1, 100), 4096, 10_000):
         put(tmp_path / "d", {**made, second.name: second.data + bytes(count)})
-        found, pairs = read(tmp_path / "d")
-        assert (pairs, found.torn and found.torn.bytes) == ({b"a": b"1", b"b": b"2"}, count)
+        state, pairs = read(tmp_path / "d")
+        assert (pairs, state.torn and state.torn.bytes) == ({b"a": b"1", b"b": b"2"}, count)
         put(tmp_path / "d", {**made, first.name: first.data + bytes(count)})
         assert damage(tmp_path / "d")[:2] == (first.name, len(first.data))
     snapshot = history()[2]
@@ -157,7 +151,7 @@ def test_zeros_behind_the_last_segment_are_dropped_and_told_behind_others_refuse
 
 
 @pytest.mark.parametrize("missing", ["0000000001.journal", "0000000002.journal"])
-def test_a_missing_segment_is_told(tmp_path: Path, missing: str) -> None:
+def test_missing_segment_is_damage(tmp_path: Path, missing: str) -> None:
     made = {**files(*history()[:2]), **files(history()[1].next().group(b"DELETE [a]\n", 1))}
     del made[missing]
     reason = "this segment of the journal is missing"
@@ -167,25 +161,25 @@ def test_a_missing_segment_is_told(tmp_path: Path, missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "told", "other"),
+    ("missing", "reported", "other"),
     [
         ("0000000003.snapshot", "0000000001.journal", ", or else 0000000003.snapshot"),
         ("0000000003.journal", "0000000003.journal", ""),
     ],
 )
-def test_what_goes_on_from_a_snapshot_is_nothing_without_it_nor_it_without_that(
-    tmp_path: Path, missing: str, told: str, other: str
+def test_snapshot_and_its_segment_need_each_other(
+    tmp_path: Path, missing: str, reported: str, other: str
 ) -> None:
     made = after_the_snapshot()
     del made[missing]
     reason = "this segment of the journal is missing"
-    assert damage(put(tmp_path / "d", made)) == (told, 0, reason + other)
+    assert damage(put(tmp_path / "d", made)) == (reported, 0, reason + other)
     put(tmp_path / "d", files(history()[2]))
     assert damage(tmp_path / "d") == ("0000000003.journal", 0, reason)
 
 
-ANEW = "begin a new data directory with 'kvs restore' from a backup"
-CUT = "'kvs repair --cut' keeps what comes before it"
+RESTORE = "begin a new data directory with 'kvs restore' from a backup"
+CUT = "'kvs repair --cut' keeps everything before it"
 
 
 @pytest.mark.parametrize(
@@ -193,52 +187,52 @@ CUT = "'kvs repair --cut' keeps what comes before it"
     [
         ("", (3, 100), CUT),
         ("", (0, 200), CUT),
-        ("", (0, 100), f"nothing comes before it: {ANEW}"),
-        ("", (0, 20), f"nothing comes before it: {ANEW}"),
-        ("", (2, 100), "'kvs repair --cut' goes on without it, if what is older is whole"),
+        ("", (0, 100), f"nothing comes before it: {RESTORE}"),
+        ("", (0, 20), f"nothing comes before it: {RESTORE}"),
+        ("", (2, 100), "'kvs repair --cut' removes it, if the older files are intact"),
         (
             "0000000001.journal 0000000002.journal",
             (2, 100),
-            f"all that follows depends on it: {ANEW}",
+            f"everything later depends on it: {RESTORE}",
         ),
         ("0000000001.journal 0000000002.journal", (3, 100), CUT),
-        ("0000000003.journal", None, f"put it back; else {CUT}"),
-        ("0000000001.journal 0000000003.snapshot", None, f"put it back; else {ANEW}"),
+        ("0000000003.journal", None, f"put the file back, or else {CUT}"),
+        ("0000000001.journal 0000000003.snapshot", None, f"put the file back, or else {RESTORE}"),
     ],
 )
-def test_what_is_advised_does_work(
+def test_advice_is_what_repair_does(
     tmp_path: Path, missing: str, damaged: tuple[int, int] | None, advice: str
 ) -> None:
-    """That is, a repair keeps something, or refuses, as it says."""
+    """A repair keeps changes, or refuses, as the advice says."""
     made = files(*history())
     if damaged is not None:
-        each = history()[damaged[0]]
-        made[each.name] = each.data[: damaged[1]] + b"~" + each.data[damaged[1] + 1 :]
+        file = history()[damaged[0]]
+        made[file.name] = file.data[: damaged[1]] + b"~" + file.data[damaged[1] + 1 :]
         if damaged[0] < 2:
             del made["0000000003.snapshot"]
     for name in missing.split():
         del made[name]
-    with pytest.raises(CorruptionError) as told:
+    with pytest.raises(CorruptionError) as caught:
         read(put(tmp_path / "d", made))
-    assert told.value.advice == advice
+    assert caught.value.advice == advice
     try:
-        cut = maintenance.repair(tmp_path / "d")
+        result = maintenance.repair(tmp_path / "d")
     except CorruptionError:
-        assert ANEW in advice
+        assert RESTORE in advice
         assert contents(tmp_path / "d") == made
     else:
-        assert cut is not None
-        assert (ANEW in advice) == (cut.revision == 0)
-        assert maintenance.check(tmp_path / "d").revision == cut.revision
+        assert result is not None
+        assert (RESTORE in advice) == (result.revision == 0)
+        assert maintenance.check(tmp_path / "d").revision == result.revision
 
 
-def test_segments_under_each_others_names_are_told(tmp_path: Path) -> None:
+def test_swapped_segments_are_damage(tmp_path: Path) -> None:
     first, second = history()[:2]
     put(tmp_path / "d", {first.name: second.data, second.name: first.data})
     assert damage(tmp_path / "d") == (
         first.name, 0, "it is 0000000002.journal, under another name",
     )  # fmt: skip
-    put(tmp_path / "d", {**before_it(), "0000000003.journal": second.data})
+    put(tmp_path / "d", {**before_the_snapshot(), "0000000003.journal": second.data})
     assert damage(tmp_path / "d") == (
         "0000000003.journal", 0, "it is 0000000002.journal, under another name",
     )  # fmt: skip
@@ -248,39 +242,39 @@ def test_segments_under_each_others_names_are_told(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_a_segment_of_another_store_or_of_another_past_is_told(tmp_path: Path) -> None:
+def test_segment_of_another_history_is_damage(tmp_path: Path) -> None:
     first, second = history()[:2]
-    stranger = Made(number=2, revision=2, store=OTHER, previous=first.chain)
-    assert damage(put(tmp_path / "d", files(first, stranger))) == (
+    foreign = Made(number=2, revision=2, store=OTHER, previous=first.chain)
+    assert damage(put(tmp_path / "d", files(first, foreign))) == (
         second.name, 0, "it belongs to another store",
     )  # fmt: skip
     ahead = Made(number=2, revision=3, previous=first.chain)
     assert damage(put(tmp_path / "d", files(first, ahead))) == (
         second.name, 0, "it goes on from revision 3, not from 2",
     )  # fmt: skip
-    other_past = Made(number=2, revision=2, previous=first.chain ^ 1)
-    assert damage(put(tmp_path / "d", files(first, other_past))) == (
+    other_history = Made(number=2, revision=2, previous=first.chain ^ 1)
+    assert damage(put(tmp_path / "d", files(first, other_history))) == (
         second.name, 0, "it does not go on from the segment before it",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("act", [read, maintenance.check, maintenance.repair])
-def test_a_newer_form_is_told_and_is_no_damage(
+def test_newer_format_is_an_error_and_not_damage(
     tmp_path: Path, act: Callable[[Path], object]
 ) -> None:
     newer = b"# kvs journal 2 0000000002 something new "
-    made = {**before_it(), "0000000002.journal": newer + b"%08x\n" % crc(newer)}
+    made = {**before_the_snapshot(), "0000000002.journal": newer + b"%08x\n" % crc(newer)}
     put(tmp_path / "d", made)
-    with pytest.raises(DataDirectoryError) as told:
+    with pytest.raises(DataDirectoryError) as caught:
         act(tmp_path / "d")
-    assert str(told.value) == (
-        f"{tmp_path}/d/0000000002.journal: at byte 0: it is of version 2 of the form; this kvs "
-        "reads 1; use the kvs that wrote it"
+    assert str(caught.value) == (
+        f"{tmp_path}/d/0000000002.journal: at byte 0: it has version 2 of the format; this "
+        "kvs reads version 1; use the version of kvs that wrote it"
     )
     assert contents(tmp_path / "d") == made
 
 
-def test_a_foreign_file_is_told(tmp_path: Path) -> None:
+def test_foreign_file_is_damage(tmp_path: Path) -> None:
     first, second = history()[:2]
     assert damage(put(tmp_path / "d", {**files(first), second.name: b"\x7fELF..."})) == (
         second.name, 0, "it does not begin as a file of a journal does",
@@ -290,7 +284,7 @@ def test_a_foreign_file_is_told(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_lines_that_do_not_lead_to_their_revision_are_told(tmp_path: Path) -> None:
+def test_lines_that_miss_their_revision_are_damage(tmp_path: Path) -> None:
     wrong = Made().group(b"WRITE [(a,1)]\n", 1).group(b"DELETE [b]\n", 1)
     reason = "the lines of the group do not lead to the revision that it tells"
     assert damage(put(tmp_path / "d", files(wrong))) == (wrong.name, wrong.ends[1], reason)
@@ -300,7 +294,7 @@ def test_lines_that_do_not_lead_to_their_revision_are_told(tmp_path: Path) -> No
     assert damage(put(tmp_path / "d", files(gap)))[:2] == (gap.name, gap.ends[1])
 
 
-def test_a_snapshot_that_is_not_complete_or_goes_on_is_told(tmp_path: Path) -> None:
+def test_incomplete_snapshot_is_damage(tmp_path: Path) -> None:
     segment = Made(number=3, revision=4)
     no_end = Made("snapshot", 3, 4).group(PAIRS, 0)
     assert damage(put(tmp_path / "d", files(no_end, segment))) == (
@@ -316,18 +310,16 @@ def test_a_snapshot_that_is_not_complete_or_goes_on_is_told(tmp_path: Path) -> N
     )  # fmt: skip
 
 
-def test_a_file_that_cannot_be_read_is_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(tmp_path / "d", before_it())
+def test_read_error_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "d", before_the_snapshot())
 
     def broken(_file: int, _size: int, _at: int) -> bytes:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pread", broken)
-    with pytest.raises(DataDirectoryError) as told:
+    with pytest.raises(DataDirectoryError) as caught:
         read(tmp_path / "d")
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"{tmp_path}/d/0000000001.journal: cannot read it: Input/output error"
     )
-    assert contents(tmp_path / "d") == before_it()
+    assert contents(tmp_path / "d") == before_the_snapshot()

@@ -1,4 +1,4 @@
-"""The reserve: made where there is room, halved for the writer, all of it for a compaction."""
+"""The reserve: its size, half of it for the writer thread, all of it for a compaction."""
 
 import errno
 import os
@@ -17,9 +17,7 @@ def _reserve(tmp_path: Path) -> Iterator[Reserve]:
     os.close(directory)
 
 
-def test_it_is_allocated_for_its_owner_alone_and_made_once(
-    tmp_path: Path, reserve: Reserve
-) -> None:
+def test_renew_allocates_a_private_file_once(tmp_path: Path, reserve: Reserve) -> None:
     reserve.renew()
     [path] = tmp_path.iterdir()
     made = path.stat()
@@ -30,7 +28,7 @@ def test_it_is_allocated_for_its_owner_alone_and_made_once(
     assert reserve.size() == RESERVE_BYTES
 
 
-def test_the_writer_gets_half_once_until_it_is_renewed(reserve: Reserve) -> None:
+def test_half_is_released_once_until_renewed(reserve: Reserve) -> None:
     assert not reserve.release_half()
     reserve.renew()
     assert reserve.release_half()
@@ -41,21 +39,19 @@ def test_the_writer_gets_half_once_until_it_is_renewed(reserve: Reserve) -> None
     assert reserve.release_half()
 
 
-def test_each_start_gets_half_of_what_is_left_and_the_last_one_all(
-    tmp_path: Path, reserve: Reserve
-) -> None:
+def test_each_start_releases_half_until_none_is_left(tmp_path: Path, reserve: Reserve) -> None:
     reserve.renew()
     directory = os.open(tmp_path, os.O_RDONLY)
-    left = RESERVE_BYTES
-    while left:
+    remaining = RESERVE_BYTES
+    while remaining:
         assert Reserve(directory).release_half()
-        left = left // 2 if left >= 2 * MIN_RESERVE_BYTES else 0
-        assert reserve.size() == left
+        remaining = remaining // 2 if remaining >= 2 * MIN_RESERVE_BYTES else 0
+        assert reserve.size() == remaining
     os.close(directory)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compaction_gets_all_of_it_and_it_is_renewed_only_afterwards(reserve: Reserve) -> None:
+def test_lent_reserve_is_renewed_only_afterwards(reserve: Reserve) -> None:
     reserve.renew()
     with reserve.lent():
         assert reserve.release()
@@ -67,20 +63,20 @@ def test_a_compaction_gets_all_of_it_and_it_is_renewed_only_afterwards(reserve: 
 
 @pytest.fixture(name="free")
 def _free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return how many bytes are free, and may be changed: what all of it takes is taken off."""
+    """Return a list with the number of free bytes, the reserve included; a test may change it."""
     free = [0]
-    found = os.statvfs("/")
+    real = os.statvfs("/")
 
     def statvfs(directory: int) -> os.statvfs_result:
-        held = Reserve(directory).size()
-        return os.statvfs_result((1, 1, *found[2:4], free[0] - held, *found[5:]))
+        reserved = Reserve(directory).size()
+        return os.statvfs_result((1, 1, *real[2:4], free[0] - reserved, *real[5:]))
 
     monkeypatch.setattr(os, "fstatvfs", statvfs)
     return free
 
 
-def test_it_is_never_larger_than_what_stays_free(reserve: Reserve, free: list[int]) -> None:
-    for room, size in [
+def test_reserve_never_exceeds_the_space_left_free(reserve: Reserve, free: list[int]) -> None:
+    for free_bytes, size in [
         (2 * MIN_RESERVE_BYTES - 1, 0),
         (2 * MIN_RESERVE_BYTES, MIN_RESERVE_BYTES),
         (4 * MIN_RESERVE_BYTES - 2, MIN_RESERVE_BYTES),  # it grows in steps
@@ -89,14 +85,12 @@ def test_it_is_never_larger_than_what_stays_free(reserve: Reserve, free: list[in
         (2 * RESERVE_BYTES, RESERVE_BYTES),
         (9 * RESERVE_BYTES, RESERVE_BYTES),
     ]:
-        free[0] = room
+        free[0] = free_bytes
         reserve.renew()
         assert reserve.size() == size
 
 
-def test_the_writer_gets_half_again_only_after_it_has_grown_to_half(
-    reserve: Reserve, free: list[int]
-) -> None:
+def test_half_is_released_again_after_growth_to_half(reserve: Reserve, free: list[int]) -> None:
     free[0] = RESERVE_BYTES
     reserve.renew()
     assert reserve.release_half()
@@ -111,17 +105,17 @@ def test_the_writer_gets_half_again_only_after_it_has_grown_to_half(
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.ENOSPC])
-def test_what_a_quota_forbids_is_left_out(
+def test_quota_limits_the_reserve(
     reserve: Reserve, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     reserve.renew()
     assert reserve.release_half()
 
-    def refused(file: int, _offset: int, _length: int) -> None:
-        os.ftruncate(file, RESERVE_BYTES - 1)  # as far as it came
+    def refuse(file: int, _offset: int, _length: int) -> None:
+        os.ftruncate(file, RESERVE_BYTES - 1)  # allocated in part
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "posix_fallocate", refused)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
     reserve.renew()
     assert reserve.size() == RESERVE_BYTES // 2
     reserve.release()
@@ -129,7 +123,7 @@ def test_what_a_quota_forbids_is_left_out(
     assert reserve.size() == 0
 
 
-def test_what_is_not_a_file_of_its_own_is_let_be(tmp_path: Path, reserve: Reserve) -> None:
+def test_link_or_directory_in_its_place_is_ignored(tmp_path: Path, reserve: Reserve) -> None:
     (tmp_path / "precious").write_bytes(b"x")
     (tmp_path / "kvs.reserve").symlink_to("precious")
     reserve.renew()

@@ -1,4 +1,4 @@
-"""The steps that change a journal's files: what they do, and what they sync."""
+"""The storage: what each call changes, and what it syncs."""
 
 import os
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import pytest
 from kvs.journal.storage import Storage
 
 
-@pytest.fixture(name="disk")
-def _disk(tmp_path: Path) -> Iterator[Storage]:
+@pytest.fixture(name="storage")
+def _storage(tmp_path: Path) -> Iterator[Storage]:
     (tmp_path / "d").mkdir()
     directory = os.open(tmp_path / "d", os.O_RDONLY)
     yield Storage(directory)
@@ -19,7 +19,7 @@ def _disk(tmp_path: Path) -> Iterator[Storage]:
 
 @pytest.fixture(name="synced")
 def _synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the inodes of what is synced, as they come."""
+    """Return a list that receives the inode of each sync."""
     inodes: list[int] = []
     for name in ("fsync", "fdatasync"):
 
@@ -30,49 +30,49 @@ def _synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return inodes
 
 
-def test_a_new_file_is_durable_and_so_is_its_name(
-    tmp_path: Path, disk: Storage, synced: list[int]
+def test_new_file_and_its_name_are_synced(
+    tmp_path: Path, storage: Storage, synced: list[int]
 ) -> None:
-    file = disk.create(b"a", b"one")
+    file = storage.create(b"a", b"one")
     assert synced == [os.fstat(file).st_ino, (tmp_path / "d").stat().st_ino]
-    disk.append(file, b"two")
+    storage.append(file, b"two")
     assert len(synced) == 2
-    disk.sync(file)
-    disk.truncate(file, 4)
+    storage.sync(file)
+    storage.truncate(file, 4)
     assert synced[2:] == [os.fstat(file).st_ino] * 2
-    disk.close(file)
+    storage.close(file)
     assert (tmp_path / "d" / "a").read_bytes() == b"onet"
-    file = disk.open(b"a")
-    disk.append(file, b"!")
-    disk.close(file)
+    file = storage.open(b"a")
+    storage.append(file, b"!")
+    storage.close(file)
     assert (tmp_path / "d" / "a").read_bytes() == b"onet!"
 
 
-def test_the_directory_can_be_made_durable_under_its_own_name(
-    tmp_path: Path, disk: Storage, synced: list[int], monkeypatch: pytest.MonkeyPatch
+def test_parent_directory_is_synced_if_it_can_be_read(
+    tmp_path: Path, storage: Storage, synced: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk.sync_parent_directory()
+    storage.sync_parent_directory()
     assert synced == [tmp_path.stat().st_ino]
 
-    def refused(*_arguments: object, **_options: object) -> int:
+    def refuse(*_arguments: object, **_options: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refused)
-    disk.sync_parent_directory()
+    monkeypatch.setattr(os, "open", refuse)
+    storage.sync_parent_directory()
     assert len(synced) == 1
 
 
-def test_a_file_is_removed_once_and_nothing_is_left_of_one_that_failed(
-    tmp_path: Path, disk: Storage, monkeypatch: pytest.MonkeyPatch
+def test_remove_is_idempotent_and_failed_create_cleans_up(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk.close(disk.create(b"a", b""))
-    disk.remove(b"a")
-    disk.remove(b"a")
+    storage.close(storage.create(b"a", b""))
+    storage.remove(b"a")
+    storage.remove(b"a")
 
-    def broken(_file: int) -> None:
+    def fail(_file: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(os, "fdatasync", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        disk.create(b"a", b"one")
+        storage.create(b"a", b"one")
     assert list((tmp_path / "d").iterdir()) == []

@@ -27,8 +27,8 @@ from kvs.errors import (
     StoreClosedError,
     StoreNotEmptyError,
 )
+from kvs.journal.queue import JournalQueue, RotationPoint
 from kvs.journal.storage import Storage
-from kvs.journal.writer import JournalWriter, RotationPoint
 from kvs.settings import DataSettings
 from kvs.snapshot.reader import load
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
@@ -108,7 +108,7 @@ def waits_for_the_disk(thread: threading.Thread) -> bool:
     """Tell whether a thread stands in `Log.wait`."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None:
-        if frame.f_code is JournalWriter.wait.__code__:
+        if frame.f_code is JournalQueue.wait.__code__:
             return True
         frame = frame.f_back
     return False

@@ -1,7 +1,13 @@
-"""The journal: every change on disk before anything that depends on it is shown.
+"""The journal: every change on disk before any result that depends on it is released.
 
-`form` is the layout of its files, byte by byte; `scan` reads one and says where what is proved
-ends; `folder` is the data directory and what is found there; `disk` has the steps that change it;
-`log` appends groups and tells when they are durable; `progress` is how far jobs came. Lines of the
-command language are only bytes here.
+- `format`: the layout of its files, byte by byte; pure.
+- `reader`: one file, read and verified up to its first invalid byte.
+- `recovery`: all files of a data directory, read in order into a store.
+- `queue`, `writer`, `failure`: changes appended by any thread, the one thread that writes them in
+  groups, and the end of the journal when that fails.
+- `directory`, `storage`, `reserve`: the data directory, the system calls that change it, and the
+  disk space that it holds back.
+- `job_records`: how far each job has run.
+
+Lines of the command language are opaque bytes here.
 """

@@ -1,19 +1,20 @@
 r"""The layout of a journal's files, as lines of the command language. Pure.
 
-Laws:
+Invariants:
 
-- Every file is a job: lines of WRITE and DELETE, and comments. What proves the lines is in
+- Every file is a job: lines of WRITE and DELETE, and comments. Headers and checksums are in
   comments.
-- A file begins with a head, a line that ends in its own checksum in every version of the form: what
-  the file is, the version, its number, a revision, the store's mark, the last checksum of the
-  segment before. The segments of a journal are numbered from 1 without a gap, and tell the revision
-  before their first change. A snapshot has the number of the segment that goes on from it, and the
-  revision that it shows.
-- Then come groups. A group is a header of `GROUP_HEADER_BYTES` bytes and a body of whole lines,
-  committed together. The header has the revisions before and after the group, the length of the
-  body, the checksum of the body, and one of the header itself.
-- A header's own checksum is chained: it begins with that of the header, or head, before it. So
-  groups cannot be lost, moved or taken from elsewhere without being found out.
+- A file begins with a file header, one line: the kind of the file, the version of the format, its
+  number, a revision, the ID of the store, the last checksum of the previous segment, and the
+  checksum of the line, which ends the line in every version of the format.
+- The segments of a journal must be numbered from 1 without a gap. A segment's file header has the
+  revision before its first change. A snapshot has its own revision, and the number of the segment
+  that continues it.
+- Groups follow. A group is a header of `GROUP_HEADER_BYTES` bytes and a body of whole lines, which
+  were committed together. The header has the revisions before and after the group, the length and
+  the checksum of the body, and the checksum of the header.
+- The checksums of headers are chained: the checksum of a group header continues that of the header
+  before it. So a group that is missing, moved, or copied from elsewhere is always detected.
 - Numbers are decimal, with leading zeros; checksums are CRC-32C (RFC 3720, appendix B.4), in hex.
 """
 
@@ -25,21 +26,23 @@ from functools import reduce
 from google_crc32c import extend as crc
 
 VERSION = 1
+"""Version of the format that this code writes, and the only one that it reads."""
 
 STORE_DIGITS = 16
+"""Hex digits of a store's ID."""
 
 
 class FileKind(Enum):
-    """What a file is."""
+    """The kind of a file."""
 
     JOURNAL = b"journal"
     """A segment of the journal: changes."""
     SNAPSHOT = b"snapshot"
-    """Everything at one revision."""
+    """All pairs and all job records at one revision."""
 
     @property
     def suffix(self) -> bytes:
-        """How the names of such files end."""
+        """Suffix of the names of such files."""
         return b"." + self.value
 
 
@@ -50,55 +53,57 @@ class FileHeader:
     kind: FileKind
     number: int
     revision: int
-    store: bytes
-    """The mark of the store that the file belongs to: 16 hex digits, drawn when it was made."""
-    previous: int = 0
-    """The last checksum in the segment before, to which a segment belongs; else 0."""
+    """Revision before the first change of a segment, or of the contents of a snapshot."""
+    store_id: bytes
+    """ID of the store that the file belongs to: `STORE_DIGITS` hex digits, random."""
+    previous_checksum: int = 0
+    """Last checksum of the previous segment; 0 in the first segment and in a snapshot."""
 
     def encode(self) -> bytes:
         """Return the line."""
         start = b"# kvs %b %d %010d %020d %b %08x " % (
-            self.kind.value, VERSION, self.number, self.revision, self.store, self.previous
+            self.kind.value, VERSION, self.number, self.revision, self.store_id,
+            self.previous_checksum,
         )  # fmt: skip
         return start + b"%08x\n" % crc(0, start)
 
     @property
     def name(self) -> bytes:
-        """The name of the file."""
+        """Name of the file."""
         return file_name(self.kind, self.number)
 
 
 def file_name(kind: FileKind, number: int) -> bytes:
-    """Return the name of a file."""
+    """Return the name of the file of this kind and number."""
     return b"%010d%b" % (number, kind.suffix)
 
 
-_HEAD = re.compile(
+_FILE_HEADER = re.compile(
     rb"(# kvs (journal|snapshot) %d ([0-9]{10}) ([0-9]{20}) ([0-9a-f]{16}) ([0-9a-f]{8}) )"
     rb"([0-9a-f]{8})\n" % VERSION
 )
 _ANY_VERSION = re.compile(rb"# kvs (?:journal|snapshot) ([0-9]{1,9}) ")
 _SEALED = re.compile(rb"([^\n]*)([0-9a-f]{8})\n")
 FILE_HEADER_BYTES = 128
-"""No head is longer, of any version."""
+"""Maximum length of a file header, of any version of the format."""
 
 _NAME = re.compile(rb"([0-9]{10})\.(journal|snapshot)")
 
 
 class InvalidFileHeader(ValueError):
-    """The first line of a file is no head; its text says why."""
+    """The first line of a file is not a valid file header; the text says why."""
 
 
 class UnsupportedVersion(InvalidFileHeader):
-    """It is one, of another version of the form."""
+    """The file header is valid, but of another version of the format."""
 
 
 def decode_file_header(start: bytes) -> tuple[FileHeader, int, int]:
-    """Return the head at the start of a file, its length, and its checksum.
+    """Return the file header at the start of a file, its length in bytes, and its checksum.
 
     Raises:
-        InvalidFileHeader: it is none.
-        UnsupportedVersion: it is of another version.
+        InvalidFileHeader: the file does not begin with a valid file header.
+        UnsupportedVersion: the file header is of another version of the format.
 
     """
     version = _ANY_VERSION.match(start)
@@ -111,34 +116,36 @@ def decode_file_header(start: bytes) -> tuple[FileHeader, int, int]:
         and crc(0, sealed[1]) == int(sealed[2], 16)
     ):
         raise UnsupportedVersion(
-            f"it is of version {int(version[1])} of the form; this kvs reads {VERSION}"
+            f"it has version {int(version[1])} of the format; this kvs reads version {VERSION}"
         )
-    found = _HEAD.match(start)
-    if found is None:
+    match = _FILE_HEADER.match(start)
+    if match is None:
         raise InvalidFileHeader("its first line is damaged")
-    text, kind, number, revision, store, previous, checksum = found.groups()
+    text, kind, number, revision, store_id, previous, checksum = match.groups()
     if int(checksum, 16) != crc(0, text):
         raise InvalidFileHeader("its first line does not match its checksum")
-    head = FileHeader(FileKind(kind), int(number), int(revision), store, int(previous, 16))
-    return head, found.end(), int(checksum, 16)
+    header = FileHeader(FileKind(kind), int(number), int(revision), store_id, int(previous, 16))
+    return header, match.end(), int(checksum, 16)
 
 
 def kind_and_number(name: bytes) -> tuple[FileKind, int] | None:
-    """Return what the name of a file says; None if it is no file of a journal."""
-    found = _NAME.fullmatch(name)
-    return None if found is None else (FileKind(found[2]), int(found[1]))
+    """Return the kind and the number of the file `name`; None if it is not a journal's."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (FileKind(match[2]), int(match[1]))
 
 
 @dataclass(frozen=True, slots=True)
 class GroupHeader:
-    """What stands before the lines of a group."""
+    """The line before the body of a group."""
 
     before: int
+    """Revision before the group."""
     after: int
+    """Revision after the group."""
     length: int
-    """Of the body, in bytes."""
+    """Length of the body in bytes."""
     checksum: int
-    """Of the body."""
+    """Checksum of the body."""
 
 
 _GROUP = re.compile(rb"(# group ([0-9]{20}) ([0-9]{20}) ([0-9]{12}) ([0-9a-f]{8}) )([0-9a-f]{8})\n")
@@ -148,37 +155,40 @@ _TEMPLATE = b"# group %b %b %b %b %b\n" % (
 GROUP_HEADER_BYTES = len(_TEMPLATE)
 
 _ALLOWED_BYTES = {ord("0"): b"0123456789", ord("f"): b"0123456789abcdef"}
+"""Bytes that a header may have in place of a byte of the template; all others are fixed."""
 
 
-def encode_group_header(chain: int, before: int, after: int, *body: bytes) -> tuple[bytes, int]:
-    """Return the header of a group, and its checksum.
+def encode_group_header(
+    previous_checksum: int, before: int, after: int, *body: bytes
+) -> tuple[bytes, int]:
+    """Return the header of a group whose body is the concatenation of `body`, and its checksum.
 
-    The header before has the checksum `chain`; the pieces of `body` stand one behind the other.
+    `previous_checksum` is the checksum of the header before it.
     """
     start = b"# group %020d %020d %012d %08x " % (
         before, after, sum(map(len, body)), reduce(crc, body, 0)
     )  # fmt: skip
-    checksum = crc(chain, start)
+    checksum = crc(previous_checksum, start)
     return start + b"%08x\n" % checksum, checksum
 
 
-def decode_group_header(chain: int, header: bytes) -> tuple[GroupHeader, int] | None:
-    """Return a header and its checksum; None if it does not prove itself."""
-    found = _GROUP.fullmatch(header)
-    if found is None or int(found[6], 16) != crc(chain, found[1]):
+def decode_group_header(previous_checksum: int, line: bytes) -> tuple[GroupHeader, int] | None:
+    """Return the group header in `line`, and its checksum; None if the checksum does not match."""
+    match = _GROUP.fullmatch(line)
+    if match is None or int(match[6], 16) != crc(previous_checksum, match[1]):
         return None
-    before, after, length = (int(found[number]) for number in (2, 3, 4))
-    return GroupHeader(before, after, length, int(found[5], 16)), int(found[6], 16)
+    before, after, length = (int(match[number]) for number in (2, 3, 4))
+    return GroupHeader(before, after, length, int(match[5], 16)), int(match[6], 16)
 
 
 def claimed_checksum(line: bytes) -> int | None:
-    """Return the checksum that a header states, proved or not; None if it is no header."""
-    found = _GROUP.fullmatch(line)
-    return None if found is None else int(found[6], 16)
+    """Return the checksum in a group header, valid or not; None if `line` is not a group header."""
+    match = _GROUP.fullmatch(line)
+    return None if match is None else int(match[6], 16)
 
 
 def is_header_prefix(start: bytes) -> bool:
-    """Tell whether `start` may be how a header begins that was not written to its end."""
+    """Return whether a group header that was written in part may be `start`."""
     return all(
         byte in _ALLOWED_BYTES.get(shape, bytes([shape]))
         for byte, shape in zip(start, _TEMPLATE, strict=False)
@@ -186,7 +196,7 @@ def is_header_prefix(start: bytes) -> bool:
 
 
 def body_matches(header: GroupHeader, body: bytes) -> bool:
-    """Tell whether `body` is what the header was written for."""
+    """Return whether the length and the checksum of `body` are those in the header."""
     return len(body) == header.length and bool(crc(0, body) == header.checksum)
 
 
@@ -194,11 +204,11 @@ _END = re.compile(rb"# end ([0-9]{1,20})\n")
 
 
 def encode_trailer(pairs: int) -> bytes:
-    """Return the body of the last group of a snapshot of so many pairs."""
+    """Return the body of the last group of a snapshot that has `pairs` pairs."""
     return b"# end %d\n" % pairs
 
 
 def decode_trailer(body: bytes) -> int | None:
-    """Return how many pairs a snapshot has that ends so; None if this is not its end."""
-    found = _END.fullmatch(body)
-    return None if found is None else int(found[1])
+    """Return the number of pairs in the last group of a snapshot; None if `body` is another's."""
+    match = _END.fullmatch(body)
+    return None if match is None else int(match[1])

@@ -1,11 +1,12 @@
-r"""How far jobs came, as comments in the journal. Pure.
+r"""Job records: how far each job has run, as comments in the journal. Pure.
 
-Laws:
+Invariants:
 
-- A job is noted with a number when it begins: by its name, its directory, and what its file was.
-- Each note of how far it came has the output that it wrote since the note before. So what its
-  output file must hold is known, whatever of it has reached the disk.
-- A note stands in one group with the changes that it tells of: both are durable, or neither.
+- A job must have a record with a number before it runs: its name, its directory, and the version of
+  its file.
+- A checkpoint must have the output since the previous checkpoint. So the contents of the output
+  file are known, however much of them has reached the disk.
+- A checkpoint must be in one group with the changes before it: both are durable, or neither.
 
 The lines, each of them a comment of the command language::
 
@@ -15,11 +16,16 @@ The lines, each of them a comment of the command language::
     # job 7 wrote 1
     # job 7 done
 
-A job is known by its name in hex, filesystem and inode of its directory, and those, size and
-time of change of its file, in nanoseconds. ``at``: it has carried out its first 123 bytes, and
-written 18 bytes since the note before, which follow, a line for each line of them.
-``encode_snapshot_written``: its first snapshot is on disk. In a snapshot of the store ``from``
-stands in the place of ``at``, with how much of the output was synced before what follows.
+- ``is``: job 7 has started. Its name in hex; filesystem and inode of its directory; filesystem,
+  inode, size, and modification time in nanoseconds of its file.
+- ``at``: a checkpoint. The job has executed its first 123 bytes, and written 18 bytes of output
+  since the previous checkpoint, which follow, one comment to a line.
+- ``wrote``: backup 1 of the job is on disk.
+- ``done``: the job is done, and all of its output is on disk.
+- ``forgotten``: the record was removed.
+
+A snapshot of the store has ``from`` in place of ``at``. Its last number is the size in bytes of the
+output that was synced; the output behind that follows.
 """
 
 from collections.abc import Iterator
@@ -30,159 +36,166 @@ from typing import NamedTuple
 from kvs.concurrency.atomic import Step, atomically
 
 _JOB = b"# job "
+"""Start of the lines of a record."""
+
 _OUTPUT = b"#>"
+"""Start of the lines of output."""
 
 MAX_RECORD_BYTES = 512
-"""The notes of a job take no more, but for its name in hex and its output."""
+"""Maximum bytes of the lines of one job without backups, its name in hex and its output excluded;
+also of the line of one backup."""
 
 
 class JobKey(NamedTuple):
-    """Which job it is: its name in its directory."""
+    """The identity of a job: its name and its directory."""
 
     name: bytes
-    """Without its ending."""
+    """File name of the job without its suffix."""
     filesystem: int
+    """Filesystem of the directory."""
     inode: int
-    """Of the directory."""
+    """Inode of the directory."""
 
 
 class FileVersion(NamedTuple):
-    """What a job's file was when the job began."""
+    """The version of a job's file: its identity, size and modification time."""
 
     filesystem: int
     inode: int
     size: int
     modified: int
-    """In nanoseconds."""
+    """Modification time in nanoseconds."""
 
 
 @dataclass(slots=True)
 class JobRecord:
-    """What is known of a job."""
+    """How far one job has run."""
 
     number: int
     key: JobKey
     version: FileVersion
+    """Version of the job's file when the job started."""
     offset: int = 0
-    """How much of it was carried out, in bytes."""
+    """Bytes of the job executed."""
     synced: int = 0
-    """How much of its output is known to be on disk, in bytes."""
+    """Bytes of output that are on disk."""
     output: list[bytes] = field(default_factory=list)
-    """The output behind that."""
+    """Output behind the first `synced` bytes."""
     snapshots: set[int] = field(default_factory=set)
-    """The numbers of those that are on disk."""
+    """Numbers of the backups that are on disk."""
     done: bool = False
     recovered: bool = False
-    """It was read from a data directory, and nobody has asked for it since."""
+    """Whether the record was read from a data directory and no run has looked it up since."""
 
     @property
     def written(self) -> int:
-        """How long its output is, in bytes."""
+        """Bytes of output written."""
         return self.synced + sum(map(len, self.output))
 
     def matches(self, version: FileVersion) -> bool:
-        """Tell whether a file is what it was: for a job that is done, its size and time tell."""
-        return self.version[2 if self.done else 0 :] == version[2 if self.done else 0 :]
+        """Return whether `version` is the file's version; for a done job, by size and time only."""
+        first = 2 if self.done else 0
+        return self.version[first:] == version[first:]
 
     def synced_to(self, size: int) -> None:
-        """Take in that the first `size` bytes of its output are on disk."""
+        """Note that the first `size` bytes of the output are on disk."""
         rest = b"".join(self.output)[size - self.synced :]
         self.output = [rest] if rest else []
         self.synced = size
 
     def advance(self, offset: int, output: bytes) -> None:
-        """Take in how far it came, and what it wrote since it was last noted."""
+        """Move the checkpoint to `offset`; `output` is the output since the previous checkpoint."""
         atomically(*self.advance_steps(offset, output))
 
     def advance_steps(self, offset: int, output: bytes) -> list[Step]:
-        """Return the steps of `encode_progress`."""
+        """Return the steps of `advance`, for `kvs.concurrency.atomic`."""
         steps: list[Step] = [partial(setattr, self, "offset", offset)]
         return [*steps, partial(self.output.append, output)] if output else steps
 
     def finished(self) -> None:
-        """Take in that it is done, and all of its output on disk."""
+        """Note that the job is done, and all of its output on disk."""
         self.done = True
         self.synced = self.written
         self.output = []
 
 
 class JobRegistry:
-    """All jobs that are known, the last of each place. Not thread-safe: its owner locks."""
+    """The records of all jobs, one to a key. Locking: the caller's."""
 
     def __init__(self) -> None:
         self._by_number: dict[int, JobRecord] = {}
         self._by_key: dict[JobKey, JobRecord] = {}
-        self._last = 0
+        self._last_number = 0
 
-    def begin(self, place: JobKey, version: FileVersion) -> JobRecord:
-        """Note that a job begins, which replaces what was known of its place."""
-        return self._add(JobRecord(self._last + 1, place, version))
+    def begin(self, key: JobKey, version: FileVersion) -> JobRecord:
+        """Add the record of a job that starts; return it. It replaces one with the same key."""
+        return self._add(JobRecord(self._last_number + 1, key, version))
 
-    def find(self, place: JobKey) -> JobRecord | None:
-        """Return what is known of a job."""
-        return self._by_key.get(place)
+    def find(self, key: JobKey) -> JobRecord | None:
+        """Return the record of a job; None if there is none."""
+        return self._by_key.get(key)
 
     def __contains__(self, number: int) -> bool:
-        """Tell whether the job with this number is known."""
+        """Return whether there is a record with this number."""
         return number in self._by_number
 
     def __getitem__(self, number: int) -> JobRecord:
-        """Return the job with this number."""
+        """Return the record with this number."""
         return self._by_number[number]
 
     def forget(self, job: JobRecord) -> None:
-        """Let nothing be known of it any more."""
+        """Remove a record."""
         self._by_number.pop(job.number, None)
         if self._by_key.get(job.key) is job:
             del self._by_key[job.key]
 
     def in_directory(self, filesystem: int, inode: int) -> list[JobRecord]:
-        """Return the jobs that are known of a directory."""
-        return [job for place, job in self._by_key.items() if place[1:] == (filesystem, inode)]
+        """Return the records of the jobs of a directory."""
+        return [job for key, job in self._by_key.items() if key[1:] == (filesystem, inode)]
 
     def _add(self, job: JobRecord) -> JobRecord:
-        before = self._by_key.get(job.key)
-        if before is not None:
-            self.forget(before)
+        previous = self._by_key.get(job.key)
+        if previous is not None:
+            self.forget(previous)
         self._by_number[job.number] = self._by_key[job.key] = job
-        self._last = max(self._last, job.number)
+        self._last_number = max(self._last_number, job.number)
         return job
 
-    # As lines.
+    # Lines of the journal.
 
     def replay(self, lines: bytes) -> None:
-        """Take in the notes among the lines of a group."""
+        """Apply the records among the lines of a group."""
         if _JOB not in lines:
             return
-        notes = iter(lines.split(b"\n"))
-        for line in notes:
+        remaining = iter(lines.split(b"\n"))
+        for line in remaining:
             if line.startswith(_JOB):
-                self._replay_record(line.split()[2:], notes)
+                self._replay_record(line.split()[2:], remaining)
 
     def _replay_record(self, words: list[bytes], following: Iterator[bytes]) -> None:
-        number, what, *rest = words
-        if what == b"is":
-            name, *numbers = rest
+        number, kind, *arguments = words
+        if kind == b"is":
+            name, *numbers = arguments
             filesystem, inode, *version = map(int, numbers)
-            place = JobKey(bytes.fromhex(name.decode().strip("-")), filesystem, inode)
-            self._add(JobRecord(int(number), place, FileVersion(*version), recovered=True))
+            key = JobKey(bytes.fromhex(name.decode().strip("-")), filesystem, inode)
+            self._add(JobRecord(int(number), key, FileVersion(*version), recovered=True))
         job = self._by_number.get(int(number))
-        if job is None:  # another began in its place
+        if job is None:  # replaced by a later record with the same key
             return
-        if what == b"at":
-            job.advance(int(rest[0]), _output(int(rest[1]), following))
-        elif what == b"from":
-            job.synced = int(rest[2])
-            job.advance(int(rest[0]), _output(int(rest[1]), following))
-        elif what == b"wrote":
-            job.snapshots.add(int(rest[0]))
-        elif what == b"done":
+        if kind == b"at":
+            job.advance(int(arguments[0]), _decode_output(int(arguments[1]), following))
+        elif kind == b"from":
+            job.synced = int(arguments[2])
+            job.advance(int(arguments[0]), _decode_output(int(arguments[1]), following))
+        elif kind == b"wrote":
+            job.snapshots.add(int(arguments[0]))
+        elif kind == b"done":
             job.finished()
-        elif what == b"forgotten":
+        elif kind == b"forgotten":
             self.forget(job)
 
     def max_dump_bytes(self) -> int:
-        """Return an upper bound of the bytes of `lines`; any thread may call it."""
+        """Return an upper bound of the bytes of `lines`. Any thread."""
         bound = 0
         for job in list(self._by_number.values()):
             bound += (
@@ -192,58 +205,58 @@ class JobRegistry:
         return bound
 
     def lines(self) -> Iterator[bytes]:
-        """Yield lines that tell all that is known."""
+        """Yield the lines of all records, for a snapshot of the store."""
         for job in self._by_number.values():
             yield encode_started(job)
             for number in sorted(job.snapshots):
                 yield encode_snapshot_written(job.number, number)
-            yield _progress(job.number, job.offset, b"".join(job.output), job.synced)
+            yield _encode_checkpoint(job.number, job.offset, b"".join(job.output), job.synced)
             if job.done:
                 yield encode_done(job.number)
 
 
 def encode_started(job: JobRecord) -> bytes:
-    """Return the note that `job` begins."""
+    """Return the line of the start of `job`."""
     numbers = (job.key.filesystem, job.key.inode, *job.version)
     words = b" ".join(b"%d" % number for number in numbers)
-    # A name may be empty, and a word of a note may not.
+    # A name may be empty; a word of the line may not.
     return b"# job %d is %b %b\n" % (job.number, job.key.name.hex().encode() or b"-", words)
 
 
 def encode_progress(number: int, offset: int, output: bytes) -> bytes:
-    """Return the note that a job came to `offset` and has written `output` since its last note."""
-    return _progress(number, offset, output, None)
+    """Return the lines of a checkpoint; `output` is the output since the previous checkpoint."""
+    return _encode_checkpoint(number, offset, output, None)
 
 
 def encode_snapshot_written(number: int, snapshot: int) -> bytes:
-    """Return the note that a snapshot of a job is on disk."""
+    """Return the line that a backup of a job is on disk."""
     return b"# job %d wrote %d\n" % (number, snapshot)
 
 
 def encode_done(number: int) -> bytes:
-    """Return the note that a job is done, and all of its output on disk."""
+    """Return the line that a job is done, and all of its output on disk."""
     return b"# job %d done\n" % number
 
 
 def encode_forgotten(number: int) -> bytes:
-    """Return the note that nothing of a job is to be known any more."""
+    """Return the line that the record of a job was removed."""
     return b"# job %d forgotten\n" % number
 
 
-def _progress(number: int, offset: int, output: bytes, synced: int | None) -> bytes:
-    note = b"at %d %d" % (offset, len(output))
+def _encode_checkpoint(number: int, offset: int, output: bytes, synced: int | None) -> bytes:
+    words = b"at %d %d" % (offset, len(output))
     if synced is not None:
-        note = b"from %d %d %d" % (offset, len(output), synced)
-    return b"# job %d %b\n" % (number, note) + _as_comments(output)
+        words = b"from %d %d %d" % (offset, len(output), synced)
+    return b"# job %d %b\n" % (number, words) + _encode_output(output)
 
 
-def _as_comments(output: bytes) -> bytes:
+def _encode_output(output: bytes) -> bytes:
     """Return a comment for each line of `output`, which ends with a newline or is empty."""
     return output and _OUTPUT + output[:-1].replace(b"\n", b"\n" + _OUTPUT) + b"\n"
 
 
-def _output(size: int, following: Iterator[bytes]) -> bytes:
-    """Take as many of the lines that follow a note as hold `size` bytes of output."""
+def _decode_output(size: int, following: Iterator[bytes]) -> bytes:
+    """Return `size` bytes of output from the lines that follow a checkpoint, and consume these."""
     parts: list[bytes] = []
     while size > 0:
         line = next(following)[len(_OUTPUT) :] + b"\n"

@@ -1,14 +1,15 @@
-"""Disk space that a data directory holds back, so that a full disk can still be worked on.
+"""Disk space that a data directory holds back, so that a store can be compacted on a full disk.
 
-A file of up to `RESERVE_BYTES`, allocated and never written, and never larger than what stays free.
-When the disk is full, it is truncated or removed: the journal's writer gets half of it, once, so
-that what was executed is committed and a compaction can begin; a compaction gets all of it, because
-it frees more than it takes. The writer gets half again after the reserve has grown to at least half
-of its full size. So after a failure, too, some of it is left for the next start, to delete and to
-compact.
+The reserve is a file of up to `RESERVE_BYTES`, allocated and never written, and never larger than
+the space that stays free. On a full disk it is truncated or removed:
 
-Limits: another process may take what is freed here. On a filesystem that compresses zeros, or that
-never overwrites in place, the file holds back less than its size.
+- The journal's writer thread gets half of it, once, so that executed changes are committed and a
+  compaction can begin. It gets half again after the reserve has grown to half of its full size. So
+  after a failure, too, some of the reserve is left for the next start, to delete and to compact.
+- A compaction gets all of it, because a compaction frees more than it takes.
+
+Limits: another process may take the space that is freed. On a filesystem that compresses zeros, or
+that never overwrites in place, the file holds back less than its size.
 """
 
 import contextlib
@@ -21,76 +22,82 @@ from threading import Lock
 from kvs.posix.files import open_regular
 
 RESERVE = b"kvs.reserve"
+"""Name of the file."""
 
 RESERVE_BYTES = 1 << 20
-"""Most that is held back. A compaction of few pairs takes 20 KiB, a group some hundred bytes."""
+"""Maximum size of the reserve. A compaction of few pairs takes 20 KiB, a group some 100 bytes."""
 
 MIN_RESERVE_BYTES = 64 << 10
-"""The writer gets all of less than twice this; it grows by this at least, or to its full size."""
+"""Minimum bytes by which the reserve grows, unless to its full size. The writer thread gets all of
+a reserve of less than twice this."""
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-"""The error numbers of a full disk."""
+"""Error numbers of a full disk or quota."""
 
 
 class Reserve:
-    """The reserve of a data directory, open as `directory`. Thread-safe; `_lock` guards all."""
+    """The reserve of a data directory, which is open as `directory`.
+
+    Threads: any. Locking: `_lock` guards the file and `_half_used`.
+    """
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
         self._lock = Lock()
-        self._lent = False
-        self._taken = False
-        """Whether the writer has had its half, and the reserve has not grown to half since."""
+        self._is_lent = False
+        """Whether a compaction may use the reserve, so that it is not renewed."""
+        self._half_used = False
+        """Whether the writer thread has had its half since the reserve last grew to half."""
 
     def size(self) -> int:
-        """Return how many bytes are held back."""
+        """Return the size of the reserve in bytes."""
         try:
-            found = os.stat(RESERVE, dir_fd=self._directory, follow_symlinks=False)
+            status = os.stat(RESERVE, dir_fd=self._directory, follow_symlinks=False)
         except OSError:
             return 0
-        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
     def renew(self) -> None:
-        """Grow the reserve to as much as stays free, unless a compaction uses it.
+        """Grow the reserve until as much space stays free, unless it is lent to a compaction.
 
-        What a limit or a quota forbids is left out: then there is less of it, or none.
+        A limit or a quota that does not allow this is no error: the reserve keeps its size.
         """
         with self._lock:
             before = self.size()
-            if self._lent or before >= RESERVE_BYTES:
+            if self._is_lent or before >= RESERVE_BYTES:
                 return
             with contextlib.suppress(OSError):
                 free = os.fstatvfs(self._directory)
-                most = min(RESERVE_BYTES, (before + free.f_bavail * free.f_frsize) // 2)
-                if most == RESERVE_BYTES or most >= before + MIN_RESERVE_BYTES:
-                    self._allocate(before, most)
-                    self._taken = self._taken and most < RESERVE_BYTES // 2
+                size = min(RESERVE_BYTES, (before + free.f_bavail * free.f_frsize) // 2)
+                if size == RESERVE_BYTES or size >= before + MIN_RESERVE_BYTES:
+                    self._allocate(before, size)
+                    self._half_used = self._half_used and size < RESERVE_BYTES // 2
 
     def release_half(self) -> bool:
-        """Free half of the reserve, or all of a small one; return whether anything was freed.
+        """Free half of the reserve, or all of a small one; return whether any space was freed.
 
-        Only once until it has grown to half of its full size, or more.
+        Free nothing if this was done since the reserve last grew to half of its full size.
         """
         with self._lock:
-            if self._taken:
+            if self._half_used:
                 return False
-            self._taken = True
+            self._half_used = True
             half = self.size() // 2
-            return self._shorten(half if half >= MIN_RESERVE_BYTES else 0)
+            return self._truncate(half if half >= MIN_RESERVE_BYTES else 0)
 
     def release(self) -> bool:
-        """Free all of the reserve; return whether anything was freed."""
+        """Free all of the reserve; return whether any space was freed."""
         with self._lock:
-            return self._shorten(0)
+            return self._truncate(0)
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Do not renew the reserve meanwhile; renew it at the end."""
-        self._lent = True
+        """Leave the reserve as it is within the ``with`` statement; renew it at the end."""
+        self._is_lent = True
         try:
             yield
         finally:
-            self._lent = False
+            self._is_lent = False
             self.renew()
 
     def _allocate(self, before: int, size: int) -> None:
@@ -99,13 +106,16 @@ class Reserve:
         try:
             os.posix_fallocate(file, 0, size)
         except OSError:
-            self._shorten(before)
+            self._truncate(before)
             raise
         finally:
             os.close(file)
 
-    def _shorten(self, size: int) -> bool:
-        """Make the file `size` bytes long, or remove it; return whether anything was freed."""
+    def _truncate(self, size: int) -> bool:
+        """Truncate the file to `size` bytes, or remove it if that is 0.
+
+        Return whether any space was freed.
+        """
         try:
             file = open_regular(RESERVE, os.O_RDWR | os.O_NOFOLLOW, self._directory)
         except OSError:

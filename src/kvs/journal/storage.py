@@ -1,40 +1,54 @@
-"""The steps that change a journal's files, which must come in a certain order.
+"""The system calls that change a journal's files, whose order matters.
 
-A crash may come before or after each. Tests put another `Storage` in this one's place, which fails,
-ends the process, or forgets what was not synced, at a step of their choice.
+The process may crash before or after each call. Tests replace `Storage` with one that fails, kills
+the process, or forgets what was not synced, at a call of their choice.
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from kvs.concurrency import forks
 from kvs.posix.files import AtomicFile, open_regular, write_all
 
 
+@dataclass(slots=True)
+class Segment:
+    """The segment that is being written. For the writer thread."""
+
+    file: int
+    """Descriptor, open for appending."""
+    number: int
+    last_checksum: int
+    """Checksum of the last header in the file, to which the next one is chained."""
+    size: int
+    """Bytes written."""
+
+
 class Storage:
     """The files of one data directory, open as `directory`. Thread-safe: it has no state.
 
-    Every method raises OSError where the system refuses.
+    Every method raises `OSError` if a system call fails.
     """
 
     def __init__(self, directory: int) -> None:
         self.directory = directory
 
     def create(self, name: bytes, *pieces: bytes) -> int:
-        """Create a file that holds `pieces`, durable under its name; return it open to append."""
-        draft = AtomicFile(self.directory, name)
+        """Create a durable file that holds `pieces`; return it open for appending."""
+        replacement = AtomicFile(self.directory, name)
         try:
-            self.append(draft.file, *pieces)
-            self.sync(draft.file)
+            self.append(replacement.file, *pieces)
+            self.sync(replacement.file)
         except OSError:
-            draft.discard()
+            replacement.discard()
             raise
-        self.commit(draft)
+        self.commit(replacement)
         return self.open(name)
 
     def mark(self, name: bytes) -> None:
-        """Create an empty file, there at once and durable under its name."""
+        """Create an empty file under its final name, durably."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
         os.close(open_regular(name, flags, self.directory))
         os.fsync(self.directory)
@@ -45,19 +59,19 @@ class Storage:
         return forks.close_in_children(open_regular(name, flags, self.directory))
 
     def append(self, file: int, *pieces: bytes) -> None:
-        """Write `pieces`, one behind the other, at the end of `file`."""
+        """Write `pieces`, in order, at the end of `file`."""
         write_all(file, *pieces)
 
     def sync(self, file: int) -> None:
-        """Make what was appended to `file` durable (fdatasync(2))."""
+        """Make everything appended to `file` durable (fdatasync(2))."""
         os.fdatasync(file)
 
     def sync_directory(self) -> None:
-        """Make durable which names there are in the directory (fsync(2))."""
+        """Make the names in the directory durable (fsync(2))."""
         os.fsync(self.directory)
 
     def sync_parent_directory(self) -> None:
-        """Make the directory's own name durable, where its parent may be read (fsync(2))."""
+        """Make the directory's own name durable, if its parent can be read (fsync(2))."""
         with contextlib.suppress(PermissionError):
             parent = os.open(
                 b"..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.directory
@@ -68,16 +82,16 @@ class Storage:
                 os.close(parent)
 
     def truncate(self, file: int, size: int) -> None:
-        """Cut `file` to `size` bytes, durably."""
+        """Truncate `file` to `size` bytes, durably."""
         os.ftruncate(file, size)
         os.fsync(file)
 
-    def commit(self, draft: AtomicFile) -> None:
-        """Put a synced file under its name, durably."""
-        draft.commit()
+    def commit(self, replacement: AtomicFile) -> None:
+        """Put a synced file under its final name, durably."""
+        replacement.commit()
 
     def remove(self, name: bytes) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file. Does nothing if it does not exist."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.directory)
 
@@ -87,7 +101,7 @@ class Storage:
 
     @contextlib.contextmanager
     def closed_on_error(self, file: int) -> Iterator[None]:
-        """Close `file` if what this surrounds raises an exception."""
+        """Close `file` if the body of the ``with`` statement raises an exception."""
         try:
             yield
         except BaseException:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kvs.concurrency import forks
 
 if TYPE_CHECKING:
-    from kvs.journal.writer import JournalWriter
+    from kvs.journal.queue import JournalQueue
 
 
 class CommitPoint:
@@ -24,7 +24,7 @@ class CommitPoint:
     __slots__ = ("_compacting", "_count", "_generation", "_journal")
 
     def __init__(
-        self, journal: "JournalWriter | None", count: int, compacting: list[int], generation: int
+        self, journal: "JournalQueue | None", count: int, compacting: list[int], generation: int
     ) -> None:
         """Stand for the first `count` appends to `journal`; None is a store in memory.
 

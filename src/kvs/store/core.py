@@ -518,12 +518,12 @@ def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence")
         except (SnapshotError, DataDirectoryError) as error:
             _warn(str(error))
         finally:
-            data.log.let_go()
+            data.log.release()
 
     try:
         Thread(target=compact, name="kvs-compaction", daemon=True).start()
     except RuntimeError as error:  # no thread can be started
-        data.log.let_go()
+        data.log.release()
         _warn(f"{data.shown}: no compaction: {error}")
 
 

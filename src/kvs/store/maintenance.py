@@ -1,11 +1,12 @@
 """Maintenance of a data directory that no store has open: check, dump, repair, restore.
 
-For one thread. Each locks the directory against changes, or sees that nobody is at work there.
+Locking: `repair` and `restore` lock the directory; `check` and `dump` only read it, and raise
+`DirectoryLockedError` if another process has locked it before or meanwhile. Threads: one.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kvs.engine.interface import Engine
@@ -26,229 +27,256 @@ from kvs.text import os_error_text, printable
 Path = str | bytes | os.PathLike[str]
 
 SAVED_SUFFIX = b".cut"
-"""How the name of a file ends that keeps what a repair has cut off."""
+"""Suffix of the file to which a repair saves what it cuts off."""
 
 BLOCK = 1 << 20
+"""Bytes copied at a time."""
 
 
 def check(path: Path, progress: ProgressCallback = ignore_progress) -> RecoveredState:
-    """Verify all of a data directory, and change nothing; return what is there.
+    """Verify all checksums of a data directory; return its state. Change nothing.
 
     Raises:
-        DataDirectoryError: it is no data directory, or cannot be read.
-        DirectoryLockedError: a process is at work there.
-        CorruptionError: the first thing that does not prove itself.
+        DataDirectoryError: it is not a data directory, or cannot be read.
+        DirectoryLockedError: another process has locked it.
+        CorruptionError: a file is damaged or missing; the error describes the first one.
 
     """
-    with _open_unlocked(path) as folder:
-        return _reader(folder, create_engine(), progress).read()
+    with _open_unlocked(path) as directory:
+        return _recovery(directory, create_engine(), progress).read()
 
 
 def dump(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[bytes]:
-    """Yield all pairs of a data directory as SHOW writes them, and change nothing.
+    """Yield all pairs of a data directory in the format of SHOW. Change nothing.
 
     Raises:
-        DataDirectoryError: it is no data directory, or cannot be read.
-        DirectoryLockedError: a process is at work there.
-        CorruptionError: something does not prove itself; nothing was yielded.
+        DataDirectoryError: it is not a data directory, or cannot be read.
+        DirectoryLockedError: another process has locked it.
+        CorruptionError: a file is damaged or missing; nothing was yielded.
 
     """
     engine = create_engine()
-    with _open_unlocked(path) as folder:
-        _reader(folder, engine, progress).read()
+    with _open_unlocked(path) as directory:
+        _recovery(directory, engine, progress).read()
     yield from format_listing(engine.items())
 
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """What a repair has cut off."""
+    """The result of a repair."""
 
     file: str
-    """Where the damage was."""
+    """Path of the damaged or missing file."""
     offset: int
+    """Offset of the damage in bytes."""
     reason: str
-    """What it was."""
+    """Description of the damage."""
     bytes: int
-    """How much was cut off, over all files."""
+    """Bytes cut off, over all files."""
     saved_files: list[str]
-    """The files that hold it now; none if what was damaged was not there."""
+    """Paths of the files to which they were saved; empty if the file was missing, and the last."""
     revision: int
-    """At which the store is now."""
+    """Revision of the repaired store."""
     lost_up_to: int | None
-    """The last revision that can be made out in what was cut off; None if nothing was lost."""
+    """Last revision that can be read in what was cut off; None if nothing was lost."""
 
 
-def repair(path: Path, progress: ProgressCallback = ignore_progress) -> RepairResult | None:
-    """Cut the journal at its first damage, and keep what is cut off in files beside it.
+def repair(
+    path: Path,
+    progress: ProgressCallback = ignore_progress,
+    *,
+    storage: Callable[[int], Storage] = Storage,
+) -> RepairResult | None:
+    """Cut the journal at its first damage, and save what is cut off in files beside it.
 
-    A damaged snapshot is put aside, if the files before it are still there, and whole. Returns None
-    if nothing is damaged.
+    A damaged snapshot is set aside, if the files before it still exist and are intact. Return None
+    if nothing is damaged. `storage` is called with the descriptor of the directory.
 
     Raises:
-        CorruptionError: a snapshot is damaged and what came before it is not there any more, or
-            what everything else goes on from is missing; nothing was changed.
-        DataDirectoryError: it is no data directory, or cannot be read or changed.
-        DirectoryLockedError: a process is at work there.
+        CorruptionError: a snapshot is damaged and the files before it are missing or damaged, or
+            the first file is missing; nothing was changed.
+        DataDirectoryError: it is not a data directory, or cannot be read or changed.
+        DirectoryLockedError: another process has locked it.
 
     """
-    with DataDirectory(path) as folder:
-        folder.lock()
-        _require_journal(folder)
-        reader = _reader(folder, create_engine(), progress)
+    with DataDirectory(path) as directory:
+        directory.lock()
+        _require_journal(directory)
+        recovery = _recovery(directory, create_engine(), progress)
         try:
-            reader.read()
+            recovery.read()
         except CorruptionError as damage:
-            kind, number = reader.current_file
+            kind, number = recovery.current_file
             try:
                 if kind is FileKind.SNAPSHOT:
-                    found = _found_before(folder, number, damage, progress)
-                    return _Repair(folder, found, damage, number).set_snapshot_aside()
-                if number == 1 and number not in folder.list_files()[FileKind.JOURNAL]:
+                    state = _state_without_snapshot(directory, number, damage, progress)
+                elif number == 1 and number not in directory.list_files()[FileKind.JOURNAL]:
                     raise
-                return _Repair(folder, reader.found, damage, number).cut()
+                else:
+                    state = recovery.state
+                work = _Repair(directory, storage(directory.descriptor), state, damage, number)
+                return work.set_snapshot_aside() if kind is FileKind.SNAPSHOT else work.cut()
             except OSError as error:
                 reason = f"cannot repair it: {os_error_text(error)}"
-                raise DataDirectoryError(printable(folder.path), reason) from error
+                raise DataDirectoryError(printable(directory.path), reason) from error
     return None
 
 
-def restore(path: Path, pairs: Mapping[bytes, bytes]) -> int | None:
-    """Begin the data directory `path` with `pairs`, as one change; return its revision.
+def restore(
+    path: Path,
+    pairs: Mapping[bytes, bytes],
+    *,
+    storage: Callable[[int], Storage] = Storage,
+) -> int | None:
+    """Create a store in the data directory `path` with `pairs`, as one change; return its revision.
 
-    The directory is created if it does not exist. The pairs are there as a whole, durably, when
-    this returns; after a crash at any moment they are there as a whole, or the directory is empty,
-    or it is refused until it is restored again. Returns None, and changes nothing, if a store is
-    there already.
+    The directory is created if it does not exist. All pairs are durable on return. After a crash at
+    any moment the store has all pairs, or the directory is empty, or it is refused until a restore
+    is repeated. Return None, and change nothing, if there is a store already. `storage` is called
+    with the descriptor of the directory.
 
     Raises:
-        DataDirectoryError: the directory cannot be used, or it holds other files and no journal.
-        DirectoryLockedError: another process has it open.
+        DataDirectoryError: the directory cannot be used, or has other files and no journal.
+        DirectoryLockedError: another process has locked it.
 
     """
     line = b"WRITE " + format_pairs(pairs.items()) if pairs else b""
-    with DataDirectory.make(path) as folder:
-        folder.lock()
-        if any(folder.list_files(restoring=True).values()):
+    with DataDirectory.make(path) as directory:
+        directory.lock()
+        if any(directory.list_files(restoring=True).values()):
             return None
-        folder.restore(Storage(folder.descriptor), new_store_id(), line)
+        directory.restore(storage(directory.descriptor), new_store_id(), line)
     return int(bool(line))
 
 
 @contextlib.contextmanager
 def _open_unlocked(path: Path) -> Iterator[DataDirectory]:
-    with DataDirectory(path) as folder:
-        folder.check_unlocked()
-        _require_journal(folder)
+    with DataDirectory(path) as directory:
+        directory.check_unlocked()
+        _require_journal(directory)
         try:
-            yield folder
+            yield directory
         except (CorruptionError, DataDirectoryError):
-            folder.check_unlocked()  # who has come to work there since has changed what was read
+            directory.check_unlocked()  # a process that has locked it since has changed the files
             raise
 
 
-def _require_journal(folder: DataDirectory) -> None:
-    if not any(folder.list_files().values()):
-        raise DataDirectoryError(printable(folder.path), "it holds no journal")
+def _require_journal(directory: DataDirectory) -> None:
+    if not any(directory.list_files().values()):
+        raise DataDirectoryError(printable(directory.path), "it holds no journal")
 
 
-def _reader(folder: DataDirectory, engine: Engine, progress: ProgressCallback) -> Recovery:
-    return Recovery(folder, EngineReplayTarget(engine), JobRegistry().replay, progress)
+def _recovery(directory: DataDirectory, engine: Engine, progress: ProgressCallback) -> Recovery:
+    return Recovery(directory, EngineReplayTarget(engine), JobRegistry().replay, progress)
 
 
-def _found_before(
-    folder: DataDirectory, number: int, damage: CorruptionError, progress: ProgressCallback
+def _state_without_snapshot(
+    directory: DataDirectory, number: int, damage: CorruptionError, progress: ProgressCallback
 ) -> RecoveredState:
-    """Return what there is without the snapshot of this number, which is damaged."""
+    """Return the state of the store without its damaged snapshot `number`.
+
+    Raises:
+        CorruptionError: `damage`, since the files before the snapshot are missing or damaged.
+
+    """
     try:
-        return _reader(folder, create_engine(), progress).read(before=number)
+        return _recovery(directory, create_engine(), progress).read(before=number)
     except CorruptionError:
-        damage.advice = f"nothing goes on without it: {RESTORE_ADVICE}"
+        damage.advice = f"no repair is possible without it: {RESTORE_ADVICE}"
         raise damage from None
 
 
 class _Repair:
-    """One repair of the damage in the file `number`, or where that is missing."""
+    """One repair of the file `number`, which is damaged or missing. Threads: one."""
 
     def __init__(
-        self, folder: DataDirectory, found: RecoveredState, damage: CorruptionError, number: int
+        self,
+        directory: DataDirectory,
+        storage: Storage,
+        state: RecoveredState,
+        damage: CorruptionError,
+        number: int,
     ) -> None:
-        self._folder = folder
-        self._disk = Storage(folder.descriptor)
-        self._found = found
+        """Change nothing yet. The repaired store will have the state `state`."""
+        self._directory = directory
+        self._storage = storage
+        self._state = state
         self._damage = damage
         self._number = number
-        self._bytes = 0
-        self._kept: list[str] = []
-        self._lost_up_to = found.revision
+        self._saved_bytes = 0
+        self._saved_files: list[str] = []
+        self._lost_up_to = state.revision
 
     def set_snapshot_aside(self) -> RepairResult:
-        """Take a snapshot away; what is older, and what follows, are as good without it."""
+        """Save the snapshot, then remove it; the older files and the later ones replace it."""
         name = file_name(FileKind.SNAPSHOT, self._number)
         self._save(name, 0)
-        self._disk.remove(name)
-        self._disk.sync_directory()
-        return self._done(None)
+        self._storage.remove(name)
+        self._storage.sync_directory()
+        return self._result(None)
 
     def cut(self) -> RepairResult:
-        """Save what follows the damage, then take it away, the last file first."""
-        segments = self._folder.list_files()[FileKind.JOURNAL]
-        later = [each for each in segments if each > self._number]
+        """Save everything behind the damage, then remove it, the last file first."""
+        segments = self._directory.list_files()[FileKind.JOURNAL]
+        later = [number for number in segments if number > self._number]
         if self._number in segments:
             self._save(file_name(FileKind.JOURNAL, self._number), self._damage.offset)
-        for each in later:
-            self._save(file_name(FileKind.JOURNAL, each), 0)
-        for each in reversed(later):
-            self._disk.remove(file_name(FileKind.JOURNAL, each))
-        self._disk.sync_directory()
-        # Only now, so that an interrupted repair still finds the damage and is repeated.
+        for number in later:
+            self._save(file_name(FileKind.JOURNAL, number), 0)
+        for number in reversed(later):
+            self._storage.remove(file_name(FileKind.JOURNAL, number))
+        self._storage.sync_directory()
+        # The damage is removed last, so that a repair after an interrupted one detects it again.
         if self._damage.offset:
-            file = self._disk.open(file_name(FileKind.JOURNAL, self._number))
-            self._disk.truncate(file, self._damage.offset)
-            self._disk.close(file)
+            file = self._storage.open(file_name(FileKind.JOURNAL, self._number))
+            self._storage.truncate(file, self._damage.offset)
+            self._storage.close(file)
         else:
-            self._begin_again()
-        return self._done(self._lost_up_to)
+            self._create_empty_segment()
+        return self._result(self._lost_up_to)
 
-    def _done(self, lost_up_to: int | None) -> RepairResult:
+    def _result(self, lost_up_to: int | None) -> RepairResult:
         return RepairResult(
             self._damage.file,
             self._damage.offset,
             self._damage.reason,
-            self._bytes,
-            self._kept,
-            self._found.revision,
+            self._saved_bytes,
+            self._saved_files,
+            self._state.revision,
             lost_up_to,
         )
 
-    def _begin_again(self) -> None:
-        """Put an empty segment in the place of one of which nothing was good."""
-        found = self._found
-        store = found.store or new_store_id()
-        head = FileHeader(FileKind.JOURNAL, self._number, found.revision, store, found.chain)
-        self._disk.close(self._disk.create(head.name, head.encode()))
+    def _create_empty_segment(self) -> None:
+        """Create an empty segment in place of one that is missing or has no valid header."""
+        state = self._state
+        store_id = state.store_id or new_store_id()
+        header = FileHeader(
+            FileKind.JOURNAL, self._number, state.revision, store_id, state.last_checksum
+        )
+        self._storage.close(self._storage.create(header.name, header.encode()))
 
     def _save(self, name: bytes, offset: int) -> None:
-        """Copy a file from `offset` on, durably, into one that is not there yet."""
-        source = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, self._folder.descriptor)
+        """Copy a file from `offset` to its end, durably, to a new file."""
+        source = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, self._directory.descriptor)
         try:
             self._find_last_revision(source)
-            draft = AtomicFile(self._folder.descriptor, self._free_name(name))
+            copy = AtomicFile(self._directory.descriptor, self._free_name(name))
             try:
                 while block := os.pread(source, BLOCK, offset):
-                    write_all(draft.file, block)
+                    write_all(copy.file, block)
                     offset += len(block)
-                    self._bytes += len(block)
-                os.fsync(draft.file)
+                    self._saved_bytes += len(block)
+                os.fsync(copy.file)
             except OSError:
-                draft.discard()
+                copy.discard()
                 raise
-            self._disk.commit(draft)
-            self._kept.append(self._folder.shown(draft.name))
+            self._storage.commit(copy)
+            self._saved_files.append(self._directory.shown(copy.name))
         finally:
             os.close(source)
 
     def _free_name(self, name: bytes) -> bytes:
-        names = set(map(os.fsencode, os.listdir(self._folder.descriptor)))
+        names = set(map(os.fsencode, os.listdir(self._directory.descriptor)))
         free, count = name + SAVED_SUFFIX, 1
         while free in names:
             count += 1
@@ -256,17 +284,18 @@ class _Repair:
         return free
 
     def _find_last_revision(self, segment: int) -> None:
-        """See how far the head, and the headers, of a segment go that prove themselves.
+        """Raise `_lost_up_to` to the last revision in a valid header of a segment.
 
-        Where one does not, the next is proved by the checksum that stands there.
+        A header behind an invalid one is verified with the checksum that the invalid one has.
         """
-        chain = 0
+        checksum = 0
         with open(segment, "rb", closefd=False) as lines:
             for line in lines:
                 with contextlib.suppress(journal_format.InvalidFileHeader):
-                    head, _, chain = journal_format.decode_file_header(line)
-                    self._lost_up_to = max(self._lost_up_to, head.revision)
-                if header := journal_format.decode_group_header(chain, line):
-                    self._lost_up_to = max(self._lost_up_to, header[0].after)
-                stated = journal_format.claimed_checksum(line)
-                chain = chain if stated is None else stated
+                    file_header, _, checksum = journal_format.decode_file_header(line)
+                    self._lost_up_to = max(self._lost_up_to, file_header.revision)
+                if decoded := journal_format.decode_group_header(checksum, line):
+                    group_header, _ = decoded
+                    self._lost_up_to = max(self._lost_up_to, group_header.after)
+                claimed = journal_format.claimed_checksum(line)
+                checksum = checksum if claimed is None else claimed

@@ -1,7 +1,8 @@
-"""What keeps a store on disk: its data directory opened, its journal written, and compacted.
+"""Persistence: the data directory of a store, from recovery to compaction.
 
-It brings together what does not know of each other: an engine is filled with what a directory
-holds, its effects go into the journal, and a snapshot of it makes the journal short again.
+Connects the engine, the journal and the snapshots, which do not know each other: recovery replays
+the files of the directory into the engine, the engine's changes are appended to the journal, and a
+snapshot of the engine replaces the journal.
 """
 
 import contextlib
@@ -20,63 +21,65 @@ from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory, new_store_id
 from kvs.journal.format import FileHeader, FileKind
 from kvs.journal.job_records import JobRegistry, encode_progress
+from kvs.journal.queue import JournalQueue, RotationPoint
 from kvs.journal.recovery import RecoveredState, Recovery, TornTail
 from kvs.journal.reserve import DISK_FULL_ERRNOS, Reserve
-from kvs.journal.storage import Storage
-from kvs.journal.writer import JournalWriter, RotationPoint, Segment
+from kvs.journal.storage import Segment, Storage
+from kvs.journal.writer import JournalWriter
 from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.text import os_error_text
 
 GROUP_BYTES = 1 << 20
-"""Of the lines of a snapshot in one group."""
+"""Bytes of lines that end a group of a snapshot."""
 
 PAIR_BYTES = 4
-"""Of a pair in a snapshot, at most, beside key and value: ``(,)`` and a part of ``WRITE []``."""
+"""Maximum bytes of a pair in a snapshot without key and value: ``(,)``, a share of ``WRITE []``."""
 
 MIN_GROUP_BYTES = 1 << 12
-"""Bytes of lines to each byte of group headers, at least."""
+"""Minimum bytes of lines per byte of group headers."""
 
 FILES_BYTES = 64 << 10
-"""What a snapshot and a new segment take at most beside the lines: blocks, and their names."""
+"""Maximum bytes that a snapshot and a new segment take beside the lines: partly used blocks, and
+names."""
 
 WARN_SECONDS = 10.0
-"""A full disk is logged at most once in so many seconds."""
+"""Minimum seconds between two log messages about a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryInfo:
-    """What was found in a data directory when it was opened."""
+    """The result of the recovery of a data directory."""
 
     revision: int
     pairs: int
     commands: int
-    """Commands of the journal that were carried out again."""
+    """Number of commands of the journal that were replayed."""
     seconds: float
     torn: TornTail | None
-    """What a crash had left half written, and was dropped."""
+    """End of the journal that a crash left written in part, and that was dropped; else None."""
     new: bool = False
-    """Whether the directory held no store before."""
+    """Whether the directory had no store before."""
 
 
 def recover(
     engine: Engine,
     jobs: JobRegistry,
-    folder: DataDirectory,
+    directory: DataDirectory,
     progress: ProgressCallback = ignore_progress,
 ) -> RecoveredState:
-    """Fill a new `engine`, and `jobs`, with what `folder` holds; return what was found.
+    """Replay the files of `directory` into `engine` and `jobs`, both empty; return their state.
 
     Raises:
-        CorruptionError: something does not prove itself.
+        CorruptionError: a file is damaged or missing.
         DataDirectoryError: the directory cannot be read.
 
     """
-    return Recovery(folder, EngineReplayTarget(engine), jobs.replay, progress).read()
+    return Recovery(directory, EngineReplayTarget(engine), jobs.replay, progress).read()
 
 
 class EngineReplayTarget:
-    """An engine that is being filled."""
+    """An engine to which the files of a data directory are applied."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -86,7 +89,7 @@ class EngineReplayTarget:
         return len(self._engine)
 
     def apply(self, lines: bytes) -> int:
-        """Carry out lines; return how many of them changed something."""
+        """Execute lines; return the number of changes."""
         before = self._engine.revision
         offset = 0
         while offset < len(lines):
@@ -95,151 +98,167 @@ class EngineReplayTarget:
 
 
 class Persistence:
-    """A data directory that belongs to one engine, from `open` to `close`."""
+    """The data directory of one engine, from `open` to `close`.
+
+    Threads: one calls `open`, and one at a time compacts (`prepare_compaction` and what follows);
+    any thread may call the other methods, and use `log`, once the directory is open.
+    """
 
     def __init__(
         self,
         path: str | bytes | os.PathLike[str],
         engine: Engine,
         settings: DataSettings,
-        disk: Callable[[int], Storage] = Storage,
+        storage: Callable[[int], Storage] = Storage,
     ) -> None:
+        """Open nothing yet. `storage` is called with the descriptor of the directory."""
         self._path = path
-        self._folder = DataDirectory(path)
+        self._directory = DataDirectory(path)
         self._engine = engine
         self._settings = settings
-        self._new_disk = disk
+        self._open_storage = storage
         self.jobs = JobRegistry()
-        """How far jobs came; changed by `kvs.store.publication`."""
+        """Records of jobs; changed by `kvs.store.publication`."""
         self.on_compaction_due: Callable[[], None] = lambda: None
-        """Called by the journal's thread when the journal is to be compacted."""
-        self._warn_full_at = 0.0
-        """When a full disk may be logged again (time.monotonic)."""
-        self._has_log = False
-        """Whether there is a thread that writes the journal."""
+        """Called by the writer thread when the journal is to be compacted."""
+        self._next_warning_at = 0.0
+        """Time from which a full disk is logged again (time.monotonic)."""
+        self._has_writer_thread = False
 
     def open(self, progress: ProgressCallback = ignore_progress) -> None:
-        """Open the directory, which is made if it is not there, and fill the engine.
+        """Open the directory, created if it does not exist, and recover the engine from it.
 
-        After any exception, one of a signal handler included, the caller calls `close`.
+        After any exception, also one that a signal handler raises, the caller must call `close`.
 
         Raises:
-            DataDirectoryError: it cannot be made, opened, locked or read.
-            DirectoryLockedError: another process is at work there.
-            CorruptionError: something in it does not prove itself; nothing was changed.
+            DataDirectoryError: it cannot be created, opened, locked or read.
+            DirectoryLockedError: another process has locked it.
+            CorruptionError: a file is damaged or missing; no file was changed.
 
         """
-        self._folder = DataDirectory.make(self._path)
-        self._folder.__enter__()
-        self._folder.lock()
-        self._disk = self._new_disk(self._folder.descriptor)
-        self.reserve = Reserve(self._folder.descriptor)
-        began = time.perf_counter()
-        found = None
-        if any(self._folder.list_files().values()):
-            found = recover(self._engine, self.jobs, self._folder, progress)
+        self._directory = DataDirectory.make(self._path)
+        self._directory.open()
+        self._directory.lock()
+        self._storage = self._open_storage(self._directory.descriptor)
+        self.reserve = Reserve(self._directory.descriptor)
+        started_at = time.perf_counter()
+        recovered = None
+        if any(self._directory.list_files().values()):
+            recovered = recover(self._engine, self.jobs, self._directory, progress)
         try:
-            call_uninterrupted(partial(self._begin, found, began))
+            call_uninterrupted(partial(self._start, recovered, started_at))
         except OSError as error:
             raise DataDirectoryError(self.shown, os_error_text(error)) from error
 
-    def _begin(self, found: RecoveredState | None, began: float) -> None:
-        """Begin the journal, or go on with what was found; no signal handler interrupts this."""
-        if found is None:
-            store = new_store_id()
-            segment = self._folder.create_first_segment(self._disk, store)
-            revision = 0
+    def _start(self, recovered: RecoveredState | None, started_at: float) -> None:
+        """Start the journal's writer thread; in a thread that no signal handler interrupts."""
+        if recovered is None:
+            store_id, revision = new_store_id(), 0
+            segment = self._directory.create_first_segment(self._storage, store_id)
             self._snapshot_bytes = self._bytes_since_snapshot = 0
-            self.recovered = RecoveryInfo(0, 0, 0, time.perf_counter() - began, None, new=True)
+            seconds = time.perf_counter() - started_at
+            self.recovered = RecoveryInfo(0, 0, 0, seconds, None, new=True)
         else:
-            segment = self._folder.resume_segment(
-                self._disk, found.segments[-1], found.chain, found.end
+            segment = self._directory.resume_segment(
+                self._storage, recovered.segments[-1], recovered.last_checksum, recovered.end
             )
-            store, revision = found.store, found.revision
-            self._bytes_since_snapshot = found.journal_bytes
-            self._snapshot_bytes = found.snapshot_bytes
-            seconds = time.perf_counter() - began
-            self.recovered = RecoveryInfo(revision, found.pairs, found.changes, seconds, found.torn)
+            store_id, revision = recovered.store_id, recovered.revision
+            self._bytes_since_snapshot = recovered.journal_bytes
+            self._snapshot_bytes = recovered.snapshot_bytes
+            seconds = time.perf_counter() - started_at
+            self.recovered = RecoveryInfo(
+                revision, recovered.pairs, recovered.changes, seconds, recovered.torn
+            )
         self._engine.start_recording(revision)
-        self._store = store
-        self._compact_at = self._compaction_threshold() - self._bytes_since_snapshot
-        """When the log has written so many bytes, the journal is to be compacted."""
-        self._begun_at = 0
-        """How many it had written when the last snapshot began."""
-        self.log = JournalWriter(self._disk, self.shown, store, segment, revision, self._settings)
-        self.log.on_written = self._written
-        self.log.tampering = self._look
-        self.log.on_full = self._make_room
-        with self._disk.closed_on_error(segment.file):
-            if found is not None:
-                self._folder.remove_older(self._disk, found.segments[0])
+        self._store_id = store_id
+        self._compact_at_bytes = self._compaction_threshold() - self._bytes_since_snapshot
+        """Value of `JournalQueue.written_bytes` at which the journal is to be compacted."""
+        self._bytes_at_snapshot = 0
+        """Value of `JournalQueue.written_bytes` at the rotation for the last snapshot."""
+        self.log = JournalQueue(segment, revision, self._settings.segment_bytes)
+        self._writer = JournalWriter(
+            self.log,
+            self._storage,
+            segment,
+            revision,
+            self._settings,
+            store_id=store_id,
+            display_path=self.shown,
+            on_group_written=self._request_due_compaction,
+            find_tampering=self._renew_reserve_and_find_tampering,
+            on_disk_full=self._free_space,
+        )
+        with self._storage.closed_on_error(segment.file):
+            if recovered is not None:
+                self._directory.remove_older(self._storage, recovered.segments[0])
             self.reserve.renew()
-            self.log.start()
-        self._has_log = True
+            self._writer.start()
+        self._has_writer_thread = True
 
     @property
     def syncs_to_disk(self) -> bool:
-        """Whether the journal is ever synced, but by the kernel."""
+        """Whether this program ever syncs the journal, rather than the kernel alone."""
         return self._settings.fsync != "never"
 
     @property
     def shown(self) -> str:
-        """How a person is told of the directory."""
-        return self._folder.shown(b"").rstrip("/") or "/"
+        """Path of the directory for messages."""
+        return self._directory.shown(b"").rstrip("/") or "/"
 
-    def steps(self, effects: ChangeBatch, then: Callable[[], None] | None) -> list[Step]:
-        """Return the steps that put effects into the journal; `then` is called once they are safe.
+    def steps(self, batch: ChangeBatch, on_commit: Callable[[], None] | None) -> list[Step]:
+        """Return the steps that append a change batch, and its job's checkpoint, to the journal.
+
+        The writer thread calls `on_commit` once they are committed.
 
         Raises:
-            JournalWriteError: nothing is written any more.
+            JournalWriteError: the journal has failed.
+            StoreClosedError: the journal was closed.
 
         """
-        text = effects.lines
-        job = effects.job
-        if job is None:
-            return self.log.steps(text, effects.change_count, then)
-        offset, output = effects.offset, effects.output
-        text += encode_progress(job, offset, output)
+        lines = batch.lines
+        if batch.job is None:
+            return self.log.steps(lines, batch.change_count, on_commit)
+        offset, output = batch.offset, batch.output
+        lines += encode_progress(batch.job, offset, output)
         return [
-            *self.log.steps(text, effects.change_count, then),
-            *self.jobs[job].advance_steps(offset, output),
+            *self.log.steps(lines, batch.change_count, on_commit),
+            *self.jobs[batch.job].advance_steps(offset, output),
         ]
 
     def close(self) -> None:
-        """Write what has been added, and unlock and close the directory. Idempotent.
+        """Write everything appended, then unlock and close the directory. Idempotent.
 
         Raises:
-            JournalWriteError: it was not all written, and no call before has raised it.
+            JournalWriteError: the journal has failed, and no call before has raised this.
 
         """
-        unlock = partial(self._folder.__exit__, None, None, None)
-        if self._has_log:
-            self.log.close(then=unlock)
+        if self._has_writer_thread:
+            self.log.close(then=self._directory.close)
         else:
-            unlock()
+            self._directory.close()
 
     # Compaction.
 
     def _compaction_threshold(self) -> int:
         return max(self._settings.compact_bytes, self._snapshot_bytes)
 
-    def _look(self, segment: Segment) -> str | None:
+    def _renew_reserve_and_find_tampering(self, segment: Segment) -> str | None:
         self.reserve.renew()
-        return self._folder.find_tampering(segment)
+        return self._directory.find_tampering(segment)
 
-    def _make_room(self, error: OSError) -> bool:
-        """Free some of the reserve, and have the journal compacted; return whether it was freed.
+    def _free_space(self, error: OSError) -> bool:
+        """Free half of the reserve and request a compaction; return whether space was freed.
 
-        What comes behind the compaction waits for it, since it would take what was freed.
+        Changes behind the compaction wait for its end, since they would take the space.
         """
         if not self.reserve.release_half():
             return False
-        if time.monotonic() >= self._warn_full_at:
-            self._warn_full_at = time.monotonic() + WARN_SECONDS
+        if time.monotonic() >= self._next_warning_at:
+            self._next_warning_at = time.monotonic() + WARN_SECONDS
             import logging  # takes as long as opening the directory, and is rarely used
 
             logging.getLogger("kvs.store").warning(
-                "%s: %s; goes on with the reserve and compacts the journal; free disk space",
+                "%s: %s; using the reserve and compacting the journal; free disk space",
                 self.shown,
                 os_error_text(error),
             )
@@ -247,116 +266,118 @@ class Persistence:
         self.on_compaction_due()
         return True
 
-    def _written(self) -> None:
-        if self.log.bytes >= self._compact_at:
-            self._compact_at = self.log.bytes + self._compaction_threshold()
+    def _request_due_compaction(self) -> None:
+        if self.log.written_bytes >= self._compact_at_bytes:
+            self._compact_at_bytes = self.log.written_bytes + self._compaction_threshold()
             self.on_compaction_due()
 
     @contextlib.contextmanager
     def compacting(self) -> Iterator[None]:
-        """Surround a compaction, which may use the reserve, and for which the journal may wait."""
+        """Lend the reserve to a compaction; at its end, release the journal if it waits for it."""
         with self.reserve.lent():
             try:
                 yield
             finally:
-                self.log.let_go()
+                self.log.release()
 
     def made_room_after(self, error: SnapshotError) -> bool:
-        """Return whether `error` was a full disk, or quota, and the reserve has been freed."""
+        """Free the reserve if `error` is a full disk or quota; return whether space was freed."""
         return error.number in DISK_FULL_ERRNOS and self.reserve.release()
 
     def prepare_compaction(self) -> SnapshotWriter:
-        """Return what a new snapshot of everything becomes; the journal is synced before.
+        """Sync the journal, and return the writer of a new snapshot.
 
         Raises:
-            SnapshotError: its file cannot be made; the journal cannot be synced; or it might take
-                all the space that the journal needs to go on.
+            SnapshotError: the file cannot be created; the journal cannot be synced; or the snapshot
+                may take all the space, so that the journal could not be written any more.
 
         """
         name = f"{self.shown}: compaction"
         try:
-            self.log.presync()
-            free = os.fstatvfs(self._folder.descriptor)
+            self._writer.presync()
+            free = os.fstatvfs(self._directory.descriptor)
         except OSError as error:
             raise SnapshotError(name, os_error_text(error)) from error
-        lacking = self._max_compaction_bytes() - free.f_bavail * free.f_frsize
-        if lacking > self.reserve.size():
-            reason = f"it may take {lacking} bytes more than there are"
+        missing_bytes = self._max_compaction_bytes() - free.f_bavail * free.f_frsize
+        if missing_bytes > self.reserve.size():
+            reason = f"it may take {missing_bytes} bytes more than are free"
             raise SnapshotError(name, f"{reason}; free disk space")
-        if lacking > 0:
+        if missing_bytes > 0:
             self.reserve.release()
-        return SnapshotWriter(self._folder.descriptor, b"", name)
+        return SnapshotWriter(self._directory.descriptor, b"", name)
 
     def _max_compaction_bytes(self) -> int:
-        """Return an upper bound of what a compaction takes: of a snapshot, and a new segment."""
-        journal = (
-            self._snapshot_bytes + self._bytes_since_snapshot + self.log.bytes - self._begun_at
-        )
+        """Return an upper bound of the bytes that a compaction takes: a snapshot and a segment."""
+        written_bytes = self.log.written_bytes - self._bytes_at_snapshot
+        journal = self._snapshot_bytes + self._bytes_since_snapshot + written_bytes
         pairs = len(self._engine)
         lines = self._engine.max_dump_bytes() + PAIR_BYTES * pairs + self.jobs.max_dump_bytes()
         return min(journal, lines + lines // MIN_GROUP_BYTES) + FILES_BYTES
 
-    def begin_compaction(self, draft: SnapshotWriter, instant: TableView) -> RotationPoint:
-        """Fork the child that writes everything, with which the next segment goes on.
+    def begin_compaction(self, snapshot: SnapshotWriter, view: TableView) -> RotationPoint:
+        """Rotate the journal and fork the child that writes the snapshot of everything before.
 
-        All effects up to `instant` have been added. Returns where that segment begins.
+        All changes up to `view` must have been appended. Return where the new segment begins.
 
         Raises:
-            SnapshotError: there is no child.
-            JournalWriteError: nothing is written any more.
+            SnapshotError: fork(2) failed.
+            JournalWriteError: the journal has failed.
+            StoreClosedError: the journal was closed.
 
         """
         try:
-            begun = self.log.rotate()
+            rotation = self.log.rotate()
         except KvsError:
-            draft.discard()
+            snapshot.discard()
             raise
-        head = FileHeader(FileKind.SNAPSHOT, begun.number, begun.revision, self._store)
-        draft.rename(head.name)
-        lines = chain(self.jobs.lines(), instant.writes())
-        draft.fork(begun.revision, len(instant), lambda: _snapshot(head, lines, len(instant)))
-        return begun
+        header = FileHeader(FileKind.SNAPSHOT, rotation.number, rotation.revision, self._store_id)
+        snapshot.rename(header.name)
+        lines = chain(self.jobs.lines(), view.writes())
+        snapshot.fork(
+            rotation.revision, len(view), lambda: _snapshot_blocks(header, lines, len(view))
+        )
+        return rotation
 
-    def finish_compaction(self, draft: SnapshotWriter, begun: RotationPoint) -> SnapshotInfo:
-        """Wait for the child, put its file in place, and remove what it makes needless.
+    def finish_compaction(self, snapshot: SnapshotWriter, rotation: RotationPoint) -> SnapshotInfo:
+        """Wait for the child, rename its file, and remove the files that it replaces.
 
         Raises:
-            SnapshotError: the child failed, or its file could not be put in place.
-            DataDirectoryError: something that is needless now could not be removed.
-            JournalWriteError: the journal failed meanwhile.
+            SnapshotError: the child failed, or its file cannot be renamed.
+            DataDirectoryError: a file that the snapshot replaces cannot be removed.
+            JournalWriteError: the journal has failed.
 
         """
-        written = draft.finish(lambda: self.log.wait(begun.appended_count), self._disk.commit)
-        self._snapshot_bytes = written.bytes
+        info = snapshot.finish(lambda: self.log.wait(rotation.appended_count), self._storage.commit)
+        self._snapshot_bytes = info.bytes
         self._bytes_since_snapshot = 0
-        self._begun_at = begun.bytes
-        self._compact_at = begun.bytes + self._compaction_threshold()
-        self._folder.remove_older(self._disk, begun.number)
-        return written
+        self._bytes_at_snapshot = rotation.written_bytes
+        self._compact_at_bytes = rotation.written_bytes + self._compaction_threshold()
+        self._directory.remove_older(self._storage, rotation.number)
+        return info
 
 
-def _snapshot(head: FileHeader, lines: Iterable[bytes], pairs: int) -> Iterator[bytes]:
-    """Yield a snapshot's file, in the child."""
-    first = head.encode()
-    yield first
-    _, _, checksum = journal_format.decode_file_header(first)
-    for body in chain(_bodies(lines), [journal_format.encode_trailer(pairs)]):
-        header, checksum = journal_format.encode_group_header(
-            checksum, head.revision, head.revision, body
+def _snapshot_blocks(header: FileHeader, lines: Iterable[bytes], pairs: int) -> Iterator[bytes]:
+    """Yield the contents of a snapshot, in the child."""
+    encoded = header.encode()
+    yield encoded
+    _, _, checksum = journal_format.decode_file_header(encoded)
+    for body in chain(_group_bodies(lines), [journal_format.encode_trailer(pairs)]):
+        group_header, checksum = journal_format.encode_group_header(
+            checksum, header.revision, header.revision, body
         )
-        yield header
+        yield group_header
         yield body
 
 
-def _bodies(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Put lines together into bodies of groups."""
-    some: list[bytes] = []
+def _group_bodies(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines, joined into bodies of about `GROUP_BYTES` bytes."""
+    body: list[bytes] = []
     size = 0
     for line in lines:
-        some.append(line)
+        body.append(line)
         size += len(line)
         if size >= GROUP_BYTES:
-            yield b"".join(some)
-            some, size = [], 0
-    if some:
-        yield b"".join(some)
+            yield b"".join(body)
+            body, size = [], 0
+    if body:
+        yield b"".join(body)
