@@ -1,4 +1,4 @@
-"""A small filesystem, in memory, that is full half-way; and one that may only be read."""
+"""A small filesystem in memory that fills up during a run; and a read-only one."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ LONG = "".join(f"READ [a{number:02},{'x,' * 499}x]\n" for number in range(40))
 LONG_OUTPUT = b"".join(
     b"[(a%02d,KVSERROR)%b]\n" % (number, b"(x,KVSERROR)" * 500) for number in range(40)
 )
-"""Six times as long as its job, with lines of 6 KiB."""
+"""Output of `LONG`: six times as long as the job, in lines of 6 KiB."""
 
 
 def fill(place: Path) -> None:
@@ -32,18 +32,18 @@ def fill(place: Path) -> None:
     (place / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
 
 
-def test_an_output_for_which_there_is_no_space_fails_its_job_alone(mount: Mount) -> None:
+def test_output_without_space_fails_its_job_alone(mount: Mount) -> None:
     place = mount("size=160k")
     write_jobs(place, {"a": "READ [k]\n", "x": LONG, "z": "WRITE [(k,v)]\nREAD [k]\n"})
-    told = fails_alone(place, "x", "--threads", "1")  # while x fills the disk, no other writes
+    reason = fails_alone(place, "x", "--threads", "1")  # no other job writes while x fills the disk
     output = (place / "x.out").read_bytes()
-    assert told == f"{place}/x.out: cannot write the output: {FULL}"
+    assert reason == f"{place}/x.out: cannot write the output: {FULL}"
     assert LONG_OUTPUT.startswith(output)
     assert output.endswith(b"\n")
     assert (place / "z.out").read_bytes() == b"[(k,v)]\n"
 
 
-def test_a_snapshot_for_which_there_is_no_space_is_an_error_of_its_backup_alone(
+def test_backup_without_space_fails_alone(
     mount: Mount,
 ) -> None:
     place = mount("size=200k")
@@ -57,7 +57,7 @@ def test_a_snapshot_for_which_there_is_no_space_is_an_error_of_its_backup_alone(
     assert (report["jobs"][0]["state"], report["jobs"][0]["commands"]) == ("done", 33)
 
 
-def test_a_snapshot_that_fits_only_beside_the_older_one_replaces_it(mount: Mount) -> None:
+def test_backup_replaces_an_older_one_on_a_small_disk(mount: Mount) -> None:
     place = mount("size=400k")
     write_jobs(place, {"a": pairs_job(3_000) + b"BACKUP\n"})
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_a_snapshot_that_fits_only_beside_the_older_one_replaces_it(mount: Mount
         assert (place / "a-1.bck").read_bytes() == pairs_listing(3_000)
 
 
-def test_where_not_a_byte_can_be_written_every_job_that_needs_none_is_done(mount: Mount) -> None:
+def test_jobs_without_output_are_done_on_a_full_disk(mount: Mount) -> None:
     place = mount("size=64k")
     write_jobs(place, {"a": "WRITE [(k,v)]\n", "b": "READ [k]\n", "c": "WRITE [(k,w)]\n"})
     fill(place)
@@ -74,8 +74,8 @@ def test_where_not_a_byte_can_be_written_every_job_that_needs_none_is_done(mount
     assert (place / "b.out").read_bytes() == b""
 
 
-def test_a_job_for_whose_output_there_is_no_inode_fails_alone(mount: Mount) -> None:
-    """Places for the directory itself, three jobs, the lock, and two outputs."""
+def test_output_without_an_inode_fails_its_job_alone(mount: Mount) -> None:
+    """Inodes for the directory itself, three jobs, the lock, and two outputs."""
     place = mount("nr_inodes=7")
     write_jobs(place, dict.fromkeys("abc", "READ [k]\n"))
     ended, report = run_reporting(place, "--threads", "1")
@@ -86,9 +86,7 @@ def test_a_job_for_whose_output_there_is_no_inode_fails_alone(mount: Mount) -> N
     assert leftovers(place) == []
 
 
-def test_a_report_for_which_there_is_no_space_leaves_the_older_one(
-    mount: Mount, tmp_path: Path
-) -> None:
+def test_report_without_space_leaves_the_older_one(mount: Mount, tmp_path: Path) -> None:
     place = mount("size=64k")
     jobs = write_jobs(tmp_path / "jobs", {"a": "READ [k]\n"})
     (place / "report.json").write_text("older")
@@ -101,7 +99,7 @@ def test_a_report_for_which_there_is_no_space_leaves_the_older_one(
     assert (jobs / "a.out").read_bytes() == b"[(k,KVSERROR)]\n"
 
 
-def test_on_a_read_only_filesystem_every_job_fails_with_its_reason(mount: Mount) -> None:
+def test_read_only_filesystem_fails_every_job(mount: Mount) -> None:
     place = mount("size=64k")
     write_jobs(place, {"a": "READ [k]\n", "z": "BACKUP\n"})
     subprocess.run(["mount", "-o", "remount,ro", place], check=True)

@@ -1,4 +1,4 @@
-"""Disks that are full or broken for real: one line, exit status 1, and a whole store after it."""
+"""Real full and failing disks: one line, exit status 1, and an intact store afterwards."""
 
 import errno
 import os
@@ -46,19 +46,19 @@ EXTENT = re.compile(
 
 
 def extent(data: Path, reason: str, ended: Ended) -> tuple[int, int]:
-    """Check the message of a journal that failed; return the last revisions synced and written."""
+    """Check the message of a failed journal; return the last revisions synced and written."""
     start = f"{data}: the journal cannot be written: {reason}; "
     [line] = [line for line in ended.lines if "the journal cannot be written" in line]
     before, _, rest = line.partition(start)
     assert before.endswith(": ")
-    found = EXTENT.fullmatch(rest)
-    assert found, rest
+    match = EXTENT.fullmatch(rest)
+    assert match, rest
     assert ended.status == 1
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])
 
 
 def failed(data: Path, reason: str, ended: Ended) -> int:
-    """Check the message of a journal that failed; return the last revision that is there."""
+    """Check the message of a failed journal; return the last revision written."""
     return extent(data, reason, ended)[1]
 
 
@@ -66,19 +66,19 @@ def numbered(count: int) -> str:
     return "".join(f"WRITE [(k{n},{'v' * 40})(last,{n + 1})]\nREAD [last]\n" for n in range(count))
 
 
-def check_whole(data: Path, jobs: Path, kept: int) -> None:
-    """Check that a restart has all that was kept and shown."""
-    shown = content(jobs / "a.out")
+def check_intact(data: Path, jobs: Path, min_revision: int) -> None:
+    """Check that a restart has `min_revision` and every revision that was output."""
+    output = content(jobs / "a.out")
     with kvs.Store(data) as store:
         revision = store.revision
-        assert revision >= kept
-        assert revision >= shown.count(b"\n")
+        assert revision >= min_revision
+        assert revision >= output.count(b"\n")
         assert store.read(["last"]) == ({b"last": b"%d" % revision} if revision else {})
-    assert shown == b"".join(b"[(last,%d)]\n" % (n + 1) for n in range(shown.count(b"\n")))
+    assert output == b"".join(b"[(last,%d)]\n" % (n + 1) for n in range(output.count(b"\n")))
 
 
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
-def test_a_run_whose_journal_may_not_grow_any_more(tmp_path: Path, fsync: str) -> None:
+def test_run_over_the_file_size_limit_can_be_resumed(tmp_path: Path, fsync: str) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(3000)})
     how = Start(limits={resource.RLIMIT_FSIZE: 100_000})
     ended = program("run", "--quiet", jobs, "--data", tmp_path / "d", "--fsync", fsync, how=how)
@@ -90,29 +90,29 @@ def test_a_run_whose_journal_may_not_grow_any_more(tmp_path: Path, fsync: str) -
     assert len(ended.lines) == 3
     assert synced == written if fsync == "always" else synced <= written
     with kvs.Store(tmp_path / "d") as store:
-        assert store.revision == written  # to the very revision, since only the process has ended
-    check_whole(tmp_path / "d", jobs, written)
-    shown = content(jobs / "a.out")
+        assert store.revision == written  # exactly, since only the process has ended
+    check_intact(tmp_path / "d", jobs, written)
+    output = content(jobs / "a.out")
     ended = program("run", "--quiet", jobs, "--data", tmp_path / "d", "--resume")
     assert ended.status == 0
-    assert content(jobs / "a.out").startswith(shown)
-    check_whole(tmp_path / "d", jobs, 3000)
+    assert content(jobs / "a.out").startswith(output)
+    check_intact(tmp_path / "d", jobs, 3000)
 
 
-def test_a_run_whose_disk_is_full(mount: Mount, tmp_path: Path) -> None:
+def test_run_on_a_full_disk_can_be_resumed(mount: Mount, tmp_path: Path) -> None:
     place = mount("size=300k,mode=755")
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(5000)})
     ended = program("run", "--quiet", jobs, "--data", place / "d")
-    check_whole(place / "d", jobs, failed(place / "d", FULL, ended))
+    check_intact(place / "d", jobs, failed(place / "d", FULL, ended))
     again = program("run", "--quiet", jobs, "--data", place / "d", "--resume")
     failed(place / "d", FULL, again)
     subprocess.run(["mount", "-o", "remount,size=30m", place], check=True)
     again = program("run", "--quiet", jobs, "--data", place / "d", "--resume")
     assert again.status == 0
-    check_whole(place / "d", jobs, 5000)
+    check_intact(place / "d", jobs, 5000)
 
 
-def test_a_directory_for_which_there_is_no_space_at_all(mount: Mount, tmp_path: Path) -> None:
+def test_directory_on_a_full_disk_is_not_created(mount: Mount, tmp_path: Path) -> None:
     place = mount("size=64k,mode=755")
     free = os.statvfs(place)
     (place / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
@@ -122,9 +122,7 @@ def test_a_directory_for_which_there_is_no_space_at_all(mount: Mount, tmp_path: 
     assert line == f"kvs run: {place}/d: cannot create the journal: {FULL}"
 
 
-def test_a_compaction_for_which_there_is_no_space_is_a_warning(
-    mount: Mount, tmp_path: Path
-) -> None:
+def test_compaction_without_space_fails_alone(mount: Mount, tmp_path: Path) -> None:
     place = mount("size=4m,mode=755")
     with kvs.Store(place / "d") as store:
         store.write({f"key{number}": "x" * 40 for number in range(30_000)})
@@ -143,7 +141,7 @@ def test_a_compaction_for_which_there_is_no_space_is_a_warning(
         assert not list((place / "d").glob(".kvs-*"))
 
 
-def test_a_server_whose_journal_may_not_grow_any_more_ends_its_sessions_and_itself(
+def test_server_over_the_file_size_limit_exits(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "d"
@@ -169,9 +167,9 @@ def test_a_server_whose_journal_may_not_grow_any_more_ends_its_sessions_and_itse
         ended = Ended(
             1, b"", b"".join(line.encode() + b"\n" for line in lines if "kvs serve: " in line)
         )
-        kept = failed(data, "File too large", ended)
+        written = failed(data, "File too large", ended)
         # A script is executed in slices, and some of the last may have been written.
-        assert 0 < acknowledged <= kept < acknowledged + 20
+        assert 0 < acknowledged <= written < acknowledged + 20
         assert not server.path.exists()
     with kvs.Store(data) as store:
         assert store.revision >= acknowledged
@@ -185,14 +183,14 @@ def test_a_server_whose_journal_may_not_grow_any_more_ends_its_sessions_and_itse
         (errno.ENOSPC, "within append"),
     ],
 )
-def test_a_run_whose_disk_breaks(
+def test_run_with_a_failing_disk_fails_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     number: int,
     step: str,
 ) -> None:
-    fault = Fault(step, number, spared=int("sync" in step))  # it syncs once when it is opened
+    fault = Fault(step, number, spared=int("sync" in step))  # the open syncs once
     put_in(monkeypatch, fault)
     data = tmp_path / "d"
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(10) + "WAIT 1\n" + numbered(10)})
@@ -206,10 +204,10 @@ def test_a_run_whose_disk_breaks(
     assert content(jobs / "a.out") == b""
     fault.armed = False
     assert cli.main(["run", "--quiet", str(jobs), "--data", str(data), "--resume"]) == 0
-    assert fault.failed == (2 if number == errno.ENOSPC else 1)  # once more, with the reserve
+    assert fault.failed == (2 if number == errno.ENOSPC else 1)  # retried once with the reserve
 
 
-def test_a_sync_that_fails_at_the_very_end_is_told(
+def test_failed_sync_at_the_end_of_a_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fault = Fault(spared=1)
@@ -244,14 +242,14 @@ def _grown(data: Path) -> None:
         file.write(b"WRITE [(mine,1)]\n")
 
 
-AWAY = "was removed, renamed or replaced"
+REPLACED = "was removed, renamed or replaced"
 LENGTH = f"{SEGMENT} was truncated or extended by another process"
 TAMPERING: list[tuple[Callable[[Path], object], str]] = [
-    (shutil.rmtree, f"the directory {AWAY}"),
-    (lambda data: data.rename(data.with_name("elsewhere")), f"the directory {AWAY}"),
-    (_replaced, f"the directory {AWAY}"),
-    (lambda data: (data / SEGMENT).unlink(), f"{SEGMENT} {AWAY}"),
-    (_segment_replaced, f"{SEGMENT} {AWAY}"),
+    (shutil.rmtree, f"the directory {REPLACED}"),
+    (lambda data: data.rename(data.with_name("elsewhere")), f"the directory {REPLACED}"),
+    (_replaced, f"the directory {REPLACED}"),
+    (lambda data: (data / SEGMENT).unlink(), f"{SEGMENT} {REPLACED}"),
+    (_segment_replaced, f"{SEGMENT} {REPLACED}"),
     (_grown, LENGTH),
     (lambda data: os.truncate(data / SEGMENT, 100), LENGTH),
 ]
@@ -259,10 +257,10 @@ TAMPERING: list[tuple[Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("tamper", "reason"), TAMPERING)
 @pytest.mark.parametrize("fsync", ["always", "never"])
-def test_a_store_whose_files_are_tampered_with_tells_nothing_more(
+def test_tampering_ends_the_journal(
     tmp_path: Path, tamper: Callable[[Path], object], reason: str, fsync: str
 ) -> None:
-    """Without anybody who writes, and when it is closed before it has looked again."""
+    """In an idle store, and in one that is closed before the next check."""
     for idle in (True, False):
         data = tmp_path / f"{idle}"
         store = kvs.Store(data, DataSettings(fsync))
@@ -278,7 +276,7 @@ def test_a_store_whose_files_are_tampered_with_tells_nothing_more(
         shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
 
 
-def test_a_directory_is_known_wherever_the_program_goes(
+def test_change_of_working_directory_is_not_tampering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -287,7 +285,7 @@ def test_a_directory_is_known_wherever_the_program_goes(
         monkeypatch.chdir("/")
 
 
-def test_a_run_whose_directory_is_removed_stops_and_says_so(tmp_path: Path) -> None:
+def test_run_stops_when_its_data_directory_is_removed(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\nREAD [a]\n" + HOUR})
     data = tmp_path / "d"
     with started("run", "--quiet", jobs, "--data", data) as process:
@@ -296,7 +294,7 @@ def test_a_run_whose_directory_is_removed_stops_and_says_so(tmp_path: Path) -> N
         failed(data, "the directory was removed, renamed or replaced", end(process))
 
 
-def test_a_server_whose_directory_is_removed_ends_its_sessions_and_itself(tmp_path: Path) -> None:
+def test_server_exits_when_its_data_directory_is_removed(tmp_path: Path) -> None:
     data = tmp_path / "d"
     with serving("--data", str(data), "--log-level", "error") as server:
         watcher = Client(server, "w").connected()

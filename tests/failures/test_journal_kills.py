@@ -1,4 +1,4 @@
-"""Killed at every step of the disk: nothing acknowledged is lost, nothing half done is kept."""
+"""A kill at every step of the storage: acknowledged changes remain, partial ones do not."""
 
 import os
 import shutil
@@ -25,8 +25,13 @@ pytestmark = pytest.mark.slow
 NEVER = 10**9
 
 
-def in_turn(place: Path, before: Path | None, work: Callable[[Path], Work]) -> list[int]:
-    """Kill `work` at every step, in a copy of the directory `before`; return what was recovered."""
+def recovered_after_kills(
+    place: Path, before: Path | None, work: Callable[[Path], Work]
+) -> list[int]:
+    """Kill `work` at every step, in copies of the directory `before`.
+
+    Return the revisions that were recovered.
+    """
 
     def prepared(number: int) -> Work:
         directory = place / f"{number}"
@@ -42,31 +47,31 @@ def in_turn(place: Path, before: Path | None, work: Callable[[Path], Work]) -> l
 
 
 @pytest.mark.parametrize("fsync", FSYNC_MODES)
-def test_killed_at_any_step_of_writing(tmp_path: Path, fsync: str) -> None:
+def test_kill_at_any_step_of_writing_loses_nothing(tmp_path: Path, fsync: str) -> None:
     def work(directory: Path) -> Work:
-        def carry_out(acknowledge: Acknowledge) -> None:
+        def run(acknowledge: Acknowledge) -> None:
             with Store(directory, DataSettings(fsync)) as store:
                 write(store, 6, acknowledge)
 
-        return carry_out
+        return run
 
-    assert set(in_turn(tmp_path, None, work)) == set(range(7))
+    assert set(recovered_after_kills(tmp_path, None, work)) == set(range(7))
 
 
-def test_killed_at_any_step_of_beginning_new_segments(tmp_path: Path) -> None:
+def test_kill_at_any_step_of_rotation_loses_nothing(tmp_path: Path) -> None:
     def work(directory: Path) -> Work:
-        def carry_out(acknowledge: Acknowledge) -> None:
+        def run(acknowledge: Acknowledge) -> None:
             with Store(directory, DataSettings(segment_bytes=40)) as store:
                 write(store, 5, acknowledge)
 
-        return carry_out
+        return run
 
-    assert set(in_turn(tmp_path, None, work)) == set(range(6))
+    assert set(recovered_after_kills(tmp_path, None, work)) == set(range(6))
 
 
-def test_killed_at_any_step_of_compaction(tmp_path: Path) -> None:
+def test_kill_at_any_step_of_compaction_loses_nothing(tmp_path: Path) -> None:
     def work(directory: Path) -> Work:
-        def carry_out(acknowledge: Acknowledge) -> None:
+        def run(acknowledge: Acknowledge) -> None:
             with Store(directory) as store:
                 write(store, 2, acknowledge)
                 store.compact()
@@ -74,27 +79,27 @@ def test_killed_at_any_step_of_compaction(tmp_path: Path) -> None:
                 store.compact()
                 write(store, 1, acknowledge)
 
-        return carry_out
+        return run
 
-    assert set(in_turn(tmp_path, None, work)) == set(range(5))
+    assert set(recovered_after_kills(tmp_path, None, work)) == set(range(5))
 
 
-def test_killed_at_any_step_of_compactions_in_the_background(tmp_path: Path) -> None:
+def test_kill_in_background_compaction_loses_nothing(tmp_path: Path) -> None:
     def work(directory: Path) -> Work:
-        def carry_out(acknowledge: Acknowledge) -> None:
+        def run(acknowledge: Acknowledge) -> None:
             settings = DataSettings(compact_bytes=1, segment_bytes=60)
             with Store(directory, settings) as store:
                 write(store, 5, acknowledge)
 
-        return carry_out
+        return run
 
-    recovered = in_turn(tmp_path, None, work)
+    recovered = recovered_after_kills(tmp_path, None, work)
     assert (recovered[0], recovered[-1]) == (0, 5)
 
 
 @pytest.mark.parametrize("torn", [b"# group 0000", bytes(5000)])
-def test_killed_at_any_step_of_recovery(tmp_path: Path, torn: bytes) -> None:
-    """With a torn end to cut, and files that a compaction did not come to remove."""
+def test_kill_at_any_step_of_recovery_loses_nothing(tmp_path: Path, torn: bytes) -> None:
+    """With a torn tail to cut, and files that a compaction has left to remove."""
     before = tmp_path / "before"
     with Store(before) as store:
         write(store, 3)
@@ -107,17 +112,17 @@ def test_killed_at_any_step_of_recovery(tmp_path: Path, torn: bytes) -> None:
         file.write(torn)
 
     def work(directory: Path) -> Work:
-        def carry_out(acknowledge: Acknowledge) -> None:
+        def run(acknowledge: Acknowledge) -> None:
             with Store(directory) as store:
                 acknowledge(5)
                 write(store, 1, acknowledge)
 
-        return carry_out
+        return run
 
-    assert set(in_turn(tmp_path, before, work)) == {5, 6}
+    assert set(recovered_after_kills(tmp_path, before, work)) == {5, 6}
 
 
-def test_killed_again_and_again_it_goes_on_each_time(tmp_path: Path) -> None:
+def test_repeated_kills_lose_nothing(tmp_path: Path) -> None:
     revision = 0
     for number in range(3, 60, 4):
 
@@ -132,7 +137,7 @@ def test_killed_again_and_again_it_goes_on_each_time(tmp_path: Path) -> None:
     assert not killed
 
 
-def test_a_restore_that_is_killed_for_real_leaves_all_or_nothing(tmp_path: Path) -> None:
+def test_killed_restore_program_is_all_or_nothing(tmp_path: Path) -> None:
     backup = tmp_path / "x.bck"
     backup.write_bytes(pairs_listing(20_000))
     for number in range(3):
@@ -141,8 +146,8 @@ def test_a_restore_that_is_killed_for_real_leaves_all_or_nothing(tmp_path: Path)
             until(lambda: data.exists() and os.listdir(data))  # noqa: B023
             process.kill()
             process.wait()
-        looked = kvs("check", data)
-        if looked.status == 2:
+        checked = kvs("check", data)
+        if checked.status == 2:
             assert kvs("restore", backup, data).status == 0
-            looked = kvs("check", data)
-        assert looked.stdout.startswith(b"%b: revision 1, 20000 keys, " % os.fsencode(data))
+            checked = kvs("check", data)
+        assert checked.stdout.startswith(b"%b: revision 1, 20000 keys, " % os.fsencode(data))

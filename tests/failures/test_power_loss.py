@@ -1,8 +1,9 @@
-"""A power loss at any step: what was not synced is gone, or half there, or zeros.
+"""A power loss at any step: unsynced bytes are lost, partly lost, or zeros.
 
-A file's new bytes reach the disk from the first on, and what is missing of them may be zeros. Names
-that were made or removed since their directory was synced may be as before, in any first or last
-part of their order. Who acknowledges under `always` must find all of it again.
+The model: new bytes of a file reach the disk in order, and the missing ones may be zeros. Names
+that were created or removed since the last sync of their directory are as before, except for a
+prefix or a suffix of these changes. With ``fsync`` ``always``, every acknowledged revision must be
+recovered.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,15 +25,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(name="record")
 def _record(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
-    """Yield what takes down every step of the stores that are opened from now on."""
+    """Yield a record of every step of the stores that are opened later."""
     record = Record()
-    taken_down(monkeypatch, record)
+    record_steps(monkeypatch, record)
     yield record
     record.close()
 
 
-def taken_down(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
-    """Have every step of the stores that are opened from now on taken down in `record`."""
+def record_steps(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
+    """Record every step of the stores that are opened later in `record`."""
 
     def storage(directory: int) -> Storage:
         return Storage(directory) if record.over else Recorder(directory, record)
@@ -41,18 +42,18 @@ def taken_down(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
 
 
 def acknowledge(record: Record) -> Callable[[int], None]:
-    """Return what takes down that a revision was acknowledged."""
+    """Return a function that records the acknowledgement of a revision."""
 
-    def took(revision: int) -> None:
+    def note(revision: int) -> None:
         record.acknowledged = revision
 
-    return took
+    return note
 
 
-def check_every_moment(record: Record, place: Path, *, all_is_there: bool = True) -> set[int]:
-    """Open what each moment leaves; return the revisions found."""
+def check_every_moment(record: Record, place: Path, *, must_be_complete: bool = True) -> set[int]:
+    """Open the directories that a power loss at each moment leaves; return their revisions."""
     record.over = True
-    found = set()
+    revisions = set()
     seen: set[tuple[int, str]] = set()
     for moment in record.moments:
         for left in moment.left():
@@ -63,21 +64,19 @@ def check_every_moment(record: Record, place: Path, *, all_is_there: bool = True
             with Store(put(place, left), DataSettings("never")) as store:
                 revision = store.revision
                 assert store.items() == pairs_at(revision)
-                if all_is_there:
+                if must_be_complete:
                     assert revision >= moment.acknowledged, left
-                found.add(revision)
-    return found
+                revisions.add(revision)
+    return revisions
 
 
-def test_of_what_was_acknowledged_under_always_nothing_is_lost(
-    tmp_path: Path, record: Record
-) -> None:
+def test_acknowledged_changes_outlast_a_power_loss(tmp_path: Path, record: Record) -> None:
     with Store(tmp_path / "d", DataSettings(segment_bytes=100)) as store:
         write(store, 8, acknowledge(record))
     assert check_every_moment(record, tmp_path / "left") == set(range(9))
 
 
-def test_nothing_is_lost_in_a_compaction(tmp_path: Path, record: Record) -> None:
+def test_compaction_loses_nothing(tmp_path: Path, record: Record) -> None:
     with Store(tmp_path / "d", DataSettings(segment_bytes=100)) as store:
         for _ in range(3):
             write(store, 3, acknowledge(record))
@@ -86,13 +85,13 @@ def test_nothing_is_lost_in_a_compaction(tmp_path: Path, record: Record) -> None
     assert check_every_moment(record, tmp_path / "left") == set(range(11))
 
 
-def test_nothing_is_lost_in_compactions_beside_writes(tmp_path: Path, record: Record) -> None:
+def test_compactions_beside_writes_lose_nothing(tmp_path: Path, record: Record) -> None:
     with Store(tmp_path / "d", DataSettings(compact_bytes=1, segment_bytes=150)) as store:
         write(store, 12, acknowledge(record))
     assert check_every_moment(record, tmp_path / "left") == set(range(13))
 
 
-def test_nothing_is_lost_when_a_torn_end_is_cut(tmp_path: Path, record: Record) -> None:
+def test_recovery_of_a_torn_tail_loses_nothing(tmp_path: Path, record: Record) -> None:
     with Store(tmp_path / "d") as store:
         write(store, 3, acknowledge(record))
     [segment] = (tmp_path / "d").glob("*.journal")
@@ -106,56 +105,56 @@ def test_nothing_is_lost_when_a_torn_end_is_cut(tmp_path: Path, record: Record) 
 
 
 @pytest.mark.parametrize("fsync", ["always", "never"])
-def test_what_a_killed_process_left_with_the_kernel_is_durable_before_it_is_told(
+def test_recovery_syncs_the_writes_of_a_killed_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Record, fsync: str
 ) -> None:
-    """Killed at any moment, gone on with under `always`, and at any moment of that a power loss."""
+    """A kill at any moment, a reopening with ``always``, and a power loss at any moment of that."""
     with Store(tmp_path / "d", DataSettings(fsync, segment_bytes=250)) as store:
         for count in (2, 3):
             write(store, count)
             store.compact()
     for number, moment in enumerate(record.moments):
-        going_on = moment.killed(tmp_path / f"{number}")
-        taken_down(monkeypatch, going_on)
+        reopened = moment.killed(tmp_path / f"{number}")
+        record_steps(monkeypatch, reopened)
         with Store(tmp_path / f"{number}", DataSettings(segment_bytes=250)) as store:
-            acknowledge(going_on)(store.revision)
-            write(store, 1, acknowledge(going_on))
-        check_every_moment(going_on, tmp_path / "left")
-        going_on.close()
+            acknowledge(reopened)(store.revision)
+            write(store, 1, acknowledge(reopened))
+        check_every_moment(reopened, tmp_path / "left")
+        reopened.close()
 
 
 @pytest.mark.parametrize("fsync", ["interval", "never"])
-def test_without_a_sync_for_each_there_is_a_whole_past(
+def test_lazy_fsync_leaves_a_prefix_of_the_changes(
     tmp_path: Path, record: Record, fsync: str
 ) -> None:
     with Store(tmp_path / "d", DataSettings(fsync, 3600, segment_bytes=200)) as store:
         write(store, 9, acknowledge(record))
         store.compact()
         write(store, 2, acknowledge(record))
-    found = check_every_moment(record, tmp_path / "left", all_is_there=False)
-    assert {0, 11} <= found
+    revisions = check_every_moment(record, tmp_path / "left", must_be_complete=False)
+    assert {0, 11} <= revisions
 
 
-def test_a_disk_that_does_not_sync_is_found_out(tmp_path: Path, record: Record) -> None:
-    """The same check, of a store that does not keep the promise: it can fail."""
+def test_check_detects_a_missing_sync(tmp_path: Path, record: Record) -> None:
+    """The check of these tests fails for a store that does not sync."""
     with Store(tmp_path / "d", DataSettings("never")) as store:
         write(store, 3, acknowledge(record))
     with pytest.raises(AssertionError):
         check_every_moment(record, tmp_path / "left")
 
 
-def test_a_new_directory_is_durable_under_its_own_name(
+def test_new_directory_is_durable_under_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced = []
 
-    class Parental(Recorder):
+    class ParentRecorder(Recorder):
         def sync_parent_directory(self) -> None:
             super().sync_parent_directory()
             synced.append(record.acknowledged)
 
     record = Record()
-    storage: Callable[[int], Recorder] = lambda directory: Parental(directory, record)  # noqa: E731
+    storage: Callable[[int], Recorder] = lambda directory: ParentRecorder(directory, record)  # noqa: E731
     monkeypatch.setattr("kvs.store.persistence.Persistence", partial(Persistence, storage=storage))
     with Store(tmp_path / "d") as store:
         write(store, 1, acknowledge(record))

@@ -1,4 +1,4 @@
-"""A full disk, for real: the journal goes on with its reserve, and can be compacted."""
+"""A real full disk: the journal continues with its reserve, and can be compacted."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def _place(mount: Mount) -> Path:
 
 
 def fill(place: Path) -> None:
-    """Leave not a byte of the filesystem to others."""
+    """Fill the filesystem to the last byte."""
     free = os.statvfs(place)
     with (place / "filler").open("ab") as filler:
         filler.write(bytes(free.f_bavail * free.f_frsize))
@@ -33,43 +33,43 @@ def fill(place: Path) -> None:
 
 
 def reserve(data: Path) -> int:
-    """Return how many bytes are held back."""
+    """Return the size of the reserve in bytes."""
     path = data / RESERVE.decode()
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
 def overwrite(store: kvs.Store, count: int) -> None:
-    """Make a journal that is long, of few pairs."""
+    """Make a long journal of few pairs."""
     script = b"".join(b"WRITE [(k%d,%d)]\n" % (n % 9, n) for n in range(count))
     assert store.execute(script, budget=len(script)).offset == len(script)
 
 
 def write_for_ever(store: kvs.Store) -> None:
-    """Write some pairs again and again, each time until they are committed."""
+    """Write the same pairs for ever, and wait for each commit."""
     while True:
         store.execute(b"".join(b"WRITE [(key%d,y)]\n" % n for n in range(99)))
         store.commit_point().wait()
 
 
-def test_a_compaction_needs_room_for_the_live_pairs_and_not_for_the_journal(place: Path) -> None:
+def test_compaction_needs_space_for_the_pairs_only(place: Path) -> None:
     with kvs.Store(place / "d") as store:
         overwrite(store, MANY)
-        written = store.compact()
-        assert written is not None
+        info = store.compact()
+        assert info is not None
         overwrite(store, MANY)
         store.write({"last": "1"})
         size = sum(path.stat().st_size for path in (place / "d").glob("*.journal"))
         assert size > 1_000_000
         fill(place)
         os.truncate(place / "filler", (place / "filler").stat().st_size - 80_000)
-        written = store.compact()
-        assert written is not None
-        assert written.bytes < 500
-        assert reserve(place / "d") == RESERVE_BYTES  # it was not needed
+        info = store.compact()
+        assert info is not None
+        assert info.bytes < 500
+        assert reserve(place / "d") == RESERVE_BYTES  # not used
         assert len(store) == 10
 
 
-def test_a_full_disk_can_be_compacted_from_the_reserve_while_others_write(
+def test_full_disk_is_compacted_while_writes_continue(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with kvs.Store(place / "d") as store:
@@ -88,10 +88,10 @@ def test_a_full_disk_can_be_compacted_from_the_reserve_while_others_write(
         assert store.read(["before", "more"]) == {b"before": b"1", b"more": b"2999"}
 
 
-def test_a_disk_that_is_filled_again_and_again_by_the_journal_alone(
+def test_small_disk_filled_by_the_journal_is_compacted(
     mount: Mount, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It never has the 2 MiB free that the whole reserve takes."""
+    """The disk never has the 2 MiB free that a reserve of full size needs."""
     place = mount("size=2m,mode=755")
     pairs = {f"key{number}": "x" * 40 for number in range(9)}
     with caplog.at_level(logging.WARNING, "kvs.store"), kvs.Store(place / "d") as store:
@@ -105,7 +105,7 @@ def test_a_disk_that_is_filled_again_and_again_by_the_journal_alone(
         assert store.revision == revision
 
 
-def test_a_full_disk_can_be_compacted_by_hand(place: Path) -> None:
+def test_kvs_compact_works_on_a_full_disk(place: Path) -> None:
     with kvs.Store(place / "d") as store:
         overwrite(store, MANY)
         store.write({"last": "1"})
@@ -113,14 +113,14 @@ def test_a_full_disk_can_be_compacted_by_hand(place: Path) -> None:
     ended = program("compact", place / "d")
     assert (ended.status, ended.stderr) == (0, b"")
     assert b"10 pairs at revision 60001" in ended.stdout
-    assert reserve(place / "d") == RESERVE_BYTES  # from the room that the journal left
+    assert reserve(place / "d") == RESERVE_BYTES  # in the space that the journal took
     (place / "filler").unlink()
     with kvs.Store(place / "d") as store:
         assert (len(store), store.revision) == (10, 60001)
         assert reserve(place / "d") == RESERVE_BYTES
 
 
-def test_a_start_on_a_full_disk_can_delete(place: Path, tmp_path: Path) -> None:
+def test_run_on_a_full_disk_can_delete(place: Path, tmp_path: Path) -> None:
     with kvs.Store(place / "d") as store:
         store.write({f"key{number}": "x" * 40 for number in range(MANY)})
     fill(place)
@@ -134,13 +134,13 @@ def test_a_start_on_a_full_disk_can_delete(place: Path, tmp_path: Path) -> None:
         assert len(store) == MANY - 1000
 
 
-def test_each_start_on_a_full_disk_gets_half_of_the_reserve_and_then_fails(place: Path) -> None:
+def test_each_start_on_a_full_disk_uses_half_of_the_reserve(place: Path) -> None:
     data = place / "d"
     with kvs.Store(data) as store:
         store.write({f"key{number}": "x" * 40 for number in range(MANY)})
     fill(place)
-    left, revision = RESERVE_BYTES, 1
-    while left:
+    remaining, revision = RESERVE_BYTES, 1
+    while remaining:
         store = kvs.Store(data, DataSettings("never"))
         with pytest.raises(kvs.JournalWriteError) as failed:
             write_for_ever(store)
@@ -150,8 +150,8 @@ def test_each_start_on_a_full_disk_gets_half_of_the_reserve_and_then_fails(place
         revision = failed.value.written
         with pytest.raises(kvs.JournalWriteError):
             store.close()
-        assert reserve(data) in {left // 2, 0}
-        left = reserve(data)
+        assert reserve(data) in {remaining // 2, 0}
+        remaining = reserve(data)
     with kvs.Store(data) as store:
         assert store.revision == revision
     (place / "filler").unlink()
@@ -160,7 +160,7 @@ def test_each_start_on_a_full_disk_gets_half_of_the_reserve_and_then_fails(place
         assert reserve(data) == RESERVE_BYTES
 
 
-def test_the_reserve_is_made_again_when_there_is_room(place: Path) -> None:
+def test_reserve_is_renewed_once_space_is_free(place: Path) -> None:
     with kvs.Store(place / "d") as store:
         store.write({f"key{number}": "x" * 40 for number in range(MANY)})
         fill(place)
@@ -175,7 +175,7 @@ def test_the_reserve_is_made_again_when_there_is_room(place: Path) -> None:
         assert store.read(["a"]) == {b"a": b"2"}
 
 
-def test_a_start_without_an_inode_for_its_lock_takes_that_of_the_reserve(mount: Mount) -> None:
+def test_lock_file_may_take_the_inode_of_the_reserve(mount: Mount) -> None:
     place = mount("size=8m,nr_inodes=6,mode=755")
     with kvs.Store(place / "d") as store:
         store.write({"a": "1"})

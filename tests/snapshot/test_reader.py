@@ -1,4 +1,4 @@
-"""A backup is read exactly as it is written, and anything else is refused with line and reason."""
+"""The reader accepts the exact bytes of a backup, and refuses others with line and reason."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("data", "line", "reason"), BAD)
-def test_what_no_snapshot_writes_is_refused(
+def test_bytes_that_no_backup_has_are_refused(
     tmp_path: Path, data: bytes, line: int, reason: str
 ) -> None:
     (tmp_path / "x.bck").write_bytes(data)
@@ -50,7 +50,7 @@ def test_what_no_snapshot_writes_is_refused(
 
 
 @given(st.dictionaries(words, values, max_size=30))
-def test_what_a_snapshot_writes_is_read_back(
+def test_backup_round_trip(
     tmp_path_factory: pytest.TempPathFactory, pairs: dict[bytes, bytes]
 ) -> None:
     path = tmp_path_factory.mktemp("backup") / "x.bck"
@@ -58,7 +58,7 @@ def test_what_a_snapshot_writes_is_read_back(
     assert load(os.fsencode(path)) == pairs
 
 
-def test_a_backup_of_many_blocks_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backup_of_many_blocks_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = {b"key%06d" % number: b"v%d" % number for number in range(3000)}
     (tmp_path / "x.bck").write_bytes(b"".join(format_listing(sorted(pairs.items()))))
     for block in (1, 7, 100, 4096):
@@ -67,12 +67,12 @@ def test_a_backup_of_many_blocks_is_read(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @given(cut=st.integers(0, 20), block=st.sampled_from([1, 3, 1 << 20]))
-def test_a_backup_cut_anywhere_but_at_a_line_is_refused(
+def test_backup_cut_within_a_line_is_refused(
     tmp_path_factory: pytest.TempPathFactory, cut: int, block: int
 ) -> None:
-    whole = b"(a, 1)\n(b, 2)\n(c, 3)\n"
+    backup = b"(a, 1)\n(b, 2)\n(c, 3)\n"
     path = tmp_path_factory.mktemp("backup") / "x.bck"
-    path.write_bytes(whole[:cut])
+    path.write_bytes(backup[:cut])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "BLOCK", block)
         if cut % 7 == 0:
@@ -83,7 +83,7 @@ def test_a_backup_cut_anywhere_but_at_a_line_is_refused(
             assert caught.value.line == cut // 7 + 1
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_unreadable_file_has_a_reason(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, reason in [("none", "No such file"), ("", "no regular file"), ("pipe", "no regular")]:
         with pytest.raises(BackupReadError, match=reason):

@@ -1,4 +1,4 @@
-"""The child: its own instant, nothing of the parent's, and failures that say why."""
+"""The snapshot writer: the child's state, its failures, and the files that remain."""
 
 import os
 import signal
@@ -25,24 +25,22 @@ def directory(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_the_snapshot_is_of_the_instant_of_the_fork(directory: int, tmp_path: Path) -> None:
+def test_snapshot_has_the_pairs_at_the_fork(directory: int, tmp_path: Path) -> None:
     table = Table({b"a": b"1"})
-    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-    draft.fork(7, len(table), lambda: output_format.format_listing(ordered(table)))
+    snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+    snapshot.fork(7, len(table), lambda: output_format.format_listing(ordered(table)))
     table[b"b"] = b"2"
-    written = draft.finish()
-    assert (written.revision, written.pairs, written.bytes) == (7, 1, 7)
+    info = snapshot.finish()
+    assert (info.revision, info.pairs, info.bytes) == (7, 1, 7)
     assert (tmp_path / "x.bck").read_bytes() == b"(a, 1)\n"
     assert stat.S_IMODE((tmp_path / "x.bck").stat().st_mode) == 0o600
 
 
-def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals(
-    directory: int, tmp_path: Path
-) -> None:
+def test_child_has_only_its_file_and_ignores_signals(directory: int, tmp_path: Path) -> None:
     reader, writer = os.pipe()
 
     def blocks() -> Iterator[bytes]:
-        # In the child: tell of its descriptors and signals through the snapshot itself.
+        # In the child: write its descriptors and signals to the snapshot.
         descriptors = len(os.listdir("/proc/self/fd")) - 1
         ignored = Path("/proc/self/status").read_text().split("SigIgn:\t")[1].split()[0]
         blocked = Path("/proc/self/status").read_text().split("SigBlk:\t")[1].split()[0]
@@ -51,9 +49,9 @@ def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-        draft.fork(1, 1, blocks)
-        draft.finish()
+        snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+        snapshot.fork(1, 1, blocks)
+        snapshot.finish()
     finally:
         signal.signal(signal.SIGTERM, before)
         for descriptor in (reader, writer):
@@ -68,58 +66,56 @@ def test_a_child_has_no_descriptor_but_its_files_and_ignores_the_parents_signals
     assert int(blocked, 16) == 0
 
 
-def test_a_child_closes_the_parents_pipes_before_anything_else(
+def test_child_closes_the_pipes_of_the_parent_first(
     directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A killed server's registration pipe must have no reader any more, so no connect is lost."""
+    """The registration pipe of a killed server must have no reader, or a connect would be lost."""
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
+    snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
 
-    def look() -> None:
-        still = "open" if reader in map(int, os.listdir("/proc/self/fd")) else "closed"
-        (tmp_path / "state").write_text(still)
+    def record_state() -> None:
+        state = "open" if reader in map(int, os.listdir("/proc/self/fd")) else "closed"
+        (tmp_path / "state").write_text(state)
 
-    monkeypatch.setattr("kvs.snapshot.writer.gc.disable", look)
-    draft.fork(1, 1, list)
+    monkeypatch.setattr("kvs.snapshot.writer.gc.disable", record_state)
+    snapshot.fork(1, 1, list)
     monkeypatch.undo()
     os.close(reader)
-    draft.finish()
+    snapshot.finish()
     assert (tmp_path / "state").read_text() == "closed"
 
 
-def test_a_child_syncs_as_it_goes_so_that_nobody_waits_long_for_its_data(
+def test_child_syncs_after_every_sync_bytes(
     directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kvs.snapshot.writer.SYNC_BYTES", 1000)
 
-    def told(name: str, real: Callable[[int], None]) -> Callable[[int], None]:
+    def recording(name: str, real: Callable[[int], None]) -> Callable[[int], None]:
         def sync(file: int) -> None:
-            with open(tmp_path / "told", "a") as told:
-                told.write(f"{name} {os.fstat(file).st_size} ")
+            with open(tmp_path / "syncs", "a") as syncs:
+                syncs.write(f"{name} {os.fstat(file).st_size} ")
             real(file)
 
         return sync
 
     for name in ("fdatasync", "fsync"):
-        monkeypatch.setattr(os, name, told(name, getattr(os, name)))
-    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-    draft.fork(1, 1, lambda: [b"x" * 400] * 7)
-    assert draft.finish(commit=lambda _: None).bytes == 2800
-    assert (tmp_path / "told").read_text() == "fdatasync 1200 fdatasync 2400 fsync 2800 "
+        monkeypatch.setattr(os, name, recording(name, getattr(os, name)))
+    snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+    snapshot.fork(1, 1, lambda: [b"x" * 400] * 7)
+    assert snapshot.finish(commit=lambda _: None).bytes == 2800
+    assert (tmp_path / "syncs").read_text() == "fdatasync 1200 fdatasync 2400 fsync 2800 "
 
 
-def test_a_child_that_is_killed_is_reported_and_leaves_nothing(
-    directory: int, tmp_path: Path
-) -> None:
+def test_killed_child_is_reported_and_leaves_no_file(directory: int, tmp_path: Path) -> None:
     def blocks() -> Iterator[bytes]:
         yield b"half"
         os.kill(os.getpid(), signal.SIGKILL)
 
-    draft = SnapshotWriter(directory, b"x.bck", "jobs/x.bck")
-    draft.fork(1, 0, blocks)
+    snapshot = SnapshotWriter(directory, b"x.bck", "jobs/x.bck")
+    snapshot.fork(1, 0, blocks)
     with pytest.raises(SnapshotError) as caught:
-        draft.finish()
+        snapshot.finish()
     assert str(caught.value) == (
         "jobs/x.bck: no snapshot was written: its process was killed by SIGKILL"
     )
@@ -134,46 +130,46 @@ def test_a_child_that_is_killed_is_reported_and_leaves_nothing(
         (RuntimeError("a defect"), "its process failed for an unknown reason"),
     ],
 )
-def test_a_child_that_fails_says_why_by_its_exit_status(
+def test_failed_child_reports_its_error_number(
     directory: int, tmp_path: Path, error: Exception, reason: str
 ) -> None:
     def blocks() -> Iterator[bytes]:
         yield b"half"
         raise error
 
-    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-    draft.fork(1, 0, blocks)
+    snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+    snapshot.fork(1, 0, blocks)
     with pytest.raises(SnapshotError, match=reason):
-        draft.finish()
+        snapshot.finish()
     assert os.listdir(tmp_path) == []
 
 
-def test_a_child_reaped_by_somebody_else_is_a_failure(directory: int, tmp_path: Path) -> None:
+def test_child_reaped_by_other_code_is_a_failure(directory: int, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-        draft.fork(1, 0, list)
+        snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+        snapshot.fork(1, 0, list)
         with pytest.raises(SnapshotError, match="SIGCHLD"):
-            draft.finish()
+            snapshot.finish()
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert os.listdir(tmp_path) == []
 
 
-def test_an_abandoned_draft_leaves_nothing(directory: int, tmp_path: Path) -> None:
+def test_kill_child_leaves_no_file(directory: int, tmp_path: Path) -> None:
     def blocks() -> Iterator[bytes]:
         yield b"half"
         signal.pause()
 
-    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-    draft.fork(1, 0, blocks)
-    draft.kill_child()
+    snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+    snapshot.fork(1, 0, blocks)
+    snapshot.kill_child()
     assert os.listdir(tmp_path) == []
     with pytest.raises(SnapshotError, match="SIGKILL"):
-        draft.finish()
+        snapshot.finish()
 
 
-def test_a_draft_that_is_cancelled_leaves_nothing(directory: int, tmp_path: Path) -> None:
+def test_cancel_leaves_no_file_and_no_descriptor(directory: int, tmp_path: Path) -> None:
     def blocks() -> Iterator[bytes]:
         yield b"half"
         signal.pause()
@@ -182,11 +178,11 @@ def test_a_draft_that_is_cancelled_leaves_nothing(directory: int, tmp_path: Path
     try:
         before = os.listdir("/proc/self/fd")
         for forked in (False, True):
-            draft = SnapshotWriter(directory, b"x.bck", "x.bck")
+            snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
             if forked:
-                draft.fork(1, 0, blocks)
+                snapshot.fork(1, 0, blocks)
             for _ in range(2):
-                draft.cancel()  # waits for no other child of this process
+                snapshot.cancel()  # waits for its own child only
             assert os.listdir(tmp_path) == []
             assert os.listdir("/proc/self/fd") == before
         assert other.poll() is None
@@ -195,19 +191,17 @@ def test_a_draft_that_is_cancelled_leaves_nothing(directory: int, tmp_path: Path
         other.wait()
 
 
-def test_a_draft_that_is_cancelled_after_its_end_stays_finished(
-    directory: int, tmp_path: Path
-) -> None:
-    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-    draft.fork(1, 0, list)
-    draft.finish()
-    draft.cancel()
+def test_cancel_after_finish_leaves_the_file(directory: int, tmp_path: Path) -> None:
+    snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+    snapshot.fork(1, 0, list)
+    snapshot.finish()
+    snapshot.cancel()
     assert os.listdir(tmp_path) == ["x.bck"]
 
 
-def test_the_parents_signal_mask_is_as_before(directory: int) -> None:
+def test_fork_restores_the_signal_mask(directory: int) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    draft = SnapshotWriter(directory, b"x.bck", "x.bck")
-    draft.fork(1, 0, list)
+    snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
+    snapshot.fork(1, 0, list)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-    draft.finish()
+    snapshot.finish()
