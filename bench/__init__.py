@@ -1,5 +1,6 @@
-"""The benchmarks: ``python -m bench`` measures and writes the figures into docs/benchmarks.md.
+"""The benchmarks: ``python -m bench`` measures and writes docs/benchmarks.json and .md.
 
-Each measure in `bench.suites` gives some rows of the table. What is compared is run in turns, and a
-ratio is the median of the quotients within each turn, because the machine is never quiet.
+Each suite in `bench.suites` measures one subject; a section is the suites that answer one question.
+The systems that are compared run in interleaved rounds, and a ratio is the median of the quotients
+within each round, because the machine is never idle.
 """

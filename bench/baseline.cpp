@@ -1,6 +1,6 @@
-// The floor in C++: floor DIR runs the jobs of DIR as bench/baseline.py does, with the least C++ that is
-// right: one thread, one std::unordered_map, WRITE, READ and DELETE only, no word about a bad line.
-// NAME.job gives NAME.floor. Prints the seconds of its loop, files included.
+// The C++ baseline: baseline DIR runs the jobs of DIR as bench/baseline.py does, with the least C++ that
+// is correct: one thread, one std::unordered_map, WRITE, READ and DELETE only, no diagnostics for
+// invalid lines. NAME.job gives NAME.baseline. Prints the seconds of its loop, files included.
 
 #include <algorithm>
 #include <chrono>
@@ -14,7 +14,7 @@
 
 using Table = std::unordered_map<std::string, std::string>;
 
-// Take what stands before the next `end` from the front of `text`, and that too.
+// Remove the text before the next `end`, and `end`, from the front of `text`; return the text before.
 static std::string_view take(std::string_view& text, char end) {
     const std::size_t size = std::min(text.find(end), text.size());
     const std::string_view word = text.substr(0, size);
@@ -41,11 +41,11 @@ static void write(std::string_view list, Table& table) {
 static void read(std::string_view list, const Table& table, std::string& output) {
     output += '[';
     for (const std::string& key : sorted_keys(list)) {
-        const auto found = table.find(key);
+        const auto pair = table.find(key);
         output += '(';
         output += key;
         output += ',';
-        output += found == table.end() ? "KVSERROR" : found->second;
+        output += pair == table.end() ? "KVSERROR" : pair->second;
         output += ')';
     }
     output += "]\n";
@@ -59,7 +59,7 @@ static void remove(std::string_view list, Table& table, std::string& output) {
 }
 
 int main(int, char** arguments) {
-    const auto began = std::chrono::steady_clock::now();
+    const auto start = std::chrono::steady_clock::now();
     std::vector<std::filesystem::path> jobs;
     for (const auto& entry : std::filesystem::directory_iterator(arguments[1]))
         if (entry.path().extension() == ".job") jobs.push_back(entry.path());
@@ -76,8 +76,8 @@ int main(int, char** arguments) {
             if (name == "READ ") read(line, table, output);
             if (name == "DELETE ") remove(line, table, output);
         }
-        std::ofstream(path.replace_extension(".floor"), std::ios::binary) << output;
+        std::ofstream(path.replace_extension(".baseline"), std::ios::binary) << output;
     }
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     std::printf("%.6f\n", seconds.count());
 }

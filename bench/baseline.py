@@ -1,8 +1,8 @@
-"""The bare floor: floor.py DIR runs the jobs of DIR with the least Python that is right.
+"""The Python baseline: baseline.py DIR runs the jobs of DIR with the least Python that is correct.
 
-One thread, one pattern, one dict, one lock; WRITE, READ and DELETE only, nothing between the
-parts of a command, no word about a bad line. NAME.job gives NAME.floor. Prints the seconds of its
-loop, files included. A figure to hold the real thing against, not a design.
+One thread, one pattern, one dict, one lock; WRITE, READ and DELETE only, no WAIT, no BACKUP, no
+progress, and no diagnostics for invalid lines. NAME.job gives NAME.baseline. Prints the seconds of
+its loop, files included. A figure to compare kvs with, not a design.
 """
 
 import os
@@ -21,8 +21,8 @@ _LINE = re.compile(
 """Group 1 holds the pairs of a WRITE, 2 the keys of a READ, 3 those of a DELETE."""
 
 
-def carry_out(script: bytes, table: dict[bytes, bytes], lock: Lock) -> bytes:
-    """Carry out the lines of `script` on `table`; return what they output."""
+def execute(script: bytes, table: dict[bytes, bytes], lock: Lock) -> bytes:
+    """Execute the lines of `script` on `table`; return their output."""
     output: list[bytes] = []
     for match in _LINE.finditer(script):
         kind = match.lastindex
@@ -35,8 +35,8 @@ def carry_out(script: bytes, table: dict[bytes, bytes], lock: Lock) -> bytes:
             keys.sort()
             with lock:
                 values = list(map(table.get, keys, repeat(b"KVSERROR")))
-            found = map(b",".join, zip(keys, values))  # noqa: B905  (it has its price)
-            output.append(b"[(" + b")(".join(found) + b")]\n")
+            items = map(b",".join, zip(keys, values))  # noqa: B905  (strict= takes time)
+            output.append(b"[(" + b")(".join(items) + b")]\n")
         elif kind == 3:
             keys = match[3].split(b",")
             keys.sort()
@@ -48,18 +48,18 @@ def carry_out(script: bytes, table: dict[bytes, bytes], lock: Lock) -> bytes:
 
 
 def main(directory: str) -> None:
-    """Run every job of `directory`, in order of name, and print the seconds that took."""
+    """Run every job of `directory`, in order of name, and print the seconds."""
     table: dict[bytes, bytes] = {}
     lock = Lock()
-    began = time.perf_counter()
+    start = time.perf_counter()
     for name in sorted(os.listdir(directory)):
         stem, extension = os.path.splitext(os.path.join(directory, name))
         if extension == ".job":
             with open(stem + ".job", "rb") as job:
-                output = carry_out(job.read(), table, lock)
-            with open(stem + ".floor", "wb") as file:
+                output = execute(job.read(), table, lock)
+            with open(stem + ".baseline", "wb") as file:
                 file.write(output)
-    print(f"{time.perf_counter() - began:.6f}")
+    print(f"{time.perf_counter() - start:.6f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The same commands for SQLite and LMDB, in the process: one transaction a command, synced.
 
-Each database is given to `bench.baseline` in place of its dict, and in place of its lock: a command
-holds the lock while it is at the table, and so becomes a transaction.
+`bench.baseline` gets each database in place of its dict and in place of its lock: a command holds
+the lock while it uses the table, and so becomes a transaction.
 """
 
 import os
@@ -14,11 +14,11 @@ import lmdb
 from bench import baseline
 
 _MAP_BYTES = 1 << 30
-"""The most that LMDB may map; it is only an address range until it is used."""
+"""Maximum bytes that LMDB maps: a range of addresses, which takes memory only where it is used."""
 
 
 class SQLite:
-    """A table in a database with a write-ahead log, which each transaction syncs."""
+    """A table in a database with a write-ahead log; each transaction syncs the log."""
 
     version = f"SQLite {sqlite3.sqlite_version}"
 
@@ -27,7 +27,7 @@ class SQLite:
         execute = self._execute = self._connection.execute
         [mode] = execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise RuntimeError(f"SQLite has no write-ahead log here, but {mode!r}")
+            raise RuntimeError(f"SQLite: journal_mode is {mode!r}, must be 'wal'")
         execute("PRAGMA synchronous = FULL")
         execute("CREATE TABLE pairs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
 
@@ -56,7 +56,7 @@ class SQLite:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Commit it."""
+        """Commit the transaction."""
         self._execute("COMMIT")
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class SQLite:
 
 
 class LMDB:
-    """A database as LMDB makes it: each transaction that changed something is synced."""
+    """A database with the default options: each transaction that changed something is synced."""
 
     version = "LMDB " + ".".join(map(str, lmdb.version()))
 
@@ -95,7 +95,7 @@ class LMDB:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Commit it."""
+        """Commit the transaction."""
         self._transaction.commit()
 
     def close(self) -> None:
@@ -106,6 +106,6 @@ class LMDB:
 Database = SQLite | LMDB
 
 
-def carry_out(script: bytes, database: Database) -> bytes:
-    """Carry out the lines of `script`; return what they output."""
-    return baseline.carry_out(script, cast("Any", database), cast("Any", database))
+def execute(script: bytes, database: Database) -> bytes:
+    """Execute the lines of `script`; return their output."""
+    return baseline.execute(script, cast("Any", database), cast("Any", database))

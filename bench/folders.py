@@ -1,21 +1,21 @@
-"""Folders in memory where that can be: disks take long for small files now and then."""
+"""Directories in memory, if possible: disks sometimes take long for small files."""
 
 import os
 import tempfile
 
 IN_MEMORY = "/dev/shm"
-"""Where Linux keeps files in memory (tmpfs(5), shm_overview(7))."""
+"""Directory whose files Linux holds in memory (tmpfs(5), shm_overview(7))."""
 
 
 def memory_is_usable() -> bool:
-    """Tell whether files can be made in memory here."""
+    """Return whether files can be created in memory."""
     return os.access(IN_MEMORY, os.W_OK | os.X_OK)
 
 
 def short_folder() -> "tempfile.TemporaryDirectory[str]":
-    """Return a new folder, removed where the block is left.
+    """Return a new directory, removed at the end of the block.
 
-    Its path is short: that of a client's pipe has at most 40 bytes in the protocol.
+    Its path is short: the protocol limits the path of a client's pipe to 40 bytes.
     """
     where = IN_MEMORY if memory_is_usable() else "/tmp"
     return tempfile.TemporaryDirectory(prefix="kb", dir=where)

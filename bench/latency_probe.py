@@ -1,7 +1,7 @@
-"""Times from one process to another: a message holds the time at which it was sent.
+"""Latency from one process to another: a message holds the time at which it was sent.
 
-Both read CLOCK_MONOTONIC, which is one for all processes. A message is sent when the one before
-has been taken, which its reader tells by a byte through a pipe.
+Both processes read CLOCK_MONOTONIC, which all processes share. The sender sends a message when the
+reader has acknowledged the one before by a byte through a pipe.
 """
 
 import os
@@ -13,61 +13,61 @@ from statistics import median
 from typing import Any
 
 from bench import redis
-from bench.processes import beside
+from bench.processes import child_process
 from bench.session import Session
 from kvs.protocol import frames
 
 KEY = b"ping"
 
 Send = Callable[[bytes], object]
-"""Sends a message that holds these bytes."""
+"""Sends a message that holds the given bytes."""
 Receive = Callable[[], bytes]
-"""Waits for the next message; returns what it holds."""
+"""Blocks until the next message comes; returns the bytes in it."""
 Ping = Callable[[int], float]
-"""Sends so many messages one after the other; returns the median of their times, in seconds."""
+"""Sends a number of messages one after the other; returns their median latency in seconds."""
 
 
 @contextmanager
 def pinging(folder: str, name: str, opened: Callable[[], Receive], send: Send) -> Iterator[Ping]:
-    """Have a process that receives, by what `opened` returns there, what `send` sends from here."""
-    path = os.path.join(folder, f"taken-{name}")
+    """Start a process that receives with the result of `opened` what `send` sends in this one."""
+    path = os.path.join(folder, f"acknowledged-{name}")
     os.mkfifo(path)
-    with beside(_receive, opened, path) as talk:
-        taken = os.open(path, os.O_RDONLY)
+    with child_process(_receive, opened, path) as connection:
+        acknowledgements = os.open(path, os.O_RDONLY)
         try:
-            talk.recv()
+            connection.recv()
 
             def ping(count: int) -> float:
-                talk.send(count)
+                connection.send(count)
                 for _ in range(count):
                     send(b"%d" % time.monotonic_ns())
-                    os.read(taken, 1)
-                seconds: float = talk.recv()
+                    os.read(acknowledgements, 1)
+                seconds: float = connection.recv()
                 return seconds
 
             yield ping
         finally:
-            os.close(taken)
+            os.close(acknowledgements)
 
 
-def _receive(talk: "Connection[Any, Any]", opened: Callable[[], Receive], path: str) -> None:
-    with open(path, "wb", buffering=0) as taken:
+def _receive(connection: "Connection[Any, Any]", opened: Callable[[], Receive], path: str) -> None:
+    with open(path, "wb", buffering=0) as acknowledgements:
         receive = opened()
-        talk.send("ready")
-        while count := talk.recv():
+        connection.send("ready")
+        while count := connection.recv():
             times = []
             for _ in range(count):
                 sent = int(receive())
                 times.append(time.monotonic_ns() - sent)
-                taken.write(b".")
-            talk.send(median(times) / 1e9)
+                acknowledgements.write(b".")
+            connection.send(median(times) / 1e9)
 
 
-# What the receiving process opens.
+# Functions that the receiving process calls as `opened`.
 
 
 def notifications(registration: str) -> Receive:
-    """Return what receives the changes of `KEY` in a session of its own."""
+    """Return a function that receives the notifications of `KEY` in a session of its own."""
     session = Session(registration, "ping")
     session.subscribe(KEY)
     return lambda: frames.decode_notification(
@@ -76,13 +76,13 @@ def notifications(registration: str) -> Receive:
 
 
 def fifo(path: str) -> Receive:
-    """Return what receives notifications from a bare pipe."""
+    """Return a function that receives notifications from a bare pipe."""
     pipe = os.open(path, os.O_RDONLY)
     return lambda: frames.decode_notification(os.read(pipe, frames.NOTIFICATION_BYTES))[1]
 
 
 def messages(path: str) -> Receive:
-    """Return what receives the messages of the channel `KEY` of Redis."""
-    connection = redis.Connection(path)
-    connection.subscribe(KEY)
-    return lambda: connection.socket.recv(4096).split(b"\r\n")[-2]
+    """Return a function that receives the messages of Redis' channel `KEY`."""
+    subscriber = redis.Connection(path)
+    subscriber.subscribe(KEY)
+    return lambda: subscriber.socket.recv(4096).split(b"\r\n")[-2]

@@ -1,4 +1,4 @@
-"""A process that listens to many pipes or sockets at once, and compares every byte that comes."""
+"""A process that reads many pipes or sockets at once, and compares every byte."""
 
 import os
 import resource
@@ -10,52 +10,52 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bench import redis
-from bench.processes import beside
+from bench.processes import child_process
 from bench.session import Session
 
 _READ_BYTES = 1 << 16
 
 Listen = Callable[[bytes, Callable[[], object]], float]
-"""Calls what makes these bytes come to each; returns the seconds from then to the last of them."""
+"""Calls a function that sends the given bytes to each reader; returns seconds to the last byte."""
 
 
-class WrongBytes(Exception):
-    """Something was missing, twice, or out of order."""
+class WrongBytesError(Exception):
+    """A byte was missing, duplicated, or out of order."""
 
 
 @contextmanager
 def listening(opened: Callable[[], list[int]]) -> Iterator[Listen]:
-    """Have a process that reads the descriptors that `opened` returns there."""
-    with beside(_listen, opened) as talk:
-        talk.recv()
+    """Start a process that calls `opened` and reads the descriptors that it returns."""
+    with child_process(_listen, opened) as connection:
+        connection.recv()
 
         def listen(expected: bytes, cause: Callable[[], object]) -> float:
-            talk.send(expected)
-            talk.recv()
-            began = time.monotonic()  # one clock for all processes
+            connection.send(expected)
+            connection.recv()
+            start = time.monotonic()  # all processes share this clock
             cause()
-            ended: float = talk.recv()
-            return ended - began
+            end: float = connection.recv()
+            return end - start
 
         yield listen
 
 
-def _listen(talk: "Connection[Any, Any]", opened: Callable[[], list[int]]) -> None:
+def _listen(connection: "Connection[Any, Any]", opened: Callable[[], list[int]]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     descriptors = opened()
-    talk.send("ready")
-    while expected := talk.recv():
-        talk.send("waiting")
+    connection.send("ready")
+    while expected := connection.recv():
+        connection.send("waiting")
         _read_all(descriptors, expected)
-        talk.send(time.monotonic())
+        connection.send(time.monotonic())
 
 
 def _read_all(descriptors: list[int], expected: bytes) -> None:
-    """Read `expected` from each.
+    """Read `expected` from each descriptor.
 
     Raises:
-        WrongBytes: something else came.
+        WrongBytesError: other bytes came.
 
     """
     read = dict.fromkeys(descriptors, 0)
@@ -67,18 +67,18 @@ def _read_all(descriptors: list[int], expected: bytes) -> None:
                 data = os.read(descriptor, _READ_BYTES)
                 offset = read[descriptor]
                 if not data or not expected.startswith(data, offset):
-                    raise WrongBytes(f"after {offset} bytes came {data[:200]!r}")
+                    raise WrongBytesError(f"byte {offset}: unexpected bytes {data[:200]!r}")
                 read[descriptor] += len(data)
                 if read[descriptor] == len(expected):
                     del read[descriptor]
                     poll.unregister(descriptor)
 
 
-# What the listening process opens.
+# Functions that the listening process calls as `opened`.
 
 
 def notifications(registration: str, key: bytes, count: int) -> list[int]:
-    """Have so many sessions subscribed to a key; return what their changes come from."""
+    """Open `count` sessions subscribed to a key; return their notification pipes."""
     names = (f"{key.decode()}-{number}" for number in range(count))
     sessions = [Session(registration, name) for name in names]
     for session in sessions:
@@ -87,7 +87,7 @@ def notifications(registration: str, key: bytes, count: int) -> list[int]:
 
 
 def messages(path: str, channel: bytes, count: int) -> list[int]:
-    """Have so many connections subscribed to a channel of Redis; return their descriptors."""
+    """Open `count` connections subscribed to a channel of Redis; return their descriptors."""
     connections = [redis.Connection(path) for _ in range(count)]
     for connection in connections:
         connection.subscribe(channel)

@@ -1,4 +1,4 @@
-"""What the figures were measured on, in words."""
+"""A description of the machine that the figures were measured on."""
 
 import datetime
 import os
@@ -8,7 +8,7 @@ from bench.results import MEGABYTE
 
 
 def described() -> str:
-    """Return a sentence on this machine, its software, and the day."""
+    """Return a sentence with the date, this machine and its software."""
     today = datetime.datetime.now(datetime.UTC).date()
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MEGABYTE / 1000

@@ -1,7 +1,7 @@
-"""Write a directory of job files, the same bytes for the same arguments: make_jobs.py DIR.
+"""Write a directory of job files; equal arguments give equal bytes: make_jobs.py DIR.
 
 Half of the commands are WRITE, four in ten READ, one in ten DELETE. Each names 1 to --pairs keys,
-drawn evenly from 26 x --keys names.
+uniformly distributed over 26 x --keys names.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _VALUES = 10**6
 
 
 def lines(rng: random.Random, commands: int, name: Callable[[], str], pairs: int) -> Iterator[str]:
-    """Yield so many command lines over the keys that `name` draws, 1 to `pairs` of them each."""
+    """Yield `commands` command lines, each with 1 to `pairs` random keys that `name` returns."""
     for _ in range(commands):
         kind = rng.random()
         names = [name() for _ in range(rng.randint(1, pairs))]
@@ -42,7 +42,7 @@ def make_jobs(
     pairs: int = PAIRS,
     seed: int = 0,
 ) -> None:
-    """Write `files` job files of `commands` lines each into `directory`, made if need be."""
+    """Write `files` job files of `commands` lines each into `directory`, created if missing."""
     os.makedirs(directory, exist_ok=True)
     for number in range(files):
         rng = random.Random(f"{seed}/{number}")
@@ -56,7 +56,7 @@ def make_jobs(
 
 
 def main() -> None:
-    """Take the arguments of the command line and write the files."""
+    """Write the files that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("--files", type=int, default=FILES, help="default: %(default)s")

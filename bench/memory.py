@@ -1,4 +1,4 @@
-"""The memory of processes, in bytes, as Linux tells it (proc(5))."""
+"""The memory of processes in bytes, as Linux reports it (proc(5))."""
 
 import contextlib
 import resource
@@ -13,41 +13,42 @@ _RESET_PEAK = "5"
 
 
 def resident() -> int:
-    """Return how much of this process is in memory."""
+    """Return the resident memory of this process."""
     return _field(Path("/proc/self/status"), "VmRSS")
 
 
 def peak() -> int:
-    """Return the most that was, since the process began or since `forget_peak`."""
+    """Return the peak of the resident memory since the process started, or since `reset_peak`."""
     return _field(Path("/proc/self/status"), "VmHWM")
 
 
-def forget_peak() -> None:
-    """Let `peak` begin anew with what is in memory now."""
+def reset_peak() -> None:
+    """Set `peak` to the resident memory of now."""
     Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
 
 
 def peak_of_children() -> int:
-    """Return the peak of the largest child that has ended; what it shares with us counts too."""
+    """Return the peak of the largest child that has exited, pages shared with others included."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * KIB
 
 
 class ChildWatch:
-    """While entered, watches how much memory the children of this process have to themselves.
+    """Samples the private memory of the children of this process, their Private_Dirty.
 
-    That is their Private_Dirty: a page a forked child shares with its parent turns into one of
-    its own when either of the two writes to it. Reading it costs the child time, so what is
-    watched must not be timed.
+    A page that a forked child shares with its parent becomes private when either of the two writes
+    to it.
+
+    Cost: reading the figure takes time of the child, so a watched child must not be timed.
     """
 
     def __init__(self) -> None:
         self.private_dirty = 0
-        """The most that one child had, as far as was seen in looks some milliseconds apart."""
+        """Maximum bytes of one child, sampled every few milliseconds."""
 
-    def _watch(self, over: Event) -> None:
-        while not over.is_set():
+    def _watch(self, stop: Event) -> None:
+        while not stop.is_set():
             for child in _children():
-                # It may end while it is looked at: its file is gone then, or empty.
+                # The child may exit meanwhile: its file is then missing or empty.
                 with contextlib.suppress(OSError, ValueError):
                     dirty = _field(child / "smaps_rollup", "Private_Dirty")
                     self.private_dirty = max(self.private_dirty, dirty)
@@ -55,14 +56,14 @@ class ChildWatch:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch until the block is left."""
-        over = Event()
-        watcher = Thread(target=self._watch, args=(over,))
+        """Watch until the end of the block."""
+        stop = Event()
+        watcher = Thread(target=self._watch, args=(stop,))
         watcher.start()
         try:
             yield
         finally:
-            over.set()
+            stop.set()
             watcher.join()
 
 
@@ -76,11 +77,11 @@ def _field(file: Path, name: str) -> int:
     """Return the field `name` of a file of /proc.
 
     Raises:
-        OSError: there is no such process any more.
+        OSError: the process does not exist any more.
         ValueError: the file has no such field.
 
     """
     for line in file.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * KIB
-    raise ValueError(f"there is no {name} in {file}")
+    raise ValueError(f"{file}: no field {name}")

@@ -1,4 +1,4 @@
-"""Many pairs, always the same for the same number, to fill a store with."""
+"""Many pairs to fill a store with; equal numbers give equal pairs."""
 
 import random
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from itertools import islice
 
 from kvs.library import Store
 
-_FILL_AT_ONCE = 10_000
+_BATCH = 10_000
 _KEY = b"key%013d"
 _KEYS = 10**13
 _VALUE = b"value%021d"
@@ -14,10 +14,10 @@ _VALUE = b"value%021d"
 PAIR_BYTES = len(_KEY % 0) + len(_VALUE % 0)
 
 
-def drawn(pairs: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield so many pairs, always the same, in no order: keys in order sort in no time.
+def random_pairs(pairs: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield `pairs` pairs, always the same ones, in random order: sorted keys sort in no time.
 
-    That a key comes twice is possible and too rare to matter.
+    A key may come twice, too rarely to matter.
     """
     rng = random.Random(pairs)
     for number in range(pairs):
@@ -25,7 +25,7 @@ def drawn(pairs: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def fill(store: Store, pairs: int) -> None:
-    """Write so many pairs, many at once."""
-    source = drawn(pairs)
-    while some := dict(islice(source, _FILL_AT_ONCE)):
-        store.write(some)
+    """Write `pairs` pairs, in batches."""
+    source = random_pairs(pairs)
+    while batch := dict(islice(source, _BATCH)):
+        store.write(batch)

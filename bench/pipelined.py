@@ -1,4 +1,4 @@
-"""Many clients, each with one request on its way, driven by this process."""
+"""Many clients, each with one outstanding request, driven by this process."""
 
 import os
 import select
@@ -6,44 +6,46 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.session import ANSWER_SECONDS, NoAnswer
+from bench.session import TIMEOUT_S, NoReplyError
 
 
 class Client(NamedTuple):
-    """Two descriptors that lead to a server, which may be the same."""
+    """The two descriptors of a connection to a server; both may be the same."""
 
     requests: int
     replies: int
 
 
-def flown(clients: Sequence[Client], request: bytes, reply: bytes, count: int) -> float:
-    """Have `count` requests answered, each client sending its next one when it has its reply.
+def run_clients(clients: Sequence[Client], request: bytes, reply: bytes, count: int) -> float:
+    """Return the seconds of `count` requests; each client sends its next one after its reply.
 
-    Requests and replies are so short that they are written, and come, whole. Returns the seconds.
+    Requests and replies must be so short that write(2) and read(2) transfer them whole.
 
     Raises:
-        ConnectTimeoutError: a reply is another, or does not come.
+        NoReplyError: a reply is wrong, or does not come.
 
     """
-    of_replies = {client.replies: client.requests for client in clients}
-    to_send, to_come = count, count
+    requests = {client.replies: client.requests for client in clients}
+    unsent, unanswered = count, count
     with select.epoll() as poll:
-        for descriptor in of_replies:
+        for descriptor in requests:
             poll.register(descriptor, select.EPOLLIN)
-        began = time.perf_counter()
-        for client in clients[:to_send]:
+        start = time.perf_counter()
+        for client in clients[:unsent]:
             os.write(client.requests, request)
-        to_send -= len(clients[:to_send])
-        while to_come:
-            ready = poll.poll(ANSWER_SECONDS)
+        unsent -= len(clients[:unsent])
+        while unanswered:
+            ready = poll.poll(TIMEOUT_S)
             if not ready:
-                raise NoAnswer(f"{to_come} of {count} requests were not answered")
+                raise NoReplyError(
+                    f"{unanswered} of {count} requests have no reply after {TIMEOUT_S} s"
+                )
             for descriptor, _ in ready:
-                found = os.read(descriptor, len(reply) + 1)
-                if found != reply:
-                    raise NoAnswer(f"the server answered {found!r}, not {reply!r}")
-                to_come -= 1
-                if to_send:
-                    os.write(of_replies[descriptor], request)
-                    to_send -= 1
-        return time.perf_counter() - began
+                answer = os.read(descriptor, len(reply) + 1)
+                if answer != reply:
+                    raise NoReplyError(f"the server replied {answer!r}, expected {reply!r}")
+                unanswered -= 1
+                if unsent:
+                    os.write(requests[descriptor], request)
+                    unsent -= 1
+        return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Starting processes and timing them."""
+"""Start processes and time them."""
 
 import os
 import subprocess
@@ -19,29 +19,29 @@ R = TypeVar("R")
 
 PYTHON = sys.executable
 KVS = os.path.join(os.path.dirname(PYTHON), "kvs")
-"""The command as it was installed beside this interpreter."""
+"""The command installed with this interpreter."""
 
 
-def engines_built() -> Sequence[str]:
-    """Return the names of the engines that are there."""
-    return (PYTHON_ENGINE, COMPILED) if engine_name() == COMPILED else (PYTHON_ENGINE,)
+def engines_built() -> list[str]:
+    """Return the names of the available engines."""
+    return [PYTHON_ENGINE, COMPILED] if engine_name() == COMPILED else [PYTHON_ENGINE]
 
 
 def timed(command: Sequence[str], stdin: str = os.devnull) -> tuple[float, str]:
-    """Run `command` to its end; return its seconds, start-up included, and what it put out.
+    """Run `command`; return its seconds, start-up included, and its standard output.
 
-    What it says on standard error is shown if it fails.
+    If it fails, its standard error is printed.
 
     Raises:
-        subprocess.CalledProcessError: its exit status is not 0.
+        subprocess.CalledProcessError: the exit status is not 0.
 
     """
     with open(stdin, "rb") as source:
-        began = time.perf_counter()
+        start = time.perf_counter()
         done = subprocess.run(
             command, stdin=source, env=_environment(), capture_output=True, check=False
         )
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     if done.returncode:
         sys.stderr.buffer.write(done.stderr)
         done.check_returncode()
@@ -49,45 +49,45 @@ def timed(command: Sequence[str], stdin: str = os.devnull) -> tuple[float, str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which Python keeps what it has compiled, as users have it."""
+    """Return an environment in which Python writes its cache of bytecode, as for users."""
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def timing(name: str, command: Sequence[str]) -> Callable[[], Mapping[str, float]]:
-    """Return what runs `command` whenever it is called, and returns its seconds under `name`."""
+    """Return a subject that runs `command` and returns its seconds under `name`."""
     return lambda: {name: timed(command)[0]}
 
 
 def in_fresh_process(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call `function` in a new interpreter, whose memory holds nothing from before."""
+    """Call `function` in a new interpreter, whose memory is unused."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BaseException:
-            # The pool would wait for the process to come to its end; nobody wants that any more.
+            # The pool would wait for the process to exit, and its result is not needed any more.
             for child in active_children():
                 child.kill()
             raise
 
 
 @contextmanager
-def beside(
+def child_process(
     function: Callable[Concatenate["Connection[Any, Any]", P], None],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> Iterator["Connection[Any, Any]"]:
-    """Run `function` in a new interpreter meanwhile; what it is given first leads to what we get.
+    """Run `function` in a new interpreter, with the other end of the connection that is yielded.
 
-    It is killed where the block is left. If it fails, waiting for a word of it raises `EOFError`.
+    The process is killed at the end of the block. If it fails, `recv` raises `EOFError`.
     """
     context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=function, args=(theirs, *args), kwargs=kwargs)
+    parent_end, child_end = context.Pipe()
+    process = context.Process(target=function, args=(child_end, *args), kwargs=kwargs)
     process.start()
-    theirs.close()
+    child_end.close()
     try:
-        yield ours
+        yield parent_end
     finally:
         process.kill()
         process.join()
-        ours.close()
+        parent_end.close()

@@ -1,7 +1,7 @@
-"""The same commands for Redis: a server of our own, and the jobs in its protocol.
+"""The same commands for Redis: a server that the benchmark starts, and the jobs in its protocol.
 
-The server listens on a socket in the bench's own directory and nowhere else, keeps on disk what it
-is told to, by default nothing, and is killed in the end.
+The server listens on a socket in the benchmark's own directory only, writes to disk only what
+`running` asks for, by default nothing, and is killed at the end.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ _START_SECONDS = 60
 _REPLIES = re.compile(r"errors: (\d+), replies: (\d+)")
 
 
-class RedisFailed(Exception):
-    """The server did not start, or did not do what it was told."""
+class RedisError(Exception):
+    """The server did not start, or did not execute a command."""
 
 
 def missing() -> str | None:
-    """Return a sentence on what Redis lacks here, None if it is there."""
+    """Return a sentence on which programs of Redis are missing; None if none is."""
     absent = [name for name in (SERVER, CLIENT) if shutil.which(name) is None]
     if not absent:
         return None
     return (
-        f"Redis was not measured: there is no {' and no '.join(absent)} on the PATH "
+        f"Redis was not measured: {' and '.join(absent)} not found on the PATH "
         "(on Debian, the package `redis-server` has both)."
     )
 
@@ -39,14 +39,14 @@ def missing() -> str | None:
 def version() -> str:
     """Return the version of the server."""
     text = timed([SERVER, "--version"])[1]
-    found = re.search(r"v=(\S+)", text)
-    return found[1] if found else "of some version"
+    match = re.search(r"v=(\S+)", text)
+    return match[1] if match else "(unknown version)"
 
 
 def protocol(jobs: Iterable[str]) -> Iterator[bytes]:
     """Yield the command lines of the files `jobs`, as `bench.make_jobs` writes them, as requests.
 
-    WRITE is MSET, READ is MGET, DELETE is DEL, in the Redis serialization protocol (RESP).
+    WRITE becomes MSET, READ MGET, DELETE DEL, in the Redis serialization protocol (RESP).
     """
     for path in jobs:
         with open(path, "rb") as file:
@@ -70,12 +70,12 @@ def encoded(*words: bytes) -> bytes:
 
 
 def message(channel: bytes, payload: bytes) -> bytes:
-    """Return what a subscriber gets for a payload: it has the form of a request."""
+    """Return the bytes that a subscriber gets for a payload: they have the form of a request."""
     return encoded(b"message", channel, payload)
 
 
 class Connection:
-    """A connection by the bare socket, for one thread; it is closed where the block is left."""
+    """A connection by the bare socket, for one thread; closed at the end of the block."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -88,79 +88,81 @@ class Connection:
         self.socket.close()
 
     def ask(self, *words: bytes, reply: bytes) -> None:
-        """Send a request and wait for its reply, which is known.
+        """Send a request and block until its reply, which must be `reply`.
 
         Raises:
-            RedisFailed: it is another.
+            RedisError: it is different.
 
         """
         self.socket.sendall(encoded(*words))
         self.expect(reply)
 
     def expect(self, data: bytes) -> None:
-        """Read as many bytes as `data` has.
+        """Read as many bytes as `data` has, which must be equal.
 
         Raises:
-            RedisFailed: they are others.
+            RedisError: they are different.
 
         """
-        found = self.socket.recv(len(data), socket.MSG_WAITALL)
-        if found != data:
-            raise RedisFailed(f"Redis answered {found!r}, not {data!r}")
+        answer = self.socket.recv(len(data), socket.MSG_WAITALL)
+        if answer != data:
+            raise RedisError(f"Redis replied {answer!r}, expected {data!r}")
 
     def info(self, section: str) -> dict[str, str]:
-        """Return what the server tells of itself in a section of INFO."""
+        """Return the fields of a section of INFO."""
         self.socket.sendall(encoded(b"INFO", section.encode()))
         with self.socket.makefile("rb") as replies:
             text = replies.read(int(replies.readline()[1:]) + len(b"\r\n"))
         lines = (line.partition(":") for line in text.decode().splitlines())
         return {name: value for name, separator, value in lines if separator}
 
-    def subscribe(self, channel: bytes, before: int = 0) -> None:
-        """Subscribe to a channel; this connection is to so many others `before`."""
+    def subscribe(self, channel: bytes, count: int = 0) -> None:
+        """Subscribe to a channel; this connection already has `count` subscriptions."""
         confirmed = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:%d\r\n"
-        reply = confirmed % (len(channel), channel, before + 1)
+        reply = confirmed % (len(channel), channel, count + 1)
         self.ask(b"SUBSCRIBE", channel, reply=reply)
 
 
 class Redis:
-    """A running server, reached by its socket."""
+    """A running server."""
 
     def __init__(self, directory: str) -> None:
         self.socket = os.path.join(directory, "redis.sock")
 
     def feed(self, requests: str, commands: int) -> float:
-        """Feed the file `requests` to the emptied server; return the seconds of the client.
+        """Send the file `requests` to the emptied server; return the seconds of the client.
 
         Raises:
-            RedisFailed: not so many commands came back with a good reply.
+            RedisError: the number of replies without error is not `commands`.
 
         """
         timed([CLIENT, "-s", self.socket, "FLUSHALL", "SYNC"])
-        seconds, said = timed([CLIENT, "-s", self.socket, "--pipe"], stdin=requests)
-        found = _REPLIES.search(said)
-        if found is None or (int(found[1]), int(found[2])) != (0, commands):
-            raise RedisFailed(f"{CLIENT} --pipe: {said.strip()!r}, not {commands} good replies")
+        seconds, output = timed([CLIENT, "-s", self.socket, "--pipe"], stdin=requests)
+        match = _REPLIES.search(output)
+        if match is None or (int(match[1]), int(match[2])) != (0, commands):
+            raise RedisError(
+                f"{CLIENT} --pipe: {output.strip()!r}, expected {commands} replies without error"
+            )
         return seconds
 
     def keys(self) -> int:
-        """Return how many keys there are."""
+        """Return the number of keys."""
         return int(timed([CLIENT, "-s", self.socket, "DBSIZE"])[1])
 
 
 @contextlib.contextmanager
 def running(directory: str, fsync: str | None = None) -> Iterator[Redis]:
-    """Start a server with its socket in `directory`; it is killed where the block is left.
+    """Start a server with its socket in `directory`; kill it at the end of the block.
 
-    With `fsync`, one of ``no``, ``everysec`` and ``always``, it appends its changes to a file in
-    `directory`, which it syncs so often (its `appendfsync`).
+    With `fsync`, its `appendfsync` (``no``, ``everysec`` or ``always``), it appends its changes to
+    a file in `directory`.
 
     Raises:
-        RedisFailed: it does not start.
+        RedisError: the server does not start.
 
     """
     redis = Redis(directory)
-    # No file of settings is read: everything a system's own server would do is off by this.
+    # No configuration file is read: these options turn off what a system's own server would do.
     command = [SERVER, "--port", "0", "--unixsocket", redis.socket, "--unixsocketperm", "700"]
     command += ["--dir", directory, "--save", "", "--daemonize", "no"]
     command += ["--appendonly", "no"] if fsync is None else ["--appendonly", "yes"]
@@ -181,4 +183,4 @@ def _await(path: str, server: "subprocess.Popen[bytes]") -> None:
             client.connect(path)
             return
         time.sleep(0.01)
-    raise RedisFailed(f"{SERVER} does not answer on its socket")
+    raise RedisError(f"{SERVER} does not accept connections on its socket")

@@ -1,4 +1,4 @@
-"""How much is measured: all of it, or little and fast to see that everything works."""
+"""The sizes of the measurements: full, or small and quick to check that everything works."""
 
 from dataclasses import dataclass
 
@@ -7,64 +7,78 @@ from bench import make_jobs
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes of all measures."""
+    """The sizes of all suites."""
 
-    turns: int
-    """How many times each thing is measured where one time takes about a second."""
-    short_turns: int
-    """The same where it takes a tenth of that."""
-    long_turns: int
-    """The same where it takes ten times that."""
+    rounds: int
+    """Rounds where one measurement takes about a second."""
+    short_rounds: int
+    """Rounds where one measurement takes about a tenth of a second."""
+    long_rounds: int
+    """Rounds where one measurement takes about ten seconds."""
+    engine_rounds: int
+    """Rounds of the suites `engines-few` and `engines-many`."""
     files: int
+    """Job files."""
     commands: int
-    """Commands in each file."""
+    """Commands per file."""
+    few_keys: int
+    """The `--keys` of `bench.make_jobs`, which uses 26 times as many names."""
+    few_keys_commands: int
+    """Commands per file, so many that start-up is a small part of a run."""
+    many_keys: int
+    many_keys_commands: int
     table_sizes: tuple[int, ...]
+    """Keys of each table."""
     largest_table: int
-    """The size of one more, for fewer turns."""
+    """Keys of one more table, measured in one round."""
     table_commands: int
-    """Commands carried out on a table of each size."""
+    """Commands executed on a table of each size."""
+    growth_pairs: tuple[int, int]
+    """Pairs inserted into an empty table: with every engine; with the compiled engine only."""
     pairs: int
-    """Pairs in a table that is shown or backed up."""
+    """Pairs of a table for SHOW, BACKUP, recovery and compaction."""
     small_jobs: int
     pings: int
-    """Messages sent one after the other, in each turn."""
+    """Messages per round, each sent after the one before was read."""
     subscribers: tuple[int, ...]
+    """Numbers of sessions that are notified."""
     changes: int
-    """Changes told to each of the subscribers."""
+    """Notifications per subscriber."""
     many_sessions: int
     many_changes: int
-    """Changes told to each of so many sessions."""
+    """Notifications per session, with `many_sessions` sessions."""
     requests: int
-    """Requests of one session, in each turn."""
+    """Requests of one session per round."""
     connects: int
+    """Connects per round."""
+    busy_rounds: int
     busy_requests: int
-    """Requests of one session while jobs run."""
+    """Requests of one session while jobs run, per round."""
     synced_commands: int
-    """Commands of which each is a transaction of its own, on disk before the next."""
+    """Commands of which each is a transaction, on disk before the next."""
     writers: tuple[int, ...]
-    """Sessions that write at the same time."""
+    """Numbers of sessions that write at the same time."""
     writes: int
-    """Of all of them together, in each turn."""
-    engine_keys: tuple[int, ...]
-    """Of `make_jobs`, which draws from 26 times as many."""
-    engine_commands: int
-    """Commands in each file for the engines: so many that start-up is little of a run."""
-    engine_turns: int
-    growth_pairs: int
-    growth_turns: int
+    """WRITEs of all sessions together, per round."""
 
 
 FULL = Scale(
-    turns=7,
-    short_turns=21,
-    long_turns=5,
+    rounds=7,
+    short_rounds=21,
+    long_rounds=5,
+    engine_rounds=3,
     files=make_jobs.FILES,
     commands=make_jobs.COMMANDS,
+    few_keys=1_000,
+    few_keys_commands=500_000,
+    many_keys=100_000,
+    many_keys_commands=250_000,
     table_sizes=(1_000, 10_000, 100_000, 1_000_000),
-    largest_table=10_000_000,
+    largest_table=4_000_000,
     table_commands=50_000,
+    growth_pairs=(1_000_000, 10_000_000),
     pairs=1_000_000,
-    small_jobs=10_000,
+    small_jobs=5_000,
     pings=500,
     subscribers=(1, 10, 100),
     changes=20_000,
@@ -72,26 +86,28 @@ FULL = Scale(
     many_changes=1_000,
     requests=5_000,
     connects=300,
+    busy_rounds=5,
     busy_requests=400,
     synced_commands=1_000,
     writers=(1, 10, 100),
     writes=3_000,
-    engine_keys=(1_000, 100_000),
-    engine_commands=1_000_000,
-    engine_turns=5,
-    growth_pairs=10_000_000,
-    growth_turns=1,
 )
 
 QUICK = Scale(
-    turns=1,
-    short_turns=1,
-    long_turns=1,
+    rounds=1,
+    short_rounds=1,
+    long_rounds=1,
+    engine_rounds=2,
     files=2,
     commands=500,
+    few_keys=10,
+    few_keys_commands=500,
+    many_keys=100,
+    many_keys_commands=500,
     table_sizes=(100, 1_000),
     largest_table=2_000,
     table_commands=500,
+    growth_pairs=(2_000, 5_000),
     pairs=20_000,
     small_jobs=50,
     pings=20,
@@ -101,13 +117,9 @@ QUICK = Scale(
     many_changes=50,
     requests=100,
     connects=5,
+    busy_rounds=1,
     busy_requests=5,
     synced_commands=30,
     writers=(1, 3),
     writes=60,
-    engine_keys=(10,),
-    engine_commands=500,
-    engine_turns=2,
-    growth_pairs=5_000,
-    growth_turns=1,
 )

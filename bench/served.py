@@ -1,4 +1,4 @@
-"""A server of our own: ``kvs serve`` as a process, and jobs that are dropped into its directory."""
+"""A server process, ``kvs serve``, and the jobs that are added to its directory."""
 
 import os
 import re
@@ -13,104 +13,104 @@ from bench.folders import short_folder
 from bench.processes import KVS
 from kvs.engine.selection import ENGINE_VARIABLE
 
-_WAIT_SECONDS = 300.0
-_LOOK_SECONDS = 0.01
-_MANY_SESSIONS = 2_000
+_TIMEOUT_S = 300.0
+_POLL_S = 0.01
+_MAX_SESSIONS = 2_000
 
 T = TypeVar("T")
 
 
-class ServerFailed(Exception):
-    """The server did not start, did not end in good order, or did not run a job."""
+class ServerError(Exception):
+    """The server did not start, did not shut down gracefully, or did not run a job."""
 
 
 class Served:
-    """A server that runs."""
+    """A running server."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.registration = os.path.join(folder, "r")
         self.jobs = os.path.join(folder, "jobs")
         self.log = os.path.join(folder, "log")
-        self._dropped = 0
+        self._jobs_added = 0
 
-    def drop(self, script: bytes) -> str:
-        """Put a job where the server finds it; return its name."""
-        self._dropped += 1
-        name = f"job{self._dropped}"
+    def add_job(self, script: bytes) -> str:
+        """Add a job to the directory of the server; return its name."""
+        self._jobs_added += 1
+        name = f"job{self._jobs_added}"
         path = os.path.join(self.folder, name)
         with open(path, "wb") as file:
             file.write(script)
         os.rename(path, os.path.join(self.jobs, f"{name}.job"))
         return name
 
-    def drop_again(self, name: str) -> str:
-        """Put a job there under another name too, to be run once more; return that name."""
-        self._dropped += 1
-        other = f"job{self._dropped}"
-        os.link(os.path.join(self.jobs, f"{name}.job"), os.path.join(self.jobs, f"{other}.job"))
-        return other
+    def add_job_again(self, name: str) -> str:
+        """Add a copy of a job under another name; return that name."""
+        self._jobs_added += 1
+        copy = f"job{self._jobs_added}"
+        os.link(os.path.join(self.jobs, f"{name}.job"), os.path.join(self.jobs, f"{copy}.job"))
+        return copy
 
     def await_output(self, name: str) -> None:
-        """Come back when a job has put something out: it is at its commands then.
+        """Block until a job has written output: it is executing commands then.
 
         Raises:
-            ServerFailed: it did not.
+            ServerError: the time limit was exceeded.
 
         """
         path = os.path.join(self.jobs, f"{name}.out")
         self._await(lambda: True if os.path.exists(path) and os.path.getsize(path) else None)
 
-    def has_ended(self, name: str) -> float | None:
-        """Return the seconds of a job, None while it has not ended.
+    def seconds_of(self, name: str) -> float | None:
+        """Return the seconds of a finished job; None if it is not finished.
 
         Raises:
-            ServerFailed: it did not do all that it should.
+            ServerError: the job failed, or had invalid lines.
 
         """
-        ended = rf"/{name}\.job: (\w+), .* (\d+) invalid .* ([\d.]+) s\n"
-        found = re.search(ended, self._logged())
-        if found is None:
+        report = rf"/{name}\.job: (\w+), .* (\d+) invalid .* ([\d.]+) s\n"
+        match = re.search(report, self._read_log())
+        if match is None:
             return None
-        if (found[1], found[2]) != ("done", "0"):
-            raise ServerFailed(f"a job came to no good end: {found[0].strip()}")
-        return float(found[3])
+        if (match[1], match[2]) != ("done", "0"):
+            raise ServerError(f"a job failed: {match[0].strip()}")
+        return float(match[3])
 
     def run(self, script: bytes) -> float:
-        """Drop a job; return its seconds, as the server tells them, when it has ended.
+        """Add a job and block until it is finished; return its seconds, as logged by the server.
 
         Raises:
-            ServerFailed: it did not do all that it should.
+            ServerError: the job failed, or had invalid lines.
 
         """
-        name = self.drop(script)
-        return self._await(lambda: self.has_ended(name))
+        name = self.add_job(script)
+        return self._await(lambda: self.seconds_of(name))
 
     def await_serving(self, server: "subprocess.Popen[bytes]") -> None:
-        """Come back when the server serves.
+        """Block until the server accepts clients.
 
         Raises:
-            ServerFailed: it has ended, or never does.
+            ServerError: it exited, or the time limit was exceeded.
 
         """
 
-        def serves() -> bool | None:
+        def is_serving() -> bool | None:
             if server.poll() is not None:
-                raise ServerFailed(f"kvs serve does not start: {self._logged()}")
-            return True if "serving at" in self._logged() else None
+                raise ServerError(f"kvs serve exited at start: {self._read_log()}")
+            return True if "serving at" in self._read_log() else None
 
-        self._await(serves)
+        self._await(is_serving)
 
     def _await(self, condition: Callable[[], T | None]) -> T:
-        """Look until `condition` gives something; the log is small, so a look costs little."""
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while (found := condition()) is None:
+        """Poll until `condition` returns a value. Cost: little, as the log is small."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while (value := condition()) is None:
             if time.monotonic() > deadline:
-                raise ServerFailed(f"nothing came of it in {_WAIT_SECONDS} s: {self._logged()}")
-            time.sleep(_LOOK_SECONDS)
-        return found
+                raise ServerError(f"timeout after {_TIMEOUT_S} s: {self._read_log()}")
+            time.sleep(_POLL_S)
+        return value
 
-    def _logged(self) -> str:
+    def _read_log(self) -> str:
         with open(self.log, encoding="utf-8") as file:
             return file.read()
 
@@ -119,12 +119,13 @@ class Served:
 def serving(
     threads: int = 1, data: str | None = None, engine: str | None = None
 ) -> Iterator[Served]:
-    """Start a server, in a folder of its own with a short path; end it where the block is left.
+    """Start a server in a new directory with a short path; shut it down at the end of the block.
 
-    With `data` it keeps its store in that directory; with `engine` it has that one.
+    `data` is its data directory, `engine` the name of its engine; by default it has no data
+    directory and the default engine.
 
     Raises:
-        ServerFailed: it does not start, or does not end in good order.
+        ServerError: it does not start, or does not shut down gracefully.
 
     """
     with short_folder() as folder:
@@ -132,7 +133,7 @@ def serving(
         os.mkdir(served.jobs)
         command = [
             KVS, "serve", served.jobs, str(threads), "1", served.registration,
-            "--max-sessions", str(_MANY_SESSIONS),
+            "--max-sessions", str(_MAX_SESSIONS),
         ]  # fmt: skip
         if data is not None:
             command += ["--data", data]
@@ -145,8 +146,8 @@ def serving(
             served.await_serving(server)
             yield served
             server.send_signal(signal.SIGTERM)
-            if server.wait(_WAIT_SECONDS):
-                raise ServerFailed(f"kvs serve ended with status {server.returncode}")
+            if server.wait(_TIMEOUT_S):
+                raise ServerError(f"kvs serve: exit status {server.returncode}")
         finally:
             server.kill()
             server.wait()

@@ -1,4 +1,4 @@
-"""A session with nothing between it and its pipes, as a program in C would have it."""
+"""A session that uses its pipes directly, as a program in C would."""
 
 import os
 import select
@@ -7,23 +7,23 @@ from contextlib import contextmanager
 
 from kvs.protocol import frames
 
-ANSWER_SECONDS = 60.0
+TIMEOUT_S = 60.0
 
 
-class NoAnswer(Exception):
-    """The server did not answer as it must."""
+class NoReplyError(Exception):
+    """The server did not reply, or the reply was wrong."""
 
 
 class Session:
-    """A session, connected; for one thread. Its pipes lie in the directory of the server's."""
+    """A connected session, for one thread. Its pipes are beside the registration pipe."""
 
     def __init__(self, registration: str, name: str) -> None:
-        """Connect to the server at `registration`; `name` is this session's alone."""
+        """Connect to the server at `registration`; `name` must be unique."""
         self._paths = [f"{registration}.{name}.{letter}" for letter in "qrn"]
         for path in self._paths:
             os.mkfifo(path, 0o600)
         requests, responses, notifications = self._paths
-        # Both before the server is told, so that it need not come again.
+        # Both before the server opens them, so that it need not retry.
         self.responses = os.open(responses, os.O_RDONLY | os.O_NONBLOCK)
         self.notifications = os.open(notifications, os.O_RDONLY | os.O_NONBLOCK)
         for descriptor in (self.responses, self.notifications):
@@ -31,38 +31,38 @@ class Session:
         connect = frames.Connect(*map(os.fsencode, self._paths)).encode()
         with open(registration, "wb", buffering=0) as pipe:
             pipe.write(connect)
-        # A read would be told of the end of a pipe that nobody has opened for writing yet.
+        # A read would return the end of a pipe that no process has opened for writing yet.
         poll = select.poll()
         poll.register(self.responses, select.POLLIN)
-        if not poll.poll(ANSWER_SECONDS * 1000):
-            raise NoAnswer("the server did not answer a connect")
+        if not poll.poll(TIMEOUT_S * 1000):
+            raise NoReplyError("the server did not reply to a connect")
         self._expect(frames.encode_reply(frames.CONNECT, 0))
         self.requests = os.open(requests, os.O_WRONLY)
 
     def subscribe(self, key: bytes) -> None:
-        """Subscribe to a key that is not there."""
+        """Subscribe to a key that does not exist."""
         self.ask(
             frames.encode_key_request(frames.SUBSCRIBE, key),
             frames.encode_reply(frames.SUBSCRIBE, 0),
         )
 
     def execute(self, script: bytes, output: bytes) -> None:
-        """Have lines carried out that put out `output`."""
+        """Execute lines whose output must be `output`."""
         reply = frames.encode_execute_reply_header(0, len(output), 0) + output
         self.ask(frames.encode_execute(script), reply)
 
     def ask(self, request: bytes, reply: bytes) -> None:
-        """Send requests, in one write, and wait for their replies, which are known.
+        """Send requests in one write, and block until their replies, which must be `reply`.
 
         Raises:
-            ConnectTimeoutError: they are others.
+            NoReplyError: they are different.
 
         """
         os.write(self.requests, request)
         self._expect(reply)
 
     def close(self) -> None:
-        """Take leave, and remove the pipes."""
+        """Disconnect, and remove the pipes."""
         self.ask(bytes([frames.DISCONNECT]), frames.encode_reply(frames.DISCONNECT, 0))
         for descriptor in (self.requests, self.responses, self.notifications):
             os.close(descriptor)
@@ -70,19 +70,19 @@ class Session:
             os.unlink(path)
 
     def _expect(self, reply: bytes) -> None:
-        found = b""
-        while len(found) < len(reply):
-            piece = os.read(self.responses, len(reply) - len(found))
-            if not piece:
-                raise NoAnswer(f"the server ended the session after {found!r}")
-            found += piece
-        if found != reply:
-            raise NoAnswer(f"the server answered {found!r}, not {reply!r}")
+        answer = b""
+        while len(answer) < len(reply):
+            data = os.read(self.responses, len(reply) - len(answer))
+            if not data:
+                raise NoReplyError(f"the server closed the session after {answer!r}")
+            answer += data
+        if answer != reply:
+            raise NoReplyError(f"the server replied {answer!r}, expected {reply!r}")
 
 
 @contextmanager
 def sessions(registration: str, count: int, name: str = "s") -> Iterator[list[Session]]:
-    """Have so many sessions until the block is left."""
+    """Open `count` sessions; close them at the end of the block."""
     opened = [Session(registration, f"{name}{number}") for number in range(count)]
     try:
         yield opened

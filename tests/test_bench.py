@@ -1,4 +1,4 @@
-"""The bench works; what it measures here means nothing."""
+"""The benchmarks: each suite can run, and the page shows the results. Figures mean nothing here."""
 
 import os
 import subprocess
@@ -7,24 +7,188 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from bench import redis
+from bench import page, redis, results
 from bench.listeners import listening
+from bench.results import (
+    BYTES,
+    KVS,
+    PER_SECOND,
+    REDIS,
+    SECONDS,
+    Figure,
+    Goal,
+    Outcome,
+    Results,
+    Section,
+    Workload,
+)
+from bench.rounds import Rounds, joined
+from bench.suites import SECTIONS
 
 from kvs.engine.selection import COMPILED, engine_name
-
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 
 LIMIT_SECONDS = 900.0
-"""Seconds after which a bench has hung.
+"""Seconds after which a benchmark hangs.
 
-All rows take 20 s on two idle cores. They are many processes that wait for one another, and busy
-cores make each wait longer: 70 s at a load of 9, 420 s at one of 14.
+All sections take 20 s on two idle cores. They are many processes that wait for one another, and
+busy cores make each wait longer: 70 s at a load of 9, 420 s at one of 14.
 """
 
 
-def test_every_row_can_be_measured() -> None:
+def test_rounds_interleave_subjects_and_each_begins_with_another() -> None:
+    calls: list[str] = []
+
+    def subject(name: str) -> dict[str, float]:
+        calls.append(name)
+        return {name: float(len(calls))}
+
+    rounds = Rounds([partial(subject, "a"), partial(subject, "b"), partial(subject, "c")], 3)
+    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert rounds.figures == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+
+
+def rounds_of(**figures: list[float]) -> Rounds:
+    """Return rounds with made-up figures."""
+    rounds = Rounds([], 0)
+    rounds.figures.update(figures)
+    return rounds
+
+
+def test_ratio_is_the_median_of_quotients_within_each_round() -> None:
+    workload = rounds_of(a=[1, 20, 3], b=[2, 10, 1]).workload("w", "label", {KVS: "a", REDIS: "b"})
+    kvs = workload.systems[KVS]
+    assert (kvs.median, kvs.low, kvs.high, kvs.rounds) == (3, 1, 20, [1, 20, 3])
+    assert kvs.ratios == {REDIS: 2}
+    assert workload.systems[REDIS].ratios == {KVS: 0.5}
+
+
+def test_workload_counts_operations_and_leaves_unmeasured_systems_out() -> None:
+    rounds = rounds_of(a=[20, 40])
+    systems = {KVS: "a", REDIS: "missing"}
+    each = rounds.workload("w", "label", systems, count=10)
+    rate = rounds.workload("w", "label", systems, unit=PER_SECOND, count=80)
+    assert each.systems == {KVS: Figure(3, 2, 4, {}, [2, 4])}
+    assert rate.systems == {KVS: Figure(3, 2, 4, {}, [4, 2])}
+
+
+def test_joined_workload_has_the_systems_of_all() -> None:
+    one = Workload("w", "label", SECONDS, {KVS: Figure(1, 1, 1)})
+    other = Workload("w", "label", SECONDS, {REDIS: Figure(2, 2, 2)})
+    assert joined(one, other).systems == {KVS: Figure(1, 1, 1), REDIS: Figure(2, 2, 2)}
+
+
+@pytest.fixture
+def made_up() -> Results:
+    """Results with two suites, one of them without Redis."""
+    jobs = Workload(
+        "jobs",
+        "200 commands",
+        SECONDS,
+        {
+            REDIS: Figure(0.2, 0.15, 1.5, {KVS: 2.0}, [0.15, 0.2, 1.5]),
+            KVS: Figure(0.1, 0.09, 0.11, {REDIS: 0.05}, [0.09, 0.1, 0.11]),
+        },
+    )
+    size = Workload(
+        "pair",
+        "memory",
+        BYTES,
+        {KVS: Figure(66, 66, 66, {}, [66]), "other": Figure(2e6, 1, 3, {}, [])},
+    )
+    goals = [Goal("fast", "0.05 x", met=True), Goal("small", "66 bytes", met=False)]
+    return {
+        "one": Section("Machine A.", {"run": Outcome([jobs], goals, ["No C++."])}),
+        "two": Section("Machine B.", {"show": Outcome([size], [], ["No C++.", "No Redis."])}),
+    }
+
+
+def test_table_has_systems_as_columns_and_workloads_as_rows(made_up: Results) -> None:
+    assert page.render("{{table run show}}", made_up).splitlines() == [
+        "| | kvs | Redis | other |",
+        "| --- | ---: | ---: | ---: |",
+        "| 200 commands | 100 ms (90.0 to 110 ms) | 200 ms (150 ms to 1.50 s) |  |",
+        "| memory | 66 bytes |  | 2 MB (1 to 3 bytes) |",
+    ]
+
+
+def test_longest_bar_is_of_the_highest_median(made_up: Results) -> None:
+    assert page.render("{{bars run.jobs}}", made_up).splitlines() == [
+        "```",
+        "kvs    " + "█" * 20 + " " * 20 + "  100 ms",
+        "Redis  " + "█" * 40 + "  200 ms",
+        "```",
+    ]
+
+
+def test_shortest_bar_can_be_seen() -> None:
+    workload = Workload("w", "", SECONDS, {KVS: Figure(1e-6, 0, 0), REDIS: Figure(1, 0, 0)})
+    assert next(iter(page.bars(workload))).startswith("kvs    ▏ ")
+
+
+def test_sentence_takes_figures_from_the_results(made_up: Results) -> None:
+    template = "{{median run.jobs | kvs}}, {{ratio run.jobs | kvs | Redis}}"
+    assert page.render(template, made_up) == "100 ms, 0.05 x"
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        "{{bars run.other}}",
+        "{{median other.jobs | kvs}}",
+        "{{median run.jobs | LMDB}}",
+        "{{ratio run.jobs | kvs | LMDB}}",
+        "{{table other}}",
+    ],
+)
+def test_missing_result_is_reported_on_the_page(made_up: Results, directive: str) -> None:
+    assert page.NOT_MEASURED in page.render(directive, made_up)
+
+
+def test_unknown_directive_is_an_error(made_up: Results) -> None:
+    with pytest.raises(page.TemplateError, match="chart"):
+        page.render("{{chart run.jobs}}", made_up)
+
+
+def test_lists_cover_all_sections(made_up: Results) -> None:
+    assert page.render("{{goals}}", made_up).splitlines()[2:] == [
+        "| fast | 0.05 x | met |",
+        "| small | 66 bytes | **missed** |",
+    ]
+    assert page.render("{{remarks}}", made_up) == "No C++.\n\nNo Redis."
+    assert page.render("{{machines}}", made_up) == "- Machine A. (one)\n- Machine B. (two)"
+
+
+def test_results_survive_the_json_file(made_up: Results, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert results.read(path) == {}
+    results.write(made_up, path)
+    assert results.read(path) == made_up
+
+
+def test_page_in_the_tree_is_rendered_from_the_results_in_the_tree() -> None:
+    template = page.TEMPLATE.read_text()
+    assert page.PATH.read_text() == page.render(template, results.read())
+
+
+def test_results_in_the_tree_have_every_section_and_all_the_page_needs() -> None:
+    assert list(results.read()) == list(SECTIONS)
+    assert page.NOT_MEASURED not in page.PATH.read_text()
+
+
+def test_each_suite_is_on_the_page() -> None:
+    template = page.TEMPLATE.read_text()
+    tables = [line for line in template.splitlines() if line.startswith("{{table ")]
+    suites = [suite for line in tables for suite in line.strip("{}").split()[1:]]
+    assert sorted(suites) == sorted(name for section in SECTIONS.values() for name in section)
+    for section in SECTIONS:
+        assert f": `python -m bench --section {section}`\n" in template
+
+
+@pytest.mark.slow
+def test_quick_run_measures_every_suite_and_writes_no_file() -> None:
+    before = [path.read_bytes() for path in (page.PATH, results.PATH)]
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick"],
         cwd=ROOT,
@@ -33,51 +197,47 @@ def test_every_row_can_be_measured() -> None:
         timeout=LIMIT_SECONDS,
         check=True,
     )
+    assert [path.read_bytes() for path in (page.PATH, results.PATH)] == before
     for row in (
-        "`kvs run`",
-        "the floor",
-        "compiled engine" if engine_name() == COMPILED else "python engine",
-        "the longest WRITE",
-        "1,000 keys",
-        "SHOW",
-        "BACKUP",
-        "empty directory",
-        "jobs of",
-        "from a WRITE to its notification",
-        "through a bare named pipe",
-        "notifications to 1 session",
-        "notifications to 20 sessions at once",
+        "1,000 commands in 2 files",
+        "an empty directory",
+        "jobs of one line",
+        "1,000 commands, 260 keys",
+        "1,000 commands, 2,600 keys",
+        "a command with 1,000 keys",
+        "0 to 2,000 pairs: longest WRITE",
+        "SHOW of 20,000 pairs",
+        "BACKUP of 20,000 pairs",
+        "latency from a WRITE",
+        "notifications to 3 sessions",
+        "notifications to 20 sessions",
         "connects: ",
-        "subscribes of one session",
-        "beside no session",
+        "500 per write",
         "beside 100 idle sessions",
-        "while 2 jobs run flat out",
-        "`kvs run` in memory alone",
-        "`--fsync always` |",
-        "`--fsync interval` |",
-        "`--fsync never` |",
-        "each a transaction and synced if it changed: `kvs.Store`",
-        "each a transaction and synced if it changed: SQLite",
-        "each a transaction and synced if it changed: LMDB",
-        "WRITEs of 1 session",
-        "WRITEs of 3 sessions at once",
-        "appended to a bare file and synced",
-        "from the journal alone",
-        "from a snapshot",
-        "another thread that writes single pairs",
-        "with the store in memory alone",
+        "beside 2 running jobs, 99th percentile",
+        "in memory",
+        "`--fsync always` (Redis: `appendfsync always`)",
+        "on disk before the next (SQLite",
+        "WRITEs of 3 sessions",
+        "journal of as many WRITEs",
+        "snapshot of `kvs compact`",
+        "longest wait of a writing thread",
     ):
         assert row in done.stdout
-    assert "Goals" not in done.stdout
+    assert "met |" not in done.stdout  # the goals are of the full scale
+    columns = ["| kvs, Python engine |" if engine_name() == COMPILED else "| kvs |"]
     if redis.missing() is None:
-        assert "`appendonly yes`, `appendfsync everysec` |" in done.stdout
-        assert "x Redis with `appendfsync always` |" in done.stdout
+        columns.append("| Redis |")
+    for column in columns:
+        assert column in done.stdout
+    for suite in (suite for section in SECTIONS.values() for suite in section):
+        assert f": {suite} (" in done.stderr
 
 
-def test_rows_beside_redis_do_without_it(tmp_path: Path) -> None:
-    rows = ["run", "journal", "acknowledged"]
+@pytest.mark.slow
+def test_sections_without_redis_measure_the_other_systems(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--rows", *rows],
+        [sys.executable, "-m", "bench", "--quick", "--section", "throughput", "durability"],
         cwd=ROOT,
         env={**os.environ, "PATH": str(tmp_path)},
         capture_output=True,
@@ -85,13 +245,14 @@ def test_rows_beside_redis_do_without_it(tmp_path: Path) -> None:
         timeout=LIMIT_SECONDS,
         check=True,
     )
-    for row in ("the floor", "each a transaction", "WRITEs of 3 sessions"):
-        assert row in done.stdout
-    assert done.stdout.count("Redis") == 1
+    for text in ("| Python baseline |", "| SQLite | LMDB |", "| WRITEs of 3 sessions"):
+        assert text in done.stdout
+    assert "| Redis |" not in done.stdout
     assert "Redis was not measured" in done.stdout
 
 
-def test_the_workload_is_the_same_for_the_same_arguments(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_equal_arguments_make_equal_jobs(tmp_path: Path) -> None:
     for name in ("one", "other"):
         arguments = [str(tmp_path / name), "--files", "2", "--commands", "50", "--seed", "7"]
         subprocess.run(
@@ -107,24 +268,25 @@ def test_the_workload_is_the_same_for_the_same_arguments(tmp_path: Path) -> None
     assert one[0].read_bytes().count(b"\n") == 50
 
 
-def test_a_byte_that_is_missing_twice_or_out_of_order_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_listener_detects_missing_duplicate_and_reordered_bytes(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
 
-    def heard(data: bytes) -> None:
-        pipe = os.open(path, os.O_RDWR)  # so that neither side waits for the other to open it
+    def listen_to(data: bytes) -> None:
+        pipe = os.open(path, os.O_RDWR)  # O_RDWR does not block until the other side opens it
         try:
             with listening(partial(opened, path)) as listen:
                 assert listen(b"one two three", lambda: os.write(pipe, data)) > 0
         finally:
             os.close(pipe)
 
-    heard(b"one two three")
+    listen_to(b"one two three")
     for wrong in (b"one three", b"one two two", b"two one three"):
         with pytest.raises(EOFError):
-            heard(wrong)
+            listen_to(wrong)
 
 
 def opened(path: Path) -> list[int]:
-    """Return what the listening process listens to."""
+    """Return the descriptors that the listening process reads."""
     return [os.open(path, os.O_RDONLY)]

@@ -1,12 +1,13 @@
-"""The measures, by the name that ``--rows`` takes; one module a subject."""
+"""The sections of the benchmarks, and the suites of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bench.results import Outcome
 from bench.scale import Scale
 from bench.suites.acknowledged import acknowledged
 from bench.suites.changes import changes, many_sessions
-from bench.suites.engines import engines, growth
+from bench.suites.engines import engines_few, engines_many
+from bench.suites.growth import growth
 from bench.suites.idle import idle_sessions
 from bench.suites.jobs import small_jobs
 from bench.suites.journal import journal
@@ -18,26 +19,28 @@ from bench.suites.snapshots import backup, show
 from bench.suites.start import start
 from bench.suites.tables import tables
 
-Measure = Callable[[Scale, str], Outcome]
-"""Measures at some scale, with an empty directory of its own to work in."""
+Suite = Callable[[Scale, str], Outcome]
+"""Measures at some scale; the second argument is an empty directory to work in."""
 
-MEASURES: dict[str, Measure] = {
-    "run": run,
-    "engines": engines,
-    "growth": growth,
-    "tables": tables,
-    "show": show,
-    "backup": backup,
-    "start": start,
-    "small-jobs": small_jobs,
-    "latency": latency,
-    "changes": changes,
-    "many-sessions": many_sessions,
-    "requests": requests,
-    "idle-sessions": idle_sessions,
-    "busy": busy,
-    "journal": journal,
-    "acknowledged": acknowledged,
-    "recovery": recovery,
-    "stalls": stalls,
+SECTIONS: Mapping[str, Mapping[str, Suite]] = {
+    "throughput": {
+        "run": run,
+        "start": start,
+        "small-jobs": small_jobs,
+        "engines-few": engines_few,
+    },
+    "large-tables": {"engines-many": engines_many, "tables": tables},
+    "growth": {"growth": growth},
+    "backups": {"show": show, "backup": backup},
+    "server": {
+        "latency": latency,
+        "changes": changes,
+        "many-sessions": many_sessions,
+        "requests": requests,
+        "idle-sessions": idle_sessions,
+        "busy": busy,
+    },
+    "durability": {"journal": journal, "acknowledged": acknowledged},
+    "recovery": {"recovery": recovery, "stalls": stalls},
 }
+"""Suites by name, by section. A section takes at most three minutes on a slow machine."""

@@ -1,4 +1,4 @@
-"""Changes of sessions, each told to be on disk before its session sends the next."""
+"""WRITEs of sessions, each acknowledged as on disk before its session sends the next."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,9 +7,17 @@ from functools import partial
 
 from bench import redis
 from bench.disks import appends
-from bench.pipelined import Client, flown
-from bench.results import Outcome, Row, times
-from bench.rounds import Subject, Turns
+from bench.pipelined import Client, run_clients
+from bench.results import (
+    DISK,
+    KVS,
+    KVS_IN_MEMORY,
+    PER_SECOND,
+    REDIS,
+    Outcome,
+    Workload,
+)
+from bench.rounds import Rounds, Subject
 from bench.scale import Scale
 from bench.served import serving
 from bench.session import sessions
@@ -19,7 +27,7 @@ _LINE = b"WRITE [(key,value)]\n"
 
 
 def acknowledged(scale: Scale, directory: str) -> Outcome:
-    """Measure writes of few and many sessions, beside memory alone, Redis, and the bare disk."""
+    """Measure WRITEs of few and many sessions, beside memory only, Redis, and the bare disk."""
     why_no_redis = redis.missing()
     with ExitStack() as stack:
         subjects: list[Subject] = [
@@ -37,8 +45,8 @@ def acknowledged(scale: Scale, directory: str) -> Outcome:
             clients = _connections(stack, directory, max(scale.writers))
             request = redis.encoded(b"SET", b"key", b"value")
             subjects += _subjects("redis", scale, clients, request, b"+OK\r\n")
-        turns = Turns(subjects, scale.turns)
-    return Outcome(list(_rows(turns, scale)), remarks=[why_no_redis] if why_no_redis else [])
+        rounds = Rounds(subjects, scale.rounds)
+    return Outcome(list(_workloads(rounds, scale)), remarks=[why_no_redis] if why_no_redis else [])
 
 
 def _sessions(stack: ExitStack, data: str | None, count: int) -> list[Client]:
@@ -56,36 +64,29 @@ def _connections(stack: ExitStack, directory: str, count: int) -> list[Client]:
 def _subjects(
     name: str, scale: Scale, clients: Sequence[Client], request: bytes, reply: bytes
 ) -> Iterator[Callable[[], Mapping[str, float]]]:
-    """Yield what has so many of the clients write, and the others do nothing."""
+    """Yield a subject for each number of clients that write; the other clients do nothing."""
     for count in scale.writers:
-        yield partial(_flown, f"{name} {count}", clients[:count], request, reply, scale.writes)
+        yield partial(_timed, f"{name} {count}", clients[:count], request, reply, scale.writes)
 
 
-def _flown(
+def _timed(
     name: str, clients: Sequence[Client], request: bytes, reply: bytes, count: int
 ) -> Mapping[str, float]:
-    return {name: flown(clients, request, reply, count)}
+    return {name: run_clients(clients, request, reply, count)}
 
 
-def _rows(turns: Turns, scale: Scale) -> Iterator[Row]:
+def _workloads(rounds: Rounds, scale: Scale) -> Iterator[Workload]:
     for count in scale.writers:
-        bases = {
-            "disk": "appending and syncing on the bare disk",
-            f"memory {count}": "in memory alone",
-            f"redis {count}": "Redis with `appendfsync always`",
-        }
-        ratios = (
-            f"{times(turns.ratio(base, f'kvs {count}'))} {called}"
-            for base, called in bases.items()
-            if base in turns.figures
+        sessions = "1 session" if count == 1 else f"{count:,} sessions"
+        yield rounds.workload(
+            f"writes-{count}",
+            f"WRITEs of {sessions}, each on disk before its reply (bare file: append and sync)",
+            {
+                KVS: f"kvs {count}",
+                REDIS: f"redis {count}",
+                DISK: "disk",
+                KVS_IN_MEMORY: f"memory {count}",
+            },
+            unit=PER_SECOND,
+            count=scale.writes,
         )
-        many = "1 session" if count == 1 else f"{count:,} sessions at once"
-        yield Row(
-            f"WRITEs of {many}, each on disk before its reply (`kvs serve --data`)",
-            turns.rate(f"kvs {count}", scale.writes),
-            ", ".join(ratios),
-        )
-    yield Row(
-        "lines appended to a bare file and synced, one after the other",
-        turns.rate("disk", scale.writes),
-    )

@@ -1,4 +1,4 @@
-"""Changes told to many sessions: how many a second, every byte compared."""
+"""Notifications to many sessions: their rate, every byte compared."""
 
 import resource
 from collections.abc import Callable, Iterator, Mapping
@@ -7,14 +7,14 @@ from functools import partial
 
 from bench import listeners, redis
 from bench.listeners import Listen, listening
-from bench.results import Outcome, Row, times
-from bench.rounds import Subject, Turns
+from bench.results import KVS, PER_SECOND, REDIS, Outcome, Workload
+from bench.rounds import Rounds, Subject
 from bench.scale import Scale
 from bench.served import Served, serving
 from kvs.protocol import frames
 
-_DESCRIPTORS_A_SESSION = 6
-_DESCRIPTORS_KEPT = 100
+_DESCRIPTORS_PER_SESSION = 6
+_OTHER_DESCRIPTORS = 100
 
 
 def changes(scale: Scale, directory: str) -> Outcome:
@@ -32,61 +32,51 @@ def changes(scale: Scale, directory: str) -> Outcome:
                 _to_connections(stack, server, publisher, count, scale.changes)
                 for count in scale.subscribers
             ]
-        turns = Turns(subjects, scale.turns)
-    return Outcome(list(_rows(turns, scale)), remarks=[why_no_redis] if why_no_redis else [])
+        rounds = Rounds(subjects, scale.rounds)
+    return Outcome(list(_workloads(rounds, scale)), remarks=[why_no_redis] if why_no_redis else [])
 
 
-def _rows(turns: Turns, scale: Scale) -> Iterator[Row]:
-    least = scale.subscribers[0]
+def _workloads(rounds: Rounds, scale: Scale) -> Iterator[Workload]:
     for count in scale.subscribers:
-        ratios = []
-        if count != least:
-            ratios.append(f"{_speed(turns, count, least)} as many to {_sessions(least)}")
-        if f"redis {count}" in turns.figures:
-            faster = times(turns.ratio(f"redis {count}", f"kvs {count}"))
-            ratios.append(f"{faster} Redis publish/subscribe")
-        yield Row(
-            f"notifications to {_sessions(count)}, {scale.changes:,} WRITEs of one key in a job",
-            turns.rate(f"kvs {count}", count * scale.changes),
-            ", ".join(ratios),
+        yield rounds.workload(
+            f"sessions-{count}",
+            f"notifications to {_sessions(count)}, {scale.changes:,} changes of one key",
+            {KVS: f"kvs {count}", REDIS: f"redis {count}"},
+            unit=PER_SECOND,
+            count=count * scale.changes,
         )
-    for count in scale.subscribers:
-        if f"redis {count}" in turns.figures:
-            yield Row(
-                f"messages to {count:,} of Redis' clients, {scale.changes:,} PUBLISHes of another",
-                turns.rate(f"redis {count}", count * scale.changes),
-            )
 
 
-def many_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs a short path)
-    """Measure as many sessions as the machine lets us have, up to a bound, all on one hot key."""
+def many_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the server has a short path)
+    """Measure as many sessions as the machine allows, up to a limit, subscribed to one key."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = min(scale.many_sessions, (hard - _DESCRIPTORS_KEPT) // _DESCRIPTORS_A_SESSION)
+    count = min(scale.many_sessions, (hard - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_SESSION)
     with ExitStack() as stack:
         served = stack.enter_context(serving())
-        turns = Turns(
+        rounds = Rounds(
             [_to_sessions(stack, served, number, scale.many_changes) for number in (1, count)],
-            scale.turns,
+            scale.rounds,
         )
-    row = Row(
-        f"notifications to {_sessions(count)} at once, each of {scale.many_changes:,} changes of a "
-        "hot key: each got all, in order, none twice",
-        turns.rate(f"kvs {count}", count * scale.many_changes),
-        f"{_speed(turns, count, 1)} as many to 1 session",
-    )
+    workloads = [
+        rounds.workload(
+            f"sessions-{number}",
+            f"notifications to {_sessions(number)}, {scale.many_changes:,} changes of one key",
+            {KVS: f"kvs {number}"},
+            unit=PER_SECOND,
+            count=number * scale.many_changes,
+        )
+        for number in (1, count)
+    ]
     remarks = []
     if count < scale.many_sessions:
-        remarks.append(f"Open files (`ulimit -Hn`, {hard:,}) allowed {count:,} sessions.")
-    return Outcome([row], remarks=remarks)
+        remarks.append(
+            f"The limit of open files (`ulimit -Hn`, {hard:,}) allowed {count:,} sessions."
+        )
+    return Outcome(workloads, remarks=remarks)
 
 
 def _sessions(count: int) -> str:
     return "1 session" if count == 1 else f"{count:,} sessions"
-
-
-def _speed(turns: Turns, count: int, base: int) -> str:
-    """Write how many times as many notifications went out, each session counted."""
-    return times(turns.ratio(f"kvs {base}", f"kvs {count}") * count / base)
 
 
 def _to_sessions(stack: ExitStack, served: Served, count: int, number: int) -> Subject:
@@ -95,7 +85,7 @@ def _to_sessions(stack: ExitStack, served: Served, count: int, number: int) -> S
     listen = stack.enter_context(listening(opened))
     script = b"".join(b"WRITE [(%b,%d)]\n" % (key, value) for value in range(number))
     expected = b"".join(frames.encode_notification(key, b"%d" % value) for value in range(number))
-    return _heard(f"kvs {count}", listen, expected, partial(served.run, script))
+    return _timed_by(f"kvs {count}", listen, expected, partial(served.run, script))
 
 
 def _to_connections(
@@ -112,10 +102,10 @@ def _to_connections(
         publisher.socket.sendall(requests)
         publisher.expect(b":%d\r\n" % count * number)
 
-    return _heard(f"redis {count}", listen, expected, publish)
+    return _timed_by(f"redis {count}", listen, expected, publish)
 
 
-def _heard(name: str, listen: Listen, expected: bytes, cause: Callable[[], object]) -> Subject:
+def _timed_by(name: str, listen: Listen, expected: bytes, cause: Callable[[], object]) -> Subject:
     def subject() -> Mapping[str, float]:
         return {name: listen(expected, cause)}
 

@@ -1,4 +1,4 @@
-"""A job beside sessions that are there and do nothing."""
+"""A job beside sessions that do nothing."""
 
 import random
 from collections.abc import Mapping
@@ -7,83 +7,87 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench import make_jobs
-from bench.results import Goal, Outcome, Row, times
-from bench.rounds import Turns
+from bench.results import KVS, PER_SECOND, Goal, Outcome, times
+from bench.rounds import Rounds
 from bench.scale import Scale
 from bench.served import Served, serving
 from bench.session import sessions
 
 MANY = 100
+"""Maximum number of sessions."""
 GOAL = 1.05
-"""How much longer a job may take beside sessions that do nothing; less is noise."""
+"""Maximum time of a job beside idle sessions, as a multiple of its time alone; less is noise."""
 
-_TIMES = 10
-"""So often the job has each command: a server tells its seconds to the millisecond."""
+_REPETITIONS = 10
+"""Repetitions of each command in the job: a server logs seconds with three decimals."""
 
 
 @dataclass(frozen=True)
 class _Company:
-    """Who is there while a job runs."""
+    """The sessions that are connected while a job runs."""
 
-    called: str
+    id: str
+    label: str
     sessions: int
     subscribed: bool = False
-    """Each to a key that nobody writes."""
+    """Whether each is subscribed to a key that does not change."""
 
 
-_ALONE = _Company("no session", 0)
+_ALONE = _Company("alone", "no session", 0)
 _COMPANIES = (
     _ALONE,
-    _Company("1 idle session", 1),
-    _Company(f"{MANY} idle sessions", MANY),
+    _Company("one", "1 idle session", 1),
+    _Company("idle", f"{MANY} idle sessions", MANY),
     _Company(
-        f"{MANY} sessions that wait for changes of a key nobody writes", MANY, subscribed=True
+        "subscribed", f"{MANY} sessions subscribed to an unchanged key", MANY, subscribed=True
     ),
 )
 
 
-def idle_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs a short path)
+def idle_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the server has a short path)
     """Measure the same job on servers with no session, with one and with many, all idle."""
-    commands = _TIMES * scale.files * scale.commands
-    script = _TIMES * _script(commands // _TIMES)
+    commands = _REPETITIONS * scale.files * scale.commands
+    script = _REPETITIONS * _script(commands // _REPETITIONS)
     with ExitStack() as stack:
-        turns = Turns(
+        rounds = Rounds(
             [
-                partial(_ran, company.called, _served(stack, company), script)
+                partial(_run_job, company.id, _served(stack, company), script)
                 for company in _COMPANIES
             ],
-            scale.turns,
+            scale.rounds,
         )
-    rows = [
-        Row(
-            f"a job of {commands:,} commands beside {company.called}",
-            turns.rate(company.called, commands),
-            "" if company is _ALONE else f"{times(1 / _slower(turns, company))} alone",
+    workloads = [
+        rounds.workload(
+            company.id,
+            f"a job of {commands:,} commands beside {company.label}",
+            {KVS: company.id},
+            unit=PER_SECOND,
+            count=commands,
         )
         for company in _COMPANIES
     ]
     goals = [
         Goal(
-            f"a job beside {company.called} takes at most {GOAL} times as long as alone",
-            times(_slower(turns, company)),
-            _slower(turns, company) <= GOAL,
+            f"a job beside {company.label} takes at most {GOAL} times as long as alone",
+            times(_slowdown(rounds, company)),
+            _slowdown(rounds, company) <= GOAL,
         )
         for company in _COMPANIES
         if company.sessions == MANY
     ]
-    return Outcome(rows, goals)
+    return Outcome(workloads, goals)
 
 
-def _slower(turns: Turns, company: _Company) -> float:
-    return turns.ratio(company.called, _ALONE.called)
+def _slowdown(rounds: Rounds, company: _Company) -> float:
+    return rounds.ratio(company.id, _ALONE.id)
 
 
 def _script(commands: int) -> bytes:
     rng = random.Random(0)
-    drawn = make_jobs.lines(
+    lines = make_jobs.lines(
         rng, commands, lambda: f"key{rng.randrange(make_jobs.KEYS)}", make_jobs.PAIRS
     )
-    return "".join(drawn).encode()
+    return "".join(lines).encode()
 
 
 def _served(stack: ExitStack, company: _Company) -> Served:
@@ -94,5 +98,5 @@ def _served(stack: ExitStack, company: _Company) -> Served:
     return served
 
 
-def _ran(name: str, served: Served, script: bytes) -> Mapping[str, float]:
+def _run_job(name: str, served: Served, script: bytes) -> Mapping[str, float]:
     return {name: served.run(script)}

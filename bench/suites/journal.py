@@ -1,7 +1,6 @@
-"""``kvs run`` with a journal, beside memory alone, Redis, SQLite and LMDB on the same commands.
+"""``kvs run`` with a journal, beside memory only, Redis, SQLite and LMDB on the same commands.
 
-All figures are of one command, so that those can be compared which each sync for every change, and
-are given fewer of them.
+All figures are per command: the systems that sync each change execute fewer commands.
 """
 
 import os
@@ -11,106 +10,124 @@ from functools import partial
 from itertools import islice
 from tempfile import TemporaryDirectory
 
-from bench import redis
-from bench.embedded import LMDB, SQLite, carry_out
+from bench import redis, results
+from bench.embedded import LMDB, SQLite, execute
 from bench.make_jobs import make_jobs
 from bench.processes import KVS, timed
-from bench.results import Goal, Outcome, Row, times
-from bench.rounds import Subject, Turns
+from bench.results import Goal, Outcome, Workload, times
+from bench.rounds import Rounds, Subject
 from bench.scale import Scale
-from bench.suites.run import WrongOutput, fed, keys_left, paths, requests_of
+from bench.suites.run import (
+    WrongOutputError,
+    feed,
+    final_key_count,
+    job_stems,
+    write_requests,
+)
 from kvs import Store
 from kvs.settings import FSYNC_MODES
 from kvs.store import maintenance
 
 GOAL = 1.5
-"""How many times as long as in memory alone `kvs run` may take with ``--fsync always``."""
+"""Maximum time of `kvs run` with ``--fsync always``, as a multiple of its time in memory."""
 
 _MEMORY = "memory"
 _ALWAYS = "always"
-_ALONE = "kvs alone"
-_DATABASES = (SQLite, LMDB)
-_APPENDFSYNC = ("no", "everysec", "always")
+_EACH = "kvs each"
+"""The name of the figure of `kvs.Store` that commits each command by itself."""
+_APPENDFSYNC = {"never": "no", "interval": "everysec", "always": "always"}
+"""The `appendfsync` of Redis that promises what an `--fsync` of kvs does."""
+_DATABASES: Mapping[str, tuple[type[SQLite] | type[LMDB], str]] = {
+    results.SQLITE: (SQLite, "WAL, `synchronous = FULL`"),
+    results.LMDB: (LMDB, "default options"),
+}
 
 
 def journal(scale: Scale, directory: str) -> Outcome:
     """Measure the same jobs in memory and with a journal, and the same commands in the others."""
     jobs = os.path.join(directory, "jobs")
     make_jobs(jobs, files=scale.files, commands=scale.commands)
-    keys = keys_left(jobs)
-    some = _Some(jobs, scale.synced_commands)
-    subjects: list[Subject] = [partial(_ran, scale, jobs, mode) for mode in (_MEMORY, *FSYNC_MODES)]
-    subjects += [partial(some.in_kvs, directory)]
-    subjects += [partial(some.in_database, directory, database) for database in _DATABASES]
+    key_count = final_key_count(jobs)
+    first = _FirstCommands(jobs, scale.synced_commands)
+    subjects: list[Subject] = [partial(_run, scale, jobs, mode) for mode in (_MEMORY, *FSYNC_MODES)]
+    subjects += [partial(first.in_kvs, directory)]
+    subjects += [
+        partial(first.in_database, directory, name, database)
+        for name, (database, _) in _DATABASES.items()
+    ]
     why_no_redis = redis.missing()
     if why_no_redis is None:
-        requests = requests_of(jobs)
+        requests = write_requests(jobs)
         subjects += [
-            partial(_in_redis, scale, directory, fsync, requests, keys) for fsync in _APPENDFSYNC
+            partial(_in_redis, scale, directory, mode, requests, key_count) for mode in _APPENDFSYNC
         ]
-    turns = Turns(subjects, scale.turns)
-    rivals = _rivals(turns)
+    rounds = Rounds(subjects, scale.rounds)
     remarks = [why_no_redis] if why_no_redis else []
-    return Outcome(list(_rows(turns, scale, rivals)), list(_goals(turns, rivals)), remarks)
+    return Outcome(list(_workloads(rounds, scale)), list(_goals(rounds)), remarks)
 
 
-def _ran(scale: Scale, jobs: str, mode: str) -> Mapping[str, float]:
-    """Run the jobs, with `mode` for a journal if there is to be one, in a new data directory."""
+def _run(scale: Scale, jobs: str, mode: str) -> Mapping[str, float]:
+    """Run the jobs, in a new data directory unless `mode` is memory; return seconds per command."""
     commands = scale.files * scale.commands
     if mode == _MEMORY:
         return {mode: timed([KVS, "run", "--quiet", jobs])[0] / commands}
     with TemporaryDirectory(dir=os.path.dirname(jobs)) as data:
         options = ["--quiet", "--data", data, "--fsync", mode]
         seconds = timed([KVS, "run", *options, jobs])[0]
-        found = maintenance.check(data)
-    if found.torn is not None or not commands / 3 < found.revision < commands:
-        raise WrongOutput(f"of {commands} commands, {found.revision} are in the journal")
+        state = maintenance.check(data)
+    if state.torn is not None or not commands / 3 < state.revision < commands:
+        raise WrongOutputError(f"of {commands} commands, {state.revision} are in the journal")
     return {mode: seconds / commands}
 
 
 def _in_redis(
-    scale: Scale, directory: str, fsync: str, requests: str, keys: int
+    scale: Scale, directory: str, mode: str, requests: str, key_count: int
 ) -> Mapping[str, float]:
-    with TemporaryDirectory(dir=directory) as data, redis.running(data, fsync) as server:
-        seconds = fed(server, requests, scale.files * scale.commands, keys)
-    return {f"redis {fsync}": seconds / (scale.files * scale.commands)}
+    commands = scale.files * scale.commands
+    with (
+        TemporaryDirectory(dir=directory) as data,
+        redis.running(data, _APPENDFSYNC[mode]) as server,
+    ):
+        return {f"redis {mode}": feed(server, requests, commands, key_count) / commands}
 
 
-class _Some:
-    """The first commands of the jobs, for those that sync each that changes something."""
+class _FirstCommands:
+    """The first commands of the jobs, for the systems that sync each change."""
 
     def __init__(self, jobs: str, commands: int) -> None:
-        with open(paths(jobs)[0] + ".job", "rb") as file:
+        with open(job_stems(jobs)[0] + ".job", "rb") as file:
             self._lines = list(islice(file, commands))
-        self._output, self._keys = _waited_for(Store(), self._lines)
+        self._output, self._keys = _execute_each(Store(), self._lines)
 
     def in_kvs(self, directory: str) -> Mapping[str, float]:
         with TemporaryDirectory(dir=directory) as data, Store(data) as store:
-            began = time.perf_counter()
-            output, keys = _waited_for(store, self._lines)
-            seconds = time.perf_counter() - began
-        return {_ALONE: self._per_command("kvs", seconds, output, keys)}
+            start = time.perf_counter()
+            output, keys = _execute_each(store, self._lines)
+            seconds = time.perf_counter() - start
+        return {_EACH: self._per_command("kvs", seconds, output, keys)}
 
-    def in_database(self, directory: str, make: type[SQLite] | type[LMDB]) -> Mapping[str, float]:
+    def in_database(
+        self, directory: str, name: str, create: type[SQLite] | type[LMDB]
+    ) -> Mapping[str, float]:
         with TemporaryDirectory(dir=directory) as data:
-            database = make(data)
+            database = create(data)
             try:
-                began = time.perf_counter()
-                output = carry_out(b"".join(self._lines), database)
-                seconds = time.perf_counter() - began
+                start = time.perf_counter()
+                output = execute(b"".join(self._lines), database)
+                seconds = time.perf_counter() - start
                 keys = len(database)
             finally:
                 database.close()
-        return {make.version: self._per_command(make.version, seconds, output, keys)}
+        return {name: self._per_command(name, seconds, output, keys)}
 
     def _per_command(self, name: str, seconds: float, output: bytes, keys: int) -> float:
         if (output, keys) != (self._output, self._keys):
-            raise WrongOutput(f"{name} differs from kvs in memory")
+            raise WrongOutputError(f"the results of {name} and of kvs in memory differ")
         return seconds / len(self._lines)
 
 
-def _waited_for(store: Store, lines: list[bytes]) -> tuple[bytes, int]:
-    """Carry out `lines`, each by itself, on disk before the next; return output and keys left."""
+def _execute_each(store: Store, lines: list[bytes]) -> tuple[bytes, int]:
+    """Execute `lines`, each committed before the next; return the output and the number of keys."""
     output = []
     for line in lines:
         output.append(store.execute(line).output)
@@ -118,46 +135,37 @@ def _waited_for(store: Store, lines: list[bytes]) -> tuple[bytes, int]:
     return b"".join(output), len(store)
 
 
-def _rivals(turns: Turns) -> dict[str, str]:
-    """Return by what names the others' figures go, and what the table calls them."""
-    rivals = {
-        f"redis {fsync}": f"Redis {redis.version()}, `appendonly yes`, `appendfsync {fsync}`"
-        for fsync in _APPENDFSYNC
-        if f"redis {fsync}" in turns.figures
-    }
-    for database, how in ((SQLite, "WAL, `synchronous = FULL`"), (LMDB, "as it comes")):
-        rivals[database.version] = f"{database.version}, {how}"
-    return rivals
+def _workloads(rounds: Rounds, scale: Scale) -> Iterator[Workload]:
+    commands = f"a command of {scale.files * scale.commands:,} in {scale.files} files"
+    yield rounds.workload(_MEMORY, f"{commands}, in memory", {results.KVS: _MEMORY})
+    for mode in reversed(FSYNC_MODES):
+        yield rounds.workload(
+            mode,
+            f"{commands}, `--fsync {mode}` (Redis: `appendfsync {_APPENDFSYNC[mode]}`)",
+            {results.KVS: mode, results.REDIS: f"redis {mode}"},
+        )
+    databases = ", ".join(f"{database.version}: {how}" for database, how in _DATABASES.values())
+    yield rounds.workload(
+        "each",
+        f"one of {scale.synced_commands:,} commands, on disk before the next ({databases})",
+        {results.KVS: _EACH, **{name: name for name in _DATABASES}},
+    )
 
 
-def _rows(turns: Turns, scale: Scale, rivals: Mapping[str, str]) -> Iterator[Row]:
-    def row(what: str, name: str, **bases: str) -> Row:
-        ratios = ", ".join(f"{times(turns.ratio(name, base))} {bases[base]}" for base in bases)
-        return Row(what, turns.duration(name), ratios)
-
-    commands = f"{scale.files * scale.commands:,} commands in {scale.files} files"
-    yield row(f"a command of `kvs run` in memory alone, {commands}", _MEMORY)
-    for mode in FSYNC_MODES:
-        yield row(f"the same with `--data`, `--fsync {mode}`", mode, memory="memory alone")
-    always = {_ALWAYS: "`--fsync always`"}
-    some = f"{scale.synced_commands:,} of them, each a transaction and synced if it changed"
-    yield row(f"{some}: `kvs.Store`", _ALONE, **always)
-    for name, called in rivals.items():
-        if name.startswith("redis"):
-            yield row(f"all of them by `redis-cli --pipe`: {called}", name, **always)
-        else:
-            ratios = always | {_ALONE: "`kvs.Store`"}
-            yield row(f"{some}: {called}", name, **ratios)
-
-
-def _goals(turns: Turns, rivals: Mapping[str, str]) -> Iterator[Goal]:
-    ratio = turns.ratio(_ALWAYS, _MEMORY)
+def _goals(rounds: Rounds) -> Iterator[Goal]:
+    ratio = rounds.ratio(_ALWAYS, _MEMORY)
     yield Goal(
-        f"`kvs run --fsync always` takes at most {GOAL} times as long as in memory alone",
+        f"`kvs run --fsync always` takes at most {GOAL} times as long as in memory",
         times(ratio),
         ratio <= GOAL,
     )
-    for name, called in rivals.items():
-        ratio = turns.ratio(_ALWAYS, name)
-        promise = f"a command of `kvs run --fsync always` takes less time than in {called}"
+    others = {
+        f"redis {mode}": f"Redis with `appendfsync {appendfsync}`"
+        for mode, appendfsync in _APPENDFSYNC.items()
+        if f"redis {mode}" in rounds.figures
+    }
+    others |= {name: f"{database.version}, {how}" for name, (database, how) in _DATABASES.items()}
+    for name, label in others.items():
+        ratio = rounds.ratio(_ALWAYS, name)
+        promise = f"a command of `kvs run --fsync always` takes less time than in {label}"
         yield Goal(promise, times(ratio), ratio < 1)

@@ -1,4 +1,4 @@
-"""A data directory with many pairs: how long it takes to open, and what compacting it holds up."""
+"""A data directory with many pairs: the time to open it, and waits of writers beside compaction."""
 
 import glob
 import os
@@ -9,55 +9,56 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 
 from bench import baseline
-from bench.pairs import drawn, fill
-from bench.processes import KVS, in_fresh_process, timed
-from bench.results import Outcome, Row, size, times
-from bench.rounds import Turns
+from bench.pairs import fill, random_pairs
+from bench.processes import KVS as KVS_PROGRAM
+from bench.processes import in_fresh_process, timed
+from bench.results import KVS, KVS_IN_MEMORY, PYTHON_BASELINE, Outcome, Workload, size
+from bench.rounds import Rounds
 from bench.scale import Scale
-from bench.stall_probe import Prober
+from bench.stall_probe import StallProbe
 from kvs.library import Store
 from kvs.settings import DataSettings
 
 _NEVER = 1 << 40
-"""No journal here grows so long that it is compacted, unless that is asked for."""
+"""Size in bytes at which a journal is compacted: larger than any journal here."""
 
 _MODES = ("always", "never")
 _FIGURES = ("compaction", "held", "beside", "quiet")
 
 
 def recovery(scale: Scale, directory: str) -> Outcome:
-    """Measure the opening of a directory, from its journal alone and from a snapshot."""
+    """Measure opening a data directory, from its journal only and from a snapshot."""
     journal, compacted = (os.path.join(directory, name) for name in ("journal", "compacted"))
     for data in (journal, compacted):
         in_fresh_process(_write_singly, data, scale.pairs)
-    timed([KVS, "compact", compacted])
-    turns = Turns(
+    timed([KVS_PROGRAM, "compact", compacted])
+    rounds = Rounds(
         [
             lambda: {"journal": in_fresh_process(_open, journal)},
             lambda: {"snapshot": in_fresh_process(_open, compacted)},
-            lambda: {"floor": in_fresh_process(_carry_out_bare, journal)},
+            lambda: {"baseline": in_fresh_process(_run_baseline, journal)},
         ],
-        scale.long_turns,
+        scale.long_rounds,
     )
-    what = f"opening a data directory of {scale.pairs:,} pairs"
+    what = f"open a data directory of {scale.pairs:,} pairs"
     return Outcome(
         [
-            Row(
-                f"{what}, from the journal alone, as many WRITEs in {size(_bytes(journal))}",
-                turns.duration("journal"),
-                f"{times(turns.ratio('journal', 'floor'))} the floor's loop on the same files",
+            rounds.workload(
+                "journal",
+                f"{what}: journal of as many WRITEs, {size(_bytes(journal))}",
+                {KVS: "journal", PYTHON_BASELINE: "baseline"},
             ),
-            Row(
-                f"{what}, from a snapshot of {size(_bytes(compacted))}, as `kvs compact` makes it",
-                turns.duration("snapshot"),
-                f"{times(turns.ratio('snapshot', 'journal'))} from the journal",
+            rounds.workload(
+                "snapshot",
+                f"{what}: snapshot of `kvs compact`, {size(_bytes(compacted))}",
+                {KVS: "snapshot"},
             ),
         ]
     )
 
 
 def _write_singly(data: str, pairs: int) -> None:
-    script = b"".join(b"WRITE [(%b,%b)]\n" % pair for pair in drawn(pairs))
+    script = b"".join(b"WRITE [(%b,%b)]\n" % pair for pair in random_pairs(pairs))
     with Store(data, DataSettings("never", compact_bytes=_NEVER)) as store:
         offset = 0
         while offset < len(script):
@@ -65,9 +66,9 @@ def _write_singly(data: str, pairs: int) -> None:
 
 
 def _open(data: str) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     with Store(data, DataSettings(compact_bytes=_NEVER)):
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 def _segments(data: str) -> list[str]:
@@ -75,50 +76,39 @@ def _segments(data: str) -> list[str]:
     return sorted(glob.glob(os.path.join(glob.escape(data), "*.journal")))
 
 
-def _carry_out_bare(data: str) -> float:
+def _run_baseline(data: str) -> float:
     table: dict[bytes, bytes] = {}
-    began = time.perf_counter()
+    start = time.perf_counter()
     for path in _segments(data):
         with open(path, "rb") as file:
-            baseline.carry_out(file.read(), table, Lock())
-    return time.perf_counter() - began
+            baseline.execute(file.read(), table, Lock())
+    return time.perf_counter() - start
 
 
 def _bytes(data: str) -> int:
-    """Return the size of a data directory, but for the reserve for a full disk."""
+    """Return the size of a data directory without its reserve for a full disk."""
     names = [name for name in os.listdir(data) if not name.endswith(".reserve")]
     return sum(os.path.getsize(os.path.join(data, name)) for name in names)
 
 
 def stalls(scale: Scale, directory: str) -> Outcome:
-    """Measure the longest wait of a thread that writes, while another compacts and while not."""
-    turns = Turns([partial(_stalls, scale.pairs, directory)], scale.long_turns)
-    rows = []
-    for mode in _MODES:
-        took, held, beside, quiet = (f"{mode} {name}" for name in _FIGURES)
-        rows += [
-            Row(
-                f"compacting {scale.pairs:,} pairs with `--fsync {mode}`, until it is on disk",
-                turns.duration(took),
-            ),
-            Row(
-                "the same: for how long the fork held the store",
-                turns.duration(held),
-                f"{times(turns.ratio(held, took))} the compaction",
-            ),
-            Row(
-                "the same: the longest wait of another thread that writes single pairs",
-                turns.duration(beside),
-                f"{times(turns.ratio(beside, quiet))} without a compaction, "
-                f"{times(turns.ratio(beside, 'memory'))} in memory alone",
-            ),
-            Row(
-                "the longest wait of such a thread in as much time without a compaction",
-                turns.duration(quiet),
-            ),
+    """Measure the longest wait of a thread that writes, beside a compaction and without one."""
+    rounds = Rounds([partial(_stalls, scale.pairs, directory)], scale.long_rounds)
+
+    def workload(figure: str, label: str, **systems: str) -> Workload:
+        by_mode = {f"kvs, `--fsync {mode}`": f"{mode} {figure}" for mode in _MODES}
+        return rounds.workload(figure, label, by_mode | systems)
+
+    what = f"compaction of {scale.pairs:,} pairs"
+    quiet = "longest wait of a writing thread without a compaction"
+    return Outcome(
+        [
+            workload("compaction", f"{what}, until it is on disk"),
+            workload("held", f"{what}: fork, which blocks the store"),
+            workload("beside", f"{what}: longest wait of a writing thread"),
+            workload("quiet", quiet, **{KVS_IN_MEMORY: "memory"}),
         ]
-    rows.append(Row("the same with the store in memory alone", turns.duration("memory")))
-    return Outcome(rows)
+    )
 
 
 def _stalls(pairs: int, directory: str) -> Mapping[str, float]:
@@ -133,14 +123,14 @@ def _stalls(pairs: int, directory: str) -> Mapping[str, float]:
 def _compact_beside(data: str, mode: str, pairs: int) -> Mapping[str, float]:
     with Store(data, DataSettings(mode, compact_bytes=_NEVER)) as store:
         fill(store, pairs)
-        beside = Prober(lambda: store.write({b"k": b"v"}))
+        beside = StallProbe(lambda: store.write({b"k": b"v"}))
         with beside.probing():
             written = store.compact()
         if written is None:
-            raise AssertionError("a store in memory is not compacted")
+            raise AssertionError("an in-memory store was not compacted")
         quiet = _longest_wait(store, written.seconds)
-        found = (written.seconds, written.blocked_seconds, beside.longest_wait, quiet)
-        return {f"{mode} {name}": figure for name, figure in zip(_FIGURES, found, strict=True)}
+        figures = (written.seconds, written.blocked_seconds, beside.longest_wait, quiet)
+        return {f"{mode} {name}": figure for name, figure in zip(_FIGURES, figures, strict=True)}
 
 
 def _write_in_memory(pairs: int, seconds: float) -> float:
@@ -150,8 +140,8 @@ def _write_in_memory(pairs: int, seconds: float) -> float:
 
 
 def _longest_wait(store: Store, seconds: float) -> float:
-    """Write for so long; return the longest wait."""
-    prober = Prober(lambda: store.write({b"k": b"v"}))
-    with prober.probing():
+    """Write for `seconds` seconds; return the longest wait."""
+    probe = StallProbe(lambda: store.write({b"k": b"v"}))
+    with probe.probing():
         time.sleep(seconds)
-    return prober.longest_wait
+    return probe.longest_wait

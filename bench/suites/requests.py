@@ -1,4 +1,4 @@
-"""Requests of sessions: connects, subscribes, and reads beside jobs that run flat out."""
+"""Requests of sessions: connects, subscribes, and READs beside running jobs."""
 
 import os
 import time
@@ -11,28 +11,29 @@ from typing import Any
 
 from bench import redis
 from bench.folders import short_folder
-from bench.processes import beside, engines_built
-from bench.results import Goal, Outcome, Row, duration, times
-from bench.rounds import Turns
+from bench.processes import child_process, engines_built
+from bench.results import KVS, PER_SECOND, PIPE, REDIS, Goal, Outcome, Workload, duration
+from bench.rounds import Rounds, joined
 from bench.scale import Scale
-from bench.served import Served, ServerFailed, serving
+from bench.served import Served, ServerError, serving
 from bench.session import Session
+from bench.systems import system_of
 from kvs.engine.selection import COMPILED, PYTHON
 from kvs.protocol import frames
 
-_AT_ONCE = 500
-"""Requests in one write: these, and their replies, fit into the pipes."""
+_PER_WRITE = 500
+"""Requests per write, so many that they and their replies fit into the pipes."""
 
 _JOBS = 2
 _COMMANDS = {COMPILED: 1_000_000, PYTHON: 100_000}
-"""Of a job."""
-_AGAIN = 200
-"""So often it is run again: the jobs must outlast the requests, and are stopped then."""
+"""Commands per job."""
+_COPIES = 200
+"""Copies of the job: they must outlast the requests, and are interrupted then."""
 
-_BETWEEN_SECONDS = 0.005
-"""Jobs come to run between two requests. One after the other, they would mostly wait themselves."""
+_PAUSE_S = 0.005
+"""Seconds between two requests, in which jobs run. Without it, the jobs would mostly wait."""
 
-_LATE = "99th of 100"
+_99TH = "99th percentile"
 
 _READ = b"READ [key]\n"
 _MISSING = b"[(key,KVSERROR)]\n"
@@ -52,161 +53,158 @@ def requests(scale: Scale, directory: str) -> Outcome:
         if why_no_redis is None:
             server = stack.enter_context(redis.running(directory))
             subjects.append(lambda: _in_redis(server, scale))
-        turns = Turns(subjects, scale.turns)
-    return Outcome(list(_rows(turns, scale)), remarks=[why_no_redis] if why_no_redis else [])
+        rounds = Rounds(subjects, scale.rounds)
+    return Outcome(list(_workloads(rounds, scale)), remarks=[why_no_redis] if why_no_redis else [])
 
 
-def _rows(turns: Turns, scale: Scale) -> Iterator[Row]:
-    def faster(name: str, **bases: str) -> str:
-        return ", ".join(
-            f"{times(turns.ratio(base, name))} {called}"
-            for base, called in bases.items()
-            if base in turns.figures
-        )
-
-    yield Row(
-        "connects: three pipes made, connected, answered, disconnected, removed",
-        turns.rate("connects", scale.connects),
-        faster("connects", redis_connects="Redis (connect, PING, close)"),
+def _workloads(rounds: Rounds, scale: Scale) -> Iterator[Workload]:
+    yield rounds.workload(
+        "connects",
+        "connects: three pipes created, connect, disconnect, pipes removed (Redis: PING)",
+        {KVS: "connects", REDIS: "redis_connects"},
+        unit=PER_SECOND,
+        count=scale.connects,
     )
-    yield Row(
-        "subscribes of one session, one after the other",
-        turns.rate("subscribes", scale.requests),
-        faster("subscribes", pipe="a byte there and back", redis_subscribes="Redis"),
+    yield rounds.workload(
+        "subscribes",
+        "subscribes of one session, one after the other (pipe: a byte there and back)",
+        {KVS: "subscribes", REDIS: "redis_subscribes", PIPE: "pipe"},
+        unit=PER_SECOND,
+        count=scale.requests,
     )
-    yield Row(
-        f"the same, {_AT_ONCE} in one write",
-        turns.rate("batches", scale.requests),
-        faster("batches", subscribes="one after the other"),
-    )
-    yield Row(
-        "a byte through a bare named pipe to another process, and back through one",
-        turns.rate("pipe", scale.requests),
+    yield rounds.workload(
+        "batches",
+        f"subscribes of one session, {_PER_WRITE} per write",
+        {KVS: "batches"},
+        unit=PER_SECOND,
+        count=scale.requests,
     )
 
 
 def _connects(served: Served, count: int) -> Mapping[str, float]:
-    began = time.perf_counter()
+    start = time.perf_counter()
     for number in range(count):
         Session(served.registration, f"c{number}").close()
-    return {"connects": time.perf_counter() - began}
+    return {"connects": time.perf_counter() - start}
 
 
 def _subscribes(served: Served, count: int) -> Mapping[str, float]:
-    one, other = Session(served.registration, "s"), Session(served.registration, "b")
-    began = time.perf_counter()
+    single, batched = Session(served.registration, "s"), Session(served.registration, "b")
+    start = time.perf_counter()
     for number in range(count):
-        one.subscribe(b"key%d" % number)
-    between = time.perf_counter()
-    for start in range(0, count, _AT_ONCE):
-        numbers = range(start, min(start + _AT_ONCE, count))
-        asked = (
+        single.subscribe(b"key%d" % number)
+    middle = time.perf_counter()
+    for first in range(0, count, _PER_WRITE):
+        numbers = range(first, min(first + _PER_WRITE, count))
+        subscribes = (
             frames.encode_key_request(frames.SUBSCRIBE, b"key%d" % number) for number in numbers
         )
-        other.ask(b"".join(asked), frames.encode_reply(frames.SUBSCRIBE, 0) * len(numbers))
-    ended = time.perf_counter()
-    one.close()
-    other.close()
-    return {"subscribes": between - began, "batches": ended - between}
+        batched.ask(b"".join(subscribes), frames.encode_reply(frames.SUBSCRIBE, 0) * len(numbers))
+    end = time.perf_counter()
+    single.close()
+    batched.close()
+    return {"subscribes": middle - start, "batches": end - middle}
 
 
 def _in_redis(server: redis.Redis, scale: Scale) -> Mapping[str, float]:
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(scale.connects):
         with redis.Connection(server.socket) as connection:
             connection.ask(b"PING", reply=b"+PONG\r\n")
-    between = time.perf_counter()
+    middle = time.perf_counter()
     with redis.Connection(server.socket) as connection:
         for number in range(scale.requests):
-            connection.subscribe(b"key%d" % number, before=number)
+            connection.subscribe(b"key%d" % number, count=number)
         return {
-            "redis_connects": between - began,
-            "redis_subscribes": time.perf_counter() - between,
+            "redis_connects": middle - start,
+            "redis_subscribes": time.perf_counter() - middle,
         }
 
 
 @contextmanager
 def _echoing() -> Iterator[Callable[[int], float]]:
-    """Have a process that sends back each byte; give what sends so many and returns the seconds."""
+    """Start a process that echoes bytes; yield a function that returns the seconds of a number."""
     with short_folder() as folder:
-        there, back = (os.path.join(folder, name) for name in ("there", "back"))
-        os.mkfifo(there)
-        os.mkfifo(back)
+        request_path, reply_path = (os.path.join(folder, name) for name in ("requests", "replies"))
+        os.mkfifo(request_path)
+        os.mkfifo(reply_path)
         with (
-            beside(_echo, there, back),
-            open(there, "wb", buffering=0) as to,
-            open(back, "rb", buffering=0) as answers,
+            child_process(_echo, request_path, reply_path),
+            open(request_path, "wb", buffering=0) as requests,
+            open(reply_path, "rb", buffering=0) as replies,
         ):
 
             def echo(count: int) -> float:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 for _ in range(count):
-                    to.write(b".")
-                    answers.read(1)
-                return time.perf_counter() - began
+                    requests.write(b".")
+                    replies.read(1)
+                return time.perf_counter() - start
 
             yield echo
 
 
-def _echo(_talk: "Connection[Any, Any]", there: str, back: str) -> None:
-    with open(there, "rb", buffering=0) as questions, open(back, "wb", buffering=0) as answers:
-        while byte := questions.read(1):
-            answers.write(byte)
+def _echo(_connection: "Connection[Any, Any]", request_path: str, reply_path: str) -> None:
+    with (
+        open(request_path, "rb", buffering=0) as requests,
+        open(reply_path, "wb", buffering=0) as replies,
+    ):
+        while byte := requests.read(1):
+            replies.write(byte)
 
 
-def busy(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs a short path)
-    """Measure READs of a session on an idle server, and while jobs run flat out, on each engine."""
-    rows: list[Row] = []
+def busy(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the server has a short path)
+    """Measure READs of a session on an idle server and beside running jobs, with each engine."""
+    workloads: list[list[Workload]] = []
     goals = []
-    for engine in engines_built():
+    for engine in reversed(engines_built()):
         script = b"READ [hot]\n" + b"WRITE [(hot,value)]\n" * _COMMANDS[engine]
-        turns = Turns(
+        rounds = Rounds(
             [
                 partial(_reads, scale, engine, "idle", b""),
                 partial(_reads, scale, engine, "busy", script),
             ],
-            scale.turns,
+            scale.busy_rounds,
         )
-        rows += _busy_rows(turns, engine)
+        workloads.append(list(_busy_workloads(rounds, engine)))
         if engine == COMPILED:
-            goals = _busy_goals(turns)
-    return Outcome(rows, goals)
+            goals = _busy_goals(rounds)
+    return Outcome([joined(*of_engines) for of_engines in zip(*workloads, strict=True)], goals)
 
 
-def _busy_rows(turns: Turns, engine: str) -> Iterator[Row]:
-    what = f"a session's READ of one key, from request to reply, {engine} engine"
-    slower = f"{times(turns.ratio('busy', 'idle'))} an idle server"
-    last = f"{times(turns.ratio('busy 99th', 'idle 99th'))} an idle server"
-    yield Row(f"{what}, on an idle server", turns.duration("idle"))
-    yield Row(f"the same, the {_LATE}", turns.duration("idle 99th"))
-    yield Row(f"{what}, while {_JOBS} jobs run flat out", turns.duration("busy"), slower)
-    yield Row(f"the same, the {_LATE}", turns.duration("busy 99th"), last)
+def _busy_workloads(rounds: Rounds, engine: str) -> Iterator[Workload]:
+    jobs = f"beside {_JOBS} running jobs"
+    for name, load in (("idle", "on an idle server"), ("busy", jobs)):
+        yield rounds.workload(name, f"READ of one key, {load}", {system_of(engine): name})
+        yield rounds.workload(
+            f"{name}-99th", f"READ of one key, {load}, {_99TH}", {system_of(engine): f"{name} 99th"}
+        )
 
 
-def _busy_goals(turns: Turns) -> list[Goal]:
-    def goal(what: str, name: str, most: float) -> Goal:
-        over = turns.median(f"busy{name}") - turns.median(f"idle{name}")
-        promise = f"{what} beside {_JOBS} busy jobs, compiled engine: {duration(most)} over idle"
-        return Goal(promise, f"{duration(over)} over idle", over <= most)
+def _busy_goals(rounds: Rounds) -> list[Goal]:
+    def goal(what: str, name: str, limit: float) -> Goal:
+        over = rounds.median(f"busy{name}") - rounds.median(f"idle{name}")
+        promise = f"{what} beside {_JOBS} running jobs: at most {duration(limit)} over idle"
+        return Goal(promise, f"{duration(over)} over idle", over <= limit)
 
-    return [goal("a READ", "", 50e-6), goal(f"the {_LATE} READ", " 99th", 3e-3)]
+    return [goal("a READ", "", 50e-6), goal(f"{_99TH} of READ", " 99th", 3e-3)]
 
 
 def _reads(scale: Scale, engine: str, name: str, script: bytes) -> Mapping[str, float]:
-    """Time reads on a new server, which is ended under its jobs when that is done."""
+    """Time READs on a new server, which is then shut down while its jobs run."""
     with serving(threads=_JOBS, engine=engine) as served:
         session = Session(served.registration, "s")
-        jobs = [served.drop(script)] if script else []
-        jobs += [served.drop_again(job) for job in jobs * _AGAIN]
+        jobs = [served.add_job(script)] if script else []
+        jobs += [served.add_job_again(job) for job in jobs * _COPIES]
         for job in jobs[:_JOBS]:
             served.await_output(job)
         seconds = []
         for _ in range(scale.busy_requests):
-            time.sleep(_BETWEEN_SECONDS)
-            began = time.perf_counter()
+            time.sleep(_PAUSE_S)
+            start = time.perf_counter()
             session.execute(_READ, _MISSING)
-            seconds.append(time.perf_counter() - began)
-        if all(served.has_ended(job) is not None for job in jobs[-_JOBS:]) and jobs:
-            raise ServerFailed("the jobs ended before the requests did: give them more commands")
+            seconds.append(time.perf_counter() - start)
+        if all(served.seconds_of(job) is not None for job in jobs[-_JOBS:]) and jobs:
+            raise ServerError("the jobs finished before the requests: increase _COPIES")
         session.close()
     return {name: median(seconds), f"{name} 99th": quantiles(seconds, n=100)[98]}

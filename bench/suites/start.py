@@ -1,31 +1,33 @@
-"""A run that has nothing to do: what starting and ending cost."""
+"""The cost of starting and ending: a run without jobs."""
 
-from bench.processes import KVS, PYTHON, timing
-from bench.results import Goal, Outcome, Row, duration, times
-from bench.rounds import Turns
+from bench.processes import KVS as KVS_PROGRAM
+from bench.processes import PYTHON, timing
+from bench.results import KVS, PYTHON_BASELINE, Goal, Outcome, duration
+from bench.rounds import Rounds
 from bench.scale import Scale
 
-GOAL_SECONDS = 0.15
+GOAL_S = 0.15
+"""Maximum seconds of ``kvs run`` on an empty directory."""
 
 
 def start(scale: Scale, directory: str) -> Outcome:
-    """Measure ``kvs run`` on an empty directory beside an interpreter with nothing to do."""
-    turns = Turns(
+    """Measure ``kvs run`` on an empty directory beside an interpreter without work."""
+    rounds = Rounds(
         [
-            timing("kvs", [KVS, "run", directory]),
+            timing("kvs", [KVS_PROGRAM, "run", directory]),
             timing("python", [PYTHON, "-c", "pass"]),
         ],
-        scale.short_turns,
+        scale.short_rounds,
     )
-    row = Row(
-        "`kvs run` on an empty directory, from start to end",
-        turns.duration("kvs"),
-        f"{times(turns.ratio('kvs', 'python'))} `python -c pass`",
+    workload = rounds.workload(
+        "empty",
+        "an empty directory (baseline: `python -c pass`)",
+        {KVS: "kvs", PYTHON_BASELINE: "python"},
     )
-    seconds = turns.median("kvs")
+    seconds = rounds.median("kvs")
     goal = Goal(
-        f"`kvs run` on an empty directory takes less than {duration(GOAL_SECONDS)}",
+        f"`kvs run` on an empty directory takes less than {duration(GOAL_S)}",
         duration(seconds),
-        seconds < GOAL_SECONDS,
+        seconds < GOAL_S,
     )
-    return Outcome([row], [goal])
+    return Outcome([workload], [goal])
