@@ -27,19 +27,22 @@ def engines_built() -> list[str]:
     return [PYTHON_ENGINE, COMPILED] if engine_name() == COMPILED else [PYTHON_ENGINE]
 
 
-def timed(command: Sequence[str], stdin: str = os.devnull) -> tuple[float, str]:
+def timed(
+    command: Sequence[str], stdin: str = os.devnull, variables: Mapping[str, str] | None = None
+) -> tuple[float, str]:
     """Run `command`; return its seconds, start-up included, and its standard output.
 
-    If it fails, its standard error is printed.
+    `variables` are added to its environment. If it fails, its standard error is printed.
 
     Raises:
         subprocess.CalledProcessError: the exit status is not 0.
 
     """
+    environment = _environment() | dict(variables or {})
     with open(stdin, "rb") as source:
         start = time.perf_counter()
         done = subprocess.run(
-            command, stdin=source, env=_environment(), capture_output=True, check=False
+            command, stdin=source, env=environment, capture_output=True, check=False
         )
         seconds = time.perf_counter() - start
     if done.returncode:

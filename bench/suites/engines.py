@@ -130,11 +130,12 @@ def _redis(server: redis.Redis, jobs: _Jobs, key_count: int) -> Subject:
 
 def _run(name: str, engine: str, threads: int, jobs: str) -> Subject:
     options = ["--quiet", "--threads", str(threads)]
-    command = ["env", f"{selection.ENGINE_VARIABLE}={engine}", KVS_PROGRAM, "run", *options, jobs]
+    command = [KVS_PROGRAM, "run", *options, jobs]
+    variables = {selection.ENGINE_VARIABLE: engine}
 
     def run() -> Mapping[str, float]:
         _remove_outputs(jobs)
-        return {name: timed(command)[0]}
+        return {name: timed(command, variables=variables)[0]}
 
     return run
 
