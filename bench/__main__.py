@@ -23,10 +23,10 @@ def main() -> int:
     template = page.TEMPLATE.read_text(encoding="utf-8")
     names = [] if options.render else options.section or list(SECTIONS)
     if options.quick:
-        print(page.render(template, dict(_measured(names, QUICK))), end="")
+        print(page.render(template, dict(_measure(names, QUICK))), end="")
         return 0
     stored = dict(results.read())
-    for name, section in _measured(names, FULL):
+    for name, section in _measure(names, FULL):
         stored[name] = section
         # After each section, so that an interruption loses one section only.
         results.write({each: stored[each] for each in SECTIONS if each in stored})
@@ -34,7 +34,7 @@ def main() -> int:
     return 0
 
 
-def _measured(names: list[str], scale: Scale) -> Iterator[tuple[str, Section]]:
+def _measure(names: list[str], scale: Scale) -> Iterator[tuple[str, Section]]:
     for name in names:
         suites = SECTIONS[name]
         outcomes = {}
@@ -46,7 +46,7 @@ def _measured(names: list[str], scale: Scale) -> Iterator[tuple[str, Section]]:
             _log(f"{name}: {suite}: {time.perf_counter() - start:.0f} s")
             # Goals are limits at full scale.
             outcomes[suite] = replace(outcome, goals=()) if scale is QUICK else outcome
-        yield name, Section(machine.described(), outcomes)
+        yield name, Section(machine.description(), outcomes)
 
 
 def _log(line: str) -> None:

@@ -28,11 +28,11 @@ Ping = Callable[[int], float]
 
 
 @contextmanager
-def pinging(folder: str, name: str, opened: Callable[[], Receive], send: Send) -> Iterator[Ping]:
-    """Start a process that receives with the result of `opened` what `send` sends in this one."""
+def pinging(folder: str, name: str, connect: Callable[[], Receive], send: Send) -> Iterator[Ping]:
+    """Start a process that receives with the result of `connect` what `send` sends in this one."""
     path = os.path.join(folder, f"acknowledged-{name}")
     os.mkfifo(path)
-    with child_process(_receive, opened, path) as connection:
+    with child_process(_receive, connect, path) as connection:
         acknowledgements = os.open(path, os.O_RDONLY)
         try:
             connection.recv()
@@ -50,9 +50,9 @@ def pinging(folder: str, name: str, opened: Callable[[], Receive], send: Send) -
             os.close(acknowledgements)
 
 
-def _receive(connection: "Connection[Any, Any]", opened: Callable[[], Receive], path: str) -> None:
+def _receive(connection: "Connection[Any, Any]", connect: Callable[[], Receive], path: str) -> None:
     with open(path, "wb", buffering=0) as acknowledgements:
-        receive = opened()
+        receive = connect()
         connection.send("ready")
         while count := connection.recv():
             times = []
@@ -63,7 +63,7 @@ def _receive(connection: "Connection[Any, Any]", opened: Callable[[], Receive], 
             connection.send(median(times) / 1e9)
 
 
-# Functions that the receiving process calls as `opened`.
+# Functions that the receiving process calls as `connect`.
 
 
 def notifications(registration: str) -> Receive:

@@ -24,9 +24,9 @@ class WrongBytesError(Exception):
 
 
 @contextmanager
-def listening(opened: Callable[[], list[int]]) -> Iterator[Listen]:
-    """Start a process that calls `opened` and reads the descriptors that it returns."""
-    with child_process(_listen, opened) as connection:
+def listening(connect: Callable[[], list[int]]) -> Iterator[Listen]:
+    """Start a process that calls `connect` and reads the descriptors that it returns."""
+    with child_process(_listen, connect) as connection:
         connection.recv()
 
         def listen(expected: bytes, cause: Callable[[], object]) -> float:
@@ -40,10 +40,10 @@ def listening(opened: Callable[[], list[int]]) -> Iterator[Listen]:
         yield listen
 
 
-def _listen(connection: "Connection[Any, Any]", opened: Callable[[], list[int]]) -> None:
+def _listen(connection: "Connection[Any, Any]", connect: Callable[[], list[int]]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    descriptors = opened()
+    descriptors = connect()
     connection.send("ready")
     while expected := connection.recv():
         connection.send("waiting")
@@ -74,7 +74,7 @@ def _read_all(descriptors: list[int], expected: bytes) -> None:
                     poll.unregister(descriptor)
 
 
-# Functions that the listening process calls as `opened`.
+# Functions that the listening process calls as `connect`.
 
 
 def notifications(registration: str, key: bytes, count: int) -> list[int]:

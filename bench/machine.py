@@ -7,7 +7,7 @@ import platform
 from bench.results import MEGABYTE
 
 
-def described() -> str:
+def description() -> str:
     """Return a sentence with the date, this machine and its software."""
     today = datetime.datetime.now(datetime.UTC).date()
     cores = len(os.sched_getaffinity(0))

@@ -24,7 +24,7 @@ class ServerError(Exception):
     """The server did not start, did not shut down gracefully, or did not run a job."""
 
 
-class Served:
+class ServerProcess:
     """A running server."""
 
     def __init__(self, folder: str) -> None:
@@ -118,7 +118,7 @@ class Served:
 @contextmanager
 def serving(
     threads: int = 1, data: str | None = None, engine: str | None = None
-) -> Iterator[Served]:
+) -> Iterator[ServerProcess]:
     """Start a server in a new directory with a short path; shut it down at the end of the block.
 
     `data` is its data directory, `engine` the name of its engine; by default it has no data
@@ -129,7 +129,7 @@ def serving(
 
     """
     with short_folder() as folder:
-        served = Served(folder)
+        served = ServerProcess(folder)
         os.mkdir(served.jobs)
         command = [
             KVS, "serve", served.jobs, str(threads), "1", served.registration,

@@ -31,7 +31,7 @@ class Session:
         connect = frames.Connect(*map(os.fsencode, self._paths)).encode()
         with open(registration, "wb", buffering=0) as pipe:
             pipe.write(connect)
-        # A read would return the end of a pipe that no process has opened for writing yet.
+        # A read would return the end of a pipe that no process has connected for writing yet.
         poll = select.poll()
         poll.register(self.responses, select.POLLIN)
         if not poll.poll(TIMEOUT_S * 1000):
@@ -83,9 +83,9 @@ class Session:
 @contextmanager
 def sessions(registration: str, count: int, name: str = "s") -> Iterator[list[Session]]:
     """Open `count` sessions; close them at the end of the block."""
-    opened = [Session(registration, f"{name}{number}") for number in range(count)]
+    connected = [Session(registration, f"{name}{number}") for number in range(count)]
     try:
-        yield opened
+        yield connected
     finally:
-        for session in opened:
+        for session in connected:
             session.close()

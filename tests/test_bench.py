@@ -276,7 +276,7 @@ def test_listener_detects_missing_duplicate_and_reordered_bytes(tmp_path: Path) 
     def listen_to(data: bytes) -> None:
         pipe = os.open(path, os.O_RDWR)  # O_RDWR does not block until the other side opens it
         try:
-            with listening(partial(opened, path)) as listen:
+            with listening(partial(connect, path)) as listen:
                 assert listen(b"one two three", lambda: os.write(pipe, data)) > 0
         finally:
             os.close(pipe)
@@ -287,6 +287,6 @@ def test_listener_detects_missing_duplicate_and_reordered_bytes(tmp_path: Path) 
             listen_to(wrong)
 
 
-def opened(path: Path) -> list[int]:
+def connect(path: Path) -> list[int]:
     """Return the descriptors that the listening process reads."""
     return [os.open(path, os.O_RDONLY)]

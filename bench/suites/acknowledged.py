@@ -51,14 +51,14 @@ def acknowledged(scale: Scale, directory: str) -> Outcome:
 
 def _sessions(stack: ExitStack, data: str | None, count: int) -> list[Client]:
     served = stack.enter_context(serving(data=data))
-    opened = stack.enter_context(sessions(served.registration, count))
-    return [Client(session.requests, session.responses) for session in opened]
+    connected = stack.enter_context(sessions(served.registration, count))
+    return [Client(session.requests, session.responses) for session in connected]
 
 
 def _connections(stack: ExitStack, directory: str, count: int) -> list[Client]:
     server = stack.enter_context(redis.running(directory, "always"))
-    opened = [stack.enter_context(redis.Connection(server.socket)) for _ in range(count)]
-    return [Client(each.socket.fileno(), each.socket.fileno()) for each in opened]
+    connected = [stack.enter_context(redis.Connection(server.socket)) for _ in range(count)]
+    return [Client(each.socket.fileno(), each.socket.fileno()) for each in connected]
 
 
 def _subjects(

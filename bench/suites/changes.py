@@ -10,7 +10,7 @@ from bench.listeners import Listen, listening
 from bench.results import KVS, PER_SECOND, REDIS, Outcome, Workload
 from bench.rounds import Rounds, Subject
 from bench.scale import Scale
-from bench.served import Served, serving
+from bench.served import ServerProcess, serving
 from kvs.protocol import frames
 
 _DESCRIPTORS_PER_SESSION = 6
@@ -47,7 +47,7 @@ def _workloads(rounds: Rounds, scale: Scale) -> Iterator[Workload]:
         )
 
 
-def many_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the server has a short path)
+def many_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the path is too long)
     """Measure as many sessions as the machine allows, up to a limit, subscribed to one key."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(scale.many_sessions, (hard - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_SESSION)
@@ -79,10 +79,10 @@ def _sessions(count: int) -> str:
     return "1 session" if count == 1 else f"{count:,} sessions"
 
 
-def _to_sessions(stack: ExitStack, served: Served, count: int, number: int) -> Subject:
+def _to_sessions(stack: ExitStack, served: ServerProcess, count: int, number: int) -> Subject:
     key = b"hot%d" % count
-    opened = partial(listeners.notifications, served.registration, key, count)
-    listen = stack.enter_context(listening(opened))
+    connect = partial(listeners.notifications, served.registration, key, count)
+    listen = stack.enter_context(listening(connect))
     script = b"".join(b"WRITE [(%b,%d)]\n" % (key, value) for value in range(number))
     expected = b"".join(frames.encode_notification(key, b"%d" % value) for value in range(number))
     return _timed_by(f"kvs {count}", listen, expected, partial(served.run, script))
@@ -92,8 +92,8 @@ def _to_connections(
     stack: ExitStack, server: redis.Redis, publisher: redis.Connection, count: int, number: int
 ) -> Subject:
     channel = b"hot%d" % count
-    opened = partial(listeners.messages, server.socket, channel, count)
-    listen = stack.enter_context(listening(opened))
+    connect = partial(listeners.messages, server.socket, channel, count)
+    listen = stack.enter_context(listening(connect))
     payloads = [b"%d" % value for value in range(number)]
     requests = b"".join(redis.encoded(b"PUBLISH", channel, payload) for payload in payloads)
     expected = b"".join(redis.message(channel, payload) for payload in payloads)

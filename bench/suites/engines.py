@@ -59,13 +59,13 @@ class _Jobs:
 def engines_few(scale: Scale, directory: str) -> Outcome:
     """Measure ``kvs run`` on few keys, which fit into the caches of a processor."""
     jobs = _make_jobs(scale, directory, scale.few_keys_commands, scale.few_keys)
-    return _measured(scale, directory, jobs, FEW_KEYS_GOAL)
+    return _measure(scale, directory, jobs, FEW_KEYS_GOAL)
 
 
 def engines_many(scale: Scale, directory: str) -> Outcome:
     """Measure ``kvs run`` on many keys, of which most accesses miss the caches."""
     jobs = _make_jobs(scale, directory, scale.many_keys_commands, scale.many_keys)
-    return _measured(scale, directory, jobs, MANY_KEYS_GOAL)
+    return _measure(scale, directory, jobs, MANY_KEYS_GOAL)
 
 
 def _make_jobs(scale: Scale, directory: str, commands: int, keys: int) -> _Jobs:
@@ -74,7 +74,7 @@ def _make_jobs(scale: Scale, directory: str, commands: int, keys: int) -> _Jobs:
     return _Jobs(path, scale.files, scale.files * commands, _NAMES_PER_KEY * keys)
 
 
-def _measured(scale: Scale, directory: str, jobs: _Jobs, loop_goal: int) -> Outcome:
+def _measure(scale: Scale, directory: str, jobs: _Jobs, loop_goal: int) -> Outcome:
     program, why_no_cpp = _compile_baseline(directory)
     why_no_redis = redis.missing()
     key_count = final_key_count(jobs.directory)

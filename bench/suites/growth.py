@@ -26,11 +26,11 @@ def growth(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no 
     """Measure the longest and the mean WRITE of one pair, and the memory of a pair."""
     pairs, many_pairs = scale.growth_pairs
     engines = engines_built()
-    rounds = Rounds([partial(in_fresh_process, _grown, engine, pairs) for engine in engines], 1)
+    rounds = Rounds([partial(in_fresh_process, _grow, engine, pairs) for engine in engines], 1)
     workloads = _workloads(rounds, engines, pairs)
     if selection.COMPILED not in engines:
         return Outcome(workloads, remarks=[NOT_BUILT])
-    large = Rounds([partial(in_fresh_process, _grown, selection.COMPILED, many_pairs)], 1)
+    large = Rounds([partial(in_fresh_process, _grow, selection.COMPILED, many_pairs)], 1)
     longest = min(large.figures[f"{selection.COMPILED} longest"])
     promise = f"0 to {many_pairs:,} pairs: no WRITE of one pair takes more than {duration(GOAL_S)}"
     goal = Goal(promise, duration(longest), longest <= GOAL_S)
@@ -52,7 +52,7 @@ def _workloads(rounds: Rounds, engines: list[str], pairs: int) -> list[Workload]
     ]
 
 
-def _grown(name: str, pairs: int) -> Mapping[str, float]:
+def _grow(name: str, pairs: int) -> Mapping[str, float]:
     engine: Engine = PythonEngine() if name == selection.PYTHON else selection.create_engine()
     before = memory.resident()
     longest = longest_work = 0.0

@@ -10,7 +10,7 @@ from bench import make_jobs
 from bench.results import KVS, PER_SECOND, Goal, Outcome, times
 from bench.rounds import Rounds
 from bench.scale import Scale
-from bench.served import Served, serving
+from bench.served import ServerProcess, serving
 from bench.session import sessions
 
 MANY = 100
@@ -23,7 +23,7 @@ _REPETITIONS = 10
 
 
 @dataclass(frozen=True)
-class _Company:
+class _Load:
     """The sessions that are connected while a job runs."""
 
     id: str
@@ -33,53 +33,48 @@ class _Company:
     """Whether each is subscribed to a key that does not change."""
 
 
-_ALONE = _Company("alone", "no session", 0)
-_COMPANIES = (
+_ALONE = _Load("alone", "no session", 0)
+_LOADS = (
     _ALONE,
-    _Company("one", "1 idle session", 1),
-    _Company("idle", f"{MANY} idle sessions", MANY),
-    _Company(
-        "subscribed", f"{MANY} sessions subscribed to an unchanged key", MANY, subscribed=True
-    ),
+    _Load("one", "1 idle session", 1),
+    _Load("idle", f"{MANY} idle sessions", MANY),
+    _Load("subscribed", f"{MANY} sessions subscribed to an unchanged key", MANY, subscribed=True),
 )
 
 
-def idle_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the server has a short path)
+def idle_sessions(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the path is too long)
     """Measure the same job on servers with no session, with one and with many, all idle."""
     commands = _REPETITIONS * scale.files * scale.commands
     script = _REPETITIONS * _script(commands // _REPETITIONS)
     with ExitStack() as stack:
         rounds = Rounds(
-            [
-                partial(_run_job, company.id, _served(stack, company), script)
-                for company in _COMPANIES
-            ],
+            [partial(_run_job, load.id, _start_server(stack, load), script) for load in _LOADS],
             scale.rounds,
         )
     workloads = [
         rounds.workload(
-            company.id,
-            f"a job of {commands:,} commands beside {company.label}",
-            {KVS: company.id},
+            load.id,
+            f"a job of {commands:,} commands beside {load.label}",
+            {KVS: load.id},
             unit=PER_SECOND,
             count=commands,
         )
-        for company in _COMPANIES
+        for load in _LOADS
     ]
     goals = [
         Goal(
-            f"a job beside {company.label} takes at most {GOAL} times as long as alone",
-            times(_slowdown(rounds, company)),
-            _slowdown(rounds, company) <= GOAL,
+            f"a job beside {load.label} takes at most {GOAL} times as long as alone",
+            times(_slowdown(rounds, load)),
+            _slowdown(rounds, load) <= GOAL,
         )
-        for company in _COMPANIES
-        if company.sessions == MANY
+        for load in _LOADS
+        if load.sessions == MANY
     ]
     return Outcome(workloads, goals)
 
 
-def _slowdown(rounds: Rounds, company: _Company) -> float:
-    return rounds.ratio(company.id, _ALONE.id)
+def _slowdown(rounds: Rounds, load: _Load) -> float:
+    return rounds.ratio(load.id, _ALONE.id)
 
 
 def _script(commands: int) -> bytes:
@@ -90,13 +85,13 @@ def _script(commands: int) -> bytes:
     return "".join(lines).encode()
 
 
-def _served(stack: ExitStack, company: _Company) -> Served:
+def _start_server(stack: ExitStack, load: _Load) -> ServerProcess:
     served = stack.enter_context(serving())
-    for session in stack.enter_context(sessions(served.registration, company.sessions)):
-        if company.subscribed:
+    for session in stack.enter_context(sessions(served.registration, load.sessions)):
+        if load.subscribed:
             session.subscribe(b"nothing")
     return served
 
 
-def _run_job(name: str, served: Served, script: bytes) -> Mapping[str, float]:
+def _run_job(name: str, served: ServerProcess, script: bytes) -> Mapping[str, float]:
     return {name: served.run(script)}

@@ -19,12 +19,12 @@ def small_jobs(scale: Scale, directory: str) -> Outcome:
     """
     if memory_is_usable():
         with short_folder() as in_memory:
-            return Outcome([_measured(scale, in_memory, "on files in memory")])
+            return Outcome([_measure(scale, in_memory, "on files in memory")])
     remark = f"Small jobs were measured on disk: {IN_MEMORY} cannot be used."
-    return Outcome([_measured(scale, directory, "on files on disk")], remarks=[remark])
+    return Outcome([_measure(scale, directory, "on files on disk")], remarks=[remark])
 
 
-def _measured(scale: Scale, directory: str, place: str) -> Workload:
+def _measure(scale: Scale, directory: str, place: str) -> Workload:
     for number in range(scale.small_jobs):
         with open(os.path.join(directory, f"job{number:05}.job"), "wb") as file:
             file.write(b"READ [key%d]\n" % number)

@@ -28,8 +28,8 @@ def latency(scale: Scale, directory: str) -> Outcome:
     with ExitStack() as stack:
         folder = stack.enter_context(short_folder())
 
-        def subject(name: str, opened: Callable[[], latency_probe.Receive], send: Send) -> Subject:
-            ping = stack.enter_context(pinging(folder, name, opened, send))
+        def subject(name: str, connect: Callable[[], latency_probe.Receive], send: Send) -> Subject:
+            ping = stack.enter_context(pinging(folder, name, connect, send))
             return partial(_ping, name, ping, scale.pings)
 
         registration, path = os.path.join(folder, "r"), os.path.join(folder, "bare")
@@ -44,8 +44,8 @@ def latency(scale: Scale, directory: str) -> Outcome:
         if why_no_redis is None:
             server = stack.enter_context(redis.running(directory))
             publisher = stack.enter_context(redis.Connection(server.socket))
-            opened = partial(latency_probe.messages, server.socket)
-            subjects.append(subject("redis", opened, partial(_publish, publisher)))
+            connect = partial(latency_probe.messages, server.socket)
+            subjects.append(subject("redis", connect, partial(_publish, publisher)))
         rounds = Rounds(subjects, scale.short_rounds)
     return Outcome(list(_workloads(rounds)), remarks=[why_no_redis] if why_no_redis else [])
 
@@ -80,9 +80,7 @@ def _publish(publisher: redis.Connection, stamp: bytes) -> None:
 def _bare_pipe(path: str) -> Iterator[Send]:
     """Create a pipe; yield a function that sends through it the bytes that a session would get."""
     os.mkfifo(path)
-    pipe = os.open(
-        path, os.O_RDWR
-    )  # O_RDWR, so that open(2) does not block until the other side opens it
+    pipe = os.open(path, os.O_RDWR)  # open(2) does not block until the other side opens the pipe
     try:
         yield lambda stamp: os.write(pipe, frames.encode_notification(latency_probe.KEY, stamp))
     finally:

@@ -15,7 +15,7 @@ from bench.processes import child_process, engines_built
 from bench.results import KVS, PER_SECOND, PIPE, REDIS, Goal, Outcome, Workload, duration
 from bench.rounds import Rounds, joined
 from bench.scale import Scale
-from bench.served import Served, ServerError, serving
+from bench.served import ServerError, ServerProcess, serving
 from bench.session import Session
 from bench.systems import system_of
 from kvs.engine.selection import COMPILED, PYTHON
@@ -81,14 +81,14 @@ def _workloads(rounds: Rounds, scale: Scale) -> Iterator[Workload]:
     )
 
 
-def _connects(served: Served, count: int) -> Mapping[str, float]:
+def _connects(served: ServerProcess, count: int) -> Mapping[str, float]:
     start = time.perf_counter()
     for number in range(count):
         Session(served.registration, f"c{number}").close()
     return {"connects": time.perf_counter() - start}
 
 
-def _subscribes(served: Served, count: int) -> Mapping[str, float]:
+def _subscribes(served: ServerProcess, count: int) -> Mapping[str, float]:
     single, batched = Session(served.registration, "s"), Session(served.registration, "b")
     start = time.perf_counter()
     for number in range(count):
@@ -153,7 +153,7 @@ def _echo(_connection: "Connection[Any, Any]", request_path: str, reply_path: st
             replies.write(byte)
 
 
-def busy(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the server has a short path)
+def busy(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (the path is too long)
     """Measure READs of a session on an idle server and beside running jobs, with each engine."""
     workloads: list[list[Workload]] = []
     goals = []

@@ -184,13 +184,12 @@ def _backup(engine: str, pairs: int, path: str) -> Mapping[str, float]:
     watch = memory.ChildWatch()
     with watch.watching():
         store.backup(path)
-    peak = memory.peak()  # before SHOW, which has a peak of its own
     figures = {
         "backup": written.seconds,
         "held": written.blocked_seconds,
         "wait": probe.longest_wait,
         "resident": resident,
-        "peak": peak,
+        "peak": memory.peak(),
         "child": memory.peak_of_children(),
         "dirtied": watch.private_dirty,
     }

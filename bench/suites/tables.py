@@ -22,9 +22,9 @@ _BATCH = 10_000
 
 def tables(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no files)
     """Measure the same number of commands on one thread, on full tables of each size."""
-    rounds = in_fresh_process(_measured, scale.table_sizes, scale.table_commands, scale.rounds)
+    rounds = in_fresh_process(_measure, scale.table_sizes, scale.table_commands, scale.rounds)
     # A very large table takes long to fill.
-    large = in_fresh_process(_measured, (scale.largest_table,), scale.table_commands, 1)
+    large = in_fresh_process(_measure, (scale.largest_table,), scale.table_commands, 1)
     return Outcome(
         [
             *_workloads(rounds, scale.table_sizes, scale.table_commands),
@@ -55,7 +55,7 @@ def _workloads(rounds: Rounds, sizes: Sequence[int], commands: int) -> Iterator[
         )
 
 
-def _measured(sizes: Sequence[int], commands: int, count: int) -> Rounds:
+def _measure(sizes: Sequence[int], commands: int, count: int) -> Rounds:
     tables = [_Table(keys, commands) for keys in sizes]
     for table in tables:
         table.check()
