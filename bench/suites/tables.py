@@ -22,7 +22,7 @@ _BATCH = 10_000
 
 def tables(scale: Scale, directory: str) -> Outcome:  # noqa: ARG001  (needs no files)
     """Measure the same number of commands on one thread, on full tables of each size."""
-    rounds = in_fresh_process(_measure, scale.table_sizes, scale.table_commands, scale.rounds)
+    rounds = in_fresh_process(_measure, scale.table_sizes, scale.table_commands, scale.long_rounds)
     # A very large table takes long to fill.
     large = in_fresh_process(_measure, (scale.largest_table,), scale.table_commands, 1)
     return Outcome(
