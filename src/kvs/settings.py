@@ -56,7 +56,7 @@ class ServerSettings:
     sessions: int = 256
     """Maximum sessions active at the same time; a further connect waits."""
     fifo_mode: int = 0o600
-    """Permissions of the registration pipe, one of `FIFO_MODES`; see docs/security.md."""
+    """Permissions of the registration pipe, one of `FIFO_MODES` (docs/explanation/security.md)."""
     outbox_bytes: int = 8 << 20
     """Maximum bytes of notifications that a client has not read; beyond that it is disconnected."""
     outbox_total_bytes: int = 256 << 20

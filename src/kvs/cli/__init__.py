@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_standard_descriptors()
     atexit.register(flush_at_exit)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, no exit status is reported
-    # Forking in a process with threads is safe here: docs/design.md says why.
+    # Forking in a process with threads is safe here: docs/explanation/signals-and-forks.md.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
