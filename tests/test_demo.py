@@ -1,4 +1,4 @@
-"""``make demo`` shows what it should, clears up, and fails loudly."""
+"""`examples/demo` prints the right output, cleans up, and reports failures."""
 
 import subprocess
 from pathlib import Path
@@ -10,8 +10,8 @@ from tests.helpers import SECONDS, until
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 
 
-def play(program: Path) -> "subprocess.CompletedProcess[str]":
-    """Play the demo with `program`, in a session of its own and without a terminal."""
+def run_demo(program: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the demo with `program`, in a session of its own and without a terminal."""
     done = subprocess.run(
         [DEMO, program],
         stdin=subprocess.DEVNULL,
@@ -21,20 +21,20 @@ def play(program: Path) -> "subprocess.CompletedProcess[str]":
         start_new_session=True,
         check=False,
     )
-    assert not folder(done.stdout).exists()
+    assert not directory_of(done.stdout).exists()
     return done
 
 
-def folder(shown: str) -> Path:
-    """Return the folder of which the demo says that it works there."""
-    return Path(shown.partition("\n")[0].removeprefix("$ cd "))
+def directory_of(output: str) -> Path:
+    """Return the directory that the demo uses, according to its output."""
+    return Path(output.partition("\n")[0].removeprefix("$ cd "))
 
 
-def test_the_demo_shows_what_each_sees_in_order(kvs: Path) -> None:
-    done = play(kvs)
+def test_demo_prints_the_output_of_each_client_in_order(kvs: Path) -> None:
+    done = run_demo(kvs)
     assert (done.returncode, done.stderr) == (0, "")
-    seen = [line for line in done.stdout.splitlines() if line.startswith("    ")]
-    assert seen == [
+    printed = [line for line in done.stdout.splitlines() if line.startswith("    ")]
+    assert printed == [
         "    watcher: Server returned 0 for operation: connect",
         "    watcher: Server returned 0 for operation: subscribe",
         "    watcher: (pump,9)",
@@ -49,22 +49,22 @@ def test_the_demo_shows_what_each_sees_in_order(kvs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failing", "told"),
+    ("failing", "message"),
     [
         ("serve drop", "the server has ended"),
         ("client other", "the other client ended with status 3"),
     ],
 )
-def test_a_program_that_fails_is_told(kvs: Path, tmp_path: Path, failing: str, told: str) -> None:
+def test_failing_program_is_reported(kvs: Path, tmp_path: Path, failing: str, message: str) -> None:
     broken = tmp_path / "broken"
     broken.write_text(f'#!/bin/sh\n[ "$1 $2" = "{failing}" ] && exit 3\nexec "{kvs}" "$@"\n')
     broken.chmod(0o700)
-    done = play(broken)
+    done = run_demo(broken)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"demo: {told}; ")
+    assert done.stderr.startswith(f"demo: {message}; ")
 
 
-def test_one_that_is_stopped_leaves_nothing(kvs: Path, tmp_path: Path) -> None:
+def test_stopped_demo_leaves_no_directory(kvs: Path, tmp_path: Path) -> None:
     stuck = tmp_path / "stuck"
     stuck.write_text(f'#!/bin/sh\n[ "$1" = serve ] && exec "{kvs}" "$@"\nexec sleep 60\n')
     stuck.chmod(0o700)
@@ -76,4 +76,4 @@ def test_one_that_is_stopped_leaves_nothing(kvs: Path, tmp_path: Path) -> None:
         assert process.wait(SECONDS) == 143
     finally:
         process.kill()
-    assert not folder((tmp_path / "out").read_text()).exists()
+    assert not directory_of((tmp_path / "out").read_text()).exists()
