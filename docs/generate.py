@@ -20,13 +20,17 @@ def _draw(source: Path) -> str:
 
 FILES: dict[str, Callable[[], str]] = {
     "docs/figures/layers.svg": from_code.layers,
-    "docs/figures/session-states.svg": from_code.session_states,
     "docs/reference/command-line.md": command_line.page,
     "docs/reference/errors.md": api.errors_page,
     "docs/reference/library.md": api.library_page,
-} | {
-    f"docs/figures/{source.stem}.svg": partial(_draw, source)
-    for source in (ROOT / "docs" / "figures").glob("*.txt")
+    **{
+        f"docs/figures/{name}-states.svg": partial(from_code.states, name)
+        for name in from_code.state_tables()
+    },
+    **{
+        f"docs/figures/{source.stem}.svg": partial(_draw, source)
+        for source in (ROOT / "docs" / "figures").glob("*.txt")
+    },
 }
 """Every generated file, by its path from the root of the tree."""
 

@@ -172,6 +172,11 @@ def test_generated_file_is_current(file: str) -> None:
     assert (ROOT / file).read_text() == generate.FILES[file](), "run `python -m docs.generate`"
 
 
+def test_every_figure_is_generated() -> None:
+    figures = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/figures/*.svg")}
+    assert figures == {file for file in generate.FILES if file.endswith(".svg")}
+
+
 def test_readme_has_at_most_100_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
 
@@ -211,3 +216,11 @@ def test_worked_example_of_the_journal_is_read_as_the_page_says(tmp_path: Path) 
     (directory / "0000000001.journal").write_text(example)
     with Store(directory) as store:
         assert (store.revision, store.items()) == (2, [(b"pump", b"14")])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "/decisions/" in page])
+def test_decision_names_existing_files(page: str) -> None:
+    places = [ROOT, ROOT / "src" / "kvs", ROOT / "src" / "kvs" / "engine"]
+    where = (ROOT / page).read_text().partition("**Where.**")[2]
+    for file in re.findall(r"`([\w/]+\.\w+)`", where):
+        assert any((place / file).exists() for place in places), file
