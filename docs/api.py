@@ -17,7 +17,8 @@ LIBRARY_HEAD = f"""\
 {NOTICE}
 
 Every public name of the package `kvs`, except [its errors](errors.md). All other names may change
-without notice. [The tour of the library](../tutorial/library.md) shows them at work.
+without notice. `kvs.__version__` is the version of the package. [The tour of the
+library](../tutorial/library.md) shows them at work.
 """
 
 ERRORS_HEAD = f"""\
@@ -25,9 +26,9 @@ ERRORS_HEAD = f"""\
 
 {NOTICE}
 
-Every error of the package derives from `kvs.KvsError`. The text of an error is one printable line;
-its parts are also attributes. Some are not raised but recorded in a report or passed to `on_error`
-of `Store.run_jobs`; their names say whether they are warnings.
+Every error of the package derives from `kvs.KvsError`, and from the errors it is indented below.
+Its text is one printable line; the parts are also attributes. Errors and warnings of jobs are not
+raised but recorded in the report, and passed to `on_error` of `Store.run_jobs`.
 
 | error | raised by |
 | --- | --- |
@@ -47,14 +48,29 @@ def library_page() -> str:
 
 def errors_page() -> str:
     """Return the page about all errors, base classes first."""
-    names = sorted(filter(_is_error, kvs.__all__))
+    tree = list(_error_tree(None))
     raised_by = _raised_by()
     rows = [
-        f"| [`{name}`](#{name.lower()}) | {', '.join(sorted(raised_by.get(name, [])))} |"
-        for name in names
+        f"| {'&emsp;' * depth}[`{name}`](#{name.lower()}) "
+        f"| {', '.join(sorted(raised_by.get(name, [])))} |"
+        for name, depth in tree
     ]
-    sections = [_section(name) for name in names]
+    sections = [_section(name) for name, _ in tree]
     return "\n".join([ERRORS_HEAD + "\n".join(rows) + "\n", *sections]).rstrip("\n") + "\n"
+
+
+def _error_tree(parent: str | None, depth: int = 0) -> Iterator[tuple[str, int]]:
+    """Yield the public errors below `parent`, each before those below it, with their depth."""
+    for name in sorted(filter(_is_error, kvs.__all__)):
+        if _parent(name) == parent:
+            yield name, depth
+            yield from _error_tree(name, depth + 1)
+
+
+def _parent(name: str) -> str | None:
+    """Return the nearest public base class of an error."""
+    bases = (base.__name__ for base in getattr(kvs, name).__mro__[1:])
+    return next((base for base in bases if base in kvs.__all__), None)
 
 
 def _is_error(name: str) -> bool:
