@@ -281,8 +281,8 @@ def one_line(ended: Ended) -> str:
 def no_snapshot(directory: Path, name: str, line: int, number: int, reason: str) -> str:
     """Return the error of a BACKUP that failed."""
     return (
-        f"{directory}/{name}.job:{line}: snapshot {number} failed: "
-        f"{directory}/{name}-{number}.bck: no snapshot was written: {reason}"
+        f"{directory}/{name}.job:{line}: backup {number} failed: "
+        f"{directory}/{name}-{number}.bck: not written: {reason}"
     )
 
 

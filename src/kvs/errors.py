@@ -1,343 +1,244 @@
-"""Every error the package raises.
+"""Every error of this package.
 
-Each is one sentence: what, where, why and, where a person can do something, what. The fields are
-there so that nobody has to take the sentence apart. All derive from `KvsError`.
+Each has a text of one line, for a person: ``PATH: what failed: cause; what to do``. Its fields give
+the same facts to a program. All derive from `KvsError`, in groups by the part of KVS that raises
+them: `StoreError`, `JobError`, `ServerError`, `ClientError`. A `KvsWarning` is reported, never
+raised.
 """
 
 import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kvs.text import printable
 
 
 class KvsError(Exception):
-    """What every error of this package is. Its text is one line for a person."""
+    """Base of all errors and warnings of this package."""
+
+
+class KvsWarning(KvsError):
+    """Base of what is reported to an error callback although nothing failed."""
+
+
+class PathError(KvsError):
+    """Base of errors about one file or directory, which `path` names in printable form.
+
+    `FORM` is the text, with the fields of the subclass in braces.
+    """
+
+    FORM: ClassVar[str] = "{path}: {reason}"
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.FORM.format(**vars(self))
+
+
+# Groups.
+
+
+class StoreError(KvsError):
+    """Base of errors of a store and its data directory."""
+
+
+class ServerError(KvsError):
+    """Base of errors of a server."""
+
+
+class ClientError(KvsError):
+    """Base of errors of a client and its session."""
+
+
+# Words and lines.
+
+
+class InvalidWordError(StoreError, ValueError):
+    """A key or value that is not a word of the command language."""
 
 
 @dataclass(eq=False)
-class InvalidCommandError(KvsError):
-    """A line that is no command; it had no effect, the lines around it were carried out."""
+class InvalidCommandError(PathError):
+    """A line that is not a command. It has no effect; the lines around it are executed."""
 
-    file: str
-    """The file as a person would name it, made printable."""
+    path: str
     line: int
-    """From 1."""
+    """Line number, from 1."""
     column: int
-    """In bytes, from 1: where the offending part begins."""
+    """Byte of the line at which the invalid part begins, from 1."""
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.reason}"
+    FORM = "{path}:{line}:{column}: {reason}"
+
+
+# Jobs.
 
 
 @dataclass(eq=False)
-class JobError(KvsError):
-    """A job that could not start, or could not go on. Other jobs are not concerned."""
+class JobError(PathError):
+    """A job that cannot start or continue. Other jobs are not affected."""
 
-    file: str
+    path: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
+
+class JobsDirectoryError(JobError):
+    """A jobs directory that cannot be opened, listed or locked."""
 
 
 @dataclass(eq=False)
-class JobRestartedWarning(KvsError):
-    """A job that was not done, and cannot be gone on with. It is no failure."""
+class BackupError(PathError):
+    """A BACKUP of a job that wrote no backup. The job continues."""
 
-    file: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: it has changed since it was last worked at: it starts over"
-
-
-@dataclass(eq=False)
-class JobOutputChangedWarning(KvsError):
-    """The output of a job that was done before is not there as it was. It is no failure."""
-
-    file: str
-    """The output."""
+    path: str
+    """The job."""
+    line: int
+    """Line number of the BACKUP, from 1."""
+    number: int
+    """Number of the backup, from 1 in each job."""
     reason: str
 
-    def __str__(self) -> str:
-        return (
-            f"{self.file}: {self.reason}; its job was done before, and is left alone: to have it "
-            "run again, touch it before the start"
+    FORM = "{path}:{line}: backup {number} failed: {reason}"
+
+
+class ThreadStartError(KvsError):
+    """No thread can be started to run jobs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cannot start a thread to run jobs; raise the limit of processes (ulimit -u)"
         )
 
 
 @dataclass(eq=False)
-class SnapshotError(KvsError):
-    """A snapshot that was not written. Nothing stands under its final name but what was there."""
+class JobRestartedWarning(PathError, KvsWarning):
+    """An unfinished job cannot be resumed because its file changed; it restarts."""
 
-    file: str
+    path: str
+
+    FORM = "{path}: changed since the last run: restarting from the beginning"
+
+
+@dataclass(eq=False)
+class JobOutputChangedWarning(PathError, KvsWarning):
+    """The output of a finished job has changed since the job wrote it. The job is skipped."""
+
+    path: str
+    """The output."""
     reason: str
-    number: int | None = None
-    """The system's error number, if that was the cause."""
 
-    def __str__(self) -> str:
-        return f"{self.file}: no snapshot was written: {self.reason}"
+    FORM = "{path}: {reason}; its job is finished and is skipped: to run it again, touch its file"
+
+
+# Backups and snapshots.
+
+
+@dataclass(eq=False)
+class SnapshotError(PathError, StoreError):
+    """A backup or snapshot that was not written. An earlier file of that name is unchanged."""
+
+    path: str
+    reason: str
+    errno: int | None = None
+    """The system's error number, if a system call failed."""
+
+    FORM = "{path}: not written: {reason}"
 
 
 class SnapshotNotDurableError(SnapshotError):
-    """A snapshot that is in place, but that a power loss may undo."""
+    """A backup or snapshot that is in place, but that a loss of power may undo."""
 
-    def __str__(self) -> str:
-        return f"{self.file}: its directory could not be synced, it may not last: {self.reason}"
-
-
-@dataclass(eq=False)
-class BackupError(KvsError):
-    """A BACKUP of a job that gave no snapshot; the job went on."""
-
-    file: str
-    """The job."""
-    line: int
-    """From 1."""
-    number: int
-    """The snapshot's, from 1 in each job."""
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: snapshot {self.number} failed: {self.reason}"
+    FORM = "{path}: written, but a loss of power may undo it: cannot sync its directory: {reason}"
 
 
 @dataclass(eq=False)
-class BackupReadError(KvsError):
+class BackupReadError(PathError, StoreError):
     """A backup file that cannot be opened or read."""
 
-    file: str
+    path: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.file}: cannot read the backup: {self.reason}"
+    FORM = "{path}: cannot read the backup: {reason}"
 
 
 @dataclass(eq=False)
-class BackupFormatError(KvsError):
-    """A backup file that is not what a snapshot writes. The store was not touched."""
+class BackupFormatError(PathError, StoreError):
+    """A file that is not a backup. The store is unchanged."""
 
-    file: str
+    path: str
     line: int
-    """From 1."""
+    """Line number, from 1."""
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}; nothing was restored"
+    FORM = "{path}:{line}: {reason}; nothing was restored"
 
 
-class InvalidWordError(KvsError, ValueError):
-    """A key or value that the command language cannot write."""
+# Data directories.
 
 
 @dataclass(eq=False)
-class JobsDirectoryError(KvsError):
-    """A jobs directory that cannot be opened, listed or locked."""
+class DataDirectoryError(PathError, StoreError):
+    """A data directory that cannot be created, opened, locked, read or changed."""
 
-    file: str
+    path: str
     reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
 
 
 @dataclass(eq=False)
-class DirectoryLockedError(KvsError):
-    """A jobs directory in which another run is at work."""
+class DirectoryLockedError(PathError):
+    """A jobs directory or data directory that a process has locked."""
 
-    file: str
+    path: str
     pid: int | None
-    """The process at work there; None if it is not known which."""
+    """The process, if it is known."""
 
     def __str__(self) -> str:
         if self.pid == os.getpid():
             return (
-                f"{self.file}: this very process is at work in this directory; close the store or "
-                "end the run that has it first"
+                f"{self.path}: in use by this process; close the store or end the run that uses it "
+                "first"
             )
         owner = "another process" if self.pid is None else f"process {self.pid}"
-        return f"{self.file}: {owner} is at work in this directory; wait for it to end, or stop it"
-
-
-class ThreadStartError(KvsError):
-    """The system gives no thread to run jobs on."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "cannot start a thread to run jobs on; raise the limit of processes (ulimit -u)"
-        )
-
-
-class SlowConsumerError(KvsError):
-    """A watch that did not keep up."""
-
-    def __init__(self) -> None:
-        super().__init__("changes came faster than they were read, and the watch was given up")
-
-
-class InvalidClientIdError(KvsError, ValueError):
-    """A client's ID that is none."""
-
-    def __init__(self, given: str) -> None:
-        super().__init__(
-            f"'{printable(given, 24)}' is no ID: one has 1 to 15 characters, and each is a letter "
-            "(a to z, A to Z), a digit, '-' or '_'"
-        )
+        return f"{self.path}: in use by {owner}; wait until it ends, or stop it"
 
 
 @dataclass(eq=False)
-class ClientIdInUseError(KvsError):
-    """A client's ID that another client has."""
+class CorruptionError(PathError, StoreError):
+    """A file of a data directory that fails a check. No file was changed."""
 
-    id: str
-    pid: int | None
-    """The process that has it; None if it has not written its number down."""
-
-    def __str__(self) -> str:
-        owner = "another process" if self.pid is None else f"process {self.pid}"
-        return f"the ID '{self.id}' is in use by {owner}; take another one"
-
-
-@dataclass(eq=False)
-class PipeDirectoryError(KvsError):
-    """A directory in which a client cannot make its pipes."""
-
-    directory: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.directory}: cannot make the client's pipes there: {self.reason}"
-
-
-@dataclass(eq=False)
-class ServerNotFoundError(KvsError):
-    """A registration pipe with no server behind it."""
-
-    fifo: str
-    reason: str
-    advice: str = ""
-    """What a person can do, if it is known."""
-
-    def __str__(self) -> str:
-        return f"{self.fifo}: {self.reason}{self.advice and f'; {self.advice}'}"
-
-
-@dataclass(eq=False)
-class ConnectTimeoutError(KvsError, TimeoutError):
-    """A connect that the server did not answer in time."""
-
-    fifo: str
-    seconds: float
-    known: str = "the server may have as many sessions as it takes"
-    """What is known of the server."""
-
-    def __str__(self) -> str:
-        return f"{self.fifo}: the server did not answer within {self.seconds:g} s: {self.known}"
-
-
-@dataclass(eq=False)
-class ConnectRejectedError(KvsError):
-    """A connect that the server answered with no."""
-
-    fifo: str
-    result: int
-
-    def __str__(self) -> str:
-        return f"{self.fifo}: the server refused the connection with {self.result}"
-
-
-@dataclass(eq=False)
-class SessionClosedError(KvsError):
-    """A session that is at its end: nothing more can be asked or told in it."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-class ScriptTooLargeError(KvsError, ValueError):
-    """Commands that are longer than a server takes at a time; nothing was sent."""
-
-    def __init__(self, length: int, most: int) -> None:
-        super().__init__(
-            f"a server takes {most} bytes of commands at a time, these are {length}; "
-            "send them in parts"
-        )
-
-
-@dataclass(eq=False)
-class RequestRejectedError(KvsError):
-    """A request that the server did not carry out."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return f"the server refused: {self.reason}"
-
-
-@dataclass(eq=False)
-class RegistrationPipeError(KvsError):
-    """A path at which no registration pipe can be made."""
-
-    file: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
-
-
-@dataclass(eq=False)
-class DataDirectoryError(KvsError):
-    """A data directory that cannot be made, opened or locked."""
-
-    directory: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.directory}: {self.reason}"
-
-
-@dataclass(eq=False)
-class CorruptionError(KvsError):
-    """A data directory in which something does not prove itself; nothing was changed there."""
-
-    file: str
+    path: str
     offset: int
-    """Where, in bytes from the start of the file."""
+    """Byte of the file at which the damage begins, from 0."""
     reason: str
     advice: str = "'kvs repair --cut' keeps what comes before it"
-    """What can be done."""
+    """What to do."""
 
-    def __str__(self) -> str:
-        return (
-            f"{self.file}: at byte {self.offset}: {self.reason}; nothing was loaded or changed "
-            f"({self.advice})"
-        )
+    FORM = "{path}: at byte {offset}: {reason}; nothing was loaded or changed ({advice})"
 
 
 @dataclass(eq=False)
-class JournalWriteError(KvsError):
-    """The journal cannot be written. Nothing more is committed, and the store must be reopened."""
+class JournalWriteError(PathError, StoreError):
+    """The journal cannot be written. Nothing more is committed; the store must be reopened."""
 
-    directory: str
+    path: str
+    """The data directory."""
     revision: int
-    """Last revision that was synced to disk: it outlasts a power failure."""
+    """Last revision that was synced to disk: a power failure does not undo it."""
     reason: str
     written: int | None = None
-    """Last revision that was written (write(2)), `revision` or a later one: it outlasts this
-    process, but perhaps not a power failure. None after a failed sync, and when another process
-    has changed the files: the state of later revisions is unknown."""
+    """Last revision that was written (write(2)), `revision` or a later one: the end of this process
+    does not undo it, a power failure may. None after a failed sync, and after another process
+    changed the files: the state of revisions after `revision` is unknown."""
 
     def __str__(self) -> str:
         return (
-            f"{self.directory}: the journal cannot be written: {self.reason}; {self.extent}; "
+            f"{self.path}: cannot write the journal: {self.reason}; {self.extent}; "
             "fix the cause and restart"
         )
 
     @property
     def extent(self) -> str:
-        """What is known of the revisions in the journal, for a person."""
+        """Which revisions are in the journal, in words."""
         if self.written is None:
             return f"revisions up to {self.revision} were synced, later ones may be lost"
         synced = f"revisions up to {self.revision} are synced"
@@ -350,13 +251,16 @@ class JournalWriteError(KvsError):
 
     @property
     def lost_after(self) -> str:
-        """What a restart does not find, for a person who asks for one job."""
+        """Which changes of a job a restart will not find, in words."""
         if self.written is None:
-            return f"what it did after revision {self.revision} may be lost"
-        return f"what it did after revision {self.written} is lost"
+            return f"its changes after revision {self.revision} may be lost"
+        return f"its changes after revision {self.written} are lost"
 
 
-class StoreClosedError(KvsError):
+# Stores.
+
+
+class StoreClosedError(StoreError):
     """A store that was closed."""
 
     def __init__(self) -> None:
@@ -364,37 +268,158 @@ class StoreClosedError(KvsError):
 
 
 @dataclass(eq=False)
+class StoreNotEmptyError(PathError, StoreError):
+    """A backup can be restored only into a new or empty data directory."""
+
+    path: str
+
+    FORM = "{path}: not empty: a backup can be restored only into a new or empty data directory"
+
+
+class SlowConsumerError(StoreError):
+    """A watch that was closed because its outbox was over its limit."""
+
+    def __init__(self) -> None:
+        super().__init__("the watch was closed: changes arrived faster than they were read")
+
+
+@dataclass(eq=False)
 class InheritedByForkError(KvsError):
-    """A store or a session that belongs to the parent of the process that uses it."""
+    """A store or a session of the parent process was used in a forked child."""
 
     process: int
-    """The process that uses it."""
+    """The process that used it."""
 
     def __str__(self) -> str:
         return (
-            f"process {self.process} is a forked child, and what it inherited belongs to its "
-            "parent; open a store or a session of its own in it"
+            f"process {self.process} is a forked child and cannot use a store or session of its "
+            "parent; open another one in the child"
         )
 
 
 @dataclass(eq=False)
-class StoreNotEmptyError(KvsError):
-    """A restore into a store with a journal that has had changes already."""
-
-    directory: str
-
-    def __str__(self) -> str:
-        return f"{self.directory}: a backup is restored into a new or empty data directory only"
-
-
-@dataclass(eq=False)
-class EngineUnavailableError(KvsError):
-    """An engine was asked for by name that is not there."""
+class EngineUnavailableError(StoreError):
+    """The engine that the environment asks for cannot be used."""
 
     variable: str
-    """The environment variable that names it."""
+    """The environment variable."""
     name: str
+    """The engine that it names."""
     reason: str
 
     def __str__(self) -> str:
         return f"{self.variable}={self.name}: {self.reason}"
+
+
+# Servers.
+
+
+@dataclass(eq=False)
+class RegistrationPipeError(PathError, ServerError):
+    """A registration pipe that cannot be created."""
+
+    path: str
+    reason: str
+
+
+# Clients.
+
+
+class InvalidClientIdError(ClientError, ValueError):
+    """A client ID that is not valid."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"'{printable(given, 24)}' is not a valid ID: an ID has 1 to 15 characters, each a "
+            "letter (a to z, A to Z), a digit, '-' or '_'"
+        )
+
+
+@dataclass(eq=False)
+class ClientIdInUseError(ClientError):
+    """A client ID that another client uses."""
+
+    id: str
+    pid: int | None
+    """The process that uses it, if it is known."""
+
+    def __str__(self) -> str:
+        owner = "another process" if self.pid is None else f"process {self.pid}"
+        return f"the ID '{self.id}' is in use by {owner}; choose another one"
+
+
+@dataclass(eq=False)
+class PipeDirectoryError(PathError, ClientError):
+    """A directory in which a client cannot create its pipes."""
+
+    path: str
+    reason: str
+
+    FORM = "{path}: cannot create the client's pipes: {reason}"
+
+
+@dataclass(eq=False)
+class ServerNotFoundError(PathError, ClientError):
+    """A registration pipe that no server reads."""
+
+    path: str
+    reason: str
+    advice: str = ""
+    """What to do, if it is known."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}{self.advice and f'; {self.advice}'}"
+
+
+@dataclass(eq=False)
+class ConnectTimeoutError(PathError, ClientError, TimeoutError):
+    """The server did not answer the connect in time."""
+
+    path: str
+    """The registration pipe."""
+    seconds: float
+    known: str = "the server may be at its maximum number of sessions"
+    """What the client knows of the server."""
+
+    FORM = "{path}: the server did not answer within {seconds:g} s: {known}"
+
+
+@dataclass(eq=False)
+class ConnectRejectedError(PathError, ClientError):
+    """The server refused the connect."""
+
+    path: str
+    """The registration pipe."""
+    result: int
+    """The result code of the reply."""
+
+    FORM = "{path}: the server refused the connection with result {result}"
+
+
+@dataclass(eq=False)
+class SessionClosedError(ClientError):
+    """A session that has ended: requests get no reply, and no more changes come."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ScriptTooLargeError(ClientError, ValueError):
+    """A script over the server's limit; nothing was sent."""
+
+    def __init__(self, length: int, limit: int) -> None:
+        super().__init__(
+            f"the script has {length} bytes, a server takes at most {limit}; send it in parts"
+        )
+
+
+@dataclass(eq=False)
+class RequestRejectedError(ClientError):
+    """A request that the server did not execute."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the server refused the request: {self.reason}"

@@ -289,7 +289,7 @@ def test_rejected_connect_is_printed_and_fails(runtime: Path, tmp_path: Path) ->
         ended = client(runtime, fifo, b"")
     assert ended.status == 1
     assert ended.stdout == b"Server returned 1 for operation: connect\n"
-    assert "the server refused the connection with 1" in ended.lines[0]
+    assert "the server refused the connection with result 1" in ended.lines[0]
 
 
 def test_server_without_execute_ends_the_client(runtime: Path, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_id_in_use_is_refused_until_its_process_is_killed(runtime: Path, served:
         refused = client(runtime, served.path, b"")
         assert refused.status == 1
         assert refused.lines == [
-            f"kvs client: the ID 'me' is in use by process {first.process.pid}; take another one"
+            f"kvs client: the ID 'me' is in use by process {first.process.pid}; choose another one"
         ]
         assert client(runtime, served.path, b"", "other").status == 0
         first.process.kill()
@@ -387,7 +387,7 @@ def test_invalid_id_is_wrong_usage(runtime: Path, name: str) -> None:
     ended = client(runtime, runtime / "none", b"", name)
     assert ended.status == 2
     assert ended.lines[0].endswith(
-        "' is no ID: one has 1 to 15 characters, and each is a letter (a to z, A to Z), a digit, "
+        "' is not a valid ID: an ID has 1 to 15 characters, each a letter (a to z, A to Z), a digit, "
         "'-' or '_'"
     )
     assert ended.lines[0].isprintable()

@@ -169,7 +169,8 @@ def test_restore_reads_the_output_of_dump(data: Path, tmp_path: Path) -> None:
     ended = kvs("restore", tmp_path / "x.bck", data)
     assert (ended.status, one_line(ended)) == (
         2,
-        f"kvs restore: {data}: a backup is restored into a new or empty data directory only",
+        f"kvs restore: {data}: not empty: a backup can be restored only into a new or empty data "
+        "directory",
     )
     assert contents(data) == before
 
@@ -314,8 +315,8 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
             ended = kvs(*arguments)
             assert (ended.status, one_line(ended)) == (
                 1,
-                f"kvs {arguments[0]}: {data}: process {process.pid} is at work in this directory; "
-                "wait for it to end, or stop it",
+                f"kvs {arguments[0]}: {data}: in use by process {process.pid}; "
+                "wait until it ends, or stop it",
             )
         process.terminate()
         assert end(process).status == 128 + signal.SIGTERM
@@ -361,7 +362,8 @@ def test_backup_is_restored_into_new_data_only(data: Path, tmp_path: Path) -> No
     ended = kvs("run", "--quiet", jobs, "--data", data, "--restore", tmp_path / "x.bck")
     assert (ended.status, ended.lines[-1]) == (
         2,
-        f"kvs run: {data}: a backup is restored into a new or empty data directory only",
+        f"kvs run: {data}: not empty: a backup can be restored only into a new or empty data "
+        "directory",
     )
     assert kvs("dump", data).stdout == b"(a, 2)\n(b, 1)\n"
 

@@ -40,7 +40,7 @@ def test_second_process_fails_with_the_pid_of_the_first(tmp_path: Path) -> None:
         for name in (jobs, jobs / ".." / jobs.name):
             second = kvs("run", name)
             assert second.status == 1
-            assert f": process {first.pid} is at work in this directory" in one_line(second)
+            assert f": in use by process {first.pid}" in one_line(second)
         assert leftovers(jobs) == [LOCK]
         assert (jobs / "a.out").read_bytes() == b"Waiting...\n"
         first.send_signal(signal.SIGTERM)
@@ -65,7 +65,7 @@ def test_concurrent_processes_run_one_at_a_time(tmp_path: Path) -> None:
         ended = [end(process) for process in (one, two, three)]
     assert {run.status for run in ended} <= {0, 1}
     assert any(run.status == 0 for run in ended)
-    assert all(b"is at work in this directory" in run.stderr for run in ended if run.status)
+    assert all(b"in use by" in run.stderr for run in ended if run.status)
     assert (jobs / "a.out").read_bytes() == b"[(k,v)]\n"
     assert (jobs / "a-1.bck").read_bytes() == b"(k, v)\n"
     assert leftovers(jobs) == []
@@ -140,7 +140,7 @@ def test_locked_lock_file_is_respected_whatever_its_content(tmp_path: Path, text
         lock.flush()
         ended = kvs("run", tmp_path)
     assert ended.status == 1
-    assert f"process {os.getpid()} is at work in this directory" in one_line(ended)
+    assert f"in use by process {os.getpid()}" in one_line(ended)
     assert (tmp_path / LOCK).read_text() == text
 
 

@@ -47,7 +47,7 @@ EXTENT = re.compile(
 
 def extent(data: Path, reason: str, ended: Ended) -> tuple[int, int]:
     """Check the message of a failed journal; return the last revisions synced and written."""
-    start = f"{data}: the journal cannot be written: {reason}; "
+    start = f"{data}: cannot write the journal: {reason}; "
     [line] = [line for line in ended.lines if "the journal cannot be written" in line]
     before, _, rest = line.partition(start)
     assert before.endswith(": ")
@@ -85,7 +85,7 @@ def test_run_over_the_file_size_limit_can_be_resumed(tmp_path: Path, fsync: str)
     synced, written = extent(tmp_path / "d", "File too large", ended)
     assert (
         ended.lines[1]
-        == f"{jobs}/a.job: the journal failed, and what it did after revision {written} is lost"
+        == f"{jobs}/a.job: the journal failed, and its changes after revision {written} are lost"
     )
     assert len(ended.lines) == 3
     assert synced == written if fsync == "always" else synced <= written

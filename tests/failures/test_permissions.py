@@ -184,6 +184,6 @@ def test_lock_of_another_user_is_reported_with_its_pid(ground: Path) -> None:
         until(lambda: content(ground / "a.out"))
         ended = kvs("run", ground, how=AS_NOBODY)
         assert ended.status == 1
-        assert f"process {first.pid} is at work in this directory" in one_line(ended)
+        assert f"in use by process {first.pid}" in one_line(ended)
         first.send_signal(signal.SIGTERM)
         assert end(first).status == 143

@@ -110,7 +110,7 @@ def test_output_must_be_a_regular_file_of_its_own(directory: JobsDirectory, tmp_
         make()
         with pytest.raises(JobError, match=reason) as caught:
             directory.open_output(b"a", job)
-        assert caught.value.file == str(out)
+        assert caught.value.path == str(out)
         out.rmdir() if out.is_dir() else out.unlink()
     os.close(job)
     assert (tmp_path / "precious").read_text() == "precious"

@@ -125,9 +125,9 @@ def damage(directory: Path) -> tuple[str, int, str]:
     error = caught.value
     assert contents(directory) == before
     assert str(error) == (
-        f"{error.file}: at byte {error.offset}: {error.reason}; nothing was loaded or changed "
+        f"{error.path}: at byte {error.offset}: {error.reason}; nothing was loaded or changed "
         f"({error.advice})"
     )
-    parent, name = os.path.split(error.file)
+    parent, name = os.path.split(error.path)
     assert parent == str(directory)
     return name, error.offset, error.reason

@@ -24,8 +24,8 @@ def refusal(path: Path) -> str:
         directory.list_files()
     if path.is_dir():
         assert contents(path) == before
-    assert str(caught.value) == f"{caught.value.directory}: {caught.value.reason}"
-    assert caught.value.directory == str(path)
+    assert str(caught.value) == f"{caught.value.path}: {caught.value.reason}"
+    assert caught.value.path == str(path)
     return caught.value.reason
 
 
@@ -94,8 +94,8 @@ def test_locked_directory_names_its_process(tmp_path: Path) -> None:
                 with pytest.raises(DirectoryLockedError) as caught:
                     refused()
                 assert str(caught.value) == (
-                    f"{tmp_path}/d: this very process is at work in this directory; close the "
-                    "store or end the run that has it first"
+                    f"{tmp_path}/d: in use by this process; close the "
+                    "store or end the run that uses it first"
                 )
         first.unlock()
         with DataDirectory(tmp_path / "d") as second:

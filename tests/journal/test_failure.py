@@ -38,7 +38,7 @@ def test_failed_step_ends_the_journal_for_every_caller(tmp_path: Path, step: str
         if "sync" in step:
             extent = "were synced, later ones may be lost"
         assert str(failure) == (
-            f"{tmp_path}/d: the journal cannot be written: Input/output error; "
+            f"{tmp_path}/d: cannot write the journal: Input/output error; "
             f"revisions up to 1 {extent}; fix the cause and restart"
         )
         queue.wait(1)  # committed before
@@ -73,11 +73,11 @@ def test_failure_names_synced_and_written_revisions(tmp_path: Path, fsync: str) 
             queue.wait(queue.appended_count)
     assert (caught.value.revision, caught.value.written) == (3, 5)
     assert str(caught.value) == (
-        f"{tmp_path}/d: the journal cannot be written: Disk quota exceeded; revisions up to 3 are "
+        f"{tmp_path}/d: cannot write the journal: Disk quota exceeded; revisions up to 3 are "
         "synced, up to 5 are written but may be lost in a power failure, later ones are lost; "
         "fix the cause and restart"
     )
-    assert caught.value.lost_after == "what it did after revision 5 is lost"
+    assert caught.value.lost_after == "its changes after revision 5 are lost"
     assert read(tmp_path / "d")[0].revision == 5
 
 
@@ -93,7 +93,7 @@ def test_failed_presync_ends_the_journal(tmp_path: Path) -> None:
         failure = until(lambda: queue.failure)
     assert failure is not None
     assert (failure.revision, failure.written) == (1, None)
-    assert failure.lost_after == "what it did after revision 1 may be lost"
+    assert failure.lost_after == "its changes after revision 1 may be lost"
 
 
 def test_failed_interval_sync_is_raised_by_later_calls(tmp_path: Path) -> None:

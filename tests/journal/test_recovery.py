@@ -108,7 +108,7 @@ def refused_if_changed(directory: Path, made: Files, name: str, at: int, byte: i
     naive = Naive()
     with DataDirectory(directory) as opened, pytest.raises(CorruptionError) as caught:
         Recovery(opened, naive, naive.bodies.append, lambda _done, _all: None).read()
-    assert (caught.value.file, caught.value.offset <= at) == (str(file), True), (at, byte)
+    assert (caught.value.path, caught.value.offset <= at) == (str(file), True), (at, byte)
 
 
 @pytest.mark.parametrize("made", [before_the_snapshot(), after_the_snapshot()])

@@ -66,7 +66,7 @@ def drop(directory: Path, name: str, text: str) -> None:
 def blocked_worker(served: Served) -> Iterator[Callable[[], None]]:
     """Block the one worker in a command until the function that is yielded is called."""
     reached, gate = threading.Event(), threading.Event()
-    real = served.store.execute
+    real = served.store._core.execute
 
     def execute(script: bytes, *rest: Any) -> object:  # noqa: ANN401
         if b"gate" in script:
@@ -74,7 +74,7 @@ def blocked_worker(served: Served) -> Iterator[Callable[[], None]]:
             gate.wait()
         return real(script, *rest)
 
-    served.store.execute = execute  # type: ignore[method-assign,assignment]
+    served.store._core.execute = execute  # type: ignore[method-assign,assignment]
     (served.path / "gate.job").write_text("# gate\n")
     assert reached.wait(SECONDS)
     try:

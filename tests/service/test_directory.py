@@ -146,14 +146,14 @@ def test_job_replaced_while_it_runs_then_runs_its_newest_file(
     directory.mkdir()
     with serving(directory, threads=4) as served:
         gate = threading.Event()
-        real = served.store.execute
+        real = served.store._core.execute
 
         def execute(script: bytes, *rest: Any) -> object:  # noqa: ANN401
             if b"gate" in script:
                 gate.wait()
             return real(script, *rest)
 
-        served.store.execute = execute  # type: ignore[method-assign,assignment]
+        served.store._core.execute = execute  # type: ignore[method-assign,assignment]
         drop(directory, "a", "# gate\nREAD [first]\n")
         until(lambda: "a.job: started" in served.lines)
         for number in range(20):

@@ -96,10 +96,10 @@ def test_directory_that_comes_back_locked_is_served_when_free(
     with JobsDirectory(tmp_path / "away") as other:
         other.lock()
         os.rename(tmp_path / "away", served.path)
-        until(lambda: any("is at work in this directory" in line for line in served.lines))
+        until(lambda: any("in use by" in line for line in served.lines))
         assert BACK not in served.lines
     until(lambda: BACK in served.lines)
-    assert len([line for line in served.lines if "is at work in this directory" in line]) == 1
+    assert len([line for line in served.lines if "in use by" in line]) == 1
 
 
 def test_service_stops_while_the_directory_is_gone(served: Served) -> None:

@@ -116,9 +116,7 @@ def test_killed_child_is_reported_and_leaves_no_file(directory: int, tmp_path: P
     snapshot.fork(1, 0, blocks)
     with pytest.raises(SnapshotError) as caught:
         snapshot.finish()
-    assert str(caught.value) == (
-        "jobs/x.bck: no snapshot was written: its process was killed by SIGKILL"
-    )
+    assert str(caught.value) == ("jobs/x.bck: not written: its process was killed by SIGKILL")
     assert os.listdir(tmp_path) == []
 
 

@@ -271,7 +271,7 @@ def test_failed_compaction_loses_nothing_and_is_repeated(
                 store.write({"k": str(number)})
             until(lambda: caplog.records)
         assert caplog.records[0].getMessage() == (
-            f"{tmp_path}/d: compaction: no snapshot was written: {reason}; "
+            f"{tmp_path}/d: compaction: not written: {reason}; "
             "it is tried again when the journal has grown more"
         )
         assert not list((tmp_path / "d").glob("*.snapshot"))

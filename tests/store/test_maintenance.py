@@ -223,7 +223,7 @@ def test_damaged_snapshot_is_set_aside_for_older_files(tmp_path: Path) -> None:
     before = contents(tmp_path / "d")
     with pytest.raises(CorruptionError) as caught:
         maintenance.repair(tmp_path / "d")
-    assert caught.value.file == f"{tmp_path}/d/{snapshot.name}"
+    assert caught.value.path == f"{tmp_path}/d/{snapshot.name}"
     assert contents(tmp_path / "d") == before
 
 

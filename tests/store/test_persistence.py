@@ -246,7 +246,7 @@ def test_failed_journal_stops_waiting_jobs(tmp_path: Path, fault: Fault) -> None
     assert isinstance(report, kvs.Report)
     assert [job.state.value for job in report.jobs] == ["failed", "failed", "not started"]
     assert sorted(map(str, errors)) == [
-        f"{jobs}/{name}.job: the journal failed, and what it did after revision 2 may be lost"
+        f"{jobs}/{name}.job: the journal failed, and its changes after revision 2 may be lost"
         for name in "ab"
     ]
     assert content(jobs / "a.out") == b"Waiting...\n"
@@ -275,12 +275,11 @@ def test_backup_without_a_commit_leaves_no_file(
     report = store.run_jobs(jobs, on_error=errors.append)
     assert report.failed
     reason = (
-        f"{tmp_path}/d: the journal cannot be written: Input/output error; "
+        f"{tmp_path}/d: cannot write the journal: Input/output error; "
         "revisions up to 1 are synced, later ones are lost; fix the cause and restart"
     )
-    assert (
-        f"{jobs}/a.job:2: snapshot 1 failed: {jobs}/a-1.bck: no snapshot was written: {reason}"
-        in map(str, errors)
+    assert f"{jobs}/a.job:2: backup 1 failed: {jobs}/a-1.bck: not written: {reason}" in map(
+        str, errors
     )
     assert sorted(path.name for path in jobs.iterdir()) == ["a.job", "a.out"]
     assert content(jobs / "a.out") == b""
@@ -333,7 +332,8 @@ def test_backup_is_restored_only_into_a_new_store(tmp_path: Path) -> None:
         with pytest.raises(StoreNotEmptyError) as caught:
             store.restore(tmp_path / "x.bck")
         assert str(caught.value) == (
-            f"{tmp_path}/d: a backup is restored into a new or empty data directory only"
+            f"{tmp_path}/d: not empty: a backup can be restored only into a new or empty data "
+            "directory"
         )
     with Store(tmp_path / "d") as store:
         assert store.items() == [(b"a", b"1"), (b"b", b"2")]

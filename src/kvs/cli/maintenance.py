@@ -19,7 +19,7 @@ def check(options: argparse.Namespace) -> int:
         try:
             state = maintenance.check(options.directory, progress)
         except CorruptionError as error:
-            print_result(f"{error.file}: at byte {error.offset}: {error.reason}")
+            print_result(f"{error.path}: at byte {error.offset}: {error.reason}")
             return 1
     if state.torn is not None:
         print_result(describe_torn_tail(state.torn, "will be dropped at the next start"))

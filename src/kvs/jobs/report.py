@@ -137,7 +137,10 @@ class JobReport:
             "commands": self.commands,
             "invalid": self.invalid,
             "seconds": round(self.seconds, 6),
-            "errors": [vars(error) for error in self.errors],
+            "errors": [
+                {"file": each.path, "line": each.line, "column": each.column, "reason": each.reason}
+                for each in self.errors
+            ],
             "errors_omitted": self.errors_omitted,
             "backups": [backup.to_dict() for backup in self.backups],
         }

@@ -264,7 +264,7 @@ class JobService:
             try:
                 file = directory.open(name, self._pool.stopping)
             except JobError as error:
-                self._count(JobReport(name, error.file, State.FAILED), running=0)
+                self._count(JobReport(name, error.path, State.FAILED), running=0)
                 self._on_error(error)
                 return
             if file is None:

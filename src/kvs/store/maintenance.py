@@ -237,7 +237,7 @@ class _Repair:
 
     def _result(self, lost_up_to: int | None) -> RepairResult:
         return RepairResult(
-            self._damage.file,
+            self._damage.path,
             self._damage.offset,
             self._damage.reason,
             self._saved_bytes,

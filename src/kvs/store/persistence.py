@@ -282,7 +282,7 @@ class Persistence:
 
     def made_room_after(self, error: SnapshotError) -> bool:
         """Free the reserve if `error` is a full disk or quota; return whether space was freed."""
-        return error.number in DISK_FULL_ERRNOS and self.reserve.release()
+        return error.errno in DISK_FULL_ERRNOS and self.reserve.release()
 
     def prepare_compaction(self) -> SnapshotWriter:
         """Sync the journal, and return the writer of a new snapshot.
