@@ -387,8 +387,8 @@ def test_invalid_id_is_wrong_usage(runtime: Path, name: str) -> None:
     ended = client(runtime, runtime / "none", b"", name)
     assert ended.status == 2
     assert ended.lines[0].endswith(
-        "' is not a valid ID: an ID has 1 to 15 characters, each a letter (a to z, A to Z), a digit, "
-        "'-' or '_'"
+        "' is not a valid ID: an ID has 1 to 15 characters, each a letter (a to z, A to Z), "
+        "a digit, '-' or '_'"
     )
     assert ended.lines[0].isprintable()
 

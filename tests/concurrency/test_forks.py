@@ -182,7 +182,7 @@ def test_close_in_a_child_does_not_close_the_parents_store(tmp_path: Path) -> No
             store.close()
 
         assert in_child(leave) == 0
-        with pytest.raises(DirectoryLockedError, match="this very process"):
+        with pytest.raises(DirectoryLockedError, match="in use by this process"):
             Store(tmp_path / "d")
         store.write({"a": "2"})
         watch.close()
