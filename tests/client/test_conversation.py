@@ -11,7 +11,6 @@ from kvs.client.conversation import (
     PendingRequest,
     Request,
     decode_change,
-    encode_request,
 )
 from kvs.concurrency.atomic import Step
 from kvs.protocol import frames
@@ -57,7 +56,7 @@ class Wire:
 @pytest.mark.parametrize("request_", REQUESTS, ids=repr)
 def test_frame_is_parsed_by_a_server_as_the_request(request_: Request) -> None:
     parser = RequestParser()
-    parser.feed(encode_request(request_))
+    parser.feed(request_.encode())
     assert parser.next_request() == request_
     assert not parser.is_incomplete
 
@@ -66,7 +65,7 @@ def test_request_is_pending_until_its_reply_arrives() -> None:
     wire = Wire()
     assert wire.conversation.is_idle
     pending = wire.send(Subscribe(b"a"))
-    assert wire.frames == [encode_request(Subscribe(b"a"))]
+    assert wire.frames == [Subscribe(b"a").encode()]
     assert wire.conversation.assign_replies() is None
     assert (pending.reply, wire.conversation.is_idle) == (None, False)
     wire.replies.append(Reply(frames.SUBSCRIBE, 1))

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import Diagnostic, diagnose_line, line_at
+from kvs.language.diagnostics import CommandSet, Diagnostic, diagnose_line, line_at
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 
 
@@ -41,6 +41,12 @@ COMMANDS = (
 )
 """The names of all commands that a user can type; BACKUP is for jobs only."""
 
+_COMMAND_SET = CommandSet(
+    forms={name: name for name in grammar.COMMANDS}
+    | {name.decode(): template.decode() for name, template in _SYNTAX_TEMPLATES.items()},
+    listed=COMMANDS,
+)
+
 HELP = b"""\
 SUBSCRIBE [key]                    report every change of the key
 UNSUBSCRIBE [key]                  stop reporting changes of the key
@@ -57,16 +63,14 @@ _NAME = re.compile(rb"[ \t]*+([A-Za-z]*+)")
 def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
     """Return the command in a line, or why the line is invalid. The newline is optional."""
     line = line_at(raw, 0)
+    if (diagnostic := diagnose_line(line, 0, commands=_COMMAND_SET)) is not None:
+        return diagnostic
     match = _NAME.match(line)
     name = match[1] if match else b""
     if match is None or name not in _SYNTAX_TEMPLATES:
-        return _parse_language_line(line, name)
+        return Execute(line) if name else Blank()
     template = _SYNTAX_TEMPLATES[name]
-    equivalent = line[: match.start(1)] + template + line[match.end(1) :]
-    diagnostic = diagnose_line(equivalent, 0)
-    if diagnostic is not None:
-        return _name_client_commands(diagnostic, name, template)
-    parts = grammar.LINE.fullmatch(equivalent)
+    parts = grammar.LINE.fullmatch(line[: match.start(1)] + template + line[match.end(1) :])
     if parts is None:
         raise ValueError(line)
     if name == b"DISCONNECT":
@@ -79,30 +83,6 @@ def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
             0, line.index(b",") + 1, f"{name.decode()} takes one key, these are {len(keys)}"
         )
     return Subscribe(keys[0]) if name == b"SUBSCRIBE" else Unsubscribe(keys[0])
-
-
-def _parse_language_line(line: bytes, name: bytes) -> ClientCommand | Diagnostic:
-    diagnostic = diagnose_line(line, 0)
-    if diagnostic is None:
-        return Execute(line) if name else Blank()
-    if name.upper() in _SYNTAX_TEMPLATES:
-        reason = f"command names are upper case: {name.upper().decode()}"
-        return Diagnostic(0, diagnostic.column, reason)
-    return _name_client_commands(diagnostic, name, name)
-
-
-def _name_client_commands(diagnostic: Diagnostic, typed: bytes, parsed: bytes) -> Diagnostic:
-    """Return the diagnostic of a line with the command `parsed` for the line with `typed`.
-
-    `kvs.language.diagnostics` names the command that was parsed, and the commands of the language.
-    """
-    name, template = typed.decode(), parsed.decode()
-    reason = diagnostic.reason.replace(f"after {template}", f"after {name}", 1)
-    reason = reason.replace(f"{template} takes", f"{name} takes", 1)
-    start, separator, _ = reason.partition("; the commands are ")
-    if separator:
-        reason = f"{start}{separator}{', '.join(COMMANDS[:-1])} and {COMMANDS[-1]}"
-    return Diagnostic(0, diagnostic.column + len(typed) - len(parsed), reason)
 
 
 def named_keys(line: bytes) -> list[bytes]:

@@ -79,7 +79,7 @@ class Conversation(NonCopyable):
 
     def send(self, request: Request, send: SendCallback) -> PendingRequest | None:
         """Send a request with `send`; return it as pending, None if `send` does not accept it."""
-        frame = encode_request(request)
+        frame = request.encode()
         pending = PendingRequest(frame[0])
         return pending if send(frame, partial(self._pending.append, pending)) else None
 
@@ -119,19 +119,6 @@ class Conversation(NonCopyable):
     def abort(self) -> None:
         """Free the memory in a forked child; the parent continues to use the session."""
         self._pending.clear()
-
-
-def encode_request(request: Request) -> bytes:
-    """Return the frame of a request."""
-    match request:
-        case Subscribe(key):
-            return frames.encode_key_request(frames.SUBSCRIBE, key)
-        case Unsubscribe(key):
-            return frames.encode_key_request(frames.UNSUBSCRIBE, key)
-        case Disconnect():
-            return bytes([frames.DISCONNECT])
-        case Execute(script):
-            return frames.encode_execute(script)
 
 
 def decode_change(notification: Notification) -> Change:
