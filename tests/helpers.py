@@ -24,13 +24,13 @@ KVS = (sys.executable, "-m", "kvs")
 
 LAUNCHER = Path(__file__).parent / "failures" / "launch.py"
 
-STANDSTILL = "standstill\n" * 200
+BLOCKING_ERRORS = "standstill\n" * 200
 """Invalid lines whose errors fill a small pipe, so that a job blocks while it is not read."""
 
-HOUR = "WAIT 3600000\n"
+LONG_WAIT = "WAIT 3600000\n"
 """A command that takes longer than any test."""
 
-NOBODY = 65534
+NOBODY_UID = 65534
 """The user ID of ``nobody``, which has no permissions."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -100,10 +100,10 @@ class Ended:
     @property
     def lines(self) -> list[str]:
         """The lines on stderr."""
-        return told(self.stderr)
+        return stderr_lines(self.stderr)
 
 
-def told(stderr: bytes) -> list[str]:
+def stderr_lines(stderr: bytes) -> list[str]:
     """Return the lines of `stderr`; fail on a traceback."""
     text = stderr.decode()
     assert "Traceback" not in text, text
@@ -240,7 +240,7 @@ def _processes() -> Iterator[tuple[int, int, int, str]]:
             yield int(name), int(parent), int(session), state.decode().strip("ZX")
 
 
-def writes_in_vain(process: subprocess.Popen[bytes], descriptor: int) -> bool:
+def is_blocked_on(process: subprocess.Popen[bytes], descriptor: int) -> bool:
     """Return whether a thread of the program blocks in a system call on `descriptor` (proc(5))."""
     for task in Path("/proc", str(process.pid), "task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
@@ -256,8 +256,10 @@ def unread(stream: IO[bytes] | None) -> int:
 
 
 @contextmanager
-def standing_still(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a directory with one thread until a job with `STANDSTILL` blocks the program.
+def blocked_on_stderr(
+    *arguments: Argument, how: Start = USUAL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a directory with one thread until a job with `BLOCKING_ERRORS` blocks the program.
 
     The program continues when its stderr is read, as `end` does.
     """
@@ -270,7 +272,7 @@ def standing_still(*arguments: Argument, how: Start = USUAL) -> Iterator[subproc
 # Results.
 
 
-def one_line(ended: Ended) -> str:
+def only_line(ended: Ended) -> str:
     """Return the only line of the program, which must be printable and on stderr."""
     assert len(ended.lines) == 1, ended
     assert ended.stdout == b""
@@ -278,7 +280,7 @@ def one_line(ended: Ended) -> str:
     return ended.lines[0]
 
 
-def no_snapshot(directory: Path, name: str, line: int, number: int, reason: str) -> str:
+def backup_error(directory: Path, name: str, line: int, number: int, reason: str) -> str:
     """Return the error of a BACKUP that failed."""
     return (
         f"{directory}/{name}.job:{line}: backup {number} failed: "
@@ -297,14 +299,14 @@ def run_reporting(
         return ended, json.loads(report.read_bytes())
 
 
-def fails_alone(directory: Path, name: str, *arguments: Argument, how: Start = USUAL) -> str:
+def failing_job_error(directory: Path, name: str, *arguments: Argument, how: Start = USUAL) -> str:
     """Run `directory`, in which only the job `name` must fail; return its error."""
     ended, report = run_reporting(directory, *arguments, how=how)
     states = {job["name"]: job["state"] for job in report["jobs"]}
     assert len(states) > 1
     assert states == {job: "failed" if job == name else "done" for job in states}
     assert ended.status == 1
-    line = one_line(ended)
+    line = only_line(ended)
     (error,) = [job["error"] for job in report["jobs"] if job["name"] == name]
     assert error == line
     assert leftovers(directory) == []

@@ -11,22 +11,22 @@ from kvs import Store
 from kvs.cli import open_store as command_line
 from kvs.text import pluralize
 from tests.helpers import (
-    HOUR,
+    LONG_WAIT,
     Start,
     content,
     end,
     kvs,
-    one_line,
+    only_line,
     run_reporting,
     started,
     until,
     write_jobs,
 )
-from tests.journal.builders import Files, Made, contents, files, put
+from tests.journal.builders import Files, JournalBuilder, contents, files, put
 
 
-def segments() -> tuple[Made, Made]:
-    first = Made().group(b"WRITE [(b,1)]\n", 1).group(b"WRITE [(a,2)(c,3)]\n", 1)
+def segments() -> tuple[JournalBuilder, JournalBuilder]:
+    first = JournalBuilder().group(b"WRITE [(b,1)]\n", 1).group(b"WRITE [(a,2)(c,3)]\n", 1)
     return first, first.next().group(b"DELETE [c]\n", 1)
 
 
@@ -91,7 +91,7 @@ def test_corrupt_data_is_refused_with_the_remedy(
     }.get(command, (command, damaged))
     ended = kvs(*arguments)
     assert ended.status == 1
-    assert one_line(ended) == (
+    assert only_line(ended) == (
         f"kvs {command}: {damaged}/0000000001.journal: at byte {segments()[0].ends[0]}: a group "
         "does not match its checksum; nothing was loaded or changed (nothing comes before it: "
         "begin a new data directory with 'kvs restore' from a backup)"
@@ -104,7 +104,7 @@ def test_repair_needs_cut_and_reports_the_loss(damaged: Path) -> None:
     before = contents(damaged)
     ended = kvs("repair", damaged)
     assert ended.status == 2
-    assert "--cut" in one_line(ended)
+    assert "--cut" in only_line(ended)
     assert contents(damaged) == before
     ended = kvs("repair", "--cut", damaged)
     first, second = segments()
@@ -112,10 +112,9 @@ def test_repair_needs_cut_and_reports_the_loss(damaged: Path) -> None:
     assert (ended.status, ended.stderr) == (1, b"")
     assert ended.stdout.decode() == (
         f"{damaged}/0000000001.journal: at byte {first.ends[0]}: a group does not match its "
-        f"checksum\ncut there: {cut} bytes taken away, and kept in "
+        f"checksum\ncut there: {cut} bytes moved to "
         f"{damaged}/0000000001.journal.cut, {damaged}/0000000002.journal.cut\n"
-        f"{damaged}: at revision 0; nothing is left, lost is everything, up to revision 3 as far "
-        "as can be made out\n"
+        f"{damaged}: at revision 0; all changes are lost, at least up to revision 3\n"
     )
     ended = kvs("repair", "--cut", damaged)
     assert (ended.status, ended.stdout.decode()) == (
@@ -127,7 +126,7 @@ def test_repair_needs_cut_and_reports_the_loss(damaged: Path) -> None:
 def test_repair_reports_its_action_in_every_case(data: Path) -> None:
     first, second = segments()
     pairs = b"WRITE [(a,2)(b,1)]\n"
-    snapshot = Made("snapshot", 2, 2).group(pairs, 0).group(b"# end 2\n", 0)
+    snapshot = JournalBuilder("snapshot", 2, 2).group(pairs, 0).group(b"# end 2\n", 0)
 
     def repaired(damaged: Files) -> tuple[int, list[str]]:
         put(data, damaged)
@@ -137,22 +136,21 @@ def test_repair_reports_its_action_in_every_case(data: Path) -> None:
 
     broken = snapshot.data[:-1]
     assert repaired({**files(first, second), snapshot.name: broken}) == (0, [
-        f"put aside: {len(broken)} bytes taken away, and kept in {snapshot.name}.cut",
-        f"{data}: at revision 3; nothing is lost: what is older than the snapshot was still there",
+        f"set aside: {len(broken)} bytes moved to {snapshot.name}.cut",
+        f"{data}: at revision 3; nothing is lost: the journal before the snapshot was complete",
     ])  # fmt: skip
     assert repaired(files(snapshot)) == (0, [
         "no bytes to save; a new, empty file replaces it",
-        f"{data}: at revision 2; lost is what followed; how much that was cannot be made out",
+        f"{data}: at revision 2; later changes are lost; their number is unknown",
     ])  # fmt: skip
     assert repaired({first.name: first.data[:40]}) == (1, [
-        f"cut there: 40 bytes taken away, and kept in {first.name}.cut",
-        f"{data}: at revision 0; nothing is left, lost is everything; how much that was cannot be "
-        "made out",
+        f"cut there: 40 bytes moved to {first.name}.cut",
+        f"{data}: at revision 0; all changes are lost; their number is unknown",
     ])  # fmt: skip
     last = second.data[:-2] + b"~\n"
     assert repaired({**files(first), second.name: last}) == (0, [
-        f"cut there: {len(last) - 83} bytes taken away, and kept in {second.name}.cut",
-        f"{data}: at revision 2; lost is what followed, up to revision 3 as far as can be made out",
+        f"cut there: {len(last) - 83} bytes moved to {second.name}.cut",
+        f"{data}: at revision 2; later changes are lost, at least up to revision 3",
     ])  # fmt: skip
 
 
@@ -167,7 +165,7 @@ def test_restore_reads_the_output_of_dump(data: Path, tmp_path: Path) -> None:
     assert ended.lines == [f"{tmp_path}/new: 2 pairs, at revision 1"]
     assert kvs("dump", tmp_path / "new").stdout == b"(a, 2)\n(b, 1)\n"
     ended = kvs("restore", tmp_path / "x.bck", data)
-    assert (ended.status, one_line(ended)) == (
+    assert (ended.status, only_line(ended)) == (
         2,
         f"kvs restore: {data}: not empty: a backup can be restored only into a new or empty data "
         "directory",
@@ -179,10 +177,10 @@ def test_restore_refuses_a_malformed_backup(tmp_path: Path) -> None:
     (tmp_path / "x.bck").write_bytes(b"(a, 1)\nnonsense\n")
     ended = kvs("restore", tmp_path / "x.bck", tmp_path / "new")
     assert ended.status == 1
-    assert one_line(ended).startswith(f"kvs restore: {tmp_path}/x.bck:2: ")
+    assert only_line(ended).startswith(f"kvs restore: {tmp_path}/x.bck:2: ")
     ended = kvs("restore", tmp_path / "none.bck", tmp_path / "new")
     assert ended.status == 2
-    assert one_line(ended) == (
+    assert only_line(ended) == (
         f"kvs restore: {tmp_path}/none.bck: cannot read the backup: No such file or directory"
     )
     assert not (tmp_path / "new").exists()
@@ -194,7 +192,7 @@ def test_refused_backup_creates_no_data_directory(tmp_path: Path) -> None:
     for backup, status in (("x.bck", 1), ("none.bck", 2)):
         for command in (("run", jobs), ("serve", jobs, "1", "1", tmp_path / "fifo")):
             ended = kvs(*command, "--data", tmp_path / "new", "--restore", tmp_path / backup)
-            assert (ended.status, backup in one_line(ended)) == (status, True)
+            assert (ended.status, backup in only_line(ended)) == (status, True)
     assert {path.name for path in tmp_path.iterdir()} == {"x.bck", "jobs"}
     assert [path.name for path in jobs.iterdir()] == ["a.job"]
 
@@ -203,7 +201,7 @@ def test_missing_jobs_directory_creates_no_data_directory(tmp_path: Path) -> Non
     for command in (("run", tmp_path / "no"), ("serve", tmp_path / "no", "1", "1", tmp_path / "f")):
         ended = kvs(*command, "--data", tmp_path / "new")
         assert ended.status == 2
-        assert one_line(ended) == f"kvs {command[0]}: {tmp_path}/no: No such file or directory"
+        assert only_line(ended) == f"kvs {command[0]}: {tmp_path}/no: No such file or directory"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,12 +226,12 @@ def test_directory_without_a_journal_is_wrong_usage(tmp_path: Path, command: str
     (tmp_path / "empty").mkdir(mode=0o700)
     more = ("--cut",) if command == "repair" else ()
     ended = kvs(command, *more, tmp_path / "empty")
-    assert (ended.status, one_line(ended)) == (
+    assert (ended.status, only_line(ended)) == (
         2,
         f"kvs {command}: {tmp_path}/empty: it holds no journal",
     )
     ended = kvs(command, *more, tmp_path / "none")
-    assert (ended.status, one_line(ended)) == (
+    assert (ended.status, only_line(ended)) == (
         2,
         f"kvs {command}: {tmp_path}/none: No such file or directory",
     )
@@ -251,7 +249,7 @@ def test_run_reports_the_recovered_state(tmp_path: Path) -> None:
             rf"replayed {pluralize(number, 'command')} of the journal in \d+\.\d{{3}} s"
         )
         new = f"kvs run: {data}: a new data directory"
-        assert re.fullmatch(recovered if number else new, one_line(ended))
+        assert re.fullmatch(recovered if number else new, only_line(ended))
         value = b"1" if number else b"KVSERROR"
         assert content(jobs / "a.out") == b"[(k,%b)]\n" % value
     [segment] = data.glob("*.journal")
@@ -278,7 +276,7 @@ def test_resume_skips_finished_jobs(tmp_path: Path) -> None:
 
 
 def test_resume_continues_an_interrupted_job(tmp_path: Path) -> None:
-    data, text = tmp_path / "data", f"WRITE [(k,1)]\nREAD [k]\n{HOUR}READ [k]\n"
+    data, text = tmp_path / "data", f"WRITE [(k,1)]\nREAD [k]\n{LONG_WAIT}READ [k]\n"
     jobs = write_jobs(tmp_path / "jobs", {"a": text})
     for number in (signal.SIGTERM, signal.SIGKILL):
         (jobs / "a.out").unlink(missing_ok=True)
@@ -300,7 +298,7 @@ def test_resume_continues_an_interrupted_job(tmp_path: Path) -> None:
 
 def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     other = write_jobs(tmp_path / "other", {"a": "READ [k]\n"})
     with started("run", "--quiet", jobs, "--data", data) as process:
         until(lambda: b"Waiting" in content(jobs / "a.out"))
@@ -313,7 +311,7 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
             ("repair", "--cut", data),
         ]:
             ended = kvs(*arguments)
-            assert (ended.status, one_line(ended)) == (
+            assert (ended.status, only_line(ended)) == (
                 1,
                 f"kvs {arguments[0]}: {data}: in use by process {process.pid}; "
                 "wait until it ends, or stop it",
@@ -339,14 +337,14 @@ def test_options_without_data_are_wrong_usage(
     tmp_path: Path, option: tuple[str, ...], message: str
 ) -> None:
     ended = kvs("run", write_jobs(tmp_path / "jobs", {}), *option, how=Start(cwd=tmp_path))
-    assert (ended.status, one_line(ended)) == (2, f"kvs run: {message}")
+    assert (ended.status, only_line(ended)) == (2, f"kvs run: {message}")
     assert list(tmp_path.iterdir()) == [tmp_path / "jobs"]
 
 
 def test_data_directory_writable_by_others_is_refused(data: Path, tmp_path: Path) -> None:
     data.chmod(0o777)
     ended = kvs("run", write_jobs(tmp_path / "jobs", {}), "--data", data)
-    assert (ended.status, one_line(ended)) == (
+    assert (ended.status, only_line(ended)) == (
         2,
         f"kvs run: {data}: others may write there; take that away with 'chmod go-w'",
     )

@@ -12,26 +12,26 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    HOUR,
+    BLOCKING_ERRORS,
+    LONG_WAIT,
     SECONDS,
-    STANDSTILL,
     Data,
     Start,
     alive,
+    blocked_on_stderr,
     content,
     end,
     interrupt_until_gone,
+    is_blocked_on,
     leftovers,
     pairs_job,
     pairs_listing,
     run_reporting,
-    standing_still,
     started,
     stopped_children,
     unread,
     until,
     write_jobs,
-    writes_in_vain,
 )
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -67,7 +67,7 @@ def load(report: Path) -> dict[str, Data]:
 def test_signal_stops_waiting_jobs_and_starts_no_more(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR, "b": "HELP\n" + HOUR, "c": "HELP\n"})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT, "b": "HELP\n" + LONG_WAIT, "c": "HELP\n"})
     with started("run", jobs, "--threads", "2", "--report", tmp_path / "report") as process:
         until(lambda: waiting(jobs, "a", "b"))
         process.send_signal(number)
@@ -136,7 +136,7 @@ def test_signal_stops_a_job_that_waits_to_fork_a_backup(
 @both_signals
 @pytest.mark.parametrize("point", ["birth", "sync"])
 def test_backups_in_flight_are_finished(tmp_path: Path, number: signal.Signals, point: str) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"b": "BACKUP\n", "c": "BACKUP\n" + HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"b": "BACKUP\n", "c": "BACKUP\n" + LONG_WAIT})
     write_jobs(jobs, {"a": pairs_job(3_000)})
     arguments = ("run", jobs, "--threads", "1", "--backups", "2")
     with started(*arguments, how=Start(children_stop=point)) as process:
@@ -158,7 +158,7 @@ def test_backup_is_complete_or_absent_after_a_signal(
 ) -> None:
     """The child is not stopped here, and the signal is sent to the whole process group."""
     count = 100_000
-    jobs = write_jobs(tmp_path / "jobs", {"a": pairs_job(count) + b"BACKUP\n" + HOUR.encode()})
+    jobs = write_jobs(tmp_path / "jobs", {"a": pairs_job(count) + b"BACKUP\n" + LONG_WAIT.encode()})
     with started("run", jobs) as process:
         until(lambda: waiting(jobs, "a"))
         os.killpg(process.pid, number)
@@ -174,7 +174,7 @@ def test_backup_is_complete_or_absent_after_a_signal(
 def test_second_signal_kills_the_backups(
     tmp_path: Path, number: signal.Signals, point: str
 ) -> None:
-    script = pairs_job(3_000) + b"BACKUP\nBACKUP\nREAD [k]\n" + HOUR.encode()
+    script = pairs_job(3_000) + b"BACKUP\nBACKUP\nREAD [k]\n" + LONG_WAIT.encode()
     jobs = write_jobs(tmp_path / "jobs", {"a": script})
     (jobs / "a-2.bck").write_bytes(b"older\n")
     with started("run", jobs, how=Start(children_stop=point)) as process:
@@ -189,7 +189,9 @@ def test_second_signal_kills_the_backups(
 
 @both_signals
 def test_exit_status_is_that_of_the_first_signal(tmp_path: Path, number: signal.Signals) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": "BACKUP\n", "b": HOUR, "c": HOUR, "d": HOUR})
+    jobs = write_jobs(
+        tmp_path / "jobs", {"a": "BACKUP\n", "b": LONG_WAIT, "c": LONG_WAIT, "d": LONG_WAIT}
+    )
     (other,) = set(SIGNALS) - {number}
     with started("run", jobs, "--threads", "4", how=Start(children_stop="birth")) as process:
         stopped_children(process)
@@ -219,7 +221,7 @@ def test_signal_delivered_to_another_thread_is_handled(
     The same happens to a signal that arrives just before the main thread blocks. That kill(2)
     accepts the ID of a thread, to which it prefers to deliver, is specific to Linux.
     """
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     with started("run", jobs) as process:
         until(lambda: waiting(jobs, "a"))
         others = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")} - {process.pid}
@@ -229,7 +231,9 @@ def test_signal_delivered_to_another_thread_is_handled(
 
 
 def test_second_signal_exits_despite_a_large_backup(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": pairs_job(200_000) + b"BACKUP\n" + HOUR.encode()})
+    jobs = write_jobs(
+        tmp_path / "jobs", {"a": pairs_job(200_000) + b"BACKUP\n" + LONG_WAIT.encode()}
+    )
     with started("run", jobs) as process:
         until(lambda: waiting(jobs, "a"))
         # The second signal kills it if the snapshot, and so the run, has just been finished.
@@ -251,9 +255,9 @@ def test_second_signal_during_fork_leaves_no_file(
 
 
 def test_second_signal_exits_despite_unread_errors(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": STANDSTILL})
-    with standing_still(jobs) as process:
-        until(lambda: writes_in_vain(process, descriptor=2))
+    jobs = write_jobs(tmp_path / "jobs", {"a": BLOCKING_ERRORS})
+    with blocked_on_stderr(jobs) as process:
+        until(lambda: is_blocked_on(process, descriptor=2))
         assert interrupt_until_gone(process) == 130
     assert leftovers(jobs) == []
 
@@ -263,7 +267,7 @@ def test_second_signal_exits_despite_unread_errors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "2>&-", ">&- 2>&-"])
 def test_signal_status_survives_unwritable_streams(tmp_path: Path, redirection: str) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     with started("run", jobs, how=Start(redirections=redirection)) as process:
         until(lambda: waiting(jobs, "a"))
         process.send_signal(signal.SIGTERM)
@@ -273,7 +277,7 @@ def test_signal_status_survives_unwritable_streams(tmp_path: Path, redirection: 
 
 def test_signal_status_survives_a_closed_pipe(tmp_path: Path) -> None:
     """As after Ctrl-C in a pipeline, which also ends the reader."""
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     with started("run", jobs) as process:
         until(lambda: waiting(jobs, "a"))
         assert process.stdout is not None
@@ -286,7 +290,7 @@ def test_signal_status_survives_a_closed_pipe(tmp_path: Path) -> None:
 def test_signal_status_survives_a_failed_report(
     tmp_path: Path,
 ) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     place = tmp_path / "place"
     place.mkdir()
     with started("run", jobs, "--report", place / "report.json") as process:
@@ -303,7 +307,7 @@ def test_signal_status_survives_a_failed_report(
 def test_signal_status_survives_failed_jobs_and_backups(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": "foo\n", "b": "BACKUP\n", "z": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": "foo\n", "b": "BACKUP\n", "z": LONG_WAIT})
     (jobs / "c.job").mkdir()
     (jobs / "b-1.bck").mkdir()
     with started("run", jobs, "--threads", "1") as process:
@@ -325,7 +329,7 @@ def test_signal_during_restore_stops_the_run(tmp_path: Path) -> None:
     """The signal arrives while the backup is read; the jobs are stopped soon after their start."""
     snapshot = tmp_path / "old.bck"
     snapshot.write_bytes(pairs_listing(300_000))
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     with started("run", jobs, "--restore", snapshot) as process:
         until(lambda: has_open(process, snapshot) or waiting(jobs, "a"))
         process.send_signal(signal.SIGTERM)
@@ -335,7 +339,7 @@ def test_signal_during_restore_stops_the_run(tmp_path: Path) -> None:
 
 def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     """As a shell makes background programs ignore the Ctrl-C for the foreground."""
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     with started("run", jobs, how=Start(ignored=[signal.SIGINT])) as process:
         until(lambda: waiting(jobs, "a"))
         process.send_signal(signal.SIGINT)
@@ -357,7 +361,7 @@ def test_backups_succeed_with_sigchld_ignored(
 def test_lint_exits_at_ctrl_c(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n" * 200_000})
     with started("lint", tmp_path) as process:
-        until(lambda: unread(process.stdout) > 3000 and writes_in_vain(process, descriptor=1))
+        until(lambda: unread(process.stdout) > 3000 and is_blocked_on(process, descriptor=1))
         process.send_signal(signal.SIGINT)
         ended = end(process)
     assert ended.status == 130

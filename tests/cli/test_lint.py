@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from tests.helpers import HOUR, Start, content, kvs, one_line, started, until, write_jobs
+from tests.helpers import LONG_WAIT, Start, content, kvs, only_line, started, until, write_jobs
 
 
 def everything(directory: Path) -> dict[str, tuple[bytes, int, int]]:
@@ -63,7 +63,7 @@ def test_lint_changes_no_files(tmp_path: Path) -> None:
 
 
 def test_lint_works_during_a_run(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path, {"a": HOUR})
+    jobs = write_jobs(tmp_path, {"a": LONG_WAIT})
     with started("run", jobs):
         until(lambda: content(jobs / "a.out"))
         assert kvs("lint", jobs).status == 0
@@ -111,7 +111,7 @@ def test_missing_path_is_wrong_usage(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n"})
     ended = kvs("lint", tmp_path, tmp_path / "nowhere")
     assert ended.status == 2
-    assert f"{tmp_path}/nowhere: no such file or directory" in one_line(ended)
+    assert f"{tmp_path}/nowhere: no such file or directory" in only_line(ended)
 
 
 def test_names_with_a_leading_dash_are_accepted(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    HOUR,
+    LONG_WAIT,
     Start,
     content,
     end,
     kvs,
-    one_line,
+    only_line,
     pairs_job,
     pairs_listing,
     started,
@@ -49,7 +49,7 @@ def test_table_is_on_stdout_and_errors_are_on_stderr(jobs: Path) -> None:
 
 def test_quiet_prints_only_errors(jobs: Path) -> None:
     ended = kvs("run", "--quiet", jobs)
-    assert one_line(ended).startswith(f"{jobs}/bad.job:2:1: ")
+    assert only_line(ended).startswith(f"{jobs}/bad.job:2:1: ")
     assert ended.status == 1
 
 
@@ -163,7 +163,7 @@ def test_unwritable_results_are_an_error(
 ) -> None:
     (jobs / "bad.job").unlink()
     ended = kvs(command, jobs, how=Start(redirections=redirection))
-    assert one_line(ended).startswith(reason.format(command))
+    assert only_line(ended).startswith(reason.format(command))
     assert ended.status == 1
     if command == "run":
         assert (jobs / "good.out").read_bytes() == b"[(a,b)]\n"
@@ -175,7 +175,7 @@ def test_unwritable_results_are_an_error(
 def test_unwritable_version_and_help_are_an_error(argument: str, redirection: str) -> None:
     ended = kvs(argument, how=Start(redirections=redirection))
     assert ended.status == 1
-    assert "stdout" in one_line(ended)
+    assert "stdout" in only_line(ended)
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
@@ -256,7 +256,7 @@ def test_unencodable_characters_do_not_fail_a_command(
 
 
 def test_closed_streams_are_replaced_by_dev_null(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     how = Start(redirections="<&- >&- 2>&-")
     with started("run", jobs, "--data", tmp_path / "data", how=how) as process:
         until(lambda: content(jobs / "a.out"))

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    STANDSTILL,
+    BLOCKING_ERRORS,
     Data,
     Start,
+    backup_error,
+    blocked_on_stderr,
     end,
     kvs,
-    no_snapshot,
-    one_line,
+    only_line,
     run_reporting,
-    standing_still,
     write_jobs,
 )
 
@@ -96,7 +96,7 @@ def test_report_lists_failed_backups(tmp_path: Path) -> None:
     job = run(tmp_path, {"a": "HELP\nBACKUP\nBACKUP\n"})["jobs"][0]
     failed, written = job["backups"]
     assert (job["state"], job["failed"], job["error"]) == ("done", True, None)
-    error = no_snapshot(Path("jobs"), "a", line=2, number=1, reason="Is a directory")
+    error = backup_error(Path("jobs"), "a", line=2, number=1, reason="Is a directory")
     assert failed.pop("error") == error
     assert failed == {
         "number": 1,
@@ -167,14 +167,14 @@ def test_report_does_not_replace_a_pipe(tmp_path: Path) -> None:
     ended = kvs("run", jobs, "--report", pipe)
     assert pipe.is_fifo()
     assert ended.status == 2
-    assert str(pipe) in one_line(ended)
+    assert str(pipe) in only_line(ended)
 
 
 def test_unwritable_report_is_an_error(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": STANDSTILL})
+    jobs = write_jobs(tmp_path / "jobs", {"a": BLOCKING_ERRORS})
     place = tmp_path / "place"
     place.mkdir()
-    with standing_still(jobs, "--quiet", "--report", place / "r.json") as process:
+    with blocked_on_stderr(jobs, "--quiet", "--report", place / "r.json") as process:
         place.rmdir()
         ended = end(process)
     assert ended.status == 1
@@ -218,7 +218,7 @@ def test_malformed_backup_is_refused_before_jobs_run(
     snapshot = tmp_path / "old.bck"
     snapshot.write_bytes(text)
     ended = kvs("run", jobs, "--restore", snapshot)
-    line = one_line(ended)
+    line = only_line(ended)
     assert ended.status == 1
     assert line.startswith(f"kvs run: {snapshot}:")
     assert line.endswith("; nothing was restored")

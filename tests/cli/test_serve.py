@@ -21,7 +21,7 @@ from tests.helpers import (
     Start,
     content,
     end,
-    one_line,
+    only_line,
     started,
     stopped_children,
     until,
@@ -257,7 +257,7 @@ def test_no_job_runs_when_the_pipe_cannot_be_created(
     (tmp_path / "reg").write_text("not a pipe\n")
     ended = kvs_program("serve", jobs, "2", "2", tmp_path / "reg", *option)
     assert ended.status == 1
-    assert "something else than a pipe is there" in one_line(ended)
+    assert "something else than a pipe is there" in only_line(ended)
     assert not list(jobs.glob("*.out"))
     assert (tmp_path / "reg").read_text() == "not a pipe\n"
 
@@ -268,7 +268,7 @@ def test_no_pipe_is_created_without_a_jobs_directory(
 ) -> None:
     ended = kvs_program("serve", tmp_path / "none", "2", "2", tmp_path / "reg", *option)
     assert ended.status == 2
-    assert one_line(ended) == f"kvs serve: {tmp_path}/none: No such file or directory"
+    assert only_line(ended) == f"kvs serve: {tmp_path}/none: No such file or directory"
     assert not (tmp_path / "reg").exists()
 
 

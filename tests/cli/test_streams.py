@@ -18,15 +18,15 @@ import pytest
 from kvs import Store
 from tests.cli.test_client import runtime, served
 from tests.helpers import (
-    HOUR,
     KVS,
+    LONG_WAIT,
     SECONDS,
     Argument,
     Ended,
     Start,
     content,
     kvs,
-    one_line,
+    only_line,
     until,
     write_jobs,
 )
@@ -150,7 +150,7 @@ def test_lost_result_is_one_line_and_status_1(folder: Path, case: str, loss: str
     with lost(loss) as stdout:
         ended = program(folder, arguments, stdout, PIPE)
     command = "" if arguments.startswith("-") or "--help" in arguments else arguments.split()[0]
-    assert one_line(ended) == f"{f'kvs {command}'.strip()}: {REASONS[loss]}"
+    assert only_line(ended) == f"{f'kvs {command}'.strip()}: {REASONS[loss]}"
     assert ended.status == 1
 
 
@@ -196,7 +196,7 @@ def running(arguments: Sequence[Argument], stderr: int | None) -> Iterator[Popen
 def test_interrupted_run_has_the_status_of_the_signal(
     folder: Path, loss: str, number: signal.Signals
 ) -> None:
-    jobs = write_jobs(folder / "long", {"job": f"foo\nREAD [k]\n{HOUR}"})
+    jobs = write_jobs(folder / "long", {"job": f"foo\nREAD [k]\n{LONG_WAIT}"})
     with lost(loss) as stderr, running(["run", jobs], stderr) as process:
         until(lambda: b"Waiting" in content(jobs / "job.out"))
         process.send_signal(number)
@@ -229,7 +229,7 @@ def test_session_survives_a_lost_stderr(runtime: Path, served: Served, loss: str
 def test_session_ends_with_a_lost_stdout(runtime: Path, served: Served, loss: str) -> None:
     with lost(loss) as stdout:
         ended = session(runtime, served, b"SHOW\n", stdout, PIPE)
-    assert one_line(ended) == f"kvs client: {REASONS[loss]}"
+    assert only_line(ended) == f"kvs client: {REASONS[loss]}"
     assert ended.status == 1
 
 
@@ -241,5 +241,5 @@ def test_partly_written_results_are_an_error(folder: Path, unbuffered: dict[str,
     limits = {resource.RLIMIT_FSIZE: 5_000}
     how = Start(limits=limits, redirections=">results", cwd=folder, environment=unbuffered)
     ended = kvs("dump", "data", how=how)
-    assert one_line(ended) == "kvs dump: stdout: cannot write the results: File too large"
+    assert only_line(ended) == "kvs dump: stdout: cannot write the results: File too large"
     assert ended.status == 1

@@ -9,18 +9,18 @@ import pytest
 
 from tests.cli.terminal import on_terminal
 from tests.helpers import (
-    HOUR,
+    LONG_WAIT,
     SECONDS,
     USUAL,
     Start,
     content,
     interrupt_until_gone,
+    is_blocked_on,
     kvs,
     leftovers,
     stopped_children,
     until,
     write_jobs,
-    writes_in_vain,
 )
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
@@ -43,7 +43,7 @@ def table(text: str) -> list[list[str]]:
 
 
 def test_progress_is_followed_by_a_table(tmp_path: Path) -> None:
-    write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\n", "b": HOUR, "c": "HELP\nfoo\n"})
+    write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\n", "b": LONG_WAIT, "c": "HELP\nfoo\n"})
     arguments = ("run", tmp_path, "--threads", "2")
     with on_terminal(*arguments, how=Start(children_stop="birth")) as (process, terminal):
         terminal.read_until(r"2 of 3 jobs done, 1 running, [0-9,]+ commands/s, 1 backup in flight")
@@ -156,7 +156,7 @@ def test_dumb_terminal_gets_no_escape_sequences(tmp_path: Path) -> None:
 
 
 def test_progress_is_on_stderr_when_results_go_to_a_file(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": LONG_WAIT})
     results = tmp_path / "results"
     how = Start(redirections=f">'{results}'")
     with on_terminal("run", jobs, how=how) as (process, terminal):
@@ -184,7 +184,7 @@ def test_errors_in_a_file_are_plain(tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_jobs_and_finishes_a_backup(tmp_path: Path) -> None:
     """The terminal signals the whole foreground, also the child that writes the backup."""
-    write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nREAD [k]\n" + HOUR})
+    write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nREAD [k]\n" + LONG_WAIT})
     with on_terminal("run", tmp_path, how=Start(children_stop="birth")) as (process, terminal):
         until(lambda: b"Waiting" in content(tmp_path / "a.out"))
         (child,) = stopped_children(process)
@@ -212,7 +212,7 @@ def test_second_signal_exits_despite_a_stopped_terminal(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n" * 1_000})
     with on_terminal("run", tmp_path) as (process, _):
         until((tmp_path / "a.out").exists)
-        until(lambda: writes_in_vain(process, descriptor=2))
+        until(lambda: is_blocked_on(process, descriptor=2))
         assert interrupt_until_gone(process) == 130
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kvs._version import VERSION
 from kvs.engine.selection import engine_name
-from tests.helpers import SECONDS, Start, kvs, leftovers, one_line, write_jobs
+from tests.helpers import SECONDS, Start, kvs, leftovers, only_line, write_jobs
 
 GOOD = "WRITE [(k,v)]\nREAD [k]\n"
 
@@ -42,7 +42,7 @@ WRONG_NUMBERS = [
 @pytest.mark.parametrize("number", WRONG_NUMBERS)
 def test_invalid_number_is_wrong_usage(jobs: Path, option: str, number: str) -> None:
     ended = kvs("run", jobs, option, number)
-    line = one_line(ended)
+    line = only_line(ended)
     assert ended.status == 2
     assert option in line
     assert repr(number) in line
@@ -99,7 +99,7 @@ def test_empty_path_is_wrong_usage(jobs: Path, argument: str, arguments: list[st
     rest = ["new"] if argument == "FILE.bck" else []
     ended = kvs(*arguments, "", *rest, how=Start(cwd=jobs.parent))
     message = f"kvs {arguments[0]}: argument {argument}: the path is empty; "
-    assert one_line(ended) == f"{message}see 'kvs {arguments[0]} --help'"
+    assert only_line(ended) == f"{message}see 'kvs {arguments[0]} --help'"
     assert ended.status == 2
     assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
@@ -109,7 +109,7 @@ def test_wrong_usage_is_reported_in_one_line(
     jobs: Path, arguments: list[str], message: str
 ) -> None:
     ended = kvs(*arguments, how=Start(cwd=jobs.parent))
-    line = one_line(ended)
+    line = only_line(ended)
     assert ended.status == 2
     assert line.startswith("kvs")
     assert message in line
@@ -127,7 +127,7 @@ def test_wrong_usage_is_reported_in_one_line(
 def test_unknown_option_is_shown_escaped(jobs: Path, argument: bytes, shown: str) -> None:
     ended = kvs("run", jobs, argument)
     assert ended.status == 2
-    assert shown in one_line(ended)
+    assert shown in only_line(ended)
 
 
 @pytest.mark.parametrize("name", [b"new\nline", b"red\x1b[31m", b"latin\xe9", b"c1\xc2\x9b31m"])
@@ -138,7 +138,7 @@ def test_missing_path_is_shown_escaped(jobs: Path, arguments: list[str], name: b
     ended = kvs(*arguments, name + b"/x", how=Start(cwd=jobs.parent))
     shown = name.replace(b"\xc2\x9b", b"\\x9b").decode(errors="backslashreplace")
     assert ended.status == 2
-    assert shown.replace("\n", r"\n").replace("\x1b", r"\x1b") in one_line(ended)
+    assert shown.replace("\n", r"\n").replace("\x1b", r"\x1b") in only_line(ended)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
@@ -195,7 +195,7 @@ def test_mode_readable_by_others_is_wrong_usage(jobs: Path, mode: str) -> None:
     fifo = jobs.parent / "fifo"
     ended = kvs("serve", jobs, "1", "1", fifo, f"--fifo-mode={mode}")
     assert ended.status == 2
-    assert one_line(ended) == (
+    assert only_line(ended) == (
         "kvs serve: argument --fifo-mode: only the server may read the registration pipe: the mode "
         "is 600, 620 (its group may connect), 602 (others may) or 622 (both may), not "
         f"'{mode}'; see 'kvs serve --help'"
@@ -221,7 +221,7 @@ def test_directory_without_jobs_is_not_an_error(tmp_path: Path) -> None:
 def test_invalid_command_is_reported_and_exits_with_1(jobs: Path) -> None:
     write_jobs(jobs, {"one": "READ [a]\n\n  READ [k,]\nREAD [k]"})
     ended = kvs("run", "jobs", "--quiet", how=Start(cwd=jobs.parent))
-    line = one_line(ended)
+    line = only_line(ended)
     assert ended.status == 1
     assert line.startswith("jobs/one.job:3:11: ")
     assert (jobs / "one.out").read_bytes() == b"[(a,KVSERROR)]\n[(k,KVSERROR)]\n"

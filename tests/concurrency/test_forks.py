@@ -26,7 +26,7 @@ from kvs import (
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Reader, Subscriptions
 from tests.helpers import until
-from tests.journal.fake_storage import Gate, put_in
+from tests.journal.fake_storage import Gate, install
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -157,7 +157,7 @@ def test_wait_of_the_parent_does_not_continue_in_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    put_in(monkeypatch, gate)
+    install(monkeypatch, gate)
     with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
         with gate.shut():
             store.execute(b"WRITE [(a,1)]\n")
@@ -194,7 +194,7 @@ def test_child_can_close_a_store_that_its_parent_is_closing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    put_in(monkeypatch, gate)
+    install(monkeypatch, gate)
     store = Store(tmp_path / "d")
     with gate.shut():
         store.execute(b"WRITE [(a,1)]\n")

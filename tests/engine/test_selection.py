@@ -8,7 +8,7 @@ from kvs import EngineUnavailableError, Store
 from kvs.engine.python import PythonEngine
 from kvs.engine.selection import COMPILED, ENGINE_VARIABLE, PYTHON, create_engine, engine_name
 from tests.engine.engines import engine_called
-from tests.helpers import Start, kvs, one_line
+from tests.helpers import Start, kvs, only_line
 
 MODULE = "kvs.engine._compiled"
 
@@ -67,4 +67,6 @@ def test_engine_that_cannot_be_loaded_is_error_even_if_not_forced(
 def test_unknown_engine_is_usage_error(arguments: list[str]) -> None:
     ended = kvs(*arguments, how=Start(environment={ENGINE_VARIABLE: "warp\n"}))
     assert ended.status == 2
-    assert one_line(ended) == (r"kvs: KVS_ENGINE=warp\n: unknown engine; choose compiled or python")
+    assert only_line(ended) == (
+        r"kvs: KVS_ENGINE=warp\n: unknown engine; choose compiled or python"
+    )

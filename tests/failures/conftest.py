@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import NOBODY, write_jobs
+from tests.helpers import NOBODY_UID, write_jobs
 
 
 @pytest.fixture(name="ground")
@@ -21,7 +21,7 @@ def _ground() -> Iterator[Path]:
     try:
         parent.chmod(0o755)
         jobs = write_jobs(parent / "jobs", {"a": "READ [k]\n", "z": "READ [k]\n"})
-        os.chown(jobs, NOBODY, NOBODY)
+        os.chown(jobs, NOBODY_UID, NOBODY_UID)
         yield jobs
     finally:
         shutil.rmtree(parent)

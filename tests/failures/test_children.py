@@ -9,10 +9,10 @@ import pytest
 
 from tests.helpers import (
     Start,
+    backup_error,
     content,
     end,
     leftovers,
-    no_snapshot,
     pairs_job,
     started,
     stopped_children,
@@ -49,7 +49,7 @@ def test_killed_child_is_reported_and_leaves_nothing(
     (line,) = ended.lines
     assert ended.status == 1
     reason = f"its process was killed by {name}"
-    assert line == no_snapshot(tmp_path, "b", line=1, number=1, reason=reason)
+    assert line == backup_error(tmp_path, "b", line=1, number=1, reason=reason)
     assert (tmp_path / "b-1.bck").read_text() == "older"
     assert (tmp_path / "b.out").read_bytes() == b"[(k,KVSERROR)]\n"
     assert leftovers(tmp_path) == []

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    HOUR,
-    STANDSTILL,
+    BLOCKING_ERRORS,
+    LONG_WAIT,
     Start,
     alive,
+    backup_error,
+    blocked_on_stderr,
     content,
     end,
     kvs,
     leftovers,
-    no_snapshot,
-    one_line,
-    standing_still,
+    only_line,
     started,
     stopped_children,
     until,
@@ -34,13 +34,13 @@ LOCK = ".kvs.lock"
 
 
 def test_second_process_fails_with_the_pid_of_the_first(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path, {"a": HOUR, "b": "READ [k]\n"})
+    jobs = write_jobs(tmp_path, {"a": LONG_WAIT, "b": "READ [k]\n"})
     with started("run", jobs, "--threads", "1") as first:
         until(lambda: content(jobs / "a.out"))
         for name in (jobs, jobs / ".." / jobs.name):
             second = kvs("run", name)
             assert second.status == 1
-            assert f": in use by process {first.pid}" in one_line(second)
+            assert f": in use by process {first.pid}" in only_line(second)
         assert leftovers(jobs) == [LOCK]
         assert (jobs / "a.out").read_bytes() == b"Waiting...\n"
         first.send_signal(signal.SIGTERM)
@@ -75,7 +75,7 @@ def test_concurrent_processes_run_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_files_of_a_killed_process_are_removed_at_the_next_start(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nBACKUP\n" + HOUR})
+    jobs = write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\nBACKUP\n" + LONG_WAIT})
     with started("run", jobs, how=Start(children_stop="sync")) as process:
         until(lambda: content(jobs / "a.out"))
         children = stopped_children(process, 2)
@@ -140,7 +140,7 @@ def test_locked_lock_file_is_respected_whatever_its_content(tmp_path: Path, text
         lock.flush()
         ended = kvs("run", tmp_path)
     assert ended.status == 1
-    assert f"in use by process {os.getpid()}" in one_line(ended)
+    assert f"in use by process {os.getpid()}" in only_line(ended)
     assert (tmp_path / LOCK).read_text() == text
 
 
@@ -161,7 +161,7 @@ def test_lock_file_that_is_not_exclusive_is_rejected(
     make(tmp_path / LOCK)
     ended = kvs("run", tmp_path)
     assert ended.status == 2
-    assert f"{tmp_path}: cannot lock it with {LOCK}: " in one_line(ended)
+    assert f"{tmp_path}: cannot lock it with {LOCK}: " in only_line(ended)
     assert (tmp_path / "precious").read_text() == "precious"
     assert not (tmp_path / "a.out").exists()
 
@@ -172,17 +172,17 @@ def test_lock_file_that_is_not_exclusive_is_rejected(
 @pytest.fixture(name="still")
 def _still(tmp_path: Path) -> Path:
     """Return a directory whose first job stops and then makes a backup."""
-    script = "READ [a]\n" + STANDSTILL + "BACKUP\nREAD [end]\n"
+    script = "READ [a]\n" + BLOCKING_ERRORS + "BACKUP\nREAD [end]\n"
     return write_jobs(tmp_path / "still", {"a": script, "b": "READ [b]\n", "c": "READ [c]\n"})
 
 
 def test_removed_directory_fails_the_files_not_yet_opened(still: Path) -> None:
-    with standing_still(still) as process:
+    with blocked_on_stderr(still) as process:
         shutil.rmtree(still)
         ended = end(process)
     assert ended.status == 1
     assert ended.lines[200:] == [
-        no_snapshot(still, "a", line=202, number=1, reason="No such file or directory"),
+        backup_error(still, "a", line=202, number=1, reason="No such file or directory"),
         f"{still}/b.job: cannot open it: No such file or directory",
         f"{still}/c.job: cannot open it: No such file or directory",
     ]
@@ -191,7 +191,7 @@ def test_removed_directory_fails_the_files_not_yet_opened(still: Path) -> None:
 
 def test_run_continues_in_a_renamed_directory(still: Path) -> None:
     renamed = still.with_name("renamed")
-    with standing_still(still) as process:
+    with blocked_on_stderr(still) as process:
         still.rename(renamed)
         write_jobs(still, {"b": "READ [other]\n"})
         ended = end(process)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tests.failures.conftest import Mount
 from tests.helpers import (
-    fails_alone,
+    backup_error,
+    failing_job_error,
     kvs,
     leftovers,
-    no_snapshot,
-    one_line,
+    only_line,
     pairs_job,
     pairs_listing,
     run_reporting,
@@ -35,7 +35,9 @@ def fill(place: Path) -> None:
 def test_output_without_space_fails_its_job_alone(mount: Mount) -> None:
     place = mount("size=160k")
     write_jobs(place, {"a": "READ [k]\n", "x": LONG, "z": "WRITE [(k,v)]\nREAD [k]\n"})
-    reason = fails_alone(place, "x", "--threads", "1")  # no other job writes while x fills the disk
+    reason = failing_job_error(
+        place, "x", "--threads", "1"
+    )  # no other job writes while x fills the disk
     output = (place / "x.out").read_bytes()
     assert reason == f"{place}/x.out: cannot write the output: {FULL}"
     assert LONG_OUTPUT.startswith(output)
@@ -51,7 +53,7 @@ def test_backup_without_space_fails_alone(
     (place / "a-2.bck").write_text("older")
     ended, report = run_reporting(place)
     assert ended.status == 1
-    assert one_line(ended) == no_snapshot(place, "a", line=32, number=2, reason=FULL)
+    assert only_line(ended) == backup_error(place, "a", line=32, number=2, reason=FULL)
     assert (place / "a-2.bck").read_text() == "older"
     assert leftovers(place) == []
     assert (report["jobs"][0]["state"], report["jobs"][0]["commands"]) == ("done", 33)
@@ -70,7 +72,7 @@ def test_jobs_without_output_are_done_on_a_full_disk(mount: Mount) -> None:
     place = mount("size=64k")
     write_jobs(place, {"a": "WRITE [(k,v)]\n", "b": "READ [k]\n", "c": "WRITE [(k,w)]\n"})
     fill(place)
-    assert fails_alone(place, "b") == f"{place}/b.out: cannot write the output: {FULL}"
+    assert failing_job_error(place, "b") == f"{place}/b.out: cannot write the output: {FULL}"
     assert (place / "b.out").read_bytes() == b""
 
 
@@ -80,7 +82,7 @@ def test_output_without_an_inode_fails_its_job_alone(mount: Mount) -> None:
     write_jobs(place, dict.fromkeys("abc", "READ [k]\n"))
     ended, report = run_reporting(place, "--threads", "1")
     assert ended.status == 1
-    assert one_line(ended) == f"{place}/c.out: cannot open the output: {FULL}"
+    assert only_line(ended) == f"{place}/c.out: cannot open the output: {FULL}"
     assert [job["state"] for job in report["jobs"]] == ["done", "done", "failed"]
     assert (place / "b.out").read_bytes() == b"[(k,KVSERROR)]\n"
     assert leftovers(place) == []
@@ -93,7 +95,7 @@ def test_report_without_space_leaves_the_older_one(mount: Mount, tmp_path: Path)
     fill(place)
     ended = kvs("run", jobs, "--quiet", "--report", place / "report.json")
     assert ended.status == 1
-    assert one_line(ended) == f"kvs run: cannot write the report {place}/report.json: {FULL}"
+    assert only_line(ended) == f"kvs run: cannot write the report {place}/report.json: {FULL}"
     assert (place / "report.json").read_text() == "older"
     assert sorted(os.listdir(place)) == ["filler", "report.json"]
     assert (jobs / "a.out").read_bytes() == b"[(k,KVSERROR)]\n"

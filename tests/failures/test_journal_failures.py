@@ -18,19 +18,19 @@ from kvs.settings import DataSettings
 from tests.cli.test_serve import serving
 from tests.failures.conftest import Mount
 from tests.helpers import (
-    HOUR,
+    LONG_WAIT,
     SECONDS,
     Ended,
     Start,
     content,
     end,
     started,
-    told,
+    stderr_lines,
     until,
     write_jobs,
 )
 from tests.helpers import kvs as program
-from tests.journal.fake_storage import Fault, put_in
+from tests.journal.fake_storage import Fault, install
 from tests.server.raw_client import Client
 
 pytestmark = pytest.mark.slow
@@ -162,7 +162,7 @@ def test_server_over_the_file_size_limit_exits(
         assert watcher.at_end("resp")
         _, log = server.process.communicate(timeout=SECONDS)
         assert server.process.returncode == 1
-        lines = told(log)
+        lines = stderr_lines(log)
         assert len([line for line in lines if line.startswith("kvs serve: ")]) == 1
         ended = Ended(
             1, b"", b"".join(line.encode() + b"\n" for line in lines if "kvs serve: " in line)
@@ -191,7 +191,7 @@ def test_run_with_a_failing_disk_fails_once(
     step: str,
 ) -> None:
     fault = Fault(step, number, spared=int("sync" in step))  # the open syncs once
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     data = tmp_path / "d"
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(10) + "WAIT 1\n" + numbered(10)})
     with kvs.Store(data):
@@ -211,7 +211,7 @@ def test_failed_sync_at_the_end_of_a_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fault = Fault(spared=1)
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     data = tmp_path / "d"
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(3)})
     with kvs.Store(data):
@@ -286,7 +286,7 @@ def test_change_of_working_directory_is_not_tampering(
 
 
 def test_run_stops_when_its_data_directory_is_removed(tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\nREAD [a]\n" + HOUR})
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\nREAD [a]\n" + LONG_WAIT})
     data = tmp_path / "d"
     with started("run", "--quiet", jobs, "--data", data) as process:
         until(lambda: content(jobs / "a.out").startswith(b"[(a,1)]\n"))

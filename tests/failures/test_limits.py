@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    HOUR,
+    LONG_WAIT,
     Start,
+    backup_error,
     content,
     end,
-    fails_alone,
+    failing_job_error,
     kvs,
     leftovers,
-    no_snapshot,
-    one_line,
+    only_line,
     pairs_job,
     pairs_listing,
     run_reporting,
     started,
-    told,
+    stderr_lines,
     until,
     write_jobs,
 )
@@ -42,7 +42,7 @@ def limit_file_size(limit: int) -> Start:
 @pytest.mark.parametrize("limit", [4_096, 100_000, 250_001])
 def test_too_long_output_fails_only_its_job(tmp_path: Path, limit: int) -> None:
     write_jobs(tmp_path, {"a": "READ [k]\n", "x": NUMBERED, "z": "READ [k]\n"})
-    error = fails_alone(tmp_path, "x", how=limit_file_size(limit))
+    error = failing_job_error(tmp_path, "x", how=limit_file_size(limit))
     output = (tmp_path / "x.out").read_bytes()
     assert error == f"{tmp_path}/x.out: cannot write the output: File too large"
     assert len(output) <= limit
@@ -56,7 +56,7 @@ def test_too_long_backup_fails_alone(tmp_path: Path) -> None:
     ended, report = run_reporting(tmp_path, how=limit_file_size(64_000))
     assert ended.status == 1
     reason = "File too large"
-    assert one_line(ended) == no_snapshot(tmp_path, "a", line=32, number=2, reason=reason)
+    assert only_line(ended) == backup_error(tmp_path, "a", line=32, number=2, reason=reason)
     assert (tmp_path / "a-1.bck").read_bytes() == b""
     assert (tmp_path / "a-2.bck").read_text() == "older"
     assert (tmp_path / "a.out").read_bytes() == b"[(k,KVSERROR)]\n"
@@ -81,7 +81,7 @@ def test_jobs_without_output_are_done_if_no_byte_can_be_written(tmp_path: Path) 
     write_jobs(tmp_path, {"a": "WRITE [(k,v)]\n", "b": "READ [k]\n", "c": "DELETE [k]\n"})
     ended = kvs("run", tmp_path, "--quiet", "--threads", "1", how=limit_file_size(0))
     assert ended.status == 1
-    assert one_line(ended) == f"{tmp_path}/b.out: cannot write the output: File too large"
+    assert only_line(ended) == f"{tmp_path}/b.out: cannot write the output: File too large"
     assert sorted(os.listdir(tmp_path)) == ["a.job", "a.out", "b.job", "b.out", "c.job", "c.out"]
 
 
@@ -128,7 +128,7 @@ def test_lack_of_descriptors_fails_only_what_needs_them(tmp_path: Path) -> None:
 
 def test_jobs_without_a_descriptor_fail_while_others_wait(tmp_path: Path) -> None:
     names = [f"{number:02}" for number in range(32)]
-    jobs = write_jobs(tmp_path / "jobs", dict.fromkeys(names, "READ [k]\n" + HOUR))
+    jobs = write_jobs(tmp_path / "jobs", dict.fromkeys(names, "READ [k]\n" + LONG_WAIT))
     errors = tmp_path / "errors"
     whole = b"[(k,KVSERROR)]\nWaiting...\n"
     limits = limit_descriptors(24).limits
@@ -141,7 +141,7 @@ def test_jobs_without_a_descriptor_fail_while_others_wait(tmp_path: Path) -> Non
         until(lambda: content(errors).endswith(b"\n"))
         process.send_signal(signal.SIGTERM)
         assert end(process).status == 143
-    *failures, stopped = told(errors.read_bytes())
+    *failures, stopped = stderr_lines(errors.read_bytes())
     assert failures
     assert all(line.endswith("Too many open files") for line in failures)
     assert "stopped by SIGTERM" in stopped
@@ -171,7 +171,7 @@ def test_failed_fork_fails_only_its_backup(ground: Path, someone: int) -> None:
     assert ended.status == 1
     reason = "cannot fork: Resource temporarily unavailable"
     assert ended.lines == [
-        no_snapshot(ground, "x", line, number, reason) for number, line in [(1, 1), (2, 3)]
+        backup_error(ground, "x", line, number, reason) for number, line in [(1, 1), (2, 3)]
     ]
     assert {job["state"] for job in report["jobs"]} == {"done"}
     assert (ground / "x.out").read_bytes() == pairs_listing(100)
@@ -198,12 +198,12 @@ def test_jobs_run_on_as_few_threads_as_allowed(ground: Path, someone: int, limit
 def test_run_fails_if_no_thread_can_be_started(ground: Path, someone: int) -> None:
     ended = kvs("run", ground, how=limit_processes(someone, 1))
     assert ended.status == 1
-    assert one_line(ended).startswith("kvs run: cannot start a thread to run jobs")
+    assert only_line(ended).startswith("kvs run: cannot start a thread to run jobs")
     assert sorted(os.listdir(ground)) == ["a.job", "z.job"]
 
 
 def test_run_with_one_thread_can_be_stopped(ground: Path, someone: int) -> None:
-    write_jobs(ground, {"a": HOUR})
+    write_jobs(ground, {"a": LONG_WAIT})
     with started("run", ground, how=limit_processes(someone, 2)) as process:
         until(lambda: content(ground / "a.out"))
         process.send_signal(signal.SIGTERM)

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    HOUR,
-    NOBODY,
+    LONG_WAIT,
+    NOBODY_UID,
     Start,
     content,
     end,
-    fails_alone,
+    failing_job_error,
     kvs,
     leftovers,
-    one_line,
+    only_line,
     run_reporting,
     started,
     until,
     write_jobs,
 )
 
-AS_NOBODY = Start(uid=NOBODY)
+AS_NOBODY = Start(uid=NOBODY_UID)
 
 OUTPUT = b"[(k,KVSERROR)]\n"
 
@@ -32,14 +32,14 @@ def test_run_succeeds_in_the_users_own_directory(ground: Path) -> None:
     ended = kvs("run", ground, how=AS_NOBODY)
     assert (ended.status, ended.stderr) == (0, b"")
     for name in ("a.out", "b-1.bck"):
-        assert (ground / name).stat().st_uid == NOBODY
+        assert (ground / name).stat().st_uid == NOBODY_UID
         assert (ground / name).stat().st_mode & 0o777 == 0o600
 
 
 def test_unreadable_job_fails_alone(ground: Path) -> None:
     write_jobs(ground, {"x": "READ [k]\n"})
     (ground / "x.job").chmod(0o600)
-    error = fails_alone(ground, "x", how=AS_NOBODY)
+    error = failing_job_error(ground, "x", how=AS_NOBODY)
     assert error == f"{ground}/x.job: cannot open it: Permission denied"
     assert not (ground / "x.out").exists()
     assert (ground / "a.out").read_bytes() == (ground / "z.out").read_bytes() == OUTPUT
@@ -58,7 +58,7 @@ def test_output_of_another_user_fails_only_its_job(ground: Path, mode: int) -> N
     write_jobs(ground, {"x": "READ [k]\n"})
     (ground / "x.out").write_text("precious")
     (ground / "x.out").chmod(mode)
-    error = fails_alone(ground, "x", how=AS_NOBODY)
+    error = failing_job_error(ground, "x", how=AS_NOBODY)
     reason = "it belongs to another user; remove it" if mode == 0o666 else "Permission denied"
     assert error == f"{ground}/x.out: cannot open the output: {reason}"
     assert (ground / "x.out").read_text() == "precious"
@@ -67,8 +67,8 @@ def test_output_of_another_user_fails_only_its_job(ground: Path, mode: int) -> N
 def test_own_unwritable_output_fails_only_its_job(ground: Path) -> None:
     write_jobs(ground, {"x": "READ [k]\n"})
     (ground / "x.out").touch(mode=0o400)
-    os.chown(ground / "x.out", NOBODY, NOBODY)
-    error = fails_alone(ground, "x", how=AS_NOBODY)
+    os.chown(ground / "x.out", NOBODY_UID, NOBODY_UID)
+    error = failing_job_error(ground, "x", how=AS_NOBODY)
     assert error == f"{ground}/x.out: cannot open the output: Permission denied"
 
 
@@ -95,21 +95,21 @@ def test_backup_in_a_read_only_directory_fails_alone(ground: Path) -> None:
     """The output exists and is writable: only the backup cannot be created."""
     write_jobs(ground, {"a": "BACKUP\nREAD [k]\n"})
     (ground / "a.out").touch()
-    os.chown(ground / "a.out", NOBODY, NOBODY)
+    os.chown(ground / "a.out", NOBODY_UID, NOBODY_UID)
     (ground / "z.job").unlink()
     ground.chmod(0o555)
     ended = kvs("run", ground, "--quiet", how=AS_NOBODY)
     assert ended.status == 1
-    assert "Permission denied" in one_line(ended)
+    assert "Permission denied" in only_line(ended)
     assert sorted(os.listdir(ground)) == ["a.job", "a.out"]
 
 
 def test_read_only_directory_has_one_process_at_a_time(ground: Path) -> None:
     """Its outputs exist and are writable, so its jobs could run."""
-    write_jobs(ground, {"a": HOUR})
+    write_jobs(ground, {"a": LONG_WAIT})
     for name in "az":
         (ground / f"{name}.out").touch()
-        os.chown(ground / f"{name}.out", NOBODY, NOBODY)
+        os.chown(ground / f"{name}.out", NOBODY_UID, NOBODY_UID)
     ground.chmod(0o555)
     with started("run", ground, how=AS_NOBODY) as first:
         until(lambda: content(ground / "a.out") or first.poll() is not None)
@@ -124,7 +124,7 @@ def test_unlistable_directory_is_a_usage_error(ground: Path) -> None:
     for command in ("run", "lint"):
         ended = kvs(command, ground, how=AS_NOBODY)
         assert ended.status == 2
-        assert one_line(ended) == f"kvs {command}: {ground}: Permission denied"
+        assert only_line(ended) == f"kvs {command}: {ground}: Permission denied"
 
 
 def test_unsearchable_directory_is_a_failure(ground: Path) -> None:
@@ -150,7 +150,7 @@ def test_lock_file_of_another_user_is_rejected(ground: Path, mode: int, reason: 
     lock.chmod(mode)
     ended = kvs("run", ground, how=AS_NOBODY)
     assert ended.status == 2
-    assert one_line(ended) == f"kvs run: {ground}: cannot lock it with .kvs.lock: {reason}"
+    assert only_line(ended) == f"kvs run: {ground}: cannot lock it with .kvs.lock: {reason}"
     assert lock.read_text() == "123\n"
     assert not (ground / "a.out").exists()
 
@@ -165,7 +165,7 @@ def test_temporary_file_of_another_user_stays(ground: Path) -> None:
 def test_report_in_an_unwritable_directory_is_a_usage_error(ground: Path) -> None:
     ended = kvs("run", ground, "--report", ground.parent / "report.json", how=AS_NOBODY)
     assert ended.status == 2
-    assert "is not writable" in one_line(ended)
+    assert "is not writable" in only_line(ended)
     assert not (ground / "a.out").exists()
 
 
@@ -174,16 +174,16 @@ def test_unreadable_backup_to_restore_is_a_usage_error(ground: Path) -> None:
     backup.touch(mode=0o600)
     ended = kvs("run", ground, "--restore", backup, how=AS_NOBODY)
     assert ended.status == 2
-    assert one_line(ended).endswith(f"{backup}: cannot read the backup: Permission denied")
+    assert only_line(ended).endswith(f"{backup}: cannot read the backup: Permission denied")
     assert not (ground / "a.out").exists()
 
 
 def test_lock_of_another_user_is_reported_with_its_pid(ground: Path) -> None:
-    write_jobs(ground, {"a": HOUR})
+    write_jobs(ground, {"a": LONG_WAIT})
     with started("run", ground) as first:
         until(lambda: content(ground / "a.out"))
         ended = kvs("run", ground, how=AS_NOBODY)
         assert ended.status == 1
-        assert f"in use by process {first.pid}" in one_line(ended)
+        assert f"in use by process {first.pid}" in only_line(ended)
         first.send_signal(signal.SIGTERM)
         assert end(first).status == 143

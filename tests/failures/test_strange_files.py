@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    NOBODY,
-    STANDSTILL,
+    BLOCKING_ERRORS,
+    NOBODY_UID,
+    backup_error,
+    blocked_on_stderr,
     content,
     end,
-    fails_alone,
+    failing_job_error,
     kvs,
     leftovers,
-    no_snapshot,
-    one_line,
+    only_line,
     run_reporting,
-    standing_still,
     write_jobs,
 )
 
@@ -47,7 +47,7 @@ def make_socket(path: Path) -> None:
 def make_file_of_another_user(path: Path) -> None:
     """Create a file that belongs to another user."""
     path.touch()
-    os.chown(path, NOBODY, NOBODY)
+    os.chown(path, NOBODY_UID, NOBODY_UID)
 
 
 JOBS: dict[str, tuple[Make, str]] = {
@@ -64,7 +64,7 @@ JOBS: dict[str, tuple[Make, str]] = {
 @pytest.mark.parametrize(("make", "reason"), JOBS.values(), ids=JOBS)
 def test_job_that_is_not_a_regular_file_fails_alone(jobs: Path, make: Make, reason: str) -> None:
     make(jobs / "x.job")
-    assert fails_alone(jobs, "x") == f"{jobs}/x.job: cannot open it: {reason}"
+    assert failing_job_error(jobs, "x") == f"{jobs}/x.job: cannot open it: {reason}"
     assert not (jobs / "x.out").exists()
 
 
@@ -101,7 +101,7 @@ def test_output_that_is_not_exclusive_fails_its_job_at_the_start(
     write_jobs(jobs, {"x": "WRITE [(k,changed)]\n"})
     make(jobs / "x.out")
     before = os.lstat(jobs / "x.out")
-    assert fails_alone(jobs, "x") == f"{jobs}/x.out: cannot open the output: {reason}"
+    assert failing_job_error(jobs, "x") == f"{jobs}/x.out: cannot open the output: {reason}"
     assert precious.read_text() == "precious"
     assert not (jobs.parent / "new").exists()
     after = os.lstat(jobs / "x.out")
@@ -116,7 +116,7 @@ def test_pipe_with_a_reader_is_rejected_as_an_output(jobs: Path) -> None:
     write_jobs(jobs, {"x": GOOD})
     os.mkfifo(jobs / "x.out")
     reader = os.open(jobs / "x.out", os.O_RDONLY | os.O_NONBLOCK)
-    assert "it is no regular file" in fails_alone(jobs, "x")
+    assert "it is no regular file" in failing_job_error(jobs, "x")
     assert os.read(reader, 100) == b""
     os.close(reader)
 
@@ -127,7 +127,7 @@ def test_job_that_is_its_own_output_is_not_changed(
 ) -> None:
     (jobs / "x.out").write_text(GOOD)
     link(jobs / "x.job", jobs / "x.out")
-    assert "it is the job file itself" in fails_alone(jobs, "x")
+    assert "it is the job file itself" in failing_job_error(jobs, "x")
     assert (jobs / "x.job").read_text() == GOOD
 
 
@@ -146,7 +146,7 @@ def test_backup_with_the_name_of_a_directory_fails_alone(jobs: Path) -> None:
     (jobs / "x-1.bck").mkdir()
     ended, report = run_reporting(jobs)
     assert ended.status == 1
-    assert one_line(ended) == no_snapshot(jobs, "x", line=1, number=1, reason="Is a directory")
+    assert only_line(ended) == backup_error(jobs, "x", line=1, number=1, reason="Is a directory")
     assert (jobs / "x.out").read_bytes() == b"[(none,KVSERROR)]\n"
     assert (jobs / "x-2.bck").is_file()
     assert report["jobs"][1]["state"] == "done"
@@ -173,12 +173,12 @@ def test_backup_replaces_a_link_and_not_its_target(
 @pytest.fixture(name="still")
 def _still(tmp_path: Path) -> Path:
     """Return a directory whose first job stops, before two others."""
-    jobs = {"a": "READ [a]\n" + STANDSTILL, "b": "READ [b]\n", "c": "READ [c]\n"}
+    jobs = {"a": "READ [a]\n" + BLOCKING_ERRORS, "b": "READ [b]\n", "c": "READ [c]\n"}
     return write_jobs(tmp_path / "still", jobs)
 
 
 def test_job_removed_before_its_turn_fails_alone(still: Path) -> None:
-    with standing_still(still) as process:
+    with blocked_on_stderr(still) as process:
         (still / "b.job").unlink()
         ended = end(process)
     assert ended.status == 1
@@ -189,9 +189,9 @@ def test_job_removed_before_its_turn_fails_alone(still: Path) -> None:
 
 
 def test_job_removed_while_it_runs_is_finished(still: Path) -> None:
-    big = STANDSTILL + "# filler\n" * 100_000 + "READ [end]\n"
+    big = BLOCKING_ERRORS + "# filler\n" * 100_000 + "READ [end]\n"
     write_jobs(still, {"a": big})
-    with standing_still(still) as process:
+    with blocked_on_stderr(still) as process:
         (still / "a.job").unlink()
         ended = end(process)
     assert len(ended.lines) == 200
@@ -200,9 +200,9 @@ def test_job_removed_while_it_runs_is_finished(still: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 400_000])
 def test_job_that_shrinks_while_it_is_read_fails_alone(still: Path, size: int) -> None:
-    big = "READ [a]\n" + STANDSTILL + "# filler\n" * 100_000 + "READ [end]\n"
+    big = "READ [a]\n" + BLOCKING_ERRORS + "# filler\n" * 100_000 + "READ [end]\n"
     write_jobs(still, {"a": big})
-    with standing_still(still) as process:
+    with blocked_on_stderr(still) as process:
         os.truncate(still / "a.job", size)
         ended = end(process)
     assert ended.status == 1
@@ -213,8 +213,8 @@ def test_job_that_shrinks_while_it_is_read_fails_alone(still: Path, size: int) -
 
 
 def test_output_removed_during_the_run_is_not_an_error(still: Path) -> None:
-    write_jobs(still, {"a": STANDSTILL})
-    with standing_still(still) as process:
+    write_jobs(still, {"a": BLOCKING_ERRORS})
+    with blocked_on_stderr(still) as process:
         (still / "a.out").unlink()
         ended = end(process)
     assert len(ended.lines) == 200

@@ -13,7 +13,7 @@ from kvs.jobs import output as output_module
 from kvs.jobs.output import JobOutput
 from kvs.library import Store
 from tests.helpers import content
-from tests.journal.fake_storage import Fault, Gate, put_in
+from tests.journal.fake_storage import Fault, Gate, install
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_output_is_not_written_before_it_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    put_in(monkeypatch, gate)
+    install(monkeypatch, gate)
     with Store(tmp_path / "d") as store:
         output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
         store.execute(b"WRITE [(a,1)]\n")
@@ -99,7 +99,7 @@ def test_output_is_not_written_after_the_journal_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault()
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     store = Store(tmp_path / "d")
     output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
     fault.armed = True

@@ -14,7 +14,7 @@ from kvs.store.core import StoreCore
 from tests.helpers import content, write_jobs
 from tests.jobs.durable_runs import EVERY_KIND, LOST, GroupPerCall, Outcome, results, run, running
 from tests.journal.crash_child import Work, killed_at_every_step, reopened_as, victim
-from tests.journal.fake_storage import put_in
+from tests.journal.fake_storage import install
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_results_are_not_visible_before_the_journal_has_them(
             is_recorded = recorded.startswith(output) or record.done
             looks.append((output, is_recorded, backups <= recorded_backups))
 
-    put_in(monkeypatch, look)
+    install(monkeypatch, look)
     run(tmp_path / "data", jobs, kind=GroupPerCall)
     assert len({output for output, *_ in looks}) >= 3
     assert all(

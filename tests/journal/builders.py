@@ -30,7 +30,7 @@ def crc(data: bytes, before: int = 0) -> int:
 
 
 @dataclass
-class Made:
+class JournalBuilder:
     """A file of a journal, built group by group."""
 
     kind: str = "journal"
@@ -56,7 +56,7 @@ class Made:
         """Name of the file."""
         return f"{self.number:010}.{self.kind}"
 
-    def group(self, body: bytes, changes: int) -> "Made":
+    def group(self, body: bytes, changes: int) -> "JournalBuilder":
         """Append a group; return this file."""
         after = self.revision + changes
         line = b"# group %020d %020d %012d %08x " % (self.revision, after, len(body), crc(body))
@@ -66,12 +66,12 @@ class Made:
         self.ends.append(len(self.data))
         return self
 
-    def next(self) -> "Made":
+    def next(self) -> "JournalBuilder":
         """Return the segment that follows this one."""
-        return Made("journal", self.number + 1, self.revision, self.store, self.chain)
+        return JournalBuilder("journal", self.number + 1, self.revision, self.store, self.chain)
 
 
-def files(*made: Made) -> Files:
+def files(*made: JournalBuilder) -> Files:
     """Return the contents of the files by name."""
     return {file.name: file.data for file in made}
 

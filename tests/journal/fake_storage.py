@@ -75,7 +75,7 @@ def stepping(step: Step) -> Callable[[int], Storage]:
     return lambda directory: Stepping(directory, step)
 
 
-def put_in(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
+def install(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
     """Replace the storage of every store that is opened later with one that calls `step`."""
     persistence = partial(Persistence, storage=stepping(step))
     monkeypatch.setattr("kvs.store.persistence.Persistence", persistence)

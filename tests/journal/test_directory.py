@@ -13,8 +13,8 @@ from kvs.journal.directory import DataDirectory
 from kvs.journal.format import FileKind
 from kvs.journal.storage import Storage
 from kvs.posix.locks import LOCK_FILE_NAME
-from tests.helpers import NOBODY
-from tests.journal.builders import STORE, Made, contents, files, put
+from tests.helpers import NOBODY_UID
+from tests.journal.builders import STORE, JournalBuilder, contents, files, put
 
 
 def refusal(path: Path) -> str:
@@ -63,7 +63,7 @@ def test_removed_working_directory_is_reported(
 
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
 def test_directory_writable_by_others_is_refused(tmp_path: Path, mode: int) -> None:
-    put(tmp_path / "d", files(Made()))
+    put(tmp_path / "d", files(JournalBuilder()))
     (tmp_path / "d").chmod(mode)
     assert refusal(tmp_path / "d") == ("others may write there; take that away with 'chmod go-w'")
 
@@ -71,7 +71,7 @@ def test_directory_writable_by_others_is_refused(tmp_path: Path, mode: int) -> N
 def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a directory away")
-    os.chown(put(tmp_path / "d", files(Made())), NOBODY, NOBODY)
+    os.chown(put(tmp_path / "d", files(JournalBuilder())), NOBODY_UID, NOBODY_UID)
     assert refusal(tmp_path / "d") == "it belongs to another user"
 
 
@@ -80,7 +80,7 @@ def test_other_files_are_ignored_only_beside_a_journal(tmp_path: Path) -> None:
     assert refusal(tmp_path / "d") == (
         "it is not empty and has no journal; choose another directory"
     )
-    made = files(Made(), Made("snapshot", 12), Made(number=3))
+    made = files(JournalBuilder(), JournalBuilder("snapshot", 12), JournalBuilder(number=3))
     put(tmp_path / "d", {**made, "notes.txt": b"mine", "0000000003.journal.cut": b""})
     with DataDirectory(tmp_path / "d") as directory:
         assert directory.list_files() == {FileKind.JOURNAL: [1, 3], FileKind.SNAPSHOT: [12]}
@@ -105,7 +105,7 @@ def test_locked_directory_names_its_process(tmp_path: Path) -> None:
 
 
 def test_lock_removes_temporary_files_of_a_crash(tmp_path: Path) -> None:
-    put(tmp_path / "d", {**files(Made()), ".kvs-0123456789abcdef.tmp": b"half"})
+    put(tmp_path / "d", {**files(JournalBuilder()), ".kvs-0123456789abcdef.tmp": b"half"})
     with DataDirectory(tmp_path / "d") as directory:
         directory.lock()
         assert set(contents(tmp_path / "d")) == {LOCK_FILE_NAME.decode(), "0000000001.journal"}
@@ -127,7 +127,7 @@ def test_segment_name_of_a_directory_or_link_is_refused(tmp_path: Path) -> None:
         directory.open_file(FileKind.JOURNAL, 1)
     assert caught.value.reason == "cannot open it: it is no regular file"
     (tmp_path / "d" / "0000000001.journal").rmdir()
-    (tmp_path / "elsewhere").write_bytes(Made().data)
+    (tmp_path / "elsewhere").write_bytes(JournalBuilder().data)
     (tmp_path / "d" / "0000000001.journal").symlink_to(tmp_path / "elsewhere")
     with DataDirectory(tmp_path / "d") as directory, pytest.raises(DataDirectoryError) as caught:
         directory.open_file(FileKind.JOURNAL, 1)
@@ -141,16 +141,19 @@ def test_first_segment_is_a_file_header_alone(tmp_path: Path) -> None:
         forks.close(segment.file)
     assert (segment.number, segment.size, segment.last_checksum) == (
         1,
-        len(Made().data),
-        Made().chain,
+        len(JournalBuilder().data),
+        JournalBuilder().chain,
     )
     [path] = (tmp_path / "d").iterdir()
-    assert (path.name, path.read_bytes()) == (Made().name, Made().data + b"more")
+    assert (path.name, path.read_bytes()) == (
+        JournalBuilder().name,
+        JournalBuilder().data + b"more",
+    )
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_resumed_segment_is_truncated_to_its_valid_bytes(tmp_path: Path) -> None:
-    made = Made().group(b"WRITE [(a,1)]\n", 1)
+    made = JournalBuilder().group(b"WRITE [(a,1)]\n", 1)
     put(tmp_path / "d", {made.name: made.data + b"# gro"})
     with DataDirectory(tmp_path / "d") as directory:
         segment = directory.resume_segment(
@@ -168,7 +171,9 @@ def test_resumed_segment_is_truncated_to_its_valid_bytes(tmp_path: Path) -> None
 
 
 def test_remove_older_removes_only_replaced_files(tmp_path: Path) -> None:
-    made = [Made(kind, number) for kind in ("journal", "snapshot") for number in (2, 3, 4)]
+    made = [
+        JournalBuilder(kind, number) for kind in ("journal", "snapshot") for number in (2, 3, 4)
+    ]
     put(tmp_path / "d", {**files(*made), "mine": b""})
     with DataDirectory(tmp_path / "d") as directory:
         directory.remove_older(Storage(directory.descriptor), 3)

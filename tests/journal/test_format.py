@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kvs.journal import format as journal_format
 from kvs.journal.format import FileHeader, FileKind, InvalidFileHeader, UnsupportedVersion
-from tests.journal.builders import STORE, Made, crc
+from tests.journal.builders import STORE, JournalBuilder, crc
 
 numbers = st.integers(0, 10**10 - 1)
 revisions = st.integers(0, 10**20 - 1)
@@ -48,7 +48,7 @@ def test_headers_have_exact_bytes() -> None:
 @given(headers)
 def test_file_header_round_trip(file_header: FileHeader) -> None:
     line = file_header.encode()
-    made = Made(
+    made = JournalBuilder(
         file_header.kind.name.lower(),
         file_header.number,
         file_header.revision,

@@ -8,7 +8,7 @@ import pytest
 from kvs.errors import JournalWriteError, StoreClosedError
 from kvs.settings import DataSettings
 from tests.helpers import SECONDS, until
-from tests.journal.builders import Made, contents, files, read
+from tests.journal.builders import JournalBuilder, contents, files, read
 from tests.journal.fake_storage import Fault, Gate
 from tests.journal.open_journal import append_and_wait, open_journal, write_line
 
@@ -68,7 +68,7 @@ def test_rotate_begins_a_segment_at_any_time(tmp_path: Path) -> None:
         queue.wait(queue.appended_count)
         assert {"0000000002.journal", "0000000003.journal"} <= set(contents(tmp_path / "d"))
         queue.append(write_line(1), 1)
-    first = Made().group(write_line(0), 1)
+    first = JournalBuilder().group(write_line(0), 1)
     assert contents(tmp_path / "d") == files(
         first, first.next(), first.next().next().group(write_line(1), 1)
     )

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from kvs.journal import format as journal_format
 from kvs.journal.reader import PAGE, Group, JournalReader, TailState
-from tests.journal.builders import Made
+from tests.journal.builders import JournalBuilder
 
 BODIES = [b"WRITE [(a,1)]\n", b"WRITE [(b,2)]\nDELETE [a]\n", b"# job 1 done\n"]
 CHANGES = [1, 2, 0]
 
 
-def small() -> Made:
+def small() -> JournalBuilder:
     """Return a segment of three groups."""
-    made = Made()
+    made = JournalBuilder()
     for body, changes in zip(BODIES, CHANGES, strict=True):
         made.group(body, changes)
     return made
@@ -123,7 +123,7 @@ def test_zeros_behind_the_last_group_are_a_torn_tail() -> None:
 
 def test_single_zero_is_a_torn_tail_only_at_a_page_start() -> None:
     for end in range(PAGE - 3, PAGE + 4):
-        made = Made()
+        made = JournalBuilder()
         padding = end - made.ends[0] - journal_format.GROUP_HEADER_BYTES - 1
         made.group(b"#" * padding + b"\n", 0)
         assert len(made.data) == end
@@ -150,7 +150,7 @@ def test_missing_moved_or_foreign_groups_are_damage() -> None:
     header, first, second, third = (
         made.data[start:end] for start, end in zip([0, *made.ends], made.ends, strict=False)
     )
-    other = Made(store=b"0" * 16).group(BODIES[0], 1).data[made.ends[0] :]
+    other = JournalBuilder(store=b"0" * 16).group(BODIES[0], 1).data[made.ends[0] :]
     for data, end in [
         (header + second + third, len(header)),
         (header + first + third, len(header + first)),
@@ -179,7 +179,7 @@ def test_damage_reason_names_what_is_invalid() -> None:
 def test_overwritten_file_yields_only_original_groups(
     bodies: list[bytes], data: st.DataObject
 ) -> None:
-    made = Made()
+    made = JournalBuilder()
     for body in bodies:
         made.group(body, 0)
     raw = bytearray(made.data)

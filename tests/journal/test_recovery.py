@@ -13,7 +13,7 @@ from kvs.store import maintenance
 from tests.journal.builders import (
     OTHER,
     Files,
-    Made,
+    JournalBuilder,
     Naive,
     contents,
     crc,
@@ -26,11 +26,11 @@ from tests.journal.builders import (
 PAIRS = b"WRITE [(a,1)(b,2)]\n"
 
 
-def history() -> list[Made]:
+def history() -> list[JournalBuilder]:
     """Return two segments, a snapshot of both, and the two segments behind it."""
-    first = Made().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\n", 1)
+    first = JournalBuilder().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\n", 1)
     second = first.next().group(b"WRITE [(c,3)]\nDELETE [c]\n", 2)
-    snapshot = Made("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 2\n", 0)
+    snapshot = JournalBuilder("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 2\n", 0)
     third = second.next().group(b"WRITE [(d,4)]\n", 1)
     return [first, second, snapshot, third, third.next().group(b"DELETE [a]\n", 1)]
 
@@ -244,17 +244,17 @@ def test_swapped_segments_are_damage(tmp_path: Path) -> None:
 
 def test_segment_of_another_history_is_damage(tmp_path: Path) -> None:
     first, second = history()[:2]
-    foreign = Made(number=2, revision=2, store=OTHER, previous=first.chain)
+    foreign = JournalBuilder(number=2, revision=2, store=OTHER, previous=first.chain)
     assert damage(put(tmp_path / "d", files(first, foreign))) == (
         second.name, 0, "it belongs to another store",
     )  # fmt: skip
-    ahead = Made(number=2, revision=3, previous=first.chain)
+    ahead = JournalBuilder(number=2, revision=3, previous=first.chain)
     assert damage(put(tmp_path / "d", files(first, ahead))) == (
-        second.name, 0, "it goes on from revision 3, not from 2",
+        second.name, 0, "it follows revision 3, not revision 2",
     )  # fmt: skip
-    other_history = Made(number=2, revision=2, previous=first.chain ^ 1)
+    other_history = JournalBuilder(number=2, revision=2, previous=first.chain ^ 1)
     assert damage(put(tmp_path / "d", files(first, other_history))) == (
-        second.name, 0, "it does not go on from the segment before it",
+        second.name, 0, "it does not follow the segment before it",
     )  # fmt: skip
 
 
@@ -285,26 +285,26 @@ def test_foreign_file_is_damage(tmp_path: Path) -> None:
 
 
 def test_lines_that_miss_their_revision_are_damage(tmp_path: Path) -> None:
-    wrong = Made().group(b"WRITE [(a,1)]\n", 1).group(b"DELETE [b]\n", 1)
+    wrong = JournalBuilder().group(b"WRITE [(a,1)]\n", 1).group(b"DELETE [b]\n", 1)
     reason = "the lines of the group do not lead to the revision that it tells"
     assert damage(put(tmp_path / "d", files(wrong))) == (wrong.name, wrong.ends[1], reason)
-    gap = Made().group(b"WRITE [(a,1)]\n", 1)
+    gap = JournalBuilder().group(b"WRITE [(a,1)]\n", 1)
     gap.revision += 1
     gap.group(b"WRITE [(a,1)]\n", 1)
     assert damage(put(tmp_path / "d", files(gap)))[:2] == (gap.name, gap.ends[1])
 
 
 def test_incomplete_snapshot_is_damage(tmp_path: Path) -> None:
-    segment = Made(number=3, revision=4)
-    no_end = Made("snapshot", 3, 4).group(PAIRS, 0)
+    segment = JournalBuilder(number=3, revision=4)
+    no_end = JournalBuilder("snapshot", 3, 4).group(PAIRS, 0)
     assert damage(put(tmp_path / "d", files(no_end, segment))) == (
         no_end.name, len(no_end.data), "the snapshot is not complete",
     )  # fmt: skip
-    less = Made("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 3\n", 0)
+    less = JournalBuilder("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 3\n", 0)
     assert damage(put(tmp_path / "d", files(less, segment))) == (
         less.name, len(less.data), "the snapshot is not complete",
     )  # fmt: skip
-    more = Made("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 2\n", 0).group(PAIRS, 0)
+    more = JournalBuilder("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 2\n", 0).group(PAIRS, 0)
     assert damage(put(tmp_path / "d", files(more, segment))) == (
         more.name, more.ends[2], "this group does not belong here",
     )  # fmt: skip

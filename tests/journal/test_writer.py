@@ -9,7 +9,7 @@ import pytest
 from kvs.errors import DataDirectoryError
 from kvs.settings import DataSettings
 from tests.helpers import until
-from tests.journal.builders import Made, contents, files
+from tests.journal.builders import JournalBuilder, contents, files
 from tests.journal.fake_storage import Count, FullDisk, Gate
 from tests.journal.open_journal import append_and_wait, open_journal, write_line
 
@@ -21,7 +21,7 @@ def test_groups_have_the_exact_bytes_of_the_format(tmp_path: Path) -> None:
         queue.append(b"WRITE [(b,2)]\nDELETE [a]\n", 2)
         queue.wait(queue.appended_count)
         queue.append(b"# job 1 done\n", 0)
-    made = Made().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\nDELETE [a]\n", 2)
+    made = JournalBuilder().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\nDELETE [a]\n", 2)
     made.group(b"# job 1 done\n", 0)
     assert contents(tmp_path / "d") == files(made)
     assert queue.written_bytes == len(made.data) - made.ends[0]
@@ -40,7 +40,11 @@ def test_appends_during_a_sync_become_one_group(tmp_path: Path) -> None:
         queue.wait(queue.appended_count)
         assert queue.is_committed(1000)
         assert queue.pending_bytes == 0
-    made = Made().group(write_line(0), 1).group(b"".join(map(write_line, range(1, 1000))), 999)
+    made = (
+        JournalBuilder()
+        .group(write_line(0), 1)
+        .group(b"".join(map(write_line, range(1, 1000))), 999)
+    )
     assert contents(tmp_path / "d") == files(made)
 
 
@@ -78,7 +82,7 @@ def test_group_is_retried_once_space_is_freed(tmp_path: Path, step: str, number:
         disk.armed = True
         append_and_wait(queue, 1, 2)
         queue.append(write_line(3), 1)
-    made = Made()
+    made = JournalBuilder()
     for lines in map(write_line, range(4)):
         made.group(lines, 1)
     assert contents(tmp_path / "d") == files(made)
@@ -92,7 +96,7 @@ def test_rotation_is_retried_once_space_is_freed(tmp_path: Path) -> None:
         disk.armed = True
         queue.rotate()
         queue.append(write_line(1), 1)
-    first = Made().group(write_line(0), 1)
+    first = JournalBuilder().group(write_line(0), 1)
     assert contents(tmp_path / "d") == files(first, first.next().group(write_line(1), 1))
     assert disk.errors == [errno.ENOSPC]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvs.posix.leases import has_writer
-from tests.helpers import NOBODY
+from tests.helpers import NOBODY_UID
 
 
 def is_written(path: Path) -> bool:
@@ -38,7 +38,7 @@ def test_writers_of_another_users_file_are_unknown() -> None:
     program = f"""
 import os
 from kvs.posix.leases import LeasesUnsupportedError, has_writer
-os.setuid({NOBODY})
+os.setuid({NOBODY_UID})
 try:
     has_writer(os.open("/etc/passwd", os.O_RDONLY))
 except LeasesUnsupportedError as error:

@@ -129,7 +129,7 @@ def test_lockable_directory_is_open_from_enter_to_exit(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with LockableDirectory(tmp_path) as directory:
         assert os.path.samestat(os.fstat(directory.descriptor), tmp_path.stat())
-        assert directory.shown(b"a") == f"{tmp_path}/a"
+        assert directory.display_path_of(b"a") == f"{tmp_path}/a"
     assert len(os.listdir("/proc/self/fd")) == before
     with pytest.raises(FileNotFoundError), LockableDirectory(tmp_path / "none"):
         pass

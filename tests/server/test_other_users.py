@@ -17,7 +17,7 @@ from kvs.protocol import frames
 from kvs.protocol.frames import Connect
 from kvs.server import release
 from kvs.settings import ServerSettings
-from tests.helpers import NOBODY, Start, content, end, started, until
+from tests.helpers import NOBODY_UID, Start, content, end, started, until
 from tests.helpers import kvs as kvs_program
 from tests.server.raw_client import SECONDS, Client, Place, Served, compiled, send, serving
 
@@ -29,7 +29,7 @@ GROUP = 54321
 WHICH = ("req", "resp", "not")
 
 
-def as_nobody(call: Callable[[], object], group: int = NOBODY, user: int = NOBODY) -> None:
+def as_nobody(call: Callable[[], object], group: int = NOBODY_UID, user: int = NOBODY_UID) -> None:
     """Run `call` in a process of another user and one group; fail if the call fails."""
     child = os.fork()
     if child == 0:
@@ -56,7 +56,7 @@ def shared(mode: int = 0o622) -> Iterator[Served]:
         yield served
 
 
-def named_by_nobody(served: Served, pipes: Connect, group: int = NOBODY) -> bool:
+def named_by_nobody(served: Served, pipes: Connect, group: int = NOBODY_UID) -> bool:
     """Send a connect for `pipes` as another user; return whether the server opened them."""
     reader = os.open(pipes.responses, os.O_RDONLY | os.O_NONBLOCK)
     as_nobody(lambda: send(served, pipes.encode()), group)
@@ -197,7 +197,7 @@ def test_pipe_with_an_access_control_list_is_not_opened(where: str) -> None:
         folder.chmod(0o777)
         pipes = made(folder, 0o666)
         target, most = (folder, 7) if where == "folder" else (folder / "c.req", 6)
-        value = acl((1, most, none), (2, 0, NOBODY), (4, most, none), (16, most, none))
+        value = acl((1, most, none), (2, 0, NOBODY_UID), (4, most, none), (16, most, none))
         try:
             os.setxattr(target, "system.posix_acl_access", value + acl((32, most, none))[4:])
         except OSError as error:
@@ -244,7 +244,7 @@ def test_directory_open_to_the_group_is_searched(mode: int, accepted: bool) -> N
 def test_group_permissions_are_not_enough_if_others_may_write(mode: int) -> None:
     with shared(mode) as served:
         pipes = made(served.folder, 0o660, (0, GROUP))
-        assert not named_by_nobody(served, pipes, NOBODY)
+        assert not named_by_nobody(served, pipes, NOBODY_UID)
 
 
 def test_later_chmod_of_the_registration_pipe_opens_no_more() -> None:
@@ -259,7 +259,7 @@ def test_later_chmod_of_the_registration_pipe_opens_no_more() -> None:
 def test_only_the_server_can_read_the_registration_pipe() -> None:
     for mode in (0o620, 0o602, 0o622):
         with shared(mode) as served:
-            for group in (NOBODY, GROUP):
+            for group in (NOBODY_UID, GROUP):
 
                 def read() -> None:
                     with pytest.raises(PermissionError):
@@ -272,7 +272,7 @@ def test_other_user_is_served_over_their_own_pipes(tmp_path: Path) -> None:
     with shared() as served:
         mine = served.folder / "n"
         mine.mkdir()
-        os.chown(mine, NOBODY, NOBODY)
+        os.chown(mine, NOBODY_UID, NOBODY_UID)
         mine.chmod(0o711)
 
         def session() -> None:
@@ -286,7 +286,9 @@ def test_other_user_is_served_over_their_own_pipes(tmp_path: Path) -> None:
         assert served.store.items() == [(b"k", b"v")]
 
 
-@pytest.mark.parametrize(("mode", "group"), [(0o620, GROUP), (0o602, NOBODY), (0o622, NOBODY)])
+@pytest.mark.parametrize(
+    ("mode", "group"), [(0o620, GROUP), (0o602, NOBODY_UID), (0o622, NOBODY_UID)]
+)
 def test_python_client_of_another_user_is_served(mode: int, group: int) -> None:
     with shared(mode) as served:
 
@@ -310,13 +312,13 @@ def test_server_of_another_user_serves_root() -> None:
     """Any user may have sent the connects; the server opens pipes that every user can."""
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder = Path(name)
-        os.chown(folder, NOBODY, NOBODY)
+        os.chown(folder, NOBODY_UID, NOBODY_UID)
         folder.chmod(0o711)
         (folder / "jobs").mkdir()
-        os.chown(folder / "jobs", NOBODY, NOBODY)
+        os.chown(folder / "jobs", NOBODY_UID, NOBODY_UID)
         path = folder / "reg"
         arguments = ("serve", folder / "jobs", "1", "1", path, "--once", "--fifo-mode=622")
-        with started(*arguments, how=Start(uid=NOBODY)) as process:
+        with started(*arguments, how=Start(uid=NOBODY_UID)) as process:
             assert process.stderr is not None
             assert b"serving at" in process.stderr.readline()
             with connect(path) as session:
@@ -327,12 +329,12 @@ def test_server_of_another_user_serves_root() -> None:
 
 
 def test_clients_pipes_are_hidden_from_a_third_user(tmp_path: Path) -> None:
-    place = Path(f"/tmp/kvs-{NOBODY}-x")
+    place = Path(f"/tmp/kvs-{NOBODY_UID}-x")
     with shared() as served:
         lines = served.folder / "lines"
         os.mkfifo(lines)
         out = served.folder / "out"
-        how = Start(uid=NOBODY, redirections=f"< {lines} > {out}")
+        how = Start(uid=NOBODY_UID, redirections=f"< {lines} > {out}")
         with started("client", "me", served.path, how=how) as process:
             with lines.open("w") as typed:
                 until(lambda: b"connect" in content(out) or process.poll() is not None)
@@ -342,8 +344,8 @@ def test_clients_pipes_are_hidden_from_a_third_user(tmp_path: Path) -> None:
                     with pytest.raises(PermissionError):
                         os.listdir(place)
 
-                as_nobody(look, user=NOBODY - 1)
-                second = kvs_program("client", "me", served.path, how=Start(uid=NOBODY))
+                as_nobody(look, user=NOBODY_UID - 1)
+                second = kvs_program("client", "me", served.path, how=Start(uid=NOBODY_UID))
                 assert second.status == 1
                 assert b"the ID 'me' is in use" in second.stderr
                 typed.write("WRITE [(k,v)]\nREAD [k]\n")
@@ -358,13 +360,13 @@ def test_c_client_of_another_user_with_open_pipes_is_served(dialect: str) -> Non
         program = compiled(served.folder, *filter(None, [dialect]))
         folder = served.folder / "n"
         folder.mkdir()
-        os.chown(folder, NOBODY, NOBODY)
+        os.chown(folder, NOBODY_UID, NOBODY_UID)
         pipes = [str(folder / which) for which in WHICH]
         command = [str(program), "rcqn", str(served.path), *pipes, "key", "0"]
         ended = subprocess.run(
             command,
-            user=NOBODY,
-            group=NOBODY,
+            user=NOBODY_UID,
+            group=NOBODY_UID,
             extra_groups=[],
             umask=0,
             check=False,

@@ -14,7 +14,7 @@ from kvs.protocol import frames
 from kvs.protocol.requests import Disconnect
 from kvs.server.registration import RegistrationPipe
 from kvs.settings import ServerSettings
-from tests.helpers import NOBODY, until
+from tests.helpers import NOBODY_UID, until
 from tests.server.raw_client import Client, open_within, send, serving
 
 
@@ -65,9 +65,9 @@ def test_other_users_pipes_need_a_permissive_fifo_mode(mode: int) -> None:
     with serving(ServerSettings(fifo_mode=mode)) as served:
         served.folder.chmod(0o711)
         mixed, theirs = (Client(served, name).make(0o666) for name in ("mixed", "theirs"))
-        os.chown(mixed.path("resp"), NOBODY, NOBODY)
+        os.chown(mixed.path("resp"), NOBODY_UID, NOBODY_UID)
         for which in ("req", "resp", "not"):
-            os.chown(theirs.path(which), NOBODY, NOBODY)
+            os.chown(theirs.path(which), NOBODY_UID, NOBODY_UID)
         mixed.register()
         theirs.register()
         ours = Client(served, "ours").connected(0o666)

@@ -19,7 +19,7 @@ from kvs.server import execution
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from tests.helpers import until
-from tests.journal.fake_storage import Fault, put_in
+from tests.journal.fake_storage import Fault, install
 from tests.server.raw_client import SECONDS, Client, Served, serving
 
 ORDERS = list(itertools.permutations(("req", "resp", "not")))
@@ -165,7 +165,7 @@ def test_client_blocked_in_open_is_released_when_server_stops(order: tuple[str, 
 def failing(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[tuple[Served, Fault]]:
     """Run a server whose journal can be made to fail."""
     fault = Fault()
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
         folder, store = Path(name), Store(data)
         server = Server(store._core, os.fsencode(folder / "reg"), ServerSettings())

@@ -16,7 +16,7 @@ from kvs.protocol import frames
 from kvs.protocol.requests import Execute, Subscribe
 from kvs.server.server import Server
 from kvs.settings import ServerSettings
-from tests.journal.fake_storage import Fault, Gate, put_in
+from tests.journal.fake_storage import Fault, Gate, install
 from tests.server.raw_client import SECONDS, Client, Served
 
 
@@ -51,7 +51,7 @@ def nothing_came(client: Client, other: Client) -> bool:
 @pytest.fixture(name="gate")
 def _gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate()
-    put_in(monkeypatch, gate)
+    install(monkeypatch, gate)
     return gate
 
 
@@ -102,7 +102,7 @@ def test_journal_failure_ends_sessions_and_sends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault()
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     with keeping(tmp_path / "d") as server:
         writer, watcher, idle = (Client(server, name).connected() for name in "wxi")
         watcher.subscribe(b"k")

@@ -15,7 +15,7 @@ from kvs.service.directory import WatchedDirectory
 from kvs.service.service import JobService
 from kvs.settings import Settings
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
-from tests.helpers import HOUR, SECONDS, content, until, write_jobs
+from tests.helpers import LONG_WAIT, SECONDS, content, until, write_jobs
 from tests.service.serving import Served, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -102,7 +102,7 @@ def test_each_of_a_thousand_jobs_runs_once(tmp_path: Path) -> None:
 
 
 def test_concurrent_jobs_are_limited_by_threads(tmp_path: Path) -> None:
-    write_jobs(tmp_path, {f"j{number}": HOUR for number in range(5)})
+    write_jobs(tmp_path, {f"j{number}": LONG_WAIT for number in range(5)})
     with serving(tmp_path, threads=3) as served:
         until(lambda: served.service.stats().running == 3)
         waiting = [b"Waiting...\n"] * 3
@@ -124,7 +124,7 @@ def test_failing_job_does_not_affect_others(served: Served) -> None:
 
 
 def test_stop_ends_waiting_and_queued_jobs_and_unlocks(tmp_path: Path) -> None:
-    write_jobs(tmp_path, {f"j{number:04d}": HOUR for number in range(1000)})
+    write_jobs(tmp_path, {f"j{number:04d}": LONG_WAIT for number in range(1000)})
     with serving(tmp_path, threads=2) as served:
         until(lambda: served.service.stats().running == 2)
         served.service.stop()
@@ -136,7 +136,7 @@ def test_stop_ends_waiting_and_queued_jobs_and_unlocks(tmp_path: Path) -> None:
 
 
 def test_stop_finishes_the_backup_being_written(tmp_path: Path) -> None:
-    write_jobs(tmp_path, {"a": "WRITE [(a,1)]\nBACKUP\n" + HOUR})
+    write_jobs(tmp_path, {"a": "WRITE [(a,1)]\nBACKUP\n" + LONG_WAIT})
     with serving(tmp_path) as served:
         until(lambda: "a.job: started" in served.lines and content(tmp_path / "a.out"))
     assert content(tmp_path / "a-1.bck") == b"(a, 1)\n"

@@ -2,18 +2,18 @@
 
 import pytest
 
-from tests.journal.fake_storage import Fault, Gate, put_in
+from tests.journal.fake_storage import Fault, Gate, install
 
 
 @pytest.fixture(name="gate")
 def _gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate()
-    put_in(monkeypatch, gate)
+    install(monkeypatch, gate)
     return gate
 
 
 @pytest.fixture(name="fault")
 def _fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
     fault = Fault()
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     return fault

@@ -7,7 +7,7 @@ import pytest
 
 from kvs import DataSettings, JournalWriteError, Store, StoreClosedError
 from tests.helpers import until
-from tests.journal.fake_storage import Fault, Gate, put_in
+from tests.journal.fake_storage import Fault, Gate, install
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -28,7 +28,7 @@ def test_changes_are_committed_once_they_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    put_in(monkeypatch, gate)
+    install(monkeypatch, gate)
     with Store(tmp_path / "d", DataSettings(fsync="always")) as store:
         before = store.commit_point()
         with gate.shut():
@@ -51,7 +51,7 @@ def test_a_failed_journal_commits_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault()
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     store = Store(tmp_path / "d", DataSettings(fsync="always"))
     fault.armed = True
     store.execute(b"WRITE [(a,1)]\n")

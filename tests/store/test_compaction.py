@@ -26,7 +26,7 @@ from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.persistence import Persistence
 from tests.helpers import SECONDS, until
 from tests.journal.builders import contents, read
-from tests.journal.fake_storage import Fault, Gate, put_in
+from tests.journal.fake_storage import Fault, Gate, install
 from tests.store.background import in_background
 
 
@@ -318,7 +318,7 @@ def test_finalizer_in_the_compaction_thread_does_not_deadlock(
             revisions.append(store.write({"b": "2"}))
             store.read(["b"])
 
-    put_in(monkeypatch, step)
+    install(monkeypatch, step)
     with Store(tmp_path / "d") as store:
         failing.append("before append")
         store.write({"a": "1"})
@@ -332,7 +332,7 @@ def test_replaced_file_that_cannot_be_removed_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault("before remove", errno.EPERM)
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     fault.armed = True
     with Store(tmp_path / "d") as store:
         store.write({"k": "1"})

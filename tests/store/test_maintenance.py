@@ -15,15 +15,15 @@ from kvs.journal.directory import DataDirectory
 from kvs.settings import DataSettings
 from kvs.store import maintenance
 from tests.helpers import SECONDS
-from tests.journal.builders import Files, Made, contents, files, put, read
+from tests.journal.builders import Files, JournalBuilder, contents, files, put, read
 from tests.journal.crash_child import killed_at_every_step, pairs_at, write
 from tests.journal.fake_storage import Fault, Gate, Kill, stepping
 from tests.journal.power_loss_storage import Record, Recorder
 
 
-def made() -> tuple[Made, Made, Made]:
+def made() -> tuple[JournalBuilder, JournalBuilder, JournalBuilder]:
     """Return three segments, each with pairs of its own."""
-    first = Made().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\n", 1)
+    first = JournalBuilder().group(b"WRITE [(a,1)]\n", 1).group(b"WRITE [(b,2)]\n", 1)
     second = first.next().group(b"WRITE [(c,3)]\n", 1)
     return first, second, second.next().group(b"WRITE [(d,4)]\n", 1)
 
@@ -178,7 +178,7 @@ def test_repair_cuts_any_kind_of_damage(tmp_path: Path) -> None:
         b"\x7fELF",
         first.data,
         second.data[: second.ends[0]],
-        Made(number=2, revision=2, store=b"f" * 16, previous=first.chain).data,
+        JournalBuilder(number=2, revision=2, store=b"f" * 16, previous=first.chain).data,
     ):
         is_clean = damage == second.data[: second.ends[0]]
         check_repair(directory, {**everything, second.name: damage}, 2)
@@ -191,9 +191,9 @@ def test_repair_cuts_any_kind_of_damage(tmp_path: Path) -> None:
 
 
 def test_damaged_snapshot_alone_is_not_repaired(tmp_path: Path) -> None:
-    snapshot = Made("snapshot", 3, 4).group(b"WRITE [(a,1)]\n", 0).group(b"# end 1\n", 0)
+    snapshot = JournalBuilder("snapshot", 3, 4).group(b"WRITE [(a,1)]\n", 0).group(b"# end 1\n", 0)
     data = flipped(snapshot.data, snapshot.ends[0] + 1)
-    put(tmp_path / "d", {snapshot.name: data, **files(Made(number=3, revision=4))})
+    put(tmp_path / "d", {snapshot.name: data, **files(JournalBuilder(number=3, revision=4))})
     before = contents(tmp_path / "d")
     with pytest.raises(CorruptionError) as caught:
         maintenance.repair(tmp_path / "d")
@@ -207,8 +207,10 @@ def test_damaged_snapshot_alone_is_not_repaired(tmp_path: Path) -> None:
 
 def test_damaged_snapshot_is_set_aside_for_older_files(tmp_path: Path) -> None:
     first, second, third = made()
-    older = Made("snapshot", 2, 2).group(b"WRITE [(a,1)(b,2)]\n", 0).group(b"# end 2\n", 0)
-    snapshot = Made("snapshot", 3, 3).group(b"WRITE [(a,1)(b,2)(c,3)]\n", 0)
+    older = (
+        JournalBuilder("snapshot", 2, 2).group(b"WRITE [(a,1)(b,2)]\n", 0).group(b"# end 2\n", 0)
+    )
+    snapshot = JournalBuilder("snapshot", 3, 3).group(b"WRITE [(a,1)(b,2)(c,3)]\n", 0)
     damaged = {snapshot.name: snapshot.data}
     for others in (files(first, second, third), files(older, second, third)):
         put(tmp_path / "d", {**damaged, **others})
@@ -253,7 +255,7 @@ def test_lost_revision_comes_from_valid_headers(tmp_path: Path) -> None:
     assert lost_up_to({**files(first), second.name: wrong}) == 2
     assert lost_up_to({**files(first, third), second.name: wrong}) == 4
     long = (
-        Made()
+        JournalBuilder()
         .group(b"WRITE [(a,1)]\n", 1)
         .group(b"#" + b"x" * (maintenance.BLOCK - 200) + b"\n", 0)
     )
@@ -315,7 +317,7 @@ def test_repair_killed_at_any_step_can_be_repeated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damaged", ["0000000002.journal", "0000000003.snapshot"])
 def test_repair_outlasts_a_power_loss(tmp_path: Path, damaged: str) -> None:
     first, second, third = made()
-    snapshot = Made("snapshot", 3, 3).group(b"WRITE [(a,1)(b,2)(c,3)]\n", 0)
+    snapshot = JournalBuilder("snapshot", 3, 3).group(b"WRITE [(a,1)(b,2)(c,3)]\n", 0)
     contents_of_it = files(first, second, third)
     contents_of_it[damaged] = {second.name: second.data[:-1], snapshot.name: snapshot.data}[damaged]
     put(tmp_path / "d", contents_of_it)

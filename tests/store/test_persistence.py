@@ -30,7 +30,7 @@ from kvs.store.subscriptions import Change, Watch
 from tests import strategies
 from tests.helpers import SECONDS, content, until, write_jobs
 from tests.journal.builders import contents, read
-from tests.journal.fake_storage import Count, Fault, Gate, put_in
+from tests.journal.fake_storage import Count, Fault, Gate, install
 from tests.model import Model
 from tests.store.background import in_background
 
@@ -171,7 +171,7 @@ def test_job_of_50000_commands_costs_tens_of_syncs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = Count()
-    put_in(monkeypatch, count)
+    install(monkeypatch, count)
     text = b"".join(b"WRITE [(k%d,v)]\nREAD [k%d]\n" % (n, n) for n in range(25_000))
     jobs = write_jobs(tmp_path / "jobs", {"a": text})
     with Store(tmp_path / "d") as store:
@@ -258,7 +258,7 @@ def test_backup_without_a_commit_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = Fault("before append")
-    put_in(monkeypatch, fault)
+    install(monkeypatch, fault)
     jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(k,1)]\nBACKUP\nREAD [k]\n"})
     errors: list[kvs.KvsError] = []
     store = Store(tmp_path / "d")

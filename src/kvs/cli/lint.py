@@ -38,7 +38,8 @@ def _lint_directory(path: str) -> bool:
             if not names:
                 print_result(f"{printable(path)}: no jobs")
             results = [
-                _lint_file(name, directory.shown(name), directory.descriptor) for name in names
+                _lint_file(name, directory.display_path_of(name), directory.descriptor)
+                for name in names
             ]
     except JobsDirectoryError as error:
         raise UsageError(str(error)) from error

@@ -48,10 +48,9 @@ def repair(options: argparse.Namespace) -> int:
         return 0
     print_result(f"{result.file}: at byte {result.offset}: {result.reason}")
     if result.saved_files:
-        action = "put aside" if result.lost_up_to is None else "cut there"
+        action = "set aside" if result.lost_up_to is None else "cut there"
         print_result(
-            f"{action}: {pluralize(result.bytes, 'byte')} taken away, and kept in "
-            f"{', '.join(result.saved_files)}"
+            f"{action}: {pluralize(result.bytes, 'byte')} moved to {', '.join(result.saved_files)}"
         )
     else:
         print_result("no bytes to save; a new, empty file replaces it")
@@ -63,11 +62,11 @@ def repair(options: argparse.Namespace) -> int:
 
 def _describe_loss(result: maintenance.RepairResult) -> str:
     if result.lost_up_to is None:
-        return "nothing is lost: what is older than the snapshot was still there"
-    lost = "lost is what followed" if result.revision else "nothing is left, lost is everything"
+        return "nothing is lost: the journal before the snapshot was complete"
+    lost = "later changes are lost" if result.revision else "all changes are lost"
     if result.lost_up_to > result.revision:
-        return f"{lost}, up to revision {result.lost_up_to} as far as can be made out"
-    return f"{lost}; how much that was cannot be made out"
+        return f"{lost}, at least up to revision {result.lost_up_to}"
+    return f"{lost}; their number is unknown"
 
 
 def dump(options: argparse.Namespace) -> int:

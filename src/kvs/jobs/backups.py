@@ -195,7 +195,7 @@ class JobBackups:
 
     def _add_report(self, line: int) -> BackupReport:
         number = len(self._report.backups) + 1
-        path = self._directory.shown(backup_name(self._report.name, number))
+        path = self._directory.display_path_of(backup_name(self._report.name, number))
         report = BackupReport(number, line, path)
         self._report.backups.append(report)
         return report

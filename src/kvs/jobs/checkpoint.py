@@ -137,7 +137,7 @@ class JobCheckpoint:
 
         """
         file = self._directory.open_output(self._name, job, self._synced)
-        path = self._directory.shown(self._name + OUTPUT_SUFFIX)
+        path = self._directory.display_path_of(self._name + OUTPUT_SUFFIX)
         output = JobOutput(file, path, self._store, self._synced)
         try:
             if self._unsynced_output:

@@ -78,7 +78,7 @@ class JobsDirectory(LockableDirectory):
             JobError: the job cannot be opened, or is not a regular file.
 
         """
-        return open_job(name + JOB_SUFFIX, self.shown(name + JOB_SUFFIX), self.descriptor)
+        return open_job(name + JOB_SUFFIX, self.display_path_of(name + JOB_SUFFIX), self.descriptor)
 
     def open_output(self, name: bytes, job: int, size: int = 0) -> int:
         """Open the output of the job `name`, which is open as `job`; return the descriptor.
@@ -147,7 +147,9 @@ class JobsDirectory(LockableDirectory):
             ) from error
 
     def _output_error(self, name: bytes, reason: str) -> JobError:
-        return JobError(self.shown(name + OUTPUT_SUFFIX), f"cannot open the output: {reason}")
+        return JobError(
+            self.display_path_of(name + OUTPUT_SUFFIX), f"cannot open the output: {reason}"
+        )
 
 
 def is_job(entry: bytes) -> bool:

@@ -49,7 +49,7 @@ class Job:
         self._name = name
         self._directory = directory
         self._context = context
-        self.report = JobReport(name, directory.shown(name + JOB_SUFFIX))
+        self.report = JobReport(name, directory.display_path_of(name + JOB_SUFFIX))
 
     def run(self, file: int | None = None) -> None:
         """Execute the job; every error is in the report, and is given to `on_error`.
@@ -113,7 +113,7 @@ class Job:
         """Warn if the output is not what the finished job wrote."""
         reason = checkpoint.find_output_change()
         if reason is not None:
-            path = self._directory.shown(self._name + OUTPUT_SUFFIX)
+            path = self._directory.display_path_of(self._name + OUTPUT_SUFFIX)
             self._context.on_error(JobOutputChangedWarning(path, reason))
 
 

@@ -174,7 +174,7 @@ class DataDirectory(LockableDirectory):
             return open_regular(name, flags, self.descriptor, held=self._open_descriptors)
         except OSError as error:
             raise DataDirectoryError(
-                self.shown(name), f"cannot open it: {os_error_text(error)}"
+                self.display_path_of(name), f"cannot open it: {os_error_text(error)}"
             ) from error
 
     def close_file(self, file: int) -> None:
@@ -265,7 +265,7 @@ class DataDirectory(LockableDirectory):
                 storage.sync_directory()
         except OSError as error:
             raise DataDirectoryError(
-                self.shown(name), f"cannot resume it: {os_error_text(error)}"
+                self.display_path_of(name), f"cannot resume it: {os_error_text(error)}"
             ) from error
         return Segment(file, number, checksum, size)
 
@@ -285,7 +285,7 @@ class DataDirectory(LockableDirectory):
                 storage.remove(name)
             except OSError as error:
                 reason = f"cannot remove it: {os_error_text(error)}"
-                raise DataDirectoryError(self.shown(name), reason) from error
+                raise DataDirectoryError(self.display_path_of(name), reason) from error
 
 
 def new_store_id() -> bytes:

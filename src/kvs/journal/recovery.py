@@ -159,7 +159,7 @@ class Recovery:
     def _expect_segment(self, number: int | None, expected: int) -> None:
         if number != expected:
             self.current_file = (FileKind.JOURNAL, expected)
-            name = self._directory.shown(file_name(FileKind.JOURNAL, expected))
+            name = self._directory.display_path_of(file_name(FileKind.JOURNAL, expected))
             reason = "this segment of the journal is missing"
             if number is not None and self.state.snapshot is None and not self.state.segments:
                 reason += f", or else {file_name(FileKind.SNAPSHOT, number).decode()}"
@@ -187,10 +187,10 @@ class Recovery:
         with self._open(FileKind.JOURNAL, number) as reader:
             header = reader.header
             if header.revision != state.revision:
-                reason = f"it goes on from revision {header.revision}, not from {state.revision}"
+                reason = f"it follows revision {header.revision}, not revision {state.revision}"
                 raise self._corruption(reader, 0, reason)
             if state.segments and header.previous_checksum != state.last_checksum:
-                raise self._corruption(reader, 0, "it does not go on from the segment before it")
+                raise self._corruption(reader, 0, "it does not follow the segment before it")
             state.store_id = header.store_id
             state.segments.append(number)
             for group in reader:
@@ -203,7 +203,7 @@ class Recovery:
             state.last_checksum, state.end = reader.last_checksum, reader.end
             state.journal_bytes += reader.end
             if reader.tail_state is TailState.TORN and last:
-                name = self._directory.shown(file_name(FileKind.JOURNAL, number))
+                name = self._directory.display_path_of(file_name(FileKind.JOURNAL, number))
                 state.torn = TornTail(name, reader.end, reader.size - reader.end, reader.reason)
             elif reader.tail_state is not TailState.CLEAN:
                 raise self._corruption(reader, reader.end, reader.reason)
@@ -212,7 +212,7 @@ class Recovery:
     def _open(self, kind: FileKind, number: int) -> Iterator[JournalReader]:
         """Open a file for reading, and check that its header has its name and this store's ID."""
         self.current_file = (kind, number)
-        name = self._directory.shown(file_name(kind, number))
+        name = self._directory.display_path_of(file_name(kind, number))
         file = self._directory.open_file(kind, number)
         try:
             reader = JournalReader(file)
@@ -244,4 +244,4 @@ class Recovery:
         return changes
 
     def _corruption(self, reader: JournalReader, offset: int, reason: str) -> CorruptionError:
-        return CorruptionError(self._directory.shown(reader.header.name), offset, reason)
+        return CorruptionError(self._directory.display_path_of(reader.header.name), offset, reason)

@@ -280,7 +280,7 @@ class LockableDirectory:
         """Unlock the directory. Idempotent."""
         self._lock.release()
 
-    def shown(self, name: bytes) -> str:
+    def display_path_of(self, name: bytes) -> str:
         """Return the path of the file `name` in the directory, made printable."""
         return printable(os.path.join(self.path, name))
 

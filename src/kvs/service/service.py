@@ -220,7 +220,7 @@ class JobService:
             return
         for name, is_new in due:
             if is_new:
-                self._log(f"{self._directory.files.shown(name + JOB_SUFFIX)}: found")
+                self._log(f"{self._directory.files.display_path_of(name + JOB_SUFFIX)}: found")
             self._pool.add(partial(self._run, self._directory, name))
 
     def _detach_directory(self, directory: WatchedDirectory) -> None:

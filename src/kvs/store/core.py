@@ -163,7 +163,7 @@ class StoreCore(NonCopyable):
         A finalizer that runs in such a thread must not wait for the compaction.
         """
         me = get_ident()
-        writes = self._data is not None and self._data.log.is_writer_thread
+        writes = self._data is not None and self._data.journal.is_writer_thread
         return writes or self._compacting[0] == me or me in self._compaction_blockers
 
     def _blocking_compaction(self, call: Callable[[], T]) -> T:
@@ -237,7 +237,7 @@ class StoreCore(NonCopyable):
         if not 0 <= start <= len(script) or budget < 0:
             raise ValueError(f"start {start} or budget {budget} is out of range")
         if self._data is not None:
-            self._data.log.check()
+            self._data.journal.check()
             if mark is not None and mark.job not in self._data.jobs:
                 raise ValueError(f"job {mark.job} of the mark is not known")
         try:
@@ -286,7 +286,7 @@ class StoreCore(NonCopyable):
             self._publication.publish()
             return revision
         if self._engine.revision:
-            raise StoreNotEmptyError(self._data.shown)
+            raise StoreNotEmptyError(self._data.display_path)
         return self.after_commit(self.execute(builder.build_write(pairs)).revision)
 
     @property
@@ -366,7 +366,7 @@ class StoreCore(NonCopyable):
     def failure(self) -> JournalWriteError | None:
         """The error of the journal, if it has failed: no more commands are executed."""
         self._check_process()
-        return None if self._data is None else self._data.log.failure
+        return None if self._data is None else self._data.journal.failure
 
     def on_failure(self, callback: Callable[[JournalWriteError], None]) -> Callable[[], None]:
         """Call `callback` once when the journal fails; return a function that cancels this.
@@ -374,7 +374,7 @@ class StoreCore(NonCopyable):
         A thread of the store calls it; if the journal has failed already, the calling thread does.
         """
         self._check_process()
-        return _do_nothing if self._data is None else self._data.log.on_failure(callback)
+        return _do_nothing if self._data is None else self._data.journal.on_failure(callback)
 
     def commit_point(self) -> CommitPoint:
         """Return the commit point of every change that is applied by now.
@@ -386,7 +386,7 @@ class StoreCore(NonCopyable):
 
         """
         self.check_open()
-        journal = None if self._data is None else self._data.log
+        journal = None if self._data is None else self._data.journal
         return CommitPoint(
             journal, self._publication.appended_count(), self._compacting, self._generation
         )
@@ -421,7 +421,7 @@ class StoreCore(NonCopyable):
 
         """
         self.check_open()
-        if self._data is not None and self._data.log.pending_bytes > MAX_BACKLOG_BYTES:
+        if self._data is not None and self._data.journal.pending_bytes > MAX_BACKLOG_BYTES:
             self.commit_point().wait()
 
     def record_job(self, change: "Callable[[JobRegistry], bytes]") -> None:
@@ -491,7 +491,7 @@ class StoreCore(NonCopyable):
                 try:
                     return self._write_snapshot(data)
                 except SnapshotError as error:
-                    if not data.made_room_after(error):
+                    if not data.free_space_after(error):
                         raise
                 return self._write_snapshot(data)
         finally:
@@ -518,13 +518,13 @@ def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence")
         except (SnapshotError, DataDirectoryError) as error:
             _warn(str(error))
         finally:
-            data.log.release()
+            data.journal.release()
 
     try:
         Thread(target=compact, name="kvs-compaction", daemon=True).start()
     except RuntimeError as error:  # no thread can be started
-        data.log.release()
-        _warn(f"{data.shown}: no compaction: {error}")
+        data.journal.release()
+        _warn(f"{data.display_path}: no compaction: {error}")
 
 
 def _close_unclosed(publication: Publication, data: "Persistence", generation: int) -> None:
@@ -532,7 +532,7 @@ def _close_unclosed(publication: Publication, data: "Persistence", generation: i
     if generation == forks.generation():
         publication.publish()
         data.close()
-        warn_unclosed(f"store with the data directory {data.shown}")
+        warn_unclosed(f"store with the data directory {data.display_path}")
 
 
 class _Dropped:

@@ -271,7 +271,7 @@ class _Repair:
                 copy.discard()
                 raise
             self._storage.commit(copy)
-            self._saved_files.append(self._directory.shown(copy.name))
+            self._saved_files.append(self._directory.display_path_of(copy.name))
         finally:
             os.close(source)
 

@@ -148,7 +148,7 @@ class Persistence:
         try:
             call_uninterrupted(partial(self._start, recovered, started_at))
         except OSError as error:
-            raise DataDirectoryError(self.shown, os_error_text(error)) from error
+            raise DataDirectoryError(self.display_path, os_error_text(error)) from error
 
     def _start(self, recovered: RecoveredState | None, started_at: float) -> None:
         """Start the journal's writer thread; in a thread that no signal handler interrupts."""
@@ -175,15 +175,15 @@ class Persistence:
         """Value of `JournalQueue.written_bytes` at which the journal is to be compacted."""
         self._bytes_at_snapshot = 0
         """Value of `JournalQueue.written_bytes` at the rotation for the last snapshot."""
-        self.log = JournalQueue(segment, revision, self._settings.segment_bytes)
+        self.journal = JournalQueue(segment, revision, self._settings.segment_bytes)
         self._writer = JournalWriter(
-            self.log,
+            self.journal,
             self._storage,
             segment,
             revision,
             self._settings,
             store_id=store_id,
-            display_path=self.shown,
+            display_path=self.display_path,
             on_group_written=self._request_due_compaction,
             find_tampering=self._renew_reserve_and_find_tampering,
             on_disk_full=self._free_space,
@@ -201,9 +201,9 @@ class Persistence:
         return self._settings.fsync != "never"
 
     @property
-    def shown(self) -> str:
+    def display_path(self) -> str:
         """Path of the directory for messages."""
-        return self._directory.shown(b"").rstrip("/") or "/"
+        return self._directory.display_path_of(b"").rstrip("/") or "/"
 
     def steps(self, batch: ChangeBatch, on_commit: Callable[[], None] | None) -> list[Step]:
         """Return the steps that append a change batch, and its job's checkpoint, to the journal.
@@ -217,11 +217,11 @@ class Persistence:
         """
         lines = batch.lines
         if batch.job is None:
-            return self.log.steps(lines, batch.change_count, on_commit)
+            return self.journal.steps(lines, batch.change_count, on_commit)
         offset, output = batch.offset, batch.output
         lines += encode_progress(batch.job, offset, output)
         return [
-            *self.log.steps(lines, batch.change_count, on_commit),
+            *self.journal.steps(lines, batch.change_count, on_commit),
             *self.jobs[batch.job].advance_steps(offset, output),
         ]
 
@@ -233,7 +233,7 @@ class Persistence:
 
         """
         if self._has_writer_thread:
-            self.log.close(then=self._directory.close)
+            self.journal.close(then=self._directory.close)
         else:
             self._directory.close()
 
@@ -259,16 +259,16 @@ class Persistence:
 
             logging.getLogger("kvs.store").warning(
                 "%s: %s; using the reserve and compacting the journal; free disk space",
-                self.shown,
+                self.display_path,
                 os_error_text(error),
             )
-        self.log.hold()
+        self.journal.hold()
         self.on_compaction_due()
         return True
 
     def _request_due_compaction(self) -> None:
-        if self.log.written_bytes >= self._compact_at_bytes:
-            self._compact_at_bytes = self.log.written_bytes + self._compaction_threshold()
+        if self.journal.written_bytes >= self._compact_at_bytes:
+            self._compact_at_bytes = self.journal.written_bytes + self._compaction_threshold()
             self.on_compaction_due()
 
     @contextlib.contextmanager
@@ -278,9 +278,9 @@ class Persistence:
             try:
                 yield
             finally:
-                self.log.release()
+                self.journal.release()
 
-    def made_room_after(self, error: SnapshotError) -> bool:
+    def free_space_after(self, error: SnapshotError) -> bool:
         """Free the reserve if `error` is a full disk or quota; return whether space was freed."""
         return error.errno in DISK_FULL_ERRNOS and self.reserve.release()
 
@@ -292,7 +292,7 @@ class Persistence:
                 may take all the space, so that the journal could not be written any more.
 
         """
-        name = f"{self.shown}: compaction"
+        name = f"{self.display_path}: compaction"
         try:
             self._writer.presync()
             free = os.fstatvfs(self._directory.descriptor)
@@ -308,7 +308,7 @@ class Persistence:
 
     def _max_compaction_bytes(self) -> int:
         """Return an upper bound of the bytes that a compaction takes: a snapshot and a segment."""
-        written_bytes = self.log.written_bytes - self._bytes_at_snapshot
+        written_bytes = self.journal.written_bytes - self._bytes_at_snapshot
         journal = self._snapshot_bytes + self._bytes_since_snapshot + written_bytes
         pairs = len(self._engine)
         lines = self._engine.max_dump_bytes() + PAIR_BYTES * pairs + self.jobs.max_dump_bytes()
@@ -326,7 +326,7 @@ class Persistence:
 
         """
         try:
-            rotation = self.log.rotate()
+            rotation = self.journal.rotate()
         except KvsError:
             snapshot.discard()
             raise
@@ -347,7 +347,9 @@ class Persistence:
             JournalWriteError: the journal has failed.
 
         """
-        info = snapshot.finish(lambda: self.log.wait(rotation.appended_count), self._storage.commit)
+        info = snapshot.finish(
+            lambda: self.journal.wait(rotation.appended_count), self._storage.commit
+        )
         self._snapshot_bytes = info.bytes
         self._bytes_since_snapshot = 0
         self._bytes_at_snapshot = rotation.written_bytes

@@ -84,7 +84,7 @@ class Publication:
         """
         if self.data is None:
             return 0
-        journal = self.data.log
+        journal = self.data.journal
         self.publish()
         if journal.appended_revision < self._engine.revision:
             # Another call is within the engine. Only then does this take the engine's lock.
@@ -149,9 +149,9 @@ class Publication:
         """
         with self._job_lock:
             self._publish_all()
-            data.log.check()
+            data.journal.check()
             if lines := change(data.jobs):
-                data.log.append(lines, 0)
+                data.journal.append(lines, 0)
 
     def begin_compaction(self, writer: "SnapshotWriter", data: "Persistence") -> "RotationPoint":
         """Fork the child that writes a snapshot, and begin the segment after it.

@@ -13,7 +13,7 @@
 //     replaced segment is retired, not freed.
 //
 // Limits: keys whose tags are equal cannot be split; their segment grows in one piece, and searches
-// in it are linear. The hash has a secret key, so nobody outside the process can choose such keys.
+// in it are linear. The hash has a secret key, so no other process can choose such keys.
 //
 // Locking: the engine's lock guards everything but `prefetch_slot` and `prefetch_record`.
 #pragma once
