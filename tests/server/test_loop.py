@@ -35,7 +35,7 @@ def test_calls_from_other_threads_run_in_order_and_wake_loop(loop: EventLoop) ->
     assert called == list(range(9))
 
 
-def test_more_calls_than_the_wakeup_pipe_holds_all_run(loop: EventLoop) -> None:
+def test_many_calls_before_a_turn_all_run_in_order(loop: EventLoop) -> None:
     called: list[int] = []
     for number in range(100_000):
         loop.call_soon_threadsafe(partial(called.append, number))

@@ -33,7 +33,6 @@ Invariants:
 import contextlib
 import ctypes
 import operator
-import os
 import select
 import weakref
 from collections import deque
@@ -48,6 +47,7 @@ from kvs.concurrency.atomic import Step, atomically, exhaust
 from kvs.concurrency.resources import NonCopyable
 from kvs.errors import SessionClosedError
 from kvs.posix import fifos
+from kvs.posix.wakeup import Wakeup
 from kvs.protocol import frames
 from kvs.protocol.replies import (
     ExecuteReply,
@@ -76,21 +76,6 @@ _libc = ctypes.PyDLL(None)
 _PERMIT = object()
 
 
-class _Eventfd:
-    """An eventfd(2), closed when the last reference to it is dropped."""
-
-    def __init__(self) -> None:
-        self._descriptors: deque[int] = deque()
-        self._descriptors.extend(map(os.eventfd, (0,), (os.EFD_NONBLOCK | os.EFD_CLOEXEC,)))
-
-    def fileno(self) -> int:
-        return self._descriptors[0]
-
-    def __del__(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-
-
 class Transport(NonCopyable):
     """The client's ends of the three pipes of a session.
 
@@ -112,7 +97,7 @@ class Transport(NonCopyable):
         """Open descriptors, until the call that closes each."""
         forks.close_group_in_children(self._open)
         self._poll = select.epoll()
-        self._activity = _Eventfd()
+        self._activity = Wakeup()
         """Added to after every read(2), and at the end of the session; never read."""
         self._monitors: deque[select.epoll] = deque()
         """Monitors that no thread uses."""
@@ -308,7 +293,7 @@ class Transport(NonCopyable):
                 partial(self._open.index, descriptor),
                 partial(chunk.extend, read),
                 partial(self._received.append, chunk),
-                partial(os.eventfd_write, self._activity.fileno(), 1),
+                self._activity.wake_step,
             )
         except ValueError:
             return -1
@@ -367,7 +352,7 @@ class Transport(NonCopyable):
         # Now `fileno` stays readable: else a thread that polls it would block forever.
         with contextlib.suppress(FileExistsError):
             self._poll.register(self._activity.fileno(), select.EPOLLIN)
-        os.eventfd_write(self._activity.fileno(), 1)
+        self._activity.wake()
 
     def _track(self, descriptor: int) -> int:
         self._open.append(descriptor)

@@ -1,14 +1,14 @@
 """One thread's event loop: descriptors (epoll(7)), timers, and calls from other threads."""
 
-import contextlib
 import heapq
 import itertools
-import os
 import select
 import time
 from collections import deque
 from collections.abc import Callable
-from threading import Lock, RLock
+from threading import Lock
+
+from kvs.posix.wakeup import Wakeup
 
 IN, OUT, HUP, ERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR
 """Events of epoll_ctl(2). HUP and ERR are reported even where no event was requested."""
@@ -48,24 +48,17 @@ class EventLoop:
         self._sweep_at = TIMER_SWEEP_THRESHOLD
         self._numbers = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
-        self._wakeup, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wake_lock = RLock()  # reentrant: a signal handler may interrupt its own thread
-        """Locking: held to close, and to write to `_wake`, which never blocks."""
-        self._closed = False  # guarded by _wake_lock
+        self._wakeup = Wakeup()
         self._awake = False
         """Whether the loop is not in epoll_wait(2), and will examine `_soon` before it is."""
         self._dispatching = Lock()
         """Locking: held while the callbacks of one turn run."""
         self._turn_ends_at = 0.0
-        self.register(self._wakeup, IN, self._on_wakeup)
+        self.register(self._wakeup.fileno(), IN, self._on_wakeup)
 
     def close(self) -> None:
-        """Close the loop's own descriptors. `call_soon_threadsafe` does nothing afterwards."""
-        with self._wake_lock:
-            self._closed = True
+        """Close the epoll instance. `call_soon_threadsafe` has no effect afterwards."""
         self._epoll.close()
-        os.close(self._wakeup)
-        os.close(self._wake)
 
     def register(self, descriptor: int, events: int, ready: Ready) -> None:
         """Call `ready` whenever `descriptor` has one of `events`, or HUP or ERR."""
@@ -97,14 +90,8 @@ class EventLoop:
         self._soon.append(call)
         # The loop clears `_awake` before it examines `_soon`. So `_awake` must be read after the
         # append: if it is still set, the loop will find the call.
-        if self._awake:
-            return
-        with (
-            self._wake_lock,
-            contextlib.suppress(BlockingIOError),
-        ):  # the pipe is full: the loop will wake
-            if not self._closed:
-                os.write(self._wake, b"x")
+        if not self._awake:
+            self._wakeup.wake()
 
     def run_once(self) -> None:
         """Run one turn: wait for events, timers or calls, and run their callbacks."""
@@ -149,4 +136,4 @@ class EventLoop:
         return max(0, self._timers[0][0] - time.monotonic())
 
     def _on_wakeup(self, _events: int) -> None:
-        os.read(self._wakeup, 65536)
+        self._wakeup.clear()
