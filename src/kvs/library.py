@@ -321,7 +321,8 @@ class Store(NonCopyable):
         try:
             call_uninterrupted(begin)
             self._core.fork_snapshot(writers[0])
-            return writers[0].finish(self._core.commit_point().wait)
+            # No return here: CPython could run a signal handler between it and `close_all`.
+            info = writers[0].finish(self._core.commit_point().wait)
         except BaseException as error:
             for writer in writers:
                 writer.cancel()
@@ -330,6 +331,7 @@ class Store(NonCopyable):
             raise
         finally:
             close_all()
+        return info
 
     def restore(self, path: Path) -> int:
         """Replace all pairs by those of the backup at `path`, as one change; return its revision.

@@ -48,7 +48,7 @@ EXTENT = re.compile(
 def extent(data: Path, reason: str, ended: Ended) -> tuple[int, int]:
     """Check the message of a failed journal; return the last revisions synced and written."""
     start = f"{data}: cannot write the journal: {reason}; "
-    [line] = [line for line in ended.lines if "the journal cannot be written" in line]
+    [line] = [line for line in ended.lines if "cannot write the journal" in line]
     before, _, rest = line.partition(start)
     assert before.endswith(": ")
     match = EXTENT.fullmatch(rest)
