@@ -37,6 +37,10 @@ raised but recorded in the report, and passed to `on_error` of `Store.run_jobs`.
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 SPECIAL = ("__len__", "__contains__", "__iter__", "__aiter__", "__getitem__", "__setitem__",
            "__delitem__")  # fmt: skip
+"""Special methods that are part of the API where a class defines them."""
+
+CONSTRUCTED = ("Store",)
+"""Classes with a constructor that programs call; KVS constructs the others."""
 
 
 def library_page() -> str:
@@ -164,10 +168,9 @@ def _is_property(statement: ast.stmt) -> TypeGuard[Definition]:
 def _public_methods(node: ast.ClassDef) -> Iterator[Definition]:
     for statement in node.body:
         if isinstance(statement, Definition) and not _is_property(statement):
-            if statement.name == "__init__" or statement.name in SPECIAL:
-                if ast.get_docstring(statement):
-                    yield statement
-            elif not statement.name.startswith("_"):
+            is_constructor = statement.name == "__init__" and node.name in CONSTRUCTED
+            is_public = statement.name in SPECIAL or not statement.name.startswith("_")
+            if is_constructor or is_public:
                 yield statement
 
 
