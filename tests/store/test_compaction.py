@@ -148,7 +148,7 @@ def test_finalizer_during_a_fork_does_not_deadlock(
         if not compactions:
             compactions.append(threading.Thread(target=compact))
             compactions[0].start()
-            until(lambda: store._core._compacting[0])
+            until(lambda: store._core._compaction.is_running)
             method(store)  # as a finalizer may, in the thread that forks
         fork(snapshot, revision, pairs, blocks)
 

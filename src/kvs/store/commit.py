@@ -1,10 +1,10 @@
 """A commit point: when results that depend on a moment of the store may be released."""
 
 from collections.abc import Callable
-from threading import get_ident
 from typing import TYPE_CHECKING
 
 from kvs.concurrency import forks
+from kvs.store.compaction import CompactionTurn
 
 if TYPE_CHECKING:
     from kvs.journal.queue import JournalQueue
@@ -21,18 +21,19 @@ class CommitPoint:
     `InheritedByForkError`.
     """
 
-    __slots__ = ("_compacting", "_count", "_generation", "_journal")
+    __slots__ = ("_compaction", "_count", "_generation", "_journal")
 
     def __init__(
-        self, journal: "JournalQueue | None", count: int, compacting: list[int], generation: int
+        self,
+        journal: "JournalQueue | None",
+        count: int,
+        compaction: CompactionTurn,
+        generation: int,
     ) -> None:
-        """Stand for the first `count` appends to `journal`; None is a store in memory.
-
-        `compacting` holds the identifier of the thread that compacts, or 0.
-        """
+        """Stand for the first `count` appends to `journal`; None is a store in memory."""
         self._journal = journal
         self._count = count
-        self._compacting = compacting
+        self._compaction = compaction
         self._generation = generation
 
     @property
@@ -52,7 +53,7 @@ class CommitPoint:
 
         """
         self._check_process()
-        if self._journal is not None and self._compacting[0] != get_ident():
+        if self._journal is not None and not self._compaction.is_running_here:
             self._journal.wait(self._count)
 
     def on_commit(self, callback: Callable[[], None]) -> None:

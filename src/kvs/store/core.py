@@ -14,13 +14,12 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from threading import Thread, get_ident
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from kvs.concurrency import forks
-from kvs.concurrency.atomic import atomically
 from kvs.concurrency.resources import NonCopyable, warn_unclosed
-from kvs.concurrency.waiters import Waiters, call_uninterrupted, fork_uninterrupted
+from kvs.concurrency.waiters import call_uninterrupted, fork_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor, TableView
 from kvs.engine.selection import create_engine
 from kvs.errors import (
@@ -35,6 +34,7 @@ from kvs.posix.files import check_path
 from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.commit import CommitPoint
+from kvs.store.compaction import CompactionTurn
 from kvs.store.publication import Publication
 from kvs.store.subscriptions import Outbox, Subscriptions
 from kvs.text import os_error_text, printable
@@ -93,14 +93,9 @@ class StoreCore(NonCopyable):
         """The generation of the process that may use this object; `_CLOSED` after `close`."""
         self._engine = create_engine()
         self._publication = Publication(self._engine)
-        self._compacting = [0]
-        """Identifier of the thread that compacts, or 0."""
-        self._compacted = Waiters()
-        """Threads that wait for the end of a compaction."""
+        self._compaction = CompactionTurn()
         self._close_after_compaction = False
         """Whether the compaction closes the store when it ends."""
-        self._compaction_blockers: list[int] = []
-        """Identifiers of threads that fork or record a job, for which a compaction waits."""
         self._data: Persistence | None = None
         self._finalizer: weakref.finalize[..., StoreCore] | None = None
         if data is not None:
@@ -144,11 +139,11 @@ class StoreCore(NonCopyable):
         self._generation = _CLOSED
         if self._data is None:
             return
-        if self._may_block_compaction():
+        if self._must_not_wait(self._data):
             self._close_after_compaction = True
-            if self._compacting[0]:
+            if self._compaction.is_running:
                 return
-        self._compacted.wait_for(lambda: not self._compacting[0])
+        self._compaction.wait_until_ended()
         self._close_data(self._data)
 
     def _close_data(self, data: "Persistence") -> None:
@@ -157,23 +152,9 @@ class StoreCore(NonCopyable):
         if self._finalizer is not None:
             self._finalizer.detach()
 
-    def _may_block_compaction(self) -> bool:
-        """Return whether a compaction may wait for the calling thread, or runs in it.
-
-        A finalizer that runs in such a thread must not wait for the compaction.
-        """
-        me = get_ident()
-        writes = self._data is not None and self._data.journal.is_writer_thread
-        return writes or self._compacting[0] == me or me in self._compaction_blockers
-
-    def _blocking_compaction(self, call: Callable[[], T]) -> T:
-        """Call `call` and return its result; a compaction may wait for this thread meanwhile."""
-        me = get_ident()
-        self._compaction_blockers.append(me)
-        try:
-            return call()
-        finally:
-            self._compaction_blockers.remove(me)
+    def _must_not_wait(self, data: "Persistence") -> bool:
+        """Return whether a compaction may wait for the calling thread, so that it must not wait."""
+        return data.journal.is_writer_thread or self._compaction.involves_this_thread
 
     def _drop(self) -> None:
         """Free the memory of the parent's store, in a forked child."""
@@ -318,7 +299,7 @@ class StoreCore(NonCopyable):
 
         self.check_open()
         fork_uninterrupted(
-            partial(self._blocking_compaction, partial(self._engine.with_locked_view, fork))
+            partial(self._compaction.blocking, partial(self._engine.with_locked_view, fork))
         )
 
     # Subscriptions.
@@ -388,7 +369,7 @@ class StoreCore(NonCopyable):
         self.check_open()
         journal = None if self._data is None else self._data.journal
         return CommitPoint(
-            journal, self._publication.appended_count(), self._compacting, self._generation
+            journal, self._publication.appended_count(), self._compaction, self._generation
         )
 
     def after_commit(self, result: T) -> T:
@@ -439,7 +420,7 @@ class StoreCore(NonCopyable):
             raise ValueError("a store in memory has no records of jobs")
         call_uninterrupted(
             partial(
-                self._blocking_compaction, partial(self._publication.record_job, change, self._data)
+                self._compaction.blocking, partial(self._publication.record_job, change, self._data)
             )
         )
 
@@ -463,8 +444,8 @@ class StoreCore(NonCopyable):
         data = self._data
         if data is None:
             return None
-        if self._may_block_compaction():
-            if not self._compacting[0]:
+        if self._must_not_wait(data):
+            if not self._compaction.is_running:
                 data.on_compaction_due()
             return None
         return fork_uninterrupted(partial(self._compact, data, wait=True))
@@ -474,17 +455,8 @@ class StoreCore(NonCopyable):
 
         Must run in a thread that no signal handler interrupts.
         """
-        me = get_ident()
-        while True:
-            with contextlib.suppress(ValueError):
-                atomically(
-                    partial(self._compacting.index, 0),
-                    partial(self._compacting.__setitem__, 0, me),
-                )
-                break
-            if not wait:
-                return None
-            self._compacted.wait_for(lambda: not self._compacting[0])
+        if not self._compaction.begin(wait=wait):
+            return None
         try:
             self.check_open()
             with data.compacting():
@@ -495,8 +467,7 @@ class StoreCore(NonCopyable):
                         raise
                 return self._write_snapshot(data)
         finally:
-            self._compacting[0] = 0
-            self._compacted.notify_all()
+            self._compaction.end()
             if self._close_after_compaction:
                 self._close_data(data)
 
