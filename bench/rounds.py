@@ -72,7 +72,7 @@ class Rounds:
                 ratios={
                     base: _ratio(rounds, others)
                     for base, others in values.items()
-                    if base != system
+                    if base != system and all(others)  # a figure in bytes may be 0
                 },
                 rounds=rounds,
             )

@@ -73,6 +73,13 @@ def test_workload_counts_operations_and_leaves_unmeasured_systems_out() -> None:
     assert rate.systems == {KVS: Figure(3, 2, 4, {}, [4, 2])}
 
 
+def test_workload_has_no_ratio_to_a_figure_of_zero() -> None:
+    rounds = Rounds([lambda: {"one": 2.0, "other": 0.0}], 2)
+    workload = rounds.workload("w", "bytes", {"A": "one", "B": "other"}, unit=BYTES)
+    assert workload.systems["A"].ratios == {}
+    assert workload.systems["B"].ratios == {"A": 0.0}
+
+
 def test_joined_workload_has_the_systems_of_all() -> None:
     one = Workload("w", "label", SECONDS, {KVS: Figure(1, 1, 1)})
     other = Workload("w", "label", SECONDS, {REDIS: Figure(2, 2, 2)})
