@@ -48,17 +48,20 @@ class EventLoop:
         self._sweep_at = TIMER_SWEEP_THRESHOLD
         self._numbers = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
-        self._wakeup = Wakeup()
+        wakeup = Wakeup()
+        self._wakeup: Wakeup | None = wakeup
+        """Interrupts epoll_wait(2); None once the loop is closed."""
         self._awake = False
         """Whether the loop is not in epoll_wait(2), and will examine `_soon` before it is."""
         self._dispatching = Lock()
         """Locking: held while the callbacks of one turn run."""
         self._turn_ends_at = 0.0
-        self.register(self._wakeup.fileno(), IN, self._on_wakeup)
+        self.register(wakeup.fileno(), IN, self._on_wakeup)
 
     def close(self) -> None:
-        """Close the epoll instance. `call_soon_threadsafe` has no effect afterwards."""
+        """Close the loop's own descriptors. `call_soon_threadsafe` has no effect afterwards."""
         self._epoll.close()
+        self._wakeup = None  # closed once no other thread is within `wake`
 
     def register(self, descriptor: int, events: int, ready: Ready) -> None:
         """Call `ready` whenever `descriptor` has one of `events`, or HUP or ERR."""
@@ -90,8 +93,8 @@ class EventLoop:
         self._soon.append(call)
         # The loop clears `_awake` before it examines `_soon`. So `_awake` must be read after the
         # append: if it is still set, the loop will find the call.
-        if not self._awake:
-            self._wakeup.wake()
+        if not self._awake and (wakeup := self._wakeup) is not None:
+            wakeup.wake()
 
     def run_once(self) -> None:
         """Run one turn: wait for events, timers or calls, and run their callbacks."""
@@ -136,4 +139,5 @@ class EventLoop:
         return max(0, self._timers[0][0] - time.monotonic())
 
     def _on_wakeup(self, _events: int) -> None:
-        self._wakeup.clear()
+        if self._wakeup is not None:
+            self._wakeup.clear()
