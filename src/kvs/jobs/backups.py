@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from threading import Condition, Thread
 
-from kvs.errors import BackupError, JournalWriteError, SnapshotError
+from kvs.errors import BackupError, JournalWriteError, SnapshotError, StoreClosedError
 from kvs.jobs.checkpoint import JobCheckpoint
 from kvs.jobs.directory import BACKUP_SUFFIX, JobsDirectory
 from kvs.jobs.report import BackupReport, ErrorCallback, JobReport
@@ -174,7 +174,7 @@ class JobBackups:
         except SnapshotError as error:
             self._slots.remove(writer)
             on_end(error)
-        except JournalWriteError as error:
+        except (JournalWriteError, StoreClosedError) as error:
             writer.cancel()
             self._slots.remove(writer)
             on_end(SnapshotError(report.file, str(error)))
