@@ -320,8 +320,8 @@ def test_signal_during_cleanup_does_not_interrupt_it(runtime: Path, served: Serv
     program = (
         "import os, signal, sys, kvs.cli\n"
         "unlink = os.unlink\n"
-        "def unlink_and_signal(path):\n"
-        "    unlink(path)\n"
+        "def unlink_and_signal(path, **options):\n"
+        "    unlink(path, **options)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "import kvs.client.handshake\n"
         "await_answer = kvs.client.handshake._Handshake._await_answer\n"

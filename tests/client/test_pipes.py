@@ -237,3 +237,13 @@ def test_registration_pipe_writable_by_others_is_shared(tmp_path: Path, shared_m
     if os.geteuid() == 0:
         os.chown(path, 65534, 65534)
         assert is_shared(path.stat())
+
+
+def test_lock_file_with_a_second_name_is_refused(runtime: Path) -> None:
+    create_pipes("me").remove()
+    (runtime / "other").touch()
+    (runtime / "me.lock").hardlink_to(runtime / "other")
+    with pytest.raises(PipeDirectoryError, match=r"/me\.lock: .*a hard link; remove it"):
+        create_pipes("me")
+    for path in runtime.iterdir():
+        path.unlink()

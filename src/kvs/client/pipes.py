@@ -18,21 +18,19 @@ Invariants:
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
 import weakref
-from collections import deque
 from functools import partial
 from itertools import count
 from secrets import token_urlsafe
 
 from kvs.concurrency import forks
-from kvs.concurrency.atomic import atomically
 from kvs.concurrency.resources import NonCopyable
 from kvs.errors import ClientIdInUseError, InvalidClientIdError, PipeDirectoryError
 from kvs.posix import fifos
+from kvs.posix.locks import FileLockedError, LockFile
 from kvs.protocol.frames import Connect
 from kvs.text import os_error_text, printable
 
@@ -64,7 +62,8 @@ class ClientPipes(NonCopyable):
 
         Raises:
             ClientIdInUseError: another client uses the name.
-            OSError: a system call failed.
+            PipeDirectoryError: the lock file cannot be opened, locked or written.
+            OSError: a pipe cannot be created.
 
         """
         base = os.path.join(directory, name)
@@ -73,15 +72,12 @@ class ClientPipes(NonCopyable):
         paths = _secret_paths(secret) if shared else private
         self.connect = Connect(*paths)
         """The connect frame that names the pipes."""
-        self._lock: deque[int] = deque()
-        """The descriptor of the lock file while it is open."""
-        self._remove = partial(
-            _remove, [*paths, base + LOCK_SUFFIX], self._lock, forks.generation()
-        )
+        lock = LockFile(base + LOCK_SUFFIX, mode=0o600)
+        self._remove = partial(_remove, paths, lock, forks.generation())
         self._finalizer = weakref.finalize(self, self._remove)
-        forks.close_group_in_children(self._lock)
         try:
-            orphaned = _lock(base + LOCK_SUFFIX, name, secret, self._lock)
+            previous = _acquire(lock, base + LOCK_SUFFIX, name, note=secret)
+            orphaned = _secret_paths(previous) if _SECRET.fullmatch(previous) else []
             for path in (*private, *orphaned):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
@@ -204,72 +200,27 @@ def _make_directory(directory: bytes, mode: int) -> None:
         raise PipeDirectoryError(printable(directory), os_error_text(error)) from error
 
 
-def _lock(path: bytes, name: bytes, secret: bytes, held: deque[int]) -> list[bytes]:
-    """Lock the file at `path`, created if needed, and write the PID and `secret` to it.
-
-    The open file is appended to `held`. Return the secret paths that the previous owner of the name
-    may have left behind.
+def _acquire(lock: LockFile, path: bytes, name: bytes, note: bytes) -> bytes:
+    """Acquire `lock`, the lock file `path` of the client `name`, with a note; return the last note.
 
     Raises:
-        ClientIdInUseError: another process holds the lock.
+        ClientIdInUseError: another client holds it.
+        PipeDirectoryError: it cannot be opened, locked or written.
 
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    while True:
-        held.extend(map(os.open, (path,), (flags,), (0o600,)))
-        [file] = held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid, _ = _read_lock(file)
-            raise ClientIdInUseError(
-                name.decode("ascii"), int(pid) if pid.isdigit() else None
-            ) from None
-        if _is_same_file(file, path):
-            os.fchmod(file, 0o600)  # the umask may have removed some bits
-            _, previous = _read_lock(file)
-            os.ftruncate(file, 0)
-            os.pwrite(file, b"%d\n%b" % (os.getpid(), secret), 0)
-            return _secret_paths(previous) if previous else []
-        _close(held)  # the process that held the lock has just removed the file
+    try:
+        return lock.acquire(note)
+    except FileLockedError as error:
+        raise ClientIdInUseError(name.decode("ascii"), error.pid) from None
+    except OSError as error:
+        raise PipeDirectoryError(printable(path), os_error_text(error)) from error
 
 
-def _read_lock(file: int) -> tuple[bytes, bytes]:
-    """Return PID and secret name in a lock file; empty if missing, or if the name is not valid."""
-    pid, _, secret = os.pread(file, 64, 0).partition(b"\n")
-    return pid, secret if _SECRET.fullmatch(secret) else b""
-
-
-def _is_same_file(file: int, path: bytes) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file), os.lstat(path))
-    return False
-
-
-def _remove(paths: list[bytes], lock: deque[int], generation: int) -> None:
+def _remove(paths: list[bytes], lock: LockFile, generation: int) -> None:
     if forks.generation() != generation:
         return  # the parent still uses them
-    for file in list(lock):
-        if _try_lock(file, lock, paths[-1]):
-            for path in paths:  # the lock file last: until then an interrupted call can be repeated
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-    _close(lock)
-    forks.stop_closing_group(lock)
-
-
-def _try_lock(file: int, lock: deque[int], path: bytes) -> bool:
-    """Take the lock at `path` if it is free; return whether this process holds the lock.
-
-    An exception may have come between open(2) and flock(2).
-    """
-    with contextlib.suppress(OSError, ValueError):
-        flags = fcntl.LOCK_EX | fcntl.LOCK_NB
-        atomically(partial(lock.index, file), partial(fcntl.flock, file, flags))
-        return _is_same_file(file, path)
-    return False
-
-
-def _close(descriptors: deque[int]) -> None:
-    for descriptor in list(descriptors):
-        forks.close_once(descriptors, descriptor)
+    if lock.is_held:
+        for path in paths:  # the lock file last: until then an interrupted call can be repeated
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+    lock.release()
