@@ -72,6 +72,23 @@ def test_compaction_leaves_a_snapshot_and_an_empty_segment(tmp_path: Path) -> No
     assert Store().compact() is None
 
 
+def test_compaction_ended_before_its_fork_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_data: Persistence, _snapshot: SnapshotWriter, _view: TableView) -> RotationPoint:
+        raise MemoryError
+
+    with Store(tmp_path / "d") as store:
+        store.write({"a": "1"})
+        before = os.listdir("/proc/self/fd"), set(contents(tmp_path / "d"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Persistence, "begin_compaction", interrupt)
+            with pytest.raises(MemoryError):
+                store.compact()
+        assert (os.listdir("/proc/self/fd"), set(contents(tmp_path / "d"))) == before
+        assert store.compact() is not None
+
+
 def test_snapshot_has_the_write_of_a_finalizer_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

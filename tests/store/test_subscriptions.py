@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kvs import DataSettings, InvalidWordError, Store
 from kvs.concurrency.atomic import atomically
 from kvs.errors import SlowConsumerError
+from kvs.store.core import StoreCore
 from kvs.store.subscriptions import CHANGE_BYTES, Change, Outbox, Reader, Subscriptions
 from tests.helpers import until
 from tests.opcodes import at_opcode
@@ -102,6 +103,25 @@ def test_commit_releases_changes_while_a_key_is_added(tmp_path: Path) -> None:
             if not reached:
                 break
     assert number > 20
+
+
+def test_interrupted_subscribe_leaves_no_watched_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StoreCore()
+    subscriptions = Subscriptions(Change)
+    store.add_subscriptions(subscriptions)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._publication, "publish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.subscribe(subscriptions, Reader(held=False).outbox, b"a")
+    store.execute(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._publication, "publish", lambda: None)
+        store.execute(b"WRITE [(a,1)]\n")
+        assert not store._engine.has_batches
 
 
 def test_outbox_gets_no_change_after_unsubscribe(

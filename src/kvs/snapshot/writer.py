@@ -142,10 +142,6 @@ class SnapshotWriter:
         """Change the final name of the file, before `finish`."""
         self._replacement.name = name
 
-    def discard(self) -> None:
-        """Remove the temporary file, in place of `fork`."""
-        self._replacement.discard()
-
     def kill_child(self) -> None:
         """Kill the child if it runs, and remove the temporary file; for a process about to exit."""
         self._kill()

@@ -473,7 +473,11 @@ class StoreCore(NonCopyable):
 
     def _write_snapshot(self, data: "Persistence") -> SnapshotInfo:
         writer = data.prepare_compaction()
-        return data.finish_compaction(writer, self._publication.begin_compaction(writer, data))
+        try:
+            return data.finish_compaction(writer, self._publication.begin_compaction(writer, data))
+        except BaseException:
+            writer.cancel()
+            raise
 
 
 def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence") -> None:

@@ -16,7 +16,7 @@ from itertools import chain
 from kvs.concurrency.atomic import Step
 from kvs.concurrency.waiters import call_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ChangeBatch, Engine, TableView
-from kvs.errors import DataDirectoryError, KvsError, SnapshotError
+from kvs.errors import DataDirectoryError, SnapshotError
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory, new_store_id
 from kvs.journal.format import FileHeader, FileKind
@@ -318,6 +318,7 @@ class Persistence:
         """Rotate the journal and fork the child that writes the snapshot of everything before.
 
         All changes up to `view` must have been appended. Return where the new segment begins.
+        After an exception, the caller must cancel `snapshot`.
 
         Raises:
             SnapshotError: fork(2) failed.
@@ -325,11 +326,7 @@ class Persistence:
             StoreClosedError: the journal was closed.
 
         """
-        try:
-            rotation = self.journal.rotate()
-        except KvsError:
-            snapshot.discard()
-            raise
+        rotation = self.journal.rotate()
         header = FileHeader(FileKind.SNAPSHOT, rotation.number, rotation.revision, self._store_id)
         snapshot.rename(header.name)
         lines = chain(self.jobs.lines(), view.writes())

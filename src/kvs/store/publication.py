@@ -106,6 +106,7 @@ class Publication:
     def subscribe(self, subscriptions: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now."""
         marker = next(self._markers)
+        is_watched = False
         try:
             if outbox.keys.setdefault(key, marker) != marker:
                 exists = self._engine.get([key])[0] is not None
@@ -113,10 +114,13 @@ class Publication:
                 return exists
             self._pending_subscriptions[marker] = (subscriptions, outbox, key)
             exists = self._engine.watch(key, marker)
+            is_watched = True
             self.publish()
         except BaseException:
             if self._pending_subscriptions.pop(marker, None) is not None:
                 outbox.keys.pop(key, None)
+                if is_watched:
+                    self._engine.unwatch(key)
             raise
         return exists
 
