@@ -146,7 +146,7 @@ def test_nested_compaction_requests_no_further_one(
     with Store(tmp_path / "d") as store:
         store.write({"a": "1"})
         assert store._core._data is not None
-        monkeypatch.setattr(store._core._data, "on_compaction_due", lambda: requests.append(1))
+        monkeypatch.setattr(store._core._data, "request_compaction", lambda: requests.append(1))
         monkeypatch.setattr(SnapshotWriter, "finish", compact_first)
         assert store.compact() is not None
     assert requests == []

@@ -92,27 +92,27 @@ class StoreCore(NonCopyable):
         self._generation = self._made_in
         """The generation of the process that may use this object; `_CLOSED` after `close`."""
         self._engine = create_engine()
-        self._publication = Publication(self._engine)
         self._compaction = CompactionTurn()
         self._close_after_compaction = False
         """Whether the compaction closes the store when it ends."""
         self._data: Persistence | None = None
         self._finalizer: weakref.finalize[..., StoreCore] | None = None
-        if data is not None:
-            from kvs.store import persistence
+        if data is None:
+            self._publication = Publication(self._engine, None)
+            return
+        from kvs.store import persistence
 
-            directory = persistence.Persistence(data, self._engine, settings or DataSettings())
-            directory.on_compaction_due = partial(
-                _compact_in_background, weakref.ref(self), directory
-            )
-            try:
-                directory.open(progress)
-                self._data = self._publication.data = directory
-                arguments = (self._publication, directory, self._generation)
-                self._finalizer = weakref.finalize(self, _close_unclosed, *arguments)
-            except BaseException:
-                directory.close()
-                raise
+        compact = partial(_compact_in_background, weakref.ref(self))
+        directory = persistence.Persistence(data, self._engine, settings or DataSettings(), compact)
+        try:
+            directory.open(progress)
+            self._data = directory
+            self._publication = Publication(self._engine, directory)
+            arguments = (self._publication, directory, self._generation)
+            self._finalizer = weakref.finalize(self, _close_unclosed, *arguments)
+        except BaseException:
+            directory.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -446,7 +446,7 @@ class StoreCore(NonCopyable):
             return None
         if self._must_not_wait(data):
             if not self._compaction.is_running:
-                data.on_compaction_due()
+                data.request_compaction()
             return None
         return fork_uninterrupted(partial(self._compact, data, wait=True))
 

@@ -109,9 +109,14 @@ class Persistence:
         path: str | bytes | os.PathLike[str],
         engine: Engine,
         settings: DataSettings,
+        on_compaction_due: "Callable[[Persistence], None]",
+        *,
         storage: Callable[[int], Storage] = Storage,
     ) -> None:
-        """Open nothing yet. `storage` is called with the descriptor of the directory."""
+        """Open nothing yet. `storage` is called with the descriptor of the directory.
+
+        `on_compaction_due` is called by `request_compaction` and by the writer thread.
+        """
         self._path = path
         self._directory = DataDirectory(path)
         self._engine = engine
@@ -119,8 +124,7 @@ class Persistence:
         self._open_storage = storage
         self.jobs = JobRegistry()
         """Records of jobs; changed by `kvs.store.publication`."""
-        self.on_compaction_due: Callable[[], None] = lambda: None
-        """Called by the writer thread when the journal is to be compacted."""
+        self._on_compaction_due = on_compaction_due
         self._next_warning_at = 0.0
         """Time from which a full disk is logged again (time.monotonic)."""
         self._has_writer_thread = False
@@ -263,13 +267,17 @@ class Persistence:
                 os_error_text(error),
             )
         self.journal.hold()
-        self.on_compaction_due()
+        self.request_compaction()
         return True
 
     def _request_due_compaction(self) -> None:
         if self.journal.written_bytes >= self._compact_at_bytes:
             self._compact_at_bytes = self.journal.written_bytes + self._compaction_threshold()
-            self.on_compaction_due()
+            self.request_compaction()
+
+    def request_compaction(self) -> None:
+        """Have the journal compacted in the background, unless a compaction runs."""
+        self._on_compaction_due(self)
 
     @contextlib.contextmanager
     def compacting(self) -> Iterator[None]:

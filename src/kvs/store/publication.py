@@ -43,8 +43,10 @@ class Publication:
     Threads: any, and any signal handler or finalizer, except where a method says otherwise.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, data: "Persistence | None") -> None:
+        """Publish the changes of `engine`; `data` is None for a store in memory."""
         self._engine = engine
+        self._data = data
         self._queue: list[ChangeBatch] = []
         """Batches that were moved out of the engine and are not published, in order."""
         self._subscriptions: list[Subscriptions[Any]] = []
@@ -56,8 +58,6 @@ class Publication:
         self._job_lock = RLock()
         """Guards the records of jobs, and the start of a compaction. Only threads that no signal
         handler interrupts acquire it."""
-        self.data: Persistence | None = None
-        """The data directory; None for a store in memory."""
 
     def publish(self) -> None:
         """Publish every change batch that the engine gives out by now."""
@@ -82,9 +82,9 @@ class Publication:
             StoreClosedError: the store was closed.
 
         """
-        if self.data is None:
+        if self._data is None:
             return 0
-        journal = self.data.journal
+        journal = self._data.journal
         self.publish()
         if journal.appended_revision < self._engine.revision:
             # Another call is within the engine. Only then does this take the engine's lock.
@@ -194,14 +194,14 @@ class Publication:
                     steps += adding
                     to_wake |= outboxes
                     filled.append((subscriptions, outboxes))
-        if self.data is None:
+        if self._data is None:
             if to_wake:
                 steps.append(partial(self._outboxes_to_wake.update, to_wake))
         elif not first.marker:
             on_commit = partial(_release, to_wake) if to_wake else None
             # A failed journal is reported where a result is released, not here.
             with contextlib.suppress(JournalWriteError, StoreClosedError):
-                check, *appending = self.data.steps(first, on_commit)
+                check, *appending = self._data.steps(first, on_commit)
                 checks.append(check)
                 steps += appending
         try:
