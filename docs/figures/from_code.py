@@ -73,17 +73,17 @@ def states(name: str) -> str:
         member: Box(x, 20 + number * (HEIGHT + GAP), WIDTH, HEIGHT)
         for member, number in order.items()
     }
+    ports = _ports(lines, boxes)
+    for draw in (_draw_line, _draw_label):
+        for number, line in enumerate(lines):
+            ends = [ports[number, end] for end in range(len(line.sources) + 1)]
+            draw(figure, line, boxes[line.target], ends)
     for (source, target), labels in edges.items():
         if _leads_on((source, target), order):
             points = [boxes[source].port("s"), boxes[target].port("n")]
             figure.arrow(points, ", ".join(labels))
     for member, labels in loops.items():
         _draw_loop(figure, boxes[member], ", ".join(labels))
-    ports = _ports(lines, boxes)
-    for draw in (_draw_line, _draw_label):
-        for number, line in enumerate(lines):
-            ends = [ports[number, end] for end in range(len(line.sources) + 1)]
-            draw(figure, line, boxes[line.target], ends)
     for member, box in boxes.items():
         colour = "grey" if order[member] == len(order) - 1 else "green"
         figure.box(member.name, box, colour if order[member] else "blue", [_words(member)])
