@@ -30,8 +30,8 @@ def execute_all(
     results: list[ExecuteResult] = []
     offset = 0
     while offset < len(script):
-        mark = None if job is None else JobCursor(job, 0)
-        results.append(engine.execute(script, offset, budget, mark))
+        cursor = None if job is None else JobCursor(job, 0)
+        results.append(engine.execute(script, offset, budget, cursor))
         assert results[-1].offset > offset
         offset = results[-1].offset
     return results

@@ -43,13 +43,15 @@ class EnginePair:
 
 
 def contents(batches: list[ChangeBatch]) -> list[object]:
-    """Return the fields of change batches; the revision of a batch without lines is undefined."""
+    """Return the fields of change batches; without changes or checkpoint, none of the revision."""
     return [
         (
             batch.changes,
             batch.lines,
             batch.change_count,
-            batch.revision if batch.change_count or batch.job is not None else None,
+            batch.revision
+            if batch.changes or batch.change_count or batch.job is not None
+            else None,
             batch.job,
             batch.offset,
             batch.output,
@@ -103,7 +105,7 @@ def test_random_scripts(
     options: str,
     watched: set[bytes],
 ) -> None:
-    """With and without recorded lines (r), marked calls (m) and watched keys."""
+    """With and without recorded lines (r), job calls (m) and watched keys."""
     found = []
     for engine in engine_pair():
         if "r" in options:
@@ -161,7 +163,7 @@ Step = tuple[str, bytes]
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("execute"), scripts()),
-        st.tuples(st.just("mark"), scripts()),
+        st.tuples(st.just("job call"), scripts()),
         st.tuples(st.sampled_from(["watch", "unwatch", "get"]), st.sampled_from(KEYS)),
         st.tuples(st.sampled_from(["take", "take all", "replace", "view", "record"]), st.just(b"")),
     ),
@@ -175,7 +177,7 @@ def perform(engine: Engine, steps_in_order: list[Step]) -> Iterator[object]:
         match action:
             case "execute":
                 yield execute_all(engine, argument)
-            case "mark":
+            case "job call":
                 yield engine.execute(argument, 0, 65536, JobCursor(number, 10))
             case "watch":
                 watched.append(argument)

@@ -62,7 +62,7 @@ def scripts(rng: random.Random) -> Iterator[bytes]:
 @pytest.mark.parametrize("options", ["", "r", "rm", "w", "rw", "rmw"])
 @pytest.mark.parametrize("seed", range(2))
 def test_long_lines_in_both_engines(options: str, seed: int) -> None:
-    """With and without recorded lines (r), marked calls (m) and watched keys (w)."""
+    """With and without recorded lines (r), job calls (m) and watched keys (w)."""
     found = []
     for engine in (PythonEngine(), engine_called(COMPILED)()):
         rng = random.Random(f"{options}{seed}")

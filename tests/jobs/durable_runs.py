@@ -56,9 +56,9 @@ class GroupPerCall(StoreCore):
         script: bytes,
         start: int = 0,
         budget: int = DEFAULT_BUDGET_BYTES,
-        mark: JobCursor | None = None,
+        cursor: JobCursor | None = None,
     ) -> ExecuteResult:
-        result = super().execute(script, start, budget, mark)
+        result = super().execute(script, start, budget, cursor)
         self.commit_point().wait()
         return result
 

@@ -341,6 +341,6 @@ def test_backup_is_restored_only_into_a_new_store(tmp_path: Path) -> None:
 
 def test_cursor_of_an_unknown_job_is_refused(tmp_path: Path) -> None:
     with Store(tmp_path / "d") as store:
-        with pytest.raises(ValueError, match="job 7 of the mark is not known"):
-            store._core.execute(b"WRITE [(a,1)]\n", mark=JobCursor(7, 0))
+        with pytest.raises(ValueError, match="job 7 of the cursor is not known"):
+            store._core.execute(b"WRITE [(a,1)]\n", cursor=JobCursor(7, 0))
         assert store.write({"b": "2"}) == 1

@@ -98,7 +98,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         Buffer lines
         uint64_t count
         uint64_t revision
-        cbool marked
+        cbool has_checkpoint
         long long job
         long long offset
         Buffer output
@@ -122,7 +122,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
 
     cdef cppclass Call:
         Call(const char*, size_t, size_t, size_t) except +
-        void mark(long long, long long)
+        void set_cursor(long long, long long)
         size_t offset
         size_t size
         Kind stop
@@ -195,16 +195,16 @@ cdef class CompiledEngine:
         """Whether there are change batches to move."""
         return self._engine.get().change_queue().has_ready()
 
-    def execute(self, bytes script not None, size_t start, budget, mark=None):
+    def execute(self, bytes script not None, size_t start, budget, cursor=None):
         """Execute the commands of `script` from byte `start` on."""
         cdef Engine* engine = self._engine.get()
         cdef unique_ptr[Call] call
         call.reset(new Call(script, len(script), start, min(budget, _MAX_BUDGET)))
-        if mark is not None:
-            call.get().mark(mark.job, mark.base_offset)
+        if cursor is not None:
+            call.get().set_cursor(cursor.job, cursor.base_offset)
         with nogil:
             engine.execute(call.get()[0])
-        result = _execute_result(script, call.get(), mark is not None)
+        result = _execute_result(script, call.get(), cursor is not None)
         if call.get().output.size() > _LONG_BYTES:
             with nogil:
                 call.reset()
@@ -400,17 +400,17 @@ cdef class CompiledBatch:
 
     @property
     def job(self):
-        """Number of the job of a marked call; else None."""
-        return self._last.job if self._last.marked else None
+        """Number of the job of a job call; else None."""
+        return self._last.job if self._last.has_checkpoint else None
 
     @property
     def offset(self):
-        """Offset in the job up to which a marked call is executed."""
+        """Offset in the job up to which a job call is executed."""
         return self._last.offset
 
     @property
     def output(self):
-        """Output of a marked call since its last batch."""
+        """Output of a job call since its last batch."""
         cdef ChangeBatch* batch = self._first.get()
         texts = []
         while batch is not NULL:
@@ -502,7 +502,7 @@ cdef class _WritesIterator:
         return _buffer_bytes(self._block, 0)
 
 
-cdef _execute_result(bytes script, Call* call, bint marked):
+cdef _execute_result(bytes script, Call* call, bint is_job_call):
     reason = StopReason.END if call.offset == call.size else StopReason.BUDGET
     wait_output = b""
     if call.stop == Kind.WAIT:
@@ -511,7 +511,7 @@ cdef _execute_result(bytes script, Call* call, bint marked):
     elif call.stop == Kind.BACKUP:
         reason = StopReason.BACKUP
     uncheckpointed = None
-    if marked and call.stop != Kind.IDLE:
+    if is_job_call and call.stop != Kind.IDLE:
         uncheckpointed = _buffer_bytes(call.output, call.published_output_bytes) + wait_output
     return ExecuteResult(
         reason,

@@ -6,7 +6,7 @@ Invariants of every engine:
 - Each command that changes something gets the next revision, a number that never decreases.
 - Change batches must come out once each, in the order of revisions: a batch that any thread moves
   by `move_batches` precedes every batch that is moved later.
-- The change batches of a marked call are checkpoints of a job: a change and the output up to it
+- The change batches of a job call are checkpoints of a job: a change and the output up to it
   must come out in one batch, so that a job resumed from the batch neither loses nor repeats either.
 - An engine never does I/O, and never calls other code while its table is locked, except in
   `with_locked_view`.
@@ -37,7 +37,7 @@ class StopReason(Enum):
 
 
 class JobCursor(NamedTuple):
-    """The position of a call in a job. A call that has one is a marked call."""
+    """The position of a call in a job. A call that has one is a job call."""
 
     job: int
     """Number of the job."""
@@ -65,7 +65,7 @@ class ExecuteResult:
     wait_ms: int = 0
     """Milliseconds to pause, with `StopReason.WAIT`."""
     uncheckpointed_output: bytes | None = None
-    """End of the output of a marked call that is in none of its change batches: the output of the
+    """End of the output of a job call that is in none of its change batches: the output of the
     SHOW, WAIT or BACKUP at which the call stopped. None if the batches have the whole output."""
 
 
@@ -94,7 +94,7 @@ class ChangeBatch(Protocol):
 
     @property
     def job(self) -> int | None:
-        """Number of the job of a marked call, if lines are recorded; else None."""
+        """Number of the job of a job call, if lines are recorded; else None."""
 
     @property
     def offset(self) -> int:
@@ -102,7 +102,7 @@ class ChangeBatch(Protocol):
 
     @property
     def output(self) -> bytes:
-        """Output of the marked call since its last batch."""
+        """Output of the job call since its last batch."""
 
     @property
     def marker(self) -> int:
@@ -134,11 +134,11 @@ class Engine(Protocol):
         """Whether there are change batches to move."""
 
     def execute(
-        self, script: bytes, start: int, budget: int, mark: JobCursor | None = None
+        self, script: bytes, start: int, budget: int, cursor: JobCursor | None = None
     ) -> ExecuteResult:
         """Execute commands as `Store.execute` describes; the arguments must be in range.
 
-        A call with a mark also returns after a SHOW. While lines are recorded, it has a change
+        A job call also returns after a SHOW. While lines are recorded, it has a change
         batch whenever it has executed a line, even if nothing changed.
         """
 

@@ -75,10 +75,10 @@ class PythonEngine:
         return bool(self._batches)
 
     def execute(
-        self, script: bytes, start: int, budget: int, mark: JobCursor | None = None
+        self, script: bytes, start: int, budget: int, cursor: JobCursor | None = None
     ) -> ExecuteResult:
         """Execute the commands of `script` from byte `start` on."""
-        call = PythonCall(script, start, budget, self.revision, mark)
+        call = PythonCall(script, start, budget, self.revision, cursor)
         while not call.is_finished():
             self._execute_lines(call)
             if call.stopped_at == grammar.SHOW:
@@ -109,7 +109,7 @@ class PythonEngine:
                 if call.output_budget < 0:
                     break
         finally:
-            if call.mark is not None and self._recording:
+            if call.cursor is not None and self._recording:
                 self._append_checkpoint(call, show_epoch)
                 call.published_pieces = len(call.output)
 
@@ -229,7 +229,7 @@ class PythonEngine:
                 steps.append(partial(self._batches.append, batch))
             if self._commit(*checks, *steps):
                 call.revision = revision + 1
-                if call.mark is not None and self._recording:
+                if call.cursor is not None and self._recording:
                     call.published_pieces = len(call.output)
                 return
         call_uninterrupted(
@@ -239,16 +239,16 @@ class PythonEngine:
     def _create_batch(
         self, call: PythonCall, show_epoch: object, offset: int, revision: int
     ) -> PythonBatch:
-        """Return a batch without changes, with the checkpoint of a marked call at `offset`."""
+        """Return a batch without changes, with the checkpoint of a job call at `offset`."""
         batch = PythonBatch(show_epoch, revision)
-        if call.mark is not None and self._recording:
-            batch.job = call.mark.job
-            batch.offset = call.mark.base_offset + offset
+        if call.cursor is not None and self._recording:
+            batch.job = call.cursor.job
+            batch.offset = call.cursor.base_offset + offset
             batch.output = b"".join(call.output[call.published_pieces :])
         return batch
 
     def _append_checkpoint(self, call: PythonCall, show_epoch: object) -> None:
-        """Append a batch with the checkpoint of a marked call, outside other threads' views."""
+        """Append a batch with the checkpoint of a job call, outside other threads' views."""
         while True:
             revision, checks = self._unchanged()
             batch = self._create_batch(call, show_epoch, call.checkpoint_offset, revision)

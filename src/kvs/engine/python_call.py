@@ -9,7 +9,7 @@ from kvs.language import grammar, output_format
 from kvs.language.diagnostics import diagnose_line
 
 _STOPS = (grammar.WAIT, grammar.BACKUP)
-_STOPS_OF_MARKED_CALL = (*_STOPS, grammar.SHOW)
+_STOPS_OF_JOB_CALL = (*_STOPS, grammar.SHOW)
 
 
 class PythonBatch:
@@ -66,11 +66,11 @@ class PythonCall:
 
     __slots__ = (
         "checkpoint_offset",
+        "cursor",
         "end",
         "fast_path_steps",
         "idle_lines",
         "invalid",
-        "mark",
         "offset",
         "output",
         "output_budget",
@@ -85,7 +85,7 @@ class PythonCall:
     )
 
     def __init__(
-        self, script: bytes, start: int, budget: int, revision: int, mark: JobCursor | None
+        self, script: bytes, start: int, budget: int, revision: int, cursor: JobCursor | None
     ) -> None:
         self.script = script
         self.start = self.offset = self.checkpoint_offset = start
@@ -100,7 +100,7 @@ class PythonCall:
         """Number of comments and empty lines."""
         self.stopped_at: int | None = None
         """The WAIT, SHOW or BACKUP that the caller has to execute, as a number of the grammar."""
-        self.stops = _STOPS if mark is None else _STOPS_OF_MARKED_CALL
+        self.stops = _STOPS if cursor is None else _STOPS_OF_JOB_CALL
         """Commands at which the call is finished."""
         self.wait_ms = 0
         self.revision = revision
@@ -108,9 +108,9 @@ class PythonCall:
         """A list to which a step appends the revision at the instant of the step."""
         self.fast_path_steps: tuple[Step, ...] = ()
         """First steps of a change that needs no change batch; empty if changes need one."""
-        self.mark = mark
+        self.cursor = cursor
         self.published_pieces = 0
-        """Number of items of `output` that are in the change batches of a marked call."""
+        """Number of items of `output` that are in the change batches of a job call."""
 
     def write(self, text: bytes) -> None:
         """Append `text` to the output."""
@@ -129,7 +129,7 @@ class PythonCall:
         if self.stopped_at == grammar.WAIT:
             self.output.append(output_format.WAITING)
         uncheckpointed_output = None
-        if self.mark is not None and self.stopped_at is not None:
+        if self.cursor is not None and self.stopped_at is not None:
             uncheckpointed_output = b"".join(self.output[self.published_pieces :])
         return ExecuteResult(
             reason=self._reason(),

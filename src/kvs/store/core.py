@@ -197,17 +197,17 @@ class StoreCore(NonCopyable):
         script: bytes,
         start: int = 0,
         budget: int = DEFAULT_BUDGET_BYTES,
-        mark: JobCursor | None = None,
+        cursor: JobCursor | None = None,
     ) -> ExecuteResult:
         """Execute the commands of `script` from byte `start` on, which must be a start of a line.
 
         Returns at the end of the script, at a WAIT or BACKUP, which the caller carries out, or
         after the command that takes input or output past `budget` bytes. The caller continues from
         the `offset` of the result. An invalid line has no effect and is in its `diagnostics`; no
-        content of a script raises. `mark` is for jobs.
+        content of a script raises. `cursor` is for jobs.
 
         Raises:
-            ValueError: `start` is outside of the script, `budget` is negative, or `mark` names a
+            ValueError: `start` is outside of the script, `budget` is negative, or `cursor` names a
                 job that the data directory does not know.
             JournalWriteError: the journal failed.
             StoreClosedError: the store was closed.
@@ -219,10 +219,10 @@ class StoreCore(NonCopyable):
             raise ValueError(f"start {start} or budget {budget} is out of range")
         if self._data is not None:
             self._data.journal.check()
-            if mark is not None and mark.job not in self._data.jobs:
-                raise ValueError(f"job {mark.job} of the mark is not known")
+            if cursor is not None and cursor.job not in self._data.jobs:
+                raise ValueError(f"job {cursor.job} of the cursor is not known")
         try:
-            return self._engine.execute(script, start, budget, mark)
+            return self._engine.execute(script, start, budget, cursor)
         finally:
             self._publication.publish()
 

@@ -93,7 +93,7 @@ class Publication:
         return journal.appended_count
 
     def _publish_all(self) -> None:
-        """Publish every change made by now, and what marked calls have written by now."""
+        """Publish every change made by now, and what job calls have written by now."""
         self._engine.settle()
         self.publish()
 

@@ -32,7 +32,7 @@ std::string run(kvs::Engine& engine, const std::string& script, std::size_t budg
     std::size_t offset = 0;
     while (offset < script.size()) {
         kvs::Call call(script.data(), script.size(), offset, budget);
-        if (job >= 0) call.mark(job, 0);
+        if (job >= 0) call.set_cursor(job, 0);
         engine.execute(call);
         CHECK(call.offset > offset);
         offset = call.offset;
@@ -162,7 +162,7 @@ void check_long_lines() {
 }
 
 // Threads write, read, delete, show, watch and lock at once. Replaying the recorded lines must give
-// the same table, and the change batches must report the whole output of each marked call.
+// the same table, and the change batches must report the whole output of each job call.
 void check_threads() {
     kvs::Engine engine({7, 8}, HELP);
     engine.start_recording(0);
@@ -175,7 +175,7 @@ void check_threads() {
             CHECK(batch->revision == revision + batch->count);
             revision = batch->revision;
             lines += batch->lines.view_from(0);
-            if (batch->marked) published[batch->job] += batch->output.view_from(0);
+            if (batch->has_checkpoint) published[batch->job] += batch->output.view_from(0);
         }
         kvs::ChangeQueue::destroy(std::move(batches));
     };

@@ -41,10 +41,10 @@ std::string recorded(kvs::Engine& engine) {
 // Execute a script and add the results to `outcome`. `shift` is the offset of the script in a
 // larger one.
 void execute(kvs::Engine& engine, const std::string& script, std::size_t budget, std::size_t shift,
-             bool marked, Outcome& outcome) {
+             bool is_job_call, Outcome& outcome) {
     for (std::size_t offset = 0; offset < script.size();) {
         kvs::Call call(script.data(), script.size(), offset, budget);
-        if (marked) call.mark(1, 0);
+        if (is_job_call) call.set_cursor(1, 0);
         engine.execute(call);
         if (call.offset <= offset) std::abort();
         offset = call.offset;

@@ -3,7 +3,7 @@
 //
 // How it works: a call pushes what its batch of lines changed while it holds the engine's lock, so
 // the queue is in the order in which the batches were executed. The text of a change batch
-// (recorded lines, a marked call's output) takes longer to write than the commands take to execute.
+// (recorded lines, a job call's output) takes longer to write than the commands take to execute.
 // So the same thread writes the text after it has released the engine's lock, and then marks the
 // change batch as complete. A consumer takes the complete change batches at the front.
 //
@@ -47,7 +47,7 @@ struct ChangeBatch {
     Buffer lines;
     std::uint64_t count = 0;  // of lines
     std::uint64_t revision = 0;
-    bool marked = false;  // whether the next three have a value
+    bool has_checkpoint = false;  // whether the next three have a value
     long long job = 0;
     long long offset = 0;
     Buffer output;

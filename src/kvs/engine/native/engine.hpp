@@ -6,8 +6,8 @@
 //
 // Locking: `lock_` guards the table, the revision and the watched keys; it is held for one batch of
 // lines at a time. `ChangeQueue` has a lock of its own, which is taken alone or inside `lock_`.
-// Nothing here calls Python or needs the interpreter's lock. Every method that takes `lock_` must be
-// called without the interpreter's lock, but for `try_lock_quiescent`, which does not block.
+// Nothing here calls Python or needs the interpreter's lock. Every method that takes `lock_` must
+// be called without the interpreter's lock, but for `try_lock_quiescent`, which does not block.
 // EXCLUDES holds for C++ callers: Python code that runs between `lock_quiescent` and `unlock` may
 // call any method (owned.hpp).
 #pragma once
@@ -42,15 +42,15 @@ struct Call {
 
     // Make the change batches report a checkpoint of job `job_id`, whose script begins at
     // `script_offset` of the job.
-    void mark(long long job_id, long long script_offset) {
-        marked = true;
+    void set_cursor(long long job_id, long long script_offset) {
+        has_cursor = true;
         job = job_id;
         base_offset = script_offset;
     }
 
     bool is_finished() const {
         return offset >= end || output_budget < 0 || stop == Kind::WAIT || stop == Kind::BACKUP ||
-               (stop == Kind::SHOW && marked);
+               (stop == Kind::SHOW && has_cursor);
     }
 
     const char* const script;
@@ -59,7 +59,7 @@ struct Call {
     const std::size_t size;
     std::size_t end;          // of the line that takes the call past its budget of input
     long long output_budget;  // bytes of output left; below 0, the call is finished
-    bool marked = false;
+    bool has_cursor = false;
     long long job = 0;
     long long base_offset = 0;
 
@@ -67,7 +67,7 @@ struct Call {
     std::uint64_t wait_ms = 0;
     Buffer output;
     std::size_t published_output_bytes =
-        0;  // bytes of `output` in the change batches of a marked call
+        0;  // bytes of `output` in the change batches of a job call
     std::vector<Invalid> invalid;
     std::size_t commands = 0;
     std::size_t lines = 0;
@@ -145,6 +145,7 @@ public:
         table_.swap(table);
         ++revision_;
         publish();
+        change_batch->revision = revision_;
         if (!changes.empty()) change_queue_.push(std::move(change_batch), true);
         return revision_;
     }
@@ -325,16 +326,16 @@ private:
     void prepare_change_batch(const Call& call, const LineBatch& batch, CallContext& context) {
         if (!context.change_batch) context.change_batch = std::make_unique<ChangeBatch>();
         context.change_batch->lines.reserve_more(batch.script_bytes() + 1);
-        if (call.marked)
+        if (call.has_cursor)
             context.change_batch->output.reserve_more(
                 call.output.size() - call.published_output_bytes + batch.max_output_bytes());
     }
 
-    // Reserve space in the change batch of a marked call for the output of a long READ, whose size
+    // Reserve space in the change batch of a job call for the output of a long READ, whose size
     // is known only after its execution. With too little memory, undo the READ and return false.
     static bool reserve_published_output(Call& call, LineBatch& batch, CallContext& context,
                                          std::size_t output_before) {
-        if (!context.change_batch || !call.marked) return true;
+        if (!context.change_batch || !call.has_cursor) return true;
         try {
             context.change_batch->output.reserve_more(call.output.size() -
                                                       call.published_output_bytes);
@@ -352,14 +353,14 @@ private:
                                       CallContext& context) REQUIRES(lock_) {
         if (!context.change_batch) return nullptr;
         const bool recorded = recording_.load(std::memory_order_relaxed);
-        const bool has_text = recorded && (call.marked ? batch.executed_count() != 0
-                                                       : !batch.changed_lines().empty());
+        const bool has_text = recorded && (call.has_cursor ? batch.executed_count() != 0
+                                                           : !batch.changed_lines().empty());
         ChangeBatch* const change_batch = context.change_batch.get();
         if (!has_text && change_batch->changes.empty()) return nullptr;
         change_batch->call = context.call;
         change_batch->show_epoch = context.show_epoch;
         change_batch->revision = revision_;
-        change_batch->marked = recorded && call.marked;
+        change_batch->has_checkpoint = recorded && call.has_cursor;
         if (recorded) change_batch->count = batch.changed_lines().size();
         change_queue_.push(std::move(context.change_batch), !has_text);
         return has_text ? change_batch : nullptr;
@@ -392,7 +393,7 @@ private:
             // The last line of a script may end without a newline.
             if (line.end[-1] != '\n') change_batch->lines.append('\n');
         }
-        if (change_batch->marked) {
+        if (change_batch->has_checkpoint) {
             // A SHOW, WAIT or BACKUP is not part of the checkpoint: its caller still has to act.
             const Line& last = batch.lines()[batch.executed_count() - 1];
             const char* const checkpoint = call.stop == Kind::IDLE ? last.end : last.begin;
