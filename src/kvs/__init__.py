@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from kvs.snapshot.writer import SnapshotInfo
     from kvs.store.commit import CommitPoint
     from kvs.store.persistence import RecoveryInfo
-    from kvs.store.subscriptions import Change, Watch
+    from kvs.store.watch import Change, Watch
 
 __version__ = VERSION
 
@@ -125,7 +125,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Change": "kvs.store.subscriptions",
+    "Change": "kvs.store.watch",
     "CommitPoint": "kvs.store.commit",
     "DataSettings": "kvs.settings",
     "ExecuteReply": "kvs.protocol.replies",
@@ -138,7 +138,7 @@ _MODULES = {
     "BackupReport": "kvs.jobs.report",
     "State": "kvs.jobs.report",
     "Store": "kvs.library",
-    "Watch": "kvs.store.subscriptions",
+    "Watch": "kvs.store.watch",
     "SnapshotInfo": "kvs.snapshot.writer",
     "connect": "kvs.client.session",
 }

@@ -26,7 +26,8 @@ from kvs.snapshot.reader import load
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.commit import CommitPoint
 from kvs.store.core import Path, StoreCore
-from kvs.store.subscriptions import Change, Reader, Subscriptions, Watch
+from kvs.store.subscriptions import Subscriptions
+from kvs.store.watch import Change, Reader, Watch
 from kvs.text import os_error_text, printable
 
 if TYPE_CHECKING:  # a store in memory does not load these

@@ -15,7 +15,7 @@ from kvs.errors import SessionClosedError
 from kvs.protocol import frames
 from kvs.protocol.replies import ExecuteReply, Notification, Reply
 from kvs.protocol.requests import Disconnect, Execute, Subscribe
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 
 
 class Log(Renderer):

@@ -16,7 +16,7 @@ from kvs.concurrency.atomic import Step
 from kvs.protocol import frames
 from kvs.protocol.replies import ExecuteReply, Notification, Reply
 from kvs.protocol.requests import Disconnect, Execute, RequestParser, Subscribe, Unsubscribe
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 
 REQUESTS: list[Request] = [
     Subscribe(b"a"),

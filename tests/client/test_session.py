@@ -22,7 +22,7 @@ from kvs.errors import (
     SessionClosedError,
 )
 from kvs.protocol import frames
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 from tests.client.scripted_server import Peer, scripted_server
 from tests.helpers import SECONDS, until
 from tests.server.raw_client import Served

@@ -19,7 +19,7 @@ import pytest
 
 import kvs
 from kvs import Change, DataSettings, Store, StoreClosedError
-from kvs.store.subscriptions import Watch
+from kvs.store.watch import Watch
 from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine")]

@@ -24,7 +24,8 @@ from kvs import (
     StoreClosedError,
 )
 from kvs.store.core import StoreCore
-from kvs.store.subscriptions import Reader, Subscriptions
+from kvs.store.subscriptions import Subscriptions
+from kvs.store.watch import Reader
 from tests.helpers import until
 from tests.journal.fake_storage import Gate, install
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvs.concurrency.atomic import atomically
 from kvs.protocol.frames import NOTIFICATION_BYTES, encode_notification
 from kvs.server.loop import ERR, EventLoop
 from kvs.server.writers import FRAMES_PER_WRITE, WRITE_BYTES, NotificationWriter, ReplyWriter
@@ -38,8 +39,7 @@ def test_slow_reader_gets_whole_frames_only(
     reader, writer = smallest_pipe()
     outbox: Outbox[bytes] = Outbox(lambda: None, held=False)
     sent = frames(5000)
-    for frame in sent:
-        outbox.add(frame)
+    atomically(*outbox.steps(sent))
     notifications = NotificationWriter(outbox, loop)
     notifications.open(writer, lambda _: notifications.on_writable())
     read: list[bytes] = []
@@ -64,8 +64,7 @@ def test_reader_that_closes_before_a_write_is_harmless(loop: EventLoop) -> None:
     events: list[int] = []
     notifications = NotificationWriter(outbox, loop)
     notifications.open(writer, events.append)
-    for frame in frames(500):
-        outbox.add(frame)
+    atomically(*outbox.steps(frames(500)))
     notifications.flush()
     os.close(reader)
     notifications.on_writable()  # as if the pipe had taken more a moment ago

@@ -26,7 +26,7 @@ from kvs.settings import DataSettings
 from kvs.snapshot.reader import load
 from kvs.snapshot.writer import SnapshotWriter
 from kvs.store.core import StoreCore as CoreStore
-from kvs.store.subscriptions import Change, Watch
+from kvs.store.watch import Change, Watch
 from tests import strategies
 from tests.helpers import SECONDS, content, until, write_jobs
 from tests.journal.builders import contents, read
@@ -127,11 +127,11 @@ def test_watch_yields_committed_changes_only(tmp_path: Path, gate: Gate) -> None
         with gate.shut():
             store.execute(b"WRITE [(k,1)]\nDELETE [k]\n")
             gate.wait_until_held()
-            assert (watch.outbox.available, len(watch.outbox)) == (0, 2)
+            assert (watch._reader.outbox.available, len(watch._reader.outbox)) == (0, 2)
             assert watch.next(0) is None
             with store.watch(["k"]) as later:
                 store.execute(b"WRITE [(k,2)]\n")
-                assert (watch.outbox.available, later.outbox.available) == (0, 0)
+                assert (watch._reader.outbox.available, later._reader.outbox.available) == (0, 0)
         changes = [watch.next(SECONDS) for _ in range(3)]
         assert changes == [Change(b"k", b"1"), Change(b"k", None), Change(b"k", b"2")]
 
@@ -220,7 +220,7 @@ def test_failed_journal_raises_in_every_method(tmp_path: Path, fault: Fault) -> 
     for call in [*READS, *more]:
         with pytest.raises(JournalWriteError):
             call(store)
-    assert watch.outbox.available == 0
+    assert watch._reader.outbox.available == 0
     assert fault.failed == 1
     store.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "jobs"]

@@ -33,7 +33,7 @@ from kvs.client.transport import Transport
 from kvs.language.diagnostics import Diagnostic
 from kvs.posix.files import PRIVATE_MODE, open_regular
 from kvs.protocol.replies import Reply
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 from kvs.text import os_error_text, printable
 
 PROMPT = "kvs> "

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from kvs.cli.stdio import print_error, write_result
 from kvs.protocol import frames
 from kvs.protocol.replies import Reply
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 
 
 class Renderer(ABC):

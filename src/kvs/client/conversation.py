@@ -15,7 +15,7 @@ from kvs.concurrency.resources import NonCopyable
 from kvs.protocol import frames
 from kvs.protocol.replies import ExecuteReply, Notification, Reply
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 
 DISCONNECT_TIMEOUT_SECONDS = 2.0
 """Maximum seconds that a client which disconnects waits for the server to close the pipes."""

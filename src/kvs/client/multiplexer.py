@@ -25,7 +25,7 @@ from kvs.concurrency.resources import NonCopyable
 from kvs.errors import SessionClosedError
 from kvs.protocol.replies import ExecuteReply, Reply
 from kvs.protocol.requests import Disconnect
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 
 
 class RequestMultiplexer(NonCopyable):

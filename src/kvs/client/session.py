@@ -17,7 +17,7 @@ from kvs.language.diagnostics import validate_word
 from kvs.protocol.frames import MAX_SCRIPT_BYTES
 from kvs.protocol.replies import ExecuteReply
 from kvs.protocol.requests import Execute, Subscribe, Unsubscribe
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 from kvs.text import printable
 
 
