@@ -96,25 +96,25 @@ def test_segment_size_includes_group_headers(tmp_path: Path) -> None:
 
 def test_held_queue_writes_nothing_behind_the_rotation(tmp_path: Path) -> None:
     with open_journal(tmp_path / "d", settings=DataSettings(segment_bytes=200)) as (queue, _):
-        queue.hold()
+        queue.pause()
         append_and_wait(queue, *range(20))  # rotations of full segments are not held
         rotation = queue.rotate()
         queue.append(write_line(20), 1)
         queue.wait(rotation.appended_count)
         assert not queue.is_committed(queue.appended_count)
         assert read(tmp_path / "d")[0].revision == 20
-        queue.release()
+        queue.resume()
         queue.wait(queue.appended_count)
-        queue.hold()
+        queue.pause()
         queue.rotate()
         queue.append(write_line(21), 1)
-    assert read(tmp_path / "d")[0].revision == 22  # close ends the hold
+    assert read(tmp_path / "d")[0].revision == 22  # close ends the pause
 
 
 def test_release_without_hold_queues_no_wakeup(tmp_path: Path) -> None:
     with open_journal(tmp_path / "d") as (queue, _):
         for _ in range(3):
-            queue.release()
+            queue.resume()
         assert queue._wakeups.empty()
 
 

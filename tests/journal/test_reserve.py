@@ -29,14 +29,14 @@ def test_renew_allocates_a_private_file_once(tmp_path: Path, reserve: Reserve) -
 
 
 def test_half_is_released_once_until_renewed(reserve: Reserve) -> None:
-    assert not reserve.release_half()
+    assert not reserve.free_half()
     reserve.renew()
-    assert reserve.release_half()
+    assert reserve.free_half()
     assert reserve.size() == RESERVE_BYTES // 2
-    assert not reserve.release_half()
+    assert not reserve.free_half()
     reserve.renew()
     assert reserve.size() == RESERVE_BYTES
-    assert reserve.release_half()
+    assert reserve.free_half()
 
 
 def test_each_start_releases_half_until_none_is_left(tmp_path: Path, reserve: Reserve) -> None:
@@ -44,7 +44,7 @@ def test_each_start_releases_half_until_none_is_left(tmp_path: Path, reserve: Re
     directory = os.open(tmp_path, os.O_RDONLY)
     remaining = RESERVE_BYTES
     while remaining:
-        assert Reserve(directory).release_half()
+        assert Reserve(directory).free_half()
         remaining = remaining // 2 if remaining >= 2 * MIN_RESERVE_BYTES else 0
         assert reserve.size() == remaining
     os.close(directory)
@@ -53,9 +53,9 @@ def test_each_start_releases_half_until_none_is_left(tmp_path: Path, reserve: Re
 
 def test_lent_reserve_is_renewed_only_afterwards(reserve: Reserve) -> None:
     reserve.renew()
-    with reserve.lent():
-        assert reserve.release()
-        assert not reserve.release()
+    with reserve.without_renewal():
+        assert reserve.free()
+        assert not reserve.free()
         reserve.renew()
         assert reserve.size() == 0
     assert reserve.size() == RESERVE_BYTES
@@ -93,15 +93,15 @@ def test_reserve_never_exceeds_the_space_left_free(reserve: Reserve, free: list[
 def test_half_is_released_again_after_growth_to_half(reserve: Reserve, free: list[int]) -> None:
     free[0] = RESERVE_BYTES
     reserve.renew()
-    assert reserve.release_half()
+    assert reserve.free_half()
     free[0] = RESERVE_BYTES - 2
     reserve.renew()
-    assert not reserve.release_half()
-    reserve.release()
+    assert not reserve.free_half()
+    reserve.free()
     free[0] = RESERVE_BYTES
     reserve.renew()
     assert reserve.size() == RESERVE_BYTES // 2
-    assert reserve.release_half()
+    assert reserve.free_half()
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.ENOSPC])
@@ -109,7 +109,7 @@ def test_quota_limits_the_reserve(
     reserve: Reserve, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     reserve.renew()
-    assert reserve.release_half()
+    assert reserve.free_half()
 
     def refuse(file: int, _offset: int, _length: int) -> None:
         os.ftruncate(file, RESERVE_BYTES - 1)  # allocated in part
@@ -118,7 +118,7 @@ def test_quota_limits_the_reserve(
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     reserve.renew()
     assert reserve.size() == RESERVE_BYTES // 2
-    reserve.release()
+    reserve.free()
     reserve.renew()
     assert reserve.size() == 0
 
@@ -127,10 +127,10 @@ def test_link_or_directory_in_its_place_is_ignored(tmp_path: Path, reserve: Rese
     (tmp_path / "precious").write_bytes(b"x")
     (tmp_path / "kvs.reserve").symlink_to("precious")
     reserve.renew()
-    assert not reserve.release_half()
-    assert not reserve.release()
+    assert not reserve.free_half()
+    assert not reserve.free()
     (tmp_path / "kvs.reserve").unlink()
     (tmp_path / "kvs.reserve").mkdir()
     reserve.renew()
-    assert not reserve.release()
+    assert not reserve.free()
     assert (tmp_path / "precious").read_bytes() == b"x"

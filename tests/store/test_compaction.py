@@ -135,7 +135,7 @@ def test_finalizer_in_the_writer_thread_does_not_deadlock(
 def test_nested_compaction_requests_no_further_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of a requested compaction releases the journal, which may wait for this one."""
+    """The end of a requested compaction resumes the journal, which may wait for this one."""
     finish = SnapshotWriter.finish
     requests: list[int] = []
 

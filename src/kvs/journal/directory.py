@@ -91,7 +91,7 @@ class DataDirectory(LockableDirectory):
     def lock(self) -> None:
         """Lock the directory for this process, and remove the temporary files of a crash.
 
-        On a full disk, release the reserve to make space for the lock file.
+        On a full disk, free the reserve to make space for the lock file.
 
         Raises:
             DirectoryLockedError: another process has locked it.
@@ -102,7 +102,7 @@ class DataDirectory(LockableDirectory):
             try:
                 reason = self._lock.acquire()
             except OSError as error:
-                if error.errno not in DISK_FULL_ERRNOS or not Reserve(self.descriptor).release():
+                if error.errno not in DISK_FULL_ERRNOS or not Reserve(self.descriptor).free():
                     raise
                 reason = self._lock.acquire()
             if reason is None:

@@ -104,11 +104,11 @@ class JournalQueue:
         """Threads that wait for a commit, a failure, or the end of the writer thread."""
         self._commit_callbacks: deque[tuple[int, Callback]] = deque()
         """Callbacks with the `appended_count` that each waits for, in order."""
-        self._held_segment: int | None = None
+        self._paused_at_segment: int | None = None
         """Number of the segment into which nothing is written for now; 0 until its rotation is
-        appended; None if the queue is not held."""
+        appended; None if the queue is not paused."""
         self._wakeups: SimpleQueue[None] = SimpleQueue()
-        """Wakes the writer thread from a wait in a held queue."""
+        """Wakes the writer thread from a wait in a paused queue."""
         self._writer_thread: Thread | None = None
         self._is_closing = False
         self._has_ended = False
@@ -195,8 +195,8 @@ class JournalQueue:
             ]
 
         self._retry(steps)
-        if self._held_segment == 0:
-            self._held_segment = number
+        if self._paused_at_segment == 0:
+            self._paused_at_segment = number
         return RotationPoint(number, revision, count + 1, self.written_bytes)
 
     def _rotation_steps(self) -> list[Step]:
@@ -309,16 +309,16 @@ class JournalQueue:
         then()
         self._failure.raise_once()
 
-    # Holding: after a full disk, only a compaction may use the space that was freed.
+    # Pausing: after a full disk, only a compaction may use the space that was freed.
 
-    def hold(self) -> None:
-        """Write nothing behind the next `rotate` until `release`."""
-        self._held_segment = 0
+    def pause(self) -> None:
+        """Write nothing behind the next `rotate` until `resume`."""
+        self._paused_at_segment = 0
 
-    def release(self) -> None:
-        """End a `hold`. Does nothing if the queue is not held."""
-        if self._held_segment is not None:
-            self._held_segment = None
+    def resume(self) -> None:
+        """End a `pause`. Does nothing if the queue is not paused."""
+        if self._paused_at_segment is not None:
+            self._paused_at_segment = None
             self._wakeups.put(None)
 
     # The writer thread.
@@ -340,11 +340,11 @@ class JournalQueue:
         """Block until there are items to write, at most until `deadline` (time.monotonic).
 
         Return the items, of which a rotation can only be the last; none after the deadline or a
-        `wake`; None if the queue is closed and empty. `segment` is the current one: in a held
+        `wake`; None if the queue is closed and empty. `segment` is the current one: in a paused
         queue, nothing behind the rotation to it is returned.
         """
         items: list[PendingItem] = []
-        if self._held_segment == segment.number and not self._is_closing:
+        if self._paused_at_segment == segment.number and not self._is_closing:
             with contextlib.suppress(Empty):
                 self._wakeups.get(timeout=max(0.0, deadline - time.monotonic()))
             return items

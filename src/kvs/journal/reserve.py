@@ -44,7 +44,7 @@ class Reserve:
     def __init__(self, directory: int) -> None:
         self._directory = directory
         self._lock = Lock()
-        self._is_lent = False
+        self._renewal_suspended = False
         """Whether a compaction may use the reserve, so that it is not renewed."""
         self._half_used = False
         """Whether the writer thread has had its half since the reserve last grew to half."""
@@ -58,13 +58,13 @@ class Reserve:
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
     def renew(self) -> None:
-        """Grow the reserve until as much space stays free, unless it is lent to a compaction.
+        """Grow the reserve until as much space stays free, unless a compaction may use it.
 
         A limit or a quota that does not allow this is no error: the reserve keeps its size.
         """
         with self._lock:
             before = self.size()
-            if self._is_lent or before >= RESERVE_BYTES:
+            if self._renewal_suspended or before >= RESERVE_BYTES:
                 return
             with contextlib.suppress(OSError):
                 free = os.fstatvfs(self._directory)
@@ -73,7 +73,7 @@ class Reserve:
                     self._allocate(before, size)
                     self._half_used = self._half_used and size < RESERVE_BYTES // 2
 
-    def release_half(self) -> bool:
+    def free_half(self) -> bool:
         """Free half of the reserve, or all of a small one; return whether any space was freed.
 
         Free nothing if this was done since the reserve last grew to half of its full size.
@@ -85,19 +85,19 @@ class Reserve:
             half = self.size() // 2
             return self._truncate(half if half >= MIN_RESERVE_BYTES else 0)
 
-    def release(self) -> bool:
+    def free(self) -> bool:
         """Free all of the reserve; return whether any space was freed."""
         with self._lock:
             return self._truncate(0)
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
+    def without_renewal(self) -> Iterator[None]:
         """Leave the reserve as it is within the ``with`` statement; renew it at the end."""
-        self._is_lent = True
+        self._renewal_suspended = True
         try:
             yield
         finally:
-            self._is_lent = False
+            self._renewal_suspended = False
             self.renew()
 
     def _allocate(self, before: int, size: int) -> None:

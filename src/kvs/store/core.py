@@ -493,12 +493,12 @@ def _compact_in_background(store: "weakref.ref[StoreCore]", data: "Persistence")
         except (SnapshotError, DataDirectoryError) as error:
             _warn(str(error))
         finally:
-            data.journal.release()
+            data.journal.resume()
 
     try:
         Thread(target=compact, name="kvs-compaction", daemon=True).start()
     except RuntimeError as error:  # no thread can be started
-        data.journal.release()
+        data.journal.resume()
         _warn(f"{data.display_path}: no compaction: {error}")
 
 

@@ -255,7 +255,7 @@ class Persistence:
 
         Changes behind the compaction wait for its end, since they would take the space.
         """
-        if not self.reserve.release_half():
+        if not self.reserve.free_half():
             return False
         if time.monotonic() >= self._next_warning_at:
             self._next_warning_at = time.monotonic() + WARN_SECONDS
@@ -266,7 +266,7 @@ class Persistence:
                 self.display_path,
                 os_error_text(error),
             )
-        self.journal.hold()
+        self.journal.pause()
         self.request_compaction()
         return True
 
@@ -281,16 +281,16 @@ class Persistence:
 
     @contextlib.contextmanager
     def compacting(self) -> Iterator[None]:
-        """Lend the reserve to a compaction; at its end, release the journal if it waits for it."""
-        with self.reserve.lent():
+        """Stop renewing the reserve; at the end, resume the journal if it is paused."""
+        with self.reserve.without_renewal():
             try:
                 yield
             finally:
-                self.journal.release()
+                self.journal.resume()
 
     def free_space_after(self, error: SnapshotError) -> bool:
         """Free the reserve if `error` is a full disk or quota; return whether space was freed."""
-        return error.errno in DISK_FULL_ERRNOS and self.reserve.release()
+        return error.errno in DISK_FULL_ERRNOS and self.reserve.free()
 
     def prepare_compaction(self) -> SnapshotWriter:
         """Sync the journal, and return the writer of a new snapshot.
@@ -311,7 +311,7 @@ class Persistence:
             reason = f"it may take {missing_bytes} bytes more than are free"
             raise SnapshotError(name, f"{reason}; free disk space")
         if missing_bytes > 0:
-            self.reserve.release()
+            self.reserve.free()
         return SnapshotWriter(self._directory.descriptor, b"", name)
 
     def _max_compaction_bytes(self) -> int:
