@@ -27,14 +27,11 @@ from kvs.journal.queue import (
     PendingAppend,
     PendingItem,
     PendingRotation,
-    RotationPoint,
 )
 from kvs.journal.reserve import DISK_FULL_ERRNOS
 from kvs.journal.storage import Segment, Storage
 from kvs.settings import DataSettings
 from kvs.text import os_error_text
-
-__all__ = ["Fsync", "JournalWriter", "RotationPoint"]  # `kvs.store.publication` has the last
 
 
 class Fsync(Enum):

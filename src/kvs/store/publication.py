@@ -30,7 +30,7 @@ from kvs.store.subscriptions import Outbox, Subscriptions
 
 if TYPE_CHECKING:
     from kvs.journal.job_records import JobRegistry
-    from kvs.journal.writer import RotationPoint
+    from kvs.journal.queue import RotationPoint
     from kvs.snapshot.writer import SnapshotWriter
     from kvs.store.persistence import Persistence
 
