@@ -30,6 +30,9 @@ BLOCKING_ERRORS = "standstill\n" * 200
 LONG_WAIT = "WAIT 3600000\n"
 """A command that takes longer than any test."""
 
+COVERAGE_VARIABLE = "COVERAGE_PROCESS_CONFIG"
+"""The variable with which coverage measures the programs that tests start."""
+
 NOBODY_UID = 65534
 """The user ID of ``nobody``, which has no permissions."""
 
@@ -165,7 +168,7 @@ def started(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Pop
         stdout=subprocess.PIPE if how.terminal is None else how.terminal,
         stderr=subprocess.PIPE if how.terminal is None else how.terminal,
         cwd=how.cwd,
-        env={**_environment(), **how.environment},
+        env={**_environment(measured=not how.limits and how.uid is None), **how.environment},
         start_new_session=True,
         umask=0o022,
         pipesize=how.pipe_bytes,
@@ -178,12 +181,22 @@ def started(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Pop
                     os.kill(pid, signal.SIGKILL)
 
 
-def _environment() -> dict[str, str]:
+def _environment(*, measured: bool) -> dict[str, str]:
     """Return the environment without variables for terminals and text."""
     unwanted = re.compile(
         "COLUMNS|LINES|TERM|NO_COLOR|FORCE_COLOR|TTY_.*|LC_.*|PYTHON(IOENCODING|UTF8|COERCE.*)"
     )
-    return {name: value for name, value in os.environ.items() if not unwanted.fullmatch(name)}
+    environment = dict(os.environ) if measured else unmeasured()
+    return {name: value for name, value in environment.items() if not unwanted.fullmatch(name)}
+
+
+def unmeasured() -> dict[str, str]:
+    """Return the environment of a program that `make coverage` must not measure.
+
+    A measured program writes a database into the working tree when it exits. Where a limit of
+    file sizes or another user prevents that, coverage prints a traceback to the program's stderr.
+    """
+    return {name: value for name, value in os.environ.items() if name != COVERAGE_VARIABLE}
 
 
 def kvs(*arguments: Argument, how: Start = USUAL) -> Ended:
