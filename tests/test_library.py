@@ -220,10 +220,10 @@ class TestLibrary:
     def test_items_that_are_not_pairs_are_refused(self, given: object) -> None:
         store = Store()
         pairs: list[Any] = [("a", "1"), given]
-        with pytest.raises(InvalidWordError) as told:
+        with pytest.raises(InvalidWordError) as caught:
             store.write(pairs)
-        assert str(told.value).startswith("a pair is a key and a value, not ")
-        assert repr(given)[:20] in str(told.value)
+        assert str(caught.value).startswith("a pair is a key and a value, not ")
+        assert repr(given)[:20] in str(caught.value)
         assert store.items() == []
         good: list[Any] = [["a", "1"], ("b", b"2")]
         store.write(iter(good))
@@ -362,10 +362,10 @@ def test_invalid_path_raises_the_error_of_its_kind(
         ServerNotFoundError: connect,
     }
     for error, call in calls.items():
-        with pytest.raises(error) as told:
+        with pytest.raises(error) as caught:
             call(path)
-        assert str(told.value).startswith(f"{shown}: ")
-        assert str(told.value).endswith(f": {reason}")
+        assert str(caught.value).startswith(f"{shown}: ")
+        assert str(caught.value).endswith(f": {reason}")
 
 
 class TestMapping:
