@@ -52,7 +52,7 @@ test: lint
 	$(BIN)/pytest --numprocesses 3
 
 test-fast: .venv/dev
-	$(BIN)/pytest --numprocesses 3 -m 'not stress and not slow'
+	$(BIN)/pytest --numprocesses 3 -m 'not stress and not slow' --hypothesis-profile fast
 
 stress: .venv/dev
 	$(BIN)/pytest -m stress --timeout 1800

@@ -20,6 +20,8 @@ for _name in {name for name in os.environ if name.startswith("PYTHON")}:
 
 # A slow machine must not fail an example.
 settings.register_profile("kvs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For quick feedback: `make test-fast`.
+settings.register_profile("fast", settings.get_profile("kvs"), max_examples=15)
 settings.load_profile("kvs")
 
 

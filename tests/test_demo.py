@@ -48,6 +48,7 @@ def test_demo_prints_the_output_of_each_client_in_order(kvs: Path) -> None:
     assert done.stdout.endswith("INFO stopped\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failing", "message"),
     [
@@ -64,6 +65,7 @@ def test_failing_program_is_reported(kvs: Path, tmp_path: Path, failing: str, me
     assert done.stderr.startswith(f"demo: {message}; ")
 
 
+@pytest.mark.slow
 def test_stopped_demo_leaves_no_directory(kvs: Path, tmp_path: Path) -> None:
     stuck = tmp_path / "stuck"
     stuck.write_text(f'#!/bin/sh\n[ "$1" = serve ] && exec "{kvs}" "$@"\nexec sleep 60\n')

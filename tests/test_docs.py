@@ -122,6 +122,7 @@ def path(kvs: Path) -> str:
     return f"{kvs.parent}:{os.environ['PATH']}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_code_blocks_print_what_the_page_shows(page: str, tmp_path: Path, path: str) -> None:
     blocks = blocks_of((ROOT / page).read_text())

@@ -382,6 +382,7 @@ def test_id_in_use_is_refused_until_its_process_is_killed(runtime: Path, served:
     assert client(runtime, served.path, b"").status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "a" * 16, "a.b", "a b", "ä", "\x1b"])
 def test_invalid_id_is_wrong_usage(runtime: Path, name: str) -> None:
     ended = client(runtime, runtime / "none", b"", name)

@@ -230,6 +230,7 @@ def test_signal_delivered_to_another_thread_is_handled(
     assert leftovers(jobs) == []
 
 
+@pytest.mark.slow
 def test_second_signal_exits_despite_a_large_backup(tmp_path: Path) -> None:
     jobs = write_jobs(
         tmp_path / "jobs", {"a": pairs_job(200_000) + b"BACKUP\n" + LONG_WAIT.encode()}
@@ -325,6 +326,7 @@ def test_signal_status_survives_failed_jobs_and_backups(
 # Early signals, and inherited signal dispositions.
 
 
+@pytest.mark.slow
 def test_signal_during_restore_stops_the_run(tmp_path: Path) -> None:
     """The signal arrives while the backup is read; the jobs are stopped soon after their start."""
     snapshot = tmp_path / "old.bck"
@@ -358,6 +360,7 @@ def test_backups_succeed_with_sigchld_ignored(
     assert [snapshot["written"] for snapshot in report["jobs"][0]["backups"]] == [True, True]
 
 
+@pytest.mark.slow
 def test_lint_exits_at_ctrl_c(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n" * 200_000})
     with started("lint", tmp_path) as process:

@@ -139,6 +139,7 @@ VALID_PARTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", VALID_PARTS.values(), ids=VALID_PARTS)
 @pytest.mark.parametrize("after", [b"", b" and " + b"more " * 50])
 def test_caret_is_under_the_column(tmp_path: Path, before: bytes, after: bytes) -> None:

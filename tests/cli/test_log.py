@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from kvs.cli.log import MAX_BYTES, LogWriter
 from tests.helpers import until
 from tests.server.raw_client import SECONDS, Client, Place, read_within
@@ -92,6 +94,7 @@ def test_blocked_pipe_does_not_prevent_shutdown() -> None:
     os.close(writer)
 
 
+@pytest.mark.slow
 def test_blocked_pipe_does_not_prevent_exit_with_an_error(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with serving(writer, "--data", str(tmp_path / "d"), job=NOISE) as (place, process):
@@ -102,6 +105,7 @@ def test_blocked_pipe_does_not_prevent_exit_with_an_error(tmp_path: Path) -> Non
     os.close(writer)
 
 
+@pytest.mark.slow
 def test_closed_pipe_does_not_stop_the_server() -> None:
     reader, writer = os.pipe()
     with serving(writer, job=NOISE) as (place, process):

@@ -59,6 +59,7 @@ def test_quiet_prints_nothing_on_success(jobs: Path) -> None:
     assert (ended.status, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"TERM": "xterm-256color"}, {"FORCE_COLOR": "1"}])
 def test_files_get_no_control_characters(tmp_path: Path, environment: dict[str, str]) -> None:
     names = [
@@ -96,6 +97,7 @@ SHOWN = {"newline": r"new\nline", "backslash": r"back\\slash", "no UTF-8": r"lat
 SHOWN["half of a character"] = r"half-\xe6\xbc"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NAMES)
 def test_jobs_of_any_name_run_and_are_shown_escaped(tmp_path: Path, case: str) -> None:
     name = NAMES[case]
@@ -185,6 +187,7 @@ def test_quiet_needs_no_stdout(jobs: Path, redirection: str) -> None:
     assert (ended.status, ended.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["run"], ["lint"]])
 def test_closed_stdout_needs_no_message(jobs: Path, arguments: list[str]) -> None:
     write_jobs(jobs, {"long name " * 20 + str(number): b"HELP\n" for number in range(1000)})
@@ -209,6 +212,7 @@ def test_unwritable_errors_do_not_stop_jobs(jobs: Path, redirection: str) -> Non
     assert all_jobs_are_done(jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", LOST_ERRORS)
 @pytest.mark.parametrize("arguments", [["--frobnicate"], ["run", "nowhere"], ["lint", "nowhere"]])
 def test_unwritable_wrong_usage_exits_with_2(arguments: list[str], redirection: str) -> None:
@@ -244,6 +248,7 @@ CANNOT_SHOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", CANNOT_SHOW.values(), ids=CANNOT_SHOW)
 @pytest.mark.parametrize("command", ["run", "lint"])
 def test_unencodable_characters_do_not_fail_a_command(

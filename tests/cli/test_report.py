@@ -210,6 +210,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "reason"), MALFORMED.values(), ids=MALFORMED)
 def test_malformed_backup_is_refused_before_jobs_run(
     tmp_path: Path, text: bytes, reason: str

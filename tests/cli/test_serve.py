@@ -117,6 +117,7 @@ def test_sigterm_shuts_down_jobs_and_sessions() -> None:
         assert sorted(os.listdir(server.jobs)) == ["a.job", "a.out"]
 
 
+@pytest.mark.slow
 def test_later_jobs_run_except_with_once() -> None:
     with serving() as server:
         client = Client(server, "c").connected()
@@ -237,6 +238,7 @@ def test_backup_child_does_not_hold_the_registration_pipe() -> None:
                 kvs.connect(folder / "reg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_handled_once_the_pipe_exists(number: signal.Signals) -> None:
     for _ in range(3):

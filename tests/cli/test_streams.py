@@ -126,6 +126,7 @@ def session(
     return Ended(done.returncode, done.stdout or b"", done.stderr or b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", [*COMMANDS, *SILENT])
 def test_lost_stderr_does_not_change_the_exit_status(folder: Path, case: str, loss: str) -> None:
@@ -143,6 +144,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", REASONS)
 @pytest.mark.parametrize("case", [name for name in COMMANDS if "errors" not in name])
 def test_lost_result_is_one_line_and_status_1(folder: Path, case: str, loss: str) -> None:

@@ -42,6 +42,7 @@ def table(text: str) -> list[list[str]]:
     return [row.split(maxsplit=5) for row in rows]
 
 
+@pytest.mark.slow
 def test_progress_is_followed_by_a_table(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "WRITE [(k,v)]\nBACKUP\n", "b": LONG_WAIT, "c": "HELP\nfoo\n"})
     arguments = ("run", tmp_path, "--threads", "2")
@@ -100,6 +101,7 @@ NAMES_AND_LINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [20, 80])
 @pytest.mark.parametrize(("name", "line"), NAMES_AND_LINES.values(), ids=NAMES_AND_LINES)
 def test_errors_are_shown_unchanged(tmp_path: Path, name: str, line: str, columns: int) -> None:

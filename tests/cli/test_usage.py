@@ -38,6 +38,7 @@ WRONG_NUMBERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--threads", "--backups"])
 @pytest.mark.parametrize("number", WRONG_NUMBERS)
 def test_invalid_number_is_wrong_usage(jobs: Path, option: str, number: str) -> None:
@@ -94,6 +95,7 @@ EMPTY_PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("argument", "arguments"), EMPTY_PATHS.items(), ids=EMPTY_PATHS)
 def test_empty_path_is_wrong_usage(jobs: Path, argument: str, arguments: list[str]) -> None:
     rest = ["new"] if argument == "FILE.bck" else []
@@ -104,6 +106,7 @@ def test_empty_path_is_wrong_usage(jobs: Path, argument: str, arguments: list[st
     assert sorted(jobs.parent.rglob("*")) == [jobs, jobs / "one.job"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), WRONG_USAGE.values(), ids=WRONG_USAGE)
 def test_wrong_usage_is_reported_in_one_line(
     jobs: Path, arguments: list[str], message: str
@@ -130,6 +133,7 @@ def test_unknown_option_is_shown_escaped(jobs: Path, argument: bytes, shown: str
     assert shown in only_line(ended)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [b"new\nline", b"red\x1b[31m", b"latin\xe9", b"c1\xc2\x9b31m"])
 @pytest.mark.parametrize(
     "arguments", [["run"], ["lint"], ["run", "jobs", "--restore"], ["run", "jobs", "--report"]]
@@ -165,6 +169,7 @@ def test_help_of_run_and_serve_names_stores_and_defaults() -> None:
     assert "debug, info, warning or error (default: info)" in serve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     [

@@ -90,6 +90,7 @@ def test_child_cannot_use_the_session_of_its_parent(process: Place) -> None:
         assert session.read(["a"]) == {b"a": b"1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["close", "with", "forget", "exit", "collect"])
 def test_closing_in_a_child_leaves_the_session_open(
     process: Place, runtime: Path, end: str

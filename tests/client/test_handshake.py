@@ -145,6 +145,7 @@ def test_timeout_error_says_what_the_server_has_done(runtime: Path, tmp_path: Pa
         over.set()
 
 
+@pytest.mark.slow
 def test_connect_fails_when_the_server_exits(runtime: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "registration"
     os.mkfifo(fifo)
@@ -216,6 +217,7 @@ def test_waiting_connect_succeeds_after_disconnect_all(runtime: Path) -> None:
             first.subscribe("k")
 
 
+@pytest.mark.slow
 def test_waiting_connect_survives_a_new_registration_pipe(runtime: Path) -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = connect(served.path)

@@ -137,6 +137,7 @@ def test_uses_are_all_methods_of_the_store_and_its_core() -> None:
     assert core - {"close"} <= ALL_USES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", ALL_USES)
 def test_every_use_in_a_child_is_rejected(store: Store, tmp_path: Path, use: str) -> None:
     with store, store.watch(["a"]) as watch:

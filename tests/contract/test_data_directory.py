@@ -6,6 +6,8 @@ import signal
 import stat
 from pathlib import Path
 
+import pytest
+
 from tests.contract.golden import (
     GOLDEN_GROUPS,
     GOLDEN_JOURNAL,
@@ -152,6 +154,7 @@ def test_jobs_are_recorded_with_progress_and_output(tmp_path: Path) -> None:
     assert content(data / SEGMENT) == journal_file(journal_head(mark), *parts)
 
 
+@pytest.mark.slow
 def test_finished_job_and_its_backup_are_left_alone(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", a=b"WRITE [(k,1)]\nBACKUP\nWRITE [(k,2)]\nREAD [k]\n")
     data = tmp_path / "data"
@@ -190,6 +193,7 @@ def test_unfinished_job_is_resumed_behind_its_record(tmp_path: Path) -> None:
     assert b"# job 1 done" in records
 
 
+@pytest.mark.slow
 def test_damage_is_refused_and_cut_by_repair(tmp_path: Path) -> None:
     data = golden(tmp_path)
     damaged = GOLDEN_JOURNAL.replace(b"DELETE [b,", b"DELETE [c,")

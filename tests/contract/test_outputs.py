@@ -5,6 +5,8 @@ import signal
 import stat
 from pathlib import Path
 
+import pytest
+
 from tests.contract.program import (
     content,
     ended_by,
@@ -79,6 +81,7 @@ def test_backup_is_restored_by_restore_option(tmp_path: Path) -> None:
         assert f"{backup}:" in line
 
 
+@pytest.mark.slow
 def test_jobs_are_chosen_by_name_in_byte_order(tmp_path: Path) -> None:
     text = b"READ [last]\nWRITE [(last,%b)]\n"
     jobs = write_jobs(tmp_path / "jobs", **{name: text % name.encode() for name in "aBbA"})

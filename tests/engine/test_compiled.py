@@ -336,6 +336,7 @@ print("good")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "spare_bytes"),
     [("long", 12_000_000), ("long", 28_000_000), ("batches", 12_000_000), ("all", 12_000_000)],

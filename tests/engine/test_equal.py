@@ -73,6 +73,7 @@ def observable_state(engine: Engine, results: list[ExecuteResult]) -> tuple[obje
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", range(1, 43))
 def test_words_of_any_size_near_end_of_script(engine_pair: EnginePair, size: int) -> None:
     """Words are read many bytes at a time, but never beyond the end of the script."""

@@ -31,6 +31,7 @@ LETHAL = {
 """Signals and their names in messages."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["birth", "sync"])
 @pytest.mark.parametrize(("number", "name"), LETHAL.items(), ids=LETHAL.values())
 def test_killed_child_is_reported_and_leaves_nothing(

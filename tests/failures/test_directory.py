@@ -131,6 +131,7 @@ def test_unlocked_lock_file_is_taken(tmp_path: Path, text: str) -> None:
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "nonsense", "nonsense\n"])
 def test_locked_lock_file_is_respected_whatever_its_content(tmp_path: Path, text: str) -> None:
     write_jobs(tmp_path, {"a": "HELP\n"})

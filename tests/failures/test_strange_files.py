@@ -61,6 +61,7 @@ JOBS: dict[str, tuple[Make, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "reason"), JOBS.values(), ids=JOBS)
 def test_job_that_is_not_a_regular_file_fails_alone(jobs: Path, make: Make, reason: str) -> None:
     make(jobs / "x.job")
@@ -88,6 +89,7 @@ OTHERS_OUTPUT = pytest.param(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "reason"),
     [*OUTPUTS.values(), OTHERS_OUTPUT],

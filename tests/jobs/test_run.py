@@ -149,6 +149,7 @@ def blocked_backups(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], No
     return unblock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 3])
 def test_concurrent_backups_are_limited_over_all_jobs(
     tmp_path: Path, blocked_backups: Callable[[], None], limit: int

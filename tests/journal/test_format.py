@@ -69,6 +69,7 @@ def test_file_header_round_trip(file_header: FileHeader) -> None:
     )
 
 
+@pytest.mark.slow
 @given(sums, revisions, revisions, st.binary(max_size=100))
 def test_group_header_needs_the_previous_checksum(
     chain: int, before: int, after: int, body: bytes

@@ -106,6 +106,7 @@ def test_child_does_not_have_the_lock_of_its_parent(tmp_path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["acquire", "release"])
 def test_release_completes_after_an_exception_at_any_bytecode(tmp_path: Path, action: str) -> None:
     before = len(os.listdir("/proc/self/fd"))

@@ -149,6 +149,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
+@pytest.mark.slow
 def test_refusal_is_logged_with_reason_and_excerpt(
     log: pytest.LogCaptureFixture,
 ) -> None:

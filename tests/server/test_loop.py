@@ -35,6 +35,7 @@ def test_calls_from_other_threads_run_in_order_and_wake_loop(loop: EventLoop) ->
     assert called == list(range(9))
 
 
+@pytest.mark.slow
 def test_many_calls_before_a_turn_all_run_in_order(loop: EventLoop) -> None:
     called: list[int] = []
     for number in range(100_000):

@@ -94,6 +94,7 @@ def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "OPEN_TIMEOUT_SECONDS", 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder_mode", [0o700, 0o710, 0o744, 0o711, 0o755])
 @pytest.mark.parametrize("mode", [0o600, 0o622, 0o644, 0o660, 0o662, 0o664, 0o606, 0o066, 0o666])
 def test_other_user_may_name_roots_pipes_open_to_everyone(folder_mode: int, mode: int) -> None:

@@ -215,6 +215,7 @@ def test_connecting_session_survives_its_own_repeated_connect() -> None:
         assert client.subscribe(b"k") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 @pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
 def test_client_reconnecting_with_the_same_pipes_is_served(

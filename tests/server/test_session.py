@@ -432,6 +432,7 @@ def test_a_hundred_connects_at_once_share_few_sessions() -> None:
         assert len(served.store) == 100
 
 
+@pytest.mark.slow
 def test_a_hundred_c_clients_at_once_share_few_sessions(old_client: Path) -> None:
     with serving(ServerSettings(sessions=7)) as served, contextlib.ExitStack() as opened:
         processes = []
@@ -509,6 +510,7 @@ def test_disconnect_written_before_the_connect_is_answered(served: Served) -> No
     client.close()
 
 
+@pytest.mark.slow
 def test_connect_reply_waits_for_a_full_responses_pipe(served: Served) -> None:
     """A request was written before the connect, so input has been read when the reply blocks."""
     client = Client(served, "c").make()
@@ -566,6 +568,7 @@ def test_connect_that_names_a_live_sessions_pipe_is_dropped(served: Served) -> N
     assert served.server.sessions == 2
 
 
+@pytest.mark.slow
 def test_client_that_never_opens_its_pipes_loses_its_slot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -86,6 +86,7 @@ def test_other_entries_are_ignored_and_irregular_files_fail(served: Served) -> N
     assert served.service.stats().failed == 3
 
 
+@pytest.mark.slow
 def test_each_of_a_thousand_jobs_runs_once(tmp_path: Path) -> None:
     with serving(tmp_path, threads=4) as served:
         for number in range(500):

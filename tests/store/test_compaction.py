@@ -368,6 +368,7 @@ def test_replaced_file_that_cannot_be_removed_does_no_harm(
         assert "0000000001.journal" not in contents(tmp_path / "d")
 
 
+@pytest.mark.slow
 def test_compactions_beside_writers_lose_nothing(tmp_path: Path, often_switching: None) -> None:
     with Store(tmp_path / "d", DataSettings(compact_bytes=3000, segment_bytes=2000)) as store:
 

@@ -434,6 +434,7 @@ def check_unfinished_restore(directory: Path) -> bool:
     return refusal is None
 
 
+@pytest.mark.slow
 def test_restore_killed_at_any_step_is_all_or_nothing(tmp_path: Path) -> None:
     def prepared(number: int) -> Callable[[object], None]:
         def restore(_acknowledge: object) -> None:
@@ -449,6 +450,7 @@ def test_restore_killed_at_any_step_is_all_or_nothing(tmp_path: Path) -> None:
     assert set(results) == {False, True}
 
 
+@pytest.mark.slow
 def test_restore_after_a_power_loss_is_all_or_nothing(tmp_path: Path) -> None:
     record = Record()
     maintenance.restore(
