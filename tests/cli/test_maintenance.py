@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
-from kvs.cli import open_store as command_line
 from kvs.text import pluralize
 from tests.helpers import (
     LONG_WAIT,
@@ -364,21 +363,3 @@ def test_backup_is_restored_into_new_data_only(data: Path, tmp_path: Path) -> No
         "directory",
     )
     assert kvs("dump", data).stdout == b"(a, 2)\n(b, 1)\n"
-
-
-def test_progress_ignores_a_lost_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_line, "PROGRESS_DELAY_SECONDS", 0)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    master, slave = os.openpty()
-    with open(slave, "w", buffering=1) as terminal:
-        monkeypatch.setattr("sys.stderr", terminal)
-        with command_line.progress_bar() as progress:
-            progress(1, 3)
-            shown = b""
-            while b"reading the journal" not in shown:
-                shown += os.read(master, 4096)
-            os.close(master)
-            progress(2, 3)
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, slave)  # gets the rest of the buffer
-        os.close(devnull)
