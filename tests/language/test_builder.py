@@ -29,7 +29,7 @@ def output_of(*commands: bytes) -> bytes:
 
 @given(pairs)
 def test_output_of_a_read_has_the_pairs_of_the_write(written: dict[bytes, bytes]) -> None:
-    keys = list(written)
+    keys = [*written, b"m" * 40]  # the last one is missing
     output = output_of(build_write(written), build_keys_command(b"READ", keys))
     assert parse_read_output(output) == written
 

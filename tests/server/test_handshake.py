@@ -130,3 +130,15 @@ def test_split_returns_what_the_client_has_not_opened(client: Client) -> None:
     assert reader is not None
     reader.close()
     pipes.notifications.close()
+
+
+def test_split_closes_requests_that_the_client_has_opened(client: Client) -> None:
+    handshake = Handshake(client.pipes())
+    client.open("req")
+    handshake.attempt()
+    reader, unopened = handshake.split()
+    assert (reader, len(unopened)) == (None, 2)
+    with pytest.raises(BrokenPipeError):
+        os.write(client.ends["req"], b"request")
+    for pipe in unopened:
+        pipe.close()
