@@ -5,7 +5,7 @@ import pytest
 from kvs.cli.render import PlainRenderer, reply_line, shown_value
 from kvs.protocol import frames
 from kvs.protocol.replies import Reply
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from kvs.errors import SessionClosedError
 from kvs.protocol import frames
 from kvs.protocol.replies import Reply
 from kvs.protocol.requests import Disconnect, Subscribe, Unsubscribe
-from kvs.store.subscriptions import Change
+from kvs.store.watch import Change
 from tests.client.far_ends import FarEnds, far_ends
 from tests.helpers import SECONDS
 

@@ -1,4 +1,4 @@
-"""The core of a store: commands, budgets, marks, an empty store to load, and a closed one."""
+"""The core of a store: commands, budgets, cursors, an empty store to load, and a closed one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,10 +50,10 @@ def test_position_outside_of_the_script_is_rejected(
         assert (store.execute(LINE, len(LINE)).commands, store.revision) == (0, 0)
 
 
-def test_mark_of_an_unknown_job_is_rejected(tmp_path: Path) -> None:
+def test_cursor_of_an_unknown_job_is_rejected(tmp_path: Path) -> None:
     with StoreCore(tmp_path / "data") as store:
-        with pytest.raises(ValueError, match="job 3 of the mark is not known"):
-            store.execute(LINE, mark=JobCursor(3, 0))
+        with pytest.raises(ValueError, match="job 3 of the cursor is not known"):
+            store.execute(LINE, cursor=JobCursor(3, 0))
         assert store.revision == 0
 
 

@@ -17,7 +17,7 @@ class Published:
 
     def __init__(self) -> None:
         self.engine: Engine = create_engine()
-        self.publication = Publication(self.engine)
+        self.publication = Publication(self.engine, None)
         self.subscriptions: Subscriptions[Item] = Subscriptions(lambda key, value: (key, value))
         self.publication.add_subscriptions(self.subscriptions)
         self.wake_ups = 0
