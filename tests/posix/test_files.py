@@ -1,7 +1,10 @@
 """Files are replaced whole or not at all, and only stale temporary files are removed."""
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from kvs.posix.files import (
     AtomicFile,
+    DirectorySyncError,
     NotARegularFileError,
     check_can_replace,
     open_directory,
@@ -70,6 +74,78 @@ def test_failed_commit_leaves_nothing(directory: int, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         AtomicFile(directory, b"x").commit()
     assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_exception_before_commit_leaves_nothing(
+    directory: int, tmp_path: Path, error: type[BaseException]
+) -> None:
+    descriptors = os.listdir("/proc/self/fd")
+    with suppress(error), AtomicFile(directory, b"x") as new:
+        os.write(new.file, b"half")
+        raise error
+    assert os.listdir(tmp_path) == []
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_exception_after_commit_leaves_the_file(directory: int, tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt), AtomicFile(directory, b"x") as new:
+        new.commit()
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_failed_close_is_no_failure_of_the_rename(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = AtomicFile(directory, b"x")
+    real = os.close
+
+    def close(file: int) -> None:
+        real(file)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "close", close)
+    with pytest.raises(DirectorySyncError, match="Input/output error"):
+        new.commit()
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_filesystem_without_locks_leaves_nothing(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_file: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    descriptors = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        AtomicFile(directory, b"x")
+    assert os.listdir(tmp_path) == []
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_file_that_a_cleanup_has_locked_is_given_up(
+    directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    refused: list[int] = []
+
+    def lock(file: int, operation: int) -> None:
+        if not refused:
+            refused.append(file)
+            raise BlockingIOError
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with AtomicFile(directory, b"x") as new:
+        assert refused
+        new.commit()
+    (first,) = set(os.listdir(tmp_path)) - {"x"}
+    remove_stale_temp_files(directory)
+    assert first not in os.listdir(tmp_path)
 
 
 def test_only_stale_temporary_files_are_removed(directory: int, tmp_path: Path) -> None:

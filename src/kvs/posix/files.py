@@ -13,6 +13,7 @@ import stat
 from collections.abc import MutableSequence
 from functools import partial
 from operator import call
+from typing import Self
 
 from kvs.concurrency import forks
 from kvs.text import os_error_text
@@ -121,6 +122,8 @@ def open_regular(
 class AtomicFile:
     """A new file, written under a temporary name, which `commit` then renames to `name`.
 
+    The end of a ``with`` statement discards a file that was not committed.
+
     The temporary file is locked (flock(2)) as long as any process has it open, a child included: so
     `remove_stale_temp_files` can tell what a crash left from a file that is being written.
 
@@ -133,11 +136,19 @@ class AtomicFile:
         self.file, self.temporary = _create(directory)
         self._opened = [self.file]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened:
+            self.discard()
+
     def commit(self) -> None:
         """Rename the file, which the caller has synced, to its name, and make that durable.
 
         Raises:
-            DirectorySyncError: the file has its name, but its directory could not be synced.
+            DirectorySyncError: the file has its name, but could not be closed, or its directory
+                could not be synced.
             OSError: no file has changed under the name, and the temporary file is removed.
 
         """
@@ -148,8 +159,8 @@ class AtomicFile:
         except OSError:
             self.discard()
             raise
-        forks.close_once(self._opened, self.file)
         try:
+            forks.close_once(self._opened, self.file)  # unlocks it, so not before the rename
             os.fsync(self.directory)
         except OSError as error:
             raise DirectorySyncError(os_error_text(error)) from error
@@ -170,12 +181,16 @@ def _create(directory: int) -> tuple[int, bytes]:
         name = b".kvs-%b.tmp" % os.urandom(8).hex().encode()
         file = open_regular(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another process takes it for stale, and is about to remove it
+            # BlockingIOError: another process takes it for stale, and is about to remove it.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file).st_nlink:
+                    return file, name
+        except BaseException:
             os.close(file)
-            continue
-        if os.fstat(file).st_nlink:
-            return file, name
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            raise
         os.close(file)
 
 
