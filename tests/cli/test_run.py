@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kvs import cli
 from tests.helpers import (
     BLOCKING_ERRORS,
     Data,
@@ -151,6 +152,23 @@ def test_report_replaces_an_older_one_atomically(tmp_path: Path) -> None:
     assert json.loads(report.read_text())["commands"] == 1
     assert stat.S_IMODE(report.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["jobs", "report.json"]
+
+
+def test_lack_of_memory_leaves_the_older_report_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
+    report = tmp_path / "report.json"
+    report.write_text("old")
+
+    def fail(_file: int, *_pieces: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("kvs.cli.run.write_all", fail)
+    with pytest.raises(MemoryError):
+        cli.main(["run", str(jobs), "--quiet", "--report", str(report)])
+    assert report.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["jobs", "report.json"]
 
 
 def test_report_is_not_touched_by_wrong_usage(tmp_path: Path) -> None:

@@ -62,17 +62,19 @@ def test_parent_directory_is_synced_if_it_can_be_read(
     assert len(synced) == 1
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
 def test_remove_is_idempotent_and_failed_create_cleans_up(
-    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     storage.close(storage.create(b"a", b""))
     storage.remove(b"a")
     storage.remove(b"a")
 
     def fail(_file: int) -> None:
-        raise OSError(5, "Input/output error")
+        raise error
 
     monkeypatch.setattr(os, "fdatasync", fail)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(type(error)) as caught:
         storage.create(b"a", b"one")
+    assert caught.value is error
     assert list((tmp_path / "d").iterdir()) == []

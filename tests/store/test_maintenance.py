@@ -117,6 +117,23 @@ def test_repair_of_an_intact_or_torn_journal_changes_nothing(tmp_path: Path) -> 
         assert contents(tmp_path / "d") == before
 
 
+def test_interrupted_repair_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = made()
+    put(tmp_path / "d", {**files(*others), first.name: flipped(first.data, first.ends[1] + 3)})
+    before = contents(tmp_path / "d")
+
+    def interrupt(_file: int, *_pieces: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(maintenance, "write_all", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        maintenance.repair(tmp_path / "d")
+    assert [name for name in os.listdir(tmp_path / "d") if name.startswith(".kvs-")] == []
+    assert contents(tmp_path / "d") == before
+
+
 def test_repair_cuts_at_the_first_damage_and_saves_the_rest(tmp_path: Path) -> None:
     first, second, third = made()
     at = first.ends[1]

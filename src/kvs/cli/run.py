@@ -175,14 +175,10 @@ def _write_report(report: Report, path: str) -> None:
     try:
         directory = open_directory(parent or b".")
         try:
-            file = AtomicFile(directory, name)
-            try:
+            with AtomicFile(directory, name) as file:
                 write_all(file.file, text.encode())
                 os.fsync(file.file)
-            except OSError:
-                file.discard()
-                raise
-            file.commit()
+                file.commit()
         finally:
             os.close(directory)
     except OSError as error:

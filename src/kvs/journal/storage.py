@@ -37,14 +37,10 @@ class Storage:
 
     def create(self, name: bytes, *pieces: bytes) -> int:
         """Create a durable file that holds `pieces`; return it open for appending."""
-        replacement = AtomicFile(self.directory, name)
-        try:
+        with AtomicFile(self.directory, name) as replacement:
             self.append(replacement.file, *pieces)
             self.sync(replacement.file)
-        except OSError:
-            replacement.discard()
-            raise
-        self.commit(replacement)
+            self.commit(replacement)
         return self.open(name)
 
     def mark(self, name: bytes) -> None:

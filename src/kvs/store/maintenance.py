@@ -260,17 +260,13 @@ class _Repair:
         source = open_regular(name, os.O_RDONLY | os.O_NOFOLLOW, self._directory.descriptor)
         try:
             self._find_last_revision(source)
-            copy = AtomicFile(self._directory.descriptor, self._free_name(name))
-            try:
+            with AtomicFile(self._directory.descriptor, self._free_name(name)) as copy:
                 while block := os.pread(source, BLOCK, offset):
                     write_all(copy.file, block)
                     offset += len(block)
                     self._saved_bytes += len(block)
                 os.fsync(copy.file)
-            except OSError:
-                copy.discard()
-                raise
-            self._storage.commit(copy)
+                self._storage.commit(copy)
             self._saved_files.append(self._directory.display_path_of(copy.name))
         finally:
             os.close(source)
