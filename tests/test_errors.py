@@ -1,8 +1,16 @@
-"""Each error has a text of one line."""
+"""Each error has a text of one line, and is the same when it is copied or pickled."""
+
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from copy import copy
+from dataclasses import fields, is_dataclass
+from multiprocessing import get_context
 
 import pytest
 
-from kvs import errors
+from kvs import Store, errors
+from tests.helpers import SECONDS
 
 
 @pytest.mark.parametrize(
@@ -28,3 +36,49 @@ from kvs import errors
 def test_each_error_is_one_line(error: errors.KvsError, text: str) -> None:
     assert str(error) == text
     assert hash(error) is not None
+
+
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, errors.KvsError)
+]
+CLASSES.remove(errors.PathError)  # it has no fields of its own, and so no text
+
+
+def with_fields(error_class: type[errors.KvsError]) -> errors.KvsError:
+    """Return an error with a different value in each field, given by keyword."""
+    if not is_dataclass(error_class):
+        return error_class("why")
+    return error_class(
+        **{
+            field.name: number if "int" in str(field.type) or field.type is float else field.name
+            for number, field in enumerate(fields(error_class))
+        }
+    )
+
+
+@pytest.mark.parametrize("error_class", CLASSES)
+@pytest.mark.parametrize("remake", [copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_copied_or_pickled_error_is_the_same(
+    error_class: type[errors.KvsError], remake: Callable[[errors.KvsError], errors.KvsError]
+) -> None:
+    error = with_fields(error_class)
+    error.add_note("a note")
+    remade = remake(error)
+    assert type(remade) is error_class
+    assert vars(remade) == vars(error)
+    assert str(remade) == str(error)
+
+
+def use_a_closed_store() -> None:
+    store = Store()
+    store.close()
+    store.get("a")
+
+
+def test_error_of_a_worker_process_reaches_the_parent() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as workers:
+        raised = workers.submit(use_a_closed_store).exception(SECONDS)
+    assert isinstance(raised, errors.StoreClosedError)
+    assert str(raised) == "the store is closed"

@@ -7,14 +7,22 @@ raised.
 """
 
 import os
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Self
 
 from kvs.text import printable
 
 
 class KvsError(Exception):
-    """Base of all errors and warnings of this package."""
+    """Base of all errors and warnings of this package. They can be copied and pickled."""
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...], dict[str, Any]]:
+        """Rebuild the error from its fields; `args` lacks those that were given by keyword."""
+        if is_dataclass(self):
+            values = tuple(getattr(self, field.name) for field in fields(self))
+        else:
+            values = self.args
+        return type(self), values, vars(self)
 
 
 class KvsWarning(KvsError):
@@ -101,13 +109,12 @@ class BackupError(PathError):
     FORM = "{path}:{line}: backup {number} failed: {reason}"
 
 
+@dataclass(eq=False)
 class ThreadStartError(KvsError):
     """No thread can be started to run jobs."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "cannot start a thread to run jobs; raise the limit of processes (ulimit -u)"
-        )
+    def __str__(self) -> str:
+        return "cannot start a thread to run jobs; raise the limit of processes (ulimit -u)"
 
 
 @dataclass(eq=False)
@@ -260,11 +267,12 @@ class JournalWriteError(PathError, StoreError):
 # Stores.
 
 
+@dataclass(eq=False)
 class StoreClosedError(StoreError):
     """A store that was closed."""
 
-    def __init__(self) -> None:
-        super().__init__("the store is closed")
+    def __str__(self) -> str:
+        return "the store is closed"
 
 
 @dataclass(eq=False)
@@ -276,11 +284,12 @@ class StoreNotEmptyError(PathError, StoreError):
     FORM = "{path}: not empty: a backup can be restored only into a new or empty data directory"
 
 
+@dataclass(eq=False)
 class SlowConsumerError(StoreError):
     """A watch that was closed because its outbox was over its limit."""
 
-    def __init__(self) -> None:
-        super().__init__("the watch was closed: changes arrived faster than they were read")
+    def __str__(self) -> str:
+        return "the watch was closed: changes arrived faster than they were read"
 
 
 @dataclass(eq=False)
@@ -325,12 +334,15 @@ class RegistrationPipeError(PathError, ServerError):
 # Clients.
 
 
+@dataclass(eq=False)
 class InvalidClientIdError(ClientError, ValueError):
     """A client ID that is not valid."""
 
-    def __init__(self, given: str) -> None:
-        super().__init__(
-            f"'{printable(given, 24)}' is not a valid ID: an ID has 1 to 15 characters, each a "
+    id: str
+
+    def __str__(self) -> str:
+        return (
+            f"'{printable(self.id, 24)}' is not a valid ID: an ID has 1 to 15 characters, each a "
             "letter (a to z, A to Z), a digit, '-' or '_'"
         )
 
@@ -406,12 +418,17 @@ class SessionClosedError(ClientError):
         return self.reason
 
 
+@dataclass(eq=False)
 class ScriptTooLargeError(ClientError, ValueError):
     """A script over the server's limit; nothing was sent."""
 
-    def __init__(self, length: int, limit: int) -> None:
-        super().__init__(
-            f"the script has {length} bytes, a server takes at most {limit}; send it in parts"
+    size_bytes: int
+    max_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"the script has {self.size_bytes} bytes, a server takes at most {self.max_bytes}; "
+            "send it in parts"
         )
 
 
