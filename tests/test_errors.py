@@ -16,10 +16,10 @@ from tests.helpers import SECONDS
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (errors.InvalidCommandError("j/a.job", 7, 11, "why"), "j/a.job:7:11: why"),
+        (errors.InvalidCommandError("j/a.job", "why", 7, 11), "j/a.job:7:11: why"),
         (errors.JobError("j/a.job", "why"), "j/a.job: why"),
         (errors.SnapshotError("a.bck", "why"), "a.bck: not written: why"),
-        (errors.BackupError("a.job", 3, 2, "why"), "a.job:3: backup 2 failed: why"),
+        (errors.BackupError("a.job", "why", 3, 2), "a.job:3: backup 2 failed: why"),
         (errors.BackupReadError("a.bck", "why"), "a.bck: cannot read the backup: why"),
         (errors.BackupFormatError("a.bck", 4, "why"), "a.bck:4: why; nothing was restored"),
         (errors.JobsDirectoryError("j", "why"), "j: why"),
@@ -82,3 +82,18 @@ def test_error_of_a_worker_process_reaches_the_parent() -> None:
         raised = workers.submit(use_a_closed_store).exception(SECONDS)
     assert isinstance(raised, errors.StoreClosedError)
     assert str(raised) == "the store is closed"
+
+
+GROUPS = {errors.StoreError, errors.JobError, errors.ServerError, errors.ClientError}
+UNGROUPED = {
+    errors.InvalidWordError,
+    errors.DirectoryLockedError,
+    errors.ThreadStartError,
+    errors.InheritedByForkError,
+}
+
+
+@pytest.mark.parametrize("error_class", CLASSES)
+def test_error_is_in_one_group_or_of_several_parts(error_class: type[errors.KvsError]) -> None:
+    groups = {group for group in {*GROUPS, errors.KvsWarning} if issubclass(error_class, group)}
+    assert len(groups) == (error_class not in {*UNGROUPED, errors.KvsError})

@@ -2,8 +2,8 @@
 
 Each has a text of one line, for a person: ``PATH: what failed: cause; what to do``. Its fields give
 the same facts to a program. All derive from `KvsError`, in groups by the part of KVS that raises
-them: `StoreError`, `JobError`, `ServerError`, `ClientError`. A `KvsWarning` is reported, never
-raised.
+them: `StoreError`, `JobError`, `ServerError`, `ClientError`. What more than one of these parts
+raises is in no group. A `KvsWarning` is reported, never raised.
 """
 
 import os
@@ -58,25 +58,51 @@ class ClientError(KvsError):
     """Base of errors of a client and its session."""
 
 
-# Words and lines.
+# Errors of more than one part.
 
 
-class InvalidWordError(StoreError, ValueError):
+class InvalidWordError(KvsError, ValueError):
     """A key or value that is not a word of the command language."""
 
 
 @dataclass(eq=False)
-class InvalidCommandError(PathError):
-    """A line that is not a command. It has no effect; the lines around it are executed."""
+class DirectoryLockedError(PathError):
+    """A jobs directory or data directory that a process has locked."""
 
     path: str
-    line: int
-    """Line number, from 1."""
-    column: int
-    """Byte of the line at which the invalid part begins, from 1."""
-    reason: str
+    pid: int | None
+    """The process, if it is known."""
 
-    FORM = "{path}:{line}:{column}: {reason}"
+    def __str__(self) -> str:
+        if self.pid == os.getpid():
+            return (
+                f"{self.path}: in use by this process; close the store or end the run that uses it "
+                "first"
+            )
+        owner = "another process" if self.pid is None else f"process {self.pid}"
+        return f"{self.path}: in use by {owner}; wait until it ends, or stop it"
+
+
+@dataclass(eq=False)
+class ThreadStartError(KvsError):
+    """No thread can be started to run jobs."""
+
+    def __str__(self) -> str:
+        return "cannot start a thread to run jobs; raise the limit of processes (ulimit -u)"
+
+
+@dataclass(eq=False)
+class InheritedByForkError(KvsError):
+    """A store or a session of the parent process was used in a forked child."""
+
+    process: int
+    """The process that used it."""
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.process} is a forked child and cannot use a store or session of its "
+            "parent; open another one in the child"
+        )
 
 
 # Jobs.
@@ -84,7 +110,10 @@ class InvalidCommandError(PathError):
 
 @dataclass(eq=False)
 class JobError(PathError):
-    """A job that cannot start or continue. Other jobs are not affected."""
+    """Base of errors of jobs; itself, a job that cannot start or continue.
+
+    Other jobs are not affected.
+    """
 
     path: str
     reason: str
@@ -95,26 +124,27 @@ class JobsDirectoryError(JobError):
 
 
 @dataclass(eq=False)
-class BackupError(PathError):
+class InvalidCommandError(JobError):
+    """A line that is not a command. It has no effect; the lines around it are executed."""
+
+    line: int
+    """Line number, from 1."""
+    column: int
+    """Byte of the line at which the invalid part begins, from 1."""
+
+    FORM = "{path}:{line}:{column}: {reason}"
+
+
+@dataclass(eq=False)
+class BackupError(JobError):
     """A BACKUP of a job that wrote no backup. The job continues."""
 
-    path: str
-    """The job."""
     line: int
     """Line number of the BACKUP, from 1."""
     number: int
     """Number of the backup, from 1 in each job."""
-    reason: str
 
     FORM = "{path}:{line}: backup {number} failed: {reason}"
-
-
-@dataclass(eq=False)
-class ThreadStartError(KvsError):
-    """No thread can be started to run jobs."""
-
-    def __str__(self) -> str:
-        return "cannot start a thread to run jobs; raise the limit of processes (ulimit -u)"
 
 
 @dataclass(eq=False)
@@ -189,24 +219,6 @@ class DataDirectoryError(PathError, StoreError):
 
     path: str
     reason: str
-
-
-@dataclass(eq=False)
-class DirectoryLockedError(PathError):
-    """A jobs directory or data directory that a process has locked."""
-
-    path: str
-    pid: int | None
-    """The process, if it is known."""
-
-    def __str__(self) -> str:
-        if self.pid == os.getpid():
-            return (
-                f"{self.path}: in use by this process; close the store or end the run that uses it "
-                "first"
-            )
-        owner = "another process" if self.pid is None else f"process {self.pid}"
-        return f"{self.path}: in use by {owner}; wait until it ends, or stop it"
 
 
 @dataclass(eq=False)
@@ -290,20 +302,6 @@ class SlowConsumerError(StoreError):
 
     def __str__(self) -> str:
         return "the watch was closed: changes arrived faster than they were read"
-
-
-@dataclass(eq=False)
-class InheritedByForkError(KvsError):
-    """A store or a session of the parent process was used in a forked child."""
-
-    process: int
-    """The process that used it."""
-
-    def __str__(self) -> str:
-        return (
-            f"process {self.process} is a forked child and cannot use a store or session of its "
-            "parent; open another one in the child"
-        )
 
 
 @dataclass(eq=False)

@@ -137,7 +137,7 @@ def test_unfinished_backup_is_reported_and_its_number_not_reused(tmp_path: Path)
     assert victim(NEVER, until_waiting)[0]
     shorten_wait(jobs)
     outcome = run(tmp_path / "data", jobs)
-    assert outcome.errors == [str(BackupError(f"{jobs}/a.job", 2, 1, LOST))]
+    assert outcome.errors == [str(BackupError(f"{jobs}/a.job", LOST, 2, 1))]
     [job] = outcome.report.jobs
     assert [backup.failed for backup in job.backups] == [True, False]
     assert outcome.report.failed

@@ -208,7 +208,7 @@ class JobBackups:
         self._checkpoint.backup_ended(report.number, written=report.info is not None)
 
     def _report_failure(self, report: BackupReport, reason: str) -> None:
-        error = BackupError(self._report.file, report.line, report.number, reason)
+        error = BackupError(self._report.file, reason, report.line, report.number)
         report.failure = str(error)
         self._on_error(error)
 

@@ -216,7 +216,7 @@ class _Execution:
             line += script.count(b"\n", counted, diagnostic.offset)
             counted = diagnostic.offset
             error = InvalidCommandError(
-                self._report.file, line, diagnostic.column, diagnostic.reason
+                self._report.file, diagnostic.reason, line, diagnostic.column
             )
             if self._report.add_error(error):
                 reported.append(error)
