@@ -29,6 +29,7 @@ from kvs import (
     SnapshotError,
     StopReason,
     Store,
+    ThreadStartError,
     connect,
 )
 from kvs.language.diagnostics import diagnose_script
@@ -366,6 +367,32 @@ def test_invalid_path_raises_the_error_of_its_kind(
             call(path)
         assert str(caught.value).startswith(f"{shown}: ")
         assert str(caught.value).endswith(f": {reason}")
+
+
+def test_lack_of_threads_raises_the_error_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+
+    def refuse(_function: Callable[[], None], _arguments: tuple[()]) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with Store(tmp_path / "d") as store:
+        monkeypatch.setattr("kvs.concurrency.waiters.start_new_thread", refuse)
+        calls: list[tuple[type[KvsError], str, Callable[[], object]]] = [
+            (ThreadStartError, "", store.compact),
+            (ThreadStartError, "", lambda: store.run_jobs(tmp_path / "jobs")),
+            (SnapshotError, f"{tmp_path}/b: not written: ", lambda: store.backup(tmp_path / "b")),
+            (DataDirectoryError, f"{tmp_path}/new: ", lambda: Store(tmp_path / "new")),
+        ]
+        for error, start, call in calls:
+            with pytest.raises(error) as told:
+                call()
+            assert str(told.value) == (
+                f"{start}cannot start a thread; raise the limit of processes (ulimit -u)"
+            )
+        monkeypatch.undo()
+        assert store.compact()
 
 
 class TestMapping:

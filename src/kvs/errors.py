@@ -85,10 +85,10 @@ class DirectoryLockedError(PathError):
 
 @dataclass(eq=False)
 class ThreadStartError(KvsError):
-    """No thread can be started to run jobs."""
+    """The system gives no thread."""
 
     def __str__(self) -> str:
-        return "cannot start a thread to run jobs; raise the limit of processes (ulimit -u)"
+        return "cannot start a thread; raise the limit of processes (ulimit -u)"
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from kvs.errors import (
     KvsError,
     SnapshotError,
     StoreClosedError,
+    ThreadStartError,
 )
 from kvs.jobs.report import ErrorCallback, Report
 from kvs.jobs.run import JobRun, ignore_error
@@ -329,6 +330,8 @@ class Store(NonCopyable):
                 writer.cancel()
             if isinstance(error, OSError):
                 raise SnapshotError(printable(path), os_error_text(error)) from error
+            if isinstance(error, ThreadStartError):
+                raise SnapshotError(printable(path), str(error)) from error
             raise
         finally:
             close_all()
@@ -357,6 +360,7 @@ class Store(NonCopyable):
             SnapshotError: the snapshot could not be written; the journal is unchanged.
             DataDirectoryError: the snapshot was written, but old files could not be removed.
             JournalWriteError: the journal failed.
+            ThreadStartError: no thread could be started; the journal is unchanged.
 
         """
         return self._core.compact()

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from kvs import InheritedByForkError
+from kvs import InheritedByForkError, ThreadStartError
 from kvs.concurrency.waiters import Waiters, call_uninterrupted
 from tests.helpers import SECONDS
 from tests.opcodes import Interrupted, at_opcode, raise_interrupted
@@ -185,6 +185,18 @@ def test_child_forked_in_an_uninterrupted_call_does_not_wait() -> None:
         return partial(call_uninterrupted, action), over.set
 
     check_children(begin)
+
+
+def test_lack_of_threads_raises_without_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[None] = []
+
+    def refuse(_function: Callable[[], None], _arguments: tuple[()]) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("kvs.concurrency.waiters.start_new_thread", refuse)
+    with pytest.raises(ThreadStartError):
+        call_uninterrupted(lambda: called.append(None))
+    assert not called
 
 
 def test_interrupt_waits_for_the_end_of_the_uninterrupted_call() -> None:

@@ -198,7 +198,7 @@ def test_jobs_run_on_as_few_threads_as_allowed(ground: Path, someone: int, limit
 def test_run_fails_if_no_thread_can_be_started(ground: Path, someone: int) -> None:
     ended = kvs("run", ground, how=limit_processes(someone, 1))
     assert ended.status == 1
-    assert only_line(ended).startswith("kvs run: cannot start a thread to run jobs")
+    assert only_line(ended).startswith("kvs run: cannot start a thread; raise the limit")
     assert sorted(os.listdir(ground)) == ["a.job", "z.job"]
 
 

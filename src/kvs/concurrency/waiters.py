@@ -1,6 +1,5 @@
 """Waits that leave no lock locked, and calls that no signal handler interrupts."""
 
-import errno
 import gc
 import os
 import time
@@ -16,6 +15,7 @@ from weakref import WeakSet
 
 from kvs.concurrency import forks
 from kvs.concurrency.atomic import exhaust
+from kvs.errors import ThreadStartError
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ def call_uninterrupted(action: Callable[[], T]) -> T:
 
     Raises:
         InheritedByForkError: this process is a child that a signal handler forked meanwhile.
-        OSError: the system gives no thread.
+        ThreadStartError: the system gives no thread.
         BaseException: `action` raised it.
 
     """
@@ -122,8 +122,7 @@ def call_uninterrupted(action: Callable[[], T]) -> T:
             ended.wait_for(lambda: results or errors)
         except BaseException as error:
             if isinstance(error, RuntimeError) and not started:
-                reason = "cannot start a thread; raise the limit of processes (ulimit -u)"
-                raise OSError(errno.EAGAIN, reason) from error
+                raise ThreadStartError from error
             if not started or forks.generation() != generation:
                 raise
             interrupted = error
@@ -140,7 +139,7 @@ def fork_uninterrupted(action: Callable[[], T]) -> T:
     The thread-local objects of the calling thread stay alive in the child.
 
     Raises:
-        InheritedByForkError, OSError, BaseException: as by `call_uninterrupted`.
+        InheritedByForkError, ThreadStartError, BaseException: as by `call_uninterrupted`.
 
     """
     if get_ident() != main_thread().ident:

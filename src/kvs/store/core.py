@@ -291,6 +291,7 @@ class StoreCore(NonCopyable):
 
         Raises:
             SnapshotError: the child could not be forked.
+            ThreadStartError: no thread could be started.
 
         """
 
@@ -412,6 +413,7 @@ class StoreCore(NonCopyable):
 
         Raises:
             JournalWriteError: the journal failed.
+            ThreadStartError: no thread could be started.
             ValueError: the store is in memory.
 
         """
@@ -437,6 +439,7 @@ class StoreCore(NonCopyable):
             SnapshotError: the snapshot could not be written; the journal is unchanged.
             DataDirectoryError: the snapshot was written, but old files could not be removed.
             JournalWriteError: the journal failed.
+            ThreadStartError: no thread could be started; the journal is unchanged.
             StoreClosedError: the store was closed.
 
         """

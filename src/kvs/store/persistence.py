@@ -16,7 +16,7 @@ from itertools import chain
 from kvs.concurrency.atomic import Step
 from kvs.concurrency.waiters import call_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ChangeBatch, Engine, TableView
-from kvs.errors import DataDirectoryError, SnapshotError
+from kvs.errors import DataDirectoryError, SnapshotError, ThreadStartError
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory, new_store_id
 from kvs.journal.format import FileHeader, FileKind
@@ -153,6 +153,8 @@ class Persistence:
             call_uninterrupted(partial(self._start, recovered, started_at))
         except OSError as error:
             raise DataDirectoryError(self.display_path, os_error_text(error)) from error
+        except ThreadStartError as error:
+            raise DataDirectoryError(self.display_path, str(error)) from error
 
     def _start(self, recovered: RecoveredState | None, started_at: float) -> None:
         """Start the journal's writer thread; in a thread that no signal handler interrupts."""
