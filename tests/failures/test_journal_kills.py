@@ -150,4 +150,4 @@ def test_killed_restore_program_is_all_or_nothing(tmp_path: Path) -> None:
         if checked.status == 2:
             assert kvs("restore", backup, data).status == 0
             checked = kvs("check", data)
-        assert checked.stdout.startswith(b"%b: revision 1, 20000 keys, " % os.fsencode(data))
+        assert checked.stdout.startswith(b"%b: revision 1, 20000 pairs, " % os.fsencode(data))

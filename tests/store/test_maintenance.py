@@ -42,6 +42,15 @@ def test_check_returns_the_state_and_changes_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path / "d") == before
 
 
+def test_size_is_that_of_snapshots_and_segments(tmp_path: Path) -> None:
+    with Store(tmp_path / "d") as store:
+        for command in (lambda: store.write({"a": "1"}), store.compact):
+            command()
+            files = [*(tmp_path / "d").glob("*.journal"), *(tmp_path / "d").glob("*.snapshot")]
+            expected = sum(file.stat().st_size for file in files)
+            assert maintenance.size_bytes(tmp_path / "d") == expected
+
+
 def test_dump_has_the_format_of_show(tmp_path: Path) -> None:
     with Store(tmp_path / "d") as store:
         store.write({"b": "2", "a": "1", "c": "3"})
@@ -77,7 +86,13 @@ def test_change_during_a_check_is_not_taken_for_damage(
 
 
 @pytest.mark.parametrize(
-    "act", [maintenance.check, maintenance.repair, lambda path: list(maintenance.dump(path))]
+    "act",
+    [
+        maintenance.check,
+        maintenance.repair,
+        maintenance.size_bytes,
+        lambda path: list(maintenance.dump(path)),
+    ],
 )
 def test_directory_without_a_journal_is_refused(
     tmp_path: Path, act: Callable[[Path], object]

@@ -32,7 +32,7 @@ def _describe_sizes(state: RecoveredState) -> str:
     if state.snapshot is not None:
         snapshot = f"a snapshot of {pluralize(state.snapshot_bytes, 'byte')}"
     return (
-        f"revision {state.revision}, {pluralize(state.pairs, 'key')}, "
+        f"revision {state.revision}, {pluralize(state.pairs, 'pair')}, "
         f"{pluralize(state.snapshot_bytes + state.journal_bytes, 'byte')}: {snapshot}, "
         f"{pluralize(len(state.segments), 'segment')} of the journal of "
         f"{pluralize(state.journal_bytes, 'byte')}"
@@ -80,17 +80,17 @@ def dump(options: argparse.Namespace) -> int:
 def compact(options: argparse.Namespace) -> int:
     """Run ``kvs compact``; return the exit status."""
     with usage_errors(), progress_bar() as progress:
-        before = maintenance.check(options.directory)
+        before = maintenance.size_bytes(options.directory)
         store = StoreCore(options.directory, progress=progress)
     with store, usage_errors():
         if store.recovered is not None and store.recovered.torn is not None:
             print_error(f"kvs compact: {describe_torn_tail(store.recovered.torn, 'was dropped')}")
         snapshot = store.compact()
+        after = maintenance.size_bytes(options.directory)
     if snapshot is not None:
         print_result(
-            f"{printable(options.directory)}: {before.snapshot_bytes + before.journal_bytes} bytes "
-            f"have become {snapshot.bytes}; {pluralize(snapshot.pairs, 'pair')} at revision "
-            f"{snapshot.revision}"
+            f"{printable(options.directory)}: {before} bytes have become {after}; "
+            f"{pluralize(snapshot.pairs, 'pair')} at revision {snapshot.revision}"
         )
     return 0
 

@@ -46,6 +46,25 @@ def check(path: Path, progress: ProgressCallback = ignore_progress) -> Recovered
         return _recovery(directory, create_engine(), progress).read()
 
 
+def size_bytes(path: Path) -> int:
+    """Return the bytes of the snapshots and segments of a data directory, locked or not.
+
+    Raises:
+        DataDirectoryError: it is not a data directory, or cannot be read.
+
+    """
+    with DataDirectory(path) as directory:
+        _require_journal(directory)
+        try:
+            return sum(
+                os.stat(file_name(kind, number), dir_fd=directory.descriptor).st_size
+                for kind, numbers in directory.list_files().items()
+                for number in numbers
+            )
+        except OSError as error:
+            raise DataDirectoryError(printable(directory.path), os_error_text(error)) from error
+
+
 def dump(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[bytes]:
     """Yield all pairs of a data directory in the format of SHOW. Change nothing.
 
