@@ -25,12 +25,16 @@ def directory(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
+def do_nothing() -> None:
+    """Wait for no commit."""
+
+
 def test_snapshot_has_the_pairs_at_the_fork(directory: int, tmp_path: Path) -> None:
     table = Table({b"a": b"1"})
     snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
     snapshot.fork(7, len(table), lambda: output_format.format_listing(ordered(table)))
     table[b"b"] = b"2"
-    info = snapshot.finish()
+    info = snapshot.finish(do_nothing)
     assert (info.revision, info.pairs, info.bytes) == (7, 1, 7)
     assert (tmp_path / "x.bck").read_bytes() == b"(a, 1)\n"
     assert stat.S_IMODE((tmp_path / "x.bck").stat().st_mode) == 0o600
@@ -51,7 +55,7 @@ def test_child_has_only_its_file_and_ignores_signals(directory: int, tmp_path: P
     try:
         snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
         snapshot.fork(1, 1, blocks)
-        snapshot.finish()
+        snapshot.finish(do_nothing)
     finally:
         signal.signal(signal.SIGTERM, before)
         for descriptor in (reader, writer):
@@ -82,7 +86,7 @@ def test_child_closes_the_pipes_of_the_parent_first(
     snapshot.fork(1, 1, list)
     monkeypatch.undo()
     os.close(reader)
-    snapshot.finish()
+    snapshot.finish(do_nothing)
     assert (tmp_path / "state").read_text() == "closed"
 
 
@@ -103,7 +107,7 @@ def test_child_syncs_after_every_sync_bytes(
         monkeypatch.setattr(os, name, recording(name, getattr(os, name)))
     snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
     snapshot.fork(1, 1, lambda: [b"x" * 400] * 7)
-    assert snapshot.finish(commit=lambda _: None).bytes == 2800
+    assert snapshot.finish(do_nothing, commit=lambda _: None).bytes == 2800
     assert (tmp_path / "syncs").read_text() == "fdatasync 1200 fdatasync 2400 fsync 2800 "
 
 
@@ -115,7 +119,7 @@ def test_killed_child_is_reported_and_leaves_no_file(directory: int, tmp_path: P
     snapshot = SnapshotWriter(directory, b"x.bck", "jobs/x.bck")
     snapshot.fork(1, 0, blocks)
     with pytest.raises(SnapshotError) as caught:
-        snapshot.finish()
+        snapshot.finish(do_nothing)
     assert str(caught.value) == ("jobs/x.bck: not written: its process was killed by SIGKILL")
     assert os.listdir(tmp_path) == []
 
@@ -138,7 +142,7 @@ def test_failed_child_reports_its_error_number(
     snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
     snapshot.fork(1, 0, blocks)
     with pytest.raises(SnapshotError, match=reason):
-        snapshot.finish()
+        snapshot.finish(do_nothing)
     assert os.listdir(tmp_path) == []
 
 
@@ -148,7 +152,7 @@ def test_child_reaped_by_other_code_is_a_failure(directory: int, tmp_path: Path)
         snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
         snapshot.fork(1, 0, list)
         with pytest.raises(SnapshotError, match="SIGCHLD"):
-            snapshot.finish()
+            snapshot.finish(do_nothing)
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert os.listdir(tmp_path) == []
@@ -164,7 +168,7 @@ def test_kill_child_leaves_no_file(directory: int, tmp_path: Path) -> None:
     snapshot.kill_child()
     assert os.listdir(tmp_path) == []
     with pytest.raises(SnapshotError, match="SIGKILL"):
-        snapshot.finish()
+        snapshot.finish(do_nothing)
 
 
 def test_cancel_leaves_no_file_and_no_descriptor(directory: int, tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ def test_cancel_leaves_no_file_and_no_descriptor(directory: int, tmp_path: Path)
 def test_cancel_after_finish_leaves_the_file(directory: int, tmp_path: Path) -> None:
     snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
     snapshot.fork(1, 0, list)
-    snapshot.finish()
+    snapshot.finish(do_nothing)
     snapshot.cancel()
     assert os.listdir(tmp_path) == ["x.bck"]
 
@@ -202,4 +206,4 @@ def test_fork_restores_the_signal_mask(directory: int) -> None:
     snapshot = SnapshotWriter(directory, b"x.bck", "x.bck")
     snapshot.fork(1, 0, list)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-    snapshot.finish()
+    snapshot.finish(do_nothing)

@@ -40,10 +40,6 @@ _IGNORED_SIGNALS = (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE
 """Signals that must not end the child: those for the parent, and errors that write(2) returns."""
 
 
-def _no_wait() -> None:
-    """Return at once."""
-
-
 @dataclass(frozen=True, slots=True)
 class SnapshotInfo:
     """A snapshot or backup that is durable under its final name."""
@@ -62,7 +58,8 @@ class SnapshotWriter:
     """Writes the file `name` in `directory`: call `fork` once, then `finish` once.
 
     Threads: `fork` and `finish` may run in different threads, one after the other; any thread may
-    call `kill_child` at any time. After an exception in `fork` or `finish`, call `cancel`.
+    call `kill_child` at any time. After any exception but `SnapshotError` in `fork` or `finish`,
+    call `cancel`.
     """
 
     def __init__(self, directory: int, name: bytes, display_path: str) -> None:
@@ -109,7 +106,7 @@ class SnapshotWriter:
 
     def finish(
         self,
-        wait_for_commit: Callable[[], None] = _no_wait,
+        wait_for_commit: Callable[[], None],
         commit: Callable[[AtomicFile], None] = AtomicFile.commit,
     ) -> SnapshotInfo:
         """Wait for the child, call `wait_for_commit`, then rename the file by `commit`.
