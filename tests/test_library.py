@@ -348,7 +348,7 @@ def test_calls_in_any_order_agree_with_a_dict() -> None:
 
 @pytest.mark.parametrize(
     ("path", "shown", "reason"),
-    [("\0x", r"\x00x", "no path can hold a NUL byte"), (b"", "", "it names nothing")],
+    [("\0x", r"\x00x", "the path contains a NUL byte"), (b"", "", "the path is empty")],
     ids=["NUL", "empty"],
 )
 def test_invalid_path_raises_the_error_of_its_kind(

@@ -99,9 +99,9 @@ def test_unreadable_jobs_are_reported_and_skipped(tmp_path: Path) -> None:
     ended = kvs("lint", ".", how=Start(cwd=jobs))
     assert ended.status == 1
     assert ended.lines == [
-        "./dir.job: cannot open it: it is no regular file",
+        "./dir.job: cannot open it: it is not a regular file",
         "./gone.job: cannot open it: it is a link that leads nowhere",
-        "./pipe.job: cannot open it: it is no regular file",
+        "./pipe.job: cannot open it: it is not a regular file",
     ]
     assert ended.stdout.count(b"all valid") == 2
     assert sorted(kvs("run", "--quiet", ".", how=Start(cwd=jobs)).lines) == ended.lines

@@ -120,7 +120,7 @@ def test_report_lists_failed_jobs(tmp_path: Path) -> None:
     assert (report["failed"], report["commands"]) == (True, 1)
     assert (good["state"], good["failed"]) == ("done", False)
     assert (bad["state"], bad["failed"], bad["commands"]) == ("failed", True, 0)
-    assert bad["error"] == "jobs/b.job: cannot open it: it is no regular file"
+    assert bad["error"] == "jobs/b.job: cannot open it: it is not a regular file"
 
 
 def test_report_counts_errors_beyond_1000(tmp_path: Path) -> None:

@@ -171,9 +171,9 @@ def test_connect_without_a_server_says_why(runtime: Path, tmp_path: Path) -> Non
     start = "'kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX"
     reasons = {
         fifo: f"no server reads this pipe; {start} {fifo}' starts a server",
-        tmp_path / "file": "it is no named pipe",
-        tmp_path: "it is no named pipe",
-        Path("/dev/null"): "it is no named pipe",
+        tmp_path / "file": "it is not a named pipe",
+        tmp_path: "it is not a named pipe",
+        Path("/dev/null"): "it is not a named pipe",
         missing: f"the registration pipe does not exist; {start} {missing}' starts a server",
         dangling: f"the registration pipe does not exist; {start} {dangling}' starts a server",
         tmp_path / "file" / "x": "Not a directory",

@@ -51,13 +51,13 @@ def make_file_of_another_user(path: Path) -> None:
 
 
 JOBS: dict[str, tuple[Make, str]] = {
-    "a directory": (Path.mkdir, "it is no regular file"),
-    "a pipe": (os.mkfifo, "it is no regular file"),
-    "a socket": (make_socket, "it is no regular file"),
+    "a directory": (Path.mkdir, "it is not a regular file"),
+    "a pipe": (os.mkfifo, "it is not a regular file"),
+    "a socket": (make_socket, "it is not a regular file"),
     "a dangling link": (lambda path: path.symlink_to("nowhere"), "it is a link that leads nowhere"),
     "a link to itself": (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
-    "a link to a directory": (lambda path: path.symlink_to("."), "it is no regular file"),
-    "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "it is no regular file"),
+    "a link to a directory": (lambda path: path.symlink_to("."), "it is not a regular file"),
+    "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),
 }
 
 
@@ -71,8 +71,8 @@ def test_job_that_is_not_a_regular_file_fails_alone(jobs: Path, make: Make, reas
 
 OUTPUTS: dict[str, tuple[Make, str]] = {
     "a directory": (Path.mkdir, "Is a directory"),
-    "a pipe": (os.mkfifo, "it is no regular file"),
-    "a socket": (make_socket, "it is no regular file"),
+    "a pipe": (os.mkfifo, "it is not a regular file"),
+    "a socket": (make_socket, "it is not a regular file"),
     "a link": (lambda path: path.symlink_to("../precious"), "it is a link; remove it"),
     "a dangling link": (lambda path: path.symlink_to("../new"), "it is a link; remove it"),
     "a link to a device": (lambda path: path.symlink_to("/dev/null"), "it is a link; remove it"),
@@ -118,7 +118,7 @@ def test_pipe_with_a_reader_is_rejected_as_an_output(jobs: Path) -> None:
     write_jobs(jobs, {"x": GOOD})
     os.mkfifo(jobs / "x.out")
     reader = os.open(jobs / "x.out", os.O_RDONLY | os.O_NONBLOCK)
-    assert "it is no regular file" in failing_job_error(jobs, "x")
+    assert "it is not a regular file" in failing_job_error(jobs, "x")
     assert os.read(reader, 100) == b""
     os.close(reader)
 

@@ -90,7 +90,7 @@ def test_job_may_be_a_link_but_must_be_a_regular_file(
     os.mkfifo(tmp_path / "pipe.job")
     os.close(directory.open_job(b"link"))
     for name in (b"dangling", b"folder", b"pipe", b"none"):
-        with pytest.raises(JobError, match=r"cannot open it: .*(no regular|nowhere|No such)"):
+        with pytest.raises(JobError, match=r"cannot open it: .*(not a regular|nowhere|No such)"):
             directory.open_job(name)
 
 
@@ -102,7 +102,7 @@ def test_output_must_be_a_regular_file_of_its_own(directory: JobsDirectory, tmp_
         "it is a link": lambda: out.symlink_to("precious"),
         "another name": lambda: out.hardlink_to(tmp_path / "precious"),
         "the job file itself": lambda: out.hardlink_to(tmp_path / "a.job"),
-        "no regular file": lambda: os.mkfifo(out),
+        "not a regular file": lambda: os.mkfifo(out),
         "directory": out.mkdir,
     }
     job = directory.open_job(b"a")

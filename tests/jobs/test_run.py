@@ -195,7 +195,7 @@ def test_failing_job_does_not_affect_others(tmp_path: Path) -> None:
     assert report.failed
     assert sorted(errors) == [
         f"{tmp_path}/b.out: cannot open the output: it is a link; remove it",
-        f"{tmp_path}/c.job: cannot open it: it is no regular file",
+        f"{tmp_path}/c.job: cannot open it: it is not a regular file",
     ]
 
 

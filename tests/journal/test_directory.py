@@ -125,7 +125,7 @@ def test_segment_name_of_a_directory_or_link_is_refused(tmp_path: Path) -> None:
     (put(tmp_path / "d", {}) / "0000000001.journal").mkdir()
     with DataDirectory(tmp_path / "d") as directory, pytest.raises(DataDirectoryError) as caught:
         directory.open_file(FileKind.JOURNAL, 1)
-    assert caught.value.reason == "cannot open it: it is no regular file"
+    assert caught.value.reason == "cannot open it: it is not a regular file"
     (tmp_path / "d" / "0000000001.journal").rmdir()
     (tmp_path / "elsewhere").write_bytes(JournalBuilder().data)
     (tmp_path / "d" / "0000000001.journal").symlink_to(tmp_path / "elsewhere")

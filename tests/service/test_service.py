@@ -79,8 +79,8 @@ def test_other_entries_are_ignored_and_irregular_files_fail(served: Served) -> N
     served.settle()
     until(lambda: len(served.errors) == 3)
     assert sorted(map(str, served.errors)) == [
-        f"{served.path}/b.job: cannot open it: it is no regular file",
-        f"{served.path}/c.job: cannot open it: it is no regular file",
+        f"{served.path}/b.job: cannot open it: it is not a regular file",
+        f"{served.path}/c.job: cannot open it: it is not a regular file",
         f"{served.path}/d.job: cannot open it: it is a link that leads nowhere",
     ]
     assert served.service.stats().failed == 3

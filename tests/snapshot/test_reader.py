@@ -85,6 +85,10 @@ def test_backup_cut_within_a_line_is_refused(
 
 def test_unreadable_file_has_a_reason(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, reason in [("none", "No such file"), ("", "no regular file"), ("pipe", "no regular")]:
+    for name, reason in [
+        ("none", "No such file"),
+        ("", "not a regular file"),
+        ("pipe", "not a regular"),
+    ]:
         with pytest.raises(BackupReadError, match=reason):
             load(os.fsencode(tmp_path / name))

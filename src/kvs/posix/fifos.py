@@ -28,7 +28,7 @@ class NotAFifo(OSError):
     """The file at the path is not a pipe, or is a link to one."""
 
     def __init__(self) -> None:
-        super().__init__("it is no named pipe")
+        super().__init__("it is not a named pipe")
 
 
 @dataclass(frozen=True, slots=True)

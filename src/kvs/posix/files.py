@@ -28,7 +28,7 @@ class NotARegularFileError(OSError):
     """The file is a directory, pipe, device, or the like."""
 
     def __init__(self) -> None:
-        super().__init__("it is no regular file")
+        super().__init__("it is not a regular file")
 
 
 class InvalidPathError(OSError):
@@ -66,9 +66,9 @@ def check_path(path: bytes) -> None:
 
     """
     if not path:
-        raise InvalidPathError("it names nothing")
+        raise InvalidPathError("the path is empty")
     if b"\0" in path:
-        raise InvalidPathError("no path can hold a NUL byte")
+        raise InvalidPathError("the path contains a NUL byte")
 
 
 def open_directory(path: bytes, held: MutableSequence[int] | None = None) -> int:
