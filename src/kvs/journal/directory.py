@@ -171,7 +171,7 @@ class DataDirectory(LockableDirectory):
         name = file_name(kind, number)
         flags = os.O_RDONLY | os.O_NOFOLLOW
         try:
-            return open_regular(name, flags, self.descriptor, held=self._open_descriptors)
+            return open_regular(name, flags, self.descriptor, opened=self._open_descriptors)
         except OSError as error:
             raise DataDirectoryError(
                 self.display_path_of(name), f"cannot open it: {os_error_text(error)}"

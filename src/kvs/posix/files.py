@@ -71,21 +71,23 @@ def check_path(path: bytes) -> None:
         raise InvalidPathError("the path contains a NUL byte")
 
 
-def open_directory(path: bytes, held: MutableSequence[int] | None = None) -> int:
+def open_directory(path: bytes, opened: MutableSequence[int] | None = None) -> int:
     """Open a directory, to work below it; the caller closes the descriptor.
 
-    The descriptor is appended to `held` by the call into C that opens it: an exception of a signal
-    handler comes before the open, or finds the descriptor in `held`.
+    The descriptor is appended to `opened` by the call into C that opens it: an exception of a
+    signal handler comes before the open, or finds the descriptor in `opened`.
     """
     check_path(path)
-    return _open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, [] if held is None else held)
+    return _open(
+        path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, [] if opened is None else opened
+    )
 
 
 def _open(
-    path: bytes, flags: int, held: MutableSequence[int], mode: int = 0, dir_fd: int | None = None
+    path: bytes, flags: int, opened: MutableSequence[int], mode: int = 0, dir_fd: int | None = None
 ) -> int:
-    held.extend(map(call, (partial(os.open, path, flags, mode, dir_fd=dir_fd),)))
-    return held[-1]
+    opened.extend(map(call, (partial(os.open, path, flags, mode, dir_fd=dir_fd),)))
+    return opened[-1]
 
 
 def open_regular(
@@ -93,11 +95,11 @@ def open_regular(
     flags: int,
     directory: int | None = None,
     mode: int = PRIVATE_MODE,
-    held: MutableSequence[int] | None = None,
+    opened: MutableSequence[int] | None = None,
 ) -> int:
     """Open a regular file and return its descriptor. Never blocks, as open(2) of a pipe would.
 
-    A created file has the permissions `mode`, less the umask. `held` as in `open_directory`.
+    A created file has the permissions `mode`, less the umask. `opened` as in `open_directory`.
 
     Raises:
         NotARegularFileError: the file exists, but is not a regular file.
@@ -106,15 +108,15 @@ def open_regular(
     """
     check_path(name)
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    held = [] if held is None else held
+    opened = [] if opened is None else opened
     try:
-        file = _open(name, flags, held, mode, directory)
+        file = _open(name, flags, opened, mode, directory)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a pipe without a reader, or a socket (open(2))
             raise NotARegularFileError from error
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
-        forks.close_once(held, file)
+        forks.close_once(opened, file)
         raise NotARegularFileError
     return file
 
