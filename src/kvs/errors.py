@@ -323,7 +323,7 @@ class EngineUnavailableError(StoreError):
 
 @dataclass(eq=False)
 class RegistrationPipeError(PathError, ServerError):
-    """A registration pipe that cannot be created."""
+    """A registration pipe that cannot be created or served."""
 
     path: str
     reason: str

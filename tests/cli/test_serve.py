@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -262,6 +263,19 @@ def test_no_job_runs_when_the_pipe_cannot_be_created(
     assert "something else than a pipe is there" in only_line(ended)
     assert not list(jobs.glob("*.out"))
     assert (tmp_path / "reg").read_text() == "not a pipe\n"
+
+
+@pytest.mark.parametrize("limit", [5, 6, 8])
+def test_server_without_descriptors_fails_with_one_error(tmp_path: Path, limit: int) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "HELP\n"})
+    how = Start(limits={resource.RLIMIT_NOFILE: limit})
+    ended = kvs_program("serve", jobs, "1", "1", tmp_path / "reg", how=how)
+    assert ended.status == 1
+    warning, error = ended.lines
+    assert "at most 1 session" in warning
+    assert error.startswith(f"kvs serve: {tmp_path}/reg: cannot ")
+    assert error.endswith(": Too many open files")
+    assert not (jobs / "a.out").exists()
 
 
 @pytest.mark.parametrize("option", [(), ("--once",)])

@@ -1,5 +1,6 @@
 """A server as a whole: its pipe, the number of sessions, dropping all, and its end."""
 
+import errno
 import os
 import stat
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvs import Store
+from kvs.errors import RegistrationPipeError, StoreClosedError
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute
 from kvs.server.server import Server
@@ -84,3 +86,36 @@ def test_stopped_server_ends_sessions_and_waiting_connects() -> None:
         until(lambda: not served.path.exists())
         client.close()
         waiting.close()
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("call", ["os.eventfd", "os.open"])
+def test_failed_start_without_descriptors_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    store = Store()
+    threads, descriptors = threading.enumerate(), open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail)
+        with pytest.raises(RegistrationPipeError, match=r"reg: cannot .*: Too many open files$"):
+            Server(store._core, os.fsencode(tmp_path / "reg"), ServerSettings())
+    assert threading.enumerate() == threads
+    assert open_descriptors() == descriptors
+    assert os.listdir(tmp_path) == []
+
+
+def test_failed_start_removes_the_registration_pipe(tmp_path: Path) -> None:
+    store = Store()
+    store._core.close()
+    threads, descriptors = threading.enumerate(), open_descriptors()
+    with pytest.raises(StoreClosedError):
+        Server(store._core, os.fsencode(tmp_path / "reg"), ServerSettings())
+    assert threading.enumerate() == threads
+    assert open_descriptors() == descriptors
+    assert os.listdir(tmp_path) == []

@@ -26,7 +26,7 @@ from kvs.server.session import Session
 from kvs.settings import ServerSettings
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Subscriptions
-from kvs.text import os_error_text, pluralize
+from kvs.text import os_error_text, pluralize, printable
 
 log = logging.getLogger("kvs.server")
 
@@ -59,27 +59,14 @@ class Server:
     """
 
     def __init__(self, store: StoreCore, path: bytes, settings: ServerSettings) -> None:
+        """Make the registration pipe at `path`, in which connects wait until `run`.
+
+        Raises:
+            RegistrationPipeError: the pipe cannot be made, or no descriptor is free.
+            ThreadStartError: no thread can be started.
+
+        """
         self._settings = settings
-        self._loop = EventLoop()
-        self._subscriptions = Subscriptions(
-            frames.encode_notification,
-            outbox_bytes=settings.outbox_bytes,
-            total_bytes=settings.outbox_total_bytes,
-        )
-        store.add_subscriptions(self._subscriptions)
-        reply_memory = ReplyMemory(settings.reply_total_bytes)
-        self._scheduler = ScriptScheduler(self._loop, store, reply_memory)
-        self._refusals = RefusalLog(self._loop)
-        self._releaser = BlockedOpenReleaser(
-            self._loop, max_clients(settings.sessions), self._read_connects
-        )
-        self._admission = Admission(self._loop, self)
-        self._context = ServerContext(
-            self._loop, store, self._subscriptions, self._scheduler, reply_memory,
-            self._on_notifications_open, self.release, self._refusals,
-        )  # fmt: skip
-        self._pipe = RegistrationPipe(path, settings.fifo_mode)
-        self._registration = ConnectParser(self._validate_connect, self._on_skipped)
         self._sessions: set[Session] = set()
         self._in_use: dict[tuple[int, int], Session] = {}
         """Sessions that have not ended, by the identity of each of their pipes."""
@@ -91,9 +78,34 @@ class Server:
         self._incomplete = Timer(None)
         self._last_logged_error = ""
         """The last reason logged why the registration pipe cannot be made again."""
-        self._input: int | None = self._pipe.make()
-        self._loop.register(self._input, IN, self._registration_ready)
-        self._loop.call_later(PIPE_CHECK_SECONDS, self._check_registration_pipe)
+        self._registration = ConnectParser(self._validate_connect, self._on_skipped)
+        self._subscriptions = Subscriptions(
+            frames.encode_notification,
+            outbox_bytes=settings.outbox_bytes,
+            total_bytes=settings.outbox_total_bytes,
+        )
+        with contextlib.ExitStack() as undo:
+            self._loop = _create_loop(path)
+            undo.callback(self._loop.close)
+            reply_memory = ReplyMemory(settings.reply_total_bytes)
+            self._scheduler = ScriptScheduler(self._loop, store, reply_memory)
+            undo.callback(self._scheduler.close)
+            self._refusals = RefusalLog(self._loop)
+            self._releaser = BlockedOpenReleaser(
+                self._loop, max_clients(settings.sessions), self._read_connects
+            )
+            self._admission = Admission(self._loop, self)
+            self._context = ServerContext(
+                self._loop, store, self._subscriptions, self._scheduler, reply_memory,
+                self._on_notifications_open, self.release, self._refusals,
+            )  # fmt: skip
+            self._pipe = RegistrationPipe(path, settings.fifo_mode)
+            self._input: int | None = self._pipe.make()
+            undo.callback(self._pipe.close, remove=True)
+            self._loop.register(self._input, IN, self._registration_ready)
+            self._loop.call_later(PIPE_CHECK_SECONDS, self._check_registration_pipe)
+            store.add_subscriptions(self._subscriptions)
+            undo.pop_all()
 
     @property
     def sessions(self) -> int:
@@ -324,3 +336,11 @@ class Server:
             self._loop.unregister(self._input)
             self._input = None
         self._pipe.close(remove=remove)
+
+
+def _create_loop(path: bytes) -> EventLoop:
+    try:
+        return EventLoop()
+    except OSError as error:
+        reason = f"cannot serve: {os_error_text(error)}"
+        raise RegistrationPipeError(printable(path), reason) from error
