@@ -81,6 +81,9 @@ USES_OF_CORE_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
     "unsubscribe_all": lambda store, _: store._core.unsubscribe_all(
         store._subscriptions, Reader(held=False).outbox
     ),
+    "remove_subscriptions": lambda store, _: store._core.remove_subscriptions(
+        Subscriptions(Change)
+    ),
     "is_persistent": lambda store, _: store._core.is_persistent,
     "syncs_to_disk": lambda store, _: store._core.syncs_to_disk,
 }

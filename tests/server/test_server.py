@@ -119,3 +119,18 @@ def test_failed_start_removes_the_registration_pipe(tmp_path: Path) -> None:
     assert threading.enumerate() == threads
     assert open_descriptors() == descriptors
     assert os.listdir(tmp_path) == []
+
+
+def test_stopped_server_leaves_no_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvs.server.loop.TURN_SECONDS", 0.0)  # a turn ends one subscription
+    with serving() as served:
+        core = served.store._core
+        client = Client(served, "c").connected()
+        for key in (b"a", b"b", b"c"):
+            client.subscribe(key)
+        core._engine.execute(b"WRITE [(b,1)]\n", 0, 1000)
+        assert core._engine.has_batches
+        core._publication.publish()
+    assert served.server._subscriptions not in core._publication._subscriptions
+    core._engine.execute(b"WRITE [(a,1)(b,2)(c,3)]\n", 0, 1000)
+    assert not core._engine.has_batches

@@ -66,6 +66,7 @@ class Server:
             ThreadStartError: no thread can be started.
 
         """
+        self._store = store
         self._settings = settings
         self._sessions: set[Session] = set()
         self._in_use: dict[tuple[int, int], Session] = {}
@@ -132,6 +133,7 @@ class Server:
             self._admission.clear()
             self._releaser.close()
             self._refusals.report()
+            self._store.remove_subscriptions(self._subscriptions)
             self._scheduler.close()
             self._loop.close()
 

@@ -310,6 +310,14 @@ class StoreCore(NonCopyable):
         self.check_open()
         self._publication.add_subscriptions(subscriptions)
 
+    def remove_subscriptions(self, subscriptions: Subscriptions[Any]) -> None:
+        """End all subscriptions in `subscriptions`, and publish no more changes to it. Idempotent.
+
+        No other thread may subscribe in it meanwhile.
+        """
+        self._check_process()
+        self._publication.remove_subscriptions(subscriptions)
+
     def subscribe(self, subscriptions: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now.
 

@@ -103,6 +103,17 @@ class Publication:
         """Publish every later change to `subscriptions`."""
         self._subscriptions.append(subscriptions)
 
+    def remove_subscriptions(self, subscriptions: Subscriptions[Any]) -> None:
+        """End all subscriptions in `subscriptions`, and publish no more changes to it. Idempotent.
+
+        No other thread may subscribe in it meanwhile.
+        """
+        self._publish_all()
+        for outbox in subscriptions.outboxes():
+            self.unsubscribe_all(subscriptions, outbox)
+        with contextlib.suppress(ValueError):  # it was removed before
+            self._subscriptions.remove(subscriptions)
+
     def subscribe(self, subscriptions: Subscriptions[Any], outbox: Outbox[Any], key: bytes) -> bool:
         """Put every later change of `key` into `outbox`; return whether the key exists now."""
         marker = next(self._markers)
@@ -186,7 +197,7 @@ class Publication:
         if first.marker:
             steps = self._begin_subscription(first.marker)
         elif changes := first.changes:
-            for subscriptions in self._subscriptions:
+            for subscriptions in tuple(self._subscriptions):
                 adding, outboxes = subscriptions.publish(changes)
                 if outboxes:
                     check, *adding = adding

@@ -122,6 +122,10 @@ class Subscriptions(Generic[Item]):
         self._version = [0]
         """A cell with the number of changes of the subscriptions."""
 
+    def outboxes(self) -> list[Outbox[Item]]:
+        """Return the outboxes that have a subscription now."""
+        return list(self._outboxes)
+
     def subscribe(self, outbox: Outbox[Item], key: bytes) -> list[Step]:
         """Return the steps that subscribe `outbox` to `key`; none if it is subscribed.
 
@@ -220,7 +224,7 @@ class Subscriptions(Generic[Item]):
             return ()
         self._published = 0
         closed: list[Outbox[Item]] = []
-        all_outboxes = list(self._outboxes)
+        all_outboxes = self.outboxes()
         total = sum(map(len, all_outboxes))
         for outbox in sorted(all_outboxes, key=len, reverse=True):
             if total <= self._total_items:
