@@ -20,9 +20,13 @@ def known(connect: Connect) -> Connect:
     return connect
 
 
+def ignore(_data: bytes, _reason: str) -> None:
+    """Do nothing."""
+
+
 def found(pieces: list[bytes]) -> list[Connect]:
     """Return the connects found if only the pipes of `KNOWN` are acceptable."""
-    registration = ConnectParser(known)
+    registration = ConnectParser(known, ignore)
     return [connect for piece in pieces for connect in registration.feed(piece)]
 
 
@@ -44,7 +48,7 @@ def test_cut_off_connect_never_hides_the_next_one(length: int) -> None:
             raise Refused(lambda: "unknown")
         return connect
 
-    registration = ConnectParser(accept)
+    registration = ConnectParser(accept, ignore)
     stream = first.encode()[:length] + second.encode() + second.encode()
     whole = length > 81 + len(first.notifications)
     assert registration.feed(stream) == [*([first] if whole else []), second, second]
@@ -84,7 +88,7 @@ def test_no_connect_is_lost_in_garbage(
 
 @given(st.lists(st.binary(max_size=300), max_size=20))
 def test_buffer_is_shorter_than_a_frame(pieces: list[bytes]) -> None:
-    registration: ConnectParser[Connect] = ConnectParser(known)
+    registration: ConnectParser[Connect] = ConnectParser(known, ignore)
     for piece in pieces:
         assert registration.feed(piece) == []
         assert len(registration._buffer) < 121
@@ -92,7 +96,7 @@ def test_buffer_is_shorter_than_a_frame(pieces: list[bytes]) -> None:
 
 def test_each_candidate_is_validated_once() -> None:
     judged: list[Connect] = []
-    registration: ConnectParser[None] = ConnectParser(judged.append)
+    registration: ConnectParser[None] = ConnectParser(judged.append, ignore)
     stream = KNOWN[0].encode() + KNOWN[1].encode()
     for at in range(len(stream)):
         registration.feed(stream[at : at + 1])
@@ -107,7 +111,7 @@ def test_candidates_never_outnumber_the_bytes_fed(garbage: bytes) -> None:
         judged.append(connect)
         raise Refused(lambda: "unknown")
 
-    registration = ConnectParser(accept)
+    registration = ConnectParser(accept, ignore)
     for _ in range(100):
         registration.feed(garbage * 100)
     assert len(judged) <= 100 * 100 * len(garbage)
@@ -127,7 +131,7 @@ def test_path_that_looks_like_a_connect_is_a_path(kind: Dialect) -> None:
         return connect
 
     for pieces in cut_everywhere(outer.encode() + outer.encode() + bytes(10)):
-        registration = ConnectParser(accept)
+        registration = ConnectParser(accept, ignore)
         assert [one for piece in pieces for one in registration.feed(piece)] == [outer, outer]
 
 
@@ -192,7 +196,7 @@ def test_connects_of_both_dialects_match_a_naive_parser(
             raise Refused(lambda: "unknown")
         return connect
 
-    registration = ConnectParser(accept)
+    registration = ConnectParser(accept, ignore)
     assert [one for piece in pieces for one in registration.feed(piece)] == naive(pieces, good)
 
 

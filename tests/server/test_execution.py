@@ -39,8 +39,12 @@ def run(script: ScriptExecution) -> list[ExecuteResult]:
     return slices
 
 
+def execution(text: bytes, store: Store, total: int = 1 << 28) -> ScriptExecution:
+    return ScriptExecution(Execute(text), store._core, total)
+
+
 def run_text(text: bytes, store: Store, total: int = 1 << 28) -> tuple[int, bytes, bytes]:
-    script = ScriptExecution(Execute(text), store._core, total)
+    script = execution(text, store, total)
     run(script)
     return reply_of(script)
 
@@ -81,9 +85,7 @@ def reported(text: bytes, pause: ExecuteResult) -> list[bytes]:
 
 def test_show_line_is_its_own_slice() -> None:
     store = Store()
-    script = ScriptExecution(
-        Execute(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW"), store._core
-    )
+    script = execution(b"#SHOW\n" + b"\n" * 1_000_000 + b"READ [SHOW]\nSHOW", store)
     slices = run(script)
     assert slices[0].lines == 1
     assert [each.lines for each in slices[-2:]] == [1, 1]
@@ -94,14 +96,14 @@ def test_show_line_is_its_own_slice() -> None:
 def test_long_line_is_its_own_slice() -> None:
     long = b"READ [" + b"a," * 5000 + b"a]\n"
     text = b"WRITE [(a,1)]\n" * 10 + long + b"WRITE [(a,2)]\n" * 10 + long
-    script = ScriptExecution(Execute(text), Store()._core)
+    script = execution(text, Store())
     slices = run(script)
     assert [each.lines for each in slices] == [10, 1, 10, 1]
     assert script.required >= script.size
 
 
 def test_slices_shrink_at_invalid_lines_and_grow_otherwise() -> None:
-    script = ScriptExecution(Execute(b"x\n" * 2000 + b"# valid\n" * 20_000), Store()._core)
+    script = execution(b"x\n" * 2000 + b"# valid\n" * 20_000, Store())
     lines = [each.lines for each in run(script)]
     assert max(lines[:15]) <= 130
     assert max(lines) > 500
@@ -111,7 +113,7 @@ def test_estimate_covers_the_output_of_long_lines_and_show() -> None:
     store = Store()
     store.write({"a": "v" * 40, **TABLE})
     for text in (b"READ [" + b"a," * 50_000 + b"a]\n", b"SHOW\n" * 300):
-        script = ScriptExecution(Execute(text), store._core)
+        script = execution(text, store)
         while not script.is_finished:
             script.prepare()
             needs = script.required

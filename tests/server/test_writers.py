@@ -78,7 +78,8 @@ def test_reader_that_closes_before_a_write_is_harmless(loop: EventLoop) -> None:
 
 def test_reply_of_any_size_passes_through_a_small_pipe(loop: EventLoop) -> None:
     reader, writer = smallest_pipe()
-    replies = ReplyWriter(writer, loop, lambda _: replies.flush())
+    written: list[int] = []
+    replies = ReplyWriter(writer, loop, lambda _: replies.flush(), written.append)
     parts = [b"head", b"", os.urandom(300_000), b"tail"]
     replies.write(parts)
     read = b""
@@ -87,6 +88,7 @@ def test_reply_of_any_size_passes_through_a_small_pipe(loop: EventLoop) -> None:
         loop.run_once()
     read += os.read(reader, 2 * PAGE)
     assert read == b"".join(parts)
+    assert written == [4, 300_000, 4]
     os.close(reader)
     with pytest.raises(BrokenPipeError):
         replies.write([b"more"])

@@ -3,7 +3,7 @@
 Invariants:
 
 - A field is an array of a fixed number of bytes, padded with NUL. Fields are not aligned. A string
-  ends at the first NUL of its field, and the bytes behind that NUL must be ignored. A path of
+  ends at the first NUL of its field, and the bytes after that NUL must be ignored. A path of
   exactly `MAX_PATH_BYTES` bytes has no NUL.
 - Numbers of four bytes are little-endian.
 - A session has one dialect, chosen by the first byte of its connect (`Dialect`). In it, the op byte

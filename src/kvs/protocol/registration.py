@@ -7,8 +7,8 @@ Invariants:
   garbage which happens to look like the start of a frame.
 - A byte of a path never begins a connect: ``1`` begins a frame in digits, and is common in paths.
   The paths of an accepted frame name pipes that exist, so all their bytes belong to that frame.
-- A frame may be cut off by the next one. A frame that begins in the padding behind the first or
-  second path of another replaces the other; a frame that begins in the padding behind the third
+- A frame may be cut off by the next one. A frame that begins in the padding after the first or
+  second path of another replaces the other; a frame that begins in the padding after the third
   path is accepted in addition.
 
 Cost: linear in the bytes fed. Each byte is examined once, and each candidate is validated once.
@@ -46,10 +46,6 @@ class Refused(Exception):
         return self._describe()
 
 
-def _ignore(_data: bytes, _reason: str) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class _AcceptedFrame:
     """A frame that was accepted, and the offset at which it begins."""
@@ -64,20 +60,20 @@ class _AcceptedFrame:
         return 0 <= field < len(paths) and offset < len(paths[field])
 
     def is_cut_off_at(self, at: int) -> bool:
-        """Return whether a path of this frame would lie behind `at`, where another frame begins."""
+        """Return whether a path of this frame would lie after `at`, where another frame begins."""
         return at < self.start + CONNECT_BYTES - MAX_PATH_BYTES + len(self.connect.notifications)
 
 
 class ConnectParser(Generic[Accepted]):
     """Parses the bytes of the registration pipe, in pieces of any size. For one thread.
 
-    `accept` validates the pipes that a candidate names. It returns what `feed` shall return for the
+    `accept` validates the pipes that a candidate names. It returns what `feed` returns for the
     connect, or raises `Refused`. `skip` is called with all bytes that are not part of an acceptable
     connect: once for a refused candidate, whatever candidates begin within it, and once for the
     bytes between candidates.
     """
 
-    def __init__(self, accept: Callable[[Connect], Accepted], skip: SkipCallback = _ignore) -> None:
+    def __init__(self, accept: Callable[[Connect], Accepted], skip: SkipCallback) -> None:
         self._accept = accept
         self._skip = skip
         self._buffer = b""

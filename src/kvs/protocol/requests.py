@@ -105,7 +105,7 @@ class RequestParser:
     def __init__(self, dialect: Dialect = Dialect.BINARY) -> None:
         self._dialect = dialect
         self._data = bytearray()
-        """Bytes of the next request and of those behind it, without those in `_script`."""
+        """Bytes of the next request and of those after it, without those in `_script`."""
         self._head = b""
         """Header of the last `Execute`."""
         self._script: bytes | bytearray | None = None

@@ -41,7 +41,7 @@ _ACCESS_LISTS = frozenset({"system.posix_acl_access", "system.nfs4_acl"})
 class NoAccess(OSError):
     """A path that a client must not name, because its user may lack the permissions.
 
-    The text is the reason, to be put behind the path.
+    The text is the reason, to be put after the path.
     """
 
     def __init__(self, reason: str) -> None:

@@ -71,7 +71,7 @@ class Blocks:
 class ScriptExecution:
     """The execution of a script that a client has sent. For one thread at a time."""
 
-    def __init__(self, request: Execute, store: StoreCore, total: int = MAX_OUTPUT_BYTES) -> None:
+    def __init__(self, request: Execute, store: StoreCore, total: int) -> None:
         """Execute `request`; limit the reply, with its errors, to `total` bytes."""
         self._request: Execute | None = request
         self._text = b""
@@ -89,7 +89,7 @@ class ScriptExecution:
         """Whether all slices, except long lines, are as cheap as other requests."""
         self._slice_bytes = SHORT_BYTES if self.is_short else FIRST_SLICE_BYTES
         self._show = -1
-        """Offset of the line of the next SHOW, at or behind `_offset`."""
+        """Offset of the line of the next SHOW, at or after `_offset`."""
         self._budget = 0
         """Budget of the next slice, for the engine, in bytes."""
         self.is_next_long = False
@@ -128,10 +128,10 @@ class ScriptExecution:
         self._offset = result.offset
         self.is_finished = self._offset >= len(self._text)
         line, counted = self._lines + 1, start
-        for fault in result.diagnostics:
-            line += self._text.count(b"\n", counted, fault.offset)
-            counted = fault.offset
-            self._error(line, fault.column, fault.reason)
+        for diagnostic in result.diagnostics:
+            line += self._text.count(b"\n", counted, diagnostic.offset)
+            counted = diagnostic.offset
+            self._error(line, diagnostic.column, diagnostic.reason)
         self._slice_bytes = (
             FIRST_SLICE_BYTES if result.diagnostics else min(2 * self._slice_bytes, SLICE_BYTES)
         )

@@ -6,7 +6,7 @@ A session's state has three parts:
 - `RequestState`: what the requests that were read are waiting for.
 - `InputState`: whether the client may send further requests.
 
-The session reports each `SessionEvent` to `StateMachine.handle` and then does the returned `Step`.
+The session reports each `SessionEvent` to `StateMachine.handle` and does `StateMachine.next_step`.
 The tables below hold every legal transition and every step; nothing else decides them.
 
 Invariants:
@@ -208,8 +208,8 @@ class StateMachine:
         self.next_step = _CONNECTING.step
         """What the session must do next."""
 
-    def handle(self, event: SessionEvent) -> Step:
-        """Change to the states after `event`; return what the session must do next.
+    def handle(self, event: SessionEvent) -> None:
+        """Change to the states after `event`, and set `next_step`.
 
         Raises:
             IllegalTransitionError: the event cannot happen now. No state has changed.
@@ -220,7 +220,6 @@ class StateMachine:
             raise IllegalTransitionError(f"{event.name} in {self!r}")
         self._now = successor
         self.next_step = successor.step
-        return successor.step
 
     def allows(self, event: SessionEvent) -> bool:
         """Return whether `event` may happen now."""

@@ -23,10 +23,6 @@ takes.
 """
 
 
-def _ignore(_size: int) -> None:
-    """Do nothing."""
-
-
 WRITE_BYTES = 256 << 10
 """Maximum bytes of a reply written before other sessions are served, even if the client reads."""
 
@@ -39,7 +35,7 @@ class ReplyWriter:
         descriptor: int,
         loop: EventLoop,
         ready: Callable[[int], None],
-        on_part_written: Callable[[int], None] = _ignore,
+        on_part_written: Callable[[int], None],
     ) -> None:
         """Take over `descriptor`; `ready` is called with its events.
 
@@ -128,11 +124,6 @@ class NotificationWriter:
         self._unsent = b""
         self._full = False
         """Whether the pipe takes no more; the loop reports when it does."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the pipe is open."""
-        return self._descriptor is not None
 
     def open(self, descriptor: int, ready: Callable[[int], None]) -> None:
         """Take over `descriptor` and begin to write; the loop calls `ready` with its events."""
