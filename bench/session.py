@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvs.protocol import frames
+from kvs.protocol.requests import Disconnect, Execute, Subscribe
 
 TIMEOUT_S = 60.0
 
@@ -41,15 +42,12 @@ class Session:
 
     def subscribe(self, key: bytes) -> None:
         """Subscribe to a key that does not exist."""
-        self.ask(
-            frames.encode_key_request(frames.SUBSCRIBE, key),
-            frames.encode_reply(frames.SUBSCRIBE, 0),
-        )
+        self.ask(Subscribe(key).encode(), frames.encode_reply(frames.SUBSCRIBE, 0))
 
     def execute(self, script: bytes, output: bytes) -> None:
         """Execute lines whose output must be `output`."""
         reply = frames.encode_execute_reply_header(0, len(output), 0) + output
-        self.ask(frames.encode_execute(script), reply)
+        self.ask(Execute(script).encode(), reply)
 
     def ask(self, request: bytes, reply: bytes) -> None:
         """Send requests in one write, and block until their replies, which must be `reply`.
@@ -63,7 +61,7 @@ class Session:
 
     def close(self) -> None:
         """Disconnect, and remove the pipes."""
-        self.ask(bytes([frames.DISCONNECT]), frames.encode_reply(frames.DISCONNECT, 0))
+        self.ask(Disconnect().encode(), frames.encode_reply(frames.DISCONNECT, 0))
         for descriptor in (self.requests, self.responses, self.notifications):
             os.close(descriptor)
         for path in self._paths:

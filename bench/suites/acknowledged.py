@@ -22,6 +22,7 @@ from bench.scale import Scale
 from bench.served import serving
 from bench.session import sessions
 from kvs.protocol import frames
+from kvs.protocol.requests import Execute
 
 _LINE = b"WRITE [(key,value)]\n"
 
@@ -36,10 +37,7 @@ def acknowledged(scale: Scale, directory: str) -> Outcome:
         data = os.path.join(directory, "data")
         for name, path in (("kvs", data), ("memory", None)):
             clients = _sessions(stack, path, max(scale.writers))
-            request, reply = (
-                frames.encode_execute(_LINE),
-                frames.encode_execute_reply_header(0, 0, 0),
-            )
+            request, reply = Execute(_LINE).encode(), frames.encode_execute_reply_header(0, 0, 0)
             subjects += _subjects(name, scale, clients, request, reply)
         if why_no_redis is None:
             clients = _connections(stack, directory, max(scale.writers))

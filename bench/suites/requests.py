@@ -20,6 +20,7 @@ from bench.session import Session
 from bench.systems import system_of
 from kvs.engine.selection import COMPILED, PYTHON
 from kvs.protocol import frames
+from kvs.protocol.requests import Subscribe
 
 _PER_WRITE = 500
 """Requests per write, so many that they and their replies fit into the pipes."""
@@ -96,9 +97,7 @@ def _subscribes(served: ServerProcess, count: int) -> Mapping[str, float]:
     middle = time.perf_counter()
     for first in range(0, count, _PER_WRITE):
         numbers = range(first, min(first + _PER_WRITE, count))
-        subscribes = (
-            frames.encode_key_request(frames.SUBSCRIBE, b"key%d" % number) for number in numbers
-        )
+        subscribes = (Subscribe(b"key%d" % number).encode() for number in numbers)
         batched.ask(b"".join(subscribes), frames.encode_reply(frames.SUBSCRIBE, 0) * len(numbers))
     end = time.perf_counter()
     single.close()

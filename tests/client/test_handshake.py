@@ -18,6 +18,7 @@ from kvs.errors import (
     SessionClosedError,
 )
 from kvs.protocol import frames
+from kvs.protocol.requests import Disconnect, Subscribe
 from kvs.settings import ServerSettings
 from tests.client.scripted_server import CONNECTED, Peer, scripted_server
 from tests.helpers import SECONDS, until
@@ -46,7 +47,7 @@ def test_server_may_open_the_pipes_in_any_order(runtime: Path, tmp_path: Path, o
                 peer.send("res", CONNECTED)
             else:
                 peer.open(step)
-        assert peer.read(42) == frames.encode_key_request(frames.SUBSCRIBE, b"k")
+        assert peer.read(42) == Subscribe(b"k").encode()
         peer.send("not", frames.encode_notification(b"k", b"v"))
         peer.send("res", frames.encode_reply(frames.SUBSCRIBE, 1))
         assert peer.read(1) == b"\x02"
@@ -73,9 +74,9 @@ def test_connect_accepts_the_digit_0_as_success(runtime: Path, tmp_path: Path) -
     def script(peer: Peer) -> None:
         peer.open("req", "res", "not")
         peer.send("res", bytes([frames.CONNECT]) + b"0")
-        assert peer.read(42) == frames.encode_key_request(frames.SUBSCRIBE, b"k")
+        assert peer.read(42) == Subscribe(b"k").encode()
         peer.send("res", frames.encode_reply(frames.SUBSCRIBE, 0))
-        assert peer.read(1) == bytes([frames.DISCONNECT])
+        assert peer.read(1) == Disconnect().encode()
         peer.send("res", frames.encode_reply(frames.DISCONNECT, 0))
 
     with scripted_server(tmp_path, script) as fifo, connect(fifo) as session:

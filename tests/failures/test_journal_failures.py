@@ -13,7 +13,7 @@ import pytest
 
 import kvs
 from kvs import cli
-from kvs.protocol import frames
+from kvs.protocol.requests import Execute
 from kvs.settings import DataSettings
 from tests.cli.test_serve import serving
 from tests.failures.conftest import Mount
@@ -153,7 +153,7 @@ def test_server_over_the_file_size_limit_exits(
         script = b"".join(b"WRITE [(k,1)(%s,x)]\n" % (b"y" * 40) for _ in range(20))
         while True:
             try:
-                writer.send(frames.encode_execute(script))
+                writer.send(Execute(script).encode())
                 assert writer.executed() == (0, b"", b"")
             except (AssertionError, BrokenPipeError):
                 break

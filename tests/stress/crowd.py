@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from kvs.protocol import frames
+from kvs.protocol.requests import Execute
 from tests.server.raw_client import Client, Place
 
 SIZE = frames.MAX_SCRIPT_BYTES
@@ -72,7 +73,7 @@ def main() -> None:
     clients = [Client(place, f"crowd{number}").connected() for number in range(int(count))]
     for client in clients:
         os.set_blocking(client.open["req"], False)
-    request = frames.encode_execute(KINDS[kind])
+    request = Execute(KINDS[kind]).encode()
     print("connected", flush=True)
     sys.stdin.readline()
     while True:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvs.protocol import frames
+from kvs.protocol.requests import Execute
 from tests.cli.test_serve import Serving, read_log_until, serving
 from tests.server.raw_client import Client, Place
 from tests.server.test_scheduler import ENDLESS
@@ -70,7 +70,7 @@ def test_ended_session_frees_its_place_at_once(kind: str, end: str) -> None:
     with serving("--max-sessions", "1") as server:
         client = Client(server, "c").connected()
         read_log_until(server.process, b" begins\n")
-        client.send(frames.encode_execute(ENDLESS[kind]))
+        client.send(Execute(ENDLESS[kind]).encode())
         time.sleep(0.1)  # any moment will do
         begun = time.monotonic()
         if end == "gone":
@@ -94,7 +94,7 @@ def test_memory_of_large_replies_is_bounded_and_freed() -> None:
         clients = [Client(place, f"c{number}").connected() for number in range(8)]
         before = most = rss(server)
         for client in clients:
-            client.send(frames.encode_execute(b"SHOW\n" * 6000))
+            client.send(Execute(b"SHOW\n" * 6000).encode())
         end = time.monotonic() + 8.0
         while time.monotonic() < end:
             most = max(most, rss(server))

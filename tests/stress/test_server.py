@@ -16,6 +16,7 @@ import pytest
 
 from kvs.protocol import frames
 from kvs.protocol.replies import Notification
+from kvs.protocol.requests import Disconnect
 from tests.cli.test_serve import Serving, output, serving
 from tests.helpers import until
 from tests.protocol.pieces import Notifications
@@ -186,7 +187,7 @@ def test_thousand_sessions_get_each_change_of_a_hot_key() -> None:
                     left -= 1
         assert all(numbers == list(range(CHANGES)) for numbers in seen.values())
         for client in clients:
-            client.send(bytes([frames.DISCONNECT]))
+            client.send(Disconnect().encode())
         for client in clients:
             assert client.reply() == (frames.DISCONNECT, 0)
             client.close()
