@@ -260,7 +260,7 @@ def test_no_job_runs_when_the_pipe_cannot_be_created(
     (tmp_path / "reg").write_text("not a pipe\n")
     ended = kvs_program("serve", jobs, "2", "2", tmp_path / "reg", *option)
     assert ended.status == 1
-    assert "something else than a pipe is there" in only_line(ended)
+    assert "exists and is not a named pipe" in only_line(ended)
     assert not list(jobs.glob("*.out"))
     assert (tmp_path / "reg").read_text() == "not a pipe\n"
 

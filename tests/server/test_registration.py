@@ -92,14 +92,14 @@ def test_replaced_registration_pipe_is_left_alone(
         first.execute(b"READ [a]\n")  # so the connect has been read
         (served.folder / "precious").write_text("precious")
         (served.folder / "precious").rename(served.path)
-        until(lambda: "something else than a pipe is there" in caplog.text)
+        until(lambda: "exists and is not a named pipe" in caplog.text)
         # The one that waited may get the descriptor that the pipe had.
         first.close()
         waiting.opens("resp", "not", "req")
         assert waiting.reply() == (frames.CONNECT, 0)
         for _ in range(20):
             waiting.execute(b"WAIT 10\n")
-        assert caplog.text.count("something else than a pipe is there") == 1
+        assert caplog.text.count("exists and is not a named pipe") == 1
         assert served.path.read_text() == "precious"
         served.path.unlink()
         until(lambda: served.path.exists() and served.path.is_fifo())

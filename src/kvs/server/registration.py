@@ -126,7 +126,7 @@ class RegistrationPipe:
         except FileNotFoundError:
             return
         except NotAFifo as error:
-            reason = "something else than a pipe is there; remove it, or name another path"
+            reason = "exists and is not a named pipe; remove it, or name another path"
             raise RegistrationPipeError(printable(self._path), reason) from error
         try:
             if fifo.owner != os.geteuid():
