@@ -210,7 +210,7 @@ def test_replies_over_the_total_are_produced_one_by_one(
     for client in clients:
         result, output, errors = got[client.name]
         assert (result, len(output), errors) == (0, shows * SHOWN, b"")
-    until(lambda: bounded.server._context.reply_memory.used == 0)
+    until(lambda: bounded.server._scheduler.memory.used == 0)
     assert peak[0] <= TOTAL + 6 * SMALL_REPLY_BYTES
 
 
@@ -260,7 +260,7 @@ def test_script_stops_when_no_reply_memory_is_freed(
 ) -> None:
     waits, second = Client(bounded, "w").connected(), Client(bounded, "s").connected()
     waits.send(Execute(b"SHOW\n" * 20 + b"WAIT 9999999\n").encode())
-    until(lambda: bounded.server._context.reply_memory.used >= 20 * SHOWN and is_idle(bounded))
+    until(lambda: bounded.server._scheduler.memory.used >= 20 * SHOWN and is_idle(bounded))
     monkeypatch.setattr(scheduler, "STALL_SECONDS", 0.1)
     result, output, errors = second.execute(b"SHOW\n" * 20)
     assert result == 1
@@ -271,7 +271,7 @@ def test_script_stops_when_no_reply_memory_is_freed(
         b"the script stops here\n" % (line, TOTAL)
     )
     waits.close()
-    until(lambda: bounded.server._context.reply_memory.used == 0)
+    until(lambda: bounded.server._scheduler.memory.used == 0)
     assert len(second.execute(b"SHOW\n" * 20)[1]) == 20 * SHOWN
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from kvs.server.handshake import Handshake
 from kvs.server.loop import EventLoop
 from kvs.server.refusals import RefusalLog
-from kvs.server.reply_memory import ReplyMemory
 from kvs.server.scheduler import ScriptScheduler
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Subscriptions
@@ -20,9 +19,7 @@ class ServerContext:
     store: StoreCore
     subscriptions: Subscriptions[bytes]
     scheduler: ScriptScheduler
-    """Executes scripts."""
-    reply_memory: ReplyMemory
-    """Bounds the replies of scripts."""
+    """Executes scripts, and bounds their replies."""
     on_notifications_open: Callable[[int], None]
     """Called with the descriptor of each notifications pipe that was opened."""
     release: Callable[[Handshake], None]

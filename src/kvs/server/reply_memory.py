@@ -19,15 +19,14 @@ SMALL_REPLY_BYTES = 64 << 10
 class ReplyMemory:
     """The memory that all replies take. For the loop's thread."""
 
-    def __init__(self, total: int) -> None:
-        """Allow `total` bytes."""
+    def __init__(self, total: int, on_freed: Callable[[], None]) -> None:
+        """Allow `total` bytes; `on_freed` is called whenever a reservation was reduced."""
         self.total = total
+        self.on_freed = on_freed
         self.used = 0
         """Bytes that all reservations hold."""
         self.freed_at = time.monotonic()
         """Time at which a reservation was last reduced (time.monotonic)."""
-        self.on_freed: Callable[[], None] = _do_nothing
-        """Called whenever a reservation was reduced."""
         self._reservations: set[Reservation] = set()
 
     def reserve(self, evict: Callable[[], None]) -> "Reservation":
@@ -44,7 +43,8 @@ class ReplyMemory:
         ]
         return max(slow, key=lambda one: one.held, default=None)
 
-    def _remove(self, reservation: "Reservation") -> None:
+    def remove(self, reservation: "Reservation") -> None:
+        """Forget a reservation whose session has ended."""
         self._reservations.discard(reservation)
 
 
@@ -87,9 +87,5 @@ class Reservation:
     def close(self) -> None:
         """Free everything, at the end of the session."""
         self.read_at = None
-        self.memory._remove(self)
+        self.memory.remove(self)
         self.resize(0)
-
-
-def _do_nothing() -> None:
-    """Do nothing."""

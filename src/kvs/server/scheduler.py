@@ -149,7 +149,7 @@ class ScheduledScript:
         return None
 
     def _pause(self, milliseconds: int) -> None:
-        self._scheduler.release_memory(self)
+        self._scheduler.allow_next_large(self)
         self.reservation.resize(self.script.size)
         if self.ends_at_wait:
             self.failure = "the client was gone when its script reached a WAIT"
@@ -158,7 +158,7 @@ class ScheduledScript:
         return None
 
     def _end(self) -> None:
-        self._scheduler.release_memory(self)
+        self._scheduler.allow_next_large(self)
         self.reservation.resize(self.script.size)
         self._on_done(self)
 
@@ -166,8 +166,8 @@ class ScheduledScript:
 class ScriptScheduler:
     """Schedules scripts on the worker, and those that wait for memory. For the loop's thread."""
 
-    def __init__(self, loop: EventLoop, store: StoreCore, memory: ReplyMemory) -> None:
-        """Start the worker.
+    def __init__(self, loop: EventLoop, store: StoreCore, reply_total_bytes: int) -> None:
+        """Start the worker; limit all replies together to `reply_total_bytes`.
 
         Raises:
             ThreadStartError: the thread cannot be started.
@@ -175,8 +175,7 @@ class ScriptScheduler:
         """
         self.loop = loop
         self._store = store
-        self._memory = memory
-        memory.on_freed = self._on_freed
+        self.memory = ReplyMemory(reply_total_bytes, self._on_freed)
         self._waiting: deque[ScheduledScript] = deque()
         """Scripts that wait for their turn, in order."""
         self._running: ScheduledScript | None = None
@@ -202,7 +201,7 @@ class ScriptScheduler:
     ) -> ScheduledScript:
         """Return the execution of `request`, which its `resume` begins."""
         return ScheduledScript(
-            ScriptExecution(request, self._store, self._memory.total), reservation, self, on_done
+            ScriptExecution(request, self._store, self.memory.total), reservation, self, on_done
         )
 
     def close(self) -> None:
@@ -219,9 +218,9 @@ class ScriptScheduler:
         for waiting in (self._waiting, self._large_queue):
             if execution in waiting:
                 waiting.remove(execution)
-        self.release_memory(execution)
+        self.allow_next_large(execution)
 
-    def release_memory(self, execution: ScheduledScript) -> None:
+    def allow_next_large(self, execution: ScheduledScript) -> None:
         """Allow the next script to reserve large memory, if `execution` was the one allowed."""
         if execution is self._large:
             self._stall.cancel()
@@ -299,14 +298,14 @@ class ScriptScheduler:
         execution = self._large
         if not self._large_waits or execution is None:
             return
-        remaining = self._memory.freed_at + STALL_SECONDS - monotonic()
+        remaining = self.memory.freed_at + STALL_SECONDS - monotonic()
         if remaining > 0:
             self._stall = self.loop.call_later(remaining, self._on_stall)
-        elif (slowest := self._memory.slowest(STALL_SECONDS)) is not None:
+        elif (slowest := self.memory.slowest(STALL_SECONDS)) is not None:
             self._stall = self.loop.call_later(STALL_SECONDS, self._on_stall)
             slowest.evict()
         else:
-            total = self._memory.total
+            total = self.memory.total
             execution.stop(f"the replies of all sessions would be longer than {total} bytes")
 
 

@@ -20,7 +20,6 @@ from kvs.server.pipes import ClientPipes
 from kvs.server.refusals import RefusalLog
 from kvs.server.registration import RegistrationPipe, open_client_pipes
 from kvs.server.release import BlockedOpenReleaser, max_clients
-from kvs.server.reply_memory import ReplyMemory
 from kvs.server.scheduler import ScriptScheduler
 from kvs.server.session import Session
 from kvs.settings import ServerSettings
@@ -88,8 +87,7 @@ class Server:
         with contextlib.ExitStack() as undo:
             self._loop = _create_loop(path)
             undo.callback(self._loop.close)
-            reply_memory = ReplyMemory(settings.reply_total_bytes)
-            self._scheduler = ScriptScheduler(self._loop, store, reply_memory)
+            self._scheduler = ScriptScheduler(self._loop, store, settings.reply_total_bytes)
             undo.callback(self._scheduler.close)
             self._refusals = RefusalLog(self._loop)
             self._releaser = BlockedOpenReleaser(
@@ -97,7 +95,7 @@ class Server:
             )
             self._admission = Admission(self._loop, self)
             self._context = ServerContext(
-                self._loop, store, self._subscriptions, self._scheduler, reply_memory,
+                self._loop, store, self._subscriptions, self._scheduler,
                 self._on_notifications_open, self.release, self._refusals,
             )  # fmt: skip
             self._pipe = RegistrationPipe(path, settings.fifo_mode)

@@ -87,7 +87,7 @@ class Session:
             context.loop, self._is_incomplete, self._is_busy, self._report_incomplete
         )
         self._execution: ScheduledScript | None = None
-        self._reservation = context.reply_memory.reserve(self._on_evicted)
+        self._reservation = context.scheduler.memory.reserve(self._on_evicted)
         self._replies: ReplyWriter | None = None
         self._outbox: Outbox[bytes] = Outbox(self._wake, held=context.store.is_persistent)
         self._subscriptions = SessionSubscriptions(
