@@ -163,6 +163,12 @@ class Client:
             os.close(self.open.pop(one))
 
 
+def stop_soon(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.1) -> None:
+    """Shorten the time for which clients that never open their pipes are unblocked."""
+    for module in ("server", "unblock"):
+        monkeypatch.setattr(f"kvs.server.{module}.OPEN_TIMEOUT_SECONDS", seconds)
+
+
 def send(served: Place, data: bytes) -> None:
     """Write to the registration pipe, in one piece, once a server has it open."""
     registration = open_within(served.path, os.O_WRONLY)

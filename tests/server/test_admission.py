@@ -9,13 +9,13 @@ from kvs.protocol import frames
 from kvs.protocol.requests import Execute, Subscribe
 from kvs.settings import ServerSettings
 from tests.helpers import until
-from tests.server.raw_client import Client, Served, send, serving
+from tests.server.raw_client import Client, Served, send, serving, stop_soon
 
 
 @pytest.fixture(autouse=True)
 def _stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the release of clients that never open their pipes."""
-    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
+    """Shorten the unblocking of clients that never open their pipes."""
+    stop_soon(monkeypatch)
 
 
 def absent(served: Served, count: int, name: str = "d") -> list[Client]:

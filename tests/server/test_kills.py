@@ -8,7 +8,7 @@ import pytest
 
 from kvs.settings import ServerSettings
 from tests.helpers import until
-from tests.server.raw_client import SECONDS, Client, Served, serving
+from tests.server.raw_client import SECONDS, Client, Served, serving, stop_soon
 
 CLIENT = """
 import os, sys
@@ -83,9 +83,9 @@ def kill_at(
 
 
 @pytest.fixture(autouse=True)
-def _release_killed_clients_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the release of clients that were killed while they opened pipes."""
-    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
+def _unblock_killed_clients_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the unblocking of clients that were killed while they opened pipes."""
+    stop_soon(monkeypatch)
 
 
 @pytest.mark.slow

@@ -15,11 +15,19 @@ import pytest
 from kvs.client.session import connect
 from kvs.protocol import frames
 from kvs.protocol.frames import Connect
-from kvs.server import release
 from kvs.settings import ServerSettings
 from tests.helpers import NOBODY_UID, Start, content, end, started, until
 from tests.helpers import kvs as kvs_program
-from tests.server.raw_client import SECONDS, Client, Place, Served, compiled, send, serving
+from tests.server.raw_client import (
+    SECONDS,
+    Client,
+    Place,
+    Served,
+    compiled,
+    send,
+    serving,
+    stop_soon,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -90,8 +98,8 @@ def connect_to(folder: Path) -> Connect:
 
 @pytest.fixture(autouse=True)
 def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the release of clients that never open their pipes."""
-    monkeypatch.setattr(release, "OPEN_TIMEOUT_SECONDS", 0.05)
+    """Shorten the unblocking of clients that never open their pipes."""
+    stop_soon(monkeypatch, 0.05)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from kvs.store.subscriptions import Outbox, Subscriptions
 from tests.helpers import until
-from tests.server.raw_client import SECONDS, Client, Served, compiled, send, serving
+from tests.server.raw_client import SECONDS, Client, Served, compiled, send, serving, stop_soon
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -533,12 +533,12 @@ def test_connect_reply_waits_for_a_full_responses_pipe(served: Served) -> None:
 
 
 @pytest.fixture
-def soon_released(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the release of clients that never open their pipes."""
-    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
+def soon_unblocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the unblocking of clients that never open their pipes."""
+    stop_soon(monkeypatch)
 
 
-@pytest.mark.usefixtures("soon_released")
+@pytest.mark.usefixtures("soon_unblocked")
 def test_connect_with_unacceptable_paths_is_refused(served: Served) -> None:
     good = Client(served, "g").make()
     paths = {which: os.fsencode(good.path(which)) for which in ("req", "resp", "not")}
@@ -557,7 +557,7 @@ def test_connect_with_unacceptable_paths_is_refused(served: Served) -> None:
     assert served.server.sessions == 1
 
 
-@pytest.mark.usefixtures("soon_released")
+@pytest.mark.usefixtures("soon_unblocked")
 def test_connect_that_names_a_live_sessions_pipe_is_dropped(served: Served) -> None:
     live = Client(served, "l").connected()
     other = Client(served, "o").make()
@@ -580,7 +580,7 @@ def test_client_that_never_opens_its_pipes_loses_its_slot(
         half.register()
         assert half.reply() == (frames.CONNECT, 0)
         monkeypatch.undo()  # the next has all the time that it may need
-        monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
+        stop_soon(monkeypatch)
         living = Client(served, "living").make().register()
         assert half.at_end("resp")
         living.opens("resp", "not", "req")

@@ -4,8 +4,8 @@ A waiting connect takes no session slot and no descriptor. While a slot is free,
 the pipes of the connect's client; once the client has opened one of its pipes, a session begins. A
 client that has opened none is absent. The longer a client is absent, the less often it is polled,
 so an absent client does not delay others. Its deadline of `OPEN_TIMEOUT_SECONDS` runs from the
-first poll. For as long again after the deadline, a client that opens a pipe is released
-(`kvs.server.release`). A connect that names the same pipes as a waiting one renews that one.
+first poll. For as long again after the deadline, a client that opens a pipe is unblocked
+(`kvs.server.unblock`). A connect that names the same pipes as a waiting one renews that one.
 
 Cost: a poll takes about 0.1 ms. Polls take at most `SLICE_SECONDS` at a time, and the loop runs in
 between; so about 700 absent clients are polled in 100 ms.
@@ -22,13 +22,10 @@ from typing import Protocol
 from kvs.posix import fifos
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
-from kvs.server.handshake import Handover, Handshake
+from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, Handshake
 from kvs.server.loop import EventLoop, Timer
 from kvs.server.pipes import ClientPipes
 from kvs.text import os_error_text
-
-OPEN_TIMEOUT_SECONDS = 5.0
-"""Seconds that a client may take to open its first pipe, from its first poll."""
 
 SLICE_SECONDS = 0.003
 """Maximum seconds of polling at a time."""
@@ -74,10 +71,10 @@ class Host(Protocol):
         """
 
     def claim(self, identities: Identities, handover: Handover) -> None:
-        """Stop releasing these pipes; put the ends that are open into `handover`."""
+        """Stop opening these pipes; put the ends that are open into `handover`."""
 
     def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
-        """Return whether a session has one of the pipes. If so, close them and release the others.
+        """Return whether a session has one of the pipes. If so, close them; unblock the client.
 
         A disconnecting session does not count; it is closed instead.
         """
@@ -85,8 +82,8 @@ class Host(Protocol):
     def begin(self, handshake: Handshake) -> None:
         """Begin a session with a client that has opened at least one of its pipes."""
 
-    def release(self, handshake: Handshake) -> None:
-        """Close the pipes, and release the client at those that it has not opened."""
+    def unblock(self, handshake: Handshake) -> None:
+        """Close the pipes, and unblock the client at those that it has not opened."""
 
     def refused(self, connect: Connect, reason: str) -> None:
         """Log that a connect was refused."""
@@ -110,7 +107,7 @@ class Waiting:
     is_removed: bool = False
     """Whether it waits no more."""
     handshake: Handshake | None = None
-    """Ends that stay open between polls, because a release has handed some over."""
+    """Ends that stay open between polls, because `claim` has put some into `handover`."""
     handover: Handover = field(default_factory=Handover)
 
 
@@ -236,7 +233,7 @@ class Admission:
         self._set_timer(0)
 
     def close(self) -> None:
-        """Begin no more sessions; release the clients that open a pipe within the deadline."""
+        """Begin no more sessions; unblock the clients that open a pipe within the deadline."""
         self._closing = True
         self.admit()
 
@@ -291,7 +288,7 @@ class Admission:
             waiting.handshake = None
             self._remove(waiting)
             if waiting.is_late or self._closing:
-                self._host.release(handshake)
+                self._host.unblock(handshake)
             else:
                 self._host.begin(handshake)
 

@@ -22,6 +22,6 @@ class ServerContext:
     """Executes scripts, and bounds their replies."""
     on_notifications_open: Callable[[int], None]
     """Called with the descriptor of each notifications pipe that was opened."""
-    release: Callable[[Handshake], None]
+    unblock: Callable[[Handshake], None]
     """Called at the end of a session, which may come before its client has opened all pipes."""
     refusals: RefusalLog

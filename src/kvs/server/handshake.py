@@ -13,6 +13,9 @@ from kvs.posix.fifos import Fifo
 from kvs.server.loop import IN, EventLoop, Ready
 from kvs.server.pipes import ClientPipes
 
+OPEN_TIMEOUT_SECONDS = 5.0
+"""Seconds for which the server waits for a client to open the next of its pipes."""
+
 
 class RequestsReader:
     """The server's end of a requests pipe. For the loop's thread."""
@@ -74,7 +77,7 @@ class RequestsReader:
 
 @dataclass
 class Handover:
-    """Open ends of pipes, from a release (`kvs.server.release`) to a new connect of the client."""
+    """Open ends of pipes, from `kvs.server.unblock` to a new connect of the client."""
 
     requests: RequestsReader | None = None
     ends: dict[tuple[int, int], int] = field(default_factory=dict)

@@ -7,12 +7,9 @@ blocks in open(2); it tries again until the client has its end open (`kvs.server
 from collections.abc import Callable
 
 from kvs.posix import fifos
-from kvs.server.handshake import Handshake
+from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handshake
 from kvs.server.loop import EventLoop, Timer
 from kvs.text import os_error_text
-
-OPEN_TIMEOUT_SECONDS = 5.0
-"""Seconds that a client may take to open the next of its pipes."""
 
 _RETRY_SECONDS = (0.001,) * 20 + (0.005,) * 20
 """Seconds between the first attempts to open what the client has opened."""

@@ -11,17 +11,16 @@ from kvs.posix.fifos import Fifo
 from kvs.protocol import frames
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import ConnectParser
-from kvs.server import release
 from kvs.server.admission import Admission, Identities
 from kvs.server.context import ServerContext
-from kvs.server.handshake import Handover, Handshake, RequestsReader
+from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, Handshake, RequestsReader
 from kvs.server.loop import IN, EventLoop, Timer
 from kvs.server.pipes import ClientPipes
 from kvs.server.refusals import RefusalLog
 from kvs.server.registration import RegistrationPipe, open_client_pipes
-from kvs.server.release import BlockedOpenReleaser, max_clients
 from kvs.server.scheduler import ScriptScheduler
 from kvs.server.session import Session
+from kvs.server.unblock import ClientUnblocker, max_clients
 from kvs.settings import ServerSettings
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Subscriptions
@@ -90,13 +89,13 @@ class Server:
             self._scheduler = ScriptScheduler(self._loop, store, settings.reply_total_bytes)
             undo.callback(self._scheduler.close)
             self._refusals = RefusalLog(self._loop)
-            self._releaser = BlockedOpenReleaser(
+            self._unblocker = ClientUnblocker(
                 self._loop, max_clients(settings.sessions), self._read_connects
             )
             self._admission = Admission(self._loop, self)
             self._context = ServerContext(
                 self._loop, store, self._subscriptions, self._scheduler,
-                self._on_notifications_open, self.release, self._refusals,
+                self._on_notifications_open, self.unblock, self._refusals,
             )  # fmt: skip
             self._pipe = RegistrationPipe(path, settings.fifo_mode)
             self._input: int | None = self._pipe.make()
@@ -119,31 +118,31 @@ class Server:
     def run(self) -> None:
         """Serve until `stop` is called; then end all sessions and remove the pipe.
 
-        If clients are still blocked in open(2), returns up to `release.OPEN_TIMEOUT_SECONDS` later.
+        If clients are still blocked in open(2), returns up to `OPEN_TIMEOUT_SECONDS` later.
         """
         try:
             while not self._stopping:
                 self._loop.run_once()
-            self._release_all()
+            self._unblock_all()
         finally:
             self._end_sessions(Session.close, "the server stops")
             self._close_registration(remove=True)
             self._admission.clear()
-            self._releaser.close()
+            self._unblocker.close()
             self._refusals.report()
             self._store.remove_subscriptions(self._subscriptions)
             self._scheduler.close()
             self._loop.close()
 
-    def _release_all(self) -> None:
-        """End all sessions; release their clients and the clients of waiting connects."""
+    def _unblock_all(self) -> None:
+        """End all sessions; unblock their clients and the clients of waiting connects."""
         self._end_sessions(Session.close, "the server stops")
         self._read_connects()
         self._close_registration(remove=True)
         self._admission.close()
-        end = time.monotonic() + release.OPEN_TIMEOUT_SECONDS
-        self._loop.call_later(release.OPEN_TIMEOUT_SECONDS, lambda: None)
-        while (self._admission or self._releaser.pending) and time.monotonic() < end:
+        end = time.monotonic() + OPEN_TIMEOUT_SECONDS
+        self._loop.call_later(OPEN_TIMEOUT_SECONDS, lambda: None)
+        while (self._admission or self._unblocker.has_clients) and time.monotonic() < end:
             self._loop.run_once()
 
     def stop(self) -> None:
@@ -227,8 +226,8 @@ class Server:
         return open_client_pipes(connect, self._pipe.identity, self._pipe.senders)
 
     def claim(self, identities: Identities, handover: Handover) -> None:
-        """Stop releasing these pipes; put the ends that are open into `handover`."""
-        self._releaser.claim(identities, handover)
+        """Stop opening these pipes; put the ends that are open into `handover`."""
+        self._unblocker.claim(identities, handover)
 
     def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
         """Return whether a session has one of the `pipes` of `connect`. If so, close them.
@@ -245,11 +244,11 @@ class Server:
         if not used:
             return False
         self.refused(connect, f"{pipes.name}: the pipes are in use")
-        self._release_unused(pipes, used)
+        self._unblock_unused(pipes, used)
         return True
 
-    def _release_unused(self, pipes: ClientPipes, used: set[Fifo]) -> None:
-        """Close the pipes; release the client at those that are not `used` by a session."""
+    def _unblock_unused(self, pipes: ClientPipes, used: set[Fifo]) -> None:
+        """Close the pipes; unblock the client at those that are not `used` by a session."""
         reader = None
         if pipes.requests not in used:
             with contextlib.suppress(OSError):  # no descriptor is free
@@ -257,7 +256,7 @@ class Server:
         for pipe in (*used, *((pipes.requests,) if pipes.requests not in used else ())):
             pipe.close()
         unopened = [pipe for pipe in (pipes.responses, pipes.notifications) if pipe not in used]
-        self._releaser.add(unopened, reader)
+        self._unblocker.add(unopened, reader)
 
     def begin(self, handshake: Handshake) -> None:
         """Begin a session with a client that has opened at least one of its pipes."""
@@ -267,8 +266,8 @@ class Server:
         log.info("session %s begins", handshake.pipes.name)
         session.begin()
 
-    def release(self, handshake: Handshake) -> None:
-        """Close `handshake`; release its client at the pipes that it has not opened."""
+    def unblock(self, handshake: Handshake) -> None:
+        """Close `handshake`; unblock its client at the pipes that it has not opened."""
         requests, unopened = handshake.split()
         for pipe in tuple(unopened):
             if self._admission.names(pipe.identity):
@@ -278,7 +277,7 @@ class Server:
             requests.close()
             requests = None
         if unopened or requests is not None:
-            self._releaser.add(unopened, requests)
+            self._unblocker.add(unopened, requests)
 
     def refused(self, connect: Connect, reason: str) -> None:
         """Log that a connect was refused."""
@@ -286,7 +285,7 @@ class Server:
 
     def out_of_descriptors(self, error: OSError) -> None:
         """Log that no descriptor or pipe is free, and free some if possible."""
-        self._releaser.drop_oldest()
+        self._unblocker.drop_oldest()
         if not self._descriptor_limit_logged:
             self._descriptor_limit_logged = True
             log.warning(

@@ -394,4 +394,4 @@ class Session:
             if self._execution is None:
                 self._reservation.on_read(is_pending=False)
         self._notifications.close()
-        self._context.release(self._handshake)
+        self._context.unblock(self._handshake)

@@ -1,4 +1,4 @@
-"""Releases clients that are still blocked in open(2) of a pipe when their session has ended.
+"""Unblocks clients that are still blocked in open(2) of a pipe when their session has ended.
 
 For `OPEN_TIMEOUT_SECONDS` the server opens each pipe that the client had not opened as soon as the
 client has its end open, and closes the pipe at once. So open(2) returns in the client, which then
@@ -18,27 +18,24 @@ from functools import partial
 
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
-from kvs.server.handshake import Handover, RequestsReader
+from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, RequestsReader
 from kvs.server.loop import EventLoop, Timer
 
-OPEN_TIMEOUT_SECONDS = 5.0
-"""Seconds for which the pipes of one client are polled."""
-
 MIN_CLIENTS, MAX_CLIENTS = 8, 1024
-"""Bounds of the limit on clients released at a time; over the limit, the oldest is dropped."""
+"""Bounds of the limit on clients unblocked at a time; over the limit, the oldest is dropped."""
 
 DESCRIPTORS_PER_CLIENT = 3
-"""Maximum descriptors that a session or a pending release holds."""
+"""Maximum descriptors that a session or a blocked client holds."""
 
 RESERVED_DESCRIPTORS = 128
-"""Descriptors for everything but sessions and pending releases."""
+"""Descriptors for everything but sessions and blocked clients."""
 
 MIN_RETRY_SECONDS = 0.001
 MAX_RETRY_SECONDS = 0.05
 """Bounds of the seconds between two polls: a quarter of the time since the session ended."""
 
 
-class PendingRelease:
+class BlockedClient:
     """The pipes that one client had not opened. For the loop's thread."""
 
     def __init__(self, unopened: Iterable[Fifo], requests: RequestsReader | None) -> None:
@@ -62,7 +59,7 @@ class PendingRelease:
         return not self._unopened and not self._opened and self._requests is None
 
     def poll(self) -> bool:
-        """Open what the client has opened by now; return whether a pipe can be released."""
+        """Open what the client has opened by now; return whether a pipe can be closed."""
         for pipe in tuple(self._unopened):
             with contextlib.suppress(OSError):  # no descriptor is free: retried
                 descriptor = pipe.open_for_writing()
@@ -73,7 +70,7 @@ class PendingRelease:
         self._requests_opened = self._requests is not None and self._requests.has_writer()
         return bool(self._opened) or self._requests_opened
 
-    def release(self) -> None:
+    def unblock(self) -> None:
         """Close the pipes that the client has opened, as found by `poll`."""
         while self._opened:
             fifos.close(self._opened.popitem()[1])
@@ -93,7 +90,7 @@ class PendingRelease:
     def close(self) -> None:
         """Close all pipes."""
         self.timer.cancel()
-        self.release()
+        self.unblock()
         for pipe in self._unopened:
             pipe.close()
         self._unopened.clear()
@@ -106,78 +103,78 @@ class PendingRelease:
             self._requests = None
 
 
-class BlockedOpenReleaser:
-    """Releases clients, a limited number at a time. For the loop's thread."""
+class ClientUnblocker:
+    """Unblocks clients, a limited number at a time. For the loop's thread."""
 
     def __init__(
         self, loop: EventLoop, max_clients: int, read_connects: Callable[[], None]
     ) -> None:
-        """Release at most `max_clients` at a time.
+        """Unblock at most `max_clients` at a time.
 
         `read_connects` must read all connects that have arrived, and call `claim` for each.
         """
         self._loop = loop
         self._max_clients = max_clients
         self._read_connects = read_connects
-        self._pending: dict[PendingRelease, None] = {}
-        """Pending releases, the oldest first."""
-        self._by_pipe: dict[tuple[int, int], PendingRelease] = {}
+        self._clients: dict[BlockedClient, None] = {}
+        """Blocked clients, the oldest first."""
+        self._by_pipe: dict[tuple[int, int], BlockedClient] = {}
 
     @property
-    def pending(self) -> bool:
-        """Whether a release is pending."""
-        return bool(self._pending)
+    def has_clients(self) -> bool:
+        """Whether a client may be blocked."""
+        return bool(self._clients)
 
     def add(self, unopened: Iterable[Fifo], requests: RequestsReader | None) -> None:
-        """Release a client that has not opened these pipes, and take them over."""
-        if len(self._pending) >= self._max_clients:
+        """Unblock a client that has not opened these pipes, and take them over."""
+        if len(self._clients) >= self._max_clients:
             self.drop_oldest()
-        pending = PendingRelease(unopened, requests)
+        client = BlockedClient(unopened, requests)
         previous = Handover()
-        self.claim(pending.identities, previous)
+        self.claim(client.identities, previous)
         previous.close()
-        self._pending[pending] = None
-        self._by_pipe.update(dict.fromkeys(pending.identities, pending))
-        pending.timer = self._loop.call_later(0, partial(self._poll, pending))
+        self._clients[client] = None
+        self._by_pipe.update(dict.fromkeys(client.identities, client))
+        client.timer = self._loop.call_later(0, partial(self._poll, client))
 
     def claim(self, identities: Collection[tuple[int, int]], handover: Handover) -> None:
-        """Stop releasing the pipes in `identities`; put those that are open into `handover`."""
+        """Stop opening the pipes in `identities`; put those that are open into `handover`."""
         for identity in identities:
-            pending = self._by_pipe.pop(identity, None)
-            if pending is not None:
-                pending.hand_over(identities, handover)
+            client = self._by_pipe.pop(identity, None)
+            if client is not None:
+                client.hand_over(identities, handover)
 
     def drop_oldest(self) -> None:
-        """Drop the oldest pending release, to free its descriptors."""
-        if self._pending:
-            self._end(next(iter(self._pending)))
+        """Drop the oldest client, to free its descriptors."""
+        if self._clients:
+            self._end(next(iter(self._clients)))
 
     def close(self) -> None:
-        """Drop all pending releases."""
-        while self._pending:
+        """Drop all clients."""
+        while self._clients:
             self.drop_oldest()
 
-    def _poll(self, pending: PendingRelease) -> None:
-        age = time.monotonic() - pending.started_at
-        if pending.poll() or age >= OPEN_TIMEOUT_SECONDS:
+    def _poll(self, client: BlockedClient) -> None:
+        age = time.monotonic() - client.started_at
+        if client.poll() or age >= OPEN_TIMEOUT_SECONDS:
             self._read_connects()
-            pending.release()
-        if pending.is_done or age >= OPEN_TIMEOUT_SECONDS:
-            self._end(pending)
+            client.unblock()
+        if client.is_done or age >= OPEN_TIMEOUT_SECONDS:
+            self._end(client)
             return
         delay = min(max(MIN_RETRY_SECONDS, age / 4), MAX_RETRY_SECONDS)
-        pending.timer = self._loop.call_later(delay, partial(self._poll, pending))
+        client.timer = self._loop.call_later(delay, partial(self._poll, client))
 
-    def _end(self, pending: PendingRelease) -> None:
-        self._pending.pop(pending, None)
-        for identity in pending.identities:
-            if self._by_pipe.get(identity) is pending:
+    def _end(self, client: BlockedClient) -> None:
+        self._clients.pop(client, None)
+        for identity in client.identities:
+            if self._by_pipe.get(identity) is client:
                 del self._by_pipe[identity]
-        pending.close()
+        client.close()
 
 
 def max_clients(sessions: int) -> int:
-    """Return how many clients may be released at a time beside `sessions`, by RLIMIT_NOFILE."""
+    """Return how many clients may be unblocked at a time beside `sessions`, by RLIMIT_NOFILE."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return MAX_CLIENTS

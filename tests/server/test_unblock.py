@@ -20,7 +20,7 @@ from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from tests.helpers import until
 from tests.journal.fake_storage import Fault, install
-from tests.server.raw_client import SECONDS, Client, Served, serving
+from tests.server.raw_client import SECONDS, Client, Served, serving, stop_soon
 
 ORDERS = list(itertools.permutations(("req", "resp", "not")))
 
@@ -44,7 +44,7 @@ def opened(served: Served, prefix: tuple[str, ...]) -> Client:
     return client
 
 
-def is_released(client: Client, rest: tuple[str, ...]) -> None:
+def is_unblocked(client: Client, rest: tuple[str, ...]) -> None:
     """Check that the client can open all remaining pipes, and reads the end of each."""
     client.opens(*rest)
     for which in set(client.open) - {"req"}:
@@ -109,29 +109,29 @@ CASES = [(end, prefix) for end in EARLY_ENDS for prefix in PREFIXES] + [
     [(end, prefix, rest) for end, prefix in CASES for rest in rests(prefix)],
     ids=lambda value: value.__name__ if callable(value) else "-".join(value),
 )
-def test_client_blocked_in_open_is_released_at_session_end(
+def test_client_blocked_in_open_is_unblocked_at_session_end(
     end: End, prefix: tuple[str, ...], rest: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(ServerSettings(outbox_bytes=1000)) as served:
         client = opened(served, prefix)
         end(served, client, monkeypatch)
         until(lambda: served.server.sessions == 0)
-        is_released(client, rest)
+        is_unblocked(client, rest)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
-def test_client_blocked_in_open_is_released_at_its_deadline(prefix: tuple[str, ...]) -> None:
+def test_client_blocked_in_open_is_unblocked_at_its_deadline(prefix: tuple[str, ...]) -> None:
     for rest in rests(prefix):
         with serving() as served:
             client = opened(served, prefix)
             [session] = served.server._sessions
             served.server._loop.call_soon_threadsafe(session._opener._on_timeout)
             until(lambda: served.server.sessions == 0)
-            is_released(client, rest)
+            is_unblocked(client, rest)
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_client_that_opens_after_its_deadline_is_released(
+def test_client_that_opens_after_its_deadline_is_unblocked(
     order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -143,12 +143,12 @@ def test_client_that_opens_after_its_deadline_is_released(
         monkeypatch.setattr("kvs.server.admission.OPEN_TIMEOUT_SECONDS", 5.0)
         for waiting in served.server._admission._waiting.values():
             waiting.polled_at = waiting.arrived_at - 5.0
-        is_released(client, order)
+        is_unblocked(client, order)
         assert "begins" not in caplog.text
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_client_blocked_in_open_is_released_when_server_stops(order: tuple[str, ...]) -> None:
+def test_client_blocked_in_open_is_unblocked_when_server_stops(order: tuple[str, ...]) -> None:
     with serving(ServerSettings(sessions=1)) as served:
         first = Client(served, "first").connected()
         client = Client(served, "c").make().register()
@@ -157,8 +157,8 @@ def test_client_blocked_in_open_is_released_when_server_stops(order: tuple[str, 
         unread.register()
         served.server.stop()
         assert first.at_end("resp")
-        is_released(client, order)
-        is_released(unread, order)
+        is_unblocked(client, order)
+        is_unblocked(unread, order)
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[tuple[Serve
 
 
 @pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
-def test_client_blocked_in_open_is_released_when_journal_fails(
+def test_client_blocked_in_open_is_unblocked_when_journal_fails(
     prefix: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with failing(monkeypatch, tmp_path / "d") as (served, fault):
@@ -191,18 +191,18 @@ def test_client_blocked_in_open_is_released_when_journal_fails(
         fault.armed = True
         with suppress(JournalWriteError):
             served.store.write({"k": "1"})
-        is_released(client, rests(prefix)[0])
+        is_unblocked(client, rests(prefix)[0])
 
 
 @pytest.mark.parametrize("order", [("req", "not"), ("not", "req")], ids="-".join)
-def test_client_naming_a_sessions_pipe_is_released(order: tuple[str, ...]) -> None:
+def test_client_naming_a_sessions_pipe_is_unblocked(order: tuple[str, ...]) -> None:
     with serving() as served:
         live = Client(served, "live").connected()
         client = Client(served, "c").make()
         client.path("resp").unlink()
         os.link(live.path("resp"), client.path("resp"))
         client.register()
-        is_released(client, order)
+        is_unblocked(client, order)
         assert live.subscribe(b"k") == 0
 
 
@@ -245,10 +245,10 @@ def opened_again(served: Served, prefix: tuple[str, ...]) -> Client:
     return client
 
 
-def test_release_of_an_absent_client_leaks_no_descriptor(
+def test_unblocking_of_an_absent_client_leaks_no_descriptor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kvs.server.release.OPEN_TIMEOUT_SECONDS", 0.1)
+    stop_soon(monkeypatch)
     with serving() as served:
         before = len(os.listdir("/proc/self/fd"))
         for prefix in PREFIXES:
@@ -257,13 +257,13 @@ def test_release_of_an_absent_client_leaks_no_descriptor(
             until(lambda: served.server.sessions == 0)
             client.close()
             client.remove()
-        until(lambda: not served.server._releaser._by_pipe)
+        until(lambda: not served.server._unblocker._by_pipe)
         until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
-def test_release_over_the_limit_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvs.server.release.MIN_CLIENTS", 2)
-    monkeypatch.setattr("kvs.server.release.MAX_CLIENTS", 2)
+def test_unblocking_over_the_limit_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvs.server.unblock.MIN_CLIENTS", 2)
+    monkeypatch.setattr("kvs.server.unblock.MAX_CLIENTS", 2)
     with serving() as served:
         clients = []
         for name in "abc":
@@ -273,7 +273,7 @@ def test_release_over_the_limit_drops_the_oldest(monkeypatch: pytest.MonkeyPatch
             until(lambda: served.server.sessions == 0)
             clients.append(client)
         for client in clients[1:]:
-            is_released(client, ("resp", "not"))
+            is_unblocked(client, ("resp", "not"))
         reader = os.open(clients[0].path("resp"), os.O_RDONLY | os.O_NONBLOCK)
         poll = select.poll()
         poll.register(reader, select.POLLIN)
@@ -287,4 +287,4 @@ def test_stop_without_blocked_clients_is_immediate() -> None:
         until(lambda: served.server.waiting == 1)
         gone.remove()
         until(lambda: served.server.waiting == 0)
-    assert not served.server._releaser.pending
+    assert not served.server._unblocker.has_clients
