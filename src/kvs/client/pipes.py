@@ -30,6 +30,7 @@ from kvs.concurrency import forks
 from kvs.concurrency.resources import NonCopyable
 from kvs.errors import ClientIdInUseError, InvalidClientIdError, PipeDirectoryError
 from kvs.posix import fifos
+from kvs.posix.files import GROUP_OR_OTHER_WRITE
 from kvs.posix.locks import FileLockedError, LockFile
 from kvs.protocol.frames import Connect
 from kvs.text import os_error_text, printable
@@ -112,7 +113,7 @@ def is_shared(registration: os.stat_result) -> bool:
 
     It does if another user runs it, or if other users may write to its registration pipe.
     """
-    others_write = registration.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    others_write = registration.st_mode & GROUP_OR_OTHER_WRITE
     return bool(others_write) or registration.st_uid != os.geteuid()
 
 

@@ -14,12 +14,14 @@ from kvs.journal import format as journal_format
 from kvs.journal.format import FileHeader, FileKind, file_name, kind_and_number
 from kvs.journal.reserve import DISK_FULL_ERRNOS, RESERVE, Reserve
 from kvs.journal.storage import Segment, Storage
-from kvs.posix.files import is_temporary, open_regular, remove_stale_temp_files
+from kvs.posix.files import (
+    GROUP_OR_OTHER_WRITE,
+    is_temporary,
+    open_regular,
+    remove_stale_temp_files,
+)
 from kvs.posix.locks import LOCK_FILE_NAME, LockableDirectory
 from kvs.text import os_error_text, printable
-
-GROUP_OR_OTHER_WRITE = 0o022
-"""Permission bits that a data directory must not have."""
 
 UNFINISHED = b"restore.unfinished"
 """Name of the file that marks an unfinished restore, in a directory without a journal."""

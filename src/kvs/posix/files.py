@@ -21,6 +21,9 @@ from kvs.text import os_error_text
 PRIVATE_MODE = 0o600
 """Mode of every file created here: only its owner may read and write it."""
 
+GROUP_OR_OTHER_WRITE = stat.S_IWGRP | stat.S_IWOTH
+"""Permission bits that let a user other than the owner write."""
+
 _TEMPORARY = re.compile(rb"\.kvs-[0-9a-f]{16}\.tmp")
 
 

@@ -23,10 +23,8 @@ import stat
 from dataclasses import dataclass
 
 from kvs.posix.fifos import Fifo
+from kvs.posix.files import GROUP_OR_OTHER_WRITE
 from kvs.text import printable
-
-GROUP_OR_OTHER_WRITE = stat.S_IWGRP | stat.S_IWOTH
-"""Permission bits that let a user other than the owner write."""
 
 _READ_WRITE = 0o6
 _SEARCH = 0o1

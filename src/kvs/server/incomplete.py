@@ -6,7 +6,7 @@ from collections.abc import Callable
 from kvs.server.loop import EventLoop, Timer
 
 INCOMPLETE_SECONDS = 5.0
-"""Seconds without a further byte after which an incomplete request is reported."""
+"""Seconds without a further byte after which an incomplete request or connect is reported."""
 
 
 class IncompleteRequestTimer:

@@ -14,6 +14,7 @@ from kvs.protocol.registration import ConnectParser
 from kvs.server.admission import Admission, Identities
 from kvs.server.context import ServerContext
 from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, Handshake, RequestsReader
+from kvs.server.incomplete import INCOMPLETE_SECONDS
 from kvs.server.loop import IN, EventLoop, Timer
 from kvs.server.pipes import ClientPipes
 from kvs.server.refusals import RefusalLog
@@ -45,9 +46,6 @@ ADMIT_SECONDS = 0.02
 
 Otherwise clients would wait for as long as another process writes connects.
 """
-
-INCOMPLETE_SECONDS = 5.0
-"""Seconds without a further byte after which an incomplete connect is logged."""
 
 
 class Server:
