@@ -27,7 +27,7 @@ def test_only_the_owner_may_read_a_registration_pipe() -> None:
                 ServerSettings(fifo_mode=mode)
 
 
-def test_reply_limit_below_one_is_rejected() -> None:
-    assert ServerSettings().reply_total_bytes == 256 << 20
-    with pytest.raises(ValueError, match="reply_total_bytes must be 1 or more, not 0"):
-        ServerSettings(reply_total_bytes=0)
+@pytest.mark.parametrize("name", ["reply_total_bytes", "blocked_clients"])
+def test_limit_of_a_server_below_one_is_rejected(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, not 0"):
+        ServerSettings(**{name: 0})

@@ -63,11 +63,14 @@ class ServerSettings:
     """Maximum bytes of unread notifications of all clients; beyond, the slowest is disconnected."""
     reply_total_bytes: int = 256 << 20
     """Maximum bytes of the replies of all scripts, from their execution until they are read."""
+    blocked_clients: int = 1024
+    """Maximum clients whose session has ended, and whose open(2) of a pipe the server ends."""
 
     def __post_init__(self) -> None:
         if self.fifo_mode not in FIFO_MODES:
             raise ValueError(f"fifo_mode is one of {_modes}, not {self.fifo_mode:03o}")
-        for name in ("sessions", "outbox_bytes", "outbox_total_bytes", "reply_total_bytes"):
+        numbers = ("sessions", "outbox_bytes", "outbox_total_bytes", "reply_total_bytes")
+        for name in (*numbers, "blocked_clients"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")

@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kvs
+from kvs.cli import serve
 from kvs.protocol import frames
+from kvs.settings import Settings
 from kvs.snapshot.reader import load
 from tests.helpers import (
     Start,
@@ -263,6 +267,22 @@ def test_no_job_runs_when_the_pipe_cannot_be_created(
     assert "exists and is not a named pipe" in only_line(ended)
     assert not list(jobs.glob("*.out"))
     assert (tmp_path / "reg").read_text() == "not a pipe\n"
+
+
+@given(st.integers(0, 10_000), st.integers(1, 1000), st.integers(1, 64), st.integers(1, 64))
+def test_all_descriptors_of_a_server_are_within_its_limit(
+    free: int, configured: int, threads: int, backups: int
+) -> None:
+    settings = Settings(threads, backups)
+    others = serve.RESERVED_DESCRIPTORS + serve.DESCRIPTORS_PER_JOB * (threads + backups)
+    limit = others + serve.DESCRIPTORS_PER_CLIENT * (1 + serve.MIN_BLOCKED_CLIENTS) + free
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resource, "getrlimit", lambda _: (1, limit))
+        patch.setattr(resource, "setrlimit", lambda *_: None)
+        sessions, blocked = serve._client_limits(configured, settings)
+    assert others + serve.DESCRIPTORS_PER_CLIENT * (sessions + blocked) <= limit
+    assert 1 <= sessions <= configured
+    assert blocked >= serve.MIN_BLOCKED_CLIENTS
 
 
 @pytest.mark.parametrize("limit", [5, 6, 8])

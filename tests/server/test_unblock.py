@@ -261,10 +261,8 @@ def test_unblocking_of_an_absent_client_leaks_no_descriptor(
         until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
-def test_unblocking_over_the_limit_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvs.server.unblock.MIN_CLIENTS", 2)
-    monkeypatch.setattr("kvs.server.unblock.MAX_CLIENTS", 2)
-    with serving() as served:
+def test_unblocking_over_the_limit_drops_the_oldest() -> None:
+    with serving(ServerSettings(blocked_clients=2)) as served:
         clients = []
         for name in "abc":
             client = Client(served, name).make().register().opens("req")

@@ -25,13 +25,16 @@ log = logging.getLogger("kvs.serve")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """The signals that a server handles."""
 
-DESCRIPTORS_PER_SESSION = 3
-"""Descriptors of a session, one for each pipe: the checked file (O_PATH), then the open end."""
+DESCRIPTORS_PER_CLIENT = 3
+"""Descriptors of a session or a blocked client (`kvs.server.unblock`), one for each pipe."""
 
-RESERVED_DESCRIPTORS = 64
-"""Descriptors for everything but sessions, jobs and backups."""
+RESERVED_DESCRIPTORS = 40
+"""Descriptors for everything but clients, jobs and backups."""
 
 DESCRIPTORS_PER_JOB = 4
+
+MIN_BLOCKED_CLIENTS = 8
+"""Minimum blocked clients, for which sessions leave descriptors."""
 
 SWITCH_SECONDS = 0.0005
 """Seconds after which the thread that serves sessions gets the interpreter from another thread."""
@@ -54,9 +57,17 @@ def serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there are no sessions yet
     log_to_stderr(options.log_level)
     settings = Settings(options.threads, options.backups, resume=options.data is not None)
-    sessions = _max_sessions(options.max_sessions, settings)
+    sessions, blocked_clients = _client_limits(options.max_sessions, settings)
+    server_settings = ServerSettings(
+        sessions,
+        options.fifo_mode,
+        options.outbox_bytes,
+        options.outbox_total_bytes,
+        options.reply_total_bytes,
+        blocked_clients,
+    )
     with open_store(options, log.info) as store:
-        _serve(store, options, settings, sessions)
+        _serve(store, options, settings, server_settings)
     log.info("stopped")
     return 0
 
@@ -74,7 +85,10 @@ def _return_freed_memory() -> None:
 
 
 def _serve(
-    store: StoreCore, options: argparse.Namespace, settings: Settings, sessions: int
+    store: StoreCore,
+    options: argparse.Namespace,
+    settings: Settings,
+    server_settings: ServerSettings,
 ) -> None:
     """Serve until a signal, or until the journal fails: closing the store raises that error."""
     jobs = _create_service(store, options, settings)
@@ -83,7 +97,7 @@ def _serve(
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         # The pipe first: a server that cannot create it runs no jobs. Connects wait in the pipe.
-        server = _create_server(store, options, sessions)
+        server = Server(store, os.fsencode(options.fifo), server_settings)
         try:
             with jobs:
                 store.on_failure(lambda _: server.stop())
@@ -98,17 +112,6 @@ def _serve(
         raise UsageError(str(error)) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _create_server(store: StoreCore, options: argparse.Namespace, sessions: int) -> Server:
-    settings = ServerSettings(
-        sessions,
-        options.fifo_mode,
-        options.outbox_bytes,
-        options.outbox_total_bytes,
-        options.reply_total_bytes,
-    )
-    return Server(store, os.fsencode(options.fifo), settings)
 
 
 def _create_service(
@@ -143,19 +146,23 @@ def _handle_signals(server: Server, jobs: JobRun | JobService) -> None:
     signal.signal(signal.SIGUSR1, lambda *_: server.disconnect_all())
 
 
-def _max_sessions(configured: int, settings: Settings) -> int:
-    """Raise the limit of open files to the hard limit; return how many sessions it allows."""
+def _client_limits(configured: int, settings: Settings) -> tuple[int, int]:
+    """Raise the limit of open files to the hard one; return the limits that it allows.
+
+    They are the maximum of sessions, of which `configured` are wanted, and of blocked clients.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    max_blocked = ServerSettings.blocked_clients
     if hard == resource.RLIM_INFINITY:
-        return configured
+        return configured, max_blocked
     reserved = RESERVED_DESCRIPTORS + DESCRIPTORS_PER_JOB * (settings.threads + settings.backups)
-    possible = max(1, (hard - reserved) // DESCRIPTORS_PER_SESSION)
-    if possible >= configured:
-        return configured
-    log.warning(
-        "limit of open files: at most %s, not %d; raise it with ulimit -n",
-        pluralize(possible, "session"),
-        configured,
-    )
-    return possible
+    clients = (hard - reserved) // DESCRIPTORS_PER_CLIENT
+    sessions = min(configured, max(1, clients - MIN_BLOCKED_CLIENTS))
+    if sessions < configured:
+        log.warning(
+            "limit of open files: at most %s, not %d; raise it with ulimit -n",
+            pluralize(sessions, "session"),
+            configured,
+        )
+    return sessions, min(max(MIN_BLOCKED_CLIENTS, clients - sessions), max_blocked)

@@ -21,7 +21,7 @@ from kvs.server.refusals import RefusalLog
 from kvs.server.registration import RegistrationPipe, open_client_pipes
 from kvs.server.scheduler import ScriptScheduler
 from kvs.server.session import Session
-from kvs.server.unblock import ClientUnblocker, max_clients
+from kvs.server.unblock import ClientUnblocker
 from kvs.settings import ServerSettings
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Subscriptions
@@ -88,7 +88,7 @@ class Server:
             undo.callback(self._scheduler.close)
             self._refusals = RefusalLog(self._loop)
             self._unblocker = ClientUnblocker(
-                self._loop, max_clients(settings.sessions), self._read_connects
+                self._loop, settings.blocked_clients, self._read_connects
             )
             self._admission = Admission(self._loop, self)
             self._context = ServerContext(

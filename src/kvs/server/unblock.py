@@ -11,7 +11,6 @@ pipe is closed, and a pipe that one of them names is handed over to the new conn
 """
 
 import contextlib
-import resource
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
@@ -20,15 +19,6 @@ from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
 from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, RequestsReader
 from kvs.server.loop import EventLoop, Timer
-
-MIN_CLIENTS, MAX_CLIENTS = 8, 1024
-"""Bounds of the limit on clients unblocked at a time; over the limit, the oldest is dropped."""
-
-DESCRIPTORS_PER_CLIENT = 3
-"""Maximum descriptors that a session or a blocked client holds."""
-
-RESERVED_DESCRIPTORS = 128
-"""Descriptors for everything but sessions and blocked clients."""
 
 MIN_RETRY_SECONDS = 0.001
 MAX_RETRY_SECONDS = 0.05
@@ -109,7 +99,7 @@ class ClientUnblocker:
     def __init__(
         self, loop: EventLoop, max_clients: int, read_connects: Callable[[], None]
     ) -> None:
-        """Unblock at most `max_clients` at a time.
+        """Unblock at most `max_clients` at a time; beyond, drop the oldest.
 
         `read_connects` must read all connects that have arrived, and call `claim` for each.
         """
@@ -171,12 +161,3 @@ class ClientUnblocker:
             if self._by_pipe.get(identity) is client:
                 del self._by_pipe[identity]
         client.close()
-
-
-def max_clients(sessions: int) -> int:
-    """Return how many clients may be unblocked at a time beside `sessions`, by RLIMIT_NOFILE."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return MAX_CLIENTS
-    free = limit - RESERVED_DESCRIPTORS - DESCRIPTORS_PER_CLIENT * sessions
-    return min(max(MIN_CLIENTS, free // DESCRIPTORS_PER_CLIENT), MAX_CLIENTS)
