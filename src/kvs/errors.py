@@ -396,14 +396,14 @@ class ConnectTimeoutError(PathError, ClientError, TimeoutError):
 
 @dataclass(eq=False)
 class ConnectRejectedError(PathError, ClientError):
-    """The server refused the connect."""
+    """The server rejected the connect."""
 
     path: str
     """The registration pipe."""
     result: int
     """The result code of the reply."""
 
-    FORM = "{path}: the server refused the connection with result {result}"
+    FORM = "{path}: the server rejected the connect with result {result}"
 
 
 @dataclass(eq=False)
@@ -437,4 +437,4 @@ class RequestRejectedError(ClientError):
     reason: str
 
     def __str__(self) -> str:
-        return f"the server refused the request: {self.reason}"
+        return f"the server rejected the request: {self.reason}"

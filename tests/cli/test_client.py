@@ -289,7 +289,7 @@ def test_rejected_connect_is_printed_and_fails(runtime: Path, tmp_path: Path) ->
         ended = client(runtime, fifo, b"")
     assert ended.status == 1
     assert ended.stdout == b"Server returned 1 for operation: connect\n"
-    assert "the server refused the connection with result 1" in ended.lines[0]
+    assert "the server rejected the connect with result 1" in ended.lines[0]
 
 
 def test_server_without_execute_ends_the_client(runtime: Path, tmp_path: Path) -> None:

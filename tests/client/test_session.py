@@ -90,7 +90,7 @@ def test_rejected_request_raises_with_the_reason(runtime: Path, tmp_path: Path) 
     with (
         scripted_server(tmp_path, script) as fifo,
         connect(fifo) as session,
-        pytest.raises(RequestRejectedError, match="the server refused the request: 1:1: no"),
+        pytest.raises(RequestRejectedError, match="the server rejected the request: 1:1: no"),
     ):
         session.write({"a": "1"})
 

@@ -35,7 +35,7 @@ def connect(
     Raises:
         ServerNotFoundError: no server reads `fifo`, or the server exited before it answered.
         ConnectTimeoutError: the server did not answer within `timeout` seconds.
-        ConnectRejectedError: the server rejected the connection.
+        ConnectRejectedError: the server rejected the connect.
         SessionClosedError: the server closed the pipes before it answered.
         InvalidClientIdError: `id` is not a valid ID.
         ClientIdInUseError: another client uses the ID.
