@@ -80,12 +80,12 @@ class _Handshake:
         timeout: float | None,
         on_wait: Callable[[str], None] | None,
     ) -> None:
-        self._shown = printable(registration)
+        self._display_path = printable(registration)
         path = os.fsencode(registration)
         try:
             check_path(path)
         except OSError as error:
-            raise ServerNotFoundError(self._shown, os_error_text(error)) from error
+            raise ServerNotFoundError(self._display_path, os_error_text(error)) from error
         # The path may lead through symbolic links, but the pipe itself must not be one.
         self._path = os.path.realpath(path)
         self._timeout = timeout
@@ -131,7 +131,7 @@ class _Handshake:
         except FileNotFoundError as error:
             raise self._server_not_found("the registration pipe does not exist") from error
         except OSError as error:
-            raise ServerNotFoundError(self._shown, os_error_text(error)) from error
+            raise ServerNotFoundError(self._display_path, os_error_text(error)) from error
         if registration is None:
             raise self._server_not_found("no server reads this pipe")
         # A server that reads the pipe has set its mode.
@@ -139,8 +139,8 @@ class _Handshake:
         return registration
 
     def _server_not_found(self, reason: str) -> ServerNotFoundError:
-        command = f"kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {self._shown}"
-        return ServerNotFoundError(self._shown, reason, f"'{command}' starts a server")
+        command = f"kvs serve JOBS_DIR MAX_THREADS BACKUPS_MAX {self._display_path}"
+        return ServerNotFoundError(self._display_path, reason, f"'{command}' starts a server")
 
     def _send(self, frame: bytes) -> None:
         """Write the connect, whole or not at all (pipe(7)); wait while the pipe is full."""
@@ -148,7 +148,7 @@ class _Handshake:
             while not fifos.write(self._registration, frame):
                 self._poll(self._remaining_seconds(MAX_POLL_SECONDS), select.POLLOUT)
         except BrokenPipeError:
-            raise ServerNotFoundError(self._shown, "the server is gone") from None
+            raise ServerNotFoundError(self._display_path, "the server is gone") from None
         self._state = NOT_READ
 
     def _await_answer(self, transport: Transport) -> None:
@@ -168,7 +168,7 @@ class _Handshake:
         if isinstance(reply, ExecuteReply) or reply.operation != frames.CONNECT:
             raise SessionClosedError("the server sent a reply that does not match the connect")
         if reply.result not in {0, ord("0")}:  # servers in C that answer in characters
-            raise ConnectRejectedError(self._shown, reply.result)
+            raise ConnectRejectedError(self._display_path, reply.result)
 
     def _poll(self, seconds: float, events: int, transport: Transport | None = None) -> None:
         poll = select.poll()
@@ -204,7 +204,7 @@ class _Handshake:
             self._registration, self._gone_since = registration, None
             return
         if time.monotonic() > gone_since + REGISTRATION_GRACE_SECONDS:
-            raise ServerNotFoundError(self._shown, "the server exited before it answered")
+            raise ServerNotFoundError(self._display_path, "the server exited before it answered")
 
     def _remaining_seconds(self, max_seconds: float) -> float:
         """Return the seconds that the next poll may take; call `on_wait` when it is time.
@@ -214,11 +214,11 @@ class _Handshake:
 
         """
         if self._on_wait is not None and time.monotonic() >= self._notice_at:
-            self._on_wait(f"{self._shown}: no answer yet: {self._state}")
+            self._on_wait(f"{self._display_path}: no answer yet: {self._state}")
             self._on_wait = None
         if self._deadline is None or self._timeout is None:
             return max_seconds
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
-            raise ConnectTimeoutError(self._shown, self._timeout, self._state)
+            raise ConnectTimeoutError(self._display_path, self._timeout, self._state)
         return min(remaining, max_seconds)

@@ -24,7 +24,7 @@ from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
 from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, Handshake
 from kvs.server.loop import EventLoop, Timer
-from kvs.server.pipes import ClientPipes
+from kvs.server.pipes import ConnectedPipes
 from kvs.text import os_error_text
 
 SLICE_SECONDS = 0.003
@@ -61,7 +61,7 @@ class Host(Protocol):
     def has_free_slot(self) -> bool:
         """Return whether a session may begin."""
 
-    def find(self, connect: Connect) -> ClientPipes:
+    def find(self, connect: Connect) -> ConnectedPipes:
         """Return the pipes that a connect names.
 
         Raises:
@@ -73,7 +73,7 @@ class Host(Protocol):
     def claim(self, identities: Identities, handover: Handover) -> None:
         """Stop opening these pipes; put the ends that are open into `handover`."""
 
-    def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
+    def conflicts(self, pipes: ConnectedPipes, connect: Connect) -> bool:
         """Return whether a session has one of the pipes. If so, close them; unblock the client.
 
         A disconnecting session does not count; it is closed instead.

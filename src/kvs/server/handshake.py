@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from kvs.posix import fifos
 from kvs.posix.fifos import Fifo
 from kvs.server.loop import IN, EventLoop, Ready
-from kvs.server.pipes import ClientPipes
+from kvs.server.pipes import ConnectedPipes
 
 OPEN_TIMEOUT_SECONDS = 5.0
 """Seconds for which the server waits for a client to open the next of its pipes."""
@@ -103,7 +103,7 @@ class Handshake:
     Owns the handles of `pipes`, and each descriptor that was opened until `take` returns it.
     """
 
-    def __init__(self, pipes: ClientPipes, handover: Handover | None = None) -> None:
+    def __init__(self, pipes: ConnectedPipes, handover: Handover | None = None) -> None:
         """Open requests for reading, unless it is in `handover`; take over the ends in `handover`.
 
         Raises:

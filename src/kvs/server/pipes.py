@@ -8,7 +8,7 @@ from kvs.text import printable
 
 
 @dataclass(frozen=True)
-class ClientPipes:
+class ConnectedPipes:
     """The pipes that a connect names, open (O_PATH) and validated."""
 
     requests: Fifo

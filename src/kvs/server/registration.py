@@ -11,7 +11,7 @@ from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
 from kvs.server import access
 from kvs.server.access import Senders
-from kvs.server.pipes import ClientPipes
+from kvs.server.pipes import ConnectedPipes
 from kvs.text import os_error_text, printable
 
 
@@ -144,7 +144,7 @@ class RegistrationPipe:
 
 def open_client_pipes(
     connect: Connect, registration: tuple[int, int] | None, senders: Senders | None
-) -> ClientPipes:
+) -> ConnectedPipes:
     """Return the pipes that `connect` names, open (O_PATH). The caller closes them.
 
     Acceptable are three different pipes of one owner, none of them the registration pipe. The owner
@@ -164,7 +164,7 @@ def open_client_pipes(
             pipes.append(pipe)
         _check(pipes, registration, others=senders is not None)
         opened.pop_all()
-        return ClientPipes(*pipes, dialect=connect.dialect)
+        return ConnectedPipes(*pipes, dialect=connect.dialect)
 
 
 def _fifo(path: bytes, senders: Senders | None) -> Fifo:

@@ -16,7 +16,7 @@ from kvs.server.context import ServerContext
 from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, Handshake, RequestsReader
 from kvs.server.incomplete import INCOMPLETE_SECONDS
 from kvs.server.loop import IN, EventLoop, Timer
-from kvs.server.pipes import ClientPipes
+from kvs.server.pipes import ConnectedPipes
 from kvs.server.refusals import RefusalLog
 from kvs.server.registration import RegistrationPipe, open_client_pipes
 from kvs.server.scheduler import ScriptScheduler
@@ -213,7 +213,7 @@ class Server:
         """Return whether a session may begin."""
         return len(self._sessions) < self._settings.sessions
 
-    def find(self, connect: Connect) -> ClientPipes:
+    def find(self, connect: Connect) -> ConnectedPipes:
         """Return the pipes that `connect` names, which the caller closes.
 
         Raises:
@@ -227,7 +227,7 @@ class Server:
         """Stop opening these pipes; put the ends that are open into `handover`."""
         self._unblocker.claim(identities, handover)
 
-    def conflicts(self, pipes: ClientPipes, connect: Connect) -> bool:
+    def conflicts(self, pipes: ConnectedPipes, connect: Connect) -> bool:
         """Return whether a session has one of the `pipes` of `connect`. If so, close them.
 
         A disconnecting session does not count; it is closed instead. Its client may use its pipes
@@ -245,7 +245,7 @@ class Server:
         self._unblock_unused(pipes, used)
         return True
 
-    def _unblock_unused(self, pipes: ClientPipes, used: set[Fifo]) -> None:
+    def _unblock_unused(self, pipes: ConnectedPipes, used: set[Fifo]) -> None:
         """Close the pipes; unblock the client at those that are not `used` by a session."""
         reader = None
         if pipes.requests not in used:
