@@ -73,10 +73,10 @@ def test_execute_is_5_length_and_script(script: bytes) -> None:
     assert frames.decode_execute_length(frame[: frames.EXECUTE_HEADER_BYTES]) == len(script)
 
 
-def test_response_layouts() -> None:
+def test_reply_layouts() -> None:
     assert frames.encode_reply(frames.SUBSCRIBE, 1) == b"\x03\x01"
     assert frames.encode_execute_reply_header(1, 258, 3) == b"\x05\x01\x02\x01\0\0\x03\0\0\0"
-    response = frames.encode_execute_reply_header(1, 258, 3) + b"x"
-    assert frames.in_dialect(response, Dialect.BINARY) == response
-    assert frames.in_dialect(response, Dialect.DIGITS) == b"51" + response[2:]
+    reply = frames.encode_execute_reply_header(1, 258, 3) + b"x"
+    assert frames.in_dialect(reply, Dialect.BINARY) == reply
+    assert frames.in_dialect(reply, Dialect.DIGITS) == b"51" + reply[2:]
     assert frames.decode_execute_reply_header(b"\x05\x01\x02\x01\0\0\x03\0\0\0") == (1, 258, 3)

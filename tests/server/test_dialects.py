@@ -1,4 +1,4 @@
-"""Sessions in digits: the op bytes and the first two bytes of each response are ASCII digits."""
+"""Sessions in digits: the op bytes and the first two bytes of each reply are ASCII digits."""
 
 import array
 import fcntl

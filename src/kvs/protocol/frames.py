@@ -7,7 +7,7 @@ Invariants:
   exactly `MAX_PATH_BYTES` bytes has no NUL.
 - Numbers of four bytes are little-endian.
 - A session has one dialect, chosen by the first byte of its connect (`Dialect`). In it, the op byte
-  of every request and the first two bytes of every response are numbers or ASCII digits. All sizes
+  of every request and the first two bytes of every reply are numbers or ASCII digits. All sizes
   are the same in both dialects, and a notification has no such byte.
 """
 
@@ -124,16 +124,16 @@ def decode_execute_length(head: bytes) -> int:
 
 
 def encode_reply(operation: int, result: int) -> bytes:
-    """Return the response to any operation but `EXECUTE`."""
+    """Return the reply to any operation but `EXECUTE`."""
     return _REPLY.pack(operation, result)
 
 
-def in_dialect(response: bytes | bytearray, dialect: Dialect) -> bytes | bytearray:
-    """Return a response, or the first part of one, with its first two bytes in `dialect`."""
+def in_dialect(reply: bytes | bytearray, dialect: Dialect) -> bytes | bytearray:
+    """Return a reply, or the first part of one, with its first two bytes in `dialect`."""
     if dialect is Dialect.BINARY:
-        return response
-    operation, result = _REPLY.unpack_from(response)
-    return _REPLY.pack(operation + dialect, result + dialect) + response[REPLY_BYTES:]
+        return reply
+    operation, result = _REPLY.unpack_from(reply)
+    return _REPLY.pack(operation + dialect, result + dialect) + reply[REPLY_BYTES:]
 
 
 def encode_execute_reply_header(result: int, output: int, errors: int) -> bytes:

@@ -8,7 +8,7 @@ from kvs.protocol import frames
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The response to any operation but execute."""
+    """The reply to any operation but execute."""
 
     operation: int
     result: int
@@ -16,7 +16,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ExecuteReply:
-    """The response to execute."""
+    """The reply to execute."""
 
     result: int
     """0 if every command was valid."""
@@ -35,7 +35,7 @@ class Notification:
 
 
 def parse_replies(data: bytearray) -> tuple[list[Reply | ExecuteReply], int]:
-    """Return the whole responses at the start of `data`, and the number of their bytes."""
+    """Return the whole replies at the start of `data`, and the number of their bytes."""
     parsed: list[Reply | ExecuteReply] = []
     at = 0
     while len(data) - at >= frames.REPLY_BYTES:

@@ -11,8 +11,8 @@ The tables below hold every legal transition and every step; nothing else decide
 
 Invariants:
 
-- The server must write no response before the client has the responses pipe open; the first
-  response is that to the connect. So a connecting session processes no request.
+- The server must write no reply before the client has the responses pipe open; the first
+  reply is that to the connect. So a connecting session processes no request.
 - Requests must be processed in order, one at a time: the next one only after the reply to the one
   before it has been written to the end.
 - Input must not be read while a request is being processed, so that a client cannot make the server
@@ -38,7 +38,7 @@ class SessionState(Enum):
     DRAINING = auto()
     """All pipes are closed; the requests that had arrived are still processed."""
     DISCONNECTING = auto()
-    """The client asked to disconnect; subscriptions end, then the response is written."""
+    """The client asked to disconnect; subscriptions end, then the reply is written."""
     LINGERING = auto()
     """The responses pipe is closed; the client has a moment to close its end of requests."""
     CLOSED = auto()
