@@ -13,7 +13,7 @@ INFO = SnapshotInfo(7, 2, 30, 0.12345678, 0.00000049)
 
 
 def error(line: int) -> InvalidCommandError:
-    return InvalidCommandError("d/a.job", line, 3, "expected ']'")
+    return InvalidCommandError("d/a.job", "expected ']'", line, 3)
 
 
 def test_errors_beyond_the_limit_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from kvs.posix.fifos import Fifo
 from kvs.server.handshake import Handover, Handshake, RequestsReader
-from kvs.server.pipes import ClientPipes
+from kvs.server.pipes import ConnectedPipes
 
 NAMES = ("req", "resp", "not")
 
@@ -22,9 +22,9 @@ class Client:
         for path in self.paths.values():
             os.mkfifo(path)
 
-    def pipes(self) -> ClientPipes:
+    def pipes(self) -> ConnectedPipes:
         """Return the pipes as a connect names them."""
-        return ClientPipes(*(Fifo.open_path(os.fsencode(self.paths[name])) for name in NAMES))
+        return ConnectedPipes(*(Fifo.open_path(os.fsencode(self.paths[name])) for name in NAMES))
 
     def open(self, name: str) -> int:
         """Open an end, as the server has its own end open or the client waits for it."""

@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from kvs.server.handshake import Handshake
-from kvs.server.opener import OPEN_TIMEOUT_SECONDS, PipeOpener
+from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handshake
+from kvs.server.opener import PipeOpener
 from tests.server.fake_loop import FakeLoop
 
 

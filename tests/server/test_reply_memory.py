@@ -24,7 +24,7 @@ def reserve(memory: ReplyMemory, held: int) -> Reservation:
 
 
 def test_reservations_share_one_limit() -> None:
-    memory = ReplyMemory(100)
+    memory = ReplyMemory(100, lambda: None)
     first, second = reserve(memory, 60), reserve(memory, 0)
     assert (second.fits(40), second.fits(41)) == (True, False)
     assert (first.fits(100), first.fits(101)) == (True, False)
@@ -35,9 +35,9 @@ def test_reservations_share_one_limit() -> None:
 
 
 def test_freed_memory_is_reported_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, calls = Clock(monkeypatch), []
-    memory = ReplyMemory(100)
-    memory.on_freed = lambda: calls.append(memory.used)
+    clock = Clock(monkeypatch)
+    calls: list[int] = []
+    memory = ReplyMemory(100, lambda: calls.append(memory.used))
     reservation = reserve(memory, 50)
     reservation.resize(50)
     assert (calls, memory.freed_at) == ([], 100.0)
@@ -49,7 +49,7 @@ def test_freed_memory_is_reported_with_its_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_reply_read_to_its_end_holds_nothing() -> None:
-    memory = ReplyMemory(100)
+    memory = ReplyMemory(100, lambda: None)
     reservation = reserve(memory, 50)
     reservation.on_read(is_pending=True)
     assert (memory.used, reservation.read_at is None) == (50, False)
@@ -59,7 +59,7 @@ def test_reply_read_to_its_end_holds_nothing() -> None:
 
 def test_slowest_is_the_largest_of_those_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    memory = ReplyMemory(1000)
+    memory = ReplyMemory(1000, lambda: None)
     small, large, recent, unread = (reserve(memory, held) for held in (10, 20, 30, 40))
     small.on_read(is_pending=True)
     large.on_read(is_pending=True)
