@@ -46,28 +46,24 @@ class BackupSlots:
             self._slots_used += 1
             return True
 
-    def release(self) -> None:
-        """Free a slot."""
-        with self._changed:
-            self._slots_used -= 1
-            self._changed.notify_all()
-
     def stop(self) -> None:
         """Give no more slots; the backups being written are finished."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
-    def add(self, writer: SnapshotWriter) -> None:
-        """Register `writer`, before it is forked, so that `kill_children` removes its file."""
-        with self._changed:
-            self._writers.add(writer)
+    def register(self, writer: SnapshotWriter) -> SnapshotWriter:
+        """Return `writer`; from now on, `kill_children` kills its child and removes its file."""
+        self._writers.add(writer)
+        return writer
 
-    def remove(self, writer: SnapshotWriter) -> None:
-        """Unregister `writer`, and free its slot."""
-        with self._changed:
-            self._writers.discard(writer)
-        self.release()
+    def cancel(self, writer: SnapshotWriter | None) -> None:
+        """Cancel `writer` if there is one, and free its slot unless that was done before."""
+        try:
+            if writer is not None:
+                writer.cancel()
+        finally:
+            self._free(writer)
 
     def finish(
         self,
@@ -78,7 +74,7 @@ class BackupSlots:
         """Finish the forked `writer` on a thread of its own, call `on_end`, and free its slot.
 
         The file gets its name after `wait_until_committed`, which blocks until the changes that the
-        backup holds are committed.
+        backup holds are committed. After an exception, the caller calls `cancel`.
         """
         finish = partial(self._finish, writer, wait_until_committed, on_end)
         try:
@@ -104,7 +100,17 @@ class BackupSlots:
         except BaseException as error:  # noqa: BLE001  (raised again when the run ends)
             self._on_internal_error(error)
         finally:
-            self.remove(writer)
+            self.cancel(writer)  # a finished file stays
+
+    def _free(self, writer: SnapshotWriter | None) -> None:
+        """Unregister `writer` if there is one, and free its slot unless that was done before."""
+        with self._changed:
+            if writer is not None:
+                if writer not in self._writers:
+                    return
+                self._writers.remove(writer)
+            self._slots_used -= 1
+            self._changed.notify_all()
 
     def join(self) -> None:
         """Block until no slot is taken."""
@@ -152,34 +158,29 @@ class JobBackups:
         """
         if not self._slots.acquire():
             return False
+        report: BackupReport | None = None
+        writer: SnapshotWriter | None = None
         try:
             record_progress()
-        except BaseException:
-            self._slots.release()
-            raise
-        report = self._add_report(line)
-        on_end = partial(self._on_end, report)
-        self._checkpoint.backup_started()
-        name = backup_name(self._report.name, report.number)
-        try:
-            writer = SnapshotWriter(self._directory.descriptor, name, report.file)
-        except SnapshotError as error:
-            self._slots.release()
-            on_end(error)
-            return True
-        self._slots.add(writer)
-        try:
+            report = self._add_report(line)
+            self._checkpoint.backup_started()
+            name = backup_name(self._report.name, report.number)
+            writer = self._slots.register(
+                SnapshotWriter(self._directory.descriptor, name, report.file)
+            )
             self._store.fork_snapshot(writer)
             point = self._store.commit_point()
-        except SnapshotError as error:
-            self._slots.remove(writer)
-            on_end(error)
-        except (JournalWriteError, StoreClosedError) as error:
-            writer.cancel()
-            self._slots.remove(writer)
-            on_end(SnapshotError(report.file, str(error)))
-        else:
-            self._slots.finish(writer, point.wait, on_end)
+            self._slots.finish(writer, point.wait, partial(self._on_end, report))
+        except BaseException as error:
+            self._slots.cancel(writer)
+            if report is None:
+                raise
+            if isinstance(error, JournalWriteError | StoreClosedError):
+                error = SnapshotError(report.file, str(error))
+            if not isinstance(error, SnapshotError):
+                self._report_failure(report, "the job failed")
+                raise
+            self._on_end(report, error)
         return True
 
     def restore_reports(self, script: bytes, first_line: int) -> None:
