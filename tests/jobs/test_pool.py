@@ -1,5 +1,6 @@
 """The pool of workers: work in order, an end by `close` or `stop`, defects, too few threads."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from kvs.jobs.pool import WorkerPool
 from kvs.settings import Settings
 from kvs.store.core import StoreCore
 from tests.helpers import SECONDS
+from tests.opcodes import at_opcode
 
 
 @contextmanager
@@ -106,3 +108,13 @@ def test_pool_works_with_as_many_threads_as_it_gets(
         assert pool.wait(SECONDS)
     assert sorted(done) == (list(range(5)) if given else [])
     assert len(started) == given
+
+
+def test_stop_may_interrupt_stop_at_any_bytecode() -> None:
+    for number in itertools.count():
+        with pool_of(2) as pool:
+            is_interrupted = at_opcode(number, pool.stop, pool.stop, ("/kvs/", "/threading.py"))
+            assert pool.wait(SECONDS)
+        if not is_interrupted:
+            break
+    assert number > 10

@@ -3,8 +3,9 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from threading import Condition, Thread
+from threading import Lock, Thread
 
+from kvs.concurrency.waiters import Waiters
 from kvs.errors import BackupError, JournalWriteError, SnapshotError, StoreClosedError
 from kvs.jobs.checkpoint import JobCheckpoint
 from kvs.jobs.directory import BACKUP_SUFFIX, JobsDirectory
@@ -18,7 +19,12 @@ BackupCallback = Callable[[SnapshotInfo | SnapshotError], None]
 
 
 class BackupSlots:
-    """At most `limit` backups at a time, over all jobs. Thread-safe: `_changed` guards all."""
+    """At most `limit` backups at a time, over all jobs.
+
+    Thread-safe; a signal handler may call `stop`, and `kill_children` before the process exits.
+
+    Locking: `_lock` guards the number of slots taken. It is a leaf, and `stop` does not take it.
+    """
 
     def __init__(self, limit: int, on_internal_error: Callable[[BaseException], None]) -> None:
         """Create `limit` free slots.
@@ -27,10 +33,12 @@ class BackupSlots:
         """
         self._limit = limit
         self._on_internal_error = on_internal_error
-        self._changed = Condition()
+        self._lock = Lock()
         self._slots_used = 0
         self._writers: set[SnapshotWriter] = set()
         self._stopped = False
+        self._changed = Waiters()
+        """The threads that wait for a slot, or until no slot is taken."""
 
     @property
     def in_flight(self) -> int:
@@ -39,18 +47,18 @@ class BackupSlots:
 
     def acquire(self) -> bool:
         """Block until a slot is free, and take it; return False if the run was stopped first."""
-        with self._changed:
+        while not self._stopped:
+            with self._lock:
+                if self._slots_used < self._limit:
+                    self._slots_used += 1
+                    return True
             self._changed.wait_for(lambda: self._stopped or self._slots_used < self._limit)
-            if self._stopped:
-                return False
-            self._slots_used += 1
-            return True
+        return False
 
     def stop(self) -> None:
         """Give no more slots; the backups being written are finished."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        self._stopped = True
+        self._changed.notify_all()
 
     def register(self, writer: SnapshotWriter) -> SnapshotWriter:
         """Return `writer`; from now on, `kill_children` kills its child and removes its file."""
@@ -104,18 +112,17 @@ class BackupSlots:
 
     def _free(self, writer: SnapshotWriter | None) -> None:
         """Unregister `writer` if there is one, and free its slot unless that was done before."""
-        with self._changed:
+        with self._lock:
             if writer is not None:
                 if writer not in self._writers:
                     return
                 self._writers.remove(writer)
             self._slots_used -= 1
-            self._changed.notify_all()
+        self._changed.notify_all()
 
     def join(self) -> None:
         """Block until no slot is taken."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._slots_used)
+        self._changed.wait_for(lambda: not self._slots_used)
 
     def kill_children(self) -> None:
         """Kill the children and remove their files, for a process about to exit."""

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from threading import Event
 
+from kvs.concurrency.flag import Flag
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, StopReason
 from kvs.engine.selection import check
 from kvs.errors import (
@@ -35,7 +35,7 @@ class JobContext:
 
     store: StoreCore
     backup_slots: BackupSlots
-    stopping: Event
+    stopping: Flag
     """Set to stop every job after the `execute` it is in."""
     resume: bool
     """Whether to resume unfinished jobs and skip finished ones."""

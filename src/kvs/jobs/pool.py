@@ -3,8 +3,10 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Event, Thread
+from threading import Thread
 
+from kvs.concurrency.flag import Flag
+from kvs.concurrency.waiters import Waiters
 from kvs.errors import ThreadStartError
 from kvs.jobs.backups import BackupSlots
 from kvs.jobs.directory import JobsDirectory
@@ -23,19 +25,19 @@ Work = Callable[[], None]
 class WorkerPool:
     """Worker threads that make calls in the order in which they were added.
 
-    Thread-safe; a signal handler may call `stop`. `_changed` guards the queue, and whether more
-    work may be added.
+    Thread-safe; a signal handler may call `stop`, also within another call of `stop`.
     """
 
     def __init__(self, store: StoreCore, settings: Settings, on_error: ErrorCallback) -> None:
         self._store = store
-        self._changed = Condition()
+        self._changed = Waiters()
+        """The workers that wait for work, for `close` or for `stop`."""
         self._queue: deque[Work] = deque()
         self._closed = False
-        self._leader_started = Event()
-        self._ended = Event()
+        self._leader_started = Flag()
+        self._ended = Flag()
         self.backup_slots = BackupSlots(settings.backups, self.fail)
-        self.stopping = Event()
+        self.stopping = Flag()
         """Set by `stop`."""
         self.internal_error: BaseException | None = None
         """The exception of a defect, which has stopped the pool; its owner raises it again."""
@@ -70,22 +72,19 @@ class WorkerPool:
 
     def add(self, work: Work) -> None:
         """Have a worker call `work` once one is free, unless the pool is stopped before."""
-        with self._changed:
-            self._queue.append(work)
-            self._changed.notify()
+        self._queue.append(work)
+        self._changed.notify_all()
 
     def close(self) -> None:
         """Add no more work: the workers end when the queue is empty."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._changed.notify_all()
 
     def stop(self) -> None:
         """Stop jobs after the `execute` they are in; the backups being written are finished."""
         self.stopping.set()
         self.backup_slots.stop()
-        with self._changed:
-            self._changed.notify_all()
+        self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
         """Stop because of a defect, and store its exception for the owner of the pool."""
@@ -122,8 +121,9 @@ class WorkerPool:
 
     def _take_work(self) -> Work | None:
         """Block until there is work, and return it; return None when the worker is to end."""
-        with self._changed:
+        while True:
             self._changed.wait_for(lambda: self._queue or self._closed or self.stopping.is_set())
-            if self.stopping.is_set() or not self._queue:
+            if self.stopping.is_set() or (self._closed and not self._queue):
                 return None
-            return self._queue.popleft()
+            with contextlib.suppress(IndexError):  # another worker took it
+                return self._queue.popleft()

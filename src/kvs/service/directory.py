@@ -6,8 +6,9 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Event, Lock
+from threading import Lock
 
+from kvs.concurrency.flag import Flag
 from kvs.errors import JobError, JobsDirectoryError
 from kvs.jobs.directory import JOB_SUFFIX, JobsDirectory
 from kvs.posix.inotify import DirectoryWatcher, FileEvent
@@ -157,7 +158,7 @@ class WatchedDirectory:
 
     # For workers.
 
-    def open(self, name: bytes, stopping: Event) -> int | None:
+    def open(self, name: bytes, stopping: Flag) -> int | None:
         """Open the job `name` and return the descriptor; return None if the job is not to run.
 
         A job is not to run while it is being written, or if it is unchanged since its last run.
@@ -294,7 +295,7 @@ def _identity(directory: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _digest(file: int, stopping: Event) -> bytes | None:
+def _digest(file: int, stopping: Flag) -> bytes | None:
     """Return a digest of the contents; None if a read fails or `stopping` is set meanwhile.
 
     Times are not enough where events were missed, or for changes through a mapping: a touch changes

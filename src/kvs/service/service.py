@@ -6,9 +6,10 @@ import select
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import Self
 
+from kvs.concurrency.flag import Flag
 from kvs.errors import DirectoryLockedError, JobError, JobsDirectoryError, ThreadStartError
 from kvs.jobs.checkpoint import delete_stale_records
 from kvs.jobs.directory import JOB_SUFFIX
@@ -80,7 +81,7 @@ class JobService:
         self._on_error = on_error
         self._log = log
         self._pool = WorkerPool(store, settings, on_error)
-        self._ended = Event()
+        self._ended = Flag()
         self._lock = Lock()
         self._stats = ServiceStats()
         try:
