@@ -134,3 +134,32 @@ def test_failed_write_is_reported_and_its_part_removed(
         output.sync()
     with pytest.raises(JobError, match="cannot write the output: Bad file descriptor"):
         output.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), MemoryError()])
+def test_no_output_is_written_after_a_failed_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    gate = Gate()
+    install(monkeypatch, gate)
+    with Store(tmp_path / "d") as store:
+        output = JobOutput(opened(tmp_path / "a.out"), "a.out", store._core)
+        output.write(b"one\n")
+        output.flush()
+        with gate.shut():
+            store.execute(b"WRITE [(a,1)]\n")
+            output.write(b"two\n")
+        store.commit_point().wait()
+
+        def fail(file: int, *pieces: bytes) -> None:
+            os.write(file, pieces[0][:2])
+            raise error
+
+        with gate.shut(), monkeypatch.context() as patched:
+            patched.setattr(output_module, "write_all", fail)
+            store.execute(b"WRITE [(a,2)]\n")
+            with pytest.raises(JobError if isinstance(error, OSError) else MemoryError):
+                output.write(b"three\n")
+        store.commit_point().wait()
+        output.close()
+    assert content(tmp_path / "a.out") == b"one\n"

@@ -99,7 +99,10 @@ class JobOutput:
                 raise self._write_error(error) from error
 
     def _write_committed(self) -> None:
-        """Append the committed output to the file; if that fails, remove the part written."""
+        """Append the committed output to the file.
+
+        If that fails, remove the part written and write no more: the file stays a prefix.
+        """
         pieces = []
         while self._buffer and self._buffer[0][0].is_committed:
             pieces.append(self._buffer.popleft()[1])
@@ -110,10 +113,14 @@ class JobOutput:
         try:
             write_all(self._file, *pieces)
             self.size += size
-        except OSError as error:
+        except BaseException as error:
+            self._buffer.clear()
+            self._buffered_bytes = 0
             with contextlib.suppress(OSError):  # the error of the write is the one to report
                 os.ftruncate(self._file, self.size)
-            raise self._write_error(error) from error
+            if isinstance(error, OSError):
+                raise self._write_error(error) from error
+            raise
 
     def _write_error(self, error: OSError) -> JobError:
         return JobError(self._path, f"cannot write the output: {os_error_text(error)}")
