@@ -1,5 +1,6 @@
 """What the journal records of jobs: finished ones are skipped, stale records are deleted."""
 
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from kvs.jobs.checkpoint import open_checkpoint
 from kvs.jobs.directory import JobsDirectory
 from kvs.jobs.report import State
 from kvs.journal import job_records
+from kvs.settings import DataSettings
 from kvs.store.core import StoreCore
 from tests.helpers import content, write_jobs
 from tests.jobs.durable_runs import EVERY_KIND, half_done, run
@@ -54,6 +56,28 @@ def test_output_and_its_name_are_durable_before_job_is_finished(
     monkeypatch.setattr(job_records, "encode_done", encode_done)
     run(tmp_path / "data", jobs)
     assert calls[-3:] == [(jobs / "a.out").stat().st_ino, jobs.stat().st_ino, "done"]
+
+
+@pytest.mark.parametrize("fsync", ["always", "never"])
+def test_job_whose_output_cannot_be_closed_is_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: str
+) -> None:
+    jobs = write_jobs(tmp_path / "jobs", {"a": "WRITE [(a,1)]\nREAD [a]\n"})
+    settings = DataSettings(fsync=fsync)
+
+    def fail(file: int) -> None:
+        os.close(file)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kvs.jobs.output.os", SimpleNamespace(close=fail, fsync=os.fsync))
+        first = run(tmp_path / "data", jobs, settings=settings)
+    assert first.errors == [f"{jobs}/a.out: cannot write the output: Disk quota exceeded"]
+    (jobs / "a.out").write_bytes(b"")  # what was written is lost
+    again = run(tmp_path / "data", jobs, settings=settings)
+    states = [outcome.report.jobs[0].state for outcome in (first, again)]
+    assert states == [State.FAILED, State.DONE]
+    assert content(jobs / "a.out") == b"[(a,1)]\n"
 
 
 @pytest.mark.parametrize("compacted", [False, True])
@@ -138,10 +162,10 @@ def test_backup_that_ends_after_a_restart_records_nothing(tmp_path: Path) -> Non
         first = open_checkpoint(store, directory, b"a", file, resume=True)
         output = first.open_output(file)
         first.backup_started()
-        first.finish(output)
+        first.finish()
         second = open_checkpoint(store, directory, b"a", file, resume=True)
         first.backup_ended(1, written=True)
-        second.finish(output)
+        second.finish()
         output.close()
     os.close(file)
     [job] = run(tmp_path / "data", jobs).report.jobs

@@ -30,6 +30,8 @@ class JobCheckpoint:
 
     - A job must be recorded as finished only after its commands and all its backups have ended:
       else a crash would lose a backup that no later run writes.
+    - A job must be recorded as finished only after its output was closed without an error, and
+      synced if the data directory is: else a later run would skip a job whose output is incomplete.
     - After the job has restarted under a new number, a late backup must change nothing.
 
     Threads: the job's thread, and for `backup_ended` also the threads that wait for its backups.
@@ -113,7 +115,7 @@ class JobCheckpoint:
             return
         self._store.throttle()
         if output.size - self._synced > SYNC_INTERVAL_BYTES:
-            self._sync(output)
+            self.sync(output)
             self._synced = output.size
 
             def change(jobs: JobRegistry) -> bytes:
@@ -122,10 +124,26 @@ class JobCheckpoint:
 
             self._record(change)
 
-    def finish(self, output: JobOutput) -> None:
-        """Record the job as finished once its backups have ended; sync its output first."""
-        if self._is_recorded:
-            self._sync(output)
+    def sync(self, output: JobOutput) -> None:
+        """Make the output durable if the job is recorded and the data directory is synced to disk.
+
+        Raises:
+            JobError: fsync(2) failed.
+
+        """
+        if self._is_recorded and self._store.syncs_to_disk:
+            output.sync()
+            self._directory.sync()
+
+    def finish(self) -> None:
+        """Record the job as finished once its backups have ended.
+
+        The caller has synced and closed its output.
+
+        Raises:
+            JournalWriteError: the journal failed.
+
+        """
         self._end_part()
 
     def open_output(self, job: int) -> JobOutput:
@@ -151,11 +169,6 @@ class JobCheckpoint:
     def find_output_change(self) -> str | None:
         """Return how the output differs from what the finished job wrote; None if it does not."""
         return self._directory.find_output_change(self._name, self._output_size)
-
-    def _sync(self, output: JobOutput) -> None:
-        if self._store.syncs_to_disk:
-            output.sync()
-            self._directory.sync()
 
     def _end_part(self) -> None:
         with self._lock:

@@ -104,10 +104,13 @@ class Job:
             finished = execution.run(line_blocks(job))
             output.flush()
             if finished:
-                checkpoint.finish(output)
+                checkpoint.sync(output)
         finally:
             output.close()
-        return State.DONE if finished else State.STOPPED
+        if not finished:
+            return State.STOPPED
+        checkpoint.finish()  # after the close, which may be the first to report a failed write
+        return State.DONE
 
     def _check_previous_output(self, checkpoint: JobCheckpoint) -> None:
         """Warn if the output is not what the finished job wrote."""
