@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import NoReturn
 
 import pytest
 
@@ -118,3 +119,27 @@ def test_stop_may_interrupt_stop_at_any_bytecode() -> None:
         if not is_interrupted:
             break
     assert number > 10
+
+
+def test_error_at_the_start_of_a_worker_ends_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def failing(thread: threading.Thread) -> None:
+        if thread.name == "kvs-job-2":
+            raise MemoryError
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with pool_of(3) as pool:
+        assert pool.wait(SECONDS)
+    assert isinstance(pool.internal_error, MemoryError)
+
+
+def test_error_of_the_store_at_the_start_ends_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(StoreCore, "on_failure", fail)
+    with pool_of(1) as pool:
+        assert pool.wait(SECONDS)
+    assert isinstance(pool.internal_error, MemoryError)

@@ -98,19 +98,32 @@ class WorkerPool:
     def _run_leader(self, others: int) -> None:
         """Start the other workers, work as they do, and wait for all of them and the backups."""
         self._leader_started.set()
-        remove_callback = self._store.on_failure(lambda _: self.stop())
+        try:
+            remove_callback = self._store.on_failure(lambda _: self.stop())
+            workers = self._start_workers(others)
+            self._run_worker()
+            for worker in workers:
+                worker.join()
+            self.backup_slots.join()
+            remove_callback()
+        except BaseException as error:  # noqa: BLE001  (the owner of the pool raises it again)
+            self.fail(error)
+        finally:
+            self._ended.set()
+
+    def _start_workers(self, count: int) -> list[Thread]:
+        """Start `count` workers, or fewer if the system gives no more; return them."""
         workers: list[Thread] = []
-        with contextlib.suppress(RuntimeError):  # the system gives no more threads
-            for number in range(1, others + 1):
+        try:
+            for number in range(1, count + 1):
                 worker = Thread(target=self._run_worker, name=f"kvs-job-{number}")
                 worker.start()
                 workers.append(worker)
-        self._run_worker()
-        for worker in workers:
-            worker.join()
-        self.backup_slots.join()
-        remove_callback()
-        self._ended.set()
+        except RuntimeError:
+            pass  # the system gives no more threads
+        except BaseException as error:  # noqa: BLE001  (the owner of the pool raises it again)
+            self.fail(error)
+        return workers
 
     def _run_worker(self) -> None:
         try:
