@@ -1,5 +1,6 @@
 """A service of a jobs directory: start, stop, limits, errors and log."""
 
+import errno
 import gc
 import os
 import threading
@@ -178,3 +179,17 @@ def test_defect_ends_the_service_and_is_raised(
     with pytest.raises(ZeroDivisionError), serving(tmp_path) as served:
         assert served.service.wait(30)
     assert os.listdir(tmp_path) == []
+
+
+def test_error_at_the_close_ends_the_service_and_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = WatchedDirectory.close
+
+    def failing_close(directory: WatchedDirectory) -> None:
+        close(directory)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(WatchedDirectory, "close", failing_close)
+    with pytest.raises(OSError, match="Input/output error"), serving(tmp_path) as served:
+        served.settle()

@@ -1,5 +1,6 @@
 """A service: it runs the jobs of a directory as their files arrive, until it is stopped."""
 
+import contextlib
 import math
 import os
 import select
@@ -168,26 +169,35 @@ class JobService:
 
     def _serve(self) -> None:
         try:
-            interval, poll_at = MIN_POLL_SECONDS, 0.0
-            while not self._pool.stopping.is_set():
-                now = time.monotonic()
-                poll_due = now >= poll_at
-                if poll_due:
-                    poll_at = now + interval
-                    interval = min(2 * interval, MAX_POLL_SECONDS)
-                self._process_events(poll_due=poll_due)
-                if self._wait_for_events(max(0.0, poll_at - time.monotonic())):
-                    interval = MIN_POLL_SECONDS
-                    poll_at = min(poll_at, time.monotonic() + interval)
+            self._watch()
         except BaseException as error:  # noqa: BLE001  (`__exit__` raises it again)
             self._pool.fail(error)
-        self._pool.wait()
-        for directory in (*self._retired, self._directory):
-            if directory is not None:
-                directory.close()
-        if self._reappearance is not None:
-            self._reappearance.close()
-        self._ended.set()
+        try:
+            self._pool.wait()
+            self._close()
+        except BaseException as error:  # noqa: BLE001  (`__exit__` raises it again)
+            self._pool.fail(error)
+        finally:
+            self._ended.set()
+
+    def _watch(self) -> None:
+        interval, poll_at = MIN_POLL_SECONDS, 0.0
+        while not self._pool.stopping.is_set():
+            now = time.monotonic()
+            poll_due = now >= poll_at
+            if poll_due:
+                poll_at = now + interval
+                interval = min(2 * interval, MAX_POLL_SECONDS)
+            self._process_events(poll_due=poll_due)
+            if self._wait_for_events(max(0.0, poll_at - time.monotonic())):
+                interval = MIN_POLL_SECONDS
+                poll_at = min(poll_at, time.monotonic() + interval)
+
+    def _close(self) -> None:
+        with contextlib.ExitStack() as closes:  # each is called, also after an exception
+            for each in (self._reappearance, self._directory, *self._retired):
+                if each is not None:
+                    closes.callback(each.close)
 
     def _wait_for_events(self, seconds: float) -> bool:
         """Block until there are events, at most `seconds`; return whether there are."""
