@@ -36,6 +36,10 @@ class Served:
         """Return how many runs of the job have ended."""
         return sum(line.startswith(f"{name}.job: done") for line in self.lines)
 
+    def lines_with(self, text: str) -> int:
+        """Return how many lines of the log contain `text`."""
+        return sum(text in line for line in self.lines)
+
     def wait_for_run(self, name: str, times: int = 1) -> None:
         until(lambda: self.runs(name) == times)
 

@@ -286,7 +286,7 @@ def test_real_queue_overflow_is_made_good(served: Served, monkeypatch: pytest.Mo
             (served.path / f"a{number}.job").write_text(f"WRITE [(a{number},1)]\n")
     finally:
         reading.set()
-    until(lambda: served.service.stats().jobs == 101)
+    until(lambda: served.lines_with(": done, ") == 101)
     served.settle()
     assert served.store.revision == len(served.store) == 101
     assert any("changes may have been missed" in line for line in served.lines)

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kvs import DirectoryLockedError, JobsDirectoryError, Store
+from kvs import DirectoryLockedError, JobsDirectoryError
 from kvs.jobs.directory import JobsDirectory
 from kvs.service.directory import WatchedDirectory
-from kvs.service.service import JobService
-from kvs.settings import Settings
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from tests.helpers import LONG_WAIT, SECONDS, content, until, write_jobs
 from tests.service.serving import Served, serving
@@ -41,8 +39,6 @@ def test_written_job_runs_once_with_its_backup(served: Served) -> None:
     assert served.runs("a") == 1
     assert len([line for line in served.lines if line.startswith("a.job: ")]) == 3
     assert "a.job: done, 3 commands, 1 invalid line, " in " ".join(served.lines)
-    stats = served.service.stats()
-    assert (stats.jobs, stats.commands, stats.invalid, stats.backups) == (3, 3, 1, 1)
     assert [str(error).partition(": ")[0] for error in served.errors] == [
         f"{served.path}/a.job:2:1"
     ]
@@ -84,7 +80,6 @@ def test_other_entries_are_ignored_and_irregular_files_fail(served: Served) -> N
         f"{served.path}/c.job: cannot open it: it is not a regular file",
         f"{served.path}/d.job: cannot open it: it is a link that leads nowhere",
     ]
-    assert served.service.stats().failed == 3
 
 
 @pytest.mark.slow
@@ -95,7 +90,7 @@ def test_each_of_a_thousand_jobs_runs_once(tmp_path: Path) -> None:
             (tmp_path / f"r{number}.tmp").write_text(f"WRITE [(r{number},1)]\n")
         for number in range(500):
             os.rename(tmp_path / f"r{number}.tmp", tmp_path / f"r{number}.job")
-        until(lambda: served.service.stats().jobs >= 1000)
+        until(lambda: served.lines_with(": done, ") >= 1000)
         served.settle()
         assert len(served.store) == 1000
         assert served.store.revision == 1000
@@ -106,7 +101,6 @@ def test_each_of_a_thousand_jobs_runs_once(tmp_path: Path) -> None:
 def test_concurrent_jobs_are_limited_by_threads(tmp_path: Path) -> None:
     write_jobs(tmp_path, {f"j{number}": LONG_WAIT for number in range(5)})
     with serving(tmp_path, threads=3) as served:
-        until(lambda: served.service.stats().running == 3)
         waiting = [b"Waiting...\n"] * 3
         until(lambda: [path.read_bytes() for path in tmp_path.glob("*.out")] == waiting)
         (tmp_path / "k.job").write_text("")
@@ -122,18 +116,17 @@ def test_failing_job_does_not_affect_others(served: Served) -> None:
     assert [str(error) for error in served.errors] == [
         f"{served.path}/a.out: cannot open the output: it is a link; remove it"
     ]
-    assert served.service.stats().failed == 1
 
 
 def test_stop_ends_waiting_and_queued_jobs_and_unlocks(tmp_path: Path) -> None:
     write_jobs(tmp_path, {f"j{number:04d}": LONG_WAIT for number in range(1000)})
     with serving(tmp_path, threads=2) as served:
-        until(lambda: served.service.stats().running == 2)
+        until(lambda: served.lines_with(": started") == 2)
         served.service.stop()
         assert served.service.wait(30)
         assert not (tmp_path / ".kvs.lock").exists()
         served.service.stop()
-    assert served.service.stats().jobs == 2
+    assert served.lines_with(": stopped, ") == 2
     assert len(list(tmp_path.glob("*.out"))) == 2
 
 
@@ -146,12 +139,16 @@ def test_stop_finishes_the_backup_being_written(tmp_path: Path) -> None:
 
 
 def test_start_fails_if_the_directory_cannot_be_served(tmp_path: Path) -> None:
+    def serve(path: Path) -> None:
+        with serving(path):
+            pass
+
     with pytest.raises(JobsDirectoryError, match="No such file"):
-        JobService(Store()._core, tmp_path / "nothing", Settings(1)).__enter__()
+        serve(tmp_path / "nothing")
     with JobsDirectory(tmp_path) as other:
         other.lock()
         with pytest.raises(DirectoryLockedError):
-            JobService(Store()._core, tmp_path, Settings(1)).__enter__()
+            serve(tmp_path)
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:

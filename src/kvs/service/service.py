@@ -5,9 +5,8 @@ import math
 import os
 import select
 import time
-from dataclasses import dataclass, replace
 from functools import partial
-from threading import Lock, Thread
+from threading import Thread
 from typing import Self
 
 from kvs.concurrency.flag import Flag
@@ -15,8 +14,7 @@ from kvs.errors import DirectoryLockedError, JobError, JobsDirectoryError, Threa
 from kvs.jobs.checkpoint import delete_stale_records
 from kvs.jobs.directory import JOB_SUFFIX
 from kvs.jobs.pool import WorkerPool
-from kvs.jobs.report import ErrorCallback, JobReport, State
-from kvs.jobs.run import ignore_error
+from kvs.jobs.report import ErrorCallback, JobReport
 from kvs.posix.wakeup import Wakeup
 from kvs.service.directory import LogCallback, WatchedDirectory
 from kvs.service.reappearance import ReappearanceWatcher
@@ -31,28 +29,6 @@ minimum again after an event. Checked are: whether the path still leads to the d
 job is still open for writing, and whether a directory that was gone or locked can be served."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceStats:
-    """Counters of a service since its start."""
-
-    running: int = 0
-    """Number of jobs running now."""
-    jobs: int = 0
-    """Number of jobs that ended, in whatever way."""
-    failed: int = 0
-    """Number of those that could not start or continue."""
-    commands: int = 0
-    """Number of commands executed by jobs that ended."""
-    invalid: int = 0
-    """Number of invalid lines in jobs that ended."""
-    backups: int = 0
-    """Number of backups started by jobs that ended."""
-
-
-def discard_log(line: str) -> None:
-    """Do nothing."""
-
-
 class JobService:
     """A served jobs directory. `__enter__` starts the service, `__exit__` stops it and waits.
 
@@ -60,11 +36,9 @@ class JobService:
     error in a job is given to `on_error`, every event for the log to `log` as a line, both from the
     thread that it occurs in, with no lock held.
 
-    Threads: any for `stop`, `wait`, `stats` and `kill_children`; a signal handler may call `stop`,
+    Threads: any for `stop`, `wait` and `kill_children`; a signal handler may call `stop`,
     and `kill_children` before the process exits. The service has a thread of its own, which waits
     for events and alone changes `_directory`; jobs run on the threads of the pool.
-
-    Locking: `_lock` guards the stats; it is a leaf.
     """
 
     def __init__(
@@ -72,8 +46,8 @@ class JobService:
         store: StoreCore,
         path: str | bytes | os.PathLike[str],
         settings: Settings,
-        on_error: ErrorCallback = ignore_error,
-        log: LogCallback = discard_log,
+        on_error: ErrorCallback,
+        log: LogCallback,
     ) -> None:
         self._path = os.fsencode(path)
         self._display_path = printable(self._path)
@@ -83,8 +57,6 @@ class JobService:
         self._log = log
         self._pool = WorkerPool(store, settings, on_error)
         self._ended = Flag()
-        self._lock = Lock()
-        self._stats = ServiceStats()
         try:
             self._wakeup = Wakeup()
         except OSError as error:
@@ -159,11 +131,6 @@ class JobService:
         for directory in (*self._retired, self._directory):
             if directory is not None:
                 directory.files.unlock()
-
-    def stats(self) -> ServiceStats:
-        """Return the counters of the service."""
-        with self._lock:
-            return self._stats
 
     # The service's thread.
 
@@ -275,34 +242,16 @@ class JobService:
             try:
                 file = directory.open(name, self._pool.stopping)
             except JobError as error:
-                self._count(JobReport(name, error.path, State.FAILED), running=0)
                 self._on_error(error)
                 return
             if file is None:
                 return
             job = self._pool.job(directory.files, name)
-            self._count(None, running=1)
             self._log(f"{job.report.file}: started")
             job.run(file)
-            self._count(job.report, running=-1)
             self._log(_describe_end(job.report))
         finally:
             directory.ended(name)
-
-    def _count(self, ended: JobReport | None, *, running: int) -> None:
-        with self._lock:
-            stats = self._stats
-            stats = replace(stats, running=stats.running + running)
-            if ended is not None:
-                stats = replace(
-                    stats,
-                    jobs=stats.jobs + 1,
-                    failed=stats.failed + (ended.state is State.FAILED),
-                    commands=stats.commands + ended.commands,
-                    invalid=stats.invalid + ended.invalid,
-                    backups=stats.backups + len(ended.backups),
-                )
-            self._stats = stats
 
 
 def _describe_end(job: JobReport) -> str:
