@@ -32,7 +32,7 @@ from kvs import (
     ThreadStartError,
     connect,
 )
-from kvs.language.diagnostics import diagnose_script
+from kvs.language.diagnostics import check
 from kvs.language.output_format import HELP
 from kvs.store.core import StoreCore
 from tests.model import Model
@@ -88,7 +88,7 @@ def test_scripts_give_what_the_model_gives_for_any_budget(parts: list[bytes], bu
         assert b"".join(pause.output for pause in pauses) == model.output
         assert sum(pause.commands for pause in pauses) == model.commands
         found = [fault for pause in pauses for fault in pause.diagnostics]
-        assert found == diagnose_script(script)
+        assert found == check(script).diagnostics
         assert [script.count(b"\n", 0, fault.offset) + 1 for fault in found] == model.invalid
         assert store.items() == sorted(model.pairs.items())
         assert store.revision == model.revision

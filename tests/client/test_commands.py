@@ -14,8 +14,7 @@ from kvs.client.commands import (
     named_keys,
     parse_line,
 )
-from kvs.language.diagnostics import Diagnostic, diagnose_line
-from kvs.language.grammar import count_commands
+from kvs.language.diagnostics import Diagnostic, check, diagnose_line
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 from tests.strategies import blanks, words
 from tests.strategies import lines as any_line
@@ -92,7 +91,7 @@ def test_commands_of_the_language_parse_as_in_jobs(line: bytes) -> None:
         assert isinstance(parsed, Diagnostic)
         assert parsed.column == diagnostic.column
     else:
-        assert isinstance(parsed, Execute if count_commands(line) else Blank)
+        assert isinstance(parsed, Execute if check(line).commands else Blank)
 
 
 def test_named_keys_returns_the_keys_of_a_line() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kvs.jobs import input as job_input
 from kvs.jobs.input import FileShrankError, line_blocks
-from kvs.language.diagnostics import diagnose_script
+from kvs.language.diagnostics import check
 from tests.strategies import scripts
 
 
@@ -51,8 +51,8 @@ def test_long_invalid_line_is_shortened_without_a_difference(
     seen = b"".join(parts)
     assert seen.startswith(b"SHOW\n")
     assert seen.endswith(end)
-    diagnostics = [(each.column, each.reason) for each in diagnose_script(seen)]
-    whole = diagnose_script(b"SHOW\n" + line + end)
+    diagnostics = [(each.column, each.reason) for each in check(seen).diagnostics]
+    whole = check(b"SHOW\n" + line + end).diagnostics
     assert diagnostics == [(each.column, each.reason) for each in whole]
 
 

@@ -1,5 +1,7 @@
 """Diagnostics: one for exactly the lines that the grammar rejects, with column and reason."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,14 +12,16 @@ from kvs.language.diagnostics import (
     LANGUAGE,
     MAX_COUNTED_BYTES,
     CommandSet,
+    check,
     diagnose_line,
-    diagnose_script,
     line_at,
+    number_lines,
     validate_word,
     verdict_is_final,
 )
 from kvs.language.grammar import INVALID, LINE
 from tests.language.test_grammar import INVALID_LINES, VALID_LINES
+from tests.model import Invalid, parse
 from tests.strategies import lines, scripts
 
 REASONS = [
@@ -113,17 +117,40 @@ def test_scanner_agrees_with_grammar_on_any_line(line: bytes) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_have_only_printable_diagnostics(raw: bytes) -> None:
-    for diagnostic in diagnose_script(raw):
+    for diagnostic in check(raw).diagnostics:
         assert diagnostic.reason.isprintable()
         assert 1 <= diagnostic.column <= len(line_at(raw, diagnostic.offset)) + 1
 
 
 @given(scripts())
-def test_diagnose_script_joins_diagnostics_of_lines(script: bytes) -> None:
+def test_check_joins_diagnostics_of_lines(script: bytes) -> None:
     starts = [match.start() for match in LINE.finditer(script)]
-    assert diagnose_script(script) == [
+    assert check(script).diagnostics == [
         diagnostic for start in starts if (diagnostic := diagnose_line(script, start))
     ]
+
+
+@given(scripts())
+def test_check_counts_commands_as_the_model(script: bytes) -> None:
+    expected = 0
+    for line in script.split(b"\n"):
+        with suppress(Invalid):
+            expected += parse(line) is not None
+    assert check(script).commands == expected
+
+
+@given(scripts(), scripts(), st.integers(1, 9))
+def test_line_numbers_count_from_the_start(before: bytes, after: bytes, first_line: int) -> None:
+    before += b"\n"
+    found = [each for each in check(before + after).diagnostics if each.offset >= len(before)]
+    expected = [
+        first_line + number
+        for number, line in enumerate(after.split(b"\n"))
+        if diagnose_line(line + b"\n", 0)
+    ]
+    numbered = list(number_lines(found, before + after, len(before), first_line))
+    assert [line for line, _ in numbered] == expected
+    assert [diagnostic for _, diagnostic in numbered] == found
 
 
 def test_verdict_is_final_for_comment_but_not_for_valid_start() -> None:

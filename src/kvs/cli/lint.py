@@ -9,7 +9,7 @@ from kvs.engine.selection import check
 from kvs.errors import JobError, JobsDirectoryError
 from kvs.jobs.directory import JOB_SUFFIX, JobsDirectory, open_job
 from kvs.jobs.input import line_blocks
-from kvs.language.diagnostics import Diagnostic, line_end
+from kvs.language.diagnostics import Diagnostic, line_end, number_lines
 from kvs.text import os_error_text, pluralize, printable
 
 MAX_EXCERPT_BYTES_BEFORE = 40
@@ -64,13 +64,9 @@ def _lint_file(name: bytes, shown_name: str, directory: int | None = None) -> bo
 def _lint_open_file(file: int, name: str) -> bool:
     lines = commands = invalid = 0
     for script in line_blocks(file):
-        counted = 0
-        number = lines
         result = check(script)
-        for diagnostic in result.diagnostics:
-            number += script.count(b"\n", counted, diagnostic.offset)
-            counted = diagnostic.offset
-            position = f"{name}:{number + 1}:{diagnostic.column}"
+        for line, diagnostic in number_lines(result.diagnostics, script, 0, lines + 1):
+            position = f"{name}:{line}:{diagnostic.column}"
             excerpt = excerpt_with_caret(script, diagnostic)
             print_result(f"{position}: {diagnostic.reason}\n{excerpt}")
             invalid += 1

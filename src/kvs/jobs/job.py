@@ -22,7 +22,7 @@ from kvs.jobs.directory import JOB_SUFFIX, OUTPUT_SUFFIX, JobsDirectory
 from kvs.jobs.input import line_blocks
 from kvs.jobs.output import JobOutput
 from kvs.jobs.report import ErrorCallback, JobReport, State
-from kvs.language.diagnostics import Diagnostic
+from kvs.language.diagnostics import Diagnostic, number_lines
 from kvs.store.core import StoreCore
 from kvs.text import os_error_text
 
@@ -213,11 +213,8 @@ class _Execution:
         self, script: bytes, start: int, diagnostics: list[Diagnostic]
     ) -> list[InvalidCommandError]:
         """Count invalid lines of a `script` executed from `start`; return those to be reported."""
-        line, counted = self._line_count + 1, start
         reported = []
-        for diagnostic in diagnostics:
-            line += script.count(b"\n", counted, diagnostic.offset)
-            counted = diagnostic.offset
+        for line, diagnostic in number_lines(diagnostics, script, start, self._line_count + 1):
             error = InvalidCommandError(
                 self._report.file, diagnostic.reason, line, diagnostic.column
             )

@@ -9,7 +9,7 @@ compare the two on random bytes.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NoReturn
@@ -140,9 +140,18 @@ def check(script: bytes) -> Checked:
     return Checked(diagnostics, commands)
 
 
-def diagnose_script(script: bytes) -> list[Diagnostic]:
-    """Return a diagnostic for each invalid line of `script`, in order."""
-    return check(script).diagnostics
+def number_lines(
+    diagnostics: Iterable[Diagnostic], script: bytes, start: int, first_line: int
+) -> Iterator[tuple[int, Diagnostic]]:
+    """Yield the diagnostics of `script`, in order, each after the number of its line.
+
+    The line that begins at the offset `start` has the number `first_line`.
+    """
+    line, counted = first_line, start
+    for diagnostic in diagnostics:
+        line += script.count(b"\n", counted, diagnostic.offset)
+        counted = diagnostic.offset
+        yield line, diagnostic
 
 
 def verdict_is_final(beginning: bytes, check: Check = check) -> bool:

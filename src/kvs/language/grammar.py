@@ -86,9 +86,3 @@ def split_pairs(body: bytes) -> list[bytes]:
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body[1:-1].replace(b")(", b",").split(b",")
-
-
-def count_commands(script: bytes) -> int:
-    """Return the number of valid commands in `script`, without comments and empty lines."""
-    kinds = (match.lastindex for match in LINE.finditer(script))
-    return sum(kind is not None and kind != INVALID for kind in kinds)

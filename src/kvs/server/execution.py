@@ -5,7 +5,7 @@ a millisecond at most, unless a single line takes longer.
 """
 
 from kvs.engine.interface import ExecuteResult, StopReason
-from kvs.language.diagnostics import line_at
+from kvs.language.diagnostics import line_at, number_lines
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute
 from kvs.store.core import StoreCore
@@ -127,10 +127,9 @@ class ScriptExecution:
         result = self._store.execute(self._text, start, self._budget)
         self._offset = result.offset
         self.is_finished = self._offset >= len(self._text)
-        line, counted = self._lines + 1, start
-        for diagnostic in result.diagnostics:
-            line += self._text.count(b"\n", counted, diagnostic.offset)
-            counted = diagnostic.offset
+        for line, diagnostic in number_lines(
+            result.diagnostics, self._text, start, self._lines + 1
+        ):
             self._error(line, diagnostic.column, diagnostic.reason)
         self._slice_bytes = (
             FIRST_SLICE_BYTES if result.diagnostics else min(2 * self._slice_bytes, SLICE_BYTES)
