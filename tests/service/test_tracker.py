@@ -3,7 +3,7 @@
 from kvs.posix.inotify import FileEvent
 from kvs.service.tracker import FileFingerprint, JobTracker
 
-VERSION = FileFingerprint(1, 2, 3, 4, 5, b"digest")
+FINGERPRINT = FileFingerprint(1, 2, 3, 4, 5, b"digest")
 
 
 def due(tracker: JobTracker) -> list[bytes]:
@@ -14,7 +14,7 @@ def run(tracker: JobTracker, name: bytes) -> None:
     """Open and run `name`, which must be the only job due."""
     assert due(tracker) == [name]
     tracker.opened(name)
-    tracker.record_run(name, VERSION)
+    tracker.record_run(name, FINGERPRINT)
     tracker.ended(name)
     assert due(tracker) == []
 
@@ -70,7 +70,7 @@ def test_job_is_compared_only_if_it_was_not_written() -> None:
     tracker = ran(b"a")
     tracker.on_event(FileEvent.CLOSED_AFTER_WRITE, b"a.job")
     assert tracker.take_due() == [(b"a", False)]
-    assert tracker.opened(b"a") == VERSION
+    assert tracker.opened(b"a") == FINGERPRINT
     tracker.ended(b"a")
     tracker.on_event(FileEvent.MODIFIED, b"a.job")
     assert tracker.take_due() == []
@@ -119,7 +119,7 @@ def test_listing_makes_all_jobs_due_and_deletes_missing_ones() -> None:
     tracker = ran(b"a", b"b")
     tracker.on_listing([b"a", b"c"])
     assert tracker.take_due() == [(b"a", False), (b"c", True)]
-    assert tracker.opened(b"a") == VERSION
+    assert tracker.opened(b"a") == FINGERPRINT
     assert sorted(tracker._entries) == [b"a", b"c"]
 
 

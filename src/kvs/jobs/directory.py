@@ -161,7 +161,7 @@ def is_job(entry: bytes) -> bool:
     return entry.endswith(JOB_SUFFIX) and not entry.startswith(b".")
 
 
-def open_job(name: bytes, display_name: str, directory: int | None = None) -> int:
+def open_job(name: bytes, display_path: str, directory: int | None = None) -> int:
     """Open the job file `name`, following links, and return the descriptor.
 
     Raises:
@@ -174,7 +174,7 @@ def open_job(name: bytes, display_name: str, directory: int | None = None) -> in
         reason = os_error_text(error)
         if isinstance(error, FileNotFoundError) and _is_link(name, directory):
             reason = "it is a link that leads nowhere"
-        raise JobError(display_name, f"cannot open it: {reason}") from error
+        raise JobError(display_path, f"cannot open it: {reason}") from error
 
 
 def _is_link(name: bytes, directory: int | None) -> bool:

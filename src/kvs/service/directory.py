@@ -172,12 +172,12 @@ class WatchedDirectory:
             return None
         file, last_run = opened
         try:
-            version = FileFingerprint.of(os.fstat(file))
-            if last_run is None or not version.is_untouched_since(last_run):
-                version = version._replace(digest=_digest(file, stopping))
-                is_new = last_run is None or not version.has_contents_of(last_run)
+            fingerprint = FileFingerprint.of(os.fstat(file))
+            if last_run is None or not fingerprint.is_untouched_since(last_run):
+                fingerprint = fingerprint._replace(digest=_digest(file, stopping))
+                is_new = last_run is None or not fingerprint.has_contents_of(last_run)
                 with self._lock:
-                    self._tracker.record_run(name, version)
+                    self._tracker.record_run(name, fingerprint)
                 if is_new and not stopping.is_set():
                     return file
         except BaseException:
@@ -196,7 +196,7 @@ class WatchedDirectory:
                 self._close_if_unused()
 
     def _open_if_ready(self, name: bytes) -> tuple[int, FileFingerprint | None] | None:
-        """Open the job unless it is being written; return it with the version of its last run."""
+        """Open the job unless it is being written; return it and its last run's fingerprint."""
         with self._lock:
             if self._retired:
                 self._tracker.requeue(name)

@@ -42,7 +42,7 @@ class FileFingerprint(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result, digest: bytes | None = None) -> Self:
-        """Return the version with the status that stat(2) returned."""
+        """Return the fingerprint of a file with the status that stat(2) returned."""
         return cls(
             status.st_dev,
             status.st_ino,
@@ -56,7 +56,7 @@ class FileFingerprint(NamedTuple):
 @dataclass
 class _Entry:
     last_run: FileFingerprint | None = None
-    """The version that was last given to a run."""
+    """The fingerprint of the file that was last given to a run."""
     exists: bool = True
     new: bool = True
     """Whether the file was written or put there since `last_run`: it runs whatever its contents."""
@@ -156,9 +156,9 @@ class JobTracker:
         self._due[name] = None
 
     def opened(self, name: bytes) -> FileFingerprint | None:
-        """Mark the job as opened, after all events so far; return the version of its last run.
+        """Mark the job as opened, after all events so far; return the fingerprint of its last run.
 
-        The job is to run only if it differs from that version; None if it is to run in any case.
+        The job is to run only if its file has another fingerprint; None if it is to run anyway.
         """
         entry = self._entries[name]
         self._due.pop(name, None)
@@ -166,9 +166,9 @@ class JobTracker:
         entry.new = entry.created = entry.announced = False
         return last_run
 
-    def record_run(self, name: bytes, version: FileFingerprint) -> None:
-        """Store the version of the job that was opened, as that of its last run."""
-        self._entries[name].last_run = version
+    def record_run(self, name: bytes, fingerprint: FileFingerprint) -> None:
+        """Store the fingerprint of the file that was opened, as that of the last run."""
+        self._entries[name].last_run = fingerprint
 
     def ended(self, name: bytes) -> bool:
         """Take the job back from its worker; return whether the job is due again."""
