@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kvs.jobs.directory import JobsDirectory
-from tests.helpers import until
+from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
+from tests.helpers import SECONDS, content, leftovers, until
 from tests.service.serving import Served, blocked_worker, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -74,6 +77,30 @@ def test_running_jobs_of_a_replaced_directory_finish_there(served: Served, tmp_p
         served.wait_for_run("b")
     until(lambda: sorted(os.listdir(tmp_path / "away")) == ["a.job", "gate.job", "gate.out"])
     assert served.runs("a") == 0
+
+
+def test_backup_in_a_renamed_directory_is_finished_there(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspected = threading.Event()
+    finish = SnapshotWriter.finish
+
+    def delayed_finish(writer: SnapshotWriter, wait: Callable[[], None]) -> SnapshotInfo:
+        assert inspected.wait(SECONDS)
+        return finish(writer, wait)
+
+    monkeypatch.setattr(SnapshotWriter, "finish", delayed_finish)
+    try:
+        (served.path / "a.job").write_text("WRITE [(a,1)]\nBACKUP\n")
+        served.wait_for_run("a")
+        os.rename(served.path, tmp_path / "away")
+        until(lambda: GONE in served.lines)
+        assert (tmp_path / "away" / ".kvs.lock").exists()
+    finally:
+        inspected.set()
+    until(lambda: content(tmp_path / "away" / "a-1.bck") == b"(a, 1)\n")
+    until(lambda: not leftovers(tmp_path / "away"))
+    assert served.errors == []
 
 
 def test_directory_renamed_with_its_parents_is_served_again(tmp_path: Path) -> None:

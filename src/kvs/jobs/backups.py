@@ -35,7 +35,8 @@ class BackupSlots:
         self._on_internal_error = on_internal_error
         self._lock = Lock()
         self._slots_used = 0
-        self._writers: set[SnapshotWriter] = set()
+        self._writers: dict[SnapshotWriter, JobsDirectory] = {}
+        """The writers of the backups in flight, each with the directory that it writes in."""
         self._stopped = False
         self._changed = Waiters()
         """The threads that wait for a slot, or until no slot is taken."""
@@ -60,10 +61,17 @@ class BackupSlots:
         self._stopped = True
         self._changed.notify_all()
 
-    def register(self, writer: SnapshotWriter) -> SnapshotWriter:
-        """Return `writer`; from now on, `kill_children` kills its child and removes its file."""
-        self._writers.add(writer)
+    def register(self, writer: SnapshotWriter, directory: JobsDirectory) -> SnapshotWriter:
+        """Return `writer`, which writes in `directory`; from now on its backup is in flight.
+
+        `directory` must stay open until `is_writing_in` returns False.
+        """
+        self._writers[writer] = directory
         return writer
+
+    def is_writing_in(self, directory: JobsDirectory) -> bool:
+        """Return whether a backup in `directory` is in flight."""
+        return directory in list(self._writers.values())
 
     def cancel(self, writer: SnapshotWriter | None) -> None:
         """Cancel `writer` if there is one, and free its slot unless that was done before."""
@@ -116,7 +124,7 @@ class BackupSlots:
             if writer is not None:
                 if writer not in self._writers:
                     return
-                self._writers.remove(writer)
+                del self._writers[writer]
             self._slots_used -= 1
         self._changed.notify_all()
 
@@ -173,7 +181,7 @@ class JobBackups:
             self._checkpoint.backup_started()
             name = backup_name(self._report.name, report.number)
             writer = self._slots.register(
-                SnapshotWriter(self._directory.descriptor, name, report.file)
+                SnapshotWriter(self._directory.descriptor, name, report.file), self._directory
             )
             self._store.fork_snapshot(writer)
             point = self._store.commit_point()

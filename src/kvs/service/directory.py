@@ -36,9 +36,11 @@ class _Inspection:
 
 
 class WatchedDirectory:
-    """A jobs directory, open, locked and watched until `stop_accepting` and the end of its workers.
+    """A jobs directory, open, locked and watched until `stop_accepting` and the end of its jobs.
 
     `wake` is called, with the lock held, when `due` should be called because of what a worker did.
+    `has_backups` returns whether backups in the directory are in flight: it stays open until none
+    is, though no job runs.
 
     Locking: `_lock` guards the watcher, the tracker and the state. It is a leaf; the directory is
     listed and jobs are opened under it, but not read. Thread-safe.
@@ -54,6 +56,7 @@ class WatchedDirectory:
         path: bytes,
         log: LogCallback,
         wake: Callable[[], None],
+        has_backups: Callable[[JobsDirectory], bool],
         previous: "WatchedDirectory | None",
     ) -> None:
         """Open the directory. If it is the same as `previous`, take over the state of its jobs."""
@@ -61,6 +64,7 @@ class WatchedDirectory:
         self.files = JobsDirectory(path)
         self._log = log
         self._wake = wake
+        self._has_backups = has_backups
         self._lock = Lock()
         self._tracker = JobTracker()
         self._busy_count = 0
@@ -127,7 +131,10 @@ class WatchedDirectory:
             self._tracker.requeue_being_written()
 
     def stop_accepting(self) -> None:
-        """Open no more jobs, and close the directory when those that run have ended."""
+        """Open no more jobs, and close the directory if no job runs and no backup is in flight.
+
+        Else `ended` closes it, or `close_if_unused`, which is to be called from time to time.
+        """
         with self._lock:
             self._read_events()
             if not os.fstat(self.files.descriptor).st_nlink:
@@ -144,9 +151,14 @@ class WatchedDirectory:
             self._overflowed = True
             return True
 
+    def close_if_unused(self) -> None:
+        """Close the directory after `stop_accepting`, once its jobs and backups have ended."""
+        with self._lock:
+            self._close_if_unused()
+
     @property
     def closed(self) -> bool:
-        """Whether the directory was closed, after `stop_accepting` and the end of its workers."""
+        """Whether the directory was closed, after `stop_accepting` and the end of its jobs."""
         return self._closed
 
     def close(self) -> None:
@@ -192,8 +204,7 @@ class WatchedDirectory:
             self._busy_count -= 1
             if self._tracker.ended(name):
                 self._wake()
-            if self._retired:
-                self._close_if_unused()
+            self._close_if_unused()
 
     def _open_if_ready(self, name: bytes) -> tuple[int, FileFingerprint | None] | None:
         """Open the job unless it is being written; return it and its last run's fingerprint."""
@@ -284,7 +295,8 @@ class WatchedDirectory:
             self._wake()
 
     def _close_if_unused(self) -> None:
-        if not self._closed and not self._busy_count:
+        is_used = not self._retired or self._busy_count or self._has_backups(self.files)
+        if not self._closed and not is_used:
             self._closed = True
             self._watcher.close()
             self.files.__exit__()

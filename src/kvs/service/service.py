@@ -83,7 +83,7 @@ class JobService:
             JournalWriteError: the store's journal has failed before.
 
         """
-        self._directory = WatchedDirectory(self._path, self._log, self._wakeup.wake, None)
+        self._directory = self._open_directory()
         files = self._directory.files
         try:
             delete_stale_records(self._store, files.descriptor, files.list_jobs())
@@ -182,7 +182,13 @@ class JobService:
         )
 
     def _process_events(self, *, poll_due: bool) -> None:
-        """Check the directory, and give due jobs to the workers; `poll_due` also retries jobs."""
+        """Check the directory, and give due jobs to the workers.
+
+        With `poll_due`, also retry jobs being written, and close unused directories.
+        """
+        if poll_due:
+            for old in self._retired:
+                old.close_if_unused()
         if self._directory is not None and not self._directory.is_same_directory():
             self._detach_directory(self._directory)
         if self._directory is None:
@@ -215,9 +221,7 @@ class JobService:
         directory = next((old for old in self._retired if old.revive()), None)
         if directory is None:
             try:
-                directory = WatchedDirectory(
-                    self._path, self._log, self._wakeup.wake, self._previous
-                )
+                directory = self._open_directory()
             except (JobsDirectoryError, DirectoryLockedError) as error:
                 if os.path.lexists(self._path):
                     self._log_once(str(error))
@@ -228,6 +232,15 @@ class JobService:
         self._logged_error = ""
         self._log(f"{self._display_path}: it is back, and watched")
         return directory
+
+    def _open_directory(self) -> WatchedDirectory:
+        return WatchedDirectory(
+            self._path,
+            self._log,
+            self._wakeup.wake,
+            self._pool.backup_slots.is_writing_in,
+            self._previous,
+        )
 
     def _log_once(self, reason: str) -> None:
         """Log `reason` unless it is the last one logged."""
