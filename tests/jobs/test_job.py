@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 
 import pytest
 
 from kvs import KvsError
+from kvs.concurrency.flag import Flag
 from kvs.errors import JournalWriteError
 from kvs.jobs.backups import BackupSlots
 from kvs.jobs.directory import JobsDirectory
@@ -28,7 +29,7 @@ class Place:
         self.path = write_jobs(path / "jobs", {} if text is None else {"a": text})
         self.store = StoreCore()
         self.errors: list[str] = []
-        self.stopping = Event()
+        self.stopping = Flag()
 
     def run(self, action: Action = Job.run) -> JobReport:
         """Do `action` with the job "a" to its end; return its report."""
