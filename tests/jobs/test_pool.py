@@ -84,6 +84,13 @@ def test_exception_of_work_stops_the_pool() -> None:
     assert pool.stopping.is_set()
 
 
+def test_first_of_several_defects_is_kept() -> None:
+    with pool_of(1) as pool:
+        pool.fail(ZeroDivisionError())
+        pool.fail(OSError())
+    assert isinstance(pool.internal_error, ZeroDivisionError)
+
+
 @pytest.mark.parametrize("given", [0, 1, 2])
 def test_pool_works_with_as_many_threads_as_it_gets(
     monkeypatch: pytest.MonkeyPatch, given: int

@@ -87,8 +87,9 @@ class WorkerPool:
         self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Stop because of a defect, and store its exception for the owner of the pool."""
-        self.internal_error = error
+        """Stop because of a defect, and store the first such exception for the pool's owner."""
+        if self.internal_error is None:
+            self.internal_error = error
         self.stop()
 
     def wait(self, seconds: float | None = None) -> bool:
