@@ -241,23 +241,36 @@ def test_run_reports_the_recovered_state(tmp_path: Path) -> None:
     data = tmp_path / "data"
     jobs = write_jobs(tmp_path / "jobs", {"a": "READ [k]\nWRITE [(k,1)]\n"})
     for number in range(3):
-        ended = kvs("run", "--quiet", jobs, "--data", data)
+        ended = kvs("run", jobs, "--data", data)
         assert ended.status == 0
         recovered = (
             rf"kvs run: {data}: at revision {number}, {pluralize(min(number, 1), 'pair')}; "
             rf"replayed {pluralize(number, 'command')} of the journal in \d+\.\d{{3}} s"
         )
         new = f"kvs run: {data}: a new data directory"
-        assert re.fullmatch(recovered if number else new, only_line(ended))
+        [line] = ended.lines
+        assert re.fullmatch(recovered if number else new, line)
         value = b"1" if number else b"KVSERROR"
         assert content(jobs / "a.out") == b"[(k,%b)]\n" % value
     [segment] = data.glob("*.journal")
     with open(segment, "ab") as file:
         file.write(b"#")
-    ended = kvs("run", "--quiet", jobs, "--data", data)
+    ended = kvs("run", jobs, "--data", data)
     assert ended.status == 0
     assert ended.lines[0].endswith("was dropped (1 byte)")
     assert len(ended.lines) == 2
+
+
+def test_quiet_run_reports_only_new_directories_and_torn_groups(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = ("run", "--quiet", write_jobs(tmp_path / "jobs", {"a": "READ [k]\n"}), "--data", data)
+    assert only_line(kvs(*command)) == f"kvs run: {data}: a new data directory"
+    ended = kvs(*command)
+    assert (ended.status, ended.stdout, ended.stderr) == (0, b"", b"")
+    [segment] = data.glob("*.journal")
+    with open(segment, "ab") as file:
+        file.write(b"#")
+    assert only_line(kvs(*command)).endswith("was dropped (1 byte)")
 
 
 def test_resume_skips_finished_jobs(tmp_path: Path) -> None:

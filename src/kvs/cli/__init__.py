@@ -151,8 +151,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the result of every job to this file, as JSON",
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="show errors, but no progress and no table"
-    )
+        "--quiet", action="store_true",
+        help="show only errors, and whether the data directory is new or was truncated",
+    )  # fmt: skip
 
 
 def _add_lint_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,8 @@ PROGRESS_DELAY_SECONDS = 0.5
 def open_store(options: argparse.Namespace, report: Callable[[str], None]) -> StoreCore:
     """Open and return the store that the options ask for.
 
-    `report` is called with lines about what recovery found.
+    `report` is called with lines about what recovery found; with ``--quiet`` only if a group was
+    truncated or the directory is new, which a mistyped path may have caused.
 
     Raises:
         UsageError: the options contradict each other, or a file or directory cannot be used.
@@ -77,7 +78,7 @@ def _open(options: argparse.Namespace, report: Callable[[str], None]) -> StoreCo
     interval = options.fsync_interval or DataSettings.fsync_interval
     with usage_errors(), progress_bar() as progress:
         store = StoreCore(options.data, DataSettings(fsync, interval), progress=progress)
-    _report_recovery(store, options.data, report)
+    _report_recovery(store, options, report)
     return store
 
 
@@ -92,19 +93,21 @@ def _check_fsync_options(options: argparse.Namespace) -> None:
         raise UsageError("--fsync-interval needs --fsync interval")
 
 
-def _report_recovery(store: StoreCore, path: str, report: Callable[[str], None]) -> None:
-    state = store.recovered
+def _report_recovery(
+    store: StoreCore, options: argparse.Namespace, report: Callable[[str], None]
+) -> None:
+    state, path = store.recovered, printable(options.data)
     if state is None:
         return
     if state.torn is not None:
         report(describe_torn_tail(state.torn, "was dropped"))
     if state.new:
-        report(f"{printable(path)}: a new data directory")
-        return
-    report(
-        f"{printable(path)}: at revision {state.revision}, {pluralize(state.pairs, 'pair')}; "
-        f"replayed {pluralize(state.commands, 'command')} of the journal in {state.seconds:.3f} s"
-    )
+        report(f"{path}: a new data directory")
+    elif not getattr(options, "quiet", False):
+        report(
+            f"{path}: at revision {state.revision}, {pluralize(state.pairs, 'pair')}; replayed "
+            f"{pluralize(state.commands, 'command')} of the journal in {state.seconds:.3f} s"
+        )
 
 
 def describe_torn_tail(torn: "TornTail", fate: str) -> str:
