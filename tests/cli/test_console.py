@@ -112,7 +112,7 @@ def test_invalid_line_is_shown_with_caret_and_reason(home: Path, served: Served)
         assert re.search(
             r"    SUBSCRIBE a\n {14}\^\nexpected '\[' after SUBSCRIBE, not 'a'", terminal.text
         )
-        enter(terminal, "foo", "'foo' is no command")
+        enter(terminal, "foo", "'foo' is not a command")
         enter(terminal, "BACKUP", r" BACKUP\n    \^\n")
 
 

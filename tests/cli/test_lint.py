@@ -34,9 +34,9 @@ def test_invalid_line_is_reported_with_excerpt_and_caret(tmp_path: Path) -> None
     ended = kvs("lint", "a.job", how=Start(cwd=tmp_path))
     assert (ended.status, ended.stderr) == (1, b"")
     lines = ended.stdout.decode().splitlines()
-    assert lines[0].startswith("a.job:2:11: a key is missing")
+    assert lines[0].startswith("a.job:2:11: expected a key, not ']'")
     assert lines[1:3] == ["      READ [k,]", "              ^"]
-    assert lines[3].startswith("a.job:4:1: 'foo' is no command")
+    assert lines[3].startswith("a.job:4:1: 'foo' is not a command")
     assert lines[4:] == ["    foo", "    ^", "a.job: 5 lines, 3 commands, 2 invalid"]
 
 
@@ -72,7 +72,7 @@ def test_lint_works_during_a_run(tmp_path: Path) -> None:
 def test_lint_reports_every_invalid_line(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n" * 2_345})
     ended = kvs("lint", tmp_path)
-    assert ended.stdout.count(b" is no command") == 2_345
+    assert ended.stdout.count(b" is not a command") == 2_345
     assert ended.stdout.endswith(b"a.job: 2345 lines, 0 commands, 2345 invalid\n")
 
 

@@ -44,7 +44,7 @@ def test_table_is_on_stdout_and_errors_are_on_stderr(jobs: Path) -> None:
     assert [row[:4] for row in rows] == [["bad", "2", "1", "0"], ["good", "3", "0", "1"]]
     assert all(row[5].startswith("done") for row in rows)
     assert all(0 <= float(row[4]) < 60 for row in rows)
-    assert ended.lines[0].startswith("jobs/bad.job:2:1: 'foo' is no command")
+    assert ended.lines[0].startswith("jobs/bad.job:2:1: 'foo' is not a command")
 
 
 def test_quiet_prints_only_errors(jobs: Path) -> None:

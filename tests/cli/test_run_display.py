@@ -131,7 +131,7 @@ def test_quiet_shows_only_errors(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "HELP\nfoo\n"})
     status, _, raw = run_on_terminal("run", ".", "--quiet", how=Start(cwd=tmp_path))
     assert status == 1
-    assert re.fullmatch(r"\./a\.job:2:1: 'foo' is no command; [^\r\n\x1b]*\r\n", raw)
+    assert re.fullmatch(r"\./a\.job:2:1: 'foo' is not a command; [^\r\n\x1b]*\r\n", raw)
 
 
 def test_quiet_shows_nothing_on_success(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_dumb_terminal_gets_no_escape_sequences(tmp_path: Path) -> None:
         "run", ".", how=Start(cwd=tmp_path, environment={"TERM": "dumb"})
     )
     assert status == 1
-    assert "./a.job:2:1: 'foo' is no command" in text
+    assert "./a.job:2:1: 'foo' is not a command" in text
     assert table(text)[1][0] == "a"
     assert "\x1b" not in raw
 

@@ -48,11 +48,11 @@ def test_valid_line_is_parsed(line: bytes, command: ClientCommand) -> None:
 INVALID = {
     b"SUBSCRIBE": (10, "expected '[' after SUBSCRIBE, not the end of the line"),
     b"SUBSCRIBE a": (11, "expected '[' after SUBSCRIBE, not 'a'"),
-    b"SUBSCRIBE []": (12, "a key is missing: ']' stands in its place"),
+    b"SUBSCRIBE []": (12, "expected a key, not ']'"),
     b"SUBSCRIBE [a": (13, "expected ',' or ']' after a key, not the end of the line"),
     b"SUBSCRIBE [%b]" % (b"x" * 41): (12, "a key is at most 40 bytes, this one has 41"),
     b"SUBSCRIBE [a,b]": (13, "SUBSCRIBE takes one key, these are 2"),
-    b"UNSUBSCRIBE [a,,]": (16, "a key is missing: ',' stands in its place"),
+    b"UNSUBSCRIBE [a,,]": (16, "expected a key, not ','"),
     b"UNSUBSCRIBE [a] b": (17, "nothing may follow the command, but 'b' does"),
     b"DELAY": (6, "DELAY takes a whole number of milliseconds, not the end of the line"),
     b" DELAY x": (8, "DELAY takes a whole number of milliseconds, not 'x'"),
@@ -63,8 +63,8 @@ INVALID = {
     b"READ a": (6, "expected '[' after READ, not 'a'"),
     b"SUBSCRIBES [a]": (
         1,
-        "'SUBSCRIBES' is no command; the commands are SUBSCRIBE, UNSUBSCRIBE, DELAY, DISCONNECT, "
-        "WRITE, READ, DELETE, WAIT, SHOW and HELP",
+        "'SUBSCRIBES' is not a command; the commands are SUBSCRIBE, UNSUBSCRIBE, DELAY, "
+        "DISCONNECT, WRITE, READ, DELETE, WAIT, SHOW and HELP",
     ),
 }
 
@@ -108,4 +108,4 @@ def test_help_lists_every_command() -> None:
         assert HELP.decode().count(name) >= 1
         diagnostic = parse_line(name.encode() + b" ?")
         assert isinstance(diagnostic, Diagnostic)
-        assert "is no command" not in diagnostic.reason
+        assert "is not a command" not in diagnostic.reason

@@ -57,7 +57,7 @@ def test_requests_return_what_the_server_replies(served: Served) -> None:
         assert session.unsubscribe("a") is False
         done = session.execute("SHOW\nfoo\n")
         assert (done.result, done.output) == (1, b"(a, 1)\n")
-        assert done.errors.startswith(b"2:1: 'foo' is no command")
+        assert done.errors.startswith(b"2:1: 'foo' is not a command")
     assert session.closed
 
 

@@ -27,7 +27,7 @@ from tests.strategies import lines, scripts
 REASONS = [
     (b"WRITE [(k,%b)]" % (b"v" * 52), 11, "a value is at most 40 bytes, this one has 52"),
     (b"WRITE [(%b,v)]" % (b"k" * 41), 9, "a key is at most 40 bytes, this one has 41"),
-    (b"  FOO [a]", 3, "'FOO' is no command; the commands are WRITE, READ, DELETE, WAIT, SHOW, "
+    (b"  FOO [a]", 3, "'FOO' is not a command; the commands are WRITE, READ, DELETE, WAIT, SHOW, "
      "BACKUP and HELP"),
     (b"read [a]", 1, "command names are upper case: READ"),
     (b"(a,1)", 1, "a line begins with a command or with #, not with '('"),
@@ -35,13 +35,13 @@ REASONS = [
     (b"READ a", 6, "expected '[' after READ, not 'a'"),
     (b"READ [a", 8, "expected ',' or ']' after a key, not the end of the line"),
     (b"READ [a b]", 9, "expected ',' or ']' after a key, not 'b'"),
-    (b"READ []", 7, "a key is missing: ']' stands in its place"),
-    (b"READ [a,]", 9, "a key is missing: ']' stands in its place"),
+    (b"READ []", 7, "expected a key, not ']'"),
+    (b"READ [a,]", 9, "expected a key, not ']'"),
     (b"READ [a]\r\r", 9, "nothing may follow the command, but a carriage return does"),
     (b"READ [a\0b]", 8, "expected ',' or ']' after a key, not a NUL byte"),
     (b"WRITE [a,1]", 8, "expected '(' before a key, not 'a,1'"),
     (b"WRITE [(a)]", 10, "expected ',' after a key, not ')'"),
-    (b"WRITE [(a,)]", 11, "a value is missing: ')' stands in its place"),
+    (b"WRITE [(a,)]", 11, "expected a value, not ')'"),
     (b"WRITE [(a,1,2)]", 12, "expected ')' after a value, not ',2'"),
     (b"WRITE [(a,1),(b,2)]", 13, "expected '(' or ']' after a pair, not ','"),
     (b"WRITE [(a,1)", 13, "expected '(' or ']' after a pair, not the end of the line"),
@@ -93,7 +93,7 @@ CLIENT = CommandSet(
         (b"SUBSCRIBE a", 11, "expected '[' after SUBSCRIBE, not 'a'"),
         (b"DELAY x", 7, "DELAY takes a whole number of milliseconds, not 'x'"),
         (b"delay 1", 1, "command names are upper case: DELAY"),
-        (b"FOO", 1, "'FOO' is no command; the commands are SUBSCRIBE and DELAY"),
+        (b"FOO", 1, "'FOO' is not a command; the commands are SUBSCRIBE and DELAY"),
     ],
 )
 def test_diagnostic_names_command_of_other_command_set(
@@ -185,7 +185,7 @@ def test_validate_word_accepts_exactly_words_of_lines(raw: bytes) -> None:
 def test_validate_word_explains_rejected_word() -> None:
     for word, reason in [
         ("", "a key has at least 1 byte, this one is empty"),
-        ("a b", "'a b': a space cannot stand in a key"),
+        ("a b", "'a b': a space is not allowed in a key"),
         ("x" * 41, "'" + "x" * 24 + "...': a key is at most 40 bytes, this one has 41"),
     ]:
         with pytest.raises(InvalidWordError) as caught:

@@ -190,7 +190,7 @@ def validate_word(word: str | bytes, role: Literal["key", "value"]) -> bytes:
     scanner = _LineScanner(raw, 0, len(raw))
     try:
         scanner.word(role)
-        scanner.fail(f"{scanner.describe_next()} cannot stand in a {role}")
+        scanner.fail(f"{scanner.describe_next()} is not allowed in a {role}")
     except _SyntaxError as error:
         raise InvalidWordError(f"'{printable(raw, MAX_QUOTED_BYTES)}': {error.reason}") from None
 
@@ -279,7 +279,7 @@ class _LineScanner:
         start = self.position
         word = self.take(_WORD)
         if not word:
-            self.fail(f"a {role} is missing: {self.describe_next()} stands in its place")
+            self.fail(f"expected a {role}, not {self.describe_next()}")
         if len(word) > WORD_BYTES:
             self.position = start
             self.fail(f"a {role} is at most {WORD_BYTES} bytes, this one has {_count(len(word))}")
@@ -353,7 +353,7 @@ def _describe_unknown(name: str, commands: CommandSet) -> str:
     if name.upper() in commands.forms:
         return f"command names are upper case: {name.upper()}"
     names = ", ".join(commands.listed[:-1]) + " and " + commands.listed[-1]
-    return f"'{printable(name, MAX_QUOTED_BYTES)}' is no command; the commands are {names}"
+    return f"'{printable(name, MAX_QUOTED_BYTES)}' is not a command; the commands are {names}"
 
 
 def _count(length: int) -> str:
