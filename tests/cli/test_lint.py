@@ -100,7 +100,7 @@ def test_unreadable_jobs_are_reported_and_skipped(tmp_path: Path) -> None:
     assert ended.status == 1
     assert ended.lines == [
         "./dir.job: cannot open it: it is not a regular file",
-        "./gone.job: cannot open it: it is a link that leads nowhere",
+        "./gone.job: cannot open it: it is a dangling symbolic link",
         "./pipe.job: cannot open it: it is not a regular file",
     ]
     assert ended.stdout.count(b"all valid") == 2
@@ -111,7 +111,7 @@ def test_missing_path_is_wrong_usage(tmp_path: Path) -> None:
     write_jobs(tmp_path, {"a": "x\n"})
     ended = kvs("lint", tmp_path, tmp_path / "nowhere")
     assert ended.status == 2
-    assert f"{tmp_path}/nowhere: no such file or directory" in only_line(ended)
+    assert f"{tmp_path}/nowhere: No such file or directory" in only_line(ended)
 
 
 def test_names_with_a_leading_dash_are_accepted(tmp_path: Path) -> None:

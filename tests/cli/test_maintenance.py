@@ -200,7 +200,10 @@ def test_missing_jobs_directory_creates_no_data_directory(tmp_path: Path) -> Non
     for command in (("run", tmp_path / "no"), ("serve", tmp_path / "no", "1", "1", tmp_path / "f")):
         ended = kvs(*command, "--data", tmp_path / "new")
         assert ended.status == 2
-        assert only_line(ended) == f"kvs {command[0]}: {tmp_path}/no: No such file or directory"
+        assert only_line(ended) == (
+            f"kvs {command[0]}: {tmp_path}/no: cannot open the jobs directory: "
+            "No such file or directory"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,7 +235,8 @@ def test_directory_without_a_journal_is_wrong_usage(tmp_path: Path, command: str
     ended = kvs(command, *more, tmp_path / "none")
     assert (ended.status, only_line(ended)) == (
         2,
-        f"kvs {command}: {tmp_path}/none: No such file or directory",
+        f"kvs {command}: {tmp_path}/none: cannot open the data directory: "
+        "No such file or directory",
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
 
@@ -358,7 +362,7 @@ def test_data_directory_writable_by_others_is_refused(data: Path, tmp_path: Path
     ended = kvs("run", write_jobs(tmp_path / "jobs", {}), "--data", data)
     assert (ended.status, only_line(ended)) == (
         2,
-        f"kvs run: {data}: others may write there; take that away with 'chmod go-w'",
+        f"kvs run: {data}: is writable by other users; run 'chmod go-w {data}'",
     )
 
 

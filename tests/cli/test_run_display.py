@@ -124,7 +124,7 @@ def test_names_in_the_table_are_shown_unchanged(tmp_path: Path) -> None:
 def test_wrong_usage_is_a_plain_line(tmp_path: Path) -> None:
     status, _, raw = run_on_terminal("run", "nowhere", how=Start(cwd=tmp_path))
     assert status == 2
-    assert "kvs run: nowhere: No such file or directory\r\n" in raw
+    assert "kvs run: nowhere: cannot open the jobs directory: No such file or directory\r\n" in raw
 
 
 def test_quiet_shows_only_errors(tmp_path: Path) -> None:

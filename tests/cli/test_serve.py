@@ -304,7 +304,9 @@ def test_no_pipe_is_created_without_a_jobs_directory(
 ) -> None:
     ended = kvs_program("serve", tmp_path / "none", "2", "2", tmp_path / "reg", *option)
     assert ended.status == 2
-    assert only_line(ended) == f"kvs serve: {tmp_path}/none: No such file or directory"
+    assert only_line(ended) == (
+        f"kvs serve: {tmp_path}/none: cannot open the jobs directory: No such file or directory"
+    )
     assert not (tmp_path / "reg").exists()
 
 

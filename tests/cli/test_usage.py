@@ -67,8 +67,14 @@ WRONG_USAGE = {
     "run with an option cut short": (["run", "jobs", "--thread", "2"], "--thread"),
     "run with an option that lacks its value": (["run", "jobs", "--threads"], "--threads"),
     "run of no such directory": (["run", "nowhere"], "nowhere"),
-    "run of a file": (["run", "jobs/one.job"], "jobs/one.job: Not a directory"),
-    "run of below a file": (["run", "jobs/one.job/x"], "jobs/one.job/x: Not a directory"),
+    "run of a file": (
+        ["run", "jobs/one.job"],
+        "jobs/one.job: cannot open the jobs directory: Not a directory",
+    ),
+    "run of below a file": (
+        ["run", "jobs/one.job/x"],
+        "jobs/one.job/x: cannot open the jobs directory: Not a directory",
+    ),
     "report into no such directory": (["run", "jobs", "--report", "no/r.json"], "no/r.json"),
     "report into a file": (["run", "jobs", "--report", "jobs/one.job/r"], "jobs/one.job/r"),
     "report onto a directory": (["run", "jobs", "--report", "jobs"], "--report jobs: it is "),
@@ -78,7 +84,7 @@ WRONG_USAGE = {
     "restore of a directory": (["run", "jobs", "--restore", "jobs"], "jobs: "),
     "restore of a device": (["run", "jobs", "--restore", "/dev/null"], "/dev/null: "),
     "lint without a file": (["lint"], "JOBS_DIR_OR_FILE"),
-    "lint of no such file": (["lint", "jobs", "nowhere"], "nowhere: "),
+    "lint of no such file": (["lint", "jobs", "nowhere"], "nowhere: No such file or directory"),
     "lint with an unknown option": (["lint", "jobs", "--quiet"], "--quiet"),
 }
 

@@ -124,7 +124,8 @@ def test_unlistable_directory_is_a_usage_error(ground: Path) -> None:
     for command in ("run", "lint"):
         ended = kvs(command, ground, how=AS_NOBODY)
         assert ended.status == 2
-        assert only_line(ended) == f"kvs {command}: {ground}: Permission denied"
+        reason = "cannot open the jobs directory: Permission denied"
+        assert only_line(ended) == f"kvs {command}: {ground}: {reason}"
 
 
 def test_unsearchable_directory_is_a_failure(ground: Path) -> None:

@@ -54,7 +54,7 @@ JOBS: dict[str, tuple[Make, str]] = {
     "a directory": (Path.mkdir, "it is not a regular file"),
     "a pipe": (os.mkfifo, "it is not a regular file"),
     "a socket": (make_socket, "it is not a regular file"),
-    "a dangling link": (lambda path: path.symlink_to("nowhere"), "it is a link that leads nowhere"),
+    "a dangling link": (lambda path: path.symlink_to("nowhere"), "it is a dangling symbolic link"),
     "a link to itself": (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
     "a link to a directory": (lambda path: path.symlink_to("."), "it is not a regular file"),
     "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "it is not a regular file"),

@@ -38,15 +38,20 @@ def test_make_creates_a_private_directory(tmp_path: Path) -> None:
 
 
 def test_make_without_parent_directory_raises(tmp_path: Path) -> None:
-    with pytest.raises(DataDirectoryError) as caught:
-        DataDirectory.make(tmp_path / "no" / "d")
-    assert str(caught.value) == f"{tmp_path}/no/d: cannot create it: No such file or directory"
+    for path in (f"{tmp_path}/no/x/d", f"{tmp_path}/no/x/d/"):
+        with pytest.raises(DataDirectoryError) as caught:
+            DataDirectory.make(path)
+        assert str(caught.value) == (
+            f"{path}: cannot create the data directory: "
+            f"the directory {tmp_path}/no/x does not exist; create it first"
+        )
 
 
 def test_missing_directory_or_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert refusal(tmp_path / "file") == "Not a directory"
-    assert refusal(tmp_path / "none") == "No such file or directory"
+    assert refusal(tmp_path / "file") == "cannot open the data directory: Not a directory"
+    missing = "cannot open the data directory: No such file or directory"
+    assert refusal(tmp_path / "none") == missing
 
 
 def test_removed_working_directory_is_reported(
@@ -58,21 +63,28 @@ def test_removed_working_directory_is_reported(
     for path in ("d", "."):
         with pytest.raises(DataDirectoryError) as caught, DataDirectory(path):
             pass
-        assert caught.value.reason == "No such file or directory"
+        assert caught.value.reason == "cannot open the data directory: No such file or directory"
+    with pytest.raises(DataDirectoryError) as caught:
+        DataDirectory.make("d")
+    assert caught.value.reason == "cannot create the data directory: No such file or directory"
 
 
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
 def test_directory_writable_by_others_is_refused(tmp_path: Path, mode: int) -> None:
     put(tmp_path / "d", files(JournalBuilder()))
     (tmp_path / "d").chmod(mode)
-    assert refusal(tmp_path / "d") == ("others may write there; take that away with 'chmod go-w'")
+    advice = f"run 'chmod go-w {tmp_path}/d'"
+    assert refusal(tmp_path / "d") == f"is writable by other users; {advice}"
 
 
 def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a directory away")
     os.chown(put(tmp_path / "d", files(JournalBuilder())), NOBODY_UID, NOBODY_UID)
-    assert refusal(tmp_path / "d") == "it belongs to another user"
+    assert refusal(tmp_path / "d") == (
+        f"belongs to user ID {NOBODY_UID}, not to 0; run kvs as its owner, or run "
+        f"'chown -R 0 {tmp_path}/d'"
+    )
 
 
 def test_other_files_are_ignored_only_beside_a_journal(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_other_entries_are_ignored_and_irregular_files_fail(served: Served) -> N
     assert sorted(map(str, served.errors)) == [
         f"{served.path}/b.job: cannot open it: it is not a regular file",
         f"{served.path}/c.job: cannot open it: it is not a regular file",
-        f"{served.path}/d.job: cannot open it: it is a link that leads nowhere",
+        f"{served.path}/d.job: cannot open it: it is a dangling symbolic link",
     ]
 
 

@@ -107,7 +107,7 @@ def test_directory_without_a_journal_is_refused(
     assert caught.value.reason == "it is not empty and has no journal; choose another directory"
     with pytest.raises(DataDirectoryError) as caught:
         act(tmp_path / "none")
-    assert caught.value.reason == "No such file or directory"
+    assert caught.value.reason == "cannot open the data directory: No such file or directory"
     assert contents(tmp_path / "other") == {"file": b"mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
 

@@ -21,7 +21,7 @@ def lint(options: argparse.Namespace) -> int:
     """Run ``kvs lint``; return the exit status."""
     missing = [path for path in options.paths if not os.path.lexists(path)]
     if missing:
-        raise UsageError(f"{printable(missing[0])}: no such file or directory")
+        raise UsageError(f"{printable(missing[0])}: No such file or directory")
     is_valid = True
     for path in options.paths:
         if os.path.isdir(path):

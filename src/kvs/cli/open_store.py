@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, cast
 
 from kvs.cli.stdio import UsageError
-from kvs.errors import BackupReadError, DataDirectoryError, StoreNotEmptyError
-from kvs.posix.files import open_directory
+from kvs.errors import BackupReadError, DataDirectoryError, JobsDirectoryError, StoreNotEmptyError
+from kvs.jobs.directory import JobsDirectory
 from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.reader import load
 from kvs.store.core import StoreCore
-from kvs.text import os_error_text, pluralize, printable
+from kvs.text import pluralize, printable
 
 if TYPE_CHECKING:
     from kvs.journal.recovery import TornTail
@@ -66,9 +66,10 @@ def _restore_if_empty(path: str, pairs: dict[bytes, bytes]) -> bool:
 
 def _check_jobs_directory(path: str) -> None:
     try:
-        os.close(open_directory(os.fsencode(path)))
-    except OSError as error:
-        raise UsageError(f"{printable(path)}: {os_error_text(error)}") from error
+        with JobsDirectory(path):
+            pass
+    except JobsDirectoryError as error:
+        raise UsageError(str(error)) from error
 
 
 def _open(options: argparse.Namespace, report: Callable[[str], None]) -> StoreCore:

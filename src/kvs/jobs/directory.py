@@ -36,7 +36,8 @@ class JobsDirectory(LockableDirectory):
         try:
             return super().__enter__()
         except OSError as error:
-            raise JobsDirectoryError(printable(self.path), os_error_text(error)) from error
+            reason = f"cannot open the jobs directory: {os_error_text(error)}"
+            raise JobsDirectoryError(printable(self.path), reason) from error
 
     def lock(self) -> None:
         """Exclude other processes from the directory, and remove what a crash left in it.
@@ -66,7 +67,8 @@ class JobsDirectory(LockableDirectory):
         try:
             entries = os.listdir(self.descriptor)
         except OSError as error:
-            raise JobsDirectoryError(printable(self.path), os_error_text(error)) from error
+            reason = f"cannot list the jobs directory: {os_error_text(error)}"
+            raise JobsDirectoryError(printable(self.path), reason) from error
         return sorted(
             name.removesuffix(JOB_SUFFIX) for name in map(os.fsencode, entries) if is_job(name)
         )
@@ -173,7 +175,7 @@ def open_job(name: bytes, display_path: str, directory: int | None = None) -> in
     except OSError as error:
         reason = os_error_text(error)
         if isinstance(error, FileNotFoundError) and _is_link(name, directory):
-            reason = "it is a link that leads nowhere"
+            reason = "it is a dangling symbolic link"
         raise JobError(display_path, f"cannot open it: {reason}") from error
 
 

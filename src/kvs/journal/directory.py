@@ -46,7 +46,8 @@ class DataDirectory(LockableDirectory):
             self._absolute_path = os.path.abspath(self.path)
             self._open()
         except OSError as error:
-            raise DataDirectoryError(printable(self.path), os_error_text(error)) from error
+            reason = f"cannot open the data directory: {os_error_text(error)}"
+            raise DataDirectoryError(printable(self.path), reason) from error
         try:
             self._check_owner()
         except BaseException:
@@ -65,12 +66,16 @@ class DataDirectory(LockableDirectory):
         self.close()
 
     def _check_owner(self) -> None:
-        status = os.fstat(self.descriptor)
-        if status.st_uid != os.geteuid():
-            raise DataDirectoryError(printable(self.path), "it belongs to another user")
+        status, user, path = os.fstat(self.descriptor), os.geteuid(), printable(self.path)
+        if status.st_uid != user:
+            reason = (
+                f"belongs to user ID {status.st_uid}, not to {user}; run kvs as its owner, or run "
+                f"'chown -R {user} {path}'"
+            )
+            raise DataDirectoryError(path, reason)
         if status.st_mode & GROUP_OR_OTHER_WRITE:
-            reason = "others may write there; take that away with 'chmod go-w'"
-            raise DataDirectoryError(printable(self.path), reason)
+            reason = f"is writable by other users; run 'chmod go-w {path}'"
+            raise DataDirectoryError(path, reason)
 
     @classmethod
     def make(cls, path: str | bytes | os.PathLike[str]) -> Self:
@@ -85,8 +90,12 @@ class DataDirectory(LockableDirectory):
         except FileExistsError:
             pass
         except OSError as error:
+            reason = os_error_text(error)
+            parent = os.path.dirname(os.fsencode(path).rstrip(b"/"))
+            if isinstance(error, FileNotFoundError) and parent:
+                reason = f"the directory {printable(parent)} does not exist; create it first"
             raise DataDirectoryError(
-                printable(path), f"cannot create it: {os_error_text(error)}"
+                printable(path), f"cannot create the data directory: {reason}"
             ) from error
         return cls(path)
 
@@ -161,7 +170,9 @@ class DataDirectory(LockableDirectory):
         try:
             return list(map(os.fsencode, os.listdir(self.descriptor)))
         except OSError as error:
-            raise DataDirectoryError(printable(self.path), os_error_text(error)) from error
+            raise DataDirectoryError(
+                printable(self.path), f"cannot list the data directory: {os_error_text(error)}"
+            ) from error
 
     def open_file(self, kind: FileKind, number: int) -> int:
         """Open a file for reading; return the descriptor, which `close_file` or `close` closes.
