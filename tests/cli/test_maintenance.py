@@ -56,7 +56,7 @@ def test_check_prints_the_sizes(data: Path) -> None:
     assert ended.status == 0
     assert ended.stdout.decode().split("\n")[0] == (
         f"{data}/0000000002.journal: the file ends within the header of a group: the incomplete "
-        f"group at byte {len(segments()[1].data)} will be dropped at the next start (7 bytes)"
+        f"group at byte {len(segments()[1].data)} will be truncated at the next start (7 bytes)"
     )
     assert kvs("compact", data).status == 0
     ended = kvs("check", data)
@@ -215,7 +215,7 @@ def test_compact_reports_the_sizes(data: Path) -> None:
     assert ended.status == 0
     assert ended.lines == [
         f"kvs compact: {data}/0000000002.journal: the file ends in zeros: the incomplete group at "
-        f"byte {len(segments()[1].data)} was dropped (100 bytes)"
+        f"byte {len(segments()[1].data)} was truncated (100 bytes)"
     ]
     [line] = ended.stdout.decode().split("\n")[:-1]
     written = sum(map(len, contents(data).values()))
@@ -261,7 +261,7 @@ def test_run_reports_the_recovered_state(tmp_path: Path) -> None:
         file.write(b"#")
     ended = kvs("run", jobs, "--data", data)
     assert ended.status == 0
-    assert ended.lines[0].endswith("was dropped (1 byte)")
+    assert ended.lines[0].endswith("was truncated (1 byte)")
     assert len(ended.lines) == 2
 
 
@@ -274,7 +274,7 @@ def test_quiet_run_reports_only_new_directories_and_torn_groups(tmp_path: Path) 
     [segment] = data.glob("*.journal")
     with open(segment, "ab") as file:
         file.write(b"#")
-    assert only_line(kvs(*command)).endswith("was dropped (1 byte)")
+    assert only_line(kvs(*command)).endswith("was truncated (1 byte)")
 
 
 def test_resume_skips_finished_jobs(tmp_path: Path) -> None:

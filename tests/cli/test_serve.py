@@ -147,7 +147,7 @@ def test_sessions_survive_a_missing_jobs_directory() -> None:
         client = Client(server, "c").connected()
         client.subscribe(b"a")
         server.jobs.rename(server.folder / "away")
-        server.read_log_until(b"it is gone")
+        server.read_log_until(b"was removed or renamed")
         (server.folder / "away" / "a.job").write_text("WRITE [(a,1)]\n")
         assert client.execute(b"READ [a]\n") == (0, b"[(a,KVSERROR)]\n", b"")
         (server.folder / "away").rename(server.jobs)
@@ -159,8 +159,8 @@ def test_sessions_survive_a_missing_jobs_directory() -> None:
         assert client.change() == (b"a", b"2")
         status, log = server.end()
         assert status == 0
-        assert "it is gone" in log
-        assert "it is back, and watched" in log
+        assert "was removed or renamed" in log
+        assert "reappeared, and is watched" in log
 
 
 def test_sigint_stops_jobs_and_leaves_no_partial_backup() -> None:

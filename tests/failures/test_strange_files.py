@@ -208,7 +208,8 @@ def test_job_that_shrinks_while_it_is_read_fails_alone(still: Path, size: int) -
         os.truncate(still / "a.job", size)
         ended = end(process)
     assert ended.status == 1
-    assert ended.lines[-1] == f"{still}/a.job: cannot read it: it shrank while it was read"
+    cause = "the file was truncated while it was read"
+    assert ended.lines[-1] == f"{still}/a.job: cannot read it: {cause}"
     assert (still / "a.out").read_bytes() == b"[(a,KVSERROR)]\n"
     assert (still / "b.out").read_bytes() == b"[(b,KVSERROR)]\n"
     assert (still / "c.out").read_bytes() == b"[(c,KVSERROR)]\n"

@@ -167,7 +167,7 @@ def test_damage_reason_names_what_is_invalid() -> None:
     reader, _ = read_all(small().data + b"WRITE [(c,3)]\n")
     assert (reader.tail_state, reader.reason) == (
         TailState.DAMAGED,
-        "a line that begins with '# group' should stand there",
+        "expected a group header ('# group ...')",
     )
     flipped = bytearray(small().data)
     flipped[-2] ^= 1

@@ -286,7 +286,7 @@ def test_foreign_file_is_damage(tmp_path: Path) -> None:
 
 def test_lines_that_miss_their_revision_are_damage(tmp_path: Path) -> None:
     wrong = JournalBuilder().group(b"WRITE [(a,1)]\n", 1).group(b"DELETE [b]\n", 1)
-    reason = "the lines of the group do not lead to the revision that it tells"
+    reason = "the lines of the group do not lead to the revision in its header"
     assert damage(put(tmp_path / "d", files(wrong))) == (wrong.name, wrong.ends[1], reason)
     gap = JournalBuilder().group(b"WRITE [(a,1)]\n", 1)
     gap.revision += 1
@@ -306,7 +306,7 @@ def test_incomplete_snapshot_is_damage(tmp_path: Path) -> None:
     )  # fmt: skip
     more = JournalBuilder("snapshot", 3, 4).group(PAIRS, 0).group(b"# end 2\n", 0).group(PAIRS, 0)
     assert damage(put(tmp_path / "d", files(more, segment))) == (
-        more.name, more.ends[2], "this group does not belong here",
+        more.name, more.ends[2], "unexpected group",
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from tests.service.serving import Served, blocked_worker, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
-GONE = ": it is gone; its new jobs run when it is back"
-BACK = ": it is back, and watched"
+GONE = ": was removed or renamed; new jobs run when the directory reappears"
+BACK = ": reappeared, and is watched"
 
 
 def test_directory_removed_and_made_again_is_served_again(served: Served) -> None:

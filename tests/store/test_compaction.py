@@ -289,7 +289,7 @@ def test_failed_compaction_loses_nothing_and_is_repeated(
             until(lambda: caplog.records)
         assert caplog.records[0].getMessage() == (
             f"{tmp_path}/d: compaction: not written: {reason}; "
-            "it is tried again when the journal has grown more"
+            "compaction is retried when the journal has grown"
         )
         assert not list((tmp_path / "d").glob("*.snapshot"))
         failing.active = False

@@ -230,9 +230,9 @@ def test_damaged_snapshot_alone_is_not_repaired(tmp_path: Path) -> None:
     with pytest.raises(CorruptionError) as caught:
         maintenance.repair(tmp_path / "d")
     assert str(caught.value) == (
-        f"{tmp_path}/d/{snapshot.name}: at byte {snapshot.ends[0]}: a line that begins with "
-        "'# group' should stand there; nothing was loaded or changed (no repair is possible "
-        "without it: begin a new data directory with 'kvs restore' from a backup)"
+        f"{tmp_path}/d/{snapshot.name}: at byte {snapshot.ends[0]}: expected a group header "
+        "('# group ...'); nothing was loaded or changed (no repair is possible without it: "
+        "begin a new data directory with 'kvs restore' from a backup)"
     )
     assert contents(tmp_path / "d") == before
 

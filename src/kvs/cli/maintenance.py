@@ -22,7 +22,7 @@ def check(options: argparse.Namespace) -> int:
             print_result(f"{error.path}: at byte {error.offset}: {error.reason}")
             return 1
     if state.torn is not None:
-        print_result(describe_torn_tail(state.torn, "will be dropped at the next start"))
+        print_result(describe_torn_tail(state.torn, "will be truncated at the next start"))
     print_result(f"{printable(options.directory)}: {_describe_sizes(state)}")
     return 0
 
@@ -84,7 +84,7 @@ def compact(options: argparse.Namespace) -> int:
         store = StoreCore(options.directory, progress=progress)
     with store, usage_errors():
         if store.recovered is not None and store.recovered.torn is not None:
-            print_error(f"kvs compact: {describe_torn_tail(store.recovered.torn, 'was dropped')}")
+            print_error(f"kvs compact: {describe_torn_tail(store.recovered.torn, 'was truncated')}")
         snapshot = store.compact()
         after = maintenance.size_bytes(options.directory)
     if snapshot is not None:

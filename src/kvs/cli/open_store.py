@@ -101,7 +101,7 @@ def _report_recovery(
     if state is None:
         return
     if state.torn is not None:
-        report(describe_torn_tail(state.torn, "was dropped"))
+        report(describe_torn_tail(state.torn, "was truncated"))
     if state.new:
         report(f"{path}: a new data directory")
     elif not getattr(options, "quiet", False):

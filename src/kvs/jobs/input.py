@@ -20,7 +20,7 @@ class FileShrankError(OSError):
     """The file became shorter while it was read."""
 
     def __init__(self) -> None:
-        super().__init__("it shrank while it was read")
+        super().__init__("the file was truncated while it was read")
 
 
 def line_blocks(file: int) -> Iterator[bytes]:

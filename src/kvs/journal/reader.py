@@ -95,7 +95,7 @@ class JournalReader:
     def _classify_header(self, start: bytes) -> None:
         written = start.rstrip(b"\0")
         if not journal_format.is_header_prefix(written):
-            self._set_damaged("a line that begins with '# group' should stand there")
+            self._set_damaged("expected a group header ('# group ...')")
         elif len(start) < journal_format.GROUP_HEADER_BYTES and written == start:
             self._set_torn("the file ends within the header of a group")
         elif not written:

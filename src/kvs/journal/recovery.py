@@ -173,7 +173,7 @@ class Recovery:
             state.snapshot, state.snapshot_bytes = number, reader.size
             for group in reader:
                 if pairs is not None or group.before != group.after:
-                    raise self._corruption(reader, group.offset, "this group does not belong here")
+                    raise self._corruption(reader, group.offset, "unexpected group")
                 pairs = journal_format.decode_trailer(group.body)
                 if pairs is None:
                     self._apply_group(group)
@@ -196,7 +196,7 @@ class Recovery:
             for group in reader:
                 changes = self._apply_group(group)
                 if group.before != state.revision or group.after != group.before + changes:
-                    reason = "the lines of the group do not lead to the revision that it tells"
+                    reason = "the lines of the group do not lead to the revision in its header"
                     raise self._corruption(reader, group.offset, reason)
                 state.revision = group.after
                 state.changes += changes

@@ -214,7 +214,10 @@ class JobService:
         directory.stop_accepting()
         self._previous = directory
         self._retired = [old for old in self._retired if not old.closed] + [directory]
-        self._log(f"{self._display_path}: it is gone; its new jobs run when it is back")
+        self._log(
+            f"{self._display_path}: was removed or renamed; "
+            "new jobs run when the directory reappears"
+        )
 
     def _attach_directory(self) -> WatchedDirectory | None:
         """Return the directory that is at the path now, if it can be opened, locked and watched."""
@@ -230,7 +233,7 @@ class JobService:
             self._reappearance.close()
             self._reappearance = None
         self._logged_error = ""
-        self._log(f"{self._display_path}: it is back, and watched")
+        self._log(f"{self._display_path}: reappeared, and is watched")
         return directory
 
     def _open_directory(self) -> WatchedDirectory:

@@ -536,5 +536,5 @@ def _warn(reason: str) -> None:
     """Log why the journal was not made short."""
     import logging
 
-    text = "%s; it is tried again when the journal has grown more"
+    text = "%s; compaction is retried when the journal has grown"
     logging.getLogger("kvs.store").warning(text, reason)

@@ -57,7 +57,7 @@ class RecoveryInfo:
     """Number of commands of the journal that were replayed."""
     seconds: float
     torn: TornTail | None
-    """End of the journal that a crash left written in part, and that was dropped; else None."""
+    """End of the journal that a crash left incomplete, and that was truncated; else None."""
     new: bool = False
     """Whether the directory had no store before."""
 
