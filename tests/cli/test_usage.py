@@ -225,7 +225,10 @@ def test_directory_without_jobs_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "no.jobs").touch()
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "x.job").touch()
-    assert kvs("run", tmp_path).status == 0
+    ended = kvs("run", tmp_path)
+    assert (ended.status, ended.lines) == (0, [f"{tmp_path}: no jobs (no file ends in .job)"])
+    assert len(ended.stdout.splitlines()) == 1
+    assert kvs("run", "--quiet", tmp_path).lines == []
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["below", "no.jobs", "x.job"]
 
 

@@ -23,6 +23,7 @@ def import_everything() -> None:
         tempfile.TemporaryDirectory() as directory,
         open(os.devnull, "w") as null,
         contextlib.redirect_stdout(null),
+        contextlib.redirect_stderr(null),
     ):
         kvs.cli.main(["run", directory, "--report", os.path.join(directory, "report.json")])
         kvs.cli.main(["lint", directory])

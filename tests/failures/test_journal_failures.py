@@ -220,7 +220,7 @@ def test_failed_sync_at_the_end_of_a_run_is_reported(
     lazy = ("--fsync", "interval", "--fsync-interval", "3600")
     status = cli.main(["run", "--quiet", str(jobs), "--data", str(data), *lazy])
     _, err = capfd.readouterr()
-    assert len(err.splitlines()) == 2
+    assert len(err.splitlines()) == 1
     assert failed(data, "Input/output error", Ended(status, b"", err.encode())) == 0
 
 

@@ -110,6 +110,8 @@ def _run_jobs(store: StoreCore, options: argparse.Namespace, handler: SignalHand
             display.show_until_done(jobs)
     except JobsDirectoryError as error:
         raise UsageError(str(error)) from error
+    if not jobs.report.jobs and not options.quiet:
+        print_error(f"{printable(options.directory)}: no jobs (no file ends in .job)")
     return jobs.report
 
 
