@@ -54,7 +54,14 @@ WRONG_USAGE = {
     "no command": ([], "COMMAND"),
     "an unknown command": (["frobnicate"], "'frobnicate'"),
     "a command with control characters": (["a\nb\x1b[31m"], r"'a\nb\x1b[31m'"),
-    "an unknown option before the command": (["--frobnicate"], "COMMAND"),
+    "an unknown option without a command": (
+        ["--versio"],
+        "kvs: unrecognized arguments: --versio; see 'kvs --help'",
+    ),
+    "an unknown option with a value": (
+        ["run", "--dta", "new", "jobs"],
+        "kvs run: unrecognized arguments: --dta; see 'kvs run --help'",
+    ),
     "run without a directory": (["run"], "JOBS_DIR"),
     "run with two directories": (
         ["run", "jobs", "jobs"],

@@ -46,9 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     program = "kvs"
     try:
         options, unknown = _parser().parse_known_args(arguments)
-        program = f"kvs {options.command}"
+        if options.command is not None:
+            program = f"kvs {options.command}"
         if unknown:
-            _Parser(prog=program).error(f"unrecognized arguments: {' '.join(unknown)}")
+            # After an unknown option, its value may be in the place of a known argument.
+            wrong = [argument for argument in unknown if argument.startswith("-")] or unknown
+            _Parser(prog=program).error(f"unrecognized arguments: {' '.join(wrong)}")
+        if options.command is None:
+            _Parser(prog=program).error("the following arguments are required: COMMAND")
         action: Action = options.load()
         with keyboard_interrupt_on_sigint():
             return action(options)
@@ -100,9 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"kvs {VERSION} (engine: {engine_name()})"
     )
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, title="commands"
-    )
+    # Not required for argparse, which would not name an unknown option that is given instead.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_run_arguments(
         commands.add_parser("run", help="run a directory of job files", allow_abbrev=False)
     )
@@ -175,8 +179,8 @@ def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run the jobs of a directory, including those added later, and serve clients over named "
         "pipes, all against one store, until SIGTERM or Ctrl-C; a second signal exits at once. "
-        "SIGUSR1 ends all sessions and nothing else. Logs to stderr. Coming from the C programs? "
-        "The arguments are the same."
+        "SIGUSR1 ends all sessions and nothing else. Logs to stderr. The positional arguments "
+        "are those of a server in C, from a course project, which kvs serve can replace."
     )
     defaults = ServerSettings()
     parser.set_defaults(load=_lazy_action("serve"))
@@ -260,11 +264,12 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
     )
     parser.description = (
         "Cut the journal of a data directory at its first damage. The bytes cut off are saved in "
-        "files beside it. A corrupt snapshot is put aside, if the files before it still exist and "
+        "files beside it. A corrupt snapshot is set aside, if the files before it still exist and "
         "are intact. Reports what was lost."
     )
     parser.set_defaults(load=_lazy_action("repair", "maintenance"))
-    parser.add_argument("--cut", action="store_true", required=True, help="confirm the cut")
+    parser.usage = "%(prog)s [-h] --cut DIR"
+    parser.add_argument("--cut", action="store_true", help="confirm the cut")
     parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
         "restore", help="create a data directory from a backup", allow_abbrev=False

@@ -4,7 +4,7 @@ import argparse
 import os
 
 from kvs.cli.open_store import describe_torn_tail, progress_bar, usage_errors
-from kvs.cli.stdio import print_error, print_result, write_result
+from kvs.cli.stdio import UsageError, print_error, print_result, write_result
 from kvs.errors import CorruptionError
 from kvs.journal.recovery import RecoveredState
 from kvs.snapshot.reader import load
@@ -41,6 +41,12 @@ def _describe_sizes(state: RecoveredState) -> str:
 
 def repair(options: argparse.Namespace) -> int:
     """Run ``kvs repair``; return the exit status."""
+    if not options.cut:
+        directory = printable(options.directory)
+        raise UsageError(
+            f"{directory}: a repair changes the journal: confirm with 'kvs repair --cut "
+            f"{directory}'; 'kvs check {directory}' shows the damage"
+        )
     with usage_errors(), progress_bar() as progress:
         result = maintenance.repair(options.directory, progress)
     if result is None:
