@@ -5,6 +5,8 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from importlib import import_module
+from itertools import pairwise
 from typing import TypeGuard
 
 import kvs
@@ -17,8 +19,9 @@ LIBRARY_HEAD = f"""\
 {NOTICE}
 
 Every public name of the package `kvs`, except [its errors](errors.md). All other names may change
-without notice. `kvs.__version__` is the version of the package. [The tour of the
-library](../tutorial/library.md) shows them at work.
+without notice; [the last section](#other-names) explains those that this page uses.
+`kvs.__version__` is the version of the package. [The tour of the library](../tutorial/library.md)
+shows them at work.
 """
 
 ERRORS_HEAD = f"""\
@@ -30,6 +33,10 @@ Every error of the package derives from `kvs.KvsError`, and from the errors it i
 Its text is one printable line; the parts are also attributes. Errors and warnings of jobs are not
 raised but recorded in the report, and passed to `on_error` of `Store.run_jobs`.
 
+Almost every method of `Store` can raise `StoreClosedError`, `InheritedByForkError` and
+`JournalWriteError`; those of `Session`, `CommitPoint` and `Watch` can raise `InheritedByForkError`.
+For these three errors the table lists only the methods whose docstrings name them.
+
 | error | raised by |
 | --- | --- |
 """
@@ -39,15 +46,54 @@ SPECIAL = ("__len__", "__contains__", "__iter__", "__aiter__", "__getitem__", "_
            "__delitem__")  # fmt: skip
 """Special methods that are part of the API where a class defines them."""
 
-CONSTRUCTED = ("Store",)
+CONSTRUCTED = ("DataSettings", "Store")
 """Classes with a constructor that programs call; KVS constructs the others."""
+
+INTERNAL = ("ExecuteResult.uncheckpointed_output", "JobReport.add_error", "Watch.outbox")
+"""Members of public classes that only KVS uses."""
+
+OTHER_CLASSES = {"Diagnostic": "kvs.language.diagnostics", "TornTail": "kvs.journal.recovery"}
+"""Classes that are not public, and their modules: the page describes what programs get of them."""
+
+OTHER_VALUES = {
+    "DEFAULT_BUDGET_BYTES": "kvs.engine.interface",
+    "ErrorCallback": "kvs.jobs.report",
+    "FSYNC_MODES": "kvs.settings",
+    "MAX_REPORTED_ERRORS": "kvs.jobs.report",
+    "Path": "kvs.store.core",
+    "ProgressCallback": "kvs.settings",
+    "Word": "kvs.language.builder",
+}
+"""Types and constants that the page uses and that are not public, and their modules."""
+
+OTHER_HEAD = """\
+## Other names
+
+Types and constants that are not public names of `kvs`:
+
+| name | meaning |
+| --- | --- |
+"""
 
 
 def library_page() -> str:
     """Return the page about all public names but errors."""
     names = [name for name in kvs.__all__ if not name.startswith("_") and not _is_error(name)]
-    sections = (_section(name) for name in sorted(names, key=str.lower))
-    return "\n".join([LIBRARY_HEAD, *sections]).rstrip("\n") + "\n"
+    sections = [_section(name) for name in sorted(names, key=str.lower)]
+    values = "\n".join(_value_row(name, module) for name, module in OTHER_VALUES.items())
+    classes = [f"#{_section(name)}" for name in OTHER_CLASSES]
+    page = [LIBRARY_HEAD, *sections, OTHER_HEAD + values + "\n", *classes]
+    return "\n".join(page).rstrip("\n") + "\n"
+
+
+def _value_row(name: str, module: str) -> str:
+    """Return a row about a type or constant: its definition, and the text that documents it."""
+    body = ast.parse(inspect.getsource(import_module(module))).body
+    for statement, after in pairwise(body):
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
+            definition = _cell(f"`{name} = {ast.unparse(statement.value)}`")
+            return f"| {definition} | {_cell(_joined(_literal(after)))} |"
+    raise ValueError(name)
 
 
 def errors_page() -> str:
@@ -82,9 +128,16 @@ def _is_error(name: str) -> bool:
     return isinstance(public, type) and issubclass(public, BaseException)
 
 
+def _object(name: str) -> type:
+    """Return the object of a name that the page describes."""
+    owner = import_module(OTHER_CLASSES[name]) if name in OTHER_CLASSES else kvs
+    described: type = getattr(owner, name)
+    return described
+
+
 def _node(name: str) -> ast.ClassDef | Definition:
-    """Return the definition of a public name."""
-    source = textwrap.dedent(inspect.getsource(getattr(kvs, name)))
+    """Return the definition of a name."""
+    source = textwrap.dedent(inspect.getsource(_object(name)))
     node = ast.parse(source).body[0]
     if not isinstance(node, ast.ClassDef | Definition):
         raise TypeError(name)
@@ -95,8 +148,8 @@ def _section(name: str) -> str:
     node = _node(name)
     lines = [f"## {name}", ""]
     if isinstance(node, ast.ClassDef):
-        bases = [base.__name__ for base in getattr(kvs, name).__bases__ if base is not object]
-        if _is_error(name):
+        if name in kvs.__all__ and _is_error(name):
+            bases = [base.__name__ for base in _object(name).__bases__ if base is not object]
             lines += [f"Derives from {', '.join(f'`{base}`' for base in bases)}.", ""]
         lines += [*_text(node), *_attributes(node), *_methods(node)]
     else:
@@ -138,8 +191,8 @@ def _attribute_rows(node: ast.ClassDef) -> Iterator[str]:
             name = statement.targets[0].id
         elif _is_property(statement):
             name = statement.name
-            type_ = ast.unparse(statement.returns) if statement.returns else ""
-        if not name or name.startswith("_"):
+            type_ = ast.unparse(statement.returns).strip("'") if statement.returns else ""
+        if not name or name.startswith("_") or f"{node.name}.{name}" in INTERNAL:
             continue
         text = (ast.get_docstring(statement) or "") if _is_property(statement) else _literal(after)
         shown = f"`{name}: {type_}`" if type_ else f"`{name}`"
@@ -166,12 +219,27 @@ def _is_property(statement: ast.stmt) -> TypeGuard[Definition]:
 
 
 def _public_methods(node: ast.ClassDef) -> Iterator[Definition]:
+    if node.name in CONSTRUCTED and node.decorator_list:
+        yield _dataclass_constructor(node)
     for statement in node.body:
         if isinstance(statement, Definition) and not _is_property(statement):
             is_constructor = statement.name == "__init__" and node.name in CONSTRUCTED
             is_public = statement.name in SPECIAL or not statement.name.startswith("_")
-            if is_constructor or is_public:
+            if is_constructor or (is_public and f"{node.name}.{statement.name}" not in INTERNAL):
                 yield statement
+
+
+def _dataclass_constructor(node: ast.ClassDef) -> ast.FunctionDef:
+    """Return the constructor that a dataclass gets from its fields, which all have defaults."""
+    fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+    arguments = ast.arguments(
+        posonlyargs=[],
+        args=[ast.arg(ast.unparse(field.target), field.annotation) for field in fields],
+        kwonlyargs=[],
+        kw_defaults=[],
+        defaults=[field.value for field in fields if field.value is not None],
+    )
+    return ast.FunctionDef("__init__", arguments, body=[], decorator_list=[])
 
 
 def _methods(node: ast.ClassDef) -> Iterator[str]:

@@ -12,6 +12,7 @@ All blocks of a page share one empty directory and run in the order of the page:
   where there is no C compiler.
 """
 
+import collections.abc
 import os
 import re
 import shutil
@@ -22,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from docs import generate
+from docs import api, generate
 
-from kvs import Store
+import kvs
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -173,6 +174,16 @@ def test_generated_file_is_current(file: str) -> None:
     assert (ROOT / file).read_text() == generate.FILES[file](), "run `python -m docs.generate`"
 
 
+def test_library_page_explains_every_type_in_signatures() -> None:
+    page = api.library_page()
+    signatures = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    signatures += re.findall(r"^\| `\w+: (.*?)` \|", page, re.MULTILINE)
+    used = set(re.findall(r"\b[A-Z]\w+", "\n".join(signatures)))
+    assert used >= {"Change", "Callable", "Word", "TornTail"}
+    explained = {*kvs.__all__, *api.OTHER_CLASSES, *api.OTHER_VALUES}
+    assert used <= explained | {*dir(collections.abc), "Any", "False", "None"}
+
+
 def test_every_figure_is_generated() -> None:
     figures = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/figures/*.svg")}
     assert figures == {file for file in generate.FILES if file.endswith(".svg")}
@@ -215,7 +226,7 @@ def test_worked_example_of_the_journal_is_read_as_the_page_says(tmp_path: Path) 
     directory = tmp_path / "stock"
     directory.mkdir(mode=0o700)
     (directory / "0000000001.journal").write_text(example)
-    with Store(directory) as store:
+    with kvs.Store(directory) as store:
         assert (store.revision, store.items()) == (2, [(b"pump", b"14")])
 
 

@@ -40,7 +40,7 @@ class Store(NonCopyable):
 
     Keys and values are given as bytes, or as str and then encoded as UTF-8; they are returned as
     bytes. A word that the command language cannot express raises `InvalidWordError`, a
-    `ValueError`, in every method. After `close` every method but `close` raises
+    `ValueError`, in every method. After `close` every method but `close` and `on_failure` raises
     `StoreClosedError`, in a forked child `InheritedByForkError`, and `JournalWriteError` once the
     journal has failed.
 
@@ -66,6 +66,7 @@ class Store(NonCopyable):
         the bytes to read.
 
         Raises:
+            EngineUnavailableError: `KVS_ENGINE` names an engine that is not available.
             DataDirectoryError: the directory cannot be created, opened, locked or read.
             DirectoryLockedError: another process has the directory open.
             CorruptionError: a file in the directory fails a check; no file was changed.
@@ -152,6 +153,8 @@ class Store(NonCopyable):
 
     def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
         """Return the pairs of those `keys` that exist, at one instant, in the order of `keys`.
+
+        (`Session.read` returns them in ascending order of the keys.)
 
         Raises:
             InvalidWordError: a key is not a word of the language.

@@ -122,7 +122,7 @@ class Session(NonCopyable):
         return reply
 
     def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
-        """Return the pairs of those `keys` that exist, at one instant, in order of the keys.
+        """Return the pairs of those `keys` that exist, at one instant, in ascending order of keys.
 
         Raises:
             InvalidWordError: a key is not a word of the language.
@@ -153,7 +153,7 @@ class Session(NonCopyable):
             _require_success(self.execute(line))
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
-        """Remove `keys` as one change; return the missing ones, in order of the keys.
+        """Remove `keys` as one change; return the missing ones, in ascending order.
 
         As in the language, a key named twice is missing the second time.
 

@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 from kvs.language.diagnostics import Checked, Diagnostic
 
 DEFAULT_BUDGET_BYTES = 65536
-"""Bytes of input or of output after which `Engine.execute` returns."""
+"""Bytes of input or of output after which `Store.execute` returns."""
 
 
 class StopReason(Enum):
-    """Why `Engine.execute` returned."""
+    """Why `Store.execute` returned."""
 
     END = auto()
     """The whole script was executed."""
@@ -47,7 +47,7 @@ class JobCursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExecuteResult:
-    """The result of the commands that one `Engine.execute` executed."""
+    """The result of the commands that one `Store.execute` executed."""
 
     reason: StopReason
     offset: int

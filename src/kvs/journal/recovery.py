@@ -43,10 +43,13 @@ class TornTail:
     """The end of the last segment, if a crash left a group there that was written in part."""
 
     file: str
+    """Path of the segment, made printable."""
     offset: int
+    """Byte of the file at which the group begins, from 0."""
     bytes: int
     """Bytes from `offset` to the end of the file."""
     reason: str
+    """How the group was recognized as incomplete."""
 
 
 @dataclass(slots=True)

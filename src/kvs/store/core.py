@@ -52,6 +52,7 @@ _CLOSED = -1
 """The value of `_generation` of a closed store."""
 
 Path = str | bytes | os.PathLike[str]
+"""The path of a file or directory."""
 
 
 class StoreCore(NonCopyable):
