@@ -14,6 +14,7 @@ All blocks of a page share one empty directory and run in the order of the page:
 
 import collections.abc
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ import pytest
 from docs import api, generate
 
 import kvs
+from kvs.journal.reserve import RESERVE
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -230,9 +232,29 @@ def test_worked_example_of_the_journal_is_read_as_the_page_says(tmp_path: Path) 
         assert (store.revision, store.items()) == (2, [(b"pump", b"14")])
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "/decisions/" in page])
-def test_decision_names_existing_files(page: str) -> None:
-    places = [ROOT, ROOT / "src" / "kvs", ROOT / "src" / "kvs" / "engine"]
-    where = (ROOT / page).read_text().partition("**Where.**")[2]
-    for file in re.findall(r"`([\w/]+\.\w+)`", where):
-        assert any((place / file).exists() for place in places), file
+PLACES = [ROOT, ROOT / "src" / "kvs", ROOT / "src" / "kvs" / "engine", ROOT / "tests"]
+"""Directories to which the paths in pages are relative."""
+
+SOURCE = re.compile(r"\w+\.(py|pyx|hpp|cpp|c)")
+"""Name of a source file without a directory."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_names_existing_files_and_modules(page: str) -> None:
+    text = FENCED.sub("", (ROOT / page).read_text())
+    for name in re.findall(r"`(\w[\w./]*|\.\w+/[\w./]+)`", text):
+        if name.startswith("kvs.") and name.encode() != RESERVE:
+            assert pkgutil.resolve_name(name)
+        elif "/" in name:
+            assert any((at / end).exists() for at in PLACES for end in (name, f"{name}.py")), name
+        elif SOURCE.fullmatch(name):
+            assert any([*at.rglob(name)] for at in PLACES[1:]), name
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_page_names_existing_members_of_classes(page: str) -> None:
+    source = "".join(path.read_text() for path in ROOT.glob("src/kvs/**/*.py"))
+    text = FENCED.sub("", (ROOT / page).read_text())
+    for owner, member in re.findall(r"`([A-Z][a-z]\w*)\.(\w+)`", text):
+        assert re.search(rf"^class {owner}\b", source, re.MULTILINE), owner
+        assert re.search(rf"\b{member}\b", source), f"{owner}.{member}"
