@@ -49,7 +49,7 @@ SPECIAL = ("__len__", "__contains__", "__iter__", "__aiter__", "__getitem__", "_
 CONSTRUCTED = ("DataSettings", "Store")
 """Classes with a constructor that programs call; KVS constructs the others."""
 
-INTERNAL = ("ExecuteResult.uncheckpointed_output", "JobReport.add_error", "Watch.outbox")
+INTERNAL = ("ExecuteResult.uncheckpointed_output", "JobReport.add_error")
 """Members of public classes that only KVS uses."""
 
 OTHER_CLASSES = {"Diagnostic": "kvs.language.diagnostics", "TornTail": "kvs.journal.recovery"}
