@@ -29,8 +29,8 @@ SECTIONS: Mapping[str, Mapping[str, Suite]] = {
         "small-jobs": small_jobs,
         "engines-few": engines_few,
     },
-    "large-tables": {"engines-many": engines_many, "tables": tables},
-    "growth": {"growth": growth},
+    "large-tables": {"engines-many": engines_many},
+    "growth": {"tables": tables, "growth": growth},
     "backups": {"show": show, "backup": backup},
     "server": {
         "latency": latency,

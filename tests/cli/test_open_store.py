@@ -71,7 +71,8 @@ def test_contradicting_options_are_refused(
 
 def test_refused_store_leaves_no_data_directory(tmp_path: Path) -> None:
     data, no = str(tmp_path / "data"), str(tmp_path / "no")
-    assert refusal(tmp_path, data=data, directory=no) == f"{no}: cannot open the jobs directory: No such file or directory"
+    reason = "cannot open the jobs directory: No such file or directory"
+    assert refusal(tmp_path, data=data, directory=no) == f"{no}: {reason}"
     assert f"{no}: " in refusal(tmp_path, data=data, restore=no)
     assert os.listdir(tmp_path) == ["jobs"]
 
