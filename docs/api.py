@@ -118,9 +118,10 @@ def _error_tree(parent: str | None, depth: int = 0) -> Iterator[tuple[str, int]]
 
 
 def _parent(name: str) -> str | None:
-    """Return the nearest public base class of an error."""
-    bases = (base.__name__ for base in getattr(kvs, name).__mro__[1:])
-    return next((base for base in bases if base in kvs.__all__), None)
+    """Return the nearest public base class of an error: its group, rather than `PathError`."""
+    bases = [base.__name__ for base in getattr(kvs, name).__mro__[1:]]
+    public = [base for base in bases if base in kvs.__all__]
+    return min(public, key=("KvsError", "PathError").__contains__, default=None)
 
 
 def _is_error(name: str) -> bool:

@@ -27,7 +27,7 @@ def test_lines_have_exact_bytes() -> None:
         b"# job 7 at 123 11\n#>[(a,1)]\n#>\n#>x\n"
     )
     assert job_records.encode_progress(7, 123, b"") == b"# job 7 at 123 0\n"
-    assert job_records.encode_snapshot_written(7, 2) == b"# job 7 wrote 2\n"
+    assert job_records.encode_backup_written(7, 2) == b"# job 7 wrote 2\n"
     assert job_records.encode_done(7) == b"# job 7 done\n"
     assert job_records.encode_forgotten(7) == b"# job 7 forgotten\n"
 
@@ -37,7 +37,7 @@ def test_snapshot_lines_have_the_current_state() -> None:
     job = jobs.begin(KEY, VERSION)
     jobs[1].advance(10, b"one\n")
     jobs[1].advance(20, b"two\n")
-    jobs[1].snapshots |= {3, 1}
+    jobs[1].backups |= {3, 1}
     jobs[1].synced_to(4)
     assert b"".join(jobs.lines()) == job_records.encode_started(job) + (
         b"# job 1 wrote 1\n# job 1 wrote 3\n# job 1 from 20 4 4\n#>two\n"
@@ -64,8 +64,8 @@ def test_replayed_records_equal_the_originals(steps: list[tuple[int, str, bytes]
             lines += b"WRITE [(a,# job 1 done)]\n"
             lines += job_records.encode_progress(job.number, job.offset, output)
         elif step == "w":
-            job.snapshots.add(len(job.snapshots) + 1)
-            lines += job_records.encode_snapshot_written(job.number, len(job.snapshots))
+            job.backups.add(len(job.backups) + 1)
+            lines += job_records.encode_backup_written(job.number, len(job.backups))
         elif step == "s":
             job.synced_to(job.written)
         elif step == "f":
@@ -91,7 +91,7 @@ def test_replayed_records_equal_the_originals(steps: list[tuple[int, str, bytes]
                 VERSION,
                 job.done,
             )
-            assert (replayed.offset, replayed.snapshots) == (job.offset, job.snapshots)
+            assert (replayed.offset, replayed.backups) == (job.offset, job.backups)
             assert replayed.written == job.written
             assert b"".join(replayed.output).endswith(b"".join(job.output))
     assert jobs.begin(JobKey(b"new", 1, 2), VERSION).number > max(numbers.values(), default=0)

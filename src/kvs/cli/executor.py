@@ -63,7 +63,7 @@ class CommandExecutor:
         transport = self._transport
         transport.pump()
         if transport.replies:
-            transport.pump()  # changes that were sent before the reply may arrive behind it
+            transport.pump()  # changes that were sent before the reply may arrive after it
         unexpected = self._conversation.assign_replies()
         if self._request is not None and self._request.operation == frames.SUBSCRIBE:
             self._show_reply()  # before the first change of the new subscription

@@ -46,16 +46,16 @@ def _lint_directory(path: str) -> bool:
     return all(results)
 
 
-def _lint_file(name: bytes, shown_name: str, directory: int | None = None) -> bool:
+def _lint_file(name: bytes, display_path: str, directory: int | None = None) -> bool:
     try:
-        file = open_job(name, shown_name, directory)
+        file = open_job(name, display_path, directory)
     except JobError as error:
         print_error(str(error))
         return False
     try:
-        return _lint_open_file(file, shown_name)
+        return _lint_open_file(file, display_path)
     except OSError as error:
-        print_error(str(JobError(shown_name, f"cannot read it: {os_error_text(error)}")))
+        print_error(str(JobError(display_path, f"cannot read it: {os_error_text(error)}")))
         return False
     finally:
         os.close(file)

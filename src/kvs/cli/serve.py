@@ -76,7 +76,7 @@ def _return_freed_memory() -> None:
     """Make the C library return large blocks of memory to the system when they are freed.
 
     The GNU C library does so at first (mallopt(3)). But it raises the threshold with each large
-    block that is freed, and smaller blocks are returned only if no memory behind them is in use.
+    block that is freed, and smaller blocks are returned only if no memory after them is in use.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

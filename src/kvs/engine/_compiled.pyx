@@ -289,7 +289,7 @@ cdef class CompiledEngine:
             self._engine.get().start_recording(revision)
 
     def watch(self, bytes key not None, uint64_t marker=0):
-        """Report changes of `key` from now on, behind a marker; return whether the key exists."""
+        """Report changes of `key` from now on, after a marker; return whether the key exists."""
         cdef string watched = key
         cdef unique_ptr[ChangeBatch] marker_batch
         cdef cbool exists

@@ -330,7 +330,7 @@ class PythonEngine:
         self._advance = _counter_step(self._revision)
 
     def watch(self, key: bytes, marker: int = 0) -> bool:
-        """Report changes of `key` from now on, behind a marker; return whether the key exists."""
+        """Report changes of `key` from now on, after a marker; return whether the key exists."""
         while True:
             revision, checks = self._unchanged()
             exists = key in self._table

@@ -66,7 +66,7 @@ class JobCheckpoint:
         nothing, or finished before the journal recorded sizes."""
         self.offset = record.offset
         """Bytes of the job file that the earlier run executed."""
-        self.backups = frozenset(record.snapshots)
+        self.backups = frozenset(record.backups)
         """Numbers of the backups that the earlier run completed."""
         self.was_done = record.done
         """Whether the earlier run finished the job."""
@@ -102,8 +102,8 @@ class JobCheckpoint:
         def change(jobs: JobRegistry) -> bytes:
             if self._number not in jobs:
                 return b""
-            jobs[self._number].snapshots.add(number)
-            return job_records.encode_snapshot_written(self._number, number)
+            jobs[self._number].backups.add(number)
+            return job_records.encode_backup_written(self._number, number)
 
         if written:
             self._record(change)

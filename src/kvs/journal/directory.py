@@ -257,7 +257,7 @@ class DataDirectory(LockableDirectory):
         )
 
     def resume_segment(self, storage: Storage, number: int, checksum: int, size: int) -> Segment:
-        """Open a segment to continue behind its first `size` bytes; truncate what follows.
+        """Open a segment to continue after its first `size` bytes; truncate what follows.
 
         The last header in them has the checksum `checksum`. On return those bytes, and the names in
         the directory, are durable: a killed process may have left them with the kernel alone, and

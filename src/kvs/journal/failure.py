@@ -8,7 +8,7 @@ Invariants:
   `kvs.journal.writer`).
 - Tampering is fatal: the data directory or the current segment was removed, renamed or replaced, or
   the segment was truncated or extended by another process. A write to a file without a name, or
-  behind bytes that fail their checksum, would be lost to the next recovery. The writer thread
+  after bytes that fail their checksum, would be lost to the next recovery. The writer thread
   checks every `TAMPER_CHECK_SECONDS`.
 """
 

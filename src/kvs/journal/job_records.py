@@ -25,7 +25,7 @@ The lines, each of them a comment of the command language::
 - ``forgotten``: the record was removed.
 
 A snapshot of the store has ``from`` in place of ``at``. Its last number is the size in bytes of the
-output that was synced; the output behind that follows.
+output that was synced; the output after it follows.
 """
 
 from collections.abc import Iterator
@@ -80,8 +80,8 @@ class JobRecord:
     synced: int = 0
     """Bytes of output that are on disk."""
     output: list[bytes] = field(default_factory=list)
-    """Output behind the first `synced` bytes."""
-    snapshots: set[int] = field(default_factory=set)
+    """Output after the first `synced` bytes."""
+    backups: set[int] = field(default_factory=set)
     """Numbers of the backups that are on disk."""
     done: bool = False
     recovered: bool = False
@@ -188,7 +188,7 @@ class JobRegistry:
             job.synced = int(arguments[2])
             job.advance(int(arguments[0]), _decode_output(int(arguments[1]), following))
         elif kind == b"wrote":
-            job.snapshots.add(int(arguments[0]))
+            job.backups.add(int(arguments[0]))
         elif kind == b"done":
             job.finished()
         elif kind == b"forgotten":
@@ -198,9 +198,7 @@ class JobRegistry:
         """Return an upper bound of the bytes of `lines`. Any thread."""
         bound = 0
         for job in list(self._by_number.values()):
-            bound += (
-                MAX_RECORD_BYTES + 2 * len(job.key.name) + MAX_RECORD_BYTES * len(job.snapshots)
-            )
+            bound += MAX_RECORD_BYTES + 2 * len(job.key.name) + MAX_RECORD_BYTES * len(job.backups)
             bound += sum(len(text) + 2 * text.count(b"\n") for text in list(job.output))
         return bound
 
@@ -208,8 +206,8 @@ class JobRegistry:
         """Yield the lines of all records, for a snapshot of the store."""
         for job in self._by_number.values():
             yield encode_started(job)
-            for number in sorted(job.snapshots):
-                yield encode_snapshot_written(job.number, number)
+            for number in sorted(job.backups):
+                yield encode_backup_written(job.number, number)
             yield _encode_checkpoint(job.number, job.offset, b"".join(job.output), job.synced)
             if job.done:
                 yield encode_done(job.number)
@@ -228,9 +226,9 @@ def encode_progress(number: int, offset: int, output: bytes) -> bytes:
     return _encode_checkpoint(number, offset, output, None)
 
 
-def encode_snapshot_written(number: int, snapshot: int) -> bytes:
+def encode_backup_written(number: int, backup: int) -> bytes:
     """Return the line that a backup of a job is on disk."""
-    return b"# job %d wrote %d\n" % (number, snapshot)
+    return b"# job %d wrote %d\n" % (number, backup)
 
 
 def encode_done(number: int) -> bytes:

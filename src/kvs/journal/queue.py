@@ -12,7 +12,7 @@ Invariants:
 - A commit must never be reported before the ``fsync`` policy is met for it: by `wait`, by
   `is_committed`, by `on_commit`, or by the callback given to `append`.
 - The queue decides where a segment ends, when it appends. So every item has its segment before it
-  is written, and a compaction knows in which segment the changes behind it are.
+  is written, and a compaction knows in which segment the changes after it are.
 
 Threads: any thread, signal handler or finalizer may append or wait at any point, within another
 call of the same thread included. An append takes effect in one call into C
@@ -49,7 +49,7 @@ class PendingAppend:
 
 @dataclass(slots=True)
 class PendingRotation:
-    """A request to write the items behind it into a new segment."""
+    """A request to write the items after it into a new segment."""
 
     number: int
     """Number of that segment."""
@@ -75,7 +75,7 @@ class JournalQueue:
     """The queue of one journal, and the interface of the journal to its callers."""
 
     def __init__(self, segment: Segment, revision: int, segment_bytes: int) -> None:
-        """Create the queue of a journal that continues `segment` behind `revision`.
+        """Create the queue of a journal that continues `segment` after `revision`.
 
         A segment of more than `segment_bytes` bytes is followed by a new one.
         """
@@ -312,7 +312,7 @@ class JournalQueue:
     # Pausing: after a full disk, only a compaction may use the space that was freed.
 
     def pause(self) -> None:
-        """Write nothing behind the next `rotate` until `resume`."""
+        """Write nothing after the next `rotate` until `resume`."""
         self._paused_at_segment = 0
 
     def resume(self) -> None:
@@ -341,7 +341,7 @@ class JournalQueue:
 
         Return the items, of which a rotation can only be the last; none after the deadline or a
         `wake`; None if the queue is closed and empty. `segment` is the current one: in a paused
-        queue, nothing behind the rotation to it is returned.
+        queue, nothing after the rotation to it is returned.
         """
         items: list[PendingItem] = []
         if self._paused_at_segment == segment.number and not self._is_closing:

@@ -26,7 +26,7 @@ BLOCK = 1 << 20
 
 
 class TailState(Enum):
-    """The state of a file behind its last valid group."""
+    """The state of a file after its last valid group."""
 
     CLEAN = auto()
     TORN = auto()
@@ -106,7 +106,7 @@ class JournalReader:
             )
 
     def _classify_zero_tail(self, data: bytes, at: int, reason: str) -> None:
-        """Set the state to torn if all bytes behind some byte of `data` are zeros, else to damaged.
+        """Set the state to torn if all bytes after some byte of `data` are zeros, else to damaged.
 
         `data` begins at the offset `at`; `reason` describes the damage.
         """

@@ -79,7 +79,7 @@ class JournalWriter:
         find_tampering: FindTampering = _find_nothing,
         on_disk_full: Callable[[OSError], bool] = _free_nothing,
     ) -> None:
-        """Create a writer that continues `segment` behind `revision`; it closes `segment.file`.
+        """Create a writer that continues `segment` after `revision`; it closes `segment.file`.
 
         The thread calls `on_group_written` after each group, `find_tampering` from time to time,
         and `on_disk_full` when the disk is full: it returns whether to try once more.

@@ -235,7 +235,7 @@ class _Repair:
         return self._result(None)
 
     def cut(self) -> RepairResult:
-        """Save everything behind the damage, then remove it, the last file first."""
+        """Save everything after the damage, then remove it, the last file first."""
         segments = self._directory.list_files()[FileKind.JOURNAL]
         later = [number for number in segments if number > self._number]
         if self._number in segments:
@@ -301,7 +301,7 @@ class _Repair:
     def _find_last_revision(self, segment: int) -> None:
         """Raise `_lost_up_to` to the last revision in a valid header of a segment.
 
-        A header behind an invalid one is verified with the checksum that the invalid one has.
+        A header after an invalid one is verified with the checksum that the invalid one has.
         """
         checksum = 0
         with open(segment, "rb", closefd=False) as lines:

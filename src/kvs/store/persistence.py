@@ -255,7 +255,7 @@ class Persistence:
     def _free_space(self, error: OSError) -> bool:
         """Free half of the reserve and request a compaction; return whether space was freed.
 
-        Changes behind the compaction wait for its end, since they would take the space.
+        Changes after the compaction wait for its end, since they would take the space.
         """
         if not self.reserve.free_half():
             return False

@@ -81,7 +81,7 @@ public:
     // Execute lines, under the lock, to the last one or until the output is over `output_budget`
     // bytes. Append the changes of watched keys to `changes`, and the output of a long READ to
     // `out`. Return false if a command had too little memory: it has changed nothing, and no line
-    // behind it is executed.
+    // after it is executed.
     bool execute(EngineState state, long long& output_budget, std::vector<Change>* changes,
                  Buffer& out) {
         executed_count_ = 0;

@@ -8,7 +8,7 @@
 // change batch as complete. A consumer takes the complete change batches at the front.
 //
 // Invariants:
-//   - An incomplete change batch, and every one behind it, must not be taken: the order would have
+//   - An incomplete change batch, and every one after it, must not be taken: the order would have
 //   a
 //     gap. Only the pushing thread writes to it.
 //   - The pushing thread must not wait for another thread between `push` and `mark_complete`. So a
@@ -16,7 +16,7 @@
 //     change so far.
 //   - A complete change batch belongs to its taker, which may destroy it at once.
 //
-// Limits: one slow call delays the publication of all calls behind it, by the time that the text of
+// Limits: one slow call delays the publication of all calls after it, by the time that the text of
 // one batch of lines takes, or of one long line.
 #pragma once
 

@@ -29,7 +29,7 @@ namespace kvs {
 
 // One call of `Engine::execute`: its arguments and its result. Used by one thread.
 struct Call {
-    // The byte behind the script must be NUL. The script must outlive the call.
+    // The byte after the script must be NUL. The script must outlive the call.
     Call(const char* script, std::size_t size, std::size_t start, std::size_t budget)
         : script(script), start(start), offset(start), size(size), end(size) {
         assert(start <= size && script[size] == '\0');
@@ -366,7 +366,7 @@ private:
         return has_text ? change_batch : nullptr;
     }
 
-    // Count the executed lines and move the call's offset behind them.
+    // Count the executed lines and move the call's offset after them.
     static void advance(Call& call, const LineBatch& batch) {
         for (std::size_t i = 0; i < batch.executed_count(); ++i) {
             const Line& line = batch.lines()[i];

@@ -1,7 +1,7 @@
 // The parser of one line of a script: its command and its words. kvs/language/grammar.py defines
 // what is valid. This parser must accept exactly the same lines, which tests verify.
 //
-// Invariant: the byte behind the script can be read and is NUL. A NUL is in no word and ends no
+// Invariant: the byte after the script can be read and is NUL. A NUL is in no word and ends no
 // line, so the parser compares bytes without comparing pointers with the end first.
 #pragma once
 
@@ -108,7 +108,7 @@ public:
 
 private:
     // Each of these functions takes the position of a part of a line, and returns the position
-    // behind the part, or null if the part is not there.
+    // after the part, or null if the part is not there.
 
     static const char* skip_blanks(const char* at) {
         while (*at == ' ' || *at == '\t') ++at;
@@ -260,7 +260,7 @@ private:
         return at + size;
     }
 
-    // Move `at` to the word behind any blanks; return the size of the word, 0 if there is none.
+    // Move `at` to the word after any blanks; return the size of the word, 0 if there is none.
     std::size_t find_word(const char*& at) const {
         std::size_t size = word_size(at, end_);
         if (!size) size = word_size(at = skip_blanks(at), end_);

@@ -111,7 +111,7 @@ struct ScriptCheck {
     std::size_t commands = 0;
     std::vector<Invalid> invalid;
 
-    // The byte behind the script must be NUL. Throws std::bad_alloc.
+    // The byte after the script must be NUL. Throws std::bad_alloc.
     void run(const char* script, std::size_t size);
 };
 

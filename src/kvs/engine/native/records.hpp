@@ -9,7 +9,7 @@
 //     units
 //
 // Invariants:
-//   - Records lie one behind the other, so that a chunk can be read from its start to its end.
+//   - Records lie one after the other, so that a chunk can be read from its start to its end.
 //   - A freed record has a key size of 0 and keeps its place. It is linked into the free list of
 //   its
 //     size, and reused for the next record of that size only.
@@ -47,7 +47,7 @@ public:
 
     // Copy the value, under the lock. Always 40 bytes, whatever the size: a copy of constant size
     // is a few vector instructions without a branch, which is quicker than a call of memcpy(3) for
-    // the exact size. The bytes behind the value are copied too and never read; `Records` makes
+    // the exact size. The bytes after the value are copied too and never read; `Records` makes
     // sure that they exist.
     void copy_value(Value& value) const {
         std::memcpy(value.bytes, at_ + 2 + at_[0], WORD_BYTES);
@@ -197,7 +197,7 @@ private:
         return next;
     }
 
-    // Chunks are filled in order; those behind `current_` are empty.
+    // Chunks are filled in order; those after `current_` are empty.
     RecordId bump_allocate(std::size_t size) {
         if (chunks_[current_].units + size > USABLE_UNITS) ++current_;
         assert(current_ < chunks_.size());  // space was reserved

@@ -49,7 +49,7 @@ class DelimiterScanner {
 public:
     DelimiterScanner(const char* at, const char* end) : block_(at), end_(end) { fill(); }
 
-    // Return the next such byte, if it is at most the size of a word behind `from`. Return null if
+    // Return the next such byte, if it is at most the size of a word after `from`. Return null if
     // it is not, or if fewer than 64 bytes are left, which are not scanned.
     const char* next(const char* from) {
         while (!mask_) {

@@ -14,7 +14,7 @@
 // ends at the first empty slot. At most 5/8 of the slots are used, which keeps searches short; a
 // search that ended nowhere would need a segment without an empty slot.
 //
-// Backward-shift deletion (`erase`): an emptied slot must not cut off the slots behind it.
+// Backward-shift deletion (`erase`): an emptied slot must not cut off the slots after it.
 // Tombstones would keep searches long after many deletions, so later slots are moved up instead.
 // Walk from the hole to the next empty slot. A slot at distance d from its home may move to the
 // hole if the hole is not before its home, that is, if d is at least the distance from the hole to
@@ -22,9 +22,9 @@
 //
 // Split (`split`): a segment of depth d holds the keys that agree in their last d segment bits. It
 // is split by bit d: the slots in which that bit is 1 go to a sibling, the others stay. Both keep
-// their homes, so both sets are inserted again in the order of probing. The walk begins behind an
+// their homes, so both sets are inserted again in the order of probing. The walk begins after an
 // empty slot and so at the start of a cluster: every slot before a slot is back in place when its
-// turn comes, and a slot never moves behind its old place. So one pass suffices, without a copy.
+// turn comes, and a slot never moves after its old place. So one pass suffices, without a copy.
 // Limit: a tag has no more than 18 segment bits; then the table grows a segment in one piece
 // (`move_to`).
 //

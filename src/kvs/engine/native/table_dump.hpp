@@ -66,7 +66,7 @@ private:
 
 // The lines of SHOW, in ascending order of the keys.
 //
-// Entries are sorted by a prefix of 8 bytes as a number, taken behind the bytes that all keys have
+// Entries are sorted by a prefix of 8 bytes as a number, taken after the bytes that all keys have
 // in common (as in key0001, key0002), so that most comparisons look at no record.
 class SortedDump {
 public:
@@ -102,7 +102,7 @@ public:
 private:
     static constexpr std::size_t PREFETCH_DISTANCE = 16;  // records
 
-    // The prefix is the 8 bytes behind the common prefix, as a big-endian number.
+    // The prefix is the 8 bytes after the common prefix, as a big-endian number.
     struct Entry {
         std::uint64_t prefix;
         const char* record;

@@ -58,7 +58,7 @@ private:
         return sip::big_endian(hasher_.first_block(at, size));
     }
 
-    // Return whether a word has bytes behind this digit: no word has a NUL.
+    // Return whether a word has bytes after this digit: no word has a NUL.
     static bool continues_after(std::uint64_t digit) { return digit & 0xff; }
 
     void sort(Part part) {
