@@ -1,12 +1,15 @@
 """``kvs run`` on a terminal (a pseudo-terminal): progress, errors, a table."""
 
+import io
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from kvs.cli.run_display import Terminal
 from tests.cli.terminal import on_terminal
 from tests.helpers import (
     LONG_WAIT,
@@ -234,3 +237,12 @@ def test_hangup_does_not_stop_a_run_that_ignores_sighup(tmp_path: Path) -> None:
         assert process.wait(SECONDS) == 1
     assert (tmp_path / "a.out").read_bytes() == b"[(x,KVSERROR)]\n[(y,KVSERROR)]\n"
     assert (tmp_path / "b.out").read_bytes() == b"[(z,KVSERROR)]\n"
+
+
+def test_terminal_may_end_after_stderr_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stderr", stderr)
+    terminal = Terminal()
+    stderr.close()
+    terminal.close()
+    assert terminal.closed

@@ -43,15 +43,13 @@ class EnginePair:
 
 
 def contents(batches: list[ChangeBatch]) -> list[object]:
-    """Return the fields of change batches; without changes or checkpoint, none of the revision."""
+    """Return the fields of change batches; the revision of a batch without lines is undefined."""
     return [
         (
             batch.changes,
             batch.lines,
             batch.change_count,
-            batch.revision
-            if batch.changes or batch.change_count or batch.job is not None
-            else None,
+            batch.revision if batch.change_count or batch.job is not None else None,
             batch.job,
             batch.offset,
             batch.output,

@@ -125,8 +125,11 @@ class Terminal(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flush stderr, if the terminal accepts it."""
-        with contextlib.suppress(OSError):
+        """Flush stderr, if the terminal accepts it and stderr is open.
+
+        The end of this object flushes it, and may come after stderr was closed (ValueError).
+        """
+        with contextlib.suppress(OSError, ValueError):
             self._stderr.flush()
 
     def isatty(self) -> bool:

@@ -145,7 +145,6 @@ public:
         table_.swap(table);
         ++revision_;
         publish();
-        change_batch->revision = revision_;
         if (!changes.empty()) change_queue_.push(std::move(change_batch), true);
         return revision_;
     }
