@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import kvs
 
@@ -240,7 +240,9 @@ def _dataclass_constructor(node: ast.ClassDef) -> ast.FunctionDef:
         kw_defaults=[],
         defaults=[field.value for field in fields if field.value is not None],
     )
-    return ast.FunctionDef("__init__", arguments, body=[], decorator_list=[])
+    definition = cast("ast.FunctionDef", ast.parse("def __init__(): ...").body[0])
+    definition.args = arguments
+    return definition
 
 
 def _methods(node: ast.ClassDef) -> Iterator[str]:
