@@ -24,6 +24,19 @@ def test_a_store_in_memory_is_committed_at_once() -> None:
     assert (point.is_committed, called) == (True, [1])
 
 
+def test_commit_point_survives_a_close_that_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    publication = store._core._publication
+    appended_count = publication.appended_count
+
+    def close_first() -> int:
+        store.close()  # as another thread may do then
+        return appended_count()
+
+    monkeypatch.setattr(publication, "appended_count", close_first)
+    store.commit_point().wait()
+
+
 def test_changes_are_committed_once_they_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -379,7 +379,7 @@ class StoreCore(NonCopyable):
         self.check_open()
         journal = None if self._data is None else self._data.journal
         return CommitPoint(
-            journal, self._publication.appended_count(), self._compaction, self._generation
+            journal, self._publication.appended_count(), self._compaction, self._made_in
         )
 
     def after_commit(self, result: T) -> T:
