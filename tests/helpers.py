@@ -168,7 +168,7 @@ def started(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Pop
         stdout=subprocess.PIPE if how.terminal is None else how.terminal,
         stderr=subprocess.PIPE if how.terminal is None else how.terminal,
         cwd=how.cwd,
-        env={**_environment(measured=not how.limits and how.uid is None), **how.environment},
+        env={**_environment(writes_files=not how.limits and how.uid is None), **how.environment},
         start_new_session=True,
         umask=0o022,
         pipesize=how.pipe_bytes,
@@ -181,22 +181,27 @@ def started(*arguments: Argument, how: Start = USUAL) -> Iterator[subprocess.Pop
                     os.kill(pid, signal.SIGKILL)
 
 
-def _environment(*, measured: bool) -> dict[str, str]:
+def _environment(*, writes_files: bool) -> dict[str, str]:
     """Return the environment without variables for terminals and text."""
     unwanted = re.compile(
         "COLUMNS|LINES|TERM|NO_COLOR|FORCE_COLOR|TTY_.*|LC_.*|PYTHON(IOENCODING|UTF8|COERCE.*)"
     )
-    environment = dict(os.environ) if measured else unmeasured()
+    environment = dict(os.environ) if writes_files else without_files()
     return {name: value for name, value in environment.items() if not unwanted.fullmatch(name)}
 
 
-def unmeasured() -> dict[str, str]:
-    """Return the environment of a program that `make coverage` must not measure.
+def without_files() -> dict[str, str]:
+    """Return the environment of a program that must write no files but its own.
 
-    A measured program writes a database into the working tree when it exits. Where a limit of
-    file sizes or another user prevents that, coverage prints a traceback to the program's stderr.
+    A limit of file sizes may truncate them, and another user may not be allowed to write them:
+
+    - A measured program (`make coverage`) writes a database into the working tree when it exits. If
+      it cannot, coverage prints a traceback to the program's stderr.
+    - CPython writes the bytecode of a module at its first import, and does not notice a partial
+      write(2): every later program fails with "marshal data too short".
     """
-    return {name: value for name, value in os.environ.items() if name != COVERAGE_VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name != COVERAGE_VARIABLE}
+    return {**environment, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def kvs(*arguments: Argument, how: Start = USUAL) -> Ended:

@@ -142,8 +142,9 @@ def test_compaction_without_space_fails_alone(mount: Mount, tmp_path: Path) -> N
 
 
 def test_server_over_the_file_size_limit_exits(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # see `tests.helpers.without_files`
     data = tmp_path / "d"
     with serving("--data", str(data), "--log-level", "error", a="WAIT 3600000\n") as server:
         writer, watcher = (Client(server, name).connected() for name in "wx")

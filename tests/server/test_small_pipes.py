@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.helpers import unmeasured
+from tests.helpers import without_files
 from tests.server.raw_client import SECONDS
 
 
@@ -16,7 +16,7 @@ def test_small_pipes_change_nothing_and_are_logged_once() -> None:
     uid = 20_000 + os.getpid() % 40_000  # others may run this at the same time
     done = subprocess.run(
         [sys.executable, "-m", "tests.server.small_pipes", str(uid)],
-        env=unmeasured(),
+        env=without_files(),
         capture_output=True,
         text=True,
         timeout=10 * SECONDS,
