@@ -7,12 +7,13 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from kvs.errors import JournalWriteError
 from kvs.library import Store
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute, Subscribe, Unsubscribe
@@ -40,12 +41,15 @@ class Served(Place):
 
 
 @contextmanager
-def serving(settings: ServerSettings | None = None) -> Iterator[Served]:
-    """Run a server on a thread of its own, with everything in a short folder of its own."""
+def serving(settings: ServerSettings | None = None, data: Path | None = None) -> Iterator[Served]:
+    """Run a server on a thread of its own, with everything in a short folder of its own.
+
+    `data` is the data directory of its store; it stops when the journal fails.
+    """
     with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
-        folder = Path(name)
-        store = Store()
+        folder, store = Path(name), Store(data)
         server = Server(store._core, os.fsencode(folder / "reg"), settings or ServerSettings())
+        store.on_failure(lambda _: server.stop())
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -54,6 +58,8 @@ def serving(settings: ServerSettings | None = None) -> Iterator[Served]:
             server.stop()
             thread.join(SECONDS)
             assert not thread.is_alive()
+            with suppress(JournalWriteError):
+                store.close()
 
 
 @dataclass

@@ -1,42 +1,14 @@
 """Sessions of a persistent store: nothing is sent before what it depends on is committed."""
 
-import os
 import select
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from kvs.errors import JournalWriteError
-from kvs.library import Store
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute, Subscribe
-from kvs.server.server import Server
-from kvs.settings import ServerSettings
 from tests.journal.fake_storage import Fault, Gate, install
-from tests.server.raw_client import SECONDS, Client, Served
-
-
-@contextmanager
-def keeping(data: Path) -> Iterator[Served]:
-    """Run a server with a persistent store on a thread of its own."""
-    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
-        folder, store = Path(name), Store(data)
-        server = Server(store._core, os.fsencode(folder / "reg"), ServerSettings())
-        store.on_failure(lambda _: server.stop())
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            yield Served(folder / "reg", folder, server, store)
-        finally:
-            server.stop()
-            thread.join(SECONDS)
-            assert not thread.is_alive()
-            with suppress(JournalWriteError):
-                store.close()
+from tests.server.raw_client import Client, serving
 
 
 def nothing_came(client: Client, other: Client) -> bool:
@@ -56,7 +28,7 @@ def _gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 
 def test_reply_and_notifications_wait_for_commit(tmp_path: Path, gate: Gate) -> None:
-    with keeping(tmp_path / "d") as server:
+    with serving(data=tmp_path / "d") as server:
         writer, reader, other = (Client(server, name).connected() for name in "wro")
         watcher = Client(server, "x").connected()
         watcher.subscribe(b"k")
@@ -73,7 +45,7 @@ def test_reply_and_notifications_wait_for_commit(tmp_path: Path, gate: Gate) -> 
 
 
 def test_subscribe_reply_waits_for_commit(tmp_path: Path, gate: Gate) -> None:
-    with keeping(tmp_path / "d") as server:
+    with serving(data=tmp_path / "d") as server:
         writer, asker, other = (Client(server, name).connected() for name in "wao")
         with gate.shut():
             writer.send(Execute(b"WRITE [(k,1)]\n").encode())
@@ -88,7 +60,7 @@ def test_subscribe_reply_waits_for_commit(tmp_path: Path, gate: Gate) -> None:
 
 
 def test_requests_behind_an_uncommitted_reply_stay_in_order(tmp_path: Path, gate: Gate) -> None:
-    with keeping(tmp_path / "d") as server:
+    with serving(data=tmp_path / "d") as server:
         client = Client(server, "c").connected()
         with gate.shut():
             for number in range(10):
@@ -103,7 +75,7 @@ def test_journal_failure_ends_sessions_and_sends_nothing(
 ) -> None:
     fault = Fault()
     install(monkeypatch, fault)
-    with keeping(tmp_path / "d") as server:
+    with serving(data=tmp_path / "d") as server:
         writer, watcher, idle = (Client(server, name).connected() for name in "wxi")
         watcher.subscribe(b"k")
         assert writer.execute(b"WRITE [(k,1)]\n") == (0, b"", b"")
@@ -116,7 +88,7 @@ def test_journal_failure_ends_sessions_and_sends_nothing(
 
 
 def test_client_gone_before_commit_disturbs_no_other(tmp_path: Path, gate: Gate) -> None:
-    with keeping(tmp_path / "d") as server:
+    with serving(data=tmp_path / "d") as server:
         other = Client(server, "o").connected()
         gone = Client(server, "g").connected()
         with gate.shut():

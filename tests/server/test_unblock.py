@@ -3,20 +3,17 @@
 import itertools
 import os
 import select
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from kvs.errors import JournalWriteError
-from kvs.library import Store
 from kvs.protocol import frames
 from kvs.protocol.requests import Disconnect, Execute
 from kvs.server import execution
-from kvs.server.server import Server
 from kvs.settings import ServerSettings
 from tests.helpers import until
 from tests.journal.fake_storage import Fault, install
@@ -161,32 +158,13 @@ def test_client_blocked_in_open_is_unblocked_when_server_stops(order: tuple[str,
         is_unblocked(unread, order)
 
 
-@contextmanager
-def failing(monkeypatch: pytest.MonkeyPatch, data: Path) -> Iterator[tuple[Served, Fault]]:
-    """Run a server whose journal can be made to fail."""
-    fault = Fault()
-    install(monkeypatch, fault)
-    with tempfile.TemporaryDirectory(prefix="k", dir="/tmp") as name:
-        folder, store = Path(name), Store(data)
-        server = Server(store._core, os.fsencode(folder / "reg"), ServerSettings())
-        store.on_failure(lambda _: server.stop())
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            yield Served(folder / "reg", folder, server, store), fault
-        finally:
-            server.stop()
-            thread.join(SECONDS)
-            assert not thread.is_alive()
-            with suppress(JournalWriteError):
-                store.close()
-
-
 @pytest.mark.parametrize("prefix", PREFIXES, ids="-".join)
 def test_client_blocked_in_open_is_unblocked_when_journal_fails(
     prefix: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with failing(monkeypatch, tmp_path / "d") as (served, fault):
+    fault = Fault()
+    install(monkeypatch, fault)
+    with serving(data=tmp_path / "d") as served:
         client = opened(served, prefix)
         fault.armed = True
         with suppress(JournalWriteError):
