@@ -74,6 +74,23 @@ def test_recreated_pipes_belong_to_a_new_connect() -> None:
         assert client.reply() == (frames.CONNECT, 0)
 
 
+def test_recreated_pipes_are_polled_in_place_of_ends_of_the_old_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    with serving() as served:
+        client = Client(served, "c").make().reads_at_once().register()
+        assert client.reply() == (frames.CONNECT, 0)
+        client.close()  # before it has opened requests, which the server now holds open
+        until(lambda: served.server.sessions == 0)
+        client.register()
+        until(lambda: served.server.waiting == 1)
+        Client(served, "o").connected()  # so that the connect before it has been polled
+        client.remove()
+        client.make().reads_at_once().register().opens("req")
+        assert client.reply() == (frames.CONNECT, 0)
+
+
 def test_active_sessions_never_exceed_the_limit() -> None:
     most = 3
     with serving(ServerSettings(sessions=most)) as served:

@@ -211,6 +211,7 @@ class Admission:
             self._forget_pipes(waiting)
             waiting.arrived_at, waiting.identities = now, identities
             waiting.polled_at = None if waiting.polled_at is None else now
+            _close_replaced(waiting)
         for identity in identities:
             self._by_pipe.setdefault(identity, []).append(waiting)
         self._host.claim(identities, waiting.handover)
@@ -363,6 +364,16 @@ class Admission:
             self._by_pipe[identity].remove(waiting)
             if not self._by_pipe[identity]:
                 del self._by_pipe[identity]
+
+
+def _close_replaced(waiting: Waiting) -> None:
+    """Close the ends of `waiting` if its client has made its pipes again since they were opened."""
+    if waiting.handshake is None:
+        return
+    pipes = waiting.handshake.pipes.all
+    if not all(map(_is_at, waiting.connect.paths, (pipe.identity for pipe in pipes))):
+        waiting.handshake.close()
+        waiting.handshake = None
 
 
 def _is_at(path: bytes, identity: tuple[int, int]) -> bool:
