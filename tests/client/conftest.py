@@ -20,7 +20,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def served(runtime: Path) -> Iterator[Served]:
-    """A server."""
+def served(runtime: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Served]:
+    """A server, whose log is shown when a test fails."""
+    caplog.set_level("INFO", "kvs.server")
     with serving() as server:
         yield server
