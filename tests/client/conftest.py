@@ -1,4 +1,4 @@
-"""A directory for pipes and a server, for one test each."""
+"""A directory for pipes, a server, and the ends of a simulated one, for one test each."""
 
 import os
 import tempfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.far_ends import FarEnds, far_ends
 from tests.server.raw_client import Served, serving
 
 
@@ -25,3 +26,10 @@ def served(runtime: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Served]:
     caplog.set_level("INFO", "kvs.server")
     with serving() as server:
         yield server
+
+
+@pytest.fixture
+def server() -> Iterator[FarEnds]:
+    """The server's ends of the pipes of a transport."""
+    with far_ends() as ends:
+        yield ends

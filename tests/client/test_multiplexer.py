@@ -1,7 +1,6 @@
 """Requests and changes of several threads over one transport."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,16 +11,10 @@ from kvs.protocol import frames
 from kvs.protocol.replies import Reply
 from kvs.protocol.requests import Disconnect, Subscribe, Unsubscribe
 from kvs.store.watch import Change
-from tests.client.far_ends import FarEnds, far_ends
+from tests.client.far_ends import FarEnds
 from tests.helpers import SECONDS
 
 CHANGES = [frames.encode_notification(b"a", value) for value in (b"1", b"2")]
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[FarEnds]:
-    with far_ends() as ends:
-        yield ends
 
 
 @pytest.fixture(name="multiplexer")

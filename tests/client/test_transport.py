@@ -1,7 +1,6 @@
 """The bytes of a session: requests out whole, messages in, monitors, and the end."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,12 +14,6 @@ from tests.client.far_ends import FarEnds, far_ends
 REQUEST = Subscribe(b"a").encode()
 REPLY = frames.encode_reply(frames.SUBSCRIBE, 1)
 CHANGE = frames.encode_notification(b"a", b"1")
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[FarEnds]:
-    with far_ends() as ends:
-        yield ends
 
 
 @pytest.fixture(name="transport")
