@@ -34,7 +34,9 @@ class Place:
     def run(self, action: Action = Job.run) -> JobReport:
         """Do `action` with the job "a" to its end; return its report."""
         slots = BackupSlots(1, self._on_internal_error)
-        context = JobContext(self.store, slots, self.stopping, False, self._on_error)  # noqa: FBT003
+        context = JobContext(
+            self.store, slots, self.stopping, resume=False, on_error=self._on_error
+        )
         with JobsDirectory(self.path) as directory:
             directory.lock()
             job = Job(b"a", directory, context)
