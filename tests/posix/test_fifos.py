@@ -67,3 +67,20 @@ def test_opened_pipe_is_used_after_its_path_is_replaced(tmp_path: Path) -> None:
     assert fifo.open_for_writing() is None
     fifos.close(writer)
     fifo.close()
+
+
+def test_pipe_is_at_its_path_only_until_it_is_replaced(tmp_path: Path) -> None:
+    path, link = (os.fsencode(tmp_path / name) for name in ("p", "link"))
+    fifos.make(path)
+    os.symlink(path, link)
+    fifo = Fifo.open_path(path)
+    directory = os.open(tmp_path, os.O_PATH)
+    assert fifos.is_at(path, fifo.identity)
+    assert fifos.is_at(b"p", fifo.identity, directory)
+    assert not fifos.is_at(link, fifo.identity)
+    os.unlink(path)
+    assert not fifos.is_at(path, fifo.identity)
+    fifos.make(path)  # another inode, since `fifo` refers to the first
+    assert not fifos.is_at(path, fifo.identity)
+    os.close(directory)
+    fifo.close()

@@ -23,6 +23,9 @@ OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 READ_BYTES = 1 << 16
 """Bytes per read(2): the default capacity of a pipe (pipe(7))."""
 
+Identity = tuple[int, int]
+"""Device and inode of a pipe: equal for two paths of one pipe."""
+
 
 class NotAFifo(OSError):
     """The file at the path is not a pipe, or is a link to one."""
@@ -43,8 +46,7 @@ class Fifo:
     """Descriptor that only refers to the file, for neither reading nor writing (O_PATH)."""
     owner: int
     """User ID of the owner."""
-    identity: tuple[int, int]
-    """Device and inode: equal for two paths of one pipe."""
+    identity: Identity
 
     @classmethod
     def open_path(cls, path: bytes, directory: int | None = None) -> "Fifo":
@@ -94,6 +96,18 @@ class Fifo:
 
     def _reopen(self, flags: int) -> int:
         return os.open(f"/proc/self/fd/{self.handle}", flags | _OPEN_FLAGS)
+
+
+def is_at(path: bytes, identity: Identity, directory: int | None = None) -> bool:
+    """Return whether the pipe with this identity is at `path`; a link to it is not the pipe.
+
+    `path` is relative to an open `directory` if there is one.
+    """
+    try:
+        status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == identity
 
 
 def make(path: bytes, mode: int = 0o600, directory: int | None = None) -> None:

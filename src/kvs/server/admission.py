@@ -12,7 +12,6 @@ between; so about 700 absent clients are polled in 100 ms.
 """
 
 import heapq
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,11 +19,12 @@ from itertools import count
 from typing import Protocol
 
 from kvs.posix import fifos
+from kvs.posix.fifos import Identity
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
 from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, Handshake
 from kvs.server.loop import EventLoop, Timer
-from kvs.server.pipes import ConnectedPipes
+from kvs.server.pipes import ConnectedPipes, Identities
 from kvs.text import os_error_text
 
 SLICE_SECONDS = 0.003
@@ -50,9 +50,6 @@ DESCRIPTOR_RETRY_SECONDS = 0.1
 
 MAX_WAITING = 100_000
 """Maximum waiting connects."""
-
-Identities = tuple[tuple[int, int], ...]
-"""Device and inode of the requests, responses and notifications pipes."""
 
 
 class Host(Protocol):
@@ -177,7 +174,7 @@ class Admission:
         self._loop = loop
         self._host = host
         self._waiting: dict[Connect, Waiting] = {}
-        self._by_pipe: dict[tuple[int, int], list[Waiting]] = {}
+        self._by_pipe: dict[Identity, list[Waiting]] = {}
         self._new, self._polled, self._late = Arrivals(), Schedule(), Schedule()
         self._schedules = deque[Arrivals | Schedule]((self._new, self._polled, self._late))
         self._timer = Timer(None)
@@ -186,14 +183,14 @@ class Admission:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def names(self, identity: tuple[int, int]) -> bool:
+    def names(self, identity: Identity) -> bool:
         """Return whether a waiting connect names this pipe.
 
         The paths are checked again: the pipes that they named when the connect arrived may have
         been removed, and their inodes reused.
         """
         waiting = self._by_pipe.get(identity, [])
-        return any(_is_at(path, identity) for one in waiting for path in one.connect.paths)
+        return any(fifos.is_at(path, identity) for one in waiting for path in one.connect.paths)
 
     def add(self, connect: Connect, identities: Identities) -> None:
         """Add a connect that has arrived. The caller must call `admit` afterwards."""
@@ -298,7 +295,7 @@ class Admission:
         handshake = waiting.handshake
         if handshake is None:
             pipes = self._host.find(waiting.connect)
-            identities = tuple(pipe.identity for pipe in pipes.all)
+            identities = pipes.identities
             if waiting.identities and identities != waiting.identities:
                 pipes.close()
                 raise Refused(lambda: "the pipes were replaced")
@@ -370,15 +367,7 @@ def _close_replaced(waiting: Waiting) -> None:
     """Close the ends of `waiting` if its client has made its pipes again since they were opened."""
     if waiting.handshake is None:
         return
-    pipes = waiting.handshake.pipes.all
-    if not all(map(_is_at, waiting.connect.paths, (pipe.identity for pipe in pipes))):
+    identities = waiting.handshake.pipes.identities
+    if not all(map(fifos.is_at, waiting.connect.paths, identities)):
         waiting.handshake.close()
         waiting.handshake = None
-
-
-def _is_at(path: bytes, identity: tuple[int, int]) -> bool:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return False
-    return (status.st_dev, status.st_ino) == identity

@@ -9,7 +9,7 @@ that is blocked in open(2) has the pipe open, in both directions.
 from dataclasses import dataclass, field
 
 from kvs.posix import fifos
-from kvs.posix.fifos import Fifo
+from kvs.posix.fifos import Fifo, Identity
 from kvs.server.loop import IN, EventLoop, Ready
 from kvs.server.pipes import ConnectedPipes
 
@@ -80,7 +80,7 @@ class Handover:
     """Open ends of pipes, from `kvs.server.unblock` to a new connect of the client."""
 
     requests: RequestsReader | None = None
-    ends: dict[tuple[int, int], int] = field(default_factory=dict)
+    ends: dict[Identity, int] = field(default_factory=dict)
     """Descriptors to write to, by identity of the pipe."""
 
     @property

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from kvs.posix.fifos import Fifo
+from kvs.posix.fifos import Fifo, Identity
 from kvs.protocol.frames import Dialect
 from kvs.text import printable
+
+Identities = tuple[Identity, ...]
+"""Identities of the requests, responses and notifications pipes of a client."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,11 @@ class ConnectedPipes:
     def all(self) -> tuple[Fifo, Fifo, Fifo]:
         """All three pipes, in the order of the frame."""
         return self.requests, self.responses, self.notifications
+
+    @property
+    def identities(self) -> Identities:
+        """Identities of all three pipes, in the order of the frame."""
+        return tuple(pipe.identity for pipe in self.all)
 
     @property
     def name(self) -> str:

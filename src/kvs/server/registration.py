@@ -6,7 +6,7 @@ from functools import partial
 
 from kvs.errors import RegistrationPipeError
 from kvs.posix import fifos
-from kvs.posix.fifos import Fifo, NotAFifo
+from kvs.posix.fifos import Fifo, Identity, NotAFifo
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import Refused
 from kvs.server import access
@@ -34,7 +34,7 @@ class RegistrationPipe:
         self._directory: int | None = None
         self._ends: tuple[int, int] | None = None
         self._senders: Senders | None = None
-        self.identity: tuple[int, int] | None = None
+        self.identity: Identity | None = None
 
     @property
     def senders(self) -> Senders | None:
@@ -71,11 +71,7 @@ class RegistrationPipe:
 
     def was_removed(self) -> bool:
         """Return whether the path does not name this pipe any more."""
-        try:
-            status = os.lstat(self._path)
-        except OSError:
-            return True
-        return (status.st_dev, status.st_ino) != self.identity
+        return self.identity is None or not fifos.is_at(self._path, self.identity)
 
     def close(self, *, remove: bool) -> None:
         """Close the pipe; with `remove`, also remove it. Idempotent."""
@@ -89,12 +85,10 @@ class RegistrationPipe:
 
     def remove(self) -> None:
         """Remove the pipe, if the path still names it."""
-        if self._ends is None:
+        if self.identity is None or not fifos.is_at(self._name, self.identity, self._directory):
             return
-        with contextlib.suppress(OSError):  # it was removed, perhaps just now
-            status = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
-            if (status.st_dev, status.st_ino) == self.identity:
-                os.unlink(self._name, dir_fd=self._directory)
+        with contextlib.suppress(OSError):  # it was removed just now
+            os.unlink(self._name, dir_fd=self._directory)
 
     def _open(self) -> int:
         """Open the pipe at the path; return the end to read from.
@@ -143,7 +137,7 @@ class RegistrationPipe:
 
 
 def open_client_pipes(
-    connect: Connect, registration: tuple[int, int] | None, senders: Senders | None
+    connect: Connect, registration: Identity | None, senders: Senders | None
 ) -> ConnectedPipes:
     """Return the pipes that `connect` names, open (O_PATH). The caller closes them.
 
@@ -186,7 +180,7 @@ def _no_fifo(path: bytes, error: OSError, senders: Senders | None) -> str:
     return f"{printable(path)}: {reason}"
 
 
-def _check(pipes: list[Fifo], registration: tuple[int, int] | None, *, others: bool) -> None:
+def _check(pipes: list[Fifo], registration: Identity | None, *, others: bool) -> None:
     """Raise `Refused` unless `pipes` are acceptable as the pipes of one client."""
     if len({pipe.identity for pipe in pipes}) < len(pipes):
         raise Refused(lambda: "one pipe is named twice")

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from kvs.errors import RegistrationPipeError
 from kvs.posix import fifos
-from kvs.posix.fifos import Fifo
+from kvs.posix.fifos import Fifo, Identity
 from kvs.protocol import frames
 from kvs.protocol.frames import Connect
 from kvs.protocol.registration import ConnectParser
-from kvs.server.admission import Admission, Identities
+from kvs.server.admission import Admission
 from kvs.server.context import ServerContext
 from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, Handshake, RequestsReader
 from kvs.server.incomplete import INCOMPLETE_SECONDS
 from kvs.server.loop import IN, EventLoop, Timer
-from kvs.server.pipes import ConnectedPipes
+from kvs.server.pipes import ConnectedPipes, Identities
 from kvs.server.refusals import RefusalLog
 from kvs.server.registration import RegistrationPipe, open_client_pipes
 from kvs.server.scheduler import ScriptScheduler
@@ -65,7 +65,7 @@ class Server:
         self._store = store
         self._settings = settings
         self._sessions: set[Session] = set()
-        self._in_use: dict[tuple[int, int], Session] = {}
+        self._in_use: dict[Identity, Session] = {}
         """Sessions that have not ended, by the identity of each of their pipes."""
         self._stopping = False
         self._admit_at = 0.0
@@ -202,7 +202,7 @@ class Server:
         except OSError:
             return connect, ()  # no descriptor is free; the connect is validated when it is polled
         pipes.close()
-        return connect, tuple(pipe.identity for pipe in pipes.all)
+        return connect, pipes.identities
 
     def _on_skipped(self, data: bytes, reason: str) -> None:
         self._refusals.add(f"connect refused: {reason}", data)
@@ -259,7 +259,7 @@ class Server:
     def begin(self, handshake: Handshake) -> None:
         """Begin a session with a client that has opened at least one of its pipes."""
         session = Session(handshake, self._context, self._on_session_closed)
-        self._in_use.update((pipe.identity, session) for pipe in handshake.pipes.all)
+        self._in_use.update(dict.fromkeys(handshake.pipes.identities, session))
         self._sessions.add(session)
         log.info("session %s begins", handshake.pipes.name)
         session.begin()
@@ -294,9 +294,9 @@ class Server:
 
     def _on_session_closed(self, session: Session) -> None:
         self._sessions.discard(session)
-        for pipe in session.pipes.all:
-            if self._in_use.get(pipe.identity) is session:
-                del self._in_use[pipe.identity]
+        for identity in session.pipes.identities:
+            if self._in_use.get(identity) is session:
+                del self._in_use[identity]
         if not self._stopping:
             self._loop.call_soon_threadsafe(self._admit)
 

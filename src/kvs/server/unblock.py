@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from kvs.posix import fifos
-from kvs.posix.fifos import Fifo
+from kvs.posix.fifos import Fifo, Identity
 from kvs.server.handshake import OPEN_TIMEOUT_SECONDS, Handover, RequestsReader
 from kvs.server.loop import EventLoop, Timer
 
@@ -67,7 +67,7 @@ class BlockedClient:
         if self._requests_opened:
             self._close_requests()
 
-    def hand_over(self, identities: Collection[tuple[int, int]], handover: Handover) -> None:
+    def hand_over(self, identities: Collection[Identity], handover: Handover) -> None:
         """Drop the pipes in `identities`; put the ends that are open into `handover`."""
         for pipe in [pipe for pipe in self._unopened if pipe.identity in identities]:
             self._unopened.remove(pipe)
@@ -108,7 +108,7 @@ class ClientUnblocker:
         self._read_connects = read_connects
         self._clients: dict[BlockedClient, None] = {}
         """Blocked clients, the oldest first."""
-        self._by_pipe: dict[tuple[int, int], BlockedClient] = {}
+        self._by_pipe: dict[Identity, BlockedClient] = {}
 
     @property
     def has_clients(self) -> bool:
@@ -127,7 +127,7 @@ class ClientUnblocker:
         self._by_pipe.update(dict.fromkeys(client.identities, client))
         client.timer = self._loop.call_later(0, partial(self._poll, client))
 
-    def claim(self, identities: Collection[tuple[int, int]], handover: Handover) -> None:
+    def claim(self, identities: Collection[Identity], handover: Handover) -> None:
         """Stop opening the pipes in `identities`; put those that are open into `handover`."""
         for identity in identities:
             client = self._by_pipe.pop(identity, None)
