@@ -4,61 +4,147 @@ Invariants:
 
 - A script is a sequence of lines. A line ends with a newline or with the script; one carriage
   return before the end is part of the ending.
-- `LINE` matches every line of every script, one after the other, with no gap. A valid command is in
-  the group of its name, a comment or an empty line is in no group, and every other line is in the
-  group `INVALID`. So ``match.lastindex`` is the kind of a line.
-- Blanks (spaces, tabs) may be between the parts of a command and never in a word, so removing all
-  blanks from a valid list changes no word. A word never has a ``)``, so ``)(`` always separates two
-  pairs.
+- `LINE` matches every line of every script, one after the other, with no gap. A command is in the
+  group of its kind, a comment or an empty line is in no group, and every other line is in the group
+  `INVALID`. So ``match.lastindex`` is the kind of a line, but for the limits that `kind_of` adds.
+- A word is plain or quoted. A plain word never has a blank, ``,``, ``)`` or ``]`` and never begins
+  with ``"``; a quoted word has no ``"`` but after a backslash. So a list without a ``"`` can be split
+  at its delimiters, after removing all blanks.
 - Every repetition must be possessive: matching never backtracks, so the time for a line is linear
   in the length of the line.
+- The length of a quoted word is that of the bytes it stands for, so no pattern checks it. Nor does a
+  pattern count the bytes of a plain value: a repetition with a great maximum is eight times slower.
+  `kind_of` checks both.
 """
 
 import re
 import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-WORD_BYTES = 40
-"""Maximum bytes of a key or a value; the minimum is 1."""
+MAX_KEY_BYTES = 1024
+"""Maximum bytes of a key, a prefix, or the word after AFTER. A key has at least 1."""
+MAX_VALUE_BYTES = 1 << 24
+"""Maximum bytes of a value."""
+MAX_LINE_BYTES = 1 << 26
+"""Maximum bytes of a command without its line ending."""
+MAX_OUTPUT_BYTES = 1 << 28
+"""Maximum bytes of the output of one line; SHOW has no limit."""
 
 MISSING_VALUE = b"KVSERROR"
-"""The output of READ for a missing key."""
+"""The output of READ for a missing key; in IF, the value of a missing key."""
 MISSING_KEY = b"KVSMISSING"
 """The output of DELETE for a missing key."""
 RESERVED = (MISSING_VALUE, MISSING_KEY)
-"""Words that cannot be values."""
+"""Plain words that cannot be values."""
 
-COMMANDS = ("WRITE", "READ", "DELETE", "WAIT", "SHOW", "BACKUP", "HELP")
-"""The command names, in the order of the groups of `LINE`, which are numbered from 1."""
-WRITE, READ, DELETE, WAIT, SHOW, BACKUP, HELP = range(1, 8)
-INVALID = 8
+COMMANDS = (
+    "WRITE", "READ", "DELETE", "ADD", "IF", "SHOW", "COUNT", "CLEAR", "EXPIRE", "WAIT", "BACKUP",
+    "HELP",
+)  # fmt: skip
+"""The names with which a command begins."""
+
+WRITE, READ, DELETE, STEPS, WAIT, SHOW, COUNT, CLEAR, EXPIRE, BACKUP, HELP = range(1, 12)
+"""The groups of `LINE`. WRITE, READ and DELETE are lines of one such step, without IF, FOR and
+UNTIL, and their group is the list without brackets. STEPS is every other line of steps, whole. The
+group of WAIT and EXPIRE is the number, that of SHOW, COUNT and CLEAR what follows the name."""
+INVALID = 12
 
 # Python before 3.11.5 does not return to the start of an iteration of a possessive repetition that
 # fails half-way (github.com/python/cpython/issues/106052), and would accept invalid lines. An
 # atomic group matches the same, but needs memory for every iteration.
-_ZERO_OR_MORE, _ONE_OR_MORE = (
-    (rb"(?>(?:%b)*)", rb"(?>(?:%b)+)")
+_OPTIONAL, _ZERO_OR_MORE, _ONE_OR_MORE = (
+    (rb"(?>(?:%b)?)", rb"(?>(?:%b)*)", rb"(?>(?:%b)+)")
     if sys.version_info < (3, 11, 5)
-    else (rb"(?:%b)*+", rb"(?:%b)++")
+    else (rb"(?:%b)?+", rb"(?:%b)*+", rb"(?:%b)++")
 )
 """Repetitions of a group that never backtrack."""
 
 BLANKS = rb"[ \t]*+"
 WORD_DELIMITERS = rb"\0\n\r \t,)\]"
-WORD = rb"[^%b]{1,%d}+" % (WORD_DELIMITERS, WORD_BYTES)
-VALUE = rb"(?!(?:%b)[ \t)])%b" % (b"|".join(RESERVED), WORD)
-_PAIR = rb"\(%b,%b\)" % (BLANKS + WORD + BLANKS, BLANKS + VALUE + BLANKS)
-_PAIRS = rb"\[(%b)%b\]" % (_ONE_OR_MORE % (BLANKS + _PAIR), BLANKS)
-_KEY = BLANKS + WORD + BLANKS
-_KEYS = rb"\[(%b%b)\]" % (_KEY, _ZERO_OR_MORE % (b"," + _KEY))
+ESCAPE = rb'\\(?:["\\nrt0]|x[0-9A-Fa-f]{2})'
+_UNESCAPED = rb'[^"\\\0\n\r]*+'
+QUOTED = rb'"%b%b"' % (_UNESCAPED, _ZERO_OR_MORE % (ESCAPE + _UNESCAPED))
+PLAIN = rb'[^%b"][^%b]*+' % (WORD_DELIMITERS, WORD_DELIMITERS)
+_PLAIN_KEY = rb'[^%b"][^%b]{0,%d}+' % (WORD_DELIMITERS, WORD_DELIMITERS, MAX_KEY_BYTES - 1)
+KEY = rb'(?:%b|(?!"")%b)' % (_PLAIN_KEY, QUOTED)
+PREFIX = rb"(?:%b|%b)" % (_PLAIN_KEY, QUOTED)
+_WORD = rb"(?:%b|%b)" % (PLAIN, QUOTED)
+VALUE = rb"(?!(?:%b)[ \t)])%b" % (b"|".join(RESERVED), _WORD)
+_EXPECTED = rb"(?!%b[ \t)])%b" % (MISSING_KEY, _WORD)
+
+
+def _digits_up_to(maximum: bytes) -> bytes:
+    """Return a pattern of the decimal numbers from 1 to `maximum`, without leading zeros."""
+    shorter = rb"[1-9][0-9]{0,%d}+(?![0-9])" % (len(maximum) - 2)
+    equally_long = [
+        rb"%b[%d-%d][0-9]{%d}" % (maximum[:i], i == 0, digit - 49, len(maximum) - i - 1)
+        for i, digit in enumerate(maximum)
+        if digit > (49 if i == 0 else 48)
+    ]
+    return b"|".join([shorter, *equally_long, maximum])
+
+
+_NUMBER = rb"(?:0|%b|-(?:%b))" % (
+    _digits_up_to(b"9223372036854775807"),
+    _digits_up_to(b"9223372036854775808"),
+)
+_ADDEND = rb"(?:%b(?=[ \t)])|%b)" % (_NUMBER, QUOTED)
+
+
+def _pair(key: bytes, value: bytes) -> bytes:
+    return rb"%b\(%b,%b\)" % (BLANKS, BLANKS + key + BLANKS, BLANKS + value + BLANKS)
+
+
+def _items(item: bytes) -> bytes:
+    """Return a pattern of a list of words, without its brackets."""
+    item = BLANKS + item + BLANKS
+    return item + _ZERO_OR_MORE % (b"," + item)
+
+
+def _list(name: bytes, items: bytes) -> bytes:
+    return name + BLANKS + rb"\[" + items + BLANKS + rb"\]"
+
+
+_PAIRS = _ONE_OR_MORE % _pair(KEY, VALUE)
+_NUMBERS = _ONE_OR_MORE % _pair(KEY, _ADDEND)
+_CONDITIONS = _ONE_OR_MORE % _pair(KEY, _EXPECTED)
+_KEYS = _items(KEY)
+_PREFIXES = _items(PREFIX)
+
+_FOR = rb"FOR%b(?!0++(?![0-9]))[0-9]{1,15}+" % BLANKS
+_UNTIL = rb"UNTIL%b[0-9]{1,15}+" % BLANKS
+_EXPIRY = _OPTIONAL % (BLANKS + rb"(?:%b|%b)" % (_FOR, _UNTIL))
+_STEP = rb"(?:%b|%b|%b|%b)" % (
+    _list(b"WRITE", _PAIRS) + _EXPIRY,
+    _list(b"READ", _KEYS),
+    _list(b"DELETE", _KEYS),
+    _list(b"ADD", _NUMBERS) + _EXPIRY,
+)
+_STEPS = _OPTIONAL % (_list(b"IF", _CONDITIONS) + BLANKS) + _STEP + _ZERO_OR_MORE % (BLANKS + _STEP)
+_LISTING = b"".join(
+    _OPTIONAL % (BLANKS + option)
+    for option in (
+        _list(b"", _PREFIXES),
+        _list(b"AFTER", BLANKS + PREFIX),
+        rb"LIMIT%b[0-9]{1,15}+" % BLANKS,
+        rb"UNTIL",
+    )
+)
+
 _COMMAND = rb"|".join(
     (
-        rb"WRITE" + BLANKS + _PAIRS,
-        rb"READ" + BLANKS + _KEYS,
-        rb"DELETE" + BLANKS + _KEYS,
-        rb"WAIT" + BLANKS + rb"([0-9]{1,10}+)",
-        rb"(SHOW)",
-        rb"(BACKUP)",
-        rb"(HELP)",
+        _list(b"WRITE", rb"(%b)" % _PAIRS),
+        _list(b"READ", rb"(%b)" % _KEYS),
+        _list(b"DELETE", rb"(%b)" % _KEYS),
+        rb"(%b)" % _STEPS,
+        rb"WAIT%b([0-9]{1,10}+)" % BLANKS,
+        rb"SHOW(%b)" % _LISTING,
+        rb"COUNT(%b)" % (_OPTIONAL % _list(BLANKS, _PREFIXES)),
+        rb"CLEAR(%b)" % _list(BLANKS, _PREFIXES),
+        rb"EXPIRE%b([0-9]{1,15}+)" % BLANKS,
+        rb"BACKUP()",
+        rb"HELP()",
         rb"#[^\n]*+",
         rb"",
     )
@@ -68,21 +154,251 @@ LINE = re.compile(
     rb"(?!\Z)(?:%b(?:%b)%b\r?(?:\n|\Z)|([^\n]*+)(?:\n|\Z))" % (BLANKS, _COMMAND, BLANKS)
 )
 
-VALID_PAIRS_PREFIX = re.compile(_ZERO_OR_MORE % (BLANKS + _PAIR))
+VALID_PAIRS_PREFIX = re.compile(_ZERO_OR_MORE % _pair(KEY, VALUE))
 """All valid pairs at the start of a list: the end of the list or an error follows."""
-VALID_KEYS_PREFIX = re.compile(_ZERO_OR_MORE % (_KEY + b","))
+VALID_NUMBERS_PREFIX = re.compile(_ZERO_OR_MORE % _pair(KEY, _ADDEND))
+"""The same of ADD."""
+VALID_CONDITIONS_PREFIX = re.compile(_ZERO_OR_MORE % _pair(KEY, _EXPECTED))
+"""The same of IF."""
+VALID_KEYS_PREFIX = re.compile(_ZERO_OR_MORE % (BLANKS + KEY + BLANKS + b","))
 """All valid keys at the start of a list that a comma follows."""
+VALID_PREFIXES_PREFIX = re.compile(_ZERO_OR_MORE % (BLANKS + PREFIX + BLANKS + b","))
+"""The same of prefixes."""
+
+NUMBER = re.compile(_NUMBER)
+"""A number of ADD; to be used with `fullmatch`."""
+
+# The parts of valid lines. What `LINE` has checked is not checked again.
+_ANY_PAIR = re.compile(_pair(rb"(%b)" % PREFIX, rb"(%b)" % _WORD))
+_ANY_WORD = re.compile(BLANKS + rb"(%b)" % PREFIX + BLANKS + rb"(?:,|\Z)")
+_ANY_STEP = re.compile(
+    rb"%b(?:(IF|WRITE|ADD)%b\[(%b)%b\]|(READ|DELETE)%b\[(%b)\])(?:%b(FOR|UNTIL)%b([0-9]++))?"
+    % (
+        BLANKS, BLANKS, _ONE_OR_MORE % _pair(PREFIX, _WORD), BLANKS, BLANKS, _KEYS, BLANKS, BLANKS,
+    )
+)  # fmt: skip
+_ANY_LISTING = re.compile(
+    rb"(?:%b\[(%b)\])?(?:%bAFTER%b\[%b(%b)%b\])?(?:%bLIMIT%b([0-9]++))?%b(UNTIL)?"
+    % (BLANKS, _PREFIXES, BLANKS, BLANKS, BLANKS, PREFIX, BLANKS, BLANKS, BLANKS, BLANKS)
+)
+_PLAIN = re.compile(PLAIN)
+
+
+class Step(NamedTuple):
+    """One WRITE, READ, DELETE or ADD of a line."""
+
+    name: bytes
+    keys: list[bytes]
+    """In the order of the line."""
+    values: list[bytes]
+    """Of a WRITE or ADD, one for each key; else empty. Those of ADD are numbers."""
+    for_ms: int | None
+    """The number after FOR, in milliseconds; None without FOR."""
+    until: int | None
+    """The number after UNTIL, in milliseconds since the epoch; None without UNTIL."""
+
+
+class Steps(NamedTuple):
+    """The condition and the steps of one line."""
+
+    condition: list[tuple[bytes, bytes | None]]
+    """Keys and the values that they must have, None for a missing key; empty without IF."""
+    steps: list[Step]
+
+
+class Listing(NamedTuple):
+    """The arguments of a SHOW."""
+
+    prefixes: list[bytes]
+    """Empty if there is no list; then every key is listed."""
+    after: bytes | None
+    limit: int | None
+    expiries: bool
+    """Whether the arguments end in UNTIL."""
+
+
+def kind_of(match: re.Match[bytes], *, limits: bool = True) -> int | None:
+    """Return the kind of a line that `LINE` matched: its group, or None if it has no command.
+
+    A line with a word that is too long, or with an ADD of a quoted word that is no number, is
+    `INVALID`; with `limits`, a line that is too long is as well.
+    """
+    kind = match.lastindex
+    if kind is None or kind == INVALID:
+        return kind
+    size = match.end() - match.start()
+    if size > MAX_LINE_BYTES and limits and _size_without_ending(match) > MAX_LINE_BYTES:
+        return INVALID
+    if (size > MAX_KEY_BYTES or kind == STEPS) and not _has_valid_words(match, kind):
+        return INVALID
+    return kind
+
+
+def _size_without_ending(match: re.Match[bytes]) -> int:
+    script, end = match.string, match.end()
+    end -= script.endswith(b"\n", match.start(), end)
+    return end - script.endswith(b"\r", match.start(), end) - match.start()
+
+
+def _has_valid_words(match: re.Match[bytes], kind: int) -> bool:
+    """Return whether the words are valid, of which `LINE` does not check all: see the module."""
+    text = match[kind]
+    if b'"' not in text and len(text) <= MAX_VALUE_BYTES:
+        return True
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    if kind == WRITE:
+        words = split_pairs(text)
+        keys, values = words[::2], words[1::2]
+    elif kind in {READ, DELETE}:
+        keys = split_keys(text)
+    elif kind == STEPS:
+        condition, steps = parse_steps(text)
+        keys += [key for key, _ in condition]
+        values += [value for _, value in condition if value is not None]
+        for step in steps:
+            keys += step.keys
+            values += step.values
+            if step.name == b"ADD" and not all(map(NUMBER.fullmatch, step.values)):
+                return False
+    elif kind in {SHOW, COUNT, CLEAR}:
+        listing = parse_listing(text)
+        keys = [*listing.prefixes, listing.after or b""]
+    return max(map(len, keys), default=0) <= MAX_KEY_BYTES and (
+        max(map(len, values), default=0) <= MAX_VALUE_BYTES
+    )
 
 
 def split_keys(body: bytes) -> list[bytes]:
-    """Return the keys in the group of a valid READ or DELETE, in the order of the line."""
+    """Return the words in the list of a valid READ or DELETE, in the order of the line."""
+    if b'"' in body:
+        return unquote_all(_ANY_WORD.findall(body))
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body.split(b",")
 
 
 def split_pairs(body: bytes) -> list[bytes]:
-    """Return the words in the group of a valid WRITE: key, value, key, value, ..."""
+    """Return the words in the list of a valid WRITE: key, value, key, value, ..."""
+    if b'"' in body:
+        return unquote_all([word for pair in _ANY_PAIR.findall(body) for word in pair])
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body[1:-1].replace(b")(", b",").split(b",")
+
+
+def parse_steps(text: bytes) -> Steps:
+    """Return the parts of a valid line of steps, without its line ending."""
+    condition: list[tuple[bytes, bytes | None]] = []
+    steps: list[Step] = []
+    for match in _ANY_STEP.finditer(text):
+        with_pairs, pairs, with_keys, body, expiry, digits = match.groups()
+        if with_pairs == b"IF":
+            condition = [
+                (unquote(key), None if value == MISSING_VALUE else unquote(value))
+                for key, value in _ANY_PAIR.findall(pairs)
+            ]
+            continue
+        number = None if digits is None else int(digits)
+        words = split_pairs(pairs) if with_pairs else []
+        step = Step(
+            name=with_pairs or with_keys,
+            keys=words[::2] if with_pairs else split_keys(body),
+            values=words[1::2],
+            for_ms=number if expiry == b"FOR" else None,
+            until=number if expiry == b"UNTIL" else None,
+        )
+        steps.append(step)
+    return Steps(condition, steps)
+
+
+def parse_listing(arguments: bytes) -> Listing:
+    """Return the arguments of a valid SHOW, COUNT or CLEAR."""
+    match = _ANY_LISTING.match(arguments)
+    assert match is not None, arguments
+    prefixes, after, limit, expiries = match.groups()
+    return Listing(
+        [] if prefixes is None else split_keys(prefixes),
+        None if after is None else unquote(after),
+        None if limit is None else int(limit),
+        expiries is not None,
+    )
+
+
+# Words and their spellings.
+
+
+def spell(word: bytes) -> bytes:
+    """Return the canonical spelling of a key or a prefix: plain if it can be written plain."""
+    return word if _PLAIN.fullmatch(word) else _quote(word)
+
+
+def spell_value(word: bytes) -> bytes:
+    """Return the canonical spelling of a value: a reserved word is quoted."""
+    return word if _PLAIN.fullmatch(word) and word not in RESERVED else _quote(word)
+
+
+def spell_all(words: list[bytes], spell: Callable[[bytes], bytes] = spell_value) -> list[bytes]:
+    """Return the spellings of many words: `words` itself if each is its own spelling."""
+    joined = b"".join(words)
+    if (
+        len(joined) == len(joined.translate(None, _NOT_PLAIN))
+        and b"KVS" not in joined
+        and b"" not in words
+    ):
+        return words
+    return list(map(spell, words))
+
+
+def _quote(word: bytes) -> bytes:
+    for byte, escape in _ESCAPES:
+        word = word.replace(byte, escape)
+    return b'"' + word + b'"'
+
+
+def unquote_all(spellings: list[bytes]) -> list[bytes]:
+    """Return the words of many spellings."""
+    return [unquote(word) if word.startswith(b'"') else word for word in spellings]
+
+
+def unquote(spelling: bytes) -> bytes:
+    r"""Return the word of a valid spelling, plain or quoted.
+
+    Every step is one call into C: a pattern would take twenty times as long for a word of escapes.
+    NUL, which a quoted word does not have, stands for the backslash of ``\\`` until the end, so that
+    every other backslash begins an escape. The escapes of NUL come last.
+    """
+    if not spelling.startswith(b'"'):
+        return spelling
+    word = spelling[1:-1]
+    if b"\\" not in word:
+        return word
+    word = word.replace(rb"\\", b"\0")
+    for escape, byte in _UNESCAPES:
+        word = word.replace(escape, byte)
+    if rb"\x" in word:
+        word = b"".join(_unescape_hex(word))
+    return word.replace(rb"\0", b"\\").translate(_SWAP_NUL_AND_BACKSLASH)
+
+
+def _unescape_hex(word: bytes) -> Iterator[bytes]:
+    r"""Yield `word` in pieces with each ``\xHH`` replaced, as `unquote` needs it."""
+    piece, *rest = word.split(rb"\x", _HEX_PER_SPLIT)
+    yield piece
+    while rest:
+        last = rest.pop() if len(rest) == _HEX_PER_SPLIT else b""
+        yield b"".join([_HEX[part[:2].lower()] + part[2:] for part in rest])
+        rest = []
+        if last:
+            piece, *rest = last.split(rb"\x", _HEX_PER_SPLIT)
+            yield _HEX[piece[:2].lower()] + piece[2:]
+
+
+_ESCAPES = ((b"\\", rb"\\"), (b'"', rb"\""), (b"\n", rb"\n"), (b"\r", rb"\r"), (b"\0", rb"\0"))
+"""The escapes of canonical spelling, in the order in which they must replace bytes."""
+_UNESCAPES = ((rb"\"", b'"'), (rb"\n", b"\n"), (rb"\r", b"\r"), (rb"\t", b"\t"))
+_HEX = {b"%02x" % byte: bytes([byte]) for byte in range(256)} | {b"00": rb"\0", b"5c": b"\0"}
+_HEX_PER_SPLIT = 1 << 16
+"""Escapes that are replaced at a time: each takes about 50 bytes of memory meanwhile."""
+_SWAP_NUL_AND_BACKSLASH = bytes.maketrans(b"\0\\", b"\\\0")
+_NOT_PLAIN = b'\0\n\r \t,)]"'
