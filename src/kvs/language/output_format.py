@@ -1,52 +1,154 @@
-"""The form of output, to the byte. Pure functions."""
+"""The form of output, to the byte. Pure functions: words in, canonical spelling out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby, islice
+from types import MappingProxyType
 
-from kvs.language.grammar import MISSING_KEY
+from kvs.language.grammar import (
+    MISSING_KEY,
+    MISSING_VALUE,
+    are_plain,
+    spell,
+    spell_all,
+    spell_value,
+)
 
 WAITING = b"Waiting...\n"
 """Output of a WAIT."""
 
 HELP = b"""\
-WRITE [(key,value)(key,value)...]  set every pair
-READ [key,key,...]                 write the pairs; KVSERROR where a key is missing
-DELETE [key,key,...]               remove the keys; KVSMISSING where one was missing
+WRITE [(key,value)(key,value)...]  set every pair; the pairs never expire
+WRITE [...] FOR milliseconds       set every pair; the pairs expire after that
+WRITE [...] UNTIL milliseconds     the same, at that time since the epoch
+READ [key,key,...]                 write the pairs; KVSERROR: the key is missing
+DELETE [key,key,...]               remove the keys; KVSMISSING: it was missing
+ADD [(key,number)...]              add whole numbers, and write the sums
+ADD [...] FOR or UNTIL             the same, and the pairs expire then
+WRITE [...] READ [...] ...         one change of several of the lines above
+IF [(key,value)...] WRITE [...]    the change, if all is so; KVSERROR: no key
 SHOW                               write every pair, in order of the keys
+SHOW [prefix,...]                  the pairs whose keys begin with a prefix
+SHOW AFTER [key] LIMIT number      the pairs after a key, at most that many
+SHOW UNTIL                         write also when the pairs expire
+COUNT                              write the number of keys
+COUNT [prefix,...]                 the number of keys that begin with a prefix
+CLEAR [prefix,...]                 remove those keys, and write their number
+EXPIRE milliseconds                remove the pairs that expire until that time
 WAIT milliseconds                  pause, and hold up nobody else
-BACKUP                             write a snapshot beside the job, which goes on
+BACKUP                             write a snapshot beside the job
 HELP                               write this list
 # ...                              a comment
+"two words"                        a word in quotes may have any bytes; escapes:
+                                   \\" \\\\ \\n \\r \\t \\0 \\xHH; "" is an empty value
 """
 
 PAIRS_PER_BLOCK = 4096
-"""Pairs in one block of `format_listing`."""
+"""Maximum pairs in one block of `format_listing`."""
 PAIRS_PER_WRITE = 256
-"""Pairs in one line of `format_writes`."""
+"""Maximum pairs in one line of `format_writes`."""
+MAX_BLOCK_BYTES = 1 << 20
+"""Maximum bytes of the words in one block or line of several pairs."""
+
+Pairs = Sequence[tuple[bytes, bytes]]
+Expiries = Mapping[bytes, int]
+"""Keys of pairs that expire, and the times: milliseconds since the epoch."""
+NO_EXPIRIES: Expiries = MappingProxyType({})
 
 _BETWEEN_MISSING = b",%b)(" % MISSING_KEY
 _AFTER_MISSING = b",%b)]\n" % MISSING_KEY
 
 
-def format_pairs(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the output of a READ: ``[(k1,v1)(k2,v2)]`` and a newline."""
-    return b"[(" + b")(".join(map(b",".join, pairs)) + b")]\n"
+def format_pairs(pairs: Iterable[tuple[bytes, bytes | None]]) -> bytes:
+    """Return the output of a READ: ``[(k1,v1)(k2,v2)]`` and a newline.
+
+    A value is None where the key is missing. There must be at least one pair.
+    """
+    return b"[" + _join_pairs(pairs) + b"]\n"
+
+
+def _join_pairs(pairs: Iterable[tuple[bytes, bytes | None]]) -> bytes:
+    return b"(" + b")(".join(map(b",".join, _spell_pairs(list(pairs)))) + b")"
+
+
+def _spell_pairs(pairs: Sequence[tuple[bytes, bytes | None]]) -> Iterable[tuple[bytes, bytes]]:
+    words = [word for word in chain.from_iterable(pairs) if word is not None]
+    if not are_plain(words):
+        return [
+            (spell(key), MISSING_VALUE if value is None else spell_value(value))
+            for key, value in pairs
+        ]
+    if len(words) < 2 * len(pairs):
+        return [(key, MISSING_VALUE if value is None else value) for key, value in pairs]
+    return pairs  # type: ignore[return-value]
 
 
 def format_missing_keys(keys: Iterable[bytes]) -> bytes:
     """Return the output of a DELETE of missing keys: ``[(k,KVSMISSING)...]`` and a newline."""
-    return b"[(" + _BETWEEN_MISSING.join(keys) + _AFTER_MISSING
+    return b"[(" + _BETWEEN_MISSING.join(spell_all(list(keys), spell)) + _AFTER_MISSING
 
 
-def format_listing(pairs: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
-    """Yield the lines of SHOW and of a backup, ``(k, v)`` each, in blocks of many lines."""
-    for start in range(0, len(pairs), PAIRS_PER_BLOCK):
-        block = pairs[start : start + PAIRS_PER_BLOCK]
-        yield b"(" + b")\n(".join(map(b", ".join, block)) + b")\n"
+def format_listing(pairs: Pairs, expiries: Expiries | None = None) -> Iterator[bytes]:
+    """Yield the lines of SHOW and of a backup in blocks of many lines.
+
+    A line is ``(k, v)``; with `expiries`, it is ``(k, v) UNTIL ms`` where a pair expires.
+    """
+    for block in _blocks(pairs, PAIRS_PER_BLOCK):
+        spellings = map(b", ".join, _spell_pairs(block))
+        if expiries:
+            times = (expiries.get(key) for key, _ in block)
+            lines = zip(spellings, times, strict=True)
+            yield b"".join(b"(%b)%b\n" % (pair, _until(time)) for pair, time in lines)
+        else:
+            yield b"(" + b")\n(".join(spellings) + b")\n"
 
 
-def format_writes(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
-    """Yield lines of WRITE that together set `pairs`."""
+def format_writes(
+    pairs: Iterable[tuple[bytes, bytes]], expiries: Expiries = NO_EXPIRIES
+) -> Iterator[bytes]:
+    """Yield lines of WRITE that together set `pairs` and the times at which the pairs expire."""
     remaining = iter(pairs)
-    while line_pairs := list(islice(remaining, PAIRS_PER_WRITE)):
-        yield b"WRITE " + format_pairs(line_pairs)
+    while next_pairs := list(islice(remaining, PAIRS_PER_WRITE)):
+        by_time: dict[int | None, list[tuple[bytes, bytes]]] = {None: next_pairs}
+        if expiries:
+            by_time = {}
+            for pair in next_pairs:
+                by_time.setdefault(expiries.get(pair[0]), []).append(pair)
+        for time, same_time in by_time.items():
+            for block in _blocks(same_time, PAIRS_PER_WRITE):
+                yield b"WRITE [%b]%b\n" % (_join_pairs(block), _until(time))
+
+
+def _blocks(pairs: Pairs, max_pairs: int) -> Iterator[Pairs]:
+    """Yield `pairs` in blocks of at most `max_pairs` and `MAX_BLOCK_BYTES`, or of one pair."""
+    for start in range(0, len(pairs), max_pairs):
+        block = pairs[start : start + max_pairs]
+        if len(block) > 1 and sum(map(len, chain.from_iterable(block))) > MAX_BLOCK_BYTES:
+            yield from _blocks(block, (len(block) + 1) // 2)
+        else:
+            yield block
+
+
+def _until(time: int | None) -> bytes:
+    return b"" if time is None else b" UNTIL %d" % time
+
+
+def format_changes(changes: Iterable[tuple[bytes, bytes | None, int | None]]) -> bytes:
+    """Return the line that makes `changes`: steps of WRITE and DELETE.
+
+    A change is a key, its new value, and the time at which the pair expires, in milliseconds since
+    the epoch, or None. The value None removes the key. There must be at least one change.
+    """
+    steps = []
+    for (time, is_removal), group in groupby(changes, lambda each: (each[2], each[1] is None)):
+        if is_removal:
+            keys = spell_all([key for key, _, _ in group], spell)
+            steps.append(b"DELETE [%b]" % b",".join(keys))
+        else:
+            pairs = _join_pairs((key, value) for key, value, _ in group)
+            steps.append(b"WRITE [%b]%b" % (pairs, _until(time)))
+    return b" ".join(steps) + b"\n"
+
+
+def format_clear(prefixes: Iterable[bytes]) -> bytes:
+    """Return the line of CLEAR that removes every key that begins with one of `prefixes`."""
+    return b"CLEAR [%b]\n" % b",".join(spell_all(list(prefixes), spell))
