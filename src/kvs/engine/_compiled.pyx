@@ -40,7 +40,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
 
     cdef cppclass Word:
         const char* at
-        unsigned char size
+        unsigned int size
 
     cdef cppclass Key(Word):
         pass
@@ -58,31 +58,31 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         void clear()
         void drain_to(char*)
 
-    cdef cppclass Span:
-        pass
+    cdef cppclass ValueView:
+        const char* at
+        size_t size
 
-    cdef cppclass Records:
-        vector[Span] spans() except +
+    cdef cppclass Pairs:
+        pass
 
     cdef cppclass Table:
         size_t size()
-        const Records& records()
+        Pairs pairs() except +
 
     cdef cppclass TableCopy:
         TableCopy(size_t) except +
-        const vector[Span]& spans()
-        size_t count()
+        const Pairs& pairs()
 
     cdef cppclass SortedDump:
-        SortedDump(const vector[Span]&, size_t) except +
+        SortedDump(const Pairs&) except +
         size_t size()
         Word key(size_t)
-        Word value(size_t)
+        ValueView value(size_t)
         cbool is_finished()
         void append_block(Buffer&) except +
 
     cdef cppclass WriteDump:
-        WriteDump(const vector[Span]&) except +
+        WriteDump(const Pairs&) except +
         cbool is_finished()
         void append_block(Buffer&) except +
 
@@ -242,13 +242,14 @@ cdef class CompiledEngine:
         with nogil:
             copy.reset(new TableCopy(engine.estimate_copy_bytes()))
             engine.copy(copy.get()[0])
-            dump.reset(new SortedDump(copy.get().spans(), copy.get().count()))
+            dump.reset(new SortedDump(copy.get().pairs()))
         cdef size_t number
-        cdef Word key, value
+        cdef Word key
+        cdef ValueView value
         pairs = []
         for number in range(dump.get().size()):
             key, value = dump.get().key(number), dump.get().value(number)
-            pairs.append((_word_bytes(key), _word_bytes(value)))
+            pairs.append((_word_bytes(key), value.at[: value.size]))
         return pairs
 
     def __len__(self):
@@ -467,7 +468,7 @@ cdef class _ListingIterator:
         cdef const Table* table = view._require_open()
         self._view = view
         with nogil:
-            self._listing.reset(new SortedDump(table.records().spans(), table.size()))
+            self._listing.reset(new SortedDump(table.pairs()))
 
     def __iter__(self):
         return self
@@ -488,7 +489,7 @@ cdef class _WritesIterator:
 
     def __cinit__(self, CompiledView view not None):
         self._view = view
-        self._writes.reset(new WriteDump(view._require_open().records().spans()))
+        self._writes.reset(new WriteDump(view._require_open().pairs()))
 
     def __iter__(self):
         return self

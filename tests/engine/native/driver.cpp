@@ -48,7 +48,7 @@ std::string listing(const Model& model) {
 }
 
 kvs::Key key(const std::string& text, std::uint64_t hash) {
-    return {{text.data(), std::uint8_t(text.size())}, false, hash, 0, nullptr};
+    return {{text.data(), std::uint32_t(text.size())}, false, true, hash, 0, nullptr};
 }
 
 // Insert and erase random keys, and compare with a map. `hash` makes good or bad distributions.
@@ -63,7 +63,7 @@ void check_table(unsigned seed, int keys, int steps, Hash hash) {
         if (random() % 3) {
             const std::string value(1 + random() % 40, char('a' + random() % 26));
             table.reserve(&each, 1);
-            table.insert_or_assign(each, {value.data(), std::uint8_t(value.size())});
+            table.insert_or_assign(each, kvs::Word{value.data(), std::uint32_t(value.size())});
             model[name] = value;
         } else {
             CHECK(table.erase(each) == (model.erase(name) == 1));
@@ -77,7 +77,7 @@ void check_table(unsigned seed, int keys, int steps, Hash hash) {
         CHECK((id != 0) == (found != model.end()));
         if (id) CHECK(table.records()[id].value().view() == found->second);
     }
-    kvs::SortedDump dump(table.records().spans(), table.size());
+    kvs::SortedDump dump(table.pairs());
     kvs::Buffer text;
     while (!dump.is_finished()) dump.append_block(text);
     CHECK(text.view_from(0) == listing(model));
@@ -185,7 +185,7 @@ void check_threads() {
             engine.lock_quiescent();
             std::unique_ptr<kvs::ChangeBatch> batches_so_far = engine.change_queue().take_ready();
             const std::uint64_t now = engine.revision();
-            const kvs::SortedDump dump(engine.table().records().spans(), engine.table().size());
+            const kvs::SortedDump dump(engine.table().pairs());
             CHECK(dump.size() == engine.table().size());
             engine.unlock();
             take(std::move(batches_so_far));

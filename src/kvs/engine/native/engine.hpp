@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "batch.hpp"
@@ -80,7 +81,7 @@ public:
     Engine(HashKey key, std::string help)
         : key_(key),
           help_(std::move(help)),
-          table_(std::make_shared<Table>()),
+          table_(std::make_shared<Table>(key)),
           watched_keys_(key) {}
 
     // Execute commands until the call is finished. Throws std::bad_alloc for a command that has not
@@ -129,7 +130,7 @@ public:
     std::uint64_t replace(const std::vector<Key>& keys, const std::vector<Word>& values)
         EXCLUDES(lock_) {
         assert(keys.size() == values.size());
-        auto table = std::make_shared<Table>();
+        auto table = std::make_shared<Table>(key_);
         for (std::size_t i = 0; i < keys.size(); ++i) {
             table->reserve(&keys[i], 1);
             table->insert_or_assign(keys[i], values[i]);
@@ -213,8 +214,8 @@ public:
     // Return `key` with its hash. The bytes of `key` must outlive the returned value.
     Key make_key(std::string_view key) const {
         // A key of 0 or of more than 40 bytes is not a word: as a key of size 0 it equals no other.
-        const std::uint8_t size = key.size() > WORD_BYTES ? 0 : std::uint8_t(key.size());
-        return {{key.data(), size}, false, siphash13(key_, key.data(), key.size()), 0, nullptr};
+        const std::uint32_t size = key.size() > WORD_BYTES ? 0 : std::uint32_t(key.size());
+        return {{key.data(), size}, false, true, siphash13(key_, key.data(), key.size()), 0, nullptr};
     }
 
 private:
@@ -276,7 +277,9 @@ private:
     // Execute a batch that was read; return false if a command had too little memory.
     bool execute_batch(Call& call, LineBatch& batch, CallContext& context) EXCLUDES(lock_) {
         if (context.table && should_prefetch()) batch.prefetch(*context.table);
-        std::shared_ptr<Table> replaced;  // declared before the lock is: destroyed without the lock
+        // Declared before the lock is: destroyed without the lock.
+        std::shared_ptr<Table> replaced;
+        DroppedValues dropped;
         ScopedLock held(lock_);
         while (!context.change_batch && has_consumers()) {  // the first consumer came meanwhile
             held.unlock();
@@ -298,17 +301,29 @@ private:
         if (succeeded && batch.stop() == Kind::SHOW) succeeded = context.copy->copy_from(*table_);
         call.revision = revision_;
         publish();
+        dropped = table_->take_dropped();
+        const bool has_garbage = table_->has_garbage() && !batch.changed_lines().empty();
         ChangeBatch* const incomplete = enqueue_change_batch(call, batch, context);
         held.unlock();
         batch.write(call.output);
         advance(call, batch);
         if (incomplete) finish_change_batch(call, batch, incomplete);
+        if (has_garbage) release_garbage();
         return succeeded;
+    }
+
+    // Let the thread that made garbage give its memory back. Other threads get the lock in between:
+    // without a yield, the thread that releases a lock is the first to have it again.
+    void release_garbage() EXCLUDES(lock_) {
+        for (bool has_more = true; has_more; std::this_thread::yield()) {
+            const ScopedLock held(lock_);
+            has_more = table_->release_garbage();
+        }
     }
 
     // Append the output of a SHOW, whose records were copied under the lock.
     static void append_dump(Call& call, CallContext& context) {
-        SortedDump dump(context.copy->spans(), context.copy->count());
+        SortedDump dump(context.copy->pairs());
         const std::size_t output_before = call.output.size();
         while (!dump.is_finished()) dump.append_block(call.output);
         call.output_budget -= static_cast<long long>(call.output.size() - output_before);
@@ -418,7 +433,7 @@ private:
     void publish() REQUIRES(lock_) {
         size_.store(table_->size(), std::memory_order_release);           // pairs with `size`
         published_revision_.store(revision_, std::memory_order_release);  // pairs with `revision`
-        bytes_.store(table_->records().bytes(), std::memory_order_relaxed);  // only an estimate
+        bytes_.store(table_->copy_bytes(), std::memory_order_relaxed);  // only an estimate
     }
 
     OwnedLock lock_;

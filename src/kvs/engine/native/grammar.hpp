@@ -24,8 +24,9 @@ public:
     void make_key(Key& key, const char* at, std::size_t size) const {
         const std::uint64_t block = first_block(at, size);
         key.at = at;
-        key.size = std::uint8_t(size);
+        key.size = std::uint32_t(size);
         key.missing = false;
+        key.is_plain = true;
         key.hash = size < 8 ? siphash13(hash_key_, block, size) : siphash13(hash_key_, at, size);
         key.sort_prefix = sip::big_endian(block);
         key.slot_hint = nullptr;
@@ -73,7 +74,7 @@ struct Words {
     void add_value(const char* at, std::size_t size) {
         Word& word = values.push_uninitialized();
         word.at = at;
-        word.size = std::uint8_t(size);
+        word.size = std::uint32_t(size);
     }
     void end_item(const char*) {}
     void truncate(Size size) {

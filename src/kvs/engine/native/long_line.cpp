@@ -48,7 +48,7 @@ public:
     }
     void add_value(const char* at, std::size_t size) {
         assert(count_);
-        values_[count_ - 1] = {at, std::uint8_t(size)};
+        values_[count_ - 1] = {at, std::uint32_t(size)};
     }
     void end_item(const char*) {}
     void truncate(Size) {}

@@ -1,22 +1,41 @@
-// The memory of pairs: records of one pair each, packed into chunks of 1 MiB, without an allocation
-// for each.
+// The memory of pairs: records of one pair each, packed into chunks of 64 KiB, without an
+// allocation for each.
 //
-// A record is the size of its key (1 byte), the size of its value (1 byte), the key and the value,
-// rounded up to whole units of 4 bytes:
+// A record is short if both words have at most 40 bytes and are plain as they are spelled, and the
+// pair does not expire. It is the size of its key (1 byte), the size of its value (1 byte), the key
+// and the value. Every other record is extended: a byte of 64 and flags, the sizes, the position in
+// the expiry heap if the pair expires, the key, and the value or a pointer to it. All are rounded
+// up to whole units of 4 bytes:
 //
-//     WRITE [(key,value)]   ->   03 05 'k' 'e' 'y' 'v' 'a' 'l' 'u' 'e' .. ..     3 units
-//     DELETE [key]          ->   00 03 <ID of the next freed record, 6 bytes> ..   its size in
-//     units
+//     WRITE [(key,value)]            ->   03 05 'k' 'e' 'y' 'v' 'a' 'l' 'u' 'e' .. ..     3 units
+//     WRITE [(key,"a b")] UNTIL 9    ->   49 03 03 <position, 4 bytes> 'k' 'e' 'y' 'a' ' ' 'b' ...
+//     WRITE [(key,<100 kB>)]         ->   52 .. <key size, 2 bytes> <value size, 4> 'k' 'e' 'y'
+//                                         <LargeValue*, 8 bytes>
+//     DELETE [key]                   ->   00 03 <unit of the next freed record, 2 bytes> ...
+//     DELETE of a record over 21 units    00 00 .. .. <its units, 4 bytes> ...
+//
+// Reuse: a freed record of up to 21 units, the size of the largest short one, is linked into the
+// free list of its size in its chunk, and reused for the next record of that size. For each size,
+// the chunks with a free list are linked too. A chunk without records in use is given back to the
+// kernel at once and filled again later.
+//
+// Evacuation: when freed records take more than a quarter of the bytes in use and 8 MiB, the table
+// moves the records in use out of a chunk in which at least the average share is freed, so that the
+// chunk can be given back (`Table::release_garbage`). So memory follows what is in use, whatever
+// sizes come and go, and at most four bytes are moved for each that is freed.
 //
 // Invariants:
-//   - Records lie one after the other, so that a chunk can be read from its start to its end.
-//   - A freed record has a key size of 0 and keeps its place. It is linked into the free list of
-//   its
-//     size, and reused for the next record of that size only.
+//   - Records lie one after the other, so that a chunk can be read from its start to its end. A
+//     freed record keeps its place and its size.
+//   - No record begins at the first unit of a chunk: 0 ends a free list, and record 0, which is in
+//     no chunk's list, has no key.
+//   - A record moves only by evacuation, never within a command.
 //   - Behind the last record of a chunk are at least 40 bytes, so that a copy of 40 bytes from any
-//     value stays within the chunk.
+//     value of a short record stays within the chunk.
+//   - A chunk that is being evacuated has no free list, so no new record gets into it.
 //
-// Limits: freed memory goes back to the kernel with the whole table only. 2^36 units are 256 GiB.
+// Limits: 2^36 units are 256 GiB. The rest of a chunk into which the next record does not fit stays
+// unused, but for its first page without memory.
 //
 // Locking: the engine's lock guards everything but `prefetch`.
 #pragma once
@@ -27,31 +46,80 @@
 #include <vector>
 
 #include "atomics.hpp"
+#include "expiry_heap.hpp"
+#include "large_value.hpp"
 #include "mapped_memory.hpp"
 #include "words.hpp"
 
 namespace kvs {
 
-// The number of the unit at which a record begins, counted over all chunks; 0 is no record.
-using RecordId = std::uint64_t;
+// Maximum bytes of a value that lies in its record.
+constexpr std::size_t MAX_INLINE_VALUE = std::size_t(1) << 13;
+
+// A view of a value in a record. Valid until the next change of the table, but for the bytes of a
+// large value, which are valid as long as a reference to it is held.
+struct ValueView {
+    const char* at;
+    std::size_t size;
+    bool is_plain;      // its canonical spelling is its bytes
+    LargeValue* large;  // of which these are the bytes, or null
+
+    std::string_view view() const { return {at, size}; }
+};
+
+// A value to be written. A value of more than MAX_INLINE_VALUE bytes must be a large one; a shorter
+// one may be. The table takes a reference of its own. A large value is written for one key only.
+struct NewValue {
+    Word bytes;
+    bool is_plain;
+    LargeValue* large = nullptr;  // whose bytes `bytes` are, or null
+    std::uint64_t until = NO_EXPIRY;
+};
 
 class Record {
 public:
     explicit Record(char* at) : at_(at) {}
 
-    Word key() const { return {at_ + 2, std::uint8_t(at_[0])}; }
-    Word value() const { return {at_ + 2 + at_[0], std::uint8_t(at_[1])}; }
+    bool is_short() const { return std::uint8_t(at_[0]) < EXTENDED; }
+
+    Word key() const {
+        if (is_short()) return {at_ + 2, std::uint8_t(at_[0])};
+        return {at_ + header_bytes(), key_size()};
+    }
+    bool key_is_plain() const { return is_short() || !(at_[0] & KEY_IS_QUOTED); }
+
+    ValueView value() const {
+        if (is_short()) return {at_ + 2 + at_[0], std::uint8_t(at_[1]), true, nullptr};
+        const char* const at = at_ + header_bytes() + key_size();
+        const bool is_plain = !(at_[0] & VALUE_IS_QUOTED);
+        if (!(at_[0] & IS_LARGE)) return {at, value_size(), is_plain, nullptr};
+        LargeValue* const large = load_unaligned<LargeValue*>(at);
+        return {large->data(), large->size(), is_plain, large};
+    }
+
+    bool expires() const { return !is_short() && (at_[0] & EXPIRES); }
+    bool is_large() const { return !is_short() && (at_[0] & IS_LARGE); }
+
     bool has_key(const Word& key) const {
+        if (!is_short()) return has_extended_key(key);
         return std::uint8_t(at_[0]) == key.size && equal_bytes(at_ + 2, key.at, key.size);
     }
 
-    // Copy the value, under the lock. Always 40 bytes, whatever the size: a copy of constant size
-    // is a few vector instructions without a branch, which is quicker than a call of memcpy(3) for
-    // the exact size. The bytes after the value are copied too and never read; `Records` makes
-    // sure that they exist.
+    // Copy the value of a short record, under the lock. Always 40 bytes, whatever the size: a copy
+    // of constant size is a few vector instructions without a branch, which is quicker than a call
+    // of memcpy(3) for the exact size. The bytes after the value are copied too and never read;
+    // `Records` makes sure that they exist.
     void copy_value(Value& value) const {
+        assert(is_short());
         std::memcpy(value.bytes, at_ + 2 + at_[0], WORD_BYTES);
         value.size = std::uint8_t(at_[1]);
+    }
+
+    // Of a short record.
+
+    std::size_t short_value_size() const {
+        assert(is_short());
+        return std::uint8_t(at_[1]);
     }
 
     void set(const Word& key, const Word& value) {
@@ -62,96 +130,301 @@ public:
     }
 
     void set_value(const Word& value) {
-        assert(value.size && value.size <= WORD_BYTES);
+        assert(is_short() && value.size && value.size <= WORD_BYTES);
         at_[1] = char(value.size);
         copy_word(at_ + 2 + at_[0], value.at, value.size);
     }
 
+    // Of an extended record.
+
+    std::uint32_t heap_position() const {
+        assert(expires());
+        return load_unaligned<std::uint32_t>(at_ + sizes_bytes());
+    }
+    void set_heap_position(std::uint32_t position) {
+        assert(expires());
+        std::memcpy(at_ + sizes_bytes(), &position, sizeof position);
+    }
+
 private:
     friend class Records;
+    friend class Shape;
+
+    static constexpr std::uint8_t EXTENDED = 64;  // more than the key size of a short record
+    static constexpr std::uint8_t EXPIRES = 1;
+    static constexpr std::uint8_t IS_LARGE = 2;
+    static constexpr std::uint8_t KEY_IS_QUOTED = 4;
+    static constexpr std::uint8_t VALUE_IS_QUOTED = 8;
+    static constexpr std::uint8_t HAS_WIDE_SIZES = 16;  // of 2 and 4 bytes, else of 1 byte each
+    static constexpr std::size_t NARROW_SIZES_BYTES = 3;
+    static constexpr std::size_t WIDE_SIZES_BYTES = 8;
+    static constexpr std::size_t POSITION_BYTES = 4;
+
+    // The flags and the sizes.
+    std::size_t sizes_bytes() const {
+        return at_[0] & HAS_WIDE_SIZES ? WIDE_SIZES_BYTES : NARROW_SIZES_BYTES;
+    }
+    std::size_t header_bytes() const {
+        return sizes_bytes() + (at_[0] & EXPIRES ? POSITION_BYTES : 0);
+    }
+    std::uint32_t key_size() const {
+        return at_[0] & HAS_WIDE_SIZES ? load_unaligned<std::uint16_t>(at_ + 2)
+                                       : std::uint8_t(at_[1]);
+    }
+    std::uint32_t value_size() const {
+        return at_[0] & HAS_WIDE_SIZES ? load_unaligned<std::uint32_t>(at_ + 4)
+                                       : std::uint8_t(at_[2]);
+    }
+    std::size_t extended_bytes() const {
+        const std::size_t value = at_[0] & IS_LARGE ? sizeof(LargeValue*) : value_size();
+        return header_bytes() + key_size() + value;
+    }
+
+    __attribute__((noinline)) bool has_extended_key(const Word& key) const {
+        return key_size() == key.size && !std::memcmp(at_ + header_bytes(), key.at, key.size);
+    }
+
     char* at_;
+};
+
+// What an extended record of a key and a value looks like.
+class Shape {
+public:
+    Shape(const Key& key, const NewValue& value)
+        : flags_(std::uint8_t(
+              Record::EXTENDED | (value.until != NO_EXPIRY ? Record::EXPIRES : 0) |
+              (value.large ? Record::IS_LARGE : 0) | (key.is_plain ? 0 : Record::KEY_IS_QUOTED) |
+              (value.is_plain ? 0 : Record::VALUE_IS_QUOTED) |
+              (key.size > 255 || value.bytes.size > 255 ? Record::HAS_WIDE_SIZES : 0))) {
+        assert(key.size && key.size <= MAX_KEY_BYTES);
+        assert(value.large ? value.large->size() == value.bytes.size
+                           : value.bytes.size <= MAX_INLINE_VALUE);
+        header_bytes_ = Record(reinterpret_cast<char*>(&flags_)).header_bytes();
+        bytes_ = header_bytes_ + key.size +
+                 (value.large ? sizeof(LargeValue*) : std::size_t(value.bytes.size));
+    }
+
+    std::size_t units() const { return (bytes_ + 3) / 4; }
+
+    // Write the record, but for its position in the heap.
+    void write(Record record, const Key& key, const NewValue& value) const {
+        char* const at = record.at_;
+        at[0] = char(flags_);
+        if (flags_ & Record::HAS_WIDE_SIZES) {
+            const std::uint16_t key_size = std::uint16_t(key.size);
+            at[1] = 0;
+            std::memcpy(at + 2, &key_size, sizeof key_size);
+            std::memcpy(at + 4, &value.bytes.size, sizeof value.bytes.size);
+        } else {
+            at[1] = char(key.size);
+            at[2] = char(value.bytes.size);
+        }
+        char* const to = at + header_bytes_;
+        std::memcpy(to, key.at, key.size);
+        if (value.large)
+            std::memcpy(to + key.size, &value.large, sizeof value.large);
+        else if (value.bytes.size)
+            std::memcpy(to + key.size, value.bytes.at, value.bytes.size);
+    }
+
+private:
+    std::uint8_t flags_;
+    std::size_t header_bytes_;
+    std::size_t bytes_;
 };
 
 // Adjacent records, freed ones among them.
 struct Span {
     const char* begin;
     const char* end;
+    bool has_large;  // whether a record has a large value
 };
 
 class Records {
 public:
     static constexpr std::size_t UNIT = 4;  // bytes
-    static constexpr std::size_t CHUNK_BYTES = std::size_t(1) << 20;
+    static constexpr std::size_t CHUNK_BYTES = std::size_t(1) << 16;
     static constexpr int RECORD_ID_BITS = 36;
+    static constexpr std::size_t MAX_SHORT_UNITS = (2 + 2 * WORD_BYTES + UNIT - 1) / UNIT;
+    // Of any record: 12 bytes of flags, sizes and position before the words.
+    static constexpr std::size_t MAX_UNITS = (12 + MAX_KEY_BYTES + MAX_INLINE_VALUE) / UNIT;
 
-    // Return the units of a record whose key and value have `bytes` bytes. At least 8 bytes, which
-    // a freed record needs.
-    static std::size_t units(std::size_t bytes) {
-        return bytes < 6 ? 2 : (bytes + 2 + UNIT - 1) / UNIT;
-    }
+    // Return the units of a short record whose key and value have `bytes` bytes.
+    static std::size_t units(std::size_t bytes) { return (bytes + 2 + UNIT - 1) / UNIT; }
 
     // Throws std::bad_alloc.
-    Records() : chunk_starts_(sizeof(char*) << (RECORD_ID_BITS - CHUNK_BITS)) {
-        add_chunk();
-        mark_free(chunk(0), 2);  // in no free list, so that no record gets the ID 0
-        chunks_[0].units = 2;
-        bytes_ = 2 * UNIT;
+    Records() : region_starts_(sizeof(char*) << (RECORD_ID_BITS - REGION_BITS)) {
+        add_region();
+        open_chunk();
+    }
+
+    Records(const Records&) = delete;
+    Records& operator=(const Records&) = delete;
+
+    ~Records() {
+        for (std::size_t number = 0; number < chunk_count_; ++number) {
+            const Span span = this->span(number);
+            if (span.has_large)
+                for_each(span, [](const char* at) {
+                    const Record record(const_cast<char*>(at));
+                    if (record.is_large()) record.value().large->release();
+                });
+        }
     }
 
     Record operator[](RecordId id) const {
-        assert(id >> CHUNK_BITS < chunks_.size());
-        return Record(chunk(id >> CHUNK_BITS) + (id & (CHUNK_UNITS - 1)) * UNIT);
+        assert(id >> REGION_BITS < region_count());
+        return Record(region(id >> REGION_BITS) + (id & (REGION_UNITS - 1)) * UNIT);
     }
 
-    // Without the lock. `id` may be of a record that was freed meanwhile; its chunk stays.
+    // Without the lock. `id` may be of a record that was freed meanwhile; its region stays.
     void prefetch(RecordId id) const {
-        if (const char* start = load_relaxed(chunk_starts()[id >> CHUNK_BITS]))
-            __builtin_prefetch(start + (id & (CHUNK_UNITS - 1)) * UNIT);
+        if (const char* start = load_relaxed(region_starts()[id >> REGION_BITS]))
+            __builtin_prefetch(start + (id & (REGION_UNITS - 1)) * UNIT);
     }
 
-    // Reserve space for `count` more records of any size. Throws std::bad_alloc.
-    void reserve_more(std::size_t count) {
-        while (free_capacity() < count) add_chunk();
+    // Reserve space for `count` more short records. Throws std::bad_alloc.
+    void reserve_more(std::size_t count) { reserve_units(count * MAX_SHORT_UNITS); }
+
+    // Reserve space for more records of `units` units in all, of which none has more than
+    // `largest`. Throws std::bad_alloc.
+    void reserve_units(std::size_t units, std::size_t largest = MAX_SHORT_UNITS) {
+        while (free_units(largest) < units) add_region();
     }
 
-    // Reserve space for more records of `units` units in all. Throws std::bad_alloc.
-    void reserve_units(std::size_t units) {
-        while (free_units() < units) add_chunk();
-    }
+    // Each of these creates a record, for which space is reserved.
 
-    // Create a record, for which space is reserved.
     RecordId create(const Word& key, const Word& value) {
-        const std::size_t size = units(std::size_t(key.size) + value.size);
-        RecordId id = free_lists_[size];
-        if (id) {
-            free_lists_[size] = next_free((*this)[id]);
-        } else {
-            id = bump_allocate(size);
-        }
+        const RecordId id = allocate(units(std::size_t(key.size) + value.size));
         (*this)[id].set(key, value);
         return id;
     }
 
-    void free(RecordId id) {
-        Record record = (*this)[id];
-        assert(id && record.key().size);
-        const std::size_t size = units(std::size_t(record.key().size) + record.value().size);
-        mark_free(record.at_, size);
-        for (int i = 0; i < LINK_BYTES; ++i) record.at_[2 + i] = char(free_lists_[size] >> (8 * i));
-        free_lists_[size] = id;
+    // The record takes a reference to a large value.
+    RecordId create(const Shape& shape, const Key& key, const NewValue& value) {
+        const RecordId id = allocate(shape.units());
+        write(id, shape, key, value);
+        return id;
     }
 
-    // Bytes of all records, freed ones included.
-    std::size_t bytes() const { return bytes_; }
+    // Write another record of the same units in the place of one whose large value is detached.
+    void rewrite(RecordId id, const Shape& shape, const Key& key, const NewValue& value) {
+        assert(record_units((*this)[id].at_) == shape.units());
+        write(id, shape, key, value);
+    }
 
-    // Return a span for each chunk. Throws std::bad_alloc.
+    void rewrite(RecordId id, const Word& key, const Word& value) {
+        assert(record_units((*this)[id].at_) == units(std::size_t(key.size) + value.size));
+        (*this)[id].set(key, value);
+    }
+
+    // Return the large value of a record, or null. The caller takes over the record's reference,
+    // and frees or rewrites the record next.
+    LargeValue* detach_large(RecordId id) {
+        const Record record = (*this)[id];
+        if (!record.is_large()) return nullptr;
+        LargeValue* const large = record.value().large;
+        --chunks_[id >> CHUNK_BITS].large_count;
+        large_bytes_ -= large->size();
+        return large;
+    }
+
+    // Free a record without a large value.
+    void free(RecordId id) {
+        const Record record = (*this)[id];
+        assert(id && record.at_[0]);
+        const std::size_t size = record_units(record.at_);
+        const std::size_t number = id >> CHUNK_BITS;
+        Chunk& chunk = chunks_[number];
+        live_units_ -= size;
+        chunk.live = std::uint16_t(chunk.live - size);
+        if (!chunk.live) return empty_chunk(number);
+        mark_free(record.at_, size);
+        if (size > MAX_SHORT_UNITS || number == evacuated_) return;
+        std::memcpy(record.at_ + 2, &chunk.free_lists[size], sizeof(std::uint16_t));
+        chunk.free_lists[size] = std::uint16_t(id & (CHUNK_UNITS - 1));
+        link_chunk(number, size);
+    }
+
+    // Evacuation. Records in use are moved out of a chunk one after the other; meanwhile commands
+    // may free and rewrite them. With the last one, the evacuation ends.
+
+    bool is_evacuating() const { return evacuated_ != NO_CHUNK; }
+
+    // Choose a chunk in which at least the average share is freed; return false if a look at some
+    // chunks finds none, then the next call looks at others.
+    bool start_evacuation() {
+        assert(!is_evacuating());
+        const std::uint64_t freed = used_units_ - live_units_;
+        for (std::size_t tries_left = MAX_LOOKED_AT; tries_left; --tries_left) {
+            scan_ = scan_ + 1 < chunk_count_ ? scan_ + 1 : 0;
+            Chunk& chunk = chunks_[scan_];
+            if (!chunk.live || scan_ == current_) continue;
+            const std::uint64_t used_here = chunk.used - FIRST_UNIT;
+            const std::uint64_t freed_here = used_here - chunk.live;
+            if (!freed_here || freed_here * used_units_ < freed * used_here) continue;
+            chunk.free_lists = {};
+            evacuated_ = scan_;
+            evacuation_unit_ = FIRST_UNIT;
+            return true;
+        }
+        return false;
+    }
+
+    // Return in `ids` the next records to be moved, at most `max_count`, and their number.
+    std::size_t next_to_evacuate(RecordId* ids, std::size_t max_count) const {
+        std::size_t count = 0;
+        const RecordId first = RecordId(evacuated_) << CHUNK_BITS;
+        for (std::size_t unit = evacuation_unit_; count < max_count;) {
+            if (unit == chunks_[evacuated_].used) break;
+            const char* const at = (*this)[first + unit].at_;
+            if (*at) ids[count++] = first + unit;
+            unit += record_units(at);
+        }
+        assert(count);  // a chunk without records in use is given back
+        return count;
+    }
+
+    // Move a record, for whose copy space is reserved, and return its new ID.
+    RecordId move(RecordId id) {
+        assert(id >> CHUNK_BITS == evacuated_);
+        const Record record = (*this)[id];
+        const std::size_t size = record_units(record.at_);
+        const RecordId moved = allocate(size);
+        std::memcpy((*this)[moved].at_, record.at_, size * UNIT);
+        if (record.is_large()) {
+            --chunks_[id >> CHUNK_BITS].large_count;
+            ++chunks_[moved >> CHUNK_BITS].large_count;
+        }
+        free(id);
+        return moved;
+    }
+
+    // Continue after this record, which was moved.
+    void advance_evacuation(RecordId id) {
+        if (is_evacuating())
+            evacuation_unit_ = (id & (CHUNK_UNITS - 1)) + record_units((*this)[id].at_);
+    }
+
+    std::size_t units_of(RecordId id) const { return record_units((*this)[id].at_); }
+
+    // Bytes of all records, freed ones included; bytes of freed ones; bytes of large values.
+    std::size_t bytes() const { return used_units_ * UNIT; }
+    std::size_t freed_bytes() const { return (used_units_ - live_units_) * UNIT; }
+    std::size_t large_bytes() const { return large_bytes_; }
+
+    // Return whether freed records take so many bytes that a chunk is to be evacuated.
+    bool has_garbage() const {
+        const std::size_t freed = used_units_ - live_units_;
+        return freed > MIN_GARBAGE_UNITS && freed > live_units_ / LIVE_PER_GARBAGE;
+    }
+
+    // Return a span for each chunk that has records. Throws std::bad_alloc.
     std::vector<Span> spans() const {
         std::vector<Span> spans;
-        spans.reserve(chunks_.size());
-        for (const Chunk& chunk : chunks_) {
-            const char* start = chunk.memory.data();
-            spans.push_back({start, start + chunk.units * UNIT});
-        }
+        spans.reserve(chunk_count_);
+        for (std::size_t number = 0; number < chunk_count_; ++number)
+            if (chunks_[number].live) spans.push_back(span(number));
         return spans;
     }
 
@@ -163,80 +436,184 @@ public:
     }
 
     // Return the bytes of a record, freed or not.
-    static std::size_t record_bytes(const char* at) {
-        return UNIT * (at[0] ? units(std::size_t(at[0]) + std::size_t(at[1])) : std::size_t(at[1]));
-    }
+    static std::size_t record_bytes(const char* at) { return UNIT * record_units(at); }
 
 private:
-    static constexpr int CHUNK_BITS = 18;
+    static constexpr int REGION_BITS = 18;  // of units; chunks are mapped 16 at a time
+    static constexpr std::size_t REGION_UNITS = std::size_t(1) << REGION_BITS;
+    static constexpr int CHUNK_BITS = 14;
     static constexpr std::size_t CHUNK_UNITS = std::size_t(1) << CHUNK_BITS;
-    static constexpr std::size_t MAX_RECORD_UNITS = (2 + 2 * WORD_BYTES + UNIT - 1) / UNIT;
-    static constexpr int LINK_BYTES = 6;  // of the ID of the next freed record, in a freed one
-    static constexpr std::size_t USABLE_UNITS = CHUNK_UNITS - WORD_BYTES / UNIT;
+    static constexpr std::size_t CHUNKS_PER_REGION = REGION_UNITS / CHUNK_UNITS;
+    static constexpr std::size_t FIRST_UNIT = 1;  // of the first record of a chunk
+    static constexpr std::size_t END_UNIT = CHUNK_UNITS - WORD_BYTES / UNIT;
+    static constexpr std::size_t MIN_GARBAGE_UNITS = (std::size_t(8) << 20) / UNIT;
+    static constexpr std::size_t LIVE_PER_GARBAGE = 4;
+    static constexpr std::size_t MAX_LOOKED_AT = std::size_t(1) << 14;  // chunks
+    static constexpr std::size_t NO_CHUNK = ~std::size_t(0);
     static_assert(CHUNK_UNITS * UNIT == CHUNK_BYTES);
-    static_assert(RECORD_ID_BITS <= 8 * LINK_BYTES);
+    static_assert(MAX_SHORT_UNITS < 32);  // `linked_sizes` has 32 bits
 
+    // All zeros at first. Lists of chunks consist of numbers of chunks plus 1; 0 ends them.
     struct Chunk {
-        MappedMemory memory;
-        std::size_t units;  // in use, freed records included
+        std::uint16_t used;         // unit at which the next record begins; 0 if it is empty
+        std::uint16_t live;         // units of the records in use
+        std::uint16_t large_count;  // records with a large value
+        // By units: the unit of the first freed record of this size, or 0.
+        std::array<std::uint16_t, MAX_SHORT_UNITS + 1> free_lists;
+        // By units: the next chunk that has freed records of this size.
+        std::array<std::uint32_t, MAX_SHORT_UNITS + 1> next;
+        std::uint32_t linked_sizes;  // a bit for each size in whose list of chunks this one is
+        std::uint32_t next_empty;
     };
 
-    char** chunk_starts() const { return reinterpret_cast<char**>(chunk_starts_.data()); }
-    char* chunk(std::size_t number) const { return chunk_starts()[number]; }
+    char** region_starts() const { return reinterpret_cast<char**>(region_starts_.data()); }
+    char* region(std::size_t number) const { return region_starts()[number]; }
+    std::size_t region_count() const { return regions_.size(); }
+    char* chunk_start(std::size_t number) const {
+        return (*this)[RecordId(number) << CHUNK_BITS].at_;
+    }
+
+    static std::size_t record_units(const char* at) {
+        const std::uint8_t first = std::uint8_t(at[0]);
+        if (first - 1u < Record::EXTENDED - 1u) return units(std::size_t(at[0]) + std::size_t(at[1]));
+        if (first)
+            return (Record(const_cast<char*>(at)).extended_bytes() + UNIT - 1) / UNIT;
+        return at[1] ? std::size_t(at[1]) : load_unaligned<std::uint32_t>(at + 4);
+    }
 
     static void mark_free(char* at, std::size_t size) {
         at[0] = 0;
-        at[1] = char(size);
+        at[1] = size > MAX_SHORT_UNITS ? 0 : char(size);
+        const std::uint32_t long_size = std::uint32_t(size);
+        if (size > MAX_SHORT_UNITS) std::memcpy(at + 4, &long_size, sizeof long_size);
     }
 
-    static RecordId next_free(Record record) {
-        assert(!record.at_[0]);
-        RecordId next = 0;
-        for (int i = 0; i < LINK_BYTES; ++i)
-            next |= RecordId(static_cast<unsigned char>(record.at_[2 + i])) << (8 * i);
-        return next;
+    Span span(std::size_t number) const {
+        const Chunk& chunk = chunks_[number];
+        const char* const start = chunk_start(number);
+        const std::size_t used = chunk.used ? chunk.used : FIRST_UNIT;
+        return {start + FIRST_UNIT * UNIT, start + used * UNIT, chunk.large_count != 0};
     }
 
-    // Chunks are filled in order; those after `current_` are empty.
+    void write(RecordId id, const Shape& shape, const Key& key, const NewValue& value) {
+        shape.write((*this)[id], key, value);
+        if (!value.large) return;
+        value.large->acquire();
+        ++chunks_[id >> CHUNK_BITS].large_count;
+        large_bytes_ += value.large->size();
+    }
+
+    RecordId allocate(std::size_t size) {
+        const RecordId id = size <= MAX_SHORT_UNITS && chunk_lists_[size] ? reuse(size) : 0;
+        return id ? id : bump_allocate(size);
+    }
+
+    // Return a freed record of this size, or 0 if there is none.
+    RecordId reuse(std::size_t size) {
+        while (const std::size_t link = chunk_lists_[size]) {
+            const std::size_t number = link - 1;
+            Chunk& chunk = chunks_[number];
+            const std::uint16_t unit = chunk.free_lists[size];
+            const RecordId id = (RecordId(number) << CHUNK_BITS) + unit;
+            if (unit) {
+                chunk.free_lists[size] = load_unaligned<std::uint16_t>((*this)[id].at_ + 2);
+                chunk.live = std::uint16_t(chunk.live + size);
+                live_units_ += size;
+            }
+            if (!chunk.free_lists[size]) {
+                chunk_lists_[size] = chunk.next[size];
+                chunk.linked_sizes &= ~(std::uint32_t(1) << size);
+            }
+            if (unit) return id;
+        }
+        return 0;
+    }
+
     RecordId bump_allocate(std::size_t size) {
-        if (chunks_[current_].units + size > USABLE_UNITS) ++current_;
-        assert(current_ < chunks_.size());  // space was reserved
+        if (chunks_[current_].used + size > END_UNIT) open_chunk();
         Chunk& chunk = chunks_[current_];
-        const RecordId id = (RecordId(current_) << CHUNK_BITS) + chunk.units;
-        chunk.units += size;
-        assert(chunk.units <= USABLE_UNITS);
-        bytes_ += size * UNIT;
+        const RecordId id = (RecordId(current_) << CHUNK_BITS) + chunk.used;
+        chunk.used = std::uint16_t(chunk.used + size);
+        chunk.live = std::uint16_t(chunk.live + size);
+        assert(chunk.used <= END_UNIT);
+        used_units_ += size;
+        live_units_ += size;
         return id;
     }
 
-    void add_chunk() {
-        const std::size_t number = chunks_.size();
-        if (number >> (RECORD_ID_BITS - CHUNK_BITS)) throw std::bad_alloc();
-        chunks_.reserve(number + 1);
-        MappedMemory memory(CHUNK_BYTES);
-        store_release(chunk_starts()[number], memory.data());  // pairs with `prefetch`
-        chunks_.push_back({std::move(memory), 0});
+    // Insert a chunk into the list of chunks that have freed records of this size.
+    void link_chunk(std::size_t number, std::size_t size) {
+        Chunk& chunk = chunks_[number];
+        if (chunk.linked_sizes >> size & 1) return;
+        chunk.linked_sizes |= std::uint32_t(1) << size;
+        chunk.next[size] = chunk_lists_[size];
+        chunk_lists_[size] = std::uint32_t(number + 1);
     }
 
-    // Return how many more records fit, whatever their sizes.
-    std::size_t free_capacity() const {
-        return (USABLE_UNITS - chunks_[current_].units) / MAX_RECORD_UNITS +
-               (chunks_.size() - 1 - current_) * (USABLE_UNITS / MAX_RECORD_UNITS);
+    // Give back a chunk whose last record in use was freed. It may stay in lists of chunks.
+    void empty_chunk(std::size_t number) {
+        Chunk& chunk = chunks_[number];
+        assert(!chunk.live && !chunk.large_count);
+        used_units_ -= chunk.used - FIRST_UNIT;
+        chunk.free_lists = {};
+        if (number == evacuated_) evacuated_ = NO_CHUNK;
+        if (number == current_) {
+            chunk.used = FIRST_UNIT;
+            return;
+        }
+        discard_pages(chunk_start(number), chunk.used * UNIT);
+        chunk.used = 0;
+        push_empty(number);
     }
 
-    // Return how many units of records fit, whatever the sizes of these. A record that does not fit
-    // in the rest of a chunk leaves that rest unused.
-    std::size_t free_units() const {
-        const std::size_t free_here = USABLE_UNITS - chunks_[current_].units;
-        return (free_here > MAX_RECORD_UNITS ? free_here - MAX_RECORD_UNITS : 0) +
-               (chunks_.size() - 1 - current_) * (USABLE_UNITS - MAX_RECORD_UNITS);
+    void push_empty(std::size_t number) {
+        chunks_[number].next_empty = empty_chunks_;
+        empty_chunks_ = std::uint32_t(number + 1);
+        ++empty_count_;
     }
 
-    MappedMemory chunk_starts_;  // reserved for all chunks there can be, so that it never moves
-    std::vector<Chunk> chunks_;
-    std::size_t current_ = 0;
-    std::size_t bytes_ = 0;
-    std::array<RecordId, MAX_RECORD_UNITS + 1> free_lists_{};  // by units; 0 ends a list
+    // Continue in an empty chunk; there is one, because space was reserved.
+    void open_chunk() {
+        assert(empty_chunks_);
+        current_ = empty_chunks_ - 1;
+        empty_chunks_ = chunks_[current_].next_empty;
+        --empty_count_;
+        chunks_[current_].used = FIRST_UNIT;
+    }
+
+    void add_region() {
+        const std::size_t number = region_count();
+        if (number >> (RECORD_ID_BITS - REGION_BITS)) throw std::bad_alloc();
+        chunks_.reserve(chunk_count_ + CHUNKS_PER_REGION);
+        regions_.reserve(number + 1);
+        regions_.emplace_back(REGION_UNITS * UNIT);
+        store_release(region_starts()[number], regions_[number].data());  // pairs with `prefetch`
+        chunk_count_ += CHUNKS_PER_REGION;
+        for (std::size_t i = 1; i <= CHUNKS_PER_REGION; ++i) push_empty(chunk_count_ - i);
+    }
+
+    // Return how many units of records fit, if none has more than `largest`. A record that does not
+    // fit in the rest of a chunk leaves that rest unused.
+    std::size_t free_units(std::size_t largest) const {
+        const std::size_t free_here = END_UNIT - chunks_[current_].used;
+        return (free_here > largest ? free_here - largest : 0) +
+               empty_count_ * (END_UNIT - FIRST_UNIT - largest);
+    }
+
+    MappedMemory region_starts_;  // reserved for all regions there can be, so that it never moves
+    std::vector<MappedMemory> regions_;
+    MappedArray<Chunk> chunks_;
+    std::size_t chunk_count_ = 0;
+    std::size_t current_ = 0;  // the chunk that is being filled
+    std::uint32_t empty_chunks_ = 0;
+    std::size_t empty_count_ = 0;
+    std::array<std::uint32_t, MAX_SHORT_UNITS + 1> chunk_lists_{};  // by units
+    std::size_t used_units_ = 0;
+    std::size_t live_units_ = 0;
+    std::size_t large_bytes_ = 0;
+    std::size_t evacuated_ = NO_CHUNK;  // the chunk that is being evacuated
+    std::size_t evacuation_unit_ = 0;   // of the next record in it to look at
+    std::size_t scan_ = 0;              // the last chunk that was considered for evacuation
 };
 
 }  // namespace kvs

@@ -97,6 +97,16 @@ public:
         }
     }
 
+    // Return the slot that refers to this record, which exists.
+    Slot* find_record(std::uint64_t hash, RecordId id) {
+        std::size_t i = home(tag_of(hash));
+        while (slots()[i] != (tag_of(hash) | id)) {
+            assert(slots()[i]);
+            i = next(i);
+        }
+        return &slots()[i];
+    }
+
     // Fill the empty slot that `find` returned.
     void insert(Slot* slot, std::uint64_t hash, RecordId id) {
         assert(owns(slot) && !*slot && id && record_id_of(id) == id);

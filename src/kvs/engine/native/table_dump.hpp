@@ -1,5 +1,4 @@
-// All pairs of a table at one instant: sorted, for SHOW and backups, or in the order of the
-// records.
+// Pairs of a table at one instant: sorted, for SHOW and backups, or in the order of the records.
 //
 // This code reads records, changes none and takes no lock. So a forked child may use it, and makes
 // no page its own but those that it allocates: 16 bytes a pair for a sorted dump.
@@ -7,10 +6,14 @@
 
 #include <algorithm>
 #include <cassert>
+#include <limits>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "buffer.hpp"
 #include "output_format.hpp"
+#include "prefix_set.hpp"
 #include "records.hpp"
 #include "table.hpp"
 
@@ -18,11 +21,18 @@ namespace kvs {
 
 constexpr std::size_t PAIRS_PER_BLOCK = 4096;
 constexpr std::size_t PAIRS_PER_WRITE = 256;
+// Bytes after which a block or a line of WRITE ends, whatever its pairs.
+constexpr std::size_t MAX_BLOCK_BYTES = std::size_t(1) << 20;
 
-inline Word key_at(const char* record) { return Record(const_cast<char*>(record)).key(); }
-inline Word value_at(const char* record) { return Record(const_cast<char*>(record)).value(); }
+inline Record record_at(const char* at) { return Record(const_cast<char*>(at)); }
+inline Word key_at(const char* record) { return record_at(record).key(); }
 
-// A copy of the records of a table.
+inline std::uint64_t until_at(const char* at, const Expiry* expiries) {
+    const Record record = record_at(at);
+    return record.expires() ? expiries[record.heap_position()].until : NO_EXPIRY;
+}
+
+// A copy of the records of a table, with references to its large values.
 class TableCopy {
 public:
     // Allocate memory before the lock is taken, as much as will probably suffice. Throws
@@ -32,70 +42,118 @@ public:
         for (std::size_t i = 0; i < bytes; i += PAGE_BYTES) memory_.data()[i] = 0;
     }
 
-    // Copy the records, under the lock; return false if there is too little memory.
+    TableCopy(const TableCopy&) = delete;
+    TableCopy& operator=(const TableCopy&) = delete;
+
+    ~TableCopy() {
+        for_each_large([](LargeValue* large) { large->release(); });
+    }
+
+    // Copy the records, under the lock; return false if there is too little memory. Once only.
     bool copy_from(const Table& table) {
+        assert(pairs_.spans.empty());
+        std::vector<Span> spans;
         try {
-            const std::size_t bytes = table.records().bytes();
+            const std::size_t bytes = table.copy_bytes();
             if (bytes > memory_.size()) memory_ = MappedMemory(bytes);
-            spans_ = table.records().spans();
+            spans = table.records().spans();
         } catch (const std::bad_alloc&) {
             return false;
         }
-        assert(memory_.size() >= table.records().bytes());
+        assert(memory_.size() >= table.copy_bytes());
         char* to = memory_.data();
-        for (Span& span : spans_) {
-            const std::size_t size = std::size_t(span.end - span.begin);
-            std::memcpy(to, span.begin, size);
-            span = {to, to + size};
-            to += size;
+        const auto copy = [&to](const void* from, std::size_t size) {
+            if (size) std::memcpy(to, from, size);
+            return std::exchange(to, to + size);
+        };
+        const ExpiryHeap& heap = table.expiries();
+        pairs_.expiries = reinterpret_cast<const Expiry*>(
+            copy(heap.entries(), heap.size() * sizeof(Expiry)));
+        for (Span& span : spans) {
+            span.begin = copy(span.begin, std::size_t(span.end - span.begin));
+            span.end = to;
         }
-        count_ = table.size();
+        pairs_.spans = std::move(spans);
+        pairs_.count = table.size();
+        for_each_large([](LargeValue* large) { large->acquire(); });
         return true;
     }
 
-    const std::vector<Span>& spans() const { return spans_; }
-    std::size_t count() const { return count_; }
+    const Pairs& pairs() const { return pairs_; }
 
 private:
     static constexpr std::size_t PAGE_BYTES = 4096;
 
+    template <typename Visit>
+    void for_each_large(Visit visit) {
+        for (const Span& span : pairs_.spans) {
+            if (!span.has_large) continue;
+            Records::for_each(span, [&](const char* at) {
+                if (record_at(at).is_large()) visit(record_at(at).value().large);
+            });
+        }
+    }
+
     MappedMemory memory_;
-    std::vector<Span> spans_;
-    std::size_t count_ = 0;
+    Pairs pairs_;
+};
+
+// Which pairs a SHOW selects, and how it writes them.
+struct DumpQuery {
+    PrefixSet prefixes;
+    std::optional<std::string> after;  // only keys greater than this
+    std::size_t limit = std::numeric_limits<std::size_t>::max();
+    bool shows_expiries = false;
 };
 
 // The lines of SHOW, in ascending order of the keys.
 //
 // Entries are sorted by a prefix of 8 bytes as a number, taken after the bytes that all keys have
-// in common (as in key0001, key0002), so that most comparisons look at no record.
+// in common (as in key0001, key0002), so that most comparisons look at no record. With a limit,
+// only the entries below it are sorted.
 class SortedDump {
 public:
     // The records must not change during the life of the dump. Throws std::bad_alloc.
-    SortedDump(const std::vector<Span>& spans, std::size_t count) {
-        entries_.reserve(count);
-        for (const Span& span : spans)
-            Records::for_each(span, [this](const char* at) { entries_.push_back({0, at}); });
+    explicit SortedDump(const Pairs& pairs, const DumpQuery& query = {})
+        : expiries_(query.shows_expiries ? pairs.expiries : nullptr) {
+        const bool has_all = query.prefixes.has_all() && !query.after;
+        if (has_all) entries_.reserve(pairs.count);
+        for (const Span& span : pairs.spans)
+            Records::for_each(span, [&](const char* at) {
+                if (has_all || selects(query, key_at(at).view())) entries_.push_back({0, at});
+            });
         const std::size_t shared = common_prefix_bytes();
         for (std::size_t i = 0; i < entries_.size(); ++i) {
             entries_[i].prefix = prefix(key_at(entries_[i].record), shared);
+        }
+        if (query.limit < entries_.size()) {
+            std::nth_element(entries_.begin(), entries_.begin() + std::ptrdiff_t(query.limit),
+                             entries_.end());
+            entries_.resize(query.limit);
         }
         std::sort(entries_.begin(), entries_.end());
     }
 
     std::size_t size() const { return entries_.size(); }
     Word key(std::size_t i) const { return key_at(entries_[i].record); }
-    Word value(std::size_t i) const { return value_at(entries_[i].record); }
+    ValueView value(std::size_t i) const { return record_at(entries_[i].record).value(); }
 
     bool is_finished() const { return next_ == entries_.size(); }
 
-    // Append the lines of the next 4096 pairs at most. Throws std::bad_alloc.
+    // Append the lines of the next pairs: 4096 or about 1 MiB at most, but at least one. Throws
+    // std::bad_alloc.
     void append_block(Buffer& out) {
         const std::size_t end = std::min(next_ + PAIRS_PER_BLOCK, entries_.size());
+        const std::size_t max_size = out.size() + MAX_BLOCK_BYTES;
         out.reserve_more((end - next_) * MAX_LISTING_LINE_BYTES);
-        for (; next_ < end; ++next_) {
+        for (; next_ < end && out.size() < max_size; ++next_) {
             if (next_ + PREFETCH_DISTANCE < entries_.size())
                 __builtin_prefetch(entries_[next_ + PREFETCH_DISTANCE].record);
-            append_listing_line(out, key(next_).view(), value(next_).view());
+            const char* const at = entries_[next_].record;
+            if (record_at(at).is_short())
+                append_listing_line(out, key_at(at).view(), record_at(at).value().view());
+            else
+                append_extended(out, at, (end - next_ - 1) * MAX_LISTING_LINE_BYTES);
         }
     }
 
@@ -112,6 +170,29 @@ private:
             return key_at(record).view() < key_at(other.record).view();
         }
     };
+
+    static bool selects(const DumpQuery& query, std::string_view key) {
+        return (!query.after || key > *query.after) && query.prefixes.matches(key);
+    }
+
+    // Append the line of an extended record, and keep `reserved` bytes for the lines after it.
+    void append_extended(Buffer& out, const char* at, std::size_t reserved) const {
+        const Record record = record_at(at);
+        const std::string_view key = record.key().view();
+        const ValueView value = record.value();
+        out.reserve_more(max_spelled_size(key.size(), record.key_is_plain()) +
+                         spelled_size(value.view(), value.is_plain) + MAX_UNTIL_BYTES + reserved);
+        out.append('(');
+        append_spelled(out, key, record.key_is_plain());
+        out.append(", ");
+        append_spelled(out, value.view(), value.is_plain);
+        out.append(')');
+        if (expiries_ && record.expires()) {
+            out.append(' ');
+            append_until(out, until_at(at, expiries_));
+        }
+        out.append('\n');
+    }
 
     std::size_t common_prefix_bytes() const {
         if (entries_.empty()) return 0;
@@ -136,31 +217,65 @@ private:
 
     std::vector<Entry> entries_;
     std::size_t next_ = 0;
+    const Expiry* const expiries_;  // null if they are not shown
 };
 
-// Lines of WRITE, in the order of the records. Allocates nothing for a pair.
+// Lines of WRITE, in the order of the records, with UNTIL where pairs expire. Allocates nothing for
+// a pair.
 class WriteDump {
 public:
-    explicit WriteDump(const std::vector<Span>& spans) : spans_(spans) {
+    // The records must not change during the life of the dump. Throws std::bad_alloc.
+    explicit WriteDump(const Pairs& pairs) : spans_(pairs.spans), expiries_(pairs.expiries) {
         if (!spans_.empty()) at_ = spans_[0].begin;
         skip_freed();
     }
 
     bool is_finished() const { return span_ == spans_.size(); }
 
-    // Append a line of the next 256 pairs at most. Throws std::bad_alloc.
+    // Append a line of the next pairs that expire at the same time: 256 or about 1 MiB at most, but
+    // at least one. Throws std::bad_alloc.
     void append_block(Buffer& out) {
-        out.reserve_more(LINE_BYTES + sizeof("WRITE ") + PAIRS_PER_WRITE * MAX_PAIR_BYTES);
+        const std::uint64_t until = until_at(at_, expiries_);
+        const std::size_t max_size = out.size() + MAX_BLOCK_BYTES;
+        out.reserve_more(sizeof("WRITE [") + PAIRS_PER_WRITE * MAX_PAIR_BYTES + END_BYTES);
         out.append("WRITE [");
-        for (std::size_t pairs_left = PAIRS_PER_WRITE; pairs_left && !is_finished(); --pairs_left) {
-            append_pair(out, key_at(at_).view(), value_at(at_).view());
+        for (std::size_t pairs_left = PAIRS_PER_WRITE;
+             pairs_left && !is_finished() && out.size() < max_size &&
+             until_at(at_, expiries_) == until;
+             --pairs_left) {
+            const Record record = record_at(at_);
+            if (record.is_short())
+                append_pair(out, record.key().view(), record.value().view());
+            else
+                append_extended(out, record, (pairs_left - 1) * MAX_PAIR_BYTES + END_BYTES);
             at_ += Records::record_bytes(at_);
             skip_freed();
         }
-        out.append("]\n");
+        out.append(']');
+        if (until != NO_EXPIRY) {
+            out.append(' ');
+            append_until(out, until);
+        }
+        out.append('\n');
     }
 
 private:
+    static constexpr std::size_t END_BYTES = LINE_BYTES + 1 + MAX_UNTIL_BYTES;
+
+    // Append a pair, and keep `reserved` bytes for what follows.
+    static void append_extended(Buffer& out, Record record, std::size_t reserved) {
+        const std::string_view key = record.key().view();
+        const ValueView value = record.value();
+        out.reserve_more(
+            pair_bytes(max_spelled_size(key.size(), record.key_is_plain()) +
+                       spelled_size(value.view(), value.is_plain)) + reserved);
+        out.append('(');
+        append_spelled(out, key, record.key_is_plain());
+        out.append(',');
+        append_spelled(out, value.view(), value.is_plain);
+        out.append(')');
+    }
+
     // Move to the next record that is not freed.
     void skip_freed() {
         while (!is_finished()) {
@@ -175,6 +290,7 @@ private:
     }
 
     const std::vector<Span> spans_;
+    const Expiry* const expiries_;
     std::size_t span_ = 0;
     const char* at_ = nullptr;
 };

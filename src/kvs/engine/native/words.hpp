@@ -9,7 +9,9 @@
 
 namespace kvs {
 
-constexpr std::size_t WORD_BYTES = 40;
+constexpr std::size_t WORD_BYTES = 40;  // maximum bytes of a word of a short record
+constexpr std::size_t MAX_KEY_BYTES = 1024;
+constexpr std::size_t MAX_VALUE_BYTES = std::size_t(1) << 24;
 constexpr std::string_view MISSING_VALUE = "KVSERROR";
 constexpr std::string_view MISSING_KEY = "KVSMISSING";
 
@@ -61,16 +63,17 @@ inline bool equal_bytes(const char* left, const char* right, std::size_t size) {
     return true;
 }
 
-// A view of bytes in a script or a record, which must outlive it.
+// A view of the bytes of a word, unquoted, in a script or a record, which must outlive it.
 struct Word {
     const char* at;
-    std::uint8_t size;
+    std::uint32_t size;
 
     std::string_view view() const { return {at, size}; }
 };
 
 struct Key : Word {
-    bool missing;  // set by a DELETE
+    bool missing;   // set by a DELETE
+    bool is_plain;  // its canonical spelling is its bytes
     std::uint64_t hash;
     std::uint64_t sort_prefix;  // the first 8 bytes, as a big-endian number
     // The slot where the key was seen before the lock was taken, or null; see segment.hpp.
@@ -88,8 +91,8 @@ struct Value {
     std::uint8_t size;
 };
 
-// The order of keys is that of their bytes. No word has a NUL, so the prefix of a word of fewer
-// than 8 bytes is below that of each longer word that begins with it.
+// The order of keys is that of their bytes. The prefix of a word of fewer than 8 bytes is filled with
+// zeros, so it is not above that of a longer word that begins with it, but may be equal to it.
 inline bool operator<(const Key& left, const Key& right) {
     return left.sort_prefix != right.sort_prefix ? left.sort_prefix < right.sort_prefix
                                                  : left.view() < right.view();
