@@ -4,6 +4,8 @@ Invariants of every engine:
 
 - Every method is thread-safe, and each command takes effect at one instant for all threads.
 - Each command that changes something gets the next revision, a number that never decreases.
+- A pair that expires must be there until EXPIRE or `expire` removes it, whatever its time: a replay
+  of the lines gives the same table at any time.
 - Change batches must come out once each, in the order of revisions: a batch that any thread moves
   by `move_batches` precedes every batch that is moved later.
 - The change batches of a job call are checkpoints of a job: a change and the output up to it
@@ -18,9 +20,15 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from kvs.language.diagnostics import Checked, Diagnostic
+from kvs.language.output_format import NO_EXPIRIES, Expiries
 
 DEFAULT_BUDGET_BYTES = 65536
 """Bytes of input or of output after which `Store.execute` returns."""
+MAX_UNTIL = 10**15 - 1
+"""Latest time at which a pair can expire, in milliseconds since the epoch: the greatest number that
+UNTIL takes. A FOR beyond it means this time."""
+NO_EXPIRY = 1 << 62
+"""The earliest time at which a pair expires if none does: later than any UNTIL."""
 
 
 class StopReason(Enum):
@@ -55,7 +63,7 @@ class ExecuteResult:
     output: bytes
     """Output of the commands."""
     diagnostics: list[Diagnostic]
-    """One for each invalid line, in order."""
+    """One for each line that was refused, in order: it is invalid, or its output too long."""
     commands: int
     """Number of executed commands, without comments and empty lines."""
     lines: int
@@ -82,7 +90,13 @@ class ChangeBatch(Protocol):
 
     @property
     def lines(self) -> bytes:
-        """The commands that changed something, as lines of the language; empty if not recorded."""
+        """What the commands changed, as lines of the language; empty if not recorded.
+
+        The line of a WRITE without IF, FOR, UNTIL and other steps is as it was given, but for a
+        missing newline, and that of a CLEAR has its prefixes. Every other change is one line of
+        WRITE and DELETE steps in canonical spelling: what each key is after it, in the order in
+        which the change first named the keys. An EXPIRE names them in ascending order.
+        """
 
     @property
     def change_count(self) -> int:
@@ -119,11 +133,14 @@ class TableView(Protocol):
     def __len__(self) -> int:
         """Return the number of pairs."""
 
-    def listing(self) -> Iterator[bytes]:
-        """Yield the lines of SHOW, in order of the keys, in blocks of many lines."""
+    def listing(self, expiries: bool = False) -> Iterator[bytes]:
+        """Yield the lines of SHOW, with `expiries` of SHOW UNTIL, in blocks of many lines."""
 
     def writes(self) -> Iterator[bytes]:
-        """Yield lines of WRITE that together set every pair, in any order, in blocks."""
+        """Yield lines of WRITE that together set every pair, with its expiry, in any order.
+
+        A line has at most about 1 MiB, or one pair. Each block has whole lines.
+        """
 
 
 class Engine(Protocol):
@@ -134,13 +151,30 @@ class Engine(Protocol):
         """Whether there are change batches to move."""
 
     def execute(
-        self, script: bytes, start: int, budget: int, cursor: JobCursor | None = None
+        self,
+        script: bytes,
+        start: int,
+        budget: int,
+        cursor: JobCursor | None = None,
+        *,
+        limits: bool = True,
     ) -> ExecuteResult:
         """Execute commands as `Store.execute` describes; the arguments must be in range.
 
         A job call also returns after a SHOW. While lines are recorded, it has a change
-        batch whenever it has executed a line, even if nothing changed.
+        batch whenever it has executed a line, even if nothing changed. Without `limits`, a line and
+        its output may have any length: for the lines that a store has recorded.
         """
+
+    def expire(self, now_ms: int, limit: int) -> int:
+        """Remove pairs whose UNTIL is at most `now_ms`, as one change; return their number.
+
+        At most `limit`, the earliest first.
+        """
+
+    @property
+    def next_expiry(self) -> int:
+        """The earliest UNTIL, in milliseconds since the epoch, or `NO_EXPIRY`. Cheap."""
 
     @staticmethod
     def check(script: bytes) -> Checked:
@@ -149,23 +183,29 @@ class Engine(Protocol):
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, None for a missing one."""
 
-    def items(self) -> list[tuple[bytes, bytes]]:
-        """Return all pairs in ascending order of the keys."""
+    def items(
+        self, prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the pairs that SHOW with these arguments lists, in ascending order of the keys."""
 
     def __len__(self) -> int:
         """Return the number of pairs."""
 
     def max_dump_bytes(self) -> int:
-        """Return an upper bound of the bytes of all keys and values. May cost as much as a SHOW."""
+        """Return an upper bound of the bytes of all keys and values. May cost as much as a SHOW.
+
+        Spelling at most doubles them.
+        """
 
     @property
     def revision(self) -> int:
         """The revision of the last change."""
 
-    def replace(self, pairs: dict[bytes, bytes]) -> int:
+    def replace(self, pairs: dict[bytes, bytes], expiries: Expiries = NO_EXPIRIES) -> int:
         """Replace all pairs by `pairs`, as one change; return its revision.
 
-        The engine takes over the dict. The change gets a revision even if nothing differs, and is
+        `expiries` are the keys of the pairs that expire, each with its UNTIL. The engine takes over
+        the dict `pairs`. The change gets a revision even if nothing differs, and is
         not recorded as a line.
         """
 
