@@ -33,7 +33,7 @@ setup(
     ext_modules=cythonize(
         Extension(
             "kvs.engine._compiled",
-            [str(ENGINE / "_compiled.pyx"), str(ENGINE / "native/long_line.cpp")],
+            [str(ENGINE / "_compiled.pyx"), *map(str, sorted(ENGINE.glob("native/*.cpp")))],
             depends=[str(path) for path in sorted(ENGINE.glob("native/*.hpp"))],
             include_dirs=[str(ENGINE)],
             # The interpreter's own flags contain -DNDEBUG, so the engine's assertions are off.

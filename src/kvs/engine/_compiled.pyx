@@ -14,13 +14,14 @@ import os
 
 from kvs.engine.interface import ExecuteResult, StopReason
 from kvs.language import output_format
-from kvs.language.diagnostics import Checked, diagnose_line
+from kvs.language.diagnostics import Checked, diagnose_line, output_too_long
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
+from libcpp.optional cimport optional
 from libcpp.string cimport string
 from libcpp.utility cimport move
 from libcpp.vector cimport vector
@@ -38,6 +39,10 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
 
     uint64_t siphash13(HashKey, const char*, size_t)
 
+    size_t MAX_KEY_BYTES
+    size_t MAX_VALUE_BYTES
+    uint64_t NO_EXPIRY
+
     cdef cppclass Word:
         const char* at
         unsigned int size
@@ -45,12 +50,11 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
     cdef cppclass Key(Word):
         pass
 
-    cdef cppclass Value:
-        const char* bytes
-        unsigned char size
-
     cdef enum class Kind:
         IDLE, WAIT, SHOW, BACKUP
+
+    cdef enum class Fault:
+        SYNTAX, LINE_BYTES, OUTPUT_BYTES
 
     cdef cppclass Buffer:
         const char* data()
@@ -61,6 +65,30 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
     cdef cppclass ValueView:
         const char* at
         size_t size
+
+    cdef cppclass State "kvs::KeyValue::State":
+        pass
+
+    cdef State _MISSING "kvs::KeyValue::State::MISSING"
+
+    cdef cppclass KeyValue:
+        State state
+        const char* at
+        size_t size
+
+    cdef cppclass CapturedValues:
+        size_t size()
+        KeyValue operator[](size_t)
+
+    cdef cppclass PrefixSet:
+        PrefixSet()
+        PrefixSet(vector[string]) except +
+
+    cdef cppclass DumpQuery:
+        PrefixSet prefixes
+        optional[string] after
+        size_t limit
+        cbool shows_expiries
 
     cdef cppclass Pairs:
         pass
@@ -74,7 +102,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         const Pairs& pairs()
 
     cdef cppclass SortedDump:
-        SortedDump(const Pairs&) except +
+        SortedDump(const Pairs&, const DumpQuery&) except +
         size_t size()
         Word key(size_t)
         ValueView value(size_t)
@@ -114,6 +142,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
     cdef struct Invalid:
         size_t offset
         size_t valid_until
+        Fault fault
 
     cdef cppclass ScriptCheck:
         size_t commands
@@ -123,6 +152,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
     cdef cppclass Call:
         Call(const char*, size_t, size_t, size_t) except +
         void set_cursor(long long, long long)
+        void remove_limits()
         size_t offset
         size_t size
         Kind stop
@@ -137,12 +167,15 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
     cdef cppclass Engine:
         Engine(HashKey, string) except +
         void execute(Call&) except +
-        void get(const vector[Key]&, vector[Value]&) except +
+        void get(const vector[Key]&, CapturedValues&) except +
         void copy(TableCopy&) except +
         size_t estimate_copy_bytes()
+        size_t max_dump_bytes()
         size_t size()
         uint64_t revision()
-        uint64_t replace(const vector[Key]&, const vector[Word]&) except +
+        uint64_t next_expiry()
+        size_t expire(uint64_t, size_t) except +
+        uint64_t replace(const vector[Key]&, const vector[Word]&, const vector[uint64_t]&) except +
         void start_recording(uint64_t)
         cbool watch(const string&, unique_ptr[ChangeBatch]) except +
         void unwatch(const string&)
@@ -160,8 +193,6 @@ _process_key.first = int.from_bytes(os.urandom(8), "little")
 _process_key.second = int.from_bytes(os.urandom(8), "little")
 
 cdef size_t _MAX_BUDGET = <size_t>1 << 62
-cdef Py_ssize_t _WORD_BYTES = 40
-
 cdef size_t _LONG_BYTES = <size_t>1 << 18
 """Bytes above which memory is copied and freed without the interpreter's lock."""
 
@@ -195,13 +226,15 @@ cdef class CompiledEngine:
         """Whether there are change batches to move."""
         return self._engine.get().change_queue().has_ready()
 
-    def execute(self, bytes script not None, size_t start, budget, cursor=None):
+    def execute(self, bytes script not None, size_t start, budget, cursor=None, *, cbool limits=True):
         """Execute the commands of `script` from byte `start` on."""
         cdef Engine* engine = self._engine.get()
         cdef unique_ptr[Call] call
         call.reset(new Call(script, len(script), start, min(budget, _MAX_BUDGET)))
         if cursor is not None:
             call.get().set_cursor(cursor.job, cursor.base_offset)
+        if not limits:
+            call.get().remove_limits()
         with nogil:
             engine.execute(call.get()[0])
         result = _execute_result(script, call.get(), cursor is not None)
@@ -224,7 +257,9 @@ cdef class CompiledEngine:
         """Return the value of each key, None for a missing one."""
         cdef Engine* engine = self._engine.get()
         cdef vector[Key] hashed
-        cdef vector[Value] values
+        cdef CapturedValues values
+        cdef KeyValue value
+        cdef size_t number
         cdef bytes key
         owned = tuple(keys)  # keeps the bytes alive, to which `hashed` refers
         hashed.reserve(len(owned))
@@ -232,17 +267,40 @@ cdef class CompiledEngine:
             hashed.push_back(engine.make_key(string_view(key, len(key))))
         with nogil:
             engine.get(hashed, values)
-        return [value.bytes[: value.size] if value.size else None for value in values]
+        found = []
+        for number in range(values.size()):
+            value = values[number]
+            found.append(None if value.state == _MISSING else value.at[: value.size])
+        return found
 
-    def items(self):
-        """Return all pairs in ascending order of the keys."""
+    def expire(self, uint64_t now_ms, size_t limit):
+        """Remove at most `limit` of the pairs that expire at `now_ms` or before; return how many."""
+        cdef size_t count
+        with nogil:
+            count = self._engine.get().expire(now_ms, limit)
+        return count
+
+    @property
+    def next_expiry(self):
+        """The earliest time at which a pair expires; `interface.NO_EXPIRY` if none does."""
+        return self._engine.get().next_expiry()
+
+    def items(self, prefixes=(), after=None, limit=None):
+        """Return the pairs that SHOW with these arguments shows; by default, all."""
         cdef Engine* engine = self._engine.get()
+        cdef DumpQuery query
+        if prefixes:
+            query.prefixes = PrefixSet(<vector[string]>list(prefixes))
+        if after is not None:
+            query.after = <string>after
+        if limit is not None:
+            query.limit = min(limit, query.limit)
         cdef unique_ptr[TableCopy] copy
         cdef unique_ptr[SortedDump] dump
         with nogil:
             copy.reset(new TableCopy(engine.estimate_copy_bytes()))
             engine.copy(copy.get()[0])
-            dump.reset(new SortedDump(copy.get().pairs()))
+            dump.reset(new SortedDump(copy.get().pairs(), query))
         cdef size_t number
         cdef Word key
         cdef ValueView value
@@ -259,29 +317,34 @@ cdef class CompiledEngine:
     def max_dump_bytes(self):
         """Return an upper bound of the bytes of all keys and values."""
         cdef Engine* engine = self._engine.get()
-        return min(engine.size() * 2 * _WORD_BYTES, engine.estimate_copy_bytes())
+        return engine.max_dump_bytes()
 
     @property
     def revision(self):
         """The revision of the last change."""
         return self._engine.get().revision()
 
-    def replace(self, dict pairs not None):
+    def replace(self, dict pairs not None, dict expiries=None):
         """Replace all pairs by `pairs`, as one change; return its revision."""
         cdef Engine* engine = self._engine.get()
         cdef vector[Key] keys
         cdef vector[Word] values
+        cdef vector[uint64_t] untils
         cdef uint64_t revision
         cdef bytes key, value
         keys.reserve(len(pairs))
         values.reserve(len(pairs))
+        untils.reserve(len(pairs))
         for key, value in pairs.items():
-            if not (0 < len(key) <= _WORD_BYTES and 0 < len(value) <= _WORD_BYTES):
-                raise ValueError(f"a word must have 1 to {_WORD_BYTES} bytes")
+            if not 0 < len(key) <= MAX_KEY_BYTES:
+                raise ValueError(f"a key must have 1 to {MAX_KEY_BYTES} bytes")
+            if len(value) > MAX_VALUE_BYTES:
+                raise ValueError(f"a value must have at most {MAX_VALUE_BYTES} bytes")
             keys.push_back(engine.make_key(string_view(key, len(key))))
-            values.push_back(<Word>engine.make_key(string_view(value, len(value))))
+            values.push_back(Word(value, <unsigned int>len(value)))
+            untils.push_back(expiries.get(key, NO_EXPIRY) if expiries else NO_EXPIRY)
         with nogil:
-            revision = engine.replace(keys, values)
+            revision = engine.replace(keys, values, untils)
         return revision
 
     def start_recording(self, uint64_t revision):
@@ -434,12 +497,12 @@ cdef class CompiledView:
     def __len__(self):
         return self._require_open().size()
 
-    def listing(self):
-        """Yield the lines of SHOW, in order of the keys, in blocks of many lines."""
-        return _ListingIterator(self)
+    def listing(self, cbool expiries=False):
+        """Yield the lines of SHOW, with UNTIL if `expiries`, in blocks of many lines."""
+        return _ListingIterator(self, expiries)
 
     def writes(self):
-        """Yield lines of WRITE that together set every pair, in any order, in blocks."""
+        """Yield lines of WRITE that together set every pair, with UNTIL, in any order, in blocks."""
         return _WritesIterator(self)
 
     def end(self):
@@ -464,11 +527,13 @@ cdef class _ListingIterator:
     cdef unique_ptr[SortedDump] _listing
     cdef Buffer _block
 
-    def __cinit__(self, CompiledView view not None):
+    def __cinit__(self, CompiledView view not None, cbool expiries):
         cdef const Table* table = view._require_open()
+        cdef DumpQuery query
+        query.shows_expiries = expiries
         self._view = view
         with nogil:
-            self._listing.reset(new SortedDump(table.pairs()))
+            self._listing.reset(new SortedDump(table.pairs(), query))
 
     def __iter__(self):
         return self
@@ -536,7 +601,12 @@ cdef _append_changes(ChangeBatch* batch, list changes):
 
 
 cdef list _diagnostics(bytes script, vector[Invalid]& invalid):
-    diagnostics = [diagnose_line(script, line.offset, line.valid_until) for line in invalid]
+    diagnostics = [
+        output_too_long(script, line.offset)
+        if line.fault == Fault.OUTPUT_BYTES
+        else diagnose_line(script, line.offset, line.valid_until)
+        for line in invalid
+    ]
     return [diagnostic for diagnostic in diagnostics if diagnostic is not None]
 
 

@@ -49,6 +49,9 @@ struct Call {
         base_offset = script_offset;
     }
 
+    // Let lines and their outputs have any length.
+    void remove_limits() { has_limits = false; }
+
     bool is_finished() const {
         return offset >= end || output_budget < 0 || stop == Kind::WAIT || stop == Kind::BACKUP ||
                (stop == Kind::SHOW && has_cursor);
@@ -63,6 +66,7 @@ struct Call {
     bool has_cursor = false;
     long long job = 0;
     long long base_offset = 0;
+    bool has_limits = true;
 
     Kind stop = Kind::IDLE;  // what stopped the last batch: WAIT, SHOW or BACKUP; else IDLE
     std::uint64_t wait_ms = 0;
@@ -88,25 +92,24 @@ public:
     // been executed; the commands before it have been.
     void execute(Call& call) EXCLUDES(lock_) {
         const ActiveCallGuard active(active_calls_);
-        LineBatch batch(LineParser(key_, call.script + call.size), help_);
+        LineBatch batch(LineParser(key_, call.script + call.size), help_, call.has_limits);
         CallContext context{};
         context.call = next_call_.fetch_add(1, std::memory_order_relaxed);
         call.revision = revision();
         while (!call.is_finished()) {
             read_batch(call, batch, context);
             if (!execute_batch(call, batch, context)) throw std::bad_alloc();
-            if (call.stop == Kind::SHOW) append_dump(call, context);
+            if (call.stop == Kind::SHOW) append_dump(call, batch, context);
         }
     }
 
-    // Assign the values of `keys` at one instant; the size of a missing one is 0.
-    void get(const std::vector<Key>& keys, std::vector<Value>& values) EXCLUDES(lock_) {
-        values.resize(keys.size());
+    // Add the values of `keys` at one instant. Throws std::bad_alloc.
+    void get(const std::vector<Key>& keys, CapturedValues& values) EXCLUDES(lock_) {
         const ScopedLock held(lock_);
-        for (std::size_t i = 0; i < keys.size(); ++i) {
-            values[i].size = 0;
-            if (const RecordId id = table_->find(keys[i]))
-                table_->records()[id].copy_value(values[i]);
+        for (const Key& key : keys) {
+            const RecordId id = table_->find(key);
+            values.add(id ? KeyValue::of_record(table_->records()[id].value())
+                          : KeyValue::missing());
         }
     }
 
@@ -122,19 +125,60 @@ public:
         return bytes + bytes / 16 + 4096;
     }
 
+    // Return an upper bound of the bytes of all keys and values.
+    std::size_t max_dump_bytes() const {
+        return estimate_copy_bytes() + large_bytes_.load(std::memory_order_relaxed);
+    }
+
     // The number of pairs and the revision, as of the last batch of any thread.
     std::size_t size() const { return size_.load(std::memory_order_acquire); }
     std::uint64_t revision() const { return published_revision_.load(std::memory_order_acquire); }
+    // The earliest time at which a pair expires; NO_EXPIRY if none does.
+    std::uint64_t next_expiry() const { return next_expiry_.load(std::memory_order_relaxed); }
 
-    // Replace all pairs by these, as one change; return its revision.
-    std::uint64_t replace(const std::vector<Key>& keys, const std::vector<Word>& values)
-        EXCLUDES(lock_) {
-        assert(keys.size() == values.size());
-        auto table = std::make_shared<Table>(key_);
-        for (std::size_t i = 0; i < keys.size(); ++i) {
-            table->reserve(&keys[i], 1);
-            table->insert_or_assign(keys[i], values[i]);
+    // Remove at most `limit` of the pairs that expire at `now_ms` or before, the earliest first, as
+    // one change; return their number. Throws std::bad_alloc; then nothing has changed.
+    std::size_t expire(std::uint64_t now_ms, std::size_t limit) EXCLUDES(lock_) {
+        if (next_expiry() > now_ms) return 0;
+        auto change_batch = std::make_unique<ChangeBatch>();
+        change_batch->call = next_call_.fetch_add(1, std::memory_order_relaxed);
+        Removal removal;
+        DroppedValues dropped;
+        ScopedLock held(lock_);
+        removal.find_earliest(*table_, now_ms, limit);
+        if (!removal.size()) return 0;
+        const bool is_recorded = recording_.load(std::memory_order_relaxed);
+        if (is_recorded) {
+            removal.reserve_copies();
+            change_batch->lines.reserve_more(removal.record_bytes());
+            change_batch->count = 1;
         }
+        removal.collect_changes(watched_keys_, key_, change_batch->changes);
+        removal.apply(*table_, key_);
+        change_batch->revision = ++revision_;
+        publish();
+        dropped = table_->take_dropped();
+        const bool has_garbage = table_->has_garbage();
+        ChangeBatch* const pushed = change_batch.get();
+        if (is_recorded || !pushed->changes.empty())
+            change_queue_.push(std::move(change_batch), !is_recorded);
+        held.unlock();
+        if (is_recorded) {
+            removal.write_record(pushed->lines);
+            change_queue_.mark_complete(pushed);
+        }
+        if (has_garbage) release_garbage();
+        return removal.size();
+    }
+
+    // Replace all pairs by these, which expire at the times `untils`, as one change; return its
+    // revision. Throws std::bad_alloc; then nothing has changed.
+    std::uint64_t replace(const std::vector<Key>& keys, const std::vector<Word>& values,
+                          const std::vector<std::uint64_t>& untils) EXCLUDES(lock_) {
+        assert(keys.size() == values.size() && keys.size() == untils.size());
+        auto table = std::make_shared<Table>(key_);
+        for (std::size_t i = 0; i < keys.size(); ++i)
+            insert(*table, keys[i], values[i], untils[i]);
         auto change_batch = std::make_unique<ChangeBatch>();
         change_batch->call = next_call_.fetch_add(1, std::memory_order_relaxed);
         std::vector<Change>& changes = change_batch->changes;
@@ -213,9 +257,10 @@ public:
 
     // Return `key` with its hash. The bytes of `key` must outlive the returned value.
     Key make_key(std::string_view key) const {
-        // A key of 0 or of more than 40 bytes is not a word: as a key of size 0 it equals no other.
-        const std::uint32_t size = key.size() > WORD_BYTES ? 0 : std::uint32_t(key.size());
-        return {{key.data(), size}, false, true, siphash13(key_, key.data(), key.size()), 0, nullptr};
+        // A key of 0 or of more than 1024 bytes is not a word: as a key of size 0 it equals no other.
+        const std::uint32_t size = key.size() > MAX_KEY_BYTES ? 0 : std::uint32_t(key.size());
+        return {{key.data(), size}, false,  is_plain_word(key), siphash13(key_, key.data(), size),
+                0,                  nullptr};
     }
 
 private:
@@ -294,8 +339,9 @@ private:
         const std::size_t output_before = call.output.size();
         std::vector<Change>* const changes =
             watched_keys_.empty() ? nullptr : &context.change_batch->changes;
+        TextSpace space = text_space(call, batch, context);
         bool succeeded = batch.execute({*table_, watched_keys_, revision_}, call.output_budget,
-                                       changes, call.output);
+                                       changes, space, call.output);
         if (call.output.size() != output_before)
             succeeded = reserve_published_output(call, batch, context, output_before);
         if (succeeded && batch.stop() == Kind::SHOW) succeeded = context.copy->copy_from(*table_);
@@ -305,6 +351,7 @@ private:
         const bool has_garbage = table_->has_garbage() && !batch.changed_lines().empty();
         ChangeBatch* const incomplete = enqueue_change_batch(call, batch, context);
         held.unlock();
+        if (incomplete) batch.write_record(incomplete->lines);
         batch.write(call.output);
         advance(call, batch);
         if (incomplete) finish_change_batch(call, batch, incomplete);
@@ -322,8 +369,8 @@ private:
     }
 
     // Append the output of a SHOW, whose records were copied under the lock.
-    static void append_dump(Call& call, CallContext& context) {
-        SortedDump dump(context.copy->pairs());
+    static void append_dump(Call& call, const LineBatch& batch, CallContext& context) {
+        SortedDump dump(context.copy->pairs(), batch.query());
         const std::size_t output_before = call.output.size();
         while (!dump.is_finished()) dump.append_block(call.output);
         call.output_budget -= static_cast<long long>(call.output.size() - output_before);
@@ -339,10 +386,34 @@ private:
 
     void prepare_change_batch(const Call& call, const LineBatch& batch, CallContext& context) {
         if (!context.change_batch) context.change_batch = std::make_unique<ChangeBatch>();
-        context.change_batch->lines.reserve_more(batch.script_bytes() + 1);
+        context.change_batch->lines.reserve_more(batch.max_record_bytes());
         if (call.has_cursor)
             context.change_batch->output.reserve_more(
                 call.output.size() - call.published_output_bytes + batch.max_output_bytes());
+    }
+
+    // Return the space that `prepare_batch` has reserved.
+    TextSpace text_space(Call& call, const LineBatch& batch, const CallContext& context) const {
+        TextSpace space(call.output, batch.max_output_bytes(), batch.max_output_line_bytes());
+        if (context.change_batch && call.has_cursor)
+            space.set_published(context.change_batch->output,
+                                call.output.size() - call.published_output_bytes);
+        if (context.change_batch && recording_.load(std::memory_order_relaxed))
+            space.set_record(context.change_batch->lines, batch.max_record_bytes());
+        return space;
+    }
+
+    // Insert a pair of any form into a table that does not have its key. Throws std::bad_alloc.
+    static void insert(Table& table, const Key& key, const Word& value, std::uint64_t until) {
+        LargeValueRef large;
+        const bool is_plain = is_plain_value(value.view());
+        if (value.size > MAX_INLINE_VALUE) {
+            large = LargeValueRef(LargeValue::create(value.size, is_plain));
+            std::memcpy(large.get()->data(), value.at, value.size);
+        }
+        const NewValue new_value{value, is_plain, large.get(), until};
+        table.reserve(&key, &new_value, 1);
+        table.insert_or_assign(key, new_value);
     }
 
     // Reserve space in the change batch of a job call for the output of a long READ, whose size
@@ -388,7 +459,8 @@ private:
             if (line.kind == Kind::INVALID) {
                 const char* const valid_until = batch.valid_until();
                 call.invalid.push_back({std::size_t(line.begin - call.script),
-                                        valid_until ? std::size_t(valid_until - call.script) : 0});
+                                        valid_until ? std::size_t(valid_until - call.script) : 0,
+                                        line.fault});
             } else {
                 call.commands += line.kind != Kind::IDLE;
             }
@@ -399,14 +471,9 @@ private:
         if (call.stop == Kind::WAIT) call.wait_ms = batch.wait_ms();
     }
 
-    // Write the text of a change batch, for which space is reserved, and release it to consumers.
+    // Write the checkpoint of a change batch, for which space is reserved, and release it to
+    // consumers.
     void finish_change_batch(Call& call, const LineBatch& batch, ChangeBatch* change_batch) {
-        for (const std::size_t number : batch.changed_lines()) {
-            const Line& line = batch.lines()[number];
-            change_batch->lines.append({line.begin, std::size_t(line.end - line.begin)});
-            // The last line of a script may end without a newline.
-            if (line.end[-1] != '\n') change_batch->lines.append('\n');
-        }
         if (change_batch->has_checkpoint) {
             // A SHOW, WAIT or BACKUP is not part of the checkpoint: its caller still has to act.
             const Line& last = batch.lines()[batch.executed_count() - 1];
@@ -433,7 +500,9 @@ private:
     void publish() REQUIRES(lock_) {
         size_.store(table_->size(), std::memory_order_release);           // pairs with `size`
         published_revision_.store(revision_, std::memory_order_release);  // pairs with `revision`
+        next_expiry_.store(table_->earliest_expiry(), std::memory_order_relaxed);  // a hint
         bytes_.store(table_->copy_bytes(), std::memory_order_relaxed);  // only an estimate
+        large_bytes_.store(table_->records().large_bytes(), std::memory_order_relaxed);
     }
 
     OwnedLock lock_;
@@ -449,7 +518,9 @@ private:
     // Copies of counters, written by `publish`.
     std::atomic<std::size_t> size_{0};
     std::atomic<std::uint64_t> published_revision_{0};
+    std::atomic<std::uint64_t> next_expiry_{NO_EXPIRY};
     std::atomic<std::size_t> bytes_{0};
+    std::atomic<std::size_t> large_bytes_{0};
 
     std::atomic<std::uint64_t> next_call_{1};  // an ID; 0 is of no call
     std::atomic<unsigned> active_calls_{0};    // a hint

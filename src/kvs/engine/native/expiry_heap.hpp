@@ -35,6 +35,8 @@ struct Expiry {
 
 class ExpiryHeap {
 public:
+    static constexpr std::size_t CHILDREN = 4;  // of an entry, which stand one after the other
+
     std::size_t size() const { return size_; }
     std::uint64_t earliest() const { return size_ ? entries_[0].until : NO_EXPIRY; }
     const Expiry* entries() const { return entries_.data(); }
@@ -76,8 +78,6 @@ public:
     }
 
 private:
-    static constexpr std::size_t CHILDREN = 4;
-
     static std::size_t parent(std::size_t position) { return (position - 1) / CHILDREN; }
 
     template <typename Place>

@@ -1,5 +1,8 @@
-// The parser of one line of a script: its command and its words. kvs/language/grammar.py defines
-// what is valid. This parser must accept exactly the same lines, which tests verify.
+// The parser of the lines that most scripts consist of: a WRITE, READ or DELETE of plain words of at
+// most 40 bytes, without other steps and expiries, a WAIT, a SHOW without arguments, BACKUP, HELP,
+// comments and empty lines. It refuses every other line, which is for `GeneralParser`.
+// kvs/language/grammar.py defines what is valid. The two parsers together must accept exactly the
+// same lines, which tests verify.
 //
 // Invariant: the byte after the script can be read and is NUL. A NUL is in no word and ends no
 // line, so the parser compares bytes without comparing pointers with the end first.
@@ -14,7 +17,44 @@
 
 namespace kvs {
 
-enum class Kind : std::uint8_t { IDLE, WRITE, READ, DELETE, WAIT, SHOW, BACKUP, HELP, INVALID };
+enum class Kind : std::uint8_t {
+    IDLE,
+    WRITE,
+    READ,
+    DELETE,
+    STEPS,  // any other line of WRITE, READ, DELETE, ADD and IF
+    COUNT,
+    CLEAR,
+    EXPIRE,
+    WAIT,
+    SHOW,
+    BACKUP,
+    HELP,
+    INVALID,
+};
+
+// Why a line is invalid.
+enum class Fault : std::uint8_t { SYNTAX, LINE_BYTES, OUTPUT_BYTES };
+
+// Maximum bytes of a line without its ending, but for a comment.
+constexpr std::size_t MAX_LINE_BYTES = std::size_t(1) << 26;
+
+inline const char* skip_blanks(const char* at) {
+    while (*at == ' ' || *at == '\t') ++at;
+    return at;
+}
+
+// Return the end of a line that ends at `end`, without its line ending.
+inline const char* end_without_ending(const char* begin, const char* end) {
+    if (end != begin && end[-1] == '\n') --end;
+    if (end != begin && end[-1] == '\r') --end;
+    return end;
+}
+
+inline bool is_too_long(const char* begin, const char* end, std::size_t max_bytes) {
+    return std::size_t(end - begin) > max_bytes && *skip_blanks(begin) != '#' &&
+           std::size_t(end_without_ending(begin, end) - begin) > max_bytes;
+}
 
 // Makes keys of words of a script that ends at `end`.
 class KeyHasher {
@@ -38,6 +78,8 @@ public:
         const std::uint64_t block = sip::block(at, 8);
         return size < 8 ? block & ((std::uint64_t(1) << 8 * size) - 1) : block;
     }
+
+    HashKey hash_key() const { return hash_key_; }
 
 private:
     const HashKey hash_key_;
@@ -110,11 +152,6 @@ public:
 private:
     // Each of these functions takes the position of a part of a line, and returns the position
     // after the part, or null if the part is not there.
-
-    static const char* skip_blanks(const char* at) {
-        while (*at == ' ' || *at == '\t') ++at;
-        return at;
-    }
 
     // Blanks before the byte are rare, so the byte itself is tested first.
     static const char* expect_byte(const char* at, char byte) {
@@ -200,7 +237,7 @@ private:
     const char* plain_keys(const char* at, Sink& words) {
         DelimiterScanner delimiters(at, end_);
         while (const char* const delimiter = delimiters.next(at)) {
-            if (*delimiter != ',' || !is_word_size(delimiter - at)) break;
+            if (*delimiter != ',' || !is_word_size(delimiter - at) || *at == '"') break;
             words.add_key(hasher_, at, std::size_t(delimiter - at));
             words.end_item(at = delimiter + 1);
         }
@@ -213,12 +250,12 @@ private:
         while (*at == '(') {
             const char* const key = at + 1;
             const char* const comma = delimiters.next(key);
-            if (!comma || *comma != ',' || !is_word_size(comma - key)) break;
+            if (!comma || *comma != ',' || !is_word_size(comma - key) || *key == '"') break;
             const char* const value = comma + 1;
             const char* const delimiter = delimiters.next(value);
             if (!delimiter || *delimiter != ')' || !is_word_size(delimiter - value)) break;
             const std::size_t size = std::size_t(delimiter - value);
-            if (is_reserved({value, size})) break;
+            if (is_reserved({value, size}) || *value == '"') break;
             words.add_key(hasher_, key, std::size_t(comma - key));
             words.add_value(value, size);
             words.end_item(at = delimiter + 1);
@@ -261,11 +298,12 @@ private:
         return at + size;
     }
 
-    // Move `at` to the word after any blanks; return the size of the word, 0 if there is none.
+    // Move `at` to the word after any blanks; return the size of the word, 0 if there is none or if
+    // it is quoted.
     std::size_t find_word(const char*& at) const {
         std::size_t size = word_size(at, end_);
         if (!size) size = word_size(at = skip_blanks(at), end_);
-        return size > WORD_BYTES ? 0 : size;
+        return size > WORD_BYTES || *at == '"' ? 0 : size;
     }
 
     const char* parse_milliseconds(const char* at) {

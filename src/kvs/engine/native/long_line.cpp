@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "buffer.hpp"
+#include "captured_values.hpp"
 #include "output_format.hpp"
 #include "word_sort.hpp"
 
@@ -75,14 +76,23 @@ void append_pairs(Buffer& out, std::string_view key, std::string_view value, std
     out.repeat(pair_bytes(key.size() + value.size()), times - 1);
 }
 
-void append_value(const Table& table, const Key& key, std::size_t times, Buffer& out) {
-    Value value;
-    if (const RecordId id = table.find(key))
-        table.records()[id].copy_value(value);
-    else
-        value.set(MISSING_VALUE);
-    out.reserve_more(times * pair_bytes(std::size_t(key.size) + value.size));
-    append_pairs(out, key.view(), {value.bytes, value.size}, times);
+// Append a key and its value `times` times; return false if there would be more than `max_bytes`.
+bool append_value(const Table& table, const Key& key, std::size_t times, std::size_t max_bytes,
+                  Buffer& out) {
+    const RecordId id = table.find(key);
+    const KeyValue value =
+        id ? KeyValue::of_record(table.records()[id].value()) : KeyValue::missing();
+    const std::size_t bytes = times * pair_bytes(key.size + value.spelled_size());
+    if (bytes > max_bytes) return false;
+    out.reserve_more(bytes);
+    const std::size_t size_before = out.size();
+    out.append('(');
+    out.append_word(key.view());
+    out.append(',');
+    value.append_to(out);
+    out.append(')');
+    out.repeat(out.size() - size_before, times - 1);
+    return true;
 }
 
 }  // namespace
@@ -113,6 +123,26 @@ std::size_t LongLine::execute(const EngineState& state, Buffer& out, std::vector
     case Kind::DELETE: return erase_keys(state, changes);
     default: return 0;
     }
+}
+
+// Parse the line again and skip the missing keys, whose offsets are in the order of the line.
+void LongLine::write_record(Buffer& out) {
+    const std::uint32_t* missing = offsets();
+    const std::uint32_t* const end = missing + offset_count_;
+    out.append("DELETE ");
+    char before = '[';
+    for_each_chunk([&](const Key* keys, const Word*, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) {
+            if (missing != end && keys[i].at == begin_ + *missing) {
+                ++missing;
+                continue;
+            }
+            out.append(before);
+            out.append_word(keys[i].view());
+            before = ',';
+        }
+    });
+    out.append("]\n");
 }
 
 void LongLine::write(Buffer& out) {
@@ -238,7 +268,16 @@ std::size_t LongLine::read_keys(const Table& table, Buffer& out) {
                 parser_.hasher().make_key(keys[count], key.data(), key.size());
             }
             prefetch(table, keys, count);
-            for (std::size_t k = 0; k < count; ++k) append_value(table, keys[k], times[k], out);
+            for (std::size_t k = 0; k < count && !is_refused_; ++k) {
+                const std::size_t size = out.size() - size_before + std::string_view("]\n").size();
+                is_refused_ = size > allowed_output_bytes_ ||
+                              !append_value(table, keys[k], times[k],
+                                            allowed_output_bytes_ - size, out);
+            }
+            if (is_refused_) {
+                out.truncate(size_before);
+                return 0;
+            }
         }
         out.reserve_more(LINE_BYTES);
         out.append("]\n");
@@ -257,12 +296,17 @@ void ScriptCheck::run(const char* script, std::size_t size) {
     for (const char* at = script; at != end; at = parser.next()) {
         WordCounter counter;
         const Kind kind = parser.parse_line(at, counter);
-        if (kind == Kind::INVALID)
+        const bool is_long = is_too_long(at, parser.next(), MAX_LINE_BYTES);
+        const bool is_valid =
+            !is_long && (kind != Kind::INVALID ||
+                         is_valid_general_line(at, end_without_ending(at, parser.next())));
+        if (is_valid)
+            commands += kind != Kind::IDLE;
+        else
             invalid.push_back(
                 {std::size_t(at - script),
-                 counter.valid_until ? std::size_t(counter.valid_until - script) : 0});
-        else
-            commands += kind != Kind::IDLE;
+                 counter.valid_until ? std::size_t(counter.valid_until - script) : 0,
+                 is_long ? Fault::LINE_BYTES : Fault::SYNTAX});
     }
 }
 

@@ -50,7 +50,9 @@ private:
 
 class LongLine {
 public:
-    explicit LongLine(const LineParser& parser) : parser_(parser) {}
+    // A READ of an output over `max_output_bytes` is refused.
+    LongLine(const LineParser& parser, std::size_t max_output_bytes)
+        : parser_(parser), allowed_output_bytes_(max_output_bytes) {}
 
     // Parse the line that begins at `at`. Throws std::bad_alloc.
     Kind read(const char* at);
@@ -68,9 +70,16 @@ public:
     // bytes of output. Throws std::bad_alloc; then nothing has changed and nothing is appended.
     std::size_t execute(const EngineState& state, Buffer& out, std::vector<Change>* changes);
 
+    // Return whether the line was not executed because its output is too long.
+    bool is_refused() const { return is_refused_; }
+
     bool has_changed() const {
         return kind_ == Kind::WRITE || (kind_ == Kind::DELETE && offset_count_ < counter_.keys);
     }
+
+    // Append the record of a DELETE, the keys that were there, for which space is reserved. Before
+    // `write`.
+    void write_record(Buffer& out);
 
     // Append the output of a DELETE, for which space is reserved.
     void write(Buffer& out);
@@ -91,6 +100,8 @@ private:
     std::size_t read_keys(const Table& table, Buffer& out);
 
     LineParser parser_;
+    const std::size_t allowed_output_bytes_;
+    bool is_refused_ = false;
     const char* begin_ = nullptr;
     Kind kind_ = Kind::IDLE;
     WordCounter counter_;
@@ -104,6 +115,7 @@ private:
 struct Invalid {
     std::size_t offset;
     std::size_t valid_until;
+    Fault fault;
 };
 
 // Validates scripts without executing them.

@@ -66,6 +66,10 @@ public:
         return filter_[filter_index(hash)] >> (hash & 63) & 1;
     }
 
+    bool contains(const Key& key) const {
+        return may_contain(key.hash) && entries_.count(std::string(key.view()));
+    }
+
     // To be called once for each command, before `collect_writes` and `collect_removals`, which may
     // be called several times for one command.
     void begin_command() { ++command_; }
