@@ -66,13 +66,8 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         const char* at
         size_t size
 
-    cdef cppclass State "kvs::KeyValue::State":
-        pass
-
-    cdef State _MISSING "kvs::KeyValue::State::MISSING"
-
     cdef cppclass KeyValue:
-        State state
+        cbool is_missing()
         const char* at
         size_t size
 
@@ -270,7 +265,7 @@ cdef class CompiledEngine:
         found = []
         for number in range(values.size()):
             value = values[number]
-            found.append(None if value.state == _MISSING else value.at[: value.size])
+            found.append(None if value.is_missing() else value.at[: value.size])
         return found
 
     def expire(self, uint64_t now_ms, size_t limit):
@@ -330,18 +325,20 @@ cdef class CompiledEngine:
         cdef vector[Key] keys
         cdef vector[Word] values
         cdef vector[uint64_t] untils
+        cdef Word word
         cdef uint64_t revision
         cdef bytes key, value
         keys.reserve(len(pairs))
         values.reserve(len(pairs))
         untils.reserve(len(pairs))
         for key, value in pairs.items():
-            if not 0 < len(key) <= MAX_KEY_BYTES:
+            if not 0 < <size_t>len(key) <= MAX_KEY_BYTES:
                 raise ValueError(f"a key must have 1 to {MAX_KEY_BYTES} bytes")
-            if len(value) > MAX_VALUE_BYTES:
+            if <size_t>len(value) > MAX_VALUE_BYTES:
                 raise ValueError(f"a value must have at most {MAX_VALUE_BYTES} bytes")
             keys.push_back(engine.make_key(string_view(key, len(key))))
-            values.push_back(Word(value, <unsigned int>len(value)))
+            word.at, word.size = value, <unsigned int>len(value)
+            values.push_back(word)
             untils.push_back(expiries.get(key, NO_EXPIRY) if expiries else NO_EXPIRY)
         with nogil:
             revision = engine.replace(keys, values, untils)

@@ -237,7 +237,8 @@ void check_replacing() {
     });
     const std::vector<kvs::Key> keys{engine.make_key("a"), engine.make_key("c")};
     const std::vector<kvs::Word> values{keys[1], keys[0]};
-    for (int round = 0; round < 300; ++round) engine.replace(keys, values);
+    const std::vector<std::uint64_t> untils{kvs::NO_EXPIRY, 5};
+    for (int round = 0; round < 300; ++round) engine.replace(keys, values, untils);
     worker.join();
     CHECK(engine.revision() == 900);
 }

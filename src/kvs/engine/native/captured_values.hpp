@@ -57,6 +57,7 @@ struct KeyValue {
                 {value.at},  value.large};
     }
 
+    bool is_missing() const { return state == State::MISSING; }
     std::string_view view() const { return {at, size}; }
 
     // Return the bytes of its spelling.

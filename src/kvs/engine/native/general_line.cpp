@@ -338,7 +338,7 @@ bool GeneralLines::execute_step(Line& line, const Step& step, std::uint64_t now,
         std::size_t bytes = 0;
         for (std::size_t i = step.first_run; i < step.end_run; ++i) {
             LineKey& key = keys_[runs_[i].key];
-            if (key.value.state != KeyValue::State::MISSING) --runs_[i].times;
+            if (!key.value.is_missing()) --runs_[i].times;
             bytes += runs_[i].times * pair_bytes(key.spelled_size + MISSING_KEY.size());
             key.value = KeyValue::missing();
             key.until = NO_EXPIRY;
@@ -399,7 +399,7 @@ bool GeneralLines::apply(const Line& line, const EngineState& state,
     for (std::size_t i = line.first_changed; i < line.end_changed; ++i) {
         const LineKey& key = keys_[changed_[i]];
         has_changed |= key.has_existed;
-        if (key.value.state == KeyValue::State::MISSING) continue;
+        if (key.value.is_missing()) continue;
         NewValue& written = written_values_.push_uninitialized();
         written = {{key.value.at, key.value.size}, key.value.is_plain, key.value.large, key.until};
         if (key.value.state == KeyValue::State::NUMBER) {
@@ -420,7 +420,7 @@ bool GeneralLines::apply(const Line& line, const EngineState& state,
         state.table.insert_or_assign(written_keys_[i], written_values_[i]);
     for (std::size_t i = line.first_changed; i < line.end_changed; ++i) {
         const LineKey& key = keys_[changed_[i]];
-        if (key.value.state == KeyValue::State::MISSING && key.has_existed)
+        if (key.value.is_missing() && key.has_existed)
             state.table.erase(key.key);
     }
     return true;
@@ -490,8 +490,8 @@ Outcome GeneralLines::execute_alone(Line& line, const EngineState& state,
 
 void GeneralLines::write(std::size_t number, Buffer& out) const {
     const Line& line = lines_[number];
-    if (line.kind == Kind::EXPIRE) return;
-    if (line.kind != Kind::STEPS) {
+    if (line.kind == Kind::EXPIRE || line.kind == Kind::SHOW) return;
+    if (line.kind == Kind::COUNT || line.kind == Kind::CLEAR) {
         out.append(NumberText(std::int64_t(line.number)).view());
         out.append('\n');
         return;
@@ -568,7 +568,7 @@ void GeneralLines::write_record(std::size_t number, Buffer& out) {
 void GeneralLines::write_changes(const Line& line, Buffer& out) const {
     const LineKey* before = nullptr;
     const auto is_written = [](const LineKey& key) {
-        return key.value.state != KeyValue::State::MISSING;
+        return !key.value.is_missing();
     };
     const auto end_step = [&] {
         out.append(']');
