@@ -88,7 +88,10 @@ public:
     }
 
     void add_prefix(const Spelling& spelling) {
-        lines_.prefixes_.push_back(lines_.unquoted(spelling));
+        const Word word = lines_.unquoted(spelling);
+        lines_.prefixes_.push_back(word);
+        const bool is_plain = !spelling.is_quoted || is_plain_word(word.view());
+        line_.record_bytes += 1 + spelled_size(word.view(), is_plain);
     }
 
     void set_after(const Spelling& spelling) {
