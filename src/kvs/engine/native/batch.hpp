@@ -260,14 +260,9 @@ private:
     }
 
     std::size_t record_bytes(const Line& line) const {
-        switch (line.kind) {
-        case Kind::WRITE:
-        case Kind::DELETE: return std::size_t(line.end - line.begin) + std::string_view(" \n").size();
-        case Kind::STEPS:
-        case Kind::CLEAR:
+        if (line.is_general && !general_->is_recorded_as_written(line.first_value))
             return general_->max_record_bytes(line.first_value);
-        default: return 0;
-        }
+        return std::size_t(line.end - line.begin) + std::string_view(" \n").size();
     }
 
     void classify_line(Line& line, std::size_t& commands) {
