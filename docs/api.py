@@ -46,11 +46,14 @@ SPECIAL = ("__len__", "__contains__", "__iter__", "__aiter__", "__getitem__", "_
            "__delitem__")  # fmt: skip
 """Special methods that are part of the API where a class defines them."""
 
-CONSTRUCTED = ("DataSettings", "Store")
+CONSTRUCTED = ("Codec", "DataSettings", "Store")
 """Classes with a constructor that programs call; KVS constructs the others."""
 
 INTERNAL = ("ExecuteResult.uncheckpointed_output", "JobReport.add_error")
 """Members of public classes that only KVS uses."""
+
+CONSTANTS = {"JSON": "kvs.codecs"}
+"""Public names that are neither classes nor functions, and their modules."""
 
 OTHER_CLASSES = {"Diagnostic": "kvs.language.diagnostics", "TornTail": "kvs.journal.recovery"}
 """Classes that are not public, and their modules: the page describes what programs get of them."""
@@ -73,6 +76,7 @@ Types and constants that are not public names of `kvs`:
 
 | name | meaning |
 | --- | --- |
+| `K`, `V` | The types of keys and values: bytes, or those of the codec of the store. |
 """
 
 
@@ -88,11 +92,16 @@ def library_page() -> str:
 
 def _value_row(name: str, module: str) -> str:
     """Return a row about a type or constant: its definition, and the text that documents it."""
+    value, text = _value(name, module)
+    return f"| {_cell(f'`{name} = {value}`')} | {_cell(text)} |"
+
+
+def _value(name: str, module: str) -> tuple[str, str]:
+    """Return the definition of a type or constant, and the text that documents it."""
     body = ast.parse(inspect.getsource(import_module(module))).body
-    for statement, after in pairwise(body):
+    for statement, after in pairwise([*body, None]):
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
-            definition = _cell(f"`{name} = {ast.unparse(statement.value)}`")
-            return f"| {definition} | {_cell(_joined(_literal(after)))} |"
+            return ast.unparse(statement.value), _joined(_literal(after))
     raise ValueError(name)
 
 
@@ -146,6 +155,8 @@ def _node(name: str) -> ast.ClassDef | Definition:
 
 
 def _section(name: str) -> str:
+    if name in CONSTANTS:
+        return f"## {name}\n\n{_value(name, CONSTANTS[name])[1]}\n".replace("``", "`")
     node = _node(name)
     lines = [f"## {name}", ""]
     if isinstance(node, ast.ClassDef):
@@ -213,9 +224,13 @@ def _literal(statement: ast.stmt | None) -> str:
 
 
 def _is_property(statement: ast.stmt) -> TypeGuard[Definition]:
-    return isinstance(statement, Definition) and any(
-        isinstance(decorator, ast.Name) and decorator.id == "property"
-        for decorator in statement.decorator_list
+    return isinstance(statement, Definition) and _has_decorator(statement, ("property",))
+
+
+def _has_decorator(definition: Definition, names: tuple[str, ...]) -> bool:
+    return any(
+        isinstance(decorator, ast.Name) and decorator.id in names
+        for decorator in definition.decorator_list
     )
 
 
@@ -223,7 +238,9 @@ def _public_methods(node: ast.ClassDef) -> Iterator[Definition]:
     if node.name in CONSTRUCTED and node.decorator_list:
         yield _dataclass_constructor(node)
     for statement in node.body:
-        if isinstance(statement, Definition) and not _is_property(statement):
+        if isinstance(statement, Definition) and not _has_decorator(
+            statement, ("property", "overload")
+        ):
             is_constructor = statement.name == "__init__" and node.name in CONSTRUCTED
             is_public = statement.name in SPECIAL or not statement.name.startswith("_")
             if is_constructor or (is_public and f"{node.name}.{statement.name}" not in INTERNAL):
@@ -261,15 +278,27 @@ def _signature(node: Definition, owner: str) -> str:
     line = f"{name}({arguments}){result}"
     if len(line) <= 95:
         return line
-    parts = re.split(r", (?=(?:[^\[\]()]|\[[^\]]*\]|\([^)]*\))*$)", arguments)
-    return "\n".join([f"{name}(", *(f"    {part}," for part in parts), f"){result}"])
+    parts = [f"    {part}," for part in _split_at_commas(arguments)]
+    return "\n".join([f"{name}(", *parts, f"){result}"])
+
+
+def _split_at_commas(arguments: str) -> list[str]:
+    """Return the arguments, split at the commas that are in no brackets."""
+    parts, depth = [""], 0
+    for char in arguments:
+        depth += (char in "[(") - (char in "])")
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts]
 
 
 def _raised_by() -> dict[str, set[str]]:
     """Return, for each error, the public calls whose docstring names it under `Raises:`."""
     found: dict[str, set[str]] = {}
     for name in kvs.__all__:
-        if name.startswith("_") or _is_error(name):
+        if name.startswith("_") or name in CONSTANTS or _is_error(name):
             continue
         node = _node(name)
         methods = _public_methods(node) if isinstance(node, ast.ClassDef) else [node]
