@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvs.engine.python import Table, ordered
+from kvs.engine.python_table import Table, ordered
 from kvs.errors import SnapshotError
 from kvs.language import output_format
 from kvs.posix.files import open_directory

@@ -8,43 +8,58 @@ computed again. Only `with_locked_view` makes other threads wait.
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain, count, islice, repeat
-from operator import delitem, ior, itemgetter, setitem
+from heapq import heapify, heappop
+from itertools import chain, count, repeat
+from operator import delitem, ior, setitem
 from threading import RLock, get_ident
 from typing import Any
 
-from kvs.concurrency.atomic import Step, atomically, exhaust
+from kvs.concurrency.atomic import Step, atomically
 from kvs.concurrency.waiters import call_uninterrupted
-from kvs.engine.interface import ChangeBatch, ExecuteResult, JobCursor, KeyChange, TableView
+from kvs.engine.interface import (
+    NO_EXPIRY,
+    ChangeBatch,
+    ExecuteResult,
+    JobCursor,
+    KeyChange,
+    TableView,
+)
 from kvs.engine.python_call import PythonBatch, PythonCall, merge_batches
+from kvs.engine.python_line import (
+    Attempt,
+    Effect,
+    answer_bytes,
+    attempt_expire,
+    attempt_of,
+    attempt_write,
+    format_answer,
+)
+from kvs.engine.python_table import (
+    PythonView,
+    Table,
+    format_listing,
+    select,
+    value_until,
+    word_of,
+    words_of,
+)
 from kvs.language import grammar, output_format
 from kvs.language.diagnostics import Checked, check
+from kvs.language.output_format import NO_EXPIRIES, Expiries
 
 MAX_TRIES = 8
 """Times that a line is computed again because of other threads' changes, before they must wait."""
 
+LONG_LINE_BYTES = 1 << 16
+"""Bytes of a line above which its values may be long."""
+MAX_FITTING_KEYS = grammar.MAX_OUTPUT_BYTES // (LONG_LINE_BYTES + 2 * grammar.MAX_KEY_BYTES)
+"""Number of keys whose READ is never too long if no value is long."""
 
-class Table(dict[bytes, bytes]):
-    """The pairs. Only `kvs.concurrency.atomic.atomically` changes a table.
-
-    A dict hashes with SipHash under a secret key of the process (PEP 456), so hostile keys cannot
-    make it slow. The class overrides nothing, so that its methods stay as fast as those of dict;
-    `copy` is the fastest way to a consistent copy.
-    """
-
-    __slots__ = ()
-
-
-def ordered(pairs: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the pairs in ascending order of the bytes of their keys.
-
-    `pairs` must not change meanwhile, so it should be a copy.
-    """
-    # By key alone: comparing tuples takes more than twice as long.
-    return sorted(pairs.items(), key=itemgetter(0))
+STALE_ENTRIES = 64
+"""Number of entries of a heap that may be stale, beside as many as are not."""
 
 
 class PythonEngine:
@@ -66,6 +81,10 @@ class PythonEngine:
         self._view_lock = RLock()
         self._view_holder = [0]
         """ID of the thread in `with_locked_view`, the only one that may change the table; or 0."""
+        self._max_heap_entries = STALE_ENTRIES
+        """Number of entries of the table's heap above which its stale ones are removed."""
+        self._has_long_values = False
+        """Whether the length of READ's output must be computed first, as values may be long."""
         self._refuse_during_view = partial(self._view_holder.index, 0)
         """A step that refuses while any thread is in `with_locked_view`."""
 
@@ -75,15 +94,22 @@ class PythonEngine:
         return bool(self._batches)
 
     def execute(
-        self, script: bytes, start: int, budget: int, cursor: JobCursor | None = None
+        self,
+        script: bytes,
+        start: int,
+        budget: int,
+        cursor: JobCursor | None = None,
+        *,
+        limits: bool = True,
     ) -> ExecuteResult:
         """Execute the commands of `script` from byte `start` on."""
-        call = PythonCall(script, start, budget, self.revision, cursor)
+        call = PythonCall(script, start, budget, self.revision, cursor, limits=limits)
         while not call.is_finished():
             self._execute_lines(call)
             if call.stopped_at == grammar.SHOW:
-                pairs = self._copy(call)
-                call.write(b"".join(output_format.format_listing(ordered(pairs))))
+                prefixes, after, limit, expiries = call.listing
+                pairs = select(self._copy(call), prefixes, after, limit)
+                call.write(b"".join(format_listing(pairs, expiries=expiries)))
         return call.result()
 
     @staticmethod
@@ -101,11 +127,12 @@ class PythonEngine:
             call.fast_path_steps = (refuse_if_setup_changed, read_revision)
         try:
             for match in grammar.LINE.finditer(call.script, call.offset, call.end):
-                self._execute_line(call, match, show_epoch)
-                call.offset = match.end()
+                end = match.end()
+                self._execute_line(call, match, end, show_epoch)
+                call.offset = end
                 if call.stopped_at is not None:
                     break
-                call.checkpoint_offset = call.offset
+                call.checkpoint_offset = end
                 if call.output_budget < 0:
                     break
         finally:
@@ -113,21 +140,32 @@ class PythonEngine:
                 self._append_checkpoint(call, show_epoch)
                 call.published_pieces = len(call.output)
 
-    def _execute_line(self, call: PythonCall, match: re.Match[bytes], show_epoch: object) -> None:
+    def _execute_line(
+        self, call: PythonCall, match: re.Match[bytes], end: int, show_epoch: object
+    ) -> None:
         """Execute one line, or store its kind if the caller has to execute it."""
         kind = match.lastindex
+        if kind == grammar.STEPS or end - call.offset > grammar.MAX_KEY_BYTES:
+            kind = grammar.kind_of(match, limits=call.limits)
+            if end - call.offset > LONG_LINE_BYTES:
+                self._has_long_values = True
         if kind == grammar.WRITE:
-            self._write(call, match, show_epoch)
+            self._write(call, match, end, show_epoch)
         elif kind == grammar.READ:
             self._read(call, match)
-        elif kind == grammar.DELETE:
-            self._delete(call, match, show_epoch)
         elif kind is None:
             call.idle_lines += 1
         elif kind == grammar.INVALID:
-            call.invalid.append(match.start())
+            call.refused.append(call.offset)
+        elif attempt := attempt_of(kind, match[kind], call.max_output_bytes):
+            self._apply(attempt, call, end, show_epoch)
+            if kind == grammar.STEPS:
+                self._limit_heap()
         elif kind == grammar.HELP:
             call.write(output_format.HELP)
+        elif kind == grammar.SHOW:
+            call.listing = grammar.parse_listing(match[grammar.SHOW])
+            call.stopped_at = kind
         elif kind != grammar.WAIT:
             call.stopped_at = kind
         elif milliseconds := int(match[grammar.WAIT]):
@@ -135,7 +173,8 @@ class PythonEngine:
             call.stopped_at = kind
 
     def _read(self, call: PythonCall, match: re.Match[bytes]) -> None:
-        keys = grammar.split_keys(match[grammar.READ])
+        body = match[grammar.READ]
+        keys = grammar.split_keys(body)
         keys.sort()
         table = None
         while table is not self._table:
@@ -143,98 +182,107 @@ class PythonEngine:
             # The revision and the values, in one call into C. `chain` creates its iterator of the
             # revision before it reads the revision.
             lookups = map(table.get, keys, repeat(grammar.MISSING_VALUE))
-            revision_and_values: list[Any] = list(chain(self._revision, lookups))
-        call.revision = revision_and_values[0]
-        values = islice(revision_and_values, 1, None)
-        call.write(output_format.format_pairs(zip(keys, values, strict=True)))
+            values: list[Any] = list(chain(self._revision, lookups))
+        call.revision = values.pop(0)
+        if b'"' in body:
+            keys = grammar.spell_all(keys, grammar.spell)
+        if (self._has_long_values or len(keys) > MAX_FITTING_KEYS) and answer_bytes(
+            keys, values
+        ) > call.max_output_bytes:
+            call.refuse_output()
+        else:
+            call.write(format_answer(keys, values))
 
-    def _copy(self, call: PythonCall) -> Table:
+    def _copy(self, call: PythonCall) -> dict[bytes, bytes]:
         """Return a consistent copy of the table, for a SHOW."""
         table = None
         while table is not self._table:
             table = self._table
-            copy = Table()
+            copy: dict[bytes, bytes] = {}
             read_revision = partial(call.revisions_read.extend, self._revision)
             atomically(read_revision, partial(ior, copy, table))
             call.revision = call.revisions_read.pop()
         return copy
 
-    def _write(self, call: PythonCall, match: re.Match[bytes], show_epoch: object) -> None:
-        words = grammar.split_pairs(match[grammar.WRITE])
+    def _write(
+        self, call: PythonCall, match: re.Match[bytes], end: int, show_epoch: object
+    ) -> None:
+        body = match[grammar.WRITE]
+        words = grammar.split_pairs(body)
+        values = words[1::2]
+        if b'"' in body:
+            values = grammar.spell_all(values)
         # Updated from a dict, the table allocates all memory before it stores the first pair. So a
         # command with too little memory changes nothing.
-        written = dict(zip(words[::2], words[1::2], strict=True))
+        written = dict(zip(words[::2], values, strict=True))
         if call.fast_path_steps and self._watched.keys().isdisjoint(written):
             change = partial(ior, self._table, written)
             if self._commit(*call.fast_path_steps, change, self._advance):
                 call.revision = call.revisions_read.pop() + 1
                 return
             call.fast_path_steps = ()
-        self._apply(partial(self._attempt_write, written), call, match, show_epoch)
+        attempt = partial(attempt_write, written, match[0] if self._recording else b"")
+        self._apply(attempt, call, end, show_epoch)
 
-    def _attempt_write(self, written: dict[bytes, bytes]) -> tuple[Step, list[KeyChange]]:
-        changes: list[KeyChange] = []
-        if not self._watched.keys().isdisjoint(written):
-            changes = [pair for pair in written.items() if pair[0] in self._watched]
-        return partial(ior, self._table, written), changes
+    def _watched_changes(self, effect: Effect) -> list[KeyChange]:
+        changes = effect.net_changes
+        if self._watched.keys().isdisjoint(changes):
+            return []
+        watched = [key for key in changes if key in self._watched]
+        if effect.changes_ascend:
+            watched.sort()
+        return [(key, word_of(changes[key])) for key in watched]
 
-    def _delete(self, call: PythonCall, match: re.Match[bytes], show_epoch: object) -> None:
-        keys = grammar.split_keys(match[grammar.DELETE])
-        missing: list[bytes] = []
-        self._apply(partial(self._attempt_delete, keys, missing), call, match, show_epoch)
-        if missing:
-            missing.sort()
-            call.write(output_format.format_missing_keys(missing))
-
-    def _attempt_delete(
-        self, keys: list[bytes], missing: list[bytes]
-    ) -> tuple[Step, list[KeyChange]] | None:
-        table = self._table
-        existing = dict.fromkeys(filter(table.__contains__, keys))
-        missing.clear()
-        if len(existing) < len(keys):
-            unnamed = existing.copy()  # a key that is named again is missing by then
-            missing.extend(key for key in keys if unnamed.pop(key, key) is not None)
-        if not existing:
-            return None
-        changes: list[KeyChange] = []
-        if not self._watched.keys().isdisjoint(existing):
-            changes = [(key, None) for key in existing if key in self._watched]
-        return partial(exhaust, map(table.pop, existing)), changes
-
-    def _apply(
-        self,
-        attempt: Callable[[], tuple[Step, list[KeyChange]] | None],
-        call: PythonCall,
-        match: re.Match[bytes],
-        show_epoch: object,
-    ) -> None:
-        """Commit the change that `attempt` computes, if any, with its change batch."""
+    def _apply(self, attempt: Attempt, call: PythonCall, end: int, show_epoch: object) -> None:
+        """Make the change that `attempt` computes, if any, with its change batch; write output."""
         for _ in range(MAX_TRIES):
             revision, checks = self._unchanged()
-            attempted = attempt()
-            if attempted is None:
+            effect = attempt(self._table, self._recording)
+            if effect is None:
+                continue
+            if not effect.steps:
                 if self._revision[0] == revision:
                     call.revision = revision
+                    if effect.output is None:
+                        call.refuse_output()
+                    elif effect.output:
+                        call.write(effect.output)
                     return
                 continue
-            change, changes = attempted
-            steps = [change, self._advance]
+            steps = [*effect.steps, self._advance]
+            changes = self._watched_changes(effect) if self._watched else []
             if changes or self._recording:
-                batch = self._create_batch(call, show_epoch, match.end(), revision + 1)
+                batch = self._create_batch(call, show_epoch, end, revision + 1)
                 batch.changes = changes
-                if self._recording:  # the last line of a script may end without a newline
-                    batch.lines = match[0] if match[0].endswith(b"\n") else match[0] + b"\n"
+                if self._recording:
+                    batch.lines = effect.record
                     batch.change_count = 1
+                    if batch.job is not None:
+                        batch.output += effect.output or b""
                 steps.append(partial(self._batches.append, batch))
             if self._commit(*checks, *steps):
                 call.revision = revision + 1
+                if effect.output:
+                    call.write(effect.output)
                 if call.cursor is not None and self._recording:
                     call.published_pieces = len(call.output)
                 return
         call_uninterrupted(
-            partial(self.with_locked_view, lambda _: self._apply(attempt, call, match, show_epoch))
+            partial(self.with_locked_view, lambda _: self._apply(attempt, call, end, show_epoch))
         )
+
+    def _limit_heap(self) -> None:
+        """Remove the stale entries of the heap, once they may be more than the others."""
+        heap = self._table.expiry_heap
+        if len(heap) <= self._max_heap_entries:
+            return
+        _, checks = self._unchanged()
+        entries = list(set(filter(self._table.is_current, heap.copy())))
+        heapify(entries)
+        if self._commit(*checks, partial(setitem, heap, slice(None), entries)):
+            self._max_heap_entries = 2 * len(entries) + STALE_ENTRIES
+        else:  # the table has changed meanwhile
+            self._max_heap_entries += self._max_heap_entries // 8
 
     def _create_batch(
         self, call: PythonCall, show_epoch: object, offset: int, revision: int
@@ -282,20 +330,45 @@ class PythonEngine:
             return False
         return True
 
+    def expire(self, now_ms: int, limit: int) -> int:
+        """Remove pairs whose UNTIL is at most `now_ms`; return their number."""
+        if self.next_expiry > now_ms:
+            return 0
+        removed: list[bytes] = []
+        call = PythonCall(b"", 0, 0, self.revision)
+        self._apply(partial(attempt_expire, now_ms, limit, removed=removed), call, 0, object())
+        return len(removed)
+
+    @property
+    def next_expiry(self) -> int:
+        """The earliest UNTIL, in milliseconds since the epoch, or `NO_EXPIRY`."""
+        while entries := (table := self._table).expiry_heap[:1]:
+            if table.is_current(entries[0]):
+                return entries[0][0]
+            # A pair that gets this time again gets a further entry.
+            self._commit(
+                partial(table.expiry_heap.index, entries[0], 0, 1),
+                partial(heappop, table.expiry_heap),
+            )
+        return NO_EXPIRY
+
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, None for a missing one."""
-        return list(map(self._table.get, keys))
+        values = list(map(self._table.get, keys))
+        return [None if value is None else word_of(value) for value in values]
 
-    def items(self) -> list[tuple[bytes, bytes]]:
-        """Return all pairs in ascending order of the keys."""
-        return ordered(self._table.copy())
+    def items(
+        self, prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the pairs that SHOW with these arguments lists."""
+        return words_of(select(self._table.copy(), prefixes, after, limit))
 
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self._table)
 
     def max_dump_bytes(self) -> int:
-        """Return the bytes of all keys and values."""
+        """Return an upper bound of the bytes of all keys and values: of the values as spelled."""
         pairs = self._table.copy()
         return sum(map(len, pairs)) + sum(map(len, pairs.values()))
 
@@ -304,15 +377,21 @@ class PythonEngine:
         """The revision of the last change."""
         return self._revision[0]
 
-    def replace(self, pairs: dict[bytes, bytes]) -> int:
+    def replace(self, pairs: dict[bytes, bytes], expiries: Expiries = NO_EXPIRIES) -> int:
         """Replace all pairs by `pairs`, as one change; return its revision."""
-        table = Table(pairs)
+        values = dict(zip(pairs, grammar.spell_all(list(pairs.values())), strict=True))
+        values.update((key, value_until(values[key], until)) for key, until in expiries.items())
+        table = Table(values)
+        if max(map(len, values.values()), default=0) > LONG_LINE_BYTES:
+            self._has_long_values = True
         while True:
             revision, checks = self._unchanged()
             setup, before = self._setup[0], self._table
             batch = PythonBatch(object(), revision + 1)
             keys = [key for key in sorted(self._watched) if key in before or key in table]
-            batch.changes = [(key, table.get(key)) for key in keys]
+            batch.changes = self._watched_changes(
+                Effect(net_changes={key: table.get(key) for key in keys})
+            )
             steps: list[Step] = [
                 partial(setattr, self, "_table", table),
                 partial(setitem, self._setup, 0, setup + 1),
@@ -378,7 +457,7 @@ class PythonEngine:
             before = self._view_holder[0]
             try:
                 self._view_holder[0] = get_ident()
-                call(_TableView(self._table, self.revision))
+                call(PythonView(self._table, self.revision))
             finally:
                 self._view_holder[0] = before
 
@@ -386,20 +465,3 @@ class PythonEngine:
 def _counter_step(cell: list[int]) -> Step:
     """Return a step that adds 1 to the number in `cell`, which nothing else may change."""
     return map(setitem, repeat(cell), repeat(0), count(cell[0] + 1)).__next__
-
-
-class _TableView:
-    """The table during `with_locked_view`, or in a child process forked meanwhile."""
-
-    def __init__(self, table: Mapping[bytes, bytes], revision: int) -> None:
-        self._table = table
-        self.revision = revision
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def listing(self) -> Iterator[bytes]:
-        return output_format.format_listing(ordered(self._table))
-
-    def writes(self) -> Iterator[bytes]:
-        return output_format.format_writes(self._table.items())

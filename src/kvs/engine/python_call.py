@@ -1,13 +1,16 @@
 """What the Python engine keeps of one call: its progress, its result and its change batches."""
 
+import re
+import sys
 from itertools import groupby
 from operator import attrgetter
 
 from kvs.concurrency.atomic import Step
 from kvs.engine.interface import ExecuteResult, JobCursor, KeyChange, StopReason
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import diagnose_line
+from kvs.language.diagnostics import Diagnostic, diagnose_line
 
+_BLANKS = re.compile(grammar.BLANKS)
 _STOPS = (grammar.WAIT, grammar.BACKUP)
 _STOPS_OF_JOB_CALL = (*_STOPS, grammar.SHOW)
 
@@ -70,11 +73,14 @@ class PythonCall:
         "end",
         "fast_path_steps",
         "idle_lines",
-        "invalid",
+        "limits",
+        "listing",
+        "max_output_bytes",
         "offset",
         "output",
         "output_budget",
         "published_pieces",
+        "refused",
         "revision",
         "revisions_read",
         "script",
@@ -85,7 +91,14 @@ class PythonCall:
     )
 
     def __init__(
-        self, script: bytes, start: int, budget: int, revision: int, cursor: JobCursor | None
+        self,
+        script: bytes,
+        start: int,
+        budget: int,
+        revision: int,
+        cursor: JobCursor | None = None,
+        *,
+        limits: bool = True,
     ) -> None:
         self.script = script
         self.start = self.offset = self.checkpoint_offset = start
@@ -94,12 +107,18 @@ class PythonCall:
         self.output_budget = budget
         """Bytes of output left; below 0, the call is finished."""
         self.output: list[bytes] = []
-        self.invalid: list[int] = []
-        """Offsets of the invalid lines."""
+        self.limits = limits
+        """Whether the lengths of lines are limited."""
+        self.max_output_bytes = grammar.MAX_OUTPUT_BYTES if limits else sys.maxsize
+        """Maximum bytes that one line writes."""
+        self.refused: list[int | Diagnostic] = []
+        """Offsets of invalid lines, and the diagnostics of lines whose output is too long."""
         self.idle_lines = 0
         """Number of comments and empty lines."""
         self.stopped_at: int | None = None
         """The WAIT, SHOW or BACKUP that the caller has to execute, as a number of the grammar."""
+        self.listing = grammar.Listing([], None, None, expiries=False)
+        """The arguments of that SHOW."""
         self.stops = _STOPS if cursor is None else _STOPS_OF_JOB_CALL
         """Commands at which the call is finished."""
         self.wait_ms = 0
@@ -116,6 +135,13 @@ class PythonCall:
         """Append `text` to the output."""
         self.output.append(text)
         self.output_budget -= len(text)
+
+    def refuse_output(self) -> None:
+        """Refuse the line at `offset`, because its output is too long."""
+        name = _BLANKS.match(self.script, self.offset)
+        assert name is not None
+        reason = f"the output of a line is at most {self.max_output_bytes} bytes, this one has more"
+        self.refused.append(Diagnostic(self.offset, name.end() - self.offset + 1, reason))
 
     def is_finished(self) -> bool:
         """Return whether `execute` must return."""
@@ -136,16 +162,17 @@ class PythonCall:
             offset=self.offset,
             output=b"".join(self.output),
             diagnostics=[
-                diagnostic
-                for offset in self.invalid
-                if (diagnostic := diagnose_line(self.script, offset))
+                diagnostic for each in self.refused if (diagnostic := self._diagnose(each))
             ],
-            commands=lines - self.idle_lines - len(self.invalid),
+            commands=lines - self.idle_lines - len(self.refused),
             lines=lines,
             revision=self.revision,
             wait_ms=self.wait_ms,
             uncheckpointed_output=uncheckpointed_output,
         )
+
+    def _diagnose(self, refused: int | Diagnostic) -> Diagnostic | None:
+        return diagnose_line(self.script, refused) if isinstance(refused, int) else refused
 
     def _reason(self) -> StopReason:
         if self.stopped_at == grammar.WAIT:
