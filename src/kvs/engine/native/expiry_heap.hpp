@@ -1,9 +1,9 @@
 // When pairs expire: a heap of the records that do, by their time, with an index.
 //
-// How it works: a heap of four children a node, so a million entries are 10 levels, and the children
-// of a node are in two cache lines. Each record has the position of its entry, and the heap tells the
-// record when its entry moves. So the entry of any record is found and removed without a search,
-// and no entry outlives its record.
+// How it works: a heap of four children a node, so a million entries are 10 levels, and the
+// children of a node are in two cache lines. Each record has the position of its entry, and the
+// heap tells the record when its entry moves. So the entry of any record is found and removed
+// without a search, and no entry outlives its record.
 //
 // Cost: 16 bytes an entry, and 4 bytes of position in the record. A change moves at most one entry
 // a level, and each move writes to a record.

@@ -152,7 +152,7 @@ private:
         return static_cast<char*>(address);
     }
 
-    SpinThenSleepLock lock_;  // a leaf
+    SpinThenSleepLock lock_;                                              // a leaf
     std::array<SizeClass, MAX_BLOCK_BITS - MIN_BLOCK_BITS + 1> classes_;  // guarded by `lock_`
     std::size_t cached_bytes_ GUARDED_BY(lock_) = 0;
 };

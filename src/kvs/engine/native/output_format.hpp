@@ -55,9 +55,9 @@ constexpr std::size_t max_spelled_size(std::size_t size, bool is_plain) {
 // Return the bytes of the canonical spelling of a word. Cost: it reads a word that is not plain.
 inline std::size_t spelled_size(std::string_view word, bool is_plain) {
     if (is_plain) return word.size();
-    return word.size() + 2 +
-           std::size_t(std::count_if(word.begin(), word.end(),
-                                     [](char byte) { return escape_letter(byte) != 0; }));
+    return word.size() + 2 + std::size_t(std::count_if(word.begin(), word.end(), [](char byte) {
+               return escape_letter(byte) != 0;
+           }));
 }
 
 inline void append_spelled(Buffer& out, std::string_view word, bool is_plain) {

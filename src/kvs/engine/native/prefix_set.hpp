@@ -29,10 +29,9 @@ public:
     bool has_all() const { return prefixes_.size() == 1 && prefixes_[0].empty(); }
 
     bool matches(std::string_view key) const {
-        auto above = std::upper_bound(prefixes_.begin(), prefixes_.end(), key,
-                                      [](std::string_view key, const std::string& prefix) {
-                                          return key < prefix;
-                                      });
+        auto above = std::upper_bound(
+            prefixes_.begin(), prefixes_.end(), key,
+            [](std::string_view key, const std::string& prefix) { return key < prefix; });
         if (above == prefixes_.begin()) return false;
         const std::string& prefix = *--above;
         return key.substr(0, prefix.size()) == prefix;

@@ -101,8 +101,9 @@ public:
     bool is_large() const { return !is_short() && (at_[0] & IS_LARGE); }
 
     bool has_key(const Word& key) const {
-        if (!is_short()) return has_extended_key(key);
-        return std::uint8_t(at_[0]) == key.size && equal_bytes(at_ + 2, key.at, key.size);
+        const std::uint8_t size = std::uint8_t(at_[0]);
+        if (__builtin_expect(size >= EXTENDED, false)) return has_extended_key(key);
+        return size == key.size && equal_bytes(at_ + 2, key.at, size);
     }
 
     // Copy the value of a short record, under the lock. Always 40 bytes, whatever the size: a copy
@@ -180,7 +181,7 @@ private:
         return header_bytes() + key_size() + value;
     }
 
-    __attribute__((noinline)) bool has_extended_key(const Word& key) const {
+    COLD bool has_extended_key(const Word& key) const {
         return key_size() == key.size && !std::memcmp(at_ + header_bytes(), key.at, key.size);
     }
 
@@ -294,7 +295,7 @@ public:
 
     // Each of these creates a record, for which space is reserved.
 
-    RecordId create(const Word& key, const Word& value) {
+    ALWAYS_INLINE RecordId create(const Word& key, const Word& value) {
         const RecordId id = allocate(units(std::size_t(key.size) + value.size));
         (*this)[id].set(key, value);
         return id;
@@ -453,16 +454,17 @@ private:
     static_assert(CHUNK_UNITS * UNIT == CHUNK_BYTES);
     static_assert(MAX_SHORT_UNITS < 32);  // `linked_sizes` has 32 bits
 
-    // All zeros at first. Lists of chunks consist of numbers of chunks plus 1; 0 ends them.
-    struct Chunk {
-        std::uint16_t used;         // unit at which the next record begins; 0 if it is empty
-        std::uint16_t live;         // units of the records in use
-        std::uint16_t large_count;  // records with a large value
+    // All zeros at first. Lists of chunks consist of numbers of chunks plus 1; 0 ends them. What
+    // each `free` looks at is in one cache line.
+    struct alignas(64) Chunk {
+        std::uint16_t used;          // unit at which the next record begins; 0 if it is empty
+        std::uint16_t live;          // units of the records in use
+        std::uint32_t linked_sizes;  // a bit for each size in whose list of chunks this one is
         // By units: the unit of the first freed record of this size, or 0.
         std::array<std::uint16_t, MAX_SHORT_UNITS + 1> free_lists;
         // By units: the next chunk that has freed records of this size.
         std::array<std::uint32_t, MAX_SHORT_UNITS + 1> next;
-        std::uint32_t linked_sizes;  // a bit for each size in whose list of chunks this one is
+        std::uint16_t large_count;  // records with a large value
         std::uint32_t next_empty;
     };
 
@@ -475,9 +477,9 @@ private:
 
     static std::size_t record_units(const char* at) {
         const std::uint8_t first = std::uint8_t(at[0]);
-        if (first - 1u < Record::EXTENDED - 1u) return units(std::size_t(at[0]) + std::size_t(at[1]));
-        if (first)
-            return (Record(const_cast<char*>(at)).extended_bytes() + UNIT - 1) / UNIT;
+        if (first - 1u < Record::EXTENDED - 1u)
+            return units(std::size_t(at[0]) + std::size_t(at[1]));
+        if (first) return (Record(const_cast<char*>(at)).extended_bytes() + UNIT - 1) / UNIT;
         return at[1] ? std::size_t(at[1]) : load_unaligned<std::uint32_t>(at + 4);
     }
 
@@ -503,13 +505,13 @@ private:
         large_bytes_ += value.large->size();
     }
 
-    RecordId allocate(std::size_t size) {
+    ALWAYS_INLINE RecordId allocate(std::size_t size) {
         const RecordId id = size <= MAX_SHORT_UNITS && chunk_lists_[size] ? reuse(size) : 0;
         return id ? id : bump_allocate(size);
     }
 
     // Return a freed record of this size, or 0 if there is none.
-    RecordId reuse(std::size_t size) {
+    __attribute__((noinline)) RecordId reuse(std::size_t size) {
         while (const std::size_t link = chunk_lists_[size]) {
             const std::size_t number = link - 1;
             Chunk& chunk = chunks_[number];
@@ -529,7 +531,7 @@ private:
         return 0;
     }
 
-    RecordId bump_allocate(std::size_t size) {
+    ALWAYS_INLINE RecordId bump_allocate(std::size_t size) {
         if (chunks_[current_].used + size > END_UNIT) open_chunk();
         Chunk& chunk = chunks_[current_];
         const RecordId id = (RecordId(current_) << CHUNK_BITS) + chunk.used;
@@ -551,7 +553,7 @@ private:
     }
 
     // Give back a chunk whose last record in use was freed. It may stay in lists of chunks.
-    void empty_chunk(std::size_t number) {
+    COLD void empty_chunk(std::size_t number) {
         Chunk& chunk = chunks_[number];
         assert(!chunk.live && !chunk.large_count);
         used_units_ -= chunk.used - FIRST_UNIT;
@@ -573,7 +575,7 @@ private:
     }
 
     // Continue in an empty chunk; there is one, because space was reserved.
-    void open_chunk() {
+    COLD void open_chunk() {
         assert(empty_chunks_);
         current_ = empty_chunks_ - 1;
         empty_chunks_ = chunks_[current_].next_empty;
@@ -581,7 +583,7 @@ private:
         chunks_[current_].used = FIRST_UNIT;
     }
 
-    void add_region() {
+    COLD void add_region() {
         const std::size_t number = region_count();
         if (number >> (RECORD_ID_BITS - REGION_BITS)) throw std::bad_alloc();
         chunks_.reserve(chunk_count_ + CHUNKS_PER_REGION);

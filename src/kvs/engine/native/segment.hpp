@@ -86,7 +86,7 @@ public:
     bool has_capacity(std::size_t more) const { return count_ + more <= capacity() / 8 * 5; }
 
     // Return the slot of `key`, or the empty slot where it belongs.
-    Slot* find(const Key& key, const Records& records) {
+    ALWAYS_INLINE Slot* find(const Key& key, const Records& records) {
         const Slot tag = tag_of(key.hash);
         if (Slot* const hint = key.slot_hint)  // an empty slot leads to record 0, which has no key
             if (tag_of(*hint) == tag && records[record_id_of(*hint)].has_key(key)) return hint;

@@ -101,7 +101,7 @@ public:
 
     // Set a pair for which space is reserved, whose words are plain and have at most 40 bytes, and
     // which does not expire from now on.
-    void insert_or_assign(const Key& key, const Word& value) {
+    ALWAYS_INLINE void insert_or_assign(const Key& key, const Word& value) {
         assert(key.is_plain);
         Segment* const target = segment(key.hash);
         Slot* const slot = target->find(key, records_);
@@ -124,7 +124,7 @@ public:
 
     // Set a pair of any form for which space is reserved. The bytes of the value must not be in the
     // table.
-    void insert_or_assign(const Key& key, const NewValue& value) {
+    COLD void insert_or_assign(const Key& key, const NewValue& value) {
         if (is_short(key, value)) return insert_or_assign(key, value.bytes);
         Segment* const target = segment(key.hash);
         Slot* const slot = target->find(key, records_);
@@ -136,7 +136,7 @@ public:
     }
 
     // Remove `key`; return whether it existed.
-    bool erase(const Key& key) {
+    ALWAYS_INLINE bool erase(const Key& key) {
         Segment* const target = segment(key.hash);
         Slot* const slot = target->find(key, records_);
         if (!*slot) return false;
@@ -217,20 +217,20 @@ private:
     };
 
     // Remove what a record refers to, before it is freed or rewritten.
-    __attribute__((noinline)) void detach(RecordId id) {
+    COLD void detach(RecordId id) {
         const Record record = records_[id];
         if (record.expires()) expiries_.remove(record.heap_position(), Place{records_});
         if (LargeValue* const large = records_.detach_large(id)) dropped_.add(large);
     }
 
     // Set the value of an existing key, when the old record or the new one is extended.
-    __attribute__((noinline)) void replace_extended(Segment* target, Slot* slot, const Key& key,
-                                                    const NewValue& value) {
+    COLD void replace_extended(Segment* target, Slot* slot, const Key& key, const NewValue& value) {
         const RecordId replaced = record_id_of(*slot);
         const bool becomes_short = is_short(key, value);
         const Shape shape(key, value);
-        const std::size_t units =
-            becomes_short ? Records::units(std::size_t(key.size) + value.bytes.size) : shape.units();
+        const std::size_t units = becomes_short
+                                      ? Records::units(std::size_t(key.size) + value.bytes.size)
+                                      : shape.units();
         detach(replaced);
         RecordId id = replaced;
         if (records_.units_of(replaced) == units) {

@@ -67,8 +67,8 @@ public:
             return std::exchange(to, to + size);
         };
         const ExpiryHeap& heap = table.expiries();
-        pairs_.expiries = reinterpret_cast<const Expiry*>(
-            copy(heap.entries(), heap.size() * sizeof(Expiry)));
+        pairs_.expiries =
+            reinterpret_cast<const Expiry*>(copy(heap.entries(), heap.size() * sizeof(Expiry)));
         for (Span& span : spans) {
             span.begin = copy(span.begin, std::size_t(span.end - span.begin));
             span.end = to;
@@ -266,9 +266,9 @@ private:
     static void append_extended(Buffer& out, Record record, std::size_t reserved) {
         const std::string_view key = record.key().view();
         const ValueView value = record.value();
-        out.reserve_more(
-            pair_bytes(max_spelled_size(key.size(), record.key_is_plain()) +
-                       spelled_size(value.view(), value.is_plain)) + reserved);
+        out.reserve_more(pair_bytes(max_spelled_size(key.size(), record.key_is_plain()) +
+                                    spelled_size(value.view(), value.is_plain)) +
+                         reserved);
         out.append('(');
         append_spelled(out, key, record.key_is_plain());
         out.append(',');
