@@ -67,7 +67,8 @@ lint: .venv/dev
 	$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
 	@if command -v clang++ > /dev/null; then \
 		clang++ -fsyntax-only -std=c++17 -Wall -Wextra -Wthread-safety -Werror \
-			-Isrc/kvs/engine/native tests/engine/native/driver.cpp; \
+			-Isrc/kvs/engine/native tests/engine/native/driver.cpp \
+			tests/engine/native/storage.cpp; \
 	fi
 
 sanitize: .venv/dev

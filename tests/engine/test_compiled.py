@@ -3,15 +3,18 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+import kvs.engine
 from kvs.engine.interface import ChangeBatch, Engine, JobCursor, TableView
 from kvs.engine.selection import COMPILED
 from tests.engine.engines import (
@@ -334,6 +337,36 @@ assert engine.revision == revision + 1
 assert [each.changes for each in take_batches(engine)] == [[(b"key1", b"2")]]
 print("good")
 """
+
+
+NATIVE = Path(__file__).parent / "native"
+INCLUDED = Path(kvs.engine.__file__).parent / "native"
+ALLOCATORS = ("mmap", "mremap", "calloc", "realloc", "_Znwm")
+"""Functions that `storage.cpp` makes fail; the last is C++'s operator new."""
+
+
+@pytest.fixture(name="storage", scope="module")
+def _storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build `native/storage.cpp`; return the program."""
+    compiler = shutil.which("g++")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("needs g++ and GNU ld")
+    program = tmp_path_factory.mktemp("native") / "storage"
+    flags = ["-std=c++17", "-O1", "-pthread", f"-I{INCLUDED}"]
+    wrapped = [f"-Wl,--wrap={name}" for name in ALLOCATORS]
+    command = [compiler, *flags, *wrapped, str(NATIVE / "storage.cpp"), "-o", str(program)]
+    subprocess.run(command, check=True, timeout=4 * SECONDS)
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [[], ["churn"]], ids=["model", "churn"])
+def test_storage_agrees_with_model_and_frees_memory(storage: Path, part: list[str]) -> None:
+    """After any change of sizes, memory is at most 1.5 times the pairs in use, and 32 MiB."""
+    done = subprocess.run(
+        [storage, *part], check=False, capture_output=True, text=True, timeout=4 * SECONDS
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
