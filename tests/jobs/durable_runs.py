@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor
+from kvs.engine.interface import DEFAULT_BUDGET_BYTES, UNKNOWN_ORIGIN, ExecuteResult, JobCursor
 from kvs.errors import KvsError
 from kvs.jobs.report import Report, State
 from kvs.jobs.run import JobRun
@@ -57,8 +57,10 @@ class GroupPerCall(StoreCore):
         start: int = 0,
         budget: int = DEFAULT_BUDGET_BYTES,
         cursor: JobCursor | None = None,
+        *,
+        origin: int = UNKNOWN_ORIGIN,
     ) -> ExecuteResult:
-        result = super().execute(script, start, budget, cursor)
+        result = super().execute(script, start, budget, cursor, origin=origin)
         self.commit_point().wait()
         return result
 

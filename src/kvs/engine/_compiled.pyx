@@ -12,7 +12,7 @@ then, a finalizer for example, may call the engine (`native/owned.hpp`).
 
 import os
 
-from kvs.engine.interface import ExecuteResult, StopReason
+from kvs.engine.interface import NO_EXPIRY, ExecuteResult, StopReason
 from kvs.language import output_format
 from kvs.language.diagnostics import Checked, diagnose_line, output_too_long
 
@@ -117,6 +117,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
     cdef cppclass ChangeBatch:
         unique_ptr[ChangeBatch] next
         uint64_t marker
+        uint64_t origin
         vector[Change] changes
         Buffer lines
         uint64_t count
@@ -147,7 +148,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
     cdef cppclass Call:
         Call(const char*, size_t, size_t, size_t) except +
         void set_cursor(long long, long long)
-        void remove_limits()
+        uint64_t origin
         size_t offset
         size_t size
         Kind stop
@@ -221,11 +222,14 @@ cdef class CompiledEngine:
         """Whether there are change batches to move."""
         return self._engine.get().change_queue().has_ready()
 
-    def execute(self, bytes script not None, size_t start, budget, cursor=None, *, cbool limits=True):
+    def execute(
+        self, bytes script not None, size_t start, budget, cursor=None, *, limits=True, origin=0
+    ):
         """Execute the commands of `script` from byte `start` on."""
         cdef Engine* engine = self._engine.get()
         cdef unique_ptr[Call] call
         call.reset(new Call(script, len(script), start, min(budget, _MAX_BUDGET)))
+        call.get().origin = origin
         if cursor is not None:
             call.get().set_cursor(cursor.job, cursor.base_offset)
         if not limits:
@@ -315,11 +319,20 @@ cdef class CompiledEngine:
         return engine.max_dump_bytes()
 
     @property
+    def next_expiry(self):
+        """The earliest time at which a pair expires, or `NO_EXPIRY`."""
+        return NO_EXPIRY
+
+    def expire(self, now_ms, limit):
+        """Remove at most `limit` pairs that expire until `now_ms`; return their number."""
+        return 0
+
+    @property
     def revision(self):
         """The revision of the last change."""
         return self._engine.get().revision()
 
-    def replace(self, dict pairs not None, dict expiries=None):
+    def replace(self, dict pairs not None, expiries=None):
         """Replace all pairs by `pairs`, as one change; return its revision."""
         cdef Engine* engine = self._engine.get()
         cdef vector[Key] keys
@@ -480,6 +493,11 @@ cdef class CompiledBatch:
         return b"".join(texts)
 
     @property
+    def origin(self):
+        """The origin that the call was given."""
+        return self._last.origin
+
+    @property
     def marker(self):
         """The marker of the watch that begins here, or 0."""
         return self._first.get().marker
@@ -494,9 +512,9 @@ cdef class CompiledView:
     def __len__(self):
         return self._require_open().size()
 
-    def listing(self, cbool expiries=False):
-        """Yield the lines of SHOW, with UNTIL if `expiries`, in blocks of many lines."""
-        return _ListingIterator(self, expiries)
+    def listing(self, expiries=False):
+        """Yield the lines of SHOW, in order of the keys, in blocks of many lines."""
+        return _ListingIterator(self)
 
     def writes(self):
         """Yield lines of WRITE that together set every pair, with UNTIL, in any order, in blocks."""

@@ -31,6 +31,13 @@ NO_EXPIRY = 1 << 62
 """The earliest time at which a pair expires if none does: later than any UNTIL."""
 
 
+NO_EXPIRY = 1 << 62
+"""`Engine.next_expiry` if no pair expires: later than every time."""
+
+UNKNOWN_ORIGIN, EXPIRY_ORIGIN = 0, 1
+"""Origins of calls that no caller names, and of `Engine.expire`. Callers count from 2."""
+
+
 class StopReason(Enum):
     """Why `Store.execute` returned."""
 
@@ -119,6 +126,10 @@ class ChangeBatch(Protocol):
         """Output of the job call since its last batch."""
 
     @property
+    def origin(self) -> int:
+        """The origin that the call was given."""
+
+    @property
     def marker(self) -> int:
         """The marker of the watch that begins here; 0 in a batch of commands."""
 
@@ -134,7 +145,10 @@ class TableView(Protocol):
         """Return the number of pairs."""
 
     def listing(self, expiries: bool = False) -> Iterator[bytes]:
-        """Yield the lines of SHOW, with `expiries` of SHOW UNTIL, in blocks of many lines."""
+        """Yield the lines of SHOW, in order of the keys, in blocks of many lines.
+
+        With `expiries`, the line of a pair that expires ends with its time, as in a backup.
+        """
 
     def writes(self) -> Iterator[bytes]:
         """Yield lines of WRITE that together set every pair, with its expiry, in any order.
@@ -158,8 +172,12 @@ class Engine(Protocol):
         cursor: JobCursor | None = None,
         *,
         limits: bool = True,
+        origin: int = UNKNOWN_ORIGIN,
     ) -> ExecuteResult:
         """Execute commands as `Store.execute` describes; the arguments must be in range.
+
+        Without `limits`, a line and its output may have any length. The change batches have
+        `origin`.
 
         A job call also returns after a SHOW. While lines are recorded, it has a change
         batch whenever it has executed a line, even if nothing changed. Without `limits`, a line and
@@ -198,15 +216,27 @@ class Engine(Protocol):
         """
 
     @property
+    def next_expiry(self) -> int:
+        """The earliest time at which a pair expires, in milliseconds since the epoch.
+
+        `NO_EXPIRY` if no pair expires. Cheap, to be read after every call.
+        """
+
+    def expire(self, now_ms: int, limit: int) -> int:
+        """Remove at most `limit` pairs that expire until `now_ms`; return their number.
+
+        The earliest are removed first. They are one change, of `EXPIRY_ORIGIN`.
+        """
+
+    @property
     def revision(self) -> int:
         """The revision of the last change."""
 
     def replace(self, pairs: dict[bytes, bytes], expiries: Expiries = NO_EXPIRIES) -> int:
         """Replace all pairs by `pairs`, as one change; return its revision.
 
-        `expiries` are the keys of the pairs that expire, each with its UNTIL. The engine takes over
-        the dict `pairs`. The change gets a revision even if nothing differs, and is
-        not recorded as a line.
+        `expiries` has the times of the pairs that expire. The engine takes over the dict `pairs`.
+        The change gets a revision even if nothing differs, and is not recorded as a line.
         """
 
     def start_recording(self, revision: int) -> None:

@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from kvs.concurrency.atomic import Step
-from kvs.engine.interface import ExecuteResult, JobCursor, KeyChange, StopReason
+from kvs.engine.interface import UNKNOWN_ORIGIN, ExecuteResult, JobCursor, KeyChange, StopReason
 from kvs.language import grammar, output_format
 from kvs.language.diagnostics import Diagnostic, diagnose_line
 
@@ -25,6 +25,7 @@ class PythonBatch:
         "lines",
         "marker",
         "offset",
+        "origin",
         "output",
         "revision",
         "show_epoch",
@@ -41,6 +42,7 @@ class PythonBatch:
         self.offset = 0
         self.output = b""
         self.marker = 0
+        self.origin = UNKNOWN_ORIGIN
 
 
 def merge_batches(batches: list[PythonBatch]) -> list[PythonBatch]:
@@ -56,7 +58,7 @@ def _merge_epoch(batches: list[PythonBatch]) -> PythonBatch:
     merged.changes = [change for batch in batches for change in batch.changes]
     merged.lines = b"".join(batch.lines for batch in batches)
     merged.change_count = sum(batch.change_count for batch in batches)
-    merged.job, merged.offset = last.job, last.offset
+    merged.job, merged.offset, merged.origin = last.job, last.offset, last.origin
     merged.output = b"".join(batch.output for batch in batches)
     return merged
 
@@ -77,6 +79,7 @@ class PythonCall:
         "listing",
         "max_output_bytes",
         "offset",
+        "origin",
         "output",
         "output_budget",
         "published_pieces",
@@ -128,6 +131,7 @@ class PythonCall:
         self.fast_path_steps: tuple[Step, ...] = ()
         """First steps of a change that needs no change batch; empty if changes need one."""
         self.cursor = cursor
+        self.origin = UNKNOWN_ORIGIN
         self.published_pieces = 0
         """Number of items of `output` that are in the change batches of a job call."""
 

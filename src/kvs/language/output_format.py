@@ -1,7 +1,7 @@
 """The form of output, to the byte. Pure functions: words in, canonical spelling out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby, islice
+from itertools import islice
 from types import MappingProxyType
 
 from kvs.language.grammar import (
@@ -50,6 +50,10 @@ MAX_BLOCK_BYTES = 1 << 20
 """Maximum bytes of the words in one block or line of several pairs."""
 
 Pairs = Sequence[tuple[bytes, bytes]]
+Expiries = Mapping[bytes, int]
+"""Keys of pairs that expire, and the times: milliseconds since the epoch."""
+NO_EXPIRIES: Expiries = MappingProxyType({})
+
 Expiries = Mapping[bytes, int]
 """Keys of pairs that expire, and the times: milliseconds since the epoch."""
 NO_EXPIRIES: Expiries = MappingProxyType({})
@@ -103,9 +107,10 @@ def format_listing(pairs: Pairs, expiries: Expiries | None = None) -> Iterator[b
 
 
 def format_writes(
-    pairs: Iterable[tuple[bytes, bytes]], expiries: Expiries = NO_EXPIRIES
+    pairs: Iterable[tuple[bytes, bytes]],
+    expiries: Expiries = NO_EXPIRIES,  # noqa: ARG001
 ) -> Iterator[bytes]:
-    """Yield lines of WRITE that together set `pairs` and the times at which the pairs expire."""
+    """Yield lines of WRITE that together set `pairs`."""
     remaining = iter(pairs)
     while next_pairs := list(islice(remaining, PAIRS_PER_WRITE)):
         by_time: dict[int | None, list[tuple[bytes, bytes]]] = {None: next_pairs}

@@ -43,6 +43,7 @@ struct ChangeBatch {
     std::uint64_t show_epoch = 0;  // SHOWs that the call had executed before
 
     std::uint64_t marker = 0;  // the marker of a watch that begins here, or 0
+    std::uint64_t origin = 0;  // of the call
     std::vector<Change> changes;
     Buffer lines;
     std::uint64_t count = 0;  // of lines

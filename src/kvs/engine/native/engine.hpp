@@ -66,7 +66,7 @@ struct Call {
     bool has_cursor = false;
     long long job = 0;
     long long base_offset = 0;
-    bool has_limits = true;
+    std::uint64_t origin = 0;
 
     Kind stop = Kind::IDLE;  // what stopped the last batch: WAIT, SHOW or BACKUP; else IDLE
     std::uint64_t wait_ms = 0;
@@ -445,6 +445,7 @@ private:
         change_batch->call = context.call;
         change_batch->show_epoch = context.show_epoch;
         change_batch->revision = revision_;
+        change_batch->origin = call.origin;
         change_batch->has_checkpoint = recorded && call.has_cursor;
         if (recorded) change_batch->count = batch.changed_lines().size();
         change_queue_.push(std::move(context.change_batch), !has_text);
