@@ -1,5 +1,7 @@
 """Golden files of data directories, and the checksums that they are made of."""
 
+from collections.abc import Sequence
+
 GOLDEN_JOURNAL = b"""\
 # kvs journal 1 0000000001 00000000000000000000 b8712b87be9666aa 00000000 4260922a
 # group 00000000000000000000 00000000000000000001 000000000019 2bcbaed8 9b6093e3
@@ -35,6 +37,7 @@ GOLDEN_SEGMENT = (
 )
 SEGMENT, SNAPSHOT = "0000000001.journal", "0000000002.snapshot"
 SECOND_SEGMENT = "0000000002.journal"
+THIRD_SEGMENT, THIRD_SNAPSHOT = "0000000003.journal", "0000000003.snapshot"
 
 
 def crc32c(data: bytes, start: int = 0) -> int:
@@ -53,15 +56,22 @@ def sealed(start: bytes, chain: int = 0) -> tuple[bytes, int]:
     return start + b"%08x\n" % checksum, checksum
 
 
-def journal_file(head: bytes, *groups: tuple[int, int, bytes]) -> bytes:
-    """Return a file: its head without the checksum, then groups (before, after, lines)."""
+def journal_file(
+    head: bytes, *groups: tuple[int, int, bytes], times: Sequence[bytes] = ()
+) -> bytes:
+    """Return a file: its head without the checksum, then groups (before, after, lines).
+
+    `times` are those of the groups, as version 2 of the format has them.
+    """
     data, chain = sealed(head)
-    for before, after, body in groups:
-        start = b"# group %020d %020d %012d %08x " % (before, after, len(body), crc32c(body))
+    for number, (before, after, body) in enumerate(groups):
+        start = b"# group %020d %020d %012d " % (before, after, len(body))
+        start += times[number] + b" " if times else b""
+        start += b"%08x " % crc32c(body)
         line, chain = sealed(start, chain)
         data += line + body
     return data
 
 
-def journal_head(mark: bytes) -> bytes:
-    return b"# kvs journal 1 0000000001 00000000000000000000 %b 00000000 " % mark
+def journal_head(mark: bytes, version: int = 2) -> bytes:
+    return b"# kvs journal %d 0000000001 00000000000000000000 %b 00000000 " % (version, mark)

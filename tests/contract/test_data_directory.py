@@ -17,6 +17,8 @@ from tests.contract.golden import (
     SECOND_SEGMENT,
     SEGMENT,
     SNAPSHOT,
+    THIRD_SEGMENT,
+    THIRD_SNAPSHOT,
     journal_file,
     journal_head,
 )
@@ -41,9 +43,18 @@ def names(directory: Path) -> list[str]:
 
 def mark_of(directory: Path, name: str) -> bytes:
     """Return the mark of the store, which is drawn anew for each."""
-    head = re.match(rb"# kvs \w+ 1 [0-9]{10} [0-9]{20} ([0-9a-f]{16}) ", content(directory / name))
+    head = re.match(rb"# kvs \w+ 2 [0-9]{10} [0-9]{20} ([0-9a-f]{16}) ", content(directory / name))
     assert head
     return head[1]
+
+
+def rebuilt(head: bytes, data: bytes) -> bytes:
+    """Return the file of `head` with the groups and the times of `data`, of version 2."""
+    groups = re.findall(
+        rb"# group (\d{20}) (\d{20}) \d{12} (\d{15}) \w{8} \w{8}\n((?:(?!# group ).*\n)*)", data
+    )
+    parts = [(int(before), int(after), body) for before, after, _, body in groups]
+    return journal_file(head, *parts, times=[time for _, _, time, _ in groups])
 
 
 def dump(directory: Path) -> bytes:
@@ -63,7 +74,7 @@ def run(data: Path, jobs: Path, *options: str) -> None:
 
 
 def test_golden_journal_is_that_of_the_document() -> None:
-    assert journal_file(journal_head(MARK), *GOLDEN_GROUPS) == GOLDEN_JOURNAL
+    assert journal_file(journal_head(MARK, 1), *GOLDEN_GROUPS) == GOLDEN_JOURNAL
 
 
 def test_golden_journal_is_opened(tmp_path: Path) -> None:
@@ -74,7 +85,9 @@ def test_golden_journal_is_opened(tmp_path: Path) -> None:
     jobs = write_jobs(tmp_path / "jobs", a=b"SHOW\nREAD [b]\n")
     run(data, jobs)
     assert content(jobs / "a.out") == b"(a, (()\n(c, 3)\n[(b,KVSERROR)]\n"
-    assert content(data / SEGMENT).startswith(GOLDEN_JOURNAL)
+    assert content(data / SEGMENT) == GOLDEN_JOURNAL
+    assert content(data / SECOND_SEGMENT).startswith(b"# kvs journal 2 ")
+    assert dump(data) == b"(a, (()\n(c, 3)\n"
 
 
 def test_golden_snapshot_with_job_records_is_opened(tmp_path: Path) -> None:
@@ -91,7 +104,9 @@ def test_restore_and_sessions_write_the_golden_records(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (0, b"")
     assert names(data) == [SEGMENT]
     mark = mark_of(data, SEGMENT)
-    assert content(data / SEGMENT) == journal_file(journal_head(mark), GOLDEN_GROUPS[0])
+    written = content(data / SEGMENT)
+    assert written == rebuilt(journal_head(mark), written)
+    assert comments_and_records(written) == [b"# restore", GOLDEN_GROUPS[0][2].rstrip(b"\n")]
     with serving("--data", data) as server:
         client = Client(server, "a").connect()
         for script in (GOLDEN_GROUPS[1][2], b"READ [a]\nDELETE [zz]\n", GOLDEN_GROUPS[2][2]):
@@ -106,7 +121,10 @@ def test_restore_and_sessions_write_the_golden_records(tmp_path: Path) -> None:
         client.close()
         assert ended_by(server.process, signal.SIGTERM) == 0
     assert names(data) == [SEGMENT]
-    assert content(data / SEGMENT) == journal_file(journal_head(mark), *GOLDEN_GROUPS)
+    written = content(data / SEGMENT)
+    assert written == rebuilt(journal_head(mark), written)
+    records = [line for line in comments_and_records(written) if not line.startswith(b"#")]
+    assert records == [body.rstrip(b"\n") for _, _, body in GOLDEN_GROUPS]
     modes = {stat.S_IMODE(path.stat().st_mode) for path in data.iterdir()}
     assert (modes, stat.S_IMODE(data.stat().st_mode)) == ({0o600}, 0o700)
     reserve = (data / "kvs.reserve").stat().st_size
@@ -116,12 +134,14 @@ def test_restore_and_sessions_write_the_golden_records(tmp_path: Path) -> None:
 def test_compact_writes_a_snapshot_and_a_new_segment(tmp_path: Path) -> None:
     data = golden(tmp_path)
     assert kvs("compact", data).returncode == 0
-    assert names(data) == [SECOND_SEGMENT, SNAPSHOT]
-    head = b"# kvs snapshot 1 0000000002 00000000000000000003 %b 00000000 " % MARK
+    assert names(data) == [THIRD_SEGMENT, THIRD_SNAPSHOT]
+    head = b"# kvs snapshot 2 0000000003 00000000000000000003 %b 00000000 " % MARK
     body = b"WRITE [(a,(()(c,3)]\n"
-    assert content(data / SNAPSHOT) == journal_file(head, (3, 3, body), (3, 3, b"# end 2\n"))
-    head = b"# kvs journal 1 0000000002 00000000000000000003 %b 6ed357d1 " % MARK
-    assert content(data / SECOND_SEGMENT) == journal_file(head)
+    written = content(data / THIRD_SNAPSHOT)
+    assert written == rebuilt(head, written)
+    assert comments_and_records(written) == [body.rstrip(), b"# end 2"]
+    head = b"# kvs journal 2 0000000003 00000000000000000003 %b " % MARK
+    assert content(data / THIRD_SEGMENT).startswith(head)
     assert dump(data) == b"(a, (()\n(c, 3)\n"
 
 
@@ -140,6 +160,7 @@ def test_jobs_are_recorded_with_progress_and_output(tmp_path: Path) -> None:
     lines = comments_and_records(content(data / SEGMENT))
     assert lines == [
         b"# job 1 is " + job_identity(jobs, "stock"),
+        b"# origin job stock",
         b"WRITE [(pump,14)(valve,120)]",
         b"DELETE [valve,hose]",
         b"# job 1 at 67 32",
@@ -147,11 +168,8 @@ def test_jobs_are_recorded_with_progress_and_output(tmp_path: Path) -> None:
         b"#>[(hose,KVSMISSING)]",
         b"# job 1 done",
     ]
-    mark = mark_of(data, SEGMENT)
-    groups = re.findall(rb"# group (\d+) (\d+) \d+ \w+ \w+\n((?:(?!# group ).*\n)*)",
-                        content(data / SEGMENT))  # fmt: skip
-    parts = [(int(before), int(after), body) for before, after, body in groups]
-    assert content(data / SEGMENT) == journal_file(journal_head(mark), *parts)
+    written = content(data / SEGMENT)
+    assert written == rebuilt(journal_head(mark_of(data, SEGMENT)), written)
 
 
 @pytest.mark.slow
@@ -181,13 +199,13 @@ def test_unfinished_job_is_resumed_behind_its_record(tmp_path: Path) -> None:
     (jobs / "a.out").write_bytes(b"[(k,1)]\nnot committed")
     notes = b"# job 1 is " + job_identity(jobs, "a") + b"\n"
     body = b"WRITE [(k,1)]\n# job 1 at 23 8\n#>[(k,1)]\n"
-    unfinished = journal_file(journal_head(MARK), (0, 0, notes), (0, 1, body))
+    unfinished = journal_file(journal_head(MARK, 1), (0, 0, notes), (0, 1, body))
     data = data_directory(tmp_path / "data", {SEGMENT: unfinished})
     run(data, jobs, "--resume")
     assert content(jobs / "a.out") == b"[(k,1)]\n[(k,KVSERROR)]\n"
     assert content(jobs / "a-1.bck") == b""
-    assert content(data / SEGMENT).startswith(unfinished)
-    records = comments_and_records(content(data / SEGMENT))
+    assert content(data / SEGMENT) == unfinished
+    records = comments_and_records(unfinished + b"\n" + content(data / SECOND_SEGMENT))
     assert records.count(b"WRITE [(k,1)]") == 1
     assert [line for line in records if b" is " in line] == [notes.strip()]
     assert b"# job 1 done" in records
@@ -204,8 +222,9 @@ def test_damage_is_refused_and_cut_by_repair(tmp_path: Path) -> None:
     assert content(data / SEGMENT) == damaged
     ended = kvs("repair", "--cut", data)
     assert ended.returncode == 0
-    assert names(data) == [SEGMENT, f"{SEGMENT}.cut"]
-    kept = journal_file(journal_head(MARK), *GOLDEN_GROUPS[:2])
+    assert names(data) == [SEGMENT, f"{SEGMENT}.cut", SECOND_SEGMENT]
+    assert comments_and_records(content(data / SECOND_SEGMENT))[0].startswith(b"# mark ")
+    kept = journal_file(journal_head(MARK, 1), *GOLDEN_GROUPS[:2])
     assert content(data / SEGMENT) == kept
     assert content(data / f"{SEGMENT}.cut") == damaged.removeprefix(kept)
     assert dump(data) == b"(a, (()\n(b, 2)\n(c, 3)\n"
@@ -228,7 +247,7 @@ def test_unfinished_restore_is_refused(tmp_path: Path) -> None:
 
 def test_other_version_is_refused(tmp_path: Path) -> None:
     data = golden(tmp_path)
-    head = journal_head(MARK).replace(b"journal 1", b"journal 9")
+    head = journal_head(MARK).replace(b"journal 2", b"journal 9")
     (data / SEGMENT).write_bytes(journal_file(head))
     assert kvs("check", data).returncode == 2
     assert content(data / SEGMENT) == journal_file(head)

@@ -15,6 +15,9 @@ from tests.model import Model
 STORE = b"0123456789abcdef"
 OTHER = b"fedcba9876543210"
 
+TIME_MS = 1_790_000_000_123
+"""Time of every group, in milliseconds since the epoch, where `fixed_time` is in use."""
+
 Files = dict[str, bytes]
 """Contents of the files of a data directory, by name."""
 
@@ -38,13 +41,14 @@ class JournalBuilder:
     revision: int = 0
     store: bytes = STORE
     previous: int = 0
+    version: int = 2
     data: bytes = b""
     ends: list[int] = field(default_factory=list)
     """Offsets of the ends of the file header and of each group."""
 
     def __post_init__(self) -> None:
         line = (
-            f"# kvs {self.kind} 1 {self.number:010} {self.revision:020} "
+            f"# kvs {self.kind} {self.version} {self.number:010} {self.revision:020} "
             f"{self.store.decode()} {self.previous:08x} "
         ).encode()
         self.chain = crc(line)
@@ -59,7 +63,9 @@ class JournalBuilder:
     def group(self, body: bytes, changes: int) -> "JournalBuilder":
         """Append a group; return this file."""
         after = self.revision + changes
-        line = b"# group %020d %020d %012d %08x " % (self.revision, after, len(body), crc(body))
+        line = b"# group %020d %020d %012d " % (self.revision, after, len(body))
+        line += b"%015d " % TIME_MS if self.version > 1 else b""
+        line += b"%08x " % crc(body)
         self.chain = crc(line, self.chain)
         self.data += line + b"%08x\n" % self.chain + body
         self.revision = after
@@ -68,7 +74,9 @@ class JournalBuilder:
 
     def next(self) -> "JournalBuilder":
         """Return the segment that follows this one."""
-        return JournalBuilder("journal", self.number + 1, self.revision, self.store, self.chain)
+        return JournalBuilder(
+            "journal", self.number + 1, self.revision, self.store, self.chain, self.version
+        )
 
 
 def files(*made: JournalBuilder) -> Files:

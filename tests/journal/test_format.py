@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.journal import format as journal_format
-from kvs.journal.format import FileHeader, FileKind, InvalidFileHeader, UnsupportedVersion
-from tests.journal.builders import STORE, JournalBuilder, crc
+from kvs.journal.format import (
+    FileHeader,
+    FileKind,
+    InvalidFileHeader,
+    StoreMark,
+    UnsupportedVersion,
+)
+from tests.journal.builders import OTHER, STORE, JournalBuilder, crc
 
 numbers = st.integers(0, 10**10 - 1)
 revisions = st.integers(0, 10**20 - 1)
@@ -33,16 +39,19 @@ def test_checksums_are_those_of_rfc_3720(data: bytes, checksum: int) -> None:
 def test_headers_have_exact_bytes() -> None:
     file_header = FileHeader(FileKind.JOURNAL, 7, 1234, STORE, 0xBEEF)
     assert file_header.encode() == (
-        b"# kvs journal 1 0000000007 00000000000000001234 0123456789abcdef 0000beef 2044ac12\n"
+        b"# kvs journal 2 0000000007 00000000000000001234 0123456789abcdef 0000beef be8840ff\n"
     )
     assert file_header.name == b"0000000007.journal"
     body = b"WRITE [(a,1)]\n"
-    header, chain = journal_format.encode_group_header(0xBEEF, 1234, 1235, body)
-    assert header == (
-        b"# group 00000000000000001234 00000000000000001235 000000000014 e8c40ea3 0746a579\n"
+    header, chain, length = journal_format.encode_group_header(
+        0xBEEF, 1234, 1235, 1_790_000_000_123, (body[:5], body[5:])
     )
-    assert chain == 0x0746A579
-    assert len(header) == journal_format.GROUP_HEADER_BYTES
+    assert header == (
+        b"# group 00000000000000001234 00000000000000001235 000000000014 001790000000123 "
+        b"e8c40ea3 146d46b4\n"
+    )
+    assert (chain, length) == (0x146D46B4, len(body))
+    assert len(header) == journal_format.group_header_bytes(2)
 
 
 @given(headers)
@@ -70,24 +79,45 @@ def test_file_header_round_trip(file_header: FileHeader) -> None:
 
 
 @pytest.mark.slow
-@given(sums, revisions, revisions, st.binary(max_size=100))
+@given(sums, revisions, revisions, st.integers(0, 10**15 - 1), st.binary(max_size=100))
 def test_group_header_needs_the_previous_checksum(
-    chain: int, before: int, after: int, body: bytes
+    chain: int, before: int, after: int, time_ms: int, body: bytes
 ) -> None:
-    header, checksum = journal_format.encode_group_header(chain, before, after, body)
+    header, checksum, _ = journal_format.encode_group_header(chain, before, after, time_ms, [body])
     decoded = journal_format.decode_group_header(chain, header)
-    assert decoded == (journal_format.GroupHeader(before, after, len(body), crc(body)), checksum)
+    expected = journal_format.GroupHeader(before, after, len(body), time_ms, crc(body))
+    assert decoded == (expected, checksum)
     assert journal_format.decode_group_header(chain ^ 1, header) is None
-    assert journal_format.body_matches(decoded[0], body)
-    assert not journal_format.body_matches(decoded[0], body + b"x")
     assert all(
         journal_format.is_header_prefix(header[:length]) for length in range(len(header) + 1)
     )
 
 
+@pytest.mark.parametrize(
+    ("now", "time_ms"), [(-5 * 10**9, 0), (1_999_999, 1), (10**22, 10**15 - 1)]
+)
+def test_time_fits_the_header(monkeypatch: pytest.MonkeyPatch, now: int, time_ms: int) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr("time.time_ns", lambda: now)
+    assert journal_format.now_ms() == time_ms
+
+
+def test_group_header_of_version_1_has_no_time() -> None:
+    made = JournalBuilder(version=1)
+    chain, body = made.chain, b"WRITE [(a,1)]\n"
+    header = made.group(body, 1).data[made.ends[0] : -len(body)]
+    assert len(header) == journal_format.group_header_bytes(1)
+    assert journal_format.decode_group_header(chain, header) == (
+        journal_format.GroupHeader(0, 1, len(body), 0, crc(body)),
+        made.chain,
+    )
+    assert journal_format.claimed_checksum(header) == made.chain
+    assert all(journal_format.is_header_prefix(header[:n], 1) for n in range(len(header) + 1))
+
+
 def test_changed_byte_in_a_header_is_detected() -> None:
     file_header = FileHeader(FileKind.SNAPSHOT, 7, 1234, STORE).encode()
-    header, _ = journal_format.encode_group_header(5, 1, 2, b"x")
+    header, *_ = journal_format.encode_group_header(5, 1, 2, 3, [b"x"])
     for at in range(len(file_header)):
         for byte in set(range(256)) - {file_header[at]}:
             with pytest.raises(InvalidFileHeader):
@@ -110,12 +140,13 @@ def test_changed_byte_in_a_header_is_detected() -> None:
         (b"", "it does not begin as a file of a journal does"),
         (b"PK\3\4", "it does not begin as a file of a journal does"),
         (b"# kvs journal 1 00", "its first line is damaged"),
-        (b"# kvs journal 2 more\n", "its first line is damaged"),
+        (b"# kvs journal 1 more\n", "its first line is damaged"),
+        (b"# kvs journal 3 more\n", "its first line is damaged"),
         (b"# kvs snapshot 17 ", "its first line is damaged"),
         (
             FileHeader(FileKind.JOURNAL, 1, 0, STORE)
             .encode()
-            .replace(b"1 0000000001", b"1 0000000002"),
+            .replace(b"2 0000000001", b"2 0000000002"),
             "its first line does not match its checksum",
         ),
     ],
@@ -126,12 +157,14 @@ def test_invalid_file_header_has_a_reason(start: bytes, reason: str) -> None:
     assert str(caught.value) == reason
 
 
-@pytest.mark.parametrize(("kind", "version"), [("journal", 2), ("snapshot", 17)])
+@pytest.mark.parametrize(("kind", "version"), [("journal", 3), ("snapshot", 17)])
 def test_other_version_is_detected_by_its_checksum(kind: str, version: int) -> None:
     line = f"# kvs {kind} {version} whatever ".encode()
     with pytest.raises(UnsupportedVersion) as caught:
         journal_format.decode_file_header(line + b"%08x\nmore" % crc(line))
-    assert str(caught.value) == f"it has version {version} of the format; this kvs reads version 1"
+    assert str(caught.value) == (
+        f"it has version {version} of the format; this kvs reads versions 1 and 2"
+    )
     with pytest.raises(InvalidFileHeader) as damaged:
         journal_format.decode_file_header(line + b"%08x\nmore" % (crc(line) ^ 1))
     assert str(damaged.value) == "its first line is damaged"
@@ -146,10 +179,13 @@ def test_other_file_names_are_ignored(name: bytes) -> None:
     assert journal_format.kind_and_number(name) is None
 
 
-@given(st.binary(min_size=1, max_size=90))
+@given(st.binary(min_size=1, max_size=110))
 def test_header_prefix_is_recognized(start: bytes) -> None:
-    template = (
-        b"# group " + b"0" * 20 + b" " + b"0" * 20 + b" " + b"0" * 12 + b" ffffffff ffffffff\n"
+    template = b"# group %b %b %b %b ffffffff ffffffff\n" % (
+        b"0" * 20,
+        b"0" * 20,
+        b"0" * 12,
+        b"0" * 15,
     )
     fits = all(
         byte in (b"0123456789" if place == ord("0") else b"0123456789abcdef")
@@ -165,3 +201,28 @@ def test_trailer_round_trip(pairs: int) -> None:
     assert journal_format.encode_trailer(pairs) == b"# end %d\n" % pairs
     assert journal_format.decode_trailer(journal_format.encode_trailer(pairs)) == pairs
     assert journal_format.decode_trailer(b"# end %d\nWRITE [(a,1)]\n" % pairs) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'WRITE [("k,1)]', b'WRITE [(k,"1")]', b'  WRITE\t[ ( "k,1)]', b'WRITE [(a,b)\t( "k,1)]',
+     b'WRITE [(a,b)(k, "x)]', b'DELETE ["k]', b'DELETE[ "k]', b'DELETE [a,"k]'],
+)  # fmt: skip
+def test_word_of_version_1_that_begins_with_a_quote_is_found(line: bytes) -> None:
+    before = b'WRITE [(a",[(")(b,x"y")]\n#>[(a,"b")]\n # job, "x\n'
+    assert journal_format.find_old_word(before + line + b"\nDELETE [a]\n") == len(before)
+
+
+def test_other_quotes_of_version_1_are_not_found() -> None:
+    lines = b'WRITE [([(",1)(a(",b")]\nDELETE [[",("]\n#>[(a,"b")]\n\t# WRITE [("k,1)]\n'
+    assert journal_format.find_old_word(lines) is None
+
+
+def test_last_mark_of_lines_is_found() -> None:
+    lines = b"# mark %b open\nWRITE [(a,1)]\n#># mark 0000000000000000 open\n" % STORE
+    mark = StoreMark(STORE, is_open=True)
+    assert journal_format.last_mark(lines) == mark
+    assert journal_format.last_mark(mark.encode()) == mark
+    closed = StoreMark(OTHER)
+    assert journal_format.last_mark(lines + closed.encode() + b"DELETE [a]\n") == closed
+    assert journal_format.last_mark(b'WRITE [(a,"# mark 0000000000000000 open")]\n') is None

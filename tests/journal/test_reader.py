@@ -14,6 +14,7 @@ from tests.journal.builders import JournalBuilder
 
 BODIES = [b"WRITE [(a,1)]\n", b"WRITE [(b,2)]\nDELETE [a]\n", b"# job 1 done\n"]
 CHANGES = [1, 2, 0]
+HEADER_BYTES = journal_format.group_header_bytes(journal_format.VERSION)
 
 
 def small() -> JournalBuilder:
@@ -44,7 +45,7 @@ def read_all(data: bytes) -> tuple[JournalReader, list[Group]]:
 def test_groups_come_in_order_with_their_offsets() -> None:
     made = small()
     reader, groups = read_all(made.data)
-    assert [group.body for group in groups] == BODIES
+    assert [b"".join(group.body) for group in groups] == BODIES
     assert [(group.before, group.after) for group in groups] == [(0, 1), (1, 3), (3, 3)]
     assert [group.offset for group in groups] == made.ends[:-1]
     assert (reader.tail_state, reader.reason) == (TailState.CLEAN, "")
@@ -64,13 +65,13 @@ def test_file_cut_at_any_byte_has_a_prefix_of_the_groups() -> None:
             continue
         reader, groups = read_all(made.data[:length])
         whole = [end for end in made.ends if end <= length]
-        assert [group.body for group in groups] == BODIES[: len(whole) - 1]
+        assert [b"".join(group.body) for group in groups] == BODIES[: len(whole) - 1]
         assert reader.end == whole[-1]
         if length == whole[-1]:
             assert reader.tail_state is TailState.CLEAN
             continue
         assert reader.tail_state is TailState.TORN
-        in_header = length < whole[-1] + journal_format.GROUP_HEADER_BYTES
+        in_header = length < whole[-1] + HEADER_BYTES
         assert reader.reason == "the file ends within " + (
             "the header of a group" if in_header else "a group"
         )
@@ -87,7 +88,7 @@ def test_changed_byte_is_damage_and_never_a_torn_tail() -> None:
                     continue
                 os.pwrite(file, bytes([byte]), at)
                 reader = JournalReader(file)
-                bodies = [group.body for group in reader]
+                bodies = [b"".join(group.body) for group in reader]
                 assert reader.tail_state is TailState.DAMAGED, (at, byte)
                 assert (reader.end, bodies) == (whole[-1], BODIES[: len(whole) - 1])
                 assert reader.reason
@@ -104,7 +105,7 @@ def test_zeros_from_any_byte_to_the_end_are_a_torn_tail() -> None:
                 continue
             reader, groups = read_all(made.data[:start] + bytes(end - start))
             assert (reader.end, reader.tail_state) == (whole[-1], TailState.TORN), (start, end)
-            assert [group.body for group in groups] == BODIES[: len(whole) - 1]
+            assert [b"".join(group.body) for group in groups] == BODIES[: len(whole) - 1]
             assert reader.reason in {
                 "the file ends in zeros",
                 "the file ends within the header of a group",
@@ -114,9 +115,9 @@ def test_zeros_from_any_byte_to_the_end_are_a_torn_tail() -> None:
 
 def test_zeros_behind_the_last_group_are_a_torn_tail() -> None:
     made = small()
-    for count in range(1, 2 * journal_format.GROUP_HEADER_BYTES):
+    for count in range(1, 2 * HEADER_BYTES):
         reader, groups = read_all(made.data + bytes(count))
-        assert [group.body for group in groups] == BODIES
+        assert [b"".join(group.body) for group in groups] == BODIES
         assert (reader.tail_state, reader.end) == (TailState.TORN, len(made.data)), count
         assert reader.reason == "the file ends in zeros"
 
@@ -124,7 +125,7 @@ def test_zeros_behind_the_last_group_are_a_torn_tail() -> None:
 def test_single_zero_is_a_torn_tail_only_at_a_page_start() -> None:
     for end in range(PAGE - 3, PAGE + 4):
         made = JournalBuilder()
-        padding = end - made.ends[0] - journal_format.GROUP_HEADER_BYTES - 1
+        padding = end - made.ends[0] - HEADER_BYTES - 1
         made.group(b"#" * padding + b"\n", 0)
         assert len(made.data) == end
         reader, groups = read_all(made.data[:-1] + b"\0")
@@ -187,5 +188,5 @@ def test_overwritten_file_yields_only_original_groups(
     new = data.draw(st.binary(max_size=20))
     raw[at : at + data.draw(st.integers(0, 20))] = new
     _, groups = read_all(bytes(raw))
-    read = [group.body for group in groups]
+    read = [b"".join(group.body) for group in groups]
     assert read == bodies[: len(read)]

@@ -262,14 +262,14 @@ def test_segment_of_another_history_is_damage(tmp_path: Path) -> None:
 def test_newer_format_is_an_error_and_not_damage(
     tmp_path: Path, act: Callable[[Path], object]
 ) -> None:
-    newer = b"# kvs journal 2 0000000002 something new "
+    newer = b"# kvs journal 3 0000000002 something new "
     made = {**before_the_snapshot(), "0000000002.journal": newer + b"%08x\n" % crc(newer)}
     put(tmp_path / "d", made)
     with pytest.raises(DataDirectoryError) as caught:
         act(tmp_path / "d")
     assert str(caught.value) == (
-        f"{tmp_path}/d/0000000002.journal: at byte 0: it has version 2 of the format; this "
-        "kvs reads version 1; use the version of kvs that wrote it"
+        f"{tmp_path}/d/0000000002.journal: at byte 0: it has version 3 of the format; this "
+        "kvs reads versions 1 and 2; use the version of kvs that wrote it"
     )
     assert contents(tmp_path / "d") == made
 

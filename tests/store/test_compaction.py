@@ -115,11 +115,11 @@ def test_finalizer_in_the_writer_thread_does_not_deadlock(
     create = Storage.create
     called: list[str] = []
 
-    def call_method(storage: Storage, name: bytes, *pieces: bytes) -> int:
+    def call_method(storage: Storage, name: bytes, start: bytes) -> int:
         if threading.current_thread().name == "kvs-journal" and not called:
             called.append(name.decode())
             method(store)  # as a finalizer may, in the writer thread
-        return create(storage, name, *pieces)
+        return create(storage, name, start)
 
     store = Store(tmp_path / "d")
     store.write({"a": "1"})
@@ -203,8 +203,7 @@ def test_journal_over_its_limit_is_compacted(tmp_path: Path) -> None:
 
 
 def test_limit_follows_the_size_of_the_last_snapshot(tmp_path: Path) -> None:
-    settings = DataSettings("never", compact_bytes=1)
-    with Store(tmp_path / "d", settings) as store:
+    with Store(tmp_path / "d", DataSettings(compact_bytes=1)) as store:
         store.write({f"key{number}": "x" * 40 for number in range(2000)})
         until(lambda: list((tmp_path / "d").glob("*.snapshot")))
         until(lambda: not (tmp_path / "d" / "0000000001.journal").exists())

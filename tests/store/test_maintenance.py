@@ -152,7 +152,7 @@ def test_interrupted_repair_leaves_no_temporary_file(
 def test_repair_cuts_at_the_first_damage_and_saves_the_rest(tmp_path: Path) -> None:
     first, second, third = made()
     at = first.ends[1]
-    damaged = flipped(first.data, at + 90)
+    damaged = flipped(first.data, at + 110)
     put(tmp_path / "d", {**files(second, third), first.name: damaged})
     result = maintenance.repair(tmp_path / "d")
     assert result is not None
@@ -163,7 +163,13 @@ def test_repair_cuts_at_the_first_damage_and_saves_the_rest(tmp_path: Path) -> N
     assert result.saved_files == [
         f"{tmp_path}/d/{each.name}.cut" for each in (first, second, third)
     ]
-    assert contents(tmp_path / "d") == {
+    left = contents(tmp_path / "d")
+    state, _ = read(tmp_path / "d")
+    assert state.mark is not None
+    assert state.mark.mark not in {b"", state.store_id}
+    following = JournalBuilder(number=2, revision=1, previous=int(damaged[at - 23 : at - 15], 16))
+    assert left.pop(second.name).startswith(following.data)
+    assert left == {
         first.name: damaged[:at],
         f"{first.name}.cut": damaged[at:],
         f"{second.name}.cut": second.data,

@@ -6,6 +6,8 @@ created under a temporary name. Other files are left alone, if there is a journa
 
 import contextlib
 import os
+from collections.abc import Iterable
+from itertools import chain
 from typing import Self
 
 from kvs.concurrency import forks
@@ -225,11 +227,12 @@ class DataDirectory(LockableDirectory):
         _, size, checksum = journal_format.decode_file_header(header.encode())
         return Segment(file, 1, checksum, size)
 
-    def restore(self, storage: Storage, store_id: bytes, line: bytes) -> None:
-        """Create the first segment of a new store, durably, with one change: a WRITE `line`.
+    def restore(self, storage: Storage, store_id: bytes, lines: Iterable[bytes]) -> None:
+        """Create the first segment of a new store, durably, with the one change that `lines` make.
 
-        An empty `line` is no change. After a crash at any moment the segment exists and has the
-        change, or there is no journal, and `UNFINISHED` makes every opener refuse the directory.
+        `lines` is iterated over twice; it begins with `RESTORE` of `kvs.journal.format`, or is
+        empty and no change. After a crash at any moment the segment exists and has the change, or
+        there is no journal, and `UNFINISHED` makes every opener refuse the directory.
 
         Raises:
             DataDirectoryError: it cannot be created; neither a journal nor `UNFINISHED` exists.
@@ -238,11 +241,14 @@ class DataDirectory(LockableDirectory):
         header = FileHeader(FileKind.JOURNAL, 1, 0, store_id)
         encoded = header.encode()
         _, _, checksum = journal_format.decode_file_header(encoded)
-        group = [journal_format.encode_group_header(checksum, 0, 1, line)[0], line] if line else []
+        group, _, length = journal_format.encode_group_header(
+            checksum, 0, 1, journal_format.now_ms(), lines
+        )
         try:
             storage.mark(UNFINISHED)
             storage.sync_parent_directory()
-            storage.close(storage.create(header.name, encoded, *group))
+            body = chain([group], lines) if length else ()
+            storage.close(storage.create(header.name, encoded, body))
             storage.remove(UNFINISHED)
             storage.sync_directory()
         except OSError as error:
@@ -302,7 +308,7 @@ class DataDirectory(LockableDirectory):
 
 
 def new_store_id() -> bytes:
-    """Return the random ID of a new store, in hex digits."""
+    """Return a random ID for a new store, or a new mark of one, in hex digits."""
     return os.urandom(journal_format.STORE_DIGITS // 2).hex().encode()
 
 

@@ -10,23 +10,29 @@ Invariants:
 - The segments of a journal must be numbered from 1 without a gap. A segment's file header has the
   revision before its first change. A snapshot has its own revision, and the number of the segment
   that continues it.
-- Groups follow. A group is a header of `GROUP_HEADER_BYTES` bytes and a body of whole lines, which
-  were committed together. The header has the revisions before and after the group, the length and
-  the checksum of the body, and the checksum of the header.
+- Groups follow. A group is a header of `group_header_bytes` bytes and a body of whole lines, which
+  were committed together. The header has the revisions before and after the group, the length of
+  the body, the time, the checksum of the body, and the checksum of the header.
 - The checksums of headers are chained: the checksum of a group header continues that of the header
   before it. So a group that is missing, moved, or copied from elsewhere is always detected.
 - Numbers are decimal, with leading zeros; checksums are CRC-32C (RFC 3720, appendix B.4), in hex.
+- Group headers of version 1 have no time, and a word of version 1 may begin with a quotation mark
+  without being quoted (`find_old_word`).
 """
 
 import re
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import reduce
 
 from google_crc32c import extend as crc
 
-VERSION = 1
-"""Version of the format that this code writes, and the only one that it reads."""
+VERSION = 2
+"""Version of the format that this code writes."""
+
+READABLE_VERSIONS = (1, VERSION)
+"""Versions of the format that this code reads."""
 
 STORE_DIGITS = 16
 """Hex digits of a store's ID."""
@@ -58,11 +64,13 @@ class FileHeader:
     """ID of the store that the file belongs to: `STORE_DIGITS` hex digits, random."""
     previous_checksum: int = 0
     """Last checksum of the previous segment; 0 in the first segment and in a snapshot."""
+    version: int = VERSION
+    """Version of the format of the file."""
 
     def encode(self) -> bytes:
         """Return the line."""
         start = b"# kvs %b %d %010d %020d %b %08x " % (
-            self.kind.value, VERSION, self.number, self.revision, self.store_id,
+            self.kind.value, self.version, self.number, self.revision, self.store_id,
             self.previous_checksum,
         )  # fmt: skip
         return start + b"%08x\n" % crc(0, start)
@@ -79,8 +87,8 @@ def file_name(kind: FileKind, number: int) -> bytes:
 
 
 _FILE_HEADER = re.compile(
-    rb"(# kvs (journal|snapshot) %d ([0-9]{10}) ([0-9]{20}) ([0-9a-f]{16}) ([0-9a-f]{8}) )"
-    rb"([0-9a-f]{8})\n" % VERSION
+    rb"(# kvs (journal|snapshot) ([0-9]) ([0-9]{10}) ([0-9]{20}) ([0-9a-f]{16}) ([0-9a-f]{8}) )"
+    rb"([0-9a-f]{8})\n"
 )
 _ANY_VERSION = re.compile(rb"# kvs (?:journal|snapshot) ([0-9]{1,9}) ")
 _SEALED = re.compile(rb"([^\n]*)([0-9a-f]{8})\n")
@@ -103,7 +111,7 @@ def decode_file_header(start: bytes) -> tuple[FileHeader, int, int]:
 
     Raises:
         InvalidFileHeader: the file does not begin with a valid file header.
-        UnsupportedVersion: the file header is of another version of the format.
+        UnsupportedVersion: the file header is of a version that this code cannot read.
 
     """
     version = _ANY_VERSION.match(start)
@@ -111,20 +119,23 @@ def decode_file_header(start: bytes) -> tuple[FileHeader, int, int]:
         raise InvalidFileHeader("it does not begin as a file of a journal does")
     sealed = _SEALED.match(start)
     if (
-        int(version[1]) != VERSION
+        int(version[1]) not in READABLE_VERSIONS
         and sealed is not None
         and crc(0, sealed[1]) == int(sealed[2], 16)
     ):
         raise UnsupportedVersion(
-            f"it has version {int(version[1])} of the format; this kvs reads version {VERSION}"
+            f"it has version {int(version[1])} of the format; this kvs reads versions "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}"
         )
     match = _FILE_HEADER.match(start)
-    if match is None:
+    if match is None or int(match[3]) not in READABLE_VERSIONS:
         raise InvalidFileHeader("its first line is damaged")
-    text, kind, number, revision, store_id, previous, checksum = match.groups()
+    text, kind, form, number, revision, store_id, previous, checksum = match.groups()
     if int(checksum, 16) != crc(0, text):
         raise InvalidFileHeader("its first line does not match its checksum")
-    header = FileHeader(FileKind(kind), int(number), int(revision), store_id, int(previous, 16))
+    header = FileHeader(
+        FileKind(kind), int(number), int(revision), store_id, int(previous, 16), int(form)
+    )
     return header, match.end(), int(checksum, 16)
 
 
@@ -144,61 +155,135 @@ class GroupHeader:
     """Revision after the group."""
     length: int
     """Length of the body in bytes."""
+    time_ms: int
+    """Time at which the group was written, in milliseconds since the epoch; 0 in version 1. For
+    people: nothing that is read depends on it."""
     checksum: int
     """Checksum of the body."""
 
 
-_GROUP = re.compile(rb"(# group ([0-9]{20}) ([0-9]{20}) ([0-9]{12}) ([0-9a-f]{8}) )([0-9a-f]{8})\n")
-_TEMPLATE = b"# group %b %b %b %b %b\n" % (
-    b"0" * 20, b"0" * 20, b"0" * 12, b"f" * 8, b"f" * 8
-)  # fmt: skip
-GROUP_HEADER_BYTES = len(_TEMPLATE)
+_GROUP = re.compile(
+    rb"(# group ([0-9]{20}) ([0-9]{20}) ([0-9]{12})(?: ([0-9]{15}))? ([0-9a-f]{8}) )([0-9a-f]{8})\n"
+)
+_MAX_TIME_MS = 10**15 - 1
+_START_OF_TEMPLATE = b"# group %b %b %b " % (b"0" * 20, b"0" * 20, b"0" * 12)
+_TEMPLATES = {
+    1: _START_OF_TEMPLATE + b"ffffffff ffffffff\n",
+    2: _START_OF_TEMPLATE + b"000000000000000 ffffffff ffffffff\n",
+}
+"""The shape of a group header, by the version of the format."""
+
+MAX_GROUP_HEADER_BYTES = len(_TEMPLATES[VERSION])
+"""Length of a group header of the version that this code writes, which has the longest."""
 
 _ALLOWED_BYTES = {ord("0"): b"0123456789", ord("f"): b"0123456789abcdef"}
 """Bytes that a header may have in place of a byte of the template; all others are fixed."""
 
 
+def group_header_bytes(version: int) -> int:
+    """Return the length of a group header."""
+    return len(_TEMPLATES[version])
+
+
+def now_ms() -> int:
+    """Return the time for the header of a group, in milliseconds since the epoch."""
+    return min(max(0, time.time_ns() // 1_000_000), _MAX_TIME_MS)
+
+
 def encode_group_header(
-    previous_checksum: int, before: int, after: int, *body: bytes
-) -> tuple[bytes, int]:
-    """Return the header of a group whose body is the concatenation of `body`, and its checksum.
+    previous_checksum: int, before: int, after: int, time_ms: int, body: Iterable[bytes]
+) -> tuple[bytes, int, int]:
+    """Return the header of a group with the pieces `body`, its checksum, and the body's length.
 
     `previous_checksum` is the checksum of the header before it.
     """
-    start = b"# group %020d %020d %012d %08x " % (
-        before, after, sum(map(len, body)), reduce(crc, body, 0)
+    length = body_checksum = 0
+    for piece in body:
+        length += len(piece)
+        body_checksum = crc(body_checksum, piece)
+    start = b"# group %020d %020d %012d %015d %08x " % (
+        before, after, length, time_ms, body_checksum,
     )  # fmt: skip
     checksum = crc(previous_checksum, start)
-    return start + b"%08x\n" % checksum, checksum
+    return start + b"%08x\n" % checksum, checksum, length
 
 
 def decode_group_header(previous_checksum: int, line: bytes) -> tuple[GroupHeader, int] | None:
     """Return the group header in `line`, and its checksum; None if the checksum does not match."""
     match = _GROUP.fullmatch(line)
-    if match is None or int(match[6], 16) != crc(previous_checksum, match[1]):
+    if match is None or int(match[7], 16) != crc(previous_checksum, match[1]):
         return None
-    before, after, length = (int(match[number]) for number in (2, 3, 4))
-    return GroupHeader(before, after, length, int(match[5], 16)), int(match[6], 16)
+    before, after, length, time_ms = (int(match[number] or 0) for number in (2, 3, 4, 5))
+    return GroupHeader(before, after, length, time_ms, int(match[6], 16)), int(match[7], 16)
 
 
 def claimed_checksum(line: bytes) -> int | None:
     """Return the checksum in a group header, valid or not; None if `line` is not a group header."""
     match = _GROUP.fullmatch(line)
-    return None if match is None else int(match[6], 16)
+    return None if match is None else int(match[7], 16)
 
 
-def is_header_prefix(start: bytes) -> bool:
+def is_header_prefix(start: bytes, version: int = VERSION) -> bool:
     """Return whether a group header that was written in part may be `start`."""
     return all(
         byte in _ALLOWED_BYTES.get(shape, bytes([shape]))
-        for byte, shape in zip(start, _TEMPLATE, strict=False)
+        for byte, shape in zip(start, _TEMPLATES[version], strict=False)
     )
 
 
-def body_matches(header: GroupHeader, body: bytes) -> bool:
-    """Return whether the length and the checksum of `body` are those in the header."""
-    return len(body) == header.length and bool(crc(0, body) == header.checksum)
+_OLD_WORD = re.compile(
+    rb"[ \t]*+(?!#)(?:WRITE[ \t]*+\[[ \t]*+\([ \t]*+|DELETE[ \t]*+\[[ \t]*+|"
+    rb'[^\n]*?(?:\)[ \t]*+\(|,)[ \t]*+)"'
+)
 
+
+def find_old_word(body: bytes) -> int | None:
+    """Return the offset of a line of version 1 with a word that begins with ``"``, or None.
+
+    Such a word is quoted in version 2, and stands for another one.
+    """
+    start = 0
+    while (quote := body.find(b'"', start)) >= 0:
+        line = body.rfind(b"\n", 0, quote) + 1
+        start = body.find(b"\n", quote) + 1 or len(body)
+        if _OLD_WORD.match(body, line, start):
+            return line
+    return None
+
+
+RESTORE = b"# restore\n"
+"""Start of the body of a group whose lines are one change together. It may be of any length; no
+other group is longer than it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMark:
+    """The mark of a store: revisions of one mark are one history, see `encode`."""
+
+    mark: bytes
+    """`STORE_DIGITS` hex digits, random; at first the ID of the store."""
+    is_open: bool = False
+    """Whether a process that commits changes before they are synced has not closed the store."""
+
+    def encode(self) -> bytes:
+        """Return the line of the journal from which on this is the mark."""
+        return b"# mark %b %b\n" % (self.mark, b"open" if self.is_open else b"closed")
+
+
+_MARK = re.compile(rb"^# mark ([0-9a-f]{16}) (open|closed)$", re.MULTILINE)
+
+
+def last_mark(lines: bytes) -> StoreMark | None:
+    """Return the mark in the last of `lines` that has one; None if none has."""
+    found = None
+    if b"# mark " in lines:
+        for match in _MARK.finditer(lines):
+            found = StoreMark(match[1], match[2] == b"open")
+    return found
+
+
+MAX_TRAILER_BYTES = len("# end ") + 20 + 1
+"""Maximum length of the body of the last group of a snapshot."""
 
 _END = re.compile(rb"# end ([0-9]{1,20})\n")
 

@@ -165,9 +165,7 @@ class JobRegistry:
 
     def replay(self, lines: bytes) -> None:
         """Apply the records among the lines of a group."""
-        if _JOB not in lines:
-            return
-        remaining = iter(lines.split(b"\n"))
+        remaining = _lines_with_records(lines)
         for line in remaining:
             if line.startswith(_JOB):
                 self._replay_record(line.split()[2:], remaining)
@@ -211,6 +209,19 @@ class JobRegistry:
             yield _encode_checkpoint(job.number, job.offset, b"".join(job.output), job.synced)
             if job.done:
                 yield encode_done(job.number)
+
+
+def _lines_with_records(lines: bytes) -> Iterator[bytes]:
+    """Yield every record among `lines` with its output, and few other lines; copy no others."""
+    end = -1
+    while True:
+        if not lines.startswith((_JOB, _OUTPUT), end + 1):
+            end = lines.find(b"\n" + _JOB, max(end, 0))
+            if end < 0:
+                return
+        start = end + 1
+        end = lines.find(b"\n", start)
+        yield lines[start:end]
 
 
 def encode_started(job: JobRecord) -> bytes:

@@ -23,7 +23,7 @@ that thread alone.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -37,14 +37,24 @@ from kvs.journal.failure import Callback, FailureCallback, JournalFailure, run_c
 from kvs.journal.format import FILE_HEADER_BYTES
 from kvs.journal.storage import Segment
 
+GROUP_BYTES = 8 << 20
+"""Bytes of lines that end a group, so that recovery need not read a longer one at once."""
+
 
 @dataclass(slots=True)
 class PendingAppend:
     """The lines of one `append` call."""
 
-    lines: bytes
+    lines: Iterable[bytes]
+    """Whole lines, in pieces; iterated over more than once."""
+    size: int
+    """Length of the lines in bytes."""
     change_count: int
-    on_commit: Callback | None
+    on_commit: Callback | None = None
+    origin: bytes = b""
+    """The comment that says where the changes came from; empty without changes."""
+    is_restore: bool = False
+    """Whether the lines are one change, and so need a group of their own."""
 
 
 @dataclass(slots=True)
@@ -143,11 +153,13 @@ class JournalQueue:
             StoreClosedError: the journal was closed.
 
         """
-        self._retry(lambda: self.steps(lines, change_count, on_commit))
+        self.append_item(PendingAppend((lines,), len(lines), change_count, on_commit))
 
-    def steps(
-        self, lines: bytes, change_count: int, on_commit: Callback | None = None
-    ) -> list[Step]:
+    def append_item(self, item: PendingAppend) -> None:
+        """Append lines in pieces, as `append` does."""
+        self._retry(lambda: self.steps(item))
+
+    def steps(self, item: PendingAppend) -> list[Step]:
         """Return the steps of `append`. The first refuses if another append came in between.
 
         Raises:
@@ -159,11 +171,13 @@ class JournalQueue:
         count = self._count[0]
         steps: list[Step] = [
             partial(self._count.index, count),
-            partial(self._items.put, PendingAppend(lines, change_count, on_commit)),
-            partial(setattr, self, "_appended_bytes", self._appended_bytes + len(lines)),
-            partial(setattr, self, "_appended_revision", self._appended_revision + change_count),
+            partial(self._items.put, item),
+            partial(setattr, self, "_appended_bytes", self._appended_bytes + item.size),
+            partial(
+                setattr, self, "_appended_revision", self._appended_revision + item.change_count
+            ),
         ]
-        size = self._segment_bytes + len(lines)
+        size = self._segment_bytes + item.size
         number, header_bytes = self._group_header_bytes
         if size + (header_bytes if number == self._segment_number else 0) > self._max_segment_bytes:
             steps += self._rotation_steps()
@@ -339,9 +353,10 @@ class JournalQueue:
     def take(self, segment: Segment, deadline: float) -> list[PendingItem] | None:
         """Block until there are items to write, at most until `deadline` (time.monotonic).
 
-        Return the items, of which a rotation can only be the last; none after the deadline or a
-        `wake`; None if the queue is closed and empty. `segment` is the current one: in a paused
-        queue, nothing after the rotation to it is returned.
+        Return the items, of which a rotation can only be the last, and no more than one beyond
+        `GROUP_BYTES`; none after the deadline or a `wake`; None if the queue is closed and empty.
+        `segment` is the current one: in a paused queue, nothing after the rotation to it is
+        returned.
         """
         items: list[PendingItem] = []
         if self._paused_at_segment == segment.number and not self._is_closing:
@@ -350,14 +365,18 @@ class JournalQueue:
             return items
         # The None of `close` may have been taken together with the items before it.
         seconds = 0.0 if self._is_closing else max(0.0, deadline - time.monotonic())
+        size = 0
         with contextlib.suppress(Empty):
-            if item := self._items.get(timeout=seconds):
-                items.append(item)
-            for _ in range(self._items.qsize()):
-                if items and isinstance(items[-1], PendingRotation):
-                    break
-                if item := self._items.get_nowait():
+            item = self._items.get(timeout=seconds)
+            for left in range(self._items.qsize(), -1, -1):
+                if item is not None:
                     items.append(item)
+                    if isinstance(item, PendingRotation):
+                        break
+                    size += item.size
+                if not left or size >= GROUP_BYTES:
+                    break
+                item = self._items.get_nowait()
         return None if self._is_closing and not items and self._items.empty() else items
 
     def wake(self) -> None:
@@ -373,7 +392,7 @@ class JournalQueue:
 
     def commit(self, appends: list[PendingAppend], rotations: int = 0) -> None:
         """Report the next items as committed: `appends`, or so many rotations."""
-        self._committed_bytes += sum(len(item.lines) for item in appends)
+        self._committed_bytes += sum(item.size for item in appends)
         self._committed_count += len(appends) + rotations
         self._waiters.notify_all()
         for item in appends:

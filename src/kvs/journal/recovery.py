@@ -19,7 +19,7 @@ from typing import Protocol
 from kvs.errors import CorruptionError, DataDirectoryError
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory
-from kvs.journal.format import FileHeader, FileKind, file_name
+from kvs.journal.format import MAX_TRAILER_BYTES, FileHeader, FileKind, StoreMark, file_name
 from kvs.journal.reader import Group, JournalReader, TailState
 from kvs.settings import ProgressCallback
 from kvs.text import os_error_text
@@ -57,6 +57,10 @@ class RecoveredState:
     """The contents of a data directory, as far as they were read."""
 
     store_id: bytes = b""
+    mark: StoreMark | None = None
+    """The mark of the store; None if it is still the ID of the store."""
+    version: int = journal_format.VERSION
+    """Version of the format of the last segment."""
     snapshot: int | None = None
     """Number of the snapshot; None if there is none."""
     snapshot_bytes: int = 0
@@ -87,7 +91,7 @@ class Recovery:
     ) -> None:
         """Read nothing yet.
 
-        `replay_jobs` is called with the body of every group, for the job records in its comments.
+        `replay_jobs` is called with the lines of every group, for the job records in its comments.
         """
         self._directory = directory
         self._target = target
@@ -177,9 +181,11 @@ class Recovery:
             for group in reader:
                 if pairs is not None or group.before != group.after:
                     raise self._corruption(reader, group.offset, "unexpected group")
-                pairs = journal_format.decode_trailer(group.body)
+                if group.length <= MAX_TRAILER_BYTES:
+                    pairs = journal_format.decode_trailer(b"".join(group.body))
                 if pairs is None:
-                    self._apply_group(group)
+                    self._apply_group(reader, group)
+                del group  # before the next one is read: a group may be long
             if reader.tail_state is not TailState.CLEAN:
                 raise self._corruption(reader, reader.end, reader.reason)
             if pairs != len(self._target):
@@ -197,12 +203,15 @@ class Recovery:
             state.store_id = header.store_id
             state.segments.append(number)
             for group in reader:
-                changes = self._apply_group(group)
+                changes = self._apply_group(reader, group)
                 if group.before != state.revision or group.after != group.before + changes:
                     reason = "the lines of the group do not lead to the revision in its header"
+                    state.last_checksum = reader.last_checksum
                     raise self._corruption(reader, group.offset, reason)
                 state.revision = group.after
                 state.changes += changes
+                del group  # before the next one is read: a group may be long
+            state.version = header.version
             state.last_checksum, state.end = reader.last_checksum, reader.end
             state.journal_bytes += reader.end
             if reader.tail_state is TailState.TORN and last:
@@ -239,12 +248,34 @@ class Recovery:
         if self.state.store_id not in {b"", header.store_id}:
             raise journal_format.InvalidFileHeader("it belongs to another store")
 
-    def _apply_group(self, group: Group) -> int:
-        self._replay_jobs(group.body)
-        changes = self._target.apply(group.body)
-        self._read_bytes += len(group.body) + journal_format.GROUP_HEADER_BYTES
-        self._progress(self._read_bytes, self._total_bytes)
-        return changes
+    def _apply_group(self, reader: JournalReader, group: Group) -> int:
+        """Apply the lines of a group; return the number of changes."""
+        changes = 0
+        self._read_bytes += journal_format.group_header_bytes(reader.header.version)
+        for lines in group.body:
+            if reader.header.version == 1:
+                self._check_words(reader, group, lines)
+            self._replay_jobs(lines)
+            self.state.mark = journal_format.last_mark(lines) or self.state.mark
+            changes += self._target.apply(lines)
+            self._read_bytes += len(lines)
+            self._progress(self._read_bytes, self._total_bytes)
+        return min(changes, 1) if group.is_restore else changes
+
+    def _check_words(self, reader: JournalReader, group: Group, lines: bytes) -> None:
+        """Raise an error if a word has another meaning in the version that this code writes."""
+        offset = journal_format.find_old_word(lines)
+        if offset is not None:
+            offset += group.offset + journal_format.group_header_bytes(reader.header.version)
+            reason = (
+                f"at byte {offset}: a word of this line begins with '\"', which has another "
+                "meaning since version 2 of the format; write all pairs with 'kvs dump' of the "
+                "kvs that wrote it, quote such words, and use 'kvs restore'"
+            )
+            raise DataDirectoryError(self._path_of(reader), reason)
+
+    def _path_of(self, reader: JournalReader) -> str:
+        return self._directory.display_path_of(reader.header.name)
 
     def _corruption(self, reader: JournalReader, offset: int, reason: str) -> CorruptionError:
-        return CorruptionError(self._directory.display_path_of(reader.header.name), offset, reason)
+        return CorruptionError(self._path_of(reader), offset, reason)

@@ -6,7 +6,7 @@ the process, or forgets what was not synced, at a call of their choice.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kvs.concurrency import forks
@@ -35,10 +35,12 @@ class Storage:
     def __init__(self, directory: int) -> None:
         self.directory = directory
 
-    def create(self, name: bytes, *pieces: bytes) -> int:
-        """Create a durable file that holds `pieces`; return it open for appending."""
+    def create(self, name: bytes, start: bytes, rest: Iterable[bytes] = ()) -> int:
+        """Create a durable file of `start` and `rest`; return it open for appending."""
         with AtomicFile(self.directory, name) as replacement:
-            self.append(replacement.file, *pieces)
+            self.append(replacement.file, start)
+            for piece in rest:
+                self.append(replacement.file, piece)
             self.sync(replacement.file)
             self.commit(replacement)
         return self.open(name)

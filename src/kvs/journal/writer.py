@@ -2,8 +2,8 @@
 
 Invariants:
 
-- One thread writes. All appends that are pending become one group, written by writev(2), and with
-  ``fsync`` ``always`` synced by one fdatasync(2).
+- One thread writes. All appends that are pending, up to `GROUP_BYTES` and one more, become one
+  group, written by writev(2), and with ``fsync`` ``always`` synced by one fdatasync(2).
 - A group must be reported as committed only after the ``fsync`` policy is met for it.
 - A segment must be on disk as a whole before the next one exists. So only the last segment can be
   torn.
@@ -14,8 +14,9 @@ Invariants:
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from itertools import chain, groupby
 from threading import Thread
 
 from kvs.errors import DataDirectoryError, JournalWriteError
@@ -23,6 +24,7 @@ from kvs.journal import format as journal_format
 from kvs.journal.failure import Callback, FindTampering, SyncError, TamperedError, TamperWatch
 from kvs.journal.format import FileHeader, FileKind
 from kvs.journal.queue import (
+    GROUP_BYTES,
     JournalQueue,
     PendingAppend,
     PendingItem,
@@ -58,6 +60,16 @@ def _free_nothing(_error: OSError) -> bool:
     return False
 
 
+def _pieces(appends: list[PendingAppend]) -> Iterator[Iterable[bytes]]:
+    """Yield the lines of a group, and an origin before changes of another origin."""
+    origin = b""
+    for item in appends:
+        if item.origin and item.origin != origin:
+            origin = item.origin
+            yield (origin,)
+        yield item.lines
+
+
 class JournalWriter:
     """Writes what is appended to a `JournalQueue` to the segments of a journal.
 
@@ -75,11 +87,14 @@ class JournalWriter:
         *,
         store_id: bytes,
         display_path: str,
+        end_of_run: bytes = b"",
         on_group_written: Callback = _do_nothing,
         find_tampering: FindTampering = _find_nothing,
         on_disk_full: Callable[[OSError], bool] = _free_nothing,
     ) -> None:
         """Create a writer that continues `segment` after `revision`; it closes `segment.file`.
+
+        When the queue is closed and empty, the thread writes the comment `end_of_run`.
 
         The thread calls `on_group_written` after each group, `find_tampering` from time to time,
         and `on_disk_full` when the disk is full: it returns whether to try once more.
@@ -89,6 +104,7 @@ class JournalWriter:
         self._segment = segment
         self._store_id = store_id
         self._display_path = display_path
+        self._end_of_run = end_of_run
         self._fsync = Fsync(settings.fsync)
         self._interval_s = settings.fsync_interval
         self._written_revision = self._synced_revision = revision
@@ -148,6 +164,9 @@ class JournalWriter:
                 if time.monotonic() >= self._tamper_watch.due_at:
                     self._check_tampering()
                 self._write(items)
+                items.clear()  # before the next wait: they may be long
+            if self._end_of_run:
+                self._write_group([PendingAppend((self._end_of_run,), len(self._end_of_run), 0)])
             if self._fsync is not Fsync.NEVER:
                 self._sync()
             self._check_tampering()
@@ -186,9 +205,13 @@ class JournalWriter:
         self._tamper_watch.check(self._segment, self._written_revision)
 
     def _write(self, items: list[PendingItem]) -> None:
-        """Write the appends as one group, then rotate if the last item is a rotation."""
-        if appends := [item for item in items if isinstance(item, PendingAppend)]:
-            self._write_group(appends)
+        """Write the appends as one group, then rotate if the last item is a rotation.
+
+        A restore gets a group of its own.
+        """
+        appends = [item for item in items if isinstance(item, PendingAppend)]
+        for _, group in groupby(appends, lambda item: id(item) if item.is_restore else 0):
+            self._write_group(list(group))
         if self._sync_is_due():
             self._sync()
         if items and isinstance(items[-1], PendingRotation):
@@ -202,30 +225,30 @@ class JournalWriter:
 
     def _write_group(self, appends: list[PendingAppend]) -> None:
         segment = self._segment
-        body = [item.lines for item in appends]
+        body = list(_pieces(appends))
         before = self._written_revision
         after = before + sum(item.change_count for item in appends)
-        header, checksum = journal_format.encode_group_header(
-            segment.last_checksum, before, after, *body
+        header, checksum, length = journal_format.encode_group_header(
+            segment.last_checksum, before, after, journal_format.now_ms(), chain.from_iterable(body)
         )
-        self._append(header, *body)
+        self._append(header, body)
         if self._fsync is Fsync.ALWAYS:
             self._sync(after)
         elif self._fsync is Fsync.INTERVAL and self._unsynced_since is None:
             self._unsynced_since = time.monotonic()
-        size = len(header) + sum(map(len, body))
+        size = len(header) + length
         segment.last_checksum = checksum
         segment.size += size
         self._written_revision = after
-        self._queue.note_written(segment, len(header), size)
+        self._queue.note_written(segment, size - sum(item.size for item in appends), size)
         self._queue.commit(appends)
         self._on_group_written()
 
-    def _append(self, *pieces: bytes) -> None:
+    def _append(self, header: bytes, body: list[Iterable[bytes]]) -> None:
         """Append to the segment; if the disk is full, truncate the segment and retry once."""
         segment = self._segment
         try:
-            self._storage.append(segment.file, *pieces)
+            self._append_once(header, body)
         except OSError as error:
             if not self._has_freed_space(error):
                 raise
@@ -233,7 +256,18 @@ class JournalWriter:
                 self._storage.truncate(segment.file, segment.size)
             except OSError as failed:  # it includes an fsync(2)
                 raise SyncError(os_error_text(failed)) from failed
-            self._storage.append(segment.file, *pieces)
+            self._append_once(header, body)
+
+    def _append_once(self, header: bytes, body: list[Iterable[bytes]]) -> None:
+        """Append to the segment, some MiB at a time: a restore makes its lines meanwhile."""
+        pieces, size = [header], 0
+        for piece in chain.from_iterable(body):
+            if size >= GROUP_BYTES:
+                self._storage.append(self._segment.file, *pieces)
+                pieces, size = [], 0
+            pieces.append(piece)
+            size += len(piece)
+        self._storage.append(self._segment.file, *pieces)
 
     def _has_freed_space(self, error: OSError) -> bool:
         return error.errno in DISK_FULL_ERRNOS and self._on_disk_full(error)

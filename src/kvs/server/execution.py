@@ -4,7 +4,7 @@ A slice is several short lines, one long line, or one SHOW. Slices are cut so th
 a millisecond at most, unless a single line takes longer.
 """
 
-from kvs.engine.interface import ExecuteResult, StopReason
+from kvs.engine.interface import UNKNOWN_ORIGIN, ExecuteResult, StopReason
 from kvs.language.diagnostics import line_at, number_lines
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute
@@ -71,8 +71,11 @@ class Blocks:
 class ScriptExecution:
     """The execution of a script that a client has sent. For one thread at a time."""
 
-    def __init__(self, request: Execute, store: StoreCore, total: int) -> None:
-        """Execute `request`; limit the reply, with its errors, to `total` bytes."""
+    def __init__(
+        self, request: Execute, store: StoreCore, total: int, origin: int = UNKNOWN_ORIGIN
+    ) -> None:
+        """Execute `request` of `origin`; limit the reply, with its errors, to `total` bytes."""
+        self._origin = origin
         self._request: Execute | None = request
         self._text = b""
         self._store = store
@@ -124,7 +127,7 @@ class ScriptExecution:
     def run_slice(self) -> ExecuteResult:
         """Execute the slice that `prepare` chose. If the result says WAIT, the caller pauses."""
         start = self._offset
-        result = self._store.execute(self._text, start, self._budget)
+        result = self._store.execute(self._text, start, self._budget, origin=self._origin)
         self._offset = result.offset
         self.is_finished = self._offset >= len(self._text)
         for line, diagnostic in number_lines(

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 
-from kvs.engine.interface import ExecuteResult, StopReason
+from kvs.engine.interface import UNKNOWN_ORIGIN, ExecuteResult, StopReason
 from kvs.errors import JournalWriteError, StoreClosedError, ThreadStartError
 from kvs.protocol.requests import Execute
 from kvs.server.execution import BLOCK_BYTES, ScriptExecution
@@ -197,12 +197,15 @@ class ScriptScheduler:
             raise ThreadStartError from error
 
     def start(
-        self, request: Execute, reservation: Reservation, on_done: Callable[[ScheduledScript], None]
+        self,
+        request: Execute,
+        reservation: Reservation,
+        on_done: Callable[[ScheduledScript], None],
+        origin: int = UNKNOWN_ORIGIN,
     ) -> ScheduledScript:
-        """Return the execution of `request`, which its `resume` begins."""
-        return ScheduledScript(
-            ScriptExecution(request, self._store, self.memory.total), reservation, self, on_done
-        )
+        """Return the execution of `request` of `origin`, which its `resume` begins."""
+        script = ScriptExecution(request, self._store, self.memory.total, origin)
+        return ScheduledScript(script, reservation, self, on_done)
 
     def close(self) -> None:
         """Stop the worker; block until it has finished its slice."""

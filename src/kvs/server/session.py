@@ -77,6 +77,7 @@ class Session:
         self.pipes = handshake.pipes
         self._state = StateMachine()
         self._context = context
+        self._origin = context.store.add_origin(b"session", handshake.pipes.requests.path)
         self._loop = context.loop
         self._on_end = on_end
         self._handshake = handshake
@@ -205,7 +206,9 @@ class Session:
                 self.close(f"the client sent an unknown operation, {operation}: {data}")
 
     def _execute(self, request: Execute) -> None:
-        execution = self._context.scheduler.start(request, self._reservation, self._on_executed)
+        execution = self._context.scheduler.start(
+            request, self._reservation, self._on_executed, self._origin
+        )
         self._execution = execution
         if self._state.session is SessionState.DRAINING:
             execution.ends_at_wait = True
@@ -379,6 +382,7 @@ class Session:
         self._deadline.cancel()
         self._reservation.close()
         self._subscriptions.clear(lambda: None)
+        self._context.store.remove_origin(self._origin)
         self._on_end(self)
 
     def _close_pipes(self) -> None:

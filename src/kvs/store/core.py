@@ -20,21 +20,27 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from kvs.concurrency import forks
 from kvs.concurrency.resources import NonCopyable, warn_unclosed
 from kvs.concurrency.waiters import call_uninterrupted, fork_uninterrupted
-from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult, JobCursor, TableView
+from kvs.engine.interface import (
+    DEFAULT_BUDGET_BYTES,
+    UNKNOWN_ORIGIN,
+    ExecuteResult,
+    JobCursor,
+    TableView,
+)
 from kvs.engine.selection import create_engine
 from kvs.errors import (
     DataDirectoryError,
     JournalWriteError,
     SnapshotError,
     StoreClosedError,
-    StoreNotEmptyError,
 )
-from kvs.language import builder
+from kvs.language.output_format import NO_EXPIRIES, Expiries
 from kvs.posix.files import check_path
 from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
 from kvs.store.commit import CommitPoint
 from kvs.store.compaction import CompactionTurn
+from kvs.store.expiry import Expiry
 from kvs.store.publication import Publication
 from kvs.store.subscriptions import Outbox, Subscriptions
 from kvs.text import os_error_text, printable
@@ -99,7 +105,9 @@ class StoreCore(NonCopyable):
         self._data: Persistence | None = None
         self._finalizer: weakref.finalize[..., StoreCore] | None = None
         if data is None:
+            self._mark = os.urandom(8).hex().encode()
             self._publication = Publication(self._engine, None)
+            self._expiry = self._make_expiry()
             return
         from kvs.store import persistence
 
@@ -109,11 +117,18 @@ class StoreCore(NonCopyable):
             directory.open(progress)
             self._data = directory
             self._publication = Publication(self._engine, directory)
+            self._expiry = self._make_expiry()
+            self._expiry.remove_due()
+            self._expiry.check()
             arguments = (self._publication, directory, self._generation)
             self._finalizer = weakref.finalize(self, _close_unclosed, *arguments)
         except BaseException:
-            directory.close()
+            with contextlib.suppress(JournalWriteError):  # the cause of what is raised
+                directory.close()
             raise
+
+    def _make_expiry(self) -> Expiry:
+        return Expiry(self._engine, partial(_publish_removal, self._publication, self._data), self)
 
     def __enter__(self) -> Self:
         return self
@@ -138,6 +153,7 @@ class StoreCore(NonCopyable):
             self._drop()
             return
         self._generation = _CLOSED
+        self._expiry.stop()
         if self._data is None:
             return
         if self._must_not_wait(self._data):
@@ -162,7 +178,9 @@ class StoreCore(NonCopyable):
         if self._finalizer is not None:
             self._finalizer.detach()
         self._finalizer = None
-        self.__dict__.update(dict.fromkeys(("_engine", "_publication", "_data"), _Dropped()))
+        self.__dict__.update(
+            dict.fromkeys(("_engine", "_publication", "_data", "_expiry"), _Dropped())
+        )
 
     def check_open(self) -> None:
         """Raise if this process must not use the store.
@@ -199,13 +217,15 @@ class StoreCore(NonCopyable):
         start: int = 0,
         budget: int = DEFAULT_BUDGET_BYTES,
         cursor: JobCursor | None = None,
+        *,
+        origin: int = UNKNOWN_ORIGIN,
     ) -> ExecuteResult:
         """Execute the commands of `script` from byte `start` on, which must be a start of a line.
 
         Returns at the end of the script, at a WAIT or BACKUP, which the caller carries out, or
         after the command that takes input or output past `budget` bytes. The caller continues from
         the `offset` of the result. An invalid line has no effect and is in its `diagnostics`; no
-        content of a script raises. `cursor` is for jobs.
+        content of a script raises. `cursor` is for jobs; `origin` is a number of `add_origin`.
 
         Raises:
             ValueError: `start` is outside of the script, `budget` is negative, or `cursor` names a
@@ -223,9 +243,10 @@ class StoreCore(NonCopyable):
             if cursor is not None and cursor.job not in self._data.jobs:
                 raise ValueError(f"job {cursor.job} of the cursor is not known")
         try:
-            return self._engine.execute(script, start, budget, cursor)
+            return self._engine.execute(script, start, budget, cursor, origin=origin)
         finally:
             self._publication.publish()
+            self._expiry.check()
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of `keys` at one instant, None for a key that does not exist.
@@ -252,24 +273,27 @@ class StoreCore(NonCopyable):
         self.check_open()
         return self.after_commit(len(self._engine))
 
-    def load(self, pairs: dict[bytes, bytes]) -> int:
+    def load(self, pairs: dict[bytes, bytes], expiries: Expiries = NO_EXPIRIES) -> int:
         """Replace everything by the pairs of a backup, as one change; return its revision.
 
-        `pairs` is what `kvs.snapshot.reader.load` returned; the caller does not use it afterwards.
+        The arguments are what `kvs.snapshot.reader.load` returned; the caller does not use them
+        afterwards.
 
         Raises:
             StoreNotEmptyError: the store has a data directory, and was changed before.
             JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
+            ThreadStartError: no thread could be started.
 
         """
         self.check_open()
         if self._data is None:
-            revision = self._engine.replace(pairs)
+            revision = self._engine.replace(pairs, expiries)
             self._publication.publish()
-            return revision
-        if self._engine.revision:
-            raise StoreNotEmptyError(self._data.display_path)
-        return self.after_commit(self.execute(builder.build_write(pairs)).revision)
+        else:
+            load = partial(self._publication.load, pairs, expiries, self._data)
+            revision = call_uninterrupted(partial(self._compaction.blocking, load))
+        self._expiry.check()
+        return self.after_commit(revision)
 
     @property
     def revision(self) -> int:
@@ -282,6 +306,23 @@ class StoreCore(NonCopyable):
         """The number of pairs by now, committed or not: for an estimate, not for release."""
         self.check_open()
         return len(self._engine)
+
+    # Origins.
+
+    def add_origin(self, kind: bytes, name: bytes) -> int:
+        """Return the number of an origin of changes, for `execute`.
+
+        The journal names it, as ``session`` and a path for example. Without a number, it names the
+        job of a job call, or else this process.
+        """
+        self.check_open()
+        return UNKNOWN_ORIGIN if self._data is None else self._data.origins.add(kind, name)
+
+    def remove_origin(self, origin: int) -> None:
+        """End the use of an origin; a call that is being executed still has it."""
+        self._check_process()
+        if self._data is not None and origin != UNKNOWN_ORIGIN:
+            self._data.origins.remove(origin)
 
     # Backups.
 
@@ -352,6 +393,17 @@ class StoreCore(NonCopyable):
         """What recovery found in the data directory; None for a store in memory."""
         self._check_process()
         return None if self._data is None else self._data.recovered
+
+    @property
+    def mark(self) -> bytes:
+        """The mark of the store: revisions of one mark are one history. Hex digits.
+
+        It is drawn anew whenever a revision that was acknowledged may have been taken back: for a
+        store in memory at every start; for a data directory when it is made, restored or repaired,
+        and when it is opened after it was not closed, unless ``fsync`` was ``always``.
+        """
+        self._check_process()
+        return self._mark if self._data is None else self._data.mark.mark
 
     @property
     def failure(self) -> JournalWriteError | None:
@@ -520,6 +572,21 @@ def _close_unclosed(publication: Publication, data: "Persistence", generation: i
         publication.publish()
         data.close()
         warn_unclosed(f"store with the data directory {data.display_path}")
+
+
+def _publish_removal(publication: Publication, data: "Persistence | None") -> None:
+    """Publish what was removed at its time, and bound what is on its way to the journal.
+
+    Raises:
+        JournalWriteError: the journal failed.
+        StoreClosedError: the store was closed.
+
+    """
+    publication.publish()
+    if data is not None:
+        data.journal.check()
+        if data.journal.pending_bytes > MAX_BACKLOG_BYTES:
+            data.journal.wait(data.journal.appended_count)
 
 
 class _Dropped:

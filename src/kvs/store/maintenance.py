@@ -14,14 +14,15 @@ from kvs.engine.selection import create_engine
 from kvs.errors import CorruptionError, DataDirectoryError
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory, new_store_id
-from kvs.journal.format import FileHeader, FileKind, file_name
+from kvs.journal.format import FileHeader, FileKind, StoreMark, file_name
 from kvs.journal.job_records import JobRegistry
 from kvs.journal.recovery import RESTORE_ADVICE, RecoveredState, Recovery
 from kvs.journal.storage import Storage
-from kvs.language.output_format import format_listing, format_pairs
+from kvs.language.output_format import NO_EXPIRIES, Expiries, format_listing
 from kvs.posix.files import AtomicFile, open_regular, write_all
 from kvs.settings import ProgressCallback, ignore_progress
 from kvs.store.persistence import EngineReplayTarget
+from kvs.store.restoring import RestoreLines
 from kvs.text import os_error_text, printable
 
 Path = str | bytes | os.PathLike[str]
@@ -144,11 +145,13 @@ def repair(
 def restore(
     path: Path,
     pairs: Mapping[bytes, bytes],
+    expiries: Expiries = NO_EXPIRIES,
     *,
     storage: Callable[[int], Storage] = Storage,
 ) -> int | None:
     """Create a store in the data directory `path` with `pairs`, as one change; return its revision.
 
+    `expiries` has the times of the pairs that expire, in milliseconds since the epoch.
     The directory is created if it does not exist. All pairs are durable on return. After a crash at
     any moment the store has all pairs, or the directory is empty, or it is refused until a restore
     is repeated. Return None, and change nothing, if there is a store already. `storage` is called
@@ -159,13 +162,13 @@ def restore(
         DirectoryLockedError: another process has locked it.
 
     """
-    line = b"WRITE " + format_pairs(pairs.items()) if pairs else b""
     with DataDirectory.make(path) as directory:
         directory.lock()
         if any(directory.list_files(restoring=True).values()):
             return None
-        directory.restore(storage(directory.descriptor), new_store_id(), line)
-    return int(bool(line))
+        lines = RestoreLines(pairs, expiries)
+        directory.restore(storage(directory.descriptor), new_store_id(), lines)
+    return int(bool(pairs))
 
 
 @contextlib.contextmanager
@@ -247,11 +250,12 @@ class _Repair:
         self._storage.sync_directory()
         # The damage is removed last, so that a repair after an interrupted one detects it again.
         if self._damage.offset:
+            self._create_segment(self._number + 1)
             file = self._storage.open(file_name(FileKind.JOURNAL, self._number))
             self._storage.truncate(file, self._damage.offset)
             self._storage.close(file)
         else:
-            self._create_empty_segment()
+            self._create_segment(self._number)
         return self._result(self._lost_up_to)
 
     def _result(self, lost_up_to: int | None) -> RepairResult:
@@ -265,14 +269,23 @@ class _Repair:
             lost_up_to,
         )
 
-    def _create_empty_segment(self) -> None:
-        """Create an empty segment in place of one that is missing or has no valid header."""
+    def _create_segment(self, number: int) -> None:
+        """Create the segment that follows what is kept, with a new mark and no changes.
+
+        Changes that were committed may be lost.
+        """
         state = self._state
         store_id = state.store_id or new_store_id()
         header = FileHeader(
-            FileKind.JOURNAL, self._number, state.revision, store_id, state.last_checksum
+            FileKind.JOURNAL, number, state.revision, store_id, state.last_checksum
+        ).encode()
+        _, _, checksum = journal_format.decode_file_header(header)
+        mark = StoreMark(new_store_id()).encode()
+        group, _, _ = journal_format.encode_group_header(
+            checksum, state.revision, state.revision, journal_format.now_ms(), [mark]
         )
-        self._storage.close(self._storage.create(header.name, header.encode()))
+        name = file_name(FileKind.JOURNAL, number)
+        self._storage.close(self._storage.create(name, header, [group, mark]))
 
     def _save(self, name: bytes, offset: int) -> None:
         """Copy a file from `offset` to its end, durably, to a new file."""

@@ -15,26 +15,44 @@ from itertools import chain
 
 from kvs.concurrency.atomic import Step
 from kvs.concurrency.waiters import call_uninterrupted
-from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ChangeBatch, Engine, TableView
-from kvs.errors import DataDirectoryError, SnapshotError, ThreadStartError
+from kvs.engine.interface import (
+    DEFAULT_BUDGET_BYTES,
+    NO_EXPIRY,
+    ChangeBatch,
+    Engine,
+    TableView,
+)
+from kvs.errors import (
+    DataDirectoryError,
+    JournalWriteError,
+    SnapshotError,
+    ThreadStartError,
+)
 from kvs.journal import format as journal_format
 from kvs.journal.directory import DataDirectory, new_store_id
-from kvs.journal.format import FileHeader, FileKind
+from kvs.journal.format import FileHeader, FileKind, StoreMark
 from kvs.journal.job_records import JobRegistry, encode_progress
-from kvs.journal.queue import JournalQueue, RotationPoint
+from kvs.journal.queue import JournalQueue, PendingAppend, RotationPoint
 from kvs.journal.recovery import RecoveredState, Recovery, TornTail
 from kvs.journal.reserve import DISK_FULL_ERRNOS, Reserve
 from kvs.journal.storage import Segment, Storage
 from kvs.journal.writer import JournalWriter
+from kvs.language.output_format import Expiries
 from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
+from kvs.store.origins import Origins, encode_origin
+from kvs.store.restoring import RestoreLines
 from kvs.text import os_error_text
 
 GROUP_BYTES = 1 << 20
 """Bytes of lines that end a group of a snapshot."""
 
-PAIR_BYTES = 4
-"""Maximum bytes of a pair in a snapshot without key and value: ``(,)``, a share of ``WRITE []``."""
+PAIR_BYTES = 8
+"""Maximum bytes of a pair in a snapshot without key and value: ``("","")`` and a share of
+``WRITE []``."""
+
+EXPIRY_BYTES = 32
+"""Maximum bytes of the expiry of a pair in a snapshot: ``WRITE [] UNTIL`` and the time."""
 
 MIN_GROUP_BYTES = 1 << 12
 """Minimum bytes of lines per byte of group headers."""
@@ -128,6 +146,7 @@ class Persistence:
         self._next_warning_at = 0.0
         """Time from which a full disk is logged again (time.monotonic)."""
         self._has_writer_thread = False
+        self.origins = Origins()
 
     def open(self, progress: ProgressCallback = ignore_progress) -> None:
         """Open the directory, created if it does not exist, and recover the engine from it.
@@ -153,7 +172,7 @@ class Persistence:
             call_uninterrupted(partial(self._start, recovered, started_at))
         except OSError as error:
             raise DataDirectoryError(self.display_path, os_error_text(error)) from error
-        except ThreadStartError as error:
+        except (ThreadStartError, JournalWriteError) as error:
             raise DataDirectoryError(self.display_path, str(error)) from error
 
     def _start(self, recovered: RecoveredState | None, started_at: float) -> None:
@@ -164,11 +183,15 @@ class Persistence:
             self._snapshot_bytes = self._bytes_since_snapshot = 0
             seconds = time.perf_counter() - started_at
             self.recovered = RecoveryInfo(0, 0, 0, seconds, None, new=True)
+            before = StoreMark(store_id)
+            version = journal_format.VERSION
         else:
             segment = self._directory.resume_segment(
                 self._storage, recovered.segments[-1], recovered.last_checksum, recovered.end
             )
             store_id, revision = recovered.store_id, recovered.revision
+            before = recovered.mark or StoreMark(store_id)
+            version = recovered.version
             self._bytes_since_snapshot = recovered.journal_bytes
             self._snapshot_bytes = recovered.snapshot_bytes
             seconds = time.perf_counter() - started_at
@@ -177,6 +200,9 @@ class Persistence:
             )
         self._engine.start_recording(revision)
         self._store_id = store_id
+        # Of a store that was not closed, changes that were committed may be lost.
+        mark = new_store_id() if before.is_open else before.mark
+        self.mark = StoreMark(mark, is_open=self._settings.fsync != "always")
         self._compact_at_bytes = self._compaction_threshold() - self._bytes_since_snapshot
         """Value of `JournalQueue.written_bytes` at which the journal is to be compacted."""
         self._bytes_at_snapshot = 0
@@ -190,6 +216,7 @@ class Persistence:
             self._settings,
             store_id=store_id,
             display_path=self.display_path,
+            end_of_run=StoreMark(mark).encode() if self.mark.is_open else b"",
             on_group_written=self._request_due_compaction,
             find_tampering=self._renew_reserve_and_find_tampering,
             on_disk_full=self._free_space,
@@ -200,6 +227,12 @@ class Persistence:
             self.reserve.renew()
             self._writer.start()
         self._has_writer_thread = True
+        if version != journal_format.VERSION:
+            self.journal.rotate()
+        if self.mark != before:
+            self.journal.append(self.mark.encode(), 0)
+            self.journal.wait(self.journal.appended_count)
+            self._writer.presync()
 
     @property
     def syncs_to_disk(self) -> bool:
@@ -221,15 +254,23 @@ class Persistence:
             StoreClosedError: the journal was closed.
 
         """
-        lines = batch.lines
+        lines = (batch.lines,)
+        item = PendingAppend(lines, len(lines[0]), batch.change_count, on_commit)
         if batch.job is None:
-            return self.journal.steps(lines, batch.change_count, on_commit)
+            item.origin = self.origins[batch.origin]
+            return self.journal.steps(item)
+        if batch.change_count:
+            item.origin = encode_origin(b"job", self.jobs[batch.job].key.name)
         offset, output = batch.offset, batch.output
-        lines += encode_progress(batch.job, offset, output)
-        return [
-            *self.journal.steps(lines, batch.change_count, on_commit),
-            *self.jobs[batch.job].advance_steps(offset, output),
-        ]
+        progress = encode_progress(batch.job, offset, output)
+        item.lines = (*lines, progress)
+        item.size += len(progress)
+        return [*self.journal.steps(item), *self.jobs[batch.job].advance_steps(offset, output)]
+
+    def restore_item(self, pairs: dict[bytes, bytes], expiries: Expiries) -> PendingAppend:
+        """Return what is to be appended to the journal for a restore, which is one change."""
+        lines = RestoreLines(pairs, expiries)
+        return PendingAppend(lines, sum(map(len, lines)), 1, is_restore=True)
 
     def close(self) -> None:
         """Write everything appended, then unlock and close the directory. Idempotent.
@@ -320,8 +361,11 @@ class Persistence:
         """Return an upper bound of the bytes that a compaction takes: a snapshot and a segment."""
         written_bytes = self.journal.written_bytes - self._bytes_at_snapshot
         journal = self._snapshot_bytes + self._bytes_since_snapshot + written_bytes
-        pairs = len(self._engine)
-        lines = self._engine.max_dump_bytes() + PAIR_BYTES * pairs + self.jobs.max_dump_bytes()
+        pair_bytes = PAIR_BYTES
+        if self._engine.next_expiry != NO_EXPIRY:
+            pair_bytes += EXPIRY_BYTES
+        lines = 2 * self._engine.max_dump_bytes()  # escapes
+        lines += pair_bytes * len(self._engine) + self.jobs.max_dump_bytes()
         return min(journal, lines + lines // MIN_GROUP_BYTES) + FILES_BYTES
 
     def begin_compaction(self, snapshot: SnapshotWriter, view: TableView) -> RotationPoint:
@@ -339,11 +383,14 @@ class Persistence:
         rotation = self.journal.rotate()
         header = FileHeader(FileKind.SNAPSHOT, rotation.number, rotation.revision, self._store_id)
         snapshot.rename(header.name)
-        lines = chain(self.jobs.lines(), view.writes())
+        lines = chain(self._mark_lines(), self.jobs.lines(), view.writes())
         snapshot.fork(
             rotation.revision, len(view), lambda: _snapshot_blocks(header, lines, len(view))
         )
         return rotation
+
+    def _mark_lines(self) -> list[bytes]:
+        return [] if self.mark == StoreMark(self._store_id) else [self.mark.encode()]
 
     def finish_compaction(self, snapshot: SnapshotWriter, rotation: RotationPoint) -> SnapshotInfo:
         """Wait for the child, rename its file, and remove the files that it replaces.
@@ -370,23 +417,24 @@ def _snapshot_blocks(header: FileHeader, lines: Iterable[bytes], pairs: int) -> 
     encoded = header.encode()
     yield encoded
     _, _, checksum = journal_format.decode_file_header(encoded)
-    for body in chain(_group_bodies(lines), [journal_format.encode_trailer(pairs)]):
-        group_header, checksum = journal_format.encode_group_header(
-            checksum, header.revision, header.revision, body
+    time_ms = journal_format.now_ms()
+    for body in chain(_group_bodies(lines), [[journal_format.encode_trailer(pairs)]]):
+        group_header, checksum, _ = journal_format.encode_group_header(
+            checksum, header.revision, header.revision, time_ms, body
         )
         yield group_header
-        yield body
+        yield from body
 
 
-def _group_bodies(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines, joined into bodies of about `GROUP_BYTES` bytes."""
+def _group_bodies(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the lines in bodies of about `GROUP_BYTES` bytes."""
     body: list[bytes] = []
     size = 0
     for line in lines:
         body.append(line)
         size += len(line)
         if size >= GROUP_BYTES:
-            yield b"".join(body)
+            yield body
             body, size = [], 0
     if body:
-        yield b"".join(body)
+        yield body

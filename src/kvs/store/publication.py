@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from kvs.concurrency.atomic import Step, atomically
 from kvs.engine.interface import ChangeBatch, Engine, TableView
-from kvs.errors import JournalWriteError, StoreClosedError
+from kvs.errors import JournalWriteError, StoreClosedError, StoreNotEmptyError
+from kvs.language.output_format import Expiries
 from kvs.store.subscriptions import Outbox, Subscriptions
 
 if TYPE_CHECKING:
@@ -167,6 +168,32 @@ class Publication:
             data.journal.check()
             if lines := change(data.jobs):
                 data.journal.append(lines, 0)
+
+    def load(self, pairs: dict[bytes, bytes], expiries: Expiries, data: "Persistence") -> int:
+        """Replace everything by `pairs`, as one change; return its revision.
+
+        Raises:
+            StoreNotEmptyError: the store was changed before.
+            JournalWriteError: the journal failed.
+            StoreClosedError: the store was closed.
+
+        """
+        item = data.restore_item(pairs, expiries)
+        revisions: list[int] = []
+
+        def load(_: TableView) -> None:
+            self.publish()
+            data.journal.check()
+            if self._engine.revision:
+                raise StoreNotEmptyError(data.display_path)
+            if pairs:
+                revisions.append(self._engine.replace(pairs, expiries))
+                data.journal.append_item(item)
+
+        with self._job_lock:
+            self._engine.with_locked_view(load)
+        self.publish()
+        return max(revisions, default=0)
 
     def begin_compaction(self, writer: "SnapshotWriter", data: "Persistence") -> "RotationPoint":
         """Fork the child that writes a snapshot, and begin the segment after it.

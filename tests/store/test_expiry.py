@@ -1,0 +1,175 @@
+"""Pairs that expire: removed at their time, by one thread, that never outlives the store."""
+
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+import pytest
+
+from kvs.engine.interface import NO_EXPIRY
+from kvs.errors import StoreClosedError
+from kvs.store import expiry
+from kvs.store.expiry import PAIRS_PER_CHANGE, Expiry, now_ms
+from tests.helpers import SECONDS, until
+
+
+class FakeEngine:
+    """Times of pairs, and what was removed."""
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.calls: list[tuple[int, int]] = []
+        """Time and limit of each removal."""
+        self.threads: set[int] = set()
+        self.fails = 0
+        """Number of removals that raise MemoryError."""
+
+    @property
+    def next_expiry(self) -> int:
+        return min(self.times, default=NO_EXPIRY)
+
+    def expire(self, now: int, limit: int) -> int:
+        self.threads.add(threading.get_ident())
+        self.calls.append((now, limit))
+        if self.fails:
+            self.fails -= 1
+            raise MemoryError
+        due = sorted(time for time in self.times if time <= now)[:limit]
+        for each in due:
+            self.times.remove(each)
+        return len(due)
+
+
+class Owner:
+    """A store of a fake engine."""
+
+    def __init__(self, publish: Callable[[], None] = lambda: None) -> None:
+        self.engine = FakeEngine()
+        self.expiry = Expiry(self.engine, publish, self)  # type: ignore[arg-type]
+
+    def add(self, *times: int) -> None:
+        self.engine.times += times
+        self.expiry.check()
+
+
+def threads() -> int:
+    """Return the number of threads of this process."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_store_without_expiries_starts_no_thread() -> None:
+    before = threads()
+    owner = Owner()
+    owner.expiry.check()
+    owner.add()
+    assert threads() == before
+
+
+def test_due_pairs_are_removed_in_changes_of_limited_size() -> None:
+    owner = Owner()
+    owner.engine.times = [now_ms()] * (2 * PAIRS_PER_CHANGE + 1) + [now_ms() + 10**9]
+    owner.expiry.remove_due()
+    assert len(owner.engine.times) == 1
+    assert [limit for _, limit in owner.engine.calls] == [PAIRS_PER_CHANGE] * 3
+    assert owner.engine.threads == {threading.get_ident()}
+
+
+def test_one_thread_removes_pairs_and_never_early() -> None:
+    owner = Owner()
+    last = now_ms()
+    for delay in (60, 20, 90, 40):
+        owner.add(last + delay)
+    until(lambda: not owner.engine.times)
+    assert len(owner.engine.threads) == 1
+    assert threading.get_ident() not in owner.engine.threads
+    assert len(owner.engine.calls) == 4
+    owner.add(now_ms())
+    until(lambda: not owner.engine.times)
+    assert len(owner.engine.threads) == 1
+    owner.expiry.stop()
+
+
+def test_earlier_pair_wakes_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "CLOCK_CHECK_SECONDS", 10 * SECONDS)
+    owner = Owner()
+    owner.add(now_ms() + 10**9)
+    until(lambda: owner.expiry._wakes_at != NO_EXPIRY)
+    owner.add(now_ms() + 10)
+    until(lambda: len(owner.engine.times) == 1)
+    owner.expiry.stop()
+
+
+def test_clock_that_is_set_forward_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "CLOCK_CHECK_SECONDS", 0.01)
+    owner = Owner()
+    owner.add(now_ms() + 10**8)
+    until(lambda: owner.expiry._wakes_at != NO_EXPIRY)
+    original = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: original() + 10**15)
+    until(lambda: not owner.engine.times)
+    owner.expiry.stop()
+
+
+def test_nothing_is_removed_after_a_stop() -> None:
+    before = threads()
+    owner = Owner()
+    owner.add(now_ms() + 20)
+    owner.expiry.stop()
+    until(lambda: threads() == before)
+    owner.engine.times.append(now_ms())
+    owner.expiry.remove_due()
+    owner.expiry.check()
+    until(lambda: threads() == before)
+    assert owner.engine.calls == []
+
+
+def test_thread_ends_when_its_store_is_collected() -> None:
+    before = threads()
+    gc.disable()
+    try:
+        owner = Owner()
+        engine = weakref.ref(owner.engine)
+        owner.add(now_ms() + 10**9)
+        del owner
+        until(lambda: threads() == before)
+        until(lambda: engine() is None)
+    finally:
+        gc.enable()
+
+
+def test_thread_ends_when_nothing_can_be_published() -> None:
+    def publish() -> None:
+        raise StoreClosedError
+
+    before = threads()
+    owner = Owner(publish)
+    owner.add(now_ms())
+    until(lambda: threads() == before)
+    assert owner.engine.calls == []
+
+
+def test_removal_without_memory_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "CLOCK_CHECK_SECONDS", 0.01)
+    owner = Owner()
+    owner.engine.fails = 3
+    owner.add(now_ms())
+    until(lambda: not owner.engine.times)
+    assert len(owner.engine.calls) == 4
+    owner.expiry.stop()
+
+
+def test_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    owner = Owner()
+    with monkeypatch.context() as patch:
+        patch.setattr(expiry, "start_new_thread", refuse)
+        owner.add(now_ms())
+    assert owner.engine.times
+    owner.expiry.check()
+    until(lambda: not owner.engine.times)
+    owner.expiry.stop()
