@@ -217,6 +217,7 @@ private:
 
     // Read a line that is very long or that `parser_` has refused.
     __attribute__((noinline)) void read_refused(Line& line) {
+        if (line.kind == Kind::IDLE) return;
         if (is_too_long(line.begin, line.end, max_line_bytes_)) {
             words_.truncate({line.first_key, line.first_value});
             line.kind = Kind::INVALID;

@@ -8,8 +8,8 @@ namespace {
 
 constexpr std::size_t LINEAR_KEYS = 16;          // of a line, up to which they are searched one by one
 constexpr std::size_t VALIDATED_BYTES = 1 << 16;  // of a line that is validated before it is stored
+constexpr std::size_t PREFETCHED_KEYS = 128;  // of a line of more keys, at a time
 constexpr std::size_t BLOCK_BYTES = 1 << 12;
-constexpr std::size_t KEPT_BLOCK_BYTES = 1 << 16;
 constexpr std::size_t OVERREAD_BYTES = 16;  // behind a word in a block, which may be read
 constexpr std::uint64_t MAX_UNTIL = 999'999'999'999'999;  // that UNTIL can express
 constexpr std::string_view NOT = "NOT ";
@@ -53,7 +53,9 @@ public:
         const auto* const keys = lines_.keys_.begin();
         std::sort(lines_.runs_.begin() + step.first_run, lines_.runs_.end(),
                   [keys](const GeneralLines::Run& left, const GeneralLines::Run& right) {
-                      return keys[left.key].key < keys[right.key].key;
+                      if (left.sort_prefix != right.sort_prefix)
+                          return left.sort_prefix < right.sort_prefix;
+                      return keys[left.key].key.view() < keys[right.key].key.view();
                   });
     }
 
@@ -117,7 +119,7 @@ private:
             } else {
                 key.step = this_step;
                 key.run = std::uint32_t(lines_.runs_.size());
-                lines_.runs_.push_uninitialized() = {number, 1};
+                lines_.runs_.push_uninitialized() = {key.key.sort_prefix, number, 1};
             }
         }
         if (kind == StepKind::READ || kind == StepKind::IF) return;
@@ -259,9 +261,12 @@ Word GeneralLines::unquoted(const Spelling& spelling) {
 }
 
 void GeneralLines::prefetch(const Table& table, std::size_t max_keys) {
-    const std::size_t count = std::min(keys_.size(), max_keys);
-    for (std::size_t i = 0; i < count; ++i) table.prefetch_slot(keys_[i].key.hash);
-    for (std::size_t i = 0; i < count; ++i) table.prefetch_record(keys_[i].key);
+    prefetch(table, 0, std::min(keys_.size(), max_keys));
+}
+
+void GeneralLines::prefetch(const Table& table, std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) table.prefetch_slot(keys_[i].key.hash);
+    for (std::size_t i = begin; i < end; ++i) table.prefetch_record(keys_[i].key);
 }
 
 void GeneralLines::clear_slot_hints() {
@@ -303,7 +308,10 @@ Outcome GeneralLines::execute_steps(Line& line, const EngineState& state,
 }
 
 void GeneralLines::look_up(const Line& line, const Table& table) {
+    const bool has_many_keys = line.end_key - line.first_key > PREFETCHED_KEYS;
     for (std::size_t i = line.first_key; i < line.end_key; ++i) {
+        if (has_many_keys && (i - line.first_key) % PREFETCHED_KEYS == 0)
+            prefetch(table, i, std::min(i + PREFETCHED_KEYS, line.end_key));
         LineKey& key = keys_[i];
         const RecordId id = table.find(key.key);
         key.has_existed = id;

@@ -51,8 +51,9 @@ inline const char* end_without_ending(const char* begin, const char* end) {
     return end;
 }
 
+// Return whether a line that is not a comment is too long.
 inline bool is_too_long(const char* begin, const char* end, std::size_t max_bytes) {
-    return std::size_t(end - begin) > max_bytes && *skip_blanks(begin) != '#' &&
+    return std::size_t(end - begin) > max_bytes &&
            std::size_t(end_without_ending(begin, end) - begin) > max_bytes;
 }
 

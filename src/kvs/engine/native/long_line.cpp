@@ -296,7 +296,8 @@ void ScriptCheck::run(const char* script, std::size_t size) {
     for (const char* at = script; at != end; at = parser.next()) {
         WordCounter counter;
         const Kind kind = parser.parse_line(at, counter);
-        const bool is_long = is_too_long(at, parser.next(), MAX_LINE_BYTES);
+        const bool is_long =
+            kind != Kind::IDLE && is_too_long(at, parser.next(), MAX_LINE_BYTES);
         const bool is_valid =
             !is_long && (kind != Kind::INVALID ||
                          is_valid_general_line(at, end_without_ending(at, parser.next())));

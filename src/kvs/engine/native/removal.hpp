@@ -88,14 +88,21 @@ public:
 
     // Remove the pairs. Never fails.
     void apply(Table& table, HashKey hash_key) {
-        for (RemovedKey& key : keys_) {
-            const Key hashed_key = hashed(key, hash_key);
-            if (has_copies_) {
-                const char* const copy = copies_.data() + copies_.size();
-                copies_.append(key.view());
-                key.at = copy;
+        Key hashed_keys[PREFETCHED_KEYS];
+        for (std::size_t begin = 0; begin < keys_.size(); begin += PREFETCHED_KEYS) {
+            const std::size_t count = std::min(keys_.size() - begin, PREFETCHED_KEYS);
+            for (std::size_t i = 0; i < count; ++i) {
+                hashed_keys[i] = hashed(keys_[begin + i], hash_key);
+                table.prefetch_slot(hashed_keys[i].hash);
             }
-            table.erase(hashed_key);
+            for (std::size_t i = 0; i < count; ++i) {
+                RemovedKey& key = keys_[begin + i];
+                if (has_copies_) {
+                    copies_.append(key.view());
+                    key.at = copies_.data() + copies_.size() - key.size;
+                }
+                table.erase(hashed_keys[i]);
+            }
         }
     }
 
@@ -117,6 +124,8 @@ public:
     }
 
 private:
+    static constexpr std::size_t PREFETCHED_KEYS = 64;  // at a time
+
     struct RemovedKey : Word {
         bool is_plain;
     };
