@@ -1,118 +1,25 @@
-"""Diagnostics: one for exactly the lines that the grammar rejects, with column and reason."""
-
-from contextlib import suppress
+"""Diagnostics of scripts: one for each invalid line, its number, and what of it may be dropped."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.errors import InvalidWordError
-from kvs.language import diagnostics
 from kvs.language.diagnostics import (
-    LANGUAGE,
-    MAX_COUNTED_BYTES,
-    CommandSet,
+    Diagnostic,
     check,
     diagnose_line,
     line_at,
     number_lines,
+    output_too_long,
     validate_word,
     verdict_is_final,
 )
-from kvs.language.grammar import INVALID, LINE
-from tests.language.test_grammar import INVALID_LINES, VALID_LINES
-from tests.model import Invalid, parse
-from tests.strategies import lines, scripts
-
-REASONS = [
-    (b"WRITE [(k,%b)]" % (b"v" * 52), 11, "a value is at most 40 bytes, this one has 52"),
-    (b"WRITE [(%b,v)]" % (b"k" * 41), 9, "a key is at most 40 bytes, this one has 41"),
-    (b"  FOO [a]", 3, "'FOO' is not a command; the commands are WRITE, READ, DELETE, WAIT, SHOW, "
-     "BACKUP and HELP"),
-    (b"read [a]", 1, "command names are upper case: READ"),
-    (b"(a,1)", 1, "a line begins with a command or with #, not with '('"),
-    (b"\0", 1, "a line begins with a command or with #, not with a NUL byte"),
-    (b"READ a", 6, "expected '[' after READ, not 'a'"),
-    (b"READ [a", 8, "expected ',' or ']' after a key, not the end of the line"),
-    (b"READ [a b]", 9, "expected ',' or ']' after a key, not 'b'"),
-    (b"READ []", 7, "expected a key, not ']'"),
-    (b"READ [a,]", 9, "expected a key, not ']'"),
-    (b"READ [a]\r\r", 9, "nothing may follow the command, but a carriage return does"),
-    (b"READ [a\0b]", 8, "expected ',' or ']' after a key, not a NUL byte"),
-    (b"WRITE [a,1]", 8, "expected '(' before a key, not 'a,1'"),
-    (b"WRITE [(a)]", 10, "expected ',' after a key, not ')'"),
-    (b"WRITE [(a,)]", 11, "expected a value, not ')'"),
-    (b"WRITE [(a,1,2)]", 12, "expected ')' after a value, not ',2'"),
-    (b"WRITE [(a,1),(b,2)]", 13, "expected '(' or ']' after a pair, not ','"),
-    (b"WRITE [(a,1)", 13, "expected '(' or ']' after a pair, not the end of the line"),
-    (b"WRITE [(a,KVSERROR)]", 11, "KVSERROR is reserved and cannot be a value"),
-    (b"WAIT", 5, "WAIT takes a whole number of milliseconds, not the end of the line"),
-    (b"WAIT x", 6, "WAIT takes a whole number of milliseconds, not 'x'"),
-    (b"WAIT 12345678901", 6, "milliseconds have at most 10 digits, these have 11"),
-    (b"SHOW all", 6, "nothing may follow the command, but 'all' does"),
-    (b"SHOW \x1b[31m", 6, "nothing may follow the command, but '\\x1b' does"),
-    (b"WAIT \xff", 6, "WAIT takes a whole number of milliseconds, not '\\xff'"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("line", "column", "reason"), REASONS)
-def test_diagnostic_names_first_offending_part(line: bytes, column: int, reason: str) -> None:
-    diagnostic = diagnose_line(b"SHOW\n" + line + b"\r\nSHOW", 5)
-    assert diagnostic is not None
-    assert (diagnostic.offset, diagnostic.column, diagnostic.reason) == (5, column, reason)
-
-
-def test_scanner_reads_no_more_of_long_part_than_it_reports() -> None:
-    scanner = diagnostics._LineScanner(b"x" * 1_000_000, 0, 1_000_000)
-    assert scanner.take(diagnostics._WORD) == b"x" * (MAX_COUNTED_BYTES + 1)
-    assert scanner.position == MAX_COUNTED_BYTES + 1
-    assert scanner.take(diagnostics._DIGITS) == b""
-
-
-@pytest.mark.parametrize("line", VALID_LINES)
-def test_valid_line_has_no_diagnostic(line: bytes) -> None:
-    assert diagnose_line(line + b"\n", 0) is None
-
-
-@pytest.mark.parametrize("line", INVALID_LINES)
-def test_invalid_line_has_printable_diagnostic(line: bytes) -> None:
-    diagnostic = diagnose_line(line + b"\n", 0)
-    assert diagnostic is not None
-    assert 1 <= diagnostic.column <= len(line) + 1
-    assert diagnostic.reason.isprintable()
-
-
-CLIENT = CommandSet(
-    {**LANGUAGE.forms, "SUBSCRIBE": "READ", "DELAY": "WAIT"}, ["SUBSCRIBE", "DELAY"]
-)
-
-
-@pytest.mark.parametrize(
-    ("line", "column", "reason"),
-    [
-        (b"SUBSCRIBE a", 11, "expected '[' after SUBSCRIBE, not 'a'"),
-        (b"DELAY x", 7, "DELAY takes a whole number of milliseconds, not 'x'"),
-        (b"delay 1", 1, "command names are upper case: DELAY"),
-        (b"FOO", 1, "'FOO' is not a command; the commands are SUBSCRIBE and DELAY"),
-    ],
-)
-def test_diagnostic_names_command_of_other_command_set(
-    line: bytes, column: int, reason: str
-) -> None:
-    assert diagnose_line(line, 0, commands=CLIENT) == diagnostics.Diagnostic(0, column, reason)
-
-
-def test_line_of_other_command_set_is_valid() -> None:
-    assert diagnose_line(b"SUBSCRIBE [a]", 0) is not None
-    assert diagnose_line(b"SUBSCRIBE [a]", 0, commands=CLIENT) is None
-
-
-@given(lines)
-def test_scanner_agrees_with_grammar_on_any_line(line: bytes) -> None:
-    for one in line.split(b"\n"):
-        match = LINE.match(one + b"\n")
-        assert match is not None
-        assert (diagnose_line(one + b"\n", 0) is not None) == (match.lastindex == INVALID)
+from kvs.language.grammar import INVALID, LINE, MAX_LINE_BYTES, MAX_VALUE_BYTES, kind_of
+from kvs.language.scanner import MAX_COUNTED_BYTES
+from tests.language import soup
+from tests.language.test_grammar import INVALID_LINES
+from tests.strategies import scripts
 
 
 @given(st.binary(max_size=60))
@@ -130,13 +37,12 @@ def test_check_joins_diagnostics_of_lines(script: bytes) -> None:
     ]
 
 
-@given(scripts())
-def test_check_counts_commands_as_the_model(script: bytes) -> None:
-    expected = 0
-    for line in script.split(b"\n"):
-        with suppress(Invalid):
-            expected += parse(line) is not None
-    assert check(script).commands == expected
+@given(st.lists(soup.lines).map(b"\n".join))
+def test_check_counts_commands_and_diagnoses_the_other_lines(script: bytes) -> None:
+    kinds = [kind_of(match) for match in LINE.finditer(script)]
+    checked = check(script)
+    assert len(checked.diagnostics) == kinds.count(INVALID)
+    assert checked.commands == len(kinds) - kinds.count(INVALID) - kinds.count(None)
 
 
 @given(scripts(), scripts(), st.integers(1, 9))
@@ -153,6 +59,12 @@ def test_line_numbers_count_from_the_start(before: bytes, after: bytes, first_li
     assert [diagnostic for _, diagnostic in numbered] == found
 
 
+@pytest.mark.parametrize(("line", "column"), [(b"READ [a]", 1), (b" \tIF [(a,1)] READ [a]", 3)])
+def test_too_long_output_is_reported_at_the_first_command(line: bytes, column: int) -> None:
+    reason = "the output of a line is at most 268435456 bytes, this one has more"
+    assert output_too_long(b"SHOW\n" + line + b"\n", 5) == Diagnostic(5, column, reason)
+
+
 def test_verdict_is_final_for_comment_but_not_for_valid_start() -> None:
     assert verdict_is_final(b" # " + b"x" * 100_000)
     assert not verdict_is_final(b"WRITE [" + b"(a,1)" * 100_000)
@@ -160,7 +72,49 @@ def test_verdict_is_final_for_comment_but_not_for_valid_start() -> None:
     assert not verdict_is_final(b" " * 100_000)
 
 
-@given(start=st.sampled_from(INVALID_LINES), rest=st.binary(max_size=60))
+@pytest.mark.parametrize(
+    ("head", "filler", "is_final"),
+    [
+        (b"", b"y", True),
+        (b"\0", b'"', True),
+        (b"READ [a ", b"x", True),
+        (b"READ [", b"x", True),  # the length of a key is "over" the counted bytes
+        (b"WRITE [(a,", b"x", False),
+        (b"READ [a,", b'"', True),
+        (b'READ ["', b"x", False),
+        (b'READ ["a\\q', b"x", True),
+        (b'READ ["' + b" " * 1025 + b'"', b"x", True),
+        (b'READ ["' + b" " * 1025, b"x", False),
+        (b"ADD [(a,", b"x", True),
+        (b'ADD [(a,"', b"x", False),
+        (b"READ [a] ", b"x", True),
+        (b"WAIT ", b"1", True),
+    ],
+)
+def test_verdict_is_final_once_nothing_can_change_it(
+    head: bytes, filler: bytes, is_final: bool
+) -> None:
+    assert verdict_is_final(head + filler * 30_000) == is_final
+
+
+@pytest.mark.parametrize("quote", [b"", b'"'])
+def test_verdict_of_a_long_value_waits_until_its_length_is_over_the_limit(quote: bytes) -> None:
+    head = b"WRITE [(a," + quote
+    too_long = head + b"v" * (MAX_VALUE_BYTES + MAX_COUNTED_BYTES)
+    assert not verdict_is_final(too_long)
+    assert verdict_is_final(too_long + b"v" * 3) == (not quote)
+    assert verdict_is_final(too_long + b"v" * 3 + quote + b"," * 20_000)
+
+
+def test_verdict_of_every_line_is_final_beyond_the_limit_of_lines() -> None:
+    for head in (b'READ ["', b"SHOW", b"READ [a" + b",a" * 100):
+        line = head + b" " * (MAX_LINE_BYTES + MAX_COUNTED_BYTES - len(head))
+        assert not verdict_is_final(line)
+        assert verdict_is_final(line + b"  ")
+    assert not verdict_is_final(b" " * (MAX_LINE_BYTES + 20_000))
+
+
+@given(start=st.sampled_from(INVALID_LINES) | soup.lines, rest=st.binary(max_size=60))
 def test_final_verdict_does_not_depend_on_rest_of_line(start: bytes, rest: bytes) -> None:
     beginning = start + b"x" * (MAX_COUNTED_BYTES + 200)
     rest = rest.replace(b"\n", b"")
@@ -168,57 +122,42 @@ def test_final_verdict_does_not_depend_on_rest_of_line(start: bytes, rest: bytes
         assert diagnose_line(beginning, 0) == diagnose_line(beginning + rest, 0)
 
 
-@given(st.binary(max_size=50))
-def test_validate_word_accepts_exactly_words_of_lines(raw: bytes) -> None:
-    match = LINE.match(b"WRITE [(%b,%b)]\n" % (raw, raw))
-    assert match is not None
-    # In a line, blanks around a word are not part of the word.
-    in_line = match.lastindex != INVALID and raw == raw.strip(b" \t")
-    try:
-        validate_word(raw, "value")
-    except InvalidWordError:
-        assert not in_line
-    else:
-        assert in_line
+# Words.
 
 
-def test_validate_word_explains_rejected_word() -> None:
+@given(st.binary())
+def test_every_word_within_the_sizes_is_accepted(raw: bytes) -> None:
+    assert validate_word(raw, "value") == validate_word(raw, "prefix") == raw
+    text = raw.decode(errors="surrogateescape")
+    assert validate_word(text, "value") == raw
+    if raw:
+        assert validate_word(raw, "key") == raw
+
+
+def test_size_of_a_word_is_refused_as_in_a_line() -> None:
     for word, reason in [
         ("", "a key has at least 1 byte, this one is empty"),
-        ("a b", "'a b': a space is not allowed in a key"),
-        ("x" * 41, "'" + "x" * 24 + "...': a key is at most 40 bytes, this one has 41"),
+        ("x" * 1100, "'" + "x" * 24 + "...': a key is at most 1024 bytes, this one has 1100"),
+        ("ö" * 513, "'" + "ö" * 12 + "...': a key is at most 1024 bytes, this one has 1026"),
     ]:
         with pytest.raises(InvalidWordError) as caught:
             validate_word(word, "key")
         assert str(caught.value) == reason
-    with pytest.raises(InvalidWordError, match="reserved"):
-        validate_word("KVSMISSING", "value")
+    with pytest.raises(InvalidWordError, match="a prefix is at most 1024 bytes, this one has 1025"):
+        validate_word(b" " * 1025, "prefix")
+    with pytest.raises(
+        InvalidWordError, match="a value is at most 16777216 bytes, this one has 16777217"
+    ):
+        validate_word(b" " * (MAX_VALUE_BYTES + 1), "value")
+
+
+def test_word_must_be_bytes_or_text() -> None:
     with pytest.raises(InvalidWordError, match="UTF-8"):
         validate_word("\ud800", "key")
     with pytest.raises(TypeError, match="a key is str or bytes, not int"):
         validate_word(7, "key")  # type: ignore[arg-type]
-    assert validate_word("KVSMISSING", "key") == b"KVSMISSING"
-    assert validate_word("ключ", "key") == "ключ".encode()
 
+    class Sub(bytes):
+        pass
 
-@pytest.mark.parametrize("blanks", [b"", b" ", b" " * 200])
-@pytest.mark.parametrize(
-    ("head", "unit", "tail"),
-    [
-        (b"WRITE [", b"(ab,cd)", b"(x"),
-        (b"WRITE [", b"(ab,cd)", b"(x,KVSERROR)]"),
-        (b"READ [", b"ab,", b",]"),
-        (b"DELETE [", b"ab,", b"x" * 41 + b"]"),
-    ],
-)
-def test_diagnostic_does_not_depend_on_where_matches_end(
-    monkeypatch: pytest.MonkeyPatch, head: bytes, unit: bytes, tail: bytes, blanks: bytes
-) -> None:
-    line = head + (blanks + unit.replace(b",", blanks + b"," + blanks)) * 40 + tail
-    monkeypatch.setattr(diagnostics, "MATCHED_BYTES", len(line) + 1)
-    whole = diagnose_line(line, 0)
-    assert whole is not None
-    assert whole.column > 40 * len(unit)
-    for size in (*range(1, 50), 512):
-        monkeypatch.setattr(diagnostics, "MATCHED_BYTES", size)
-        assert diagnose_line(line, 0) == whole
+    assert type(validate_word(Sub(b"x"), "key")) is bytes

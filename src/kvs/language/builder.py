@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kvs.errors import InvalidWordError
-from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
+from kvs.language.diagnostics import validate_word
 from kvs.language.grammar import MISSING_VALUE, split_pairs
+from kvs.language.scanner import MAX_QUOTED_BYTES
 from kvs.text import printable
 
 Word = str | bytes

@@ -19,7 +19,7 @@ Invariants:
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 MAX_KEY_BYTES = 1024
@@ -64,7 +64,8 @@ BLANKS = rb"[ \t]*+"
 WORD_DELIMITERS = rb"\0\n\r \t,)\]"
 ESCAPE = rb'\\(?:["\\nrt0]|x[0-9A-Fa-f]{2})'
 _UNESCAPED = rb'[^"\\\0\n\r]*+'
-QUOTED = rb'"%b%b"' % (_UNESCAPED, _ZERO_OR_MORE % (ESCAPE + _UNESCAPED))
+IN_QUOTES = _UNESCAPED + _ZERO_OR_MORE % (ESCAPE + _UNESCAPED)
+QUOTED = rb'"%b"' % IN_QUOTES
 PLAIN = rb'[^%b"][^%b]*+' % (WORD_DELIMITERS, WORD_DELIMITERS)
 _PLAIN_KEY = rb'[^%b"][^%b]{0,%d}+' % (WORD_DELIMITERS, WORD_DELIMITERS, MAX_KEY_BYTES - 1)
 KEY = rb'(?:%b|(?!"")%b)' % (_PLAIN_KEY, QUOTED)
@@ -164,13 +165,19 @@ VALID_KEYS_PREFIX = re.compile(_ZERO_OR_MORE % (BLANKS + KEY + BLANKS + b","))
 """All valid keys at the start of a list that a comma follows."""
 VALID_PREFIXES_PREFIX = re.compile(_ZERO_OR_MORE % (BLANKS + PREFIX + BLANKS + b","))
 """The same of prefixes."""
+VALID_STEPS_PREFIX = re.compile(
+    _ZERO_OR_MORE % (BLANKS + _STEP + BLANKS + rb"(?=WRITE|READ|DELETE|ADD)")
+)
+"""All valid steps that the name of another step follows."""
 
 NUMBER = re.compile(_NUMBER)
 """A number of ADD; to be used with `fullmatch`."""
 
 # The parts of valid lines. What `LINE` has checked is not checked again.
-_ANY_PAIR = re.compile(_pair(rb"(%b)" % PREFIX, rb"(%b)" % _WORD))
-_ANY_WORD = re.compile(BLANKS + rb"(%b)" % PREFIX + BLANKS + rb"(?:,|\Z)")
+ANY_PAIR = re.compile(_pair(rb"(%b)" % PREFIX, rb"(%b)" % _WORD))
+"""One valid pair of a list; its groups are the spellings of the words."""
+ANY_WORD = re.compile(BLANKS + rb"(%b)" % PREFIX + BLANKS + rb"(?:,|\Z)")
+"""One valid word of a list, with the comma that follows it or at the end of the list."""
 _ANY_STEP = re.compile(
     rb"%b(?:(IF|WRITE|ADD)%b\[(%b)%b\]|(READ|DELETE)%b\[(%b)\])(?:%b(FOR|UNTIL)%b([0-9]++))?"
     % (
@@ -229,7 +236,7 @@ def kind_of(match: re.Match[bytes], *, limits: bool = True) -> int | None:
     size = match.end() - match.start()
     if size > MAX_LINE_BYTES and limits and _size_without_ending(match) > MAX_LINE_BYTES:
         return INVALID
-    if (size > MAX_KEY_BYTES or kind == STEPS) and not _has_valid_words(match, kind):
+    if (size > MAX_KEY_BYTES or kind == STEPS) and not _has_valid_words(match[kind], kind):
         return INVALID
     return kind
 
@@ -240,39 +247,67 @@ def _size_without_ending(match: re.Match[bytes]) -> int:
     return end - script.endswith(b"\r", match.start(), end) - match.start()
 
 
-def _has_valid_words(match: re.Match[bytes], kind: int) -> bool:
+def _has_valid_words(text: bytes, kind: int) -> bool:
     """Return whether the words are valid, of which `LINE` does not check all: see the module."""
-    text = match[kind]
-    if b'"' not in text and len(text) <= MAX_VALUE_BYTES:
+    if b'"' not in text and not _may_have_long_value(text):
         return True
-    keys: list[bytes] = []
-    values: list[bytes] = []
     if kind == WRITE:
-        words = split_pairs(text)
-        keys, values = words[::2], words[1::2]
-    elif kind in {READ, DELETE}:
-        keys = split_keys(text)
-    elif kind == STEPS:
-        condition, steps = parse_steps(text)
-        keys += [key for key, _ in condition]
-        values += [value for _, value in condition if value is not None]
-        for step in steps:
-            keys += step.keys
-            values += step.values
-            if step.name == b"ADD" and not all(map(NUMBER.fullmatch, step.values)):
-                return False
-    elif kind in {SHOW, COUNT, CLEAR}:
-        listing = parse_listing(text)
-        keys = [*listing.prefixes, listing.after or b""]
-    return max(map(len, keys), default=0) <= MAX_KEY_BYTES and (
-        max(map(len, values), default=0) <= MAX_VALUE_BYTES
+        return _are_valid_pairs(text)
+    if kind in {READ, DELETE}:
+        return _are_valid_keys(ANY_WORD.finditer(text))
+    if kind == STEPS:
+        return find_invalid_step(text) is None
+    if kind in {SHOW, COUNT, CLEAR}:
+        prefixes, after, _, _ = _match_listing(text)
+        words = ANY_WORD.finditer(prefixes or b"")
+        return _are_valid_keys(words) and (after is None or _has_size(after, MAX_KEY_BYTES))
+    return True
+
+
+def _may_have_long_value(text: bytes) -> bool:
+    """Return False only if no plain value is too long: such a value fills a block with no comma."""
+    block_bytes = MAX_VALUE_BYTES // 2
+    starts = range(0, len(text) - block_bytes + 1, block_bytes)
+    return any(text.find(b",", start, start + block_bytes) < 0 for start in starts)
+
+
+def find_invalid_step(text: bytes) -> int | None:
+    """Return the offset of the first step with an invalid word in steps that `LINE` accepts."""
+    for step in _ANY_STEP.finditer(text):
+        name, pairs, _, keys, _, _ = step.groups()
+        if not (
+            _are_valid_keys(ANY_WORD.finditer(keys))
+            if name is None
+            else _are_valid_pairs(pairs, are_numbers=name == b"ADD")
+        ):
+            return step.start()
+    return None
+
+
+def _are_valid_pairs(text: bytes, *, are_numbers: bool = False) -> bool:
+    return all(
+        _has_size(pair[1], MAX_KEY_BYTES)
+        and (
+            NUMBER.fullmatch(unquote(pair[2]))
+            if are_numbers
+            else _has_size(pair[2], MAX_VALUE_BYTES)
+        )
+        for pair in ANY_PAIR.finditer(text)
     )
+
+
+def _are_valid_keys(words: Iterable[re.Match[bytes]]) -> bool:
+    return all(_has_size(word[1], MAX_KEY_BYTES) for word in words)
+
+
+def _has_size(spelling: bytes, max_bytes: int) -> bool:
+    return len(spelling) <= max_bytes or len(unquote(spelling)) <= max_bytes
 
 
 def split_keys(body: bytes) -> list[bytes]:
     """Return the words in the list of a valid READ or DELETE, in the order of the line."""
     if b'"' in body:
-        return unquote_all(_ANY_WORD.findall(body))
+        return unquote_all(ANY_WORD.findall(body))
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body.split(b",")
@@ -281,7 +316,7 @@ def split_keys(body: bytes) -> list[bytes]:
 def split_pairs(body: bytes) -> list[bytes]:
     """Return the words in the list of a valid WRITE: key, value, key, value, ..."""
     if b'"' in body:
-        return unquote_all([word for pair in _ANY_PAIR.findall(body) for word in pair])
+        return unquote_all([word for pair in ANY_PAIR.findall(body) for word in pair])
     if b" " in body or b"\t" in body:
         body = body.translate(None, b" \t")
     return body[1:-1].replace(b")(", b",").split(b",")
@@ -296,7 +331,7 @@ def parse_steps(text: bytes) -> Steps:
         if with_pairs == b"IF":
             condition = [
                 (unquote(key), None if value == MISSING_VALUE else unquote(value))
-                for key, value in _ANY_PAIR.findall(pairs)
+                for key, value in ANY_PAIR.findall(pairs)
             ]
             continue
         number = None if digits is None else int(digits)
@@ -314,15 +349,19 @@ def parse_steps(text: bytes) -> Steps:
 
 def parse_listing(arguments: bytes) -> Listing:
     """Return the arguments of a valid SHOW, COUNT or CLEAR."""
-    match = _ANY_LISTING.match(arguments)
-    assert match is not None, arguments
-    prefixes, after, limit, expiries = match.groups()
+    prefixes, after, limit, expiries = _match_listing(arguments)
     return Listing(
         [] if prefixes is None else split_keys(prefixes),
         None if after is None else unquote(after),
         None if limit is None else int(limit),
         expiries is not None,
     )
+
+
+def _match_listing(arguments: bytes) -> Sequence[bytes | None]:
+    match = _ANY_LISTING.match(arguments)
+    assert match is not None, arguments
+    return match.groups()
 
 
 # Words and their spellings.
@@ -371,40 +410,18 @@ def unquote(spelling: bytes) -> bytes:
     r"""Return the word of a valid spelling, plain or quoted.
 
     Every step is one call into C: a pattern would take twenty times as long for a word of escapes.
-    NUL, which a quoted word does not have, stands for the backslash of ``\\`` until the end, so
-    that every other backslash begins an escape. The escapes of NUL come last.
+    Python's codec knows every escape of the language, but takes the digits that follow ``\0`` for
+    a part of it. To replace ``\0``, each backslash must begin an escape, so ``\\`` goes first.
     """
     if not spelling.startswith(b'"'):
         return spelling
     word = spelling[1:-1]
     if b"\\" not in word:
         return word
-    word = word.replace(rb"\\", b"\0")
-    for escape, byte in _UNESCAPES:
-        word = word.replace(escape, byte)
-    if rb"\x" in word:
-        word = b"".join(_unescape_hex(word))
-    return word.replace(rb"\0", b"\\").translate(_SWAP_NUL_AND_BACKSLASH)
-
-
-def _unescape_hex(word: bytes) -> Iterator[bytes]:
-    r"""Yield `word` in pieces with each ``\xHH`` replaced, as `unquote` needs it."""
-    piece, *rest = word.split(rb"\x", _HEX_PER_SPLIT)
-    yield piece
-    while rest:
-        last = rest.pop() if len(rest) == _HEX_PER_SPLIT else b""
-        yield b"".join([_HEX[part[:2].lower()] + part[2:] for part in rest])
-        rest = []
-        if last:
-            piece, *rest = last.split(rb"\x", _HEX_PER_SPLIT)
-            yield _HEX[piece[:2].lower()] + piece[2:]
+    word = word.replace(rb"\\", rb"\x5c").replace(rb"\0", rb"\x00")
+    return word.decode("unicode_escape").encode("latin-1")
 
 
 _ESCAPES = ((b"\\", rb"\\"), (b'"', rb"\""), (b"\n", rb"\n"), (b"\r", rb"\r"), (b"\0", rb"\0"))
 """The escapes of canonical spelling, in the order in which they must replace bytes."""
-_UNESCAPES = ((rb"\"", b'"'), (rb"\n", b"\n"), (rb"\r", b"\r"), (rb"\t", b"\t"))
-_HEX = {b"%02x" % byte: bytes([byte]) for byte in range(256)} | {b"00": rb"\0", b"5c": b"\0"}
-_HEX_PER_SPLIT = 1 << 16
-"""Escapes that are replaced at a time: each takes about 50 bytes of memory meanwhile."""
-_SWAP_NUL_AND_BACKSLASH = bytes.maketrans(b"\0\\", b"\\\0")
 _NOT_PLAIN = b'\0\n\r \t,)]"'
