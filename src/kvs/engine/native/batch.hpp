@@ -56,7 +56,7 @@ public:
         captured_.truncate(0);
         stop_ = Kind::IDLE;
         std::size_t commands = 0, value_count = 0;
-        max_output_bytes_ = max_record_bytes_ = 0;
+        max_output_bytes_ = 0;
         while (at != end && commands < MAX_COMMANDS && words_.keys.size() < MAX_WORDS &&
                lines_.size() < max_lines && stop_ == Kind::IDLE) {
             Line line{Kind::IDLE,         false, Fault::SYNTAX, at, at, words_.keys.size(), 0,
@@ -147,7 +147,12 @@ public:
     // Of all lines: the maximum bytes that `write` appends, but for what `execute` reserves space
     // for, and that `write_record` appends.
     std::size_t max_output_bytes() const { return max_output_bytes_; }
-    std::size_t max_record_bytes() const { return max_record_bytes_; }
+    std::size_t max_record_bytes() const {
+        if (lines_.empty()) return 0;
+        // A line that is recorded as it is written, or a DELETE, may get a blank and a newline.
+        return std::size_t(lines_.back().end - lines_.front().begin) + 2 * lines_.size() +
+               (general_ ? general_->max_record_bytes() : 0);
+    }
     // The maximum bytes of the output of a line.
     std::size_t max_output_line_bytes() const { return max_output_line_bytes_; }
 
@@ -211,7 +216,6 @@ private:
                 }
             }
         }
-        max_record_bytes_ += record_bytes(line);
         lines_.push_back(line);
     }
 
@@ -260,14 +264,7 @@ private:
         line.is_general = false;
     }
 
-    std::size_t record_bytes(const Line& line) const {
-        if (line.is_general && !general_->is_recorded_as_written(line.first_value))
-            return general_->max_record_bytes(line.first_value);
-        return std::size_t(line.end - line.begin) + std::string_view(" \n").size();
-    }
-
     void classify_line(Line& line, std::size_t& commands) {
-        max_record_bytes_ += record_bytes(line);
         switch (line.kind) {
         case Kind::READ:
         case Kind::DELETE:
@@ -455,7 +452,6 @@ private:
     Kind stop_ = Kind::IDLE;
     std::size_t executed_count_ = 0;
     std::size_t max_output_bytes_ = 0;
-    std::size_t max_record_bytes_ = 0;
 };
 
 }  // namespace kvs

@@ -143,6 +143,7 @@ void GeneralLines::clear() {
     for (LargeValue* value : large_values_) value->release();
     large_values_.clear();
     lines_.truncate(0);
+    max_record_bytes_ = 0;
     steps_.truncate(0);
     keys_.truncate(0);
     pairs_.truncate(0);
@@ -186,6 +187,7 @@ Kind GeneralLines::parse(const char* at, const char* end) {
                           steps_[line.first_step].kind == StepKind::WRITE &&
                           steps_[line.first_step].expiry == ExpiryForm::NONE;
     lines_.push_uninitialized() = line;
+    max_record_bytes_ += line.record_bytes;
     return line.kind;
 }
 

@@ -95,6 +95,9 @@ public:
     Kind parse(const char* at, const char* end);
 
     std::size_t size() const { return lines_.size(); }
+    // The maximum bytes that `write_record` appends for all lines, but for an EXPIRE: `execute`
+    // reserves space for that.
+    std::size_t max_record_bytes() const { return max_record_bytes_; }
     // A measure of the memory that all lines take.
     std::size_t word_count() const { return keys_.size() + pairs_.size() + runs_.size(); }
 
@@ -105,8 +108,6 @@ public:
 
     // Return whether the journal records the line as it is written.
     bool is_recorded_as_written(std::size_t number) const { return lines_[number].is_plain_write; }
-    // The maximum bytes of its record, but for an EXPIRE: `execute` reserves space for that.
-    std::size_t max_record_bytes(std::size_t number) const { return lines_[number].record_bytes; }
 
     // Execute the line, under the engine's lock. Append the changes of watched keys to `changes`,
     // and reserve space for its output. Throws std::bad_alloc; then nothing has changed.
@@ -172,7 +173,7 @@ private:
         Word after;
         std::uint64_t limit;
         std::uint64_t ms;
-        std::size_t record_bytes;
+        std::size_t record_bytes;  // maximum
         // Of the execution:
         std::size_t first_captured;
         std::size_t output_bytes;
@@ -209,6 +210,7 @@ private:
 
     const HashKey hash_key_;
     Items<Line> lines_;
+    std::size_t max_record_bytes_ = 0;
     Items<Step> steps_;
     Items<LineKey> keys_;
     Items<Pair> pairs_;
