@@ -16,6 +16,7 @@ from threading import Barrier, Event, Semaphore
 import pytest
 
 from kvs import SnapshotInfo, Store
+from tests.helpers import SECONDS
 from tests.model import Model
 
 THREADS = 8
@@ -38,14 +39,32 @@ class Call:
     changed: bool
 
 
-def random_line(rng: random.Random, token: bytes) -> bytes:
+def random_line(rng: random.Random, token: bytes, seen: bytes) -> bytes:
+    """Return a command; the condition of an IF is `seen`, the pairs that a READ has written."""
     keys = rng.choices(KEYS, k=rng.randint(1, 5))
     kind = rng.random()
-    if kind < 0.4:
-        return b"WRITE [" + b"".join(b"(%b,%b)" % (key, token) for key in keys) + b"]"
-    if kind < 0.6:
+    write = b"WRITE [" + b"".join(b"(%b,%b)" % (key, token) for key in keys) + b"]"
+    if kind < 0.2:
+        return write
+    if kind < 0.35:
         return b"DELETE [" + b",".join(keys) + b"]"
-    return b"READ [" + b",".join(keys) + b"]" if kind < 0.9 else b"SHOW"
+    if kind < 0.5:
+        return b"ADD [" + b"".join(b"(%b,%d)" % (key, rng.randrange(-9, 9)) for key in keys) + b"]"
+    if kind < 0.7:
+        condition = seen if rng.random() < 0.8 else b"[(%b,KVSERROR)]" % keys[0]
+        return b"IF %b%b" % (condition, rng.choice([write, b"DELETE [%b]%b" % (keys[0], write)]))
+    if kind < 0.75:
+        return rng.choice([b"CLEAR [key1]", b"COUNT", b"COUNT [key1]"])
+    return b"READ [" + b",".join(keys[:2]) + b"]" if kind < 0.95 else b"SHOW"
+
+
+def has_changed(line: bytes, output: bytes) -> bool:
+    """Return whether a command has changed something, as its output tells."""
+    if line.startswith(b"DELETE"):
+        return output.count(b"(") < line.count(b",") + 1
+    if line.startswith(b"CLEAR"):
+        return output != b"0\n"
+    return line.startswith((b"WRITE", b"ADD", b"IF")) and not output.startswith(b"NOT ")
 
 
 def record(store: Store, calls: int, seed: int) -> list[Call]:
@@ -56,15 +75,16 @@ def record(store: Store, calls: int, seed: int) -> list[Call]:
     def work(number: int) -> list[Call]:
         rng = random.Random(seed * 1000 + number)
         history = []
+        seen = b"[(key0,KVSERROR)]"
         start.wait(30)
         for index in range(calls):
-            line = random_line(rng, b"%d.%d" % (number, index))
+            line = random_line(rng, b"%d.%d" % (number, index), seen)
             began = next(ticks)
             pause = store.execute(line)
             ended = next(ticks)
-            changed = line.startswith(b"WRITE") or (
-                line.startswith(b"DELETE") and pause.output.count(b"(") < line.count(b",") + 1
-            )
+            changed = has_changed(line, pause.output)
+            if line.startswith(b"READ"):
+                seen = pause.output[:-1]
             history.append(Call(began, ended, line, pause.output, pause.revision, changed))
         return history
 
@@ -102,16 +122,52 @@ def _check_real_time(history: list[Call]) -> None:
 
 
 def test_histories_are_linearizable() -> None:
+    conditions: list[Call] = []
     for seed in range(5):
         store = Store()
-        check(record(store, 300, seed), store.items())
+        history = record(store, 300, seed)
+        check(history, store.items())
+        conditions += [call for call in history if call.line.startswith(b"IF")]
+    assert {call.changed for call in conditions} == {True, False}
 
 
-def test_wrong_history_is_not_linearizable() -> None:
+def test_concurrent_increments_are_all_counted() -> None:
+    """One half by ADD, the other by READ and IF, as a program with a computation of its own."""
+    store = Store()
+    rounds = 100
+
+    def add() -> list[int]:
+        return [number_in(store.execute(b"ADD [(hits,1)]").output) for _ in range(rounds)]
+
+    def compare_and_set() -> list[int]:
+        written: list[int] = []
+        before = b"[(hits,KVSERROR)]"
+        while len(written) < rounds:
+            number = 1 if b"KVSERROR" in before else number_in(before) + 1
+            output = store.execute(b"IF %b WRITE [(hits,%d)]" % (before, number)).output
+            if output:
+                before = output.removeprefix(b"NOT ").removesuffix(b"\n")
+            else:
+                written.append(number)
+                before = b"[(hits,%d)]" % number
+        return written
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        workers = [pool.submit(add if number % 2 else compare_and_set) for number in range(THREADS)]
+        numbers = sorted(number for worker in workers for number in worker.result(SECONDS))
+    assert numbers == list(range(1, THREADS * rounds + 1))
+
+
+def number_in(answer: bytes) -> int:
+    return int(answer.split(b",")[1].split(b")")[0])
+
+
+@pytest.mark.parametrize("name", [b"READ", b"ADD", b"IF"])
+def test_wrong_history_is_not_linearizable(name: bytes) -> None:
     store = Store()
     history = record(store, 50, 0)
     for index, call in enumerate(history):
-        if call.line.startswith(b"READ") and b"," in call.output:
+        if call.line.startswith(name) and b"," in call.output:
             history[index] = replace(call, output=call.output.replace(b")", b"x)", 1))
             break
     with pytest.raises(AssertionError):

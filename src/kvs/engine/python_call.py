@@ -1,6 +1,5 @@
 """What the Python engine keeps of one call: its progress, its result and its change batches."""
 
-import re
 import sys
 from itertools import groupby
 from operator import attrgetter
@@ -8,9 +7,8 @@ from operator import attrgetter
 from kvs.concurrency.atomic import Step
 from kvs.engine.interface import UNKNOWN_ORIGIN, ExecuteResult, JobCursor, KeyChange, StopReason
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import Diagnostic, diagnose_line
+from kvs.language.diagnostics import Diagnostic, diagnose_line, output_too_long
 
-_BLANKS = re.compile(grammar.BLANKS)
 _STOPS = (grammar.WAIT, grammar.BACKUP)
 _STOPS_OF_JOB_CALL = (*_STOPS, grammar.SHOW)
 
@@ -142,10 +140,7 @@ class PythonCall:
 
     def refuse_output(self) -> None:
         """Refuse the line at `offset`, because its output is too long."""
-        name = _BLANKS.match(self.script, self.offset)
-        assert name is not None
-        reason = f"the output of a line is at most {self.max_output_bytes} bytes, this one has more"
-        self.refused.append(Diagnostic(self.offset, name.end() - self.offset + 1, reason))
+        self.refused.append(output_too_long(self.script, self.offset))
 
     def is_finished(self) -> bool:
         """Return whether `execute` must return."""
@@ -176,7 +171,9 @@ class PythonCall:
         )
 
     def _diagnose(self, refused: int | Diagnostic) -> Diagnostic | None:
-        return diagnose_line(self.script, refused) if isinstance(refused, int) else refused
+        if isinstance(refused, Diagnostic):
+            return refused
+        return diagnose_line(self.script, refused, limits=self.limits)
 
     def _reason(self) -> StopReason:
         if self.stopped_at == grammar.WAIT:
