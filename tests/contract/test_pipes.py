@@ -59,8 +59,8 @@ def test_subscribe_and_unsubscribe_are_answered(client: Client) -> None:
     assert client.ask(keyed(client, b"4", b"never")) == reply(client, b"41")
 
 
-def test_key_that_is_not_a_word_is_answered_0(client: Client) -> None:
-    for key in (b"", b"a b", b"a,b", b"a)", b"k" * 41):
+def test_key_that_does_not_fit_is_answered_0(client: Client) -> None:
+    for key in (b"", b"k" * 41):
         assert client.ask(keyed(client, b"3", key)) == reply(client, b"30")
         assert client.ask(keyed(client, b"4", key)) == reply(client, b"41")
 
@@ -83,6 +83,29 @@ def test_notifications_have_82_bytes_in_order_of_changes(client: Client) -> None
     pairs = [(b"b", b"2"), (b"a", b"1"), (b"b", b"DELETED"), (b"a", b"1"), (long, b"v" * 40)]
     pairs += [(b"b", b"DELETED"), (long, b"DELETED"), (b"b", b"DELETED"), (b"a", b"DELETED")]
     assert [changed(client) for _ in pairs] == [padded(k) + padded(v) for k, v in pairs]
+
+
+def test_words_are_notified_as_raw_bytes(client: Client) -> None:
+    keys = (b"a b", b"c,d", b"e)", b'"', b"\xff\n")
+    for key in keys:
+        assert client.ask(keyed(client, b"3", key)) == reply(client, b"30")
+    client.execute(
+        b'WRITE [("a b","two words")("c,d","")("e)","\\n\\xff")("\\"",x)("\xff\\n",1)]\n'
+        b'CLEAR [""]\n'
+    )
+    values = (b"two words", b"", b"\n\xff", b"x", b"1")
+    pairs = [*zip(keys, values, strict=True), *((key, b"DELETED") for key in sorted(keys))]
+    assert [changed(client) for _ in pairs] == [padded(k) + padded(v) for k, v in pairs]
+
+
+def test_value_that_does_not_fit_arrives_as_changed(client: Client) -> None:
+    client.ask(keyed(client, b"3", b"a"))
+    client.execute(
+        b'WRITE [(a,%b)]\nWRITE [(a,"\\0")]\nWRITE [(a,"x\\0y")]\nWRITE [(a,%b)]\nDELETE [a]\n'
+        % (b"v" * 41, b"v" * 40)
+    )
+    values = [b"CHANGED", b"CHANGED", b"CHANGED", b"v" * 40, b"DELETED"]
+    assert [changed(client) for _ in values] == [padded(b"a") + padded(v) for v in values]
 
 
 def test_changes_after_unsubscribe_are_not_notified(client: Client) -> None:

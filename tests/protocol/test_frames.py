@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from kvs.protocol import frames
 from kvs.protocol.frames import Connect, Dialect
-from tests.strategies import values, words
 
+field_words = st.binary(max_size=40).filter(lambda word: b"\0" not in word)
 paths = st.binary(min_size=1, max_size=40).filter(lambda path: b"\0" not in path)
 
 
@@ -49,7 +49,7 @@ def test_any_121_bytes_decode_to_a_connect_or_none(frame: bytes) -> None:
     assert (connect is not None) == good
 
 
-@given(words)
+@given(field_words)
 def test_request_with_a_key_is_42_bytes(key: bytes) -> None:
     for operation in (frames.SUBSCRIBE, frames.UNSUBSCRIBE):
         frame = frames.encode_key_request(operation, key)
@@ -57,13 +57,25 @@ def test_request_with_a_key_is_42_bytes(key: bytes) -> None:
         assert frames.decode_key_request(frame) == key
 
 
-@given(words, st.one_of(values, st.none()))
+@given(field_words, st.one_of(field_words, st.none()))
 def test_notification_is_two_fields_of_41_bytes(key: bytes, value: bytes | None) -> None:
     sent = b"DELETED" if value is None else value
     frame = frames.encode_notification(key, value)
     assert frame == padded(key, 41) + padded(sent, 41)
     assert len(frame) == frames.NOTIFICATION_BYTES == 82
     assert frames.decode_notification(frame) == (key, sent)
+
+
+@pytest.mark.parametrize("value", [b"v" * 41, b"\0", b"a\0", b"v" * 100_000])
+def test_value_that_fits_no_field_is_sent_as_changed(value: bytes) -> None:
+    frame = frames.encode_notification(b"k", value)
+    assert frame == padded(b"k", 41) + padded(b"CHANGED", 41)
+    assert frames.decode_notification(frame) == (b"k", frames.CHANGED)
+
+
+def test_word_fits_a_field_up_to_40_bytes_without_nul() -> None:
+    assert [frames.fits_field(word) for word in (b"", b"a b,)]\n\xff", b"x" * 40)] == 3 * [True]
+    assert [frames.fits_field(word) for word in (b"x" * 41, b"\0", b"a\0b")] == 3 * [False]
 
 
 @given(st.binary(max_size=300))

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvs.language.grammar import spell, spell_value
 from kvs.protocol import frames
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 from tests.protocol.pieces import cut
 from tests.server.raw_client import Client, serving
 
-KEYS = [b"a", b"b", b"key", b"x" * 40]
-NO_KEYS = [b"", b"a b", b"]", b"x" * 41]
-VALUES = [b"1", b"two", b"v" * 40, b"DELETED"]
+KEYS = [b"a", b"b", b"key", b"a b", b"]", b"x" * 40]
+NO_KEYS = [b"", b"x" * 41]
+VALUES = [b"1", b"two", b"", b'" \n', b"v" * 40, b"v" * 41, b"\0", b"DELETED"]
 
 keys = st.sampled_from(KEYS)
 pairs = st.lists(st.tuples(keys, st.sampled_from(VALUES)), min_size=1, max_size=4)
@@ -56,7 +57,8 @@ class Model:
                 self.replies.append((frames.UNSUBSCRIBE, int(key not in self.subscribed), None))
                 self.subscribed.discard(key)
             case "write", list(given):
-                self._execute(b"WRITE [" + b"".join(b"(%b,%b)" % pair for pair in given) + b"]\n")
+                pairs = b"".join(b"(%b,%b)" % (spell(k), spell_value(v)) for k, v in given)
+                self._execute(b"WRITE [" + pairs + b"]\n")
                 self.table |= dict(given)
                 # One naming, the first, is its place; one value, the last, is its own.
                 self._tell(dict(given))
@@ -65,18 +67,16 @@ class Model:
                 missing = sorted(set(given) - set(there)) + [
                     key for key in KEYS for _ in range(given.count(key) - 1)
                 ]
-                line = b"".join(b"(%b,KVSMISSING)" % key for key in sorted(missing))
-                self._execute(
-                    b"DELETE [" + b",".join(given) + b"]", b"[" + line + b"]\n" if line else b""
-                )
+                line = b"".join(b"(%b,KVSMISSING)" % spell(key) for key in sorted(missing))
+                script = b"DELETE [" + b",".join(map(spell, given)) + b"]"
+                self._execute(script, b"[" + line + b"]\n" if line else b"")
                 for key in there:
                     del self.table[key]
                 self._tell(dict.fromkeys(there, frames.DELETED))
             case "read", list(given):
-                line = b"".join(
-                    b"(%b,%b)" % (key, self.table.get(key, b"KVSERROR")) for key in sorted(given)
-                )
-                self._execute(b"READ [" + b",".join(given) + b"]", b"[" + line + b"]\n")
+                line = b"".join(b"(%b,%b)" % self._shown(key) for key in sorted(given))
+                script = b"READ [" + b",".join(map(spell, given)) + b"]"
+                self._execute(script, b"[" + line + b"]\n")
             case "nonsense", bytes(script):
                 self._execute(script.replace(b"\n", b"!"), b"", 1)
             case _:
@@ -91,8 +91,16 @@ class Model:
         self.sent += Execute(script).encode()
         self.replies.append((frames.EXECUTE, result, output))
 
+    def _shown(self, key: bytes) -> tuple[bytes, bytes]:
+        value = self.table.get(key)
+        return spell(key), b"KVSERROR" if value is None else spell_value(value)
+
     def _tell(self, changes: dict[bytes, bytes]) -> None:
-        self.changes += [change for change in changes.items() if change[0] in self.subscribed]
+        self.changes += [
+            (key, value if len(value) <= 40 and b"\0" not in value else b"CHANGED")
+            for key, value in changes.items()
+            if key in self.subscribed
+        ]
 
 
 @settings(max_examples=60, deadline=None)

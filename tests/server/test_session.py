@@ -141,11 +141,24 @@ def test_subscribe_and_unsubscribe_results(
     assert [client.change(), client.change()] == [(b"absent", b"DELETED"), (b"absent", b"5")]
 
 
-def test_subscribe_to_an_invalid_key_is_answered_0(served: Served) -> None:
+def test_subscribe_to_a_key_that_does_not_fit_is_answered_0(served: Served) -> None:
     client = Client(served, "c").connected()
-    for name in (b"", b"a b", b"a)", b"x" * 41):
+    for name in (b"", b"x" * 41):
         assert client.subscribe(name) == 0
         assert client.unsubscribe(name) == 1
+
+
+def test_words_of_any_bytes_are_notified_raw(served: Served) -> None:
+    client = Client(served, "c").connected()
+    for name in (b"a b", b"a)", b'"', b"\xff\n"):
+        assert client.subscribe(name) == 0
+        for value in (b"two words", b"", b"v" * 41, b"\0"):
+            served.store.write({name: value})
+        changes = [client.change() for _ in range(4)]
+        values = [b"two words", b"", frames.CHANGED, frames.CHANGED]
+        assert changes == [(name, value) for value in values]
+        assert client.subscribe(name) == 1
+        assert client.unsubscribe(name) == 0
 
 
 def test_strings_end_at_the_first_nul(served: Served) -> None:

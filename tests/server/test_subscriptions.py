@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvs.language.grammar import spell
 from kvs.protocol import frames
 from kvs.server.subscriptions import SessionSubscriptions
 from kvs.store.core import StoreCore
@@ -50,8 +51,24 @@ def test_add_returns_whether_the_key_exists(subscriber: Subscriber) -> None:
     ]
 
 
-@pytest.mark.parametrize("key", [b"", b"a b", b"x" * 41, b"a\0"])
-def test_key_that_is_no_word_is_not_subscribed(subscriber: Subscriber, key: bytes) -> None:
+@pytest.mark.parametrize("key", [b"a b", b"a,)]", b'"', b"x" * 40, b"\xff\n"])
+def test_key_of_any_bytes_is_subscribed(subscriber: Subscriber, key: bytes) -> None:
+    assert subscriber.keys.add(key) is False
+    assert subscriber.changes(b"WRITE [(%b,v)]\n" % spell(key)) == [(key, b"v")]
+    assert subscriber.keys.add(key) is True
+
+
+def test_value_that_does_not_fit_is_notified_as_changed(subscriber: Subscriber) -> None:
+    subscriber.keys.add(b"a")
+    assert subscriber.changes(b'WRITE [(a,%b)]\nWRITE [(a,"")]\nDELETE [a]\n' % (b"v" * 41)) == [
+        (b"a", frames.CHANGED),
+        (b"a", b""),
+        (b"a", frames.DELETED),
+    ]
+
+
+@pytest.mark.parametrize("key", [b"", b"x" * 41, b"a\0"])
+def test_key_that_does_not_fit_is_not_subscribed(subscriber: Subscriber, key: bytes) -> None:
     assert subscriber.keys.add(key) is False
     assert dict(subscriber.outbox.keys) == {}
 

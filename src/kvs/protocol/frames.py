@@ -6,6 +6,9 @@ Invariants:
   ends at the first NUL of its field, and the bytes after that NUL must be ignored. A path of
   exactly `MAX_PATH_BYTES` bytes has no NUL.
 - Numbers of four bytes are little-endian.
+- A word is in a field as raw bytes, not in its spelling. A word over `MAX_FIELD_WORD_BYTES` bytes
+  or with a NUL does not fit a field, and must never be cut short: such a key cannot be subscribed
+  to, and such a value is sent as `CHANGED`.
 - A session has one dialect, chosen by the first byte of its connect (`Dialect`). In it, the op byte
   of every request and the first two bytes of every reply are numbers or ASCII digits. All sizes
   are the same in both dialects, and a notification has no such byte.
@@ -41,14 +44,19 @@ OPERATIONS = {
 }
 
 MAX_PATH_BYTES = 40
-FIELD_BYTES = 41
-"""Bytes of a key or value in a frame: a word of up to 40 bytes and a NUL."""
+MAX_FIELD_WORD_BYTES = 40
+"""Maximum bytes of a key or value in a frame, without NUL."""
+FIELD_BYTES = MAX_FIELD_WORD_BYTES + 1
+"""Bytes of a key or value in a frame: the word and a NUL."""
 
 MAX_SCRIPT_BYTES = 1 << 20
 """Maximum bytes of the script of an `EXECUTE`."""
 
 DELETED = b"DELETED"
 """Value in the notification for a key that was removed."""
+
+CHANGED = b"CHANGED"
+"""Value in the notification for a value that does not fit a field."""
 
 _CONNECT = struct.Struct(f"<B{MAX_PATH_BYTES}s{MAX_PATH_BYTES}s{MAX_PATH_BYTES}s")
 _KEY_REQUEST = struct.Struct(f"<B{FIELD_BYTES}s")
@@ -102,8 +110,13 @@ class Connect:
         return cls(*paths, dialect=dialect) if dialect is not None and all(paths) else None
 
 
+def fits_field(word: bytes) -> bool:
+    """Return whether a key or value can be sent in a frame."""
+    return len(word) <= MAX_FIELD_WORD_BYTES and b"\0" not in word
+
+
 def encode_key_request(operation: int, key: bytes) -> bytes:
-    """Return the frame of a `SUBSCRIBE` or `UNSUBSCRIBE`."""
+    """Return the frame of a `SUBSCRIBE` or `UNSUBSCRIBE`; `key` must fit a field."""
     return _KEY_REQUEST.pack(operation, key)
 
 
@@ -148,12 +161,19 @@ def decode_execute_reply_header(head: bytes) -> tuple[int, int, int]:
 
 
 def encode_notification(key: bytes, value: bytes | None) -> bytes:
-    """Return the notification of a change; `value` is None for a key that was removed."""
-    return _NOTIFICATION.pack(key, DELETED if value is None else value)
+    """Return the notification of a change; `value` is None for a key that was removed.
+
+    `key`, which is subscribed, must fit a field.
+    """
+    if value is None:
+        value = DELETED
+    elif not fits_field(value):
+        value = CHANGED
+    return _NOTIFICATION.pack(key, value)
 
 
 def decode_notification(frame: bytes) -> tuple[bytes, bytes]:
-    """Return the key and value in a notification; the value of a removed key is `DELETED`."""
+    """Return the key and value in a notification; the value may be `DELETED` or `CHANGED`."""
     key, value = _NOTIFICATION.unpack(frame)
     return _decode_field(key), _decode_field(value)
 

@@ -31,7 +31,7 @@ class Notification:
 
     key: bytes
     value: bytes
-    """The new value, or `frames.DELETED`."""
+    """The new value; `frames.DELETED` or `frames.CHANGED` if a notification cannot hold it."""
 
 
 def parse_replies(data: bytearray) -> tuple[list[Reply | ExecuteReply], int]:

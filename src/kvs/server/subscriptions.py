@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from kvs.errors import InvalidWordError
-from kvs.language.diagnostics import validate_word
+from kvs.protocol import frames
 from kvs.server.loop import EventLoop
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import Outbox, Subscriptions
@@ -27,11 +26,9 @@ class SessionSubscriptions:
     def add(self, key: bytes) -> bool:
         """Subscribe to `key`; return whether the key exists now.
 
-        Does nothing and returns False if `key` cannot be a key.
+        Does nothing and returns False if `key` is empty or fits no notification.
         """
-        try:
-            validate_word(key, "key")
-        except InvalidWordError:
+        if not key or not frames.fits_field(key):
             return False
         return self._store.subscribe(self._subscriptions, self._outbox, key)
 
