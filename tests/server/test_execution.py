@@ -34,7 +34,9 @@ def run(script: ScriptExecution) -> list[ExecuteResult]:
         script.prepare()
         before = script.size
         needs = script.required
-        slices.append(script.run_slice())
+        result = script.run_slice(1 << 28)
+        assert result is not None
+        slices.append(result)
         assert script.is_finished or script.size <= max(needs, before + 200_000)
     return slices
 
@@ -117,7 +119,7 @@ def test_estimate_covers_the_output_of_long_lines_and_show() -> None:
         while not script.is_finished:
             script.prepare()
             needs = script.required
-            script.run_slice()
+            script.run_slice(1 << 28)
             assert script.size <= needs
         assert needs < 3 * script.size
 
@@ -135,6 +137,42 @@ def test_reply_over_the_total_stops_the_script_at_that_command() -> None:
         b"the script stops here\n" % (4 * SHOWN)
     )
     assert b"z" not in store
+
+
+def test_output_over_the_reserved_memory_is_held_back() -> None:
+    store = Store()
+    store.write({"a": "v" * 100_000})
+    script = execution(b"READ [b]\nREAD [a]\n", store)
+    script.prepare()
+    assert script.required < 100_000
+    assert script.run_slice(script.required) is not None
+    held_back = script.held_back_bytes
+    assert held_back == len(b"[(a,)]\n[(b,KVSERROR)]\n") + 100_000
+    assert (script.size, script.is_finished) == (0, False)
+    script.prepare()
+    assert (script.required, script.is_next_long) == (held_back, True)
+    assert script.run_slice(script.required) is None
+    assert (script.size, script.held_back_bytes, script.is_finished) == (held_back, 0, True)
+    assert reply_of(script)[1].startswith(b"[(b,KVSERROR)]\n[(a,v")
+
+
+def test_output_held_back_is_dropped_if_the_script_is_stopped() -> None:
+    store = Store()
+    store.write({"a": "v" * 100_000})
+    script = execution(b"READ [b]\nREAD [a]\n#", store)
+    script.is_short = False
+    script.prepare()
+    script.run_slice(1000)
+    script.stop("no memory")
+    assert script.is_finished
+    assert reply_of(script) == (1, b"", b"2:1: no memory; the script stops here\n")
+
+
+@pytest.mark.parametrize("line", [b"SHOW", b"COUNT [a]", b"CLEAR [a]", b"EXPIRE 1"])
+def test_command_that_walks_the_table_is_its_own_slice(line: bytes) -> None:
+    script = execution(b"READ [a]\nREAD [b]\n%b\nREAD [c]\n" % line, Store())
+    assert not script.is_medium
+    assert [each.lines for each in run(script)] == [2, 1, 1]
 
 
 def test_errors_count_like_output() -> None:

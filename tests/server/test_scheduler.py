@@ -214,6 +214,43 @@ def test_replies_over_the_total_are_produced_one_by_one(
     assert peak[0] <= TOTAL + 6 * SMALL_REPLY_BYTES
 
 
+def test_replies_of_long_values_are_reserved_one_by_one(
+    bounded: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = b"v" * (TOTAL // 3)
+    bounded.store.write({"long": value})
+    clients = [Client(bounded, f"c{number}").connected() for number in range(8)]
+    with measured(monkeypatch) as peak:
+        for client in clients[:3]:
+            client.send(Execute(b"READ [long]\n" * 2).encode())
+        other = clients[-1]
+        for _ in range(20):
+            assert other.execute(b"READ [key001]\n")[0] == 0
+        for client in clients[:3]:
+            assert client.executed() == (0, b"[(long,%b)]\n" % value * 2, b"")
+    assert peak[0] <= TOTAL + 8 * SMALL_REPLY_BYTES
+
+
+def test_output_held_back_is_limited(bounded: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "STALL_SECONDS", SECONDS)
+    value = b"v" * (TOTAL * 2 // 3)
+    bounded.store.write({"long": value})
+    clients = [Client(bounded, f"c{number}").connected() for number in range(4)]
+    clients[0].send(Execute(b"READ [long]\n").encode())
+    until(lambda: unread(clients[0].open["resp"]) > 0)
+    clients[1].send(Execute(b"READ [long]\n").encode())
+    until(lambda: bounded.server._scheduler._large_waits)
+    result, output, errors = clients[2].execute(b"READ [long]\n")
+    assert (result, output) == (1, b"")
+    assert errors == (
+        b"1:1: the replies of all sessions would be longer than %d bytes; "
+        b"the script stops here\n" % TOTAL
+    )
+    assert clients[3].execute(b"READ [key001]\n")[0] == 0
+    for client in clients[:2]:
+        assert client.executed() == (0, b"[(long,%b)]\n" % value, b"")
+
+
 def test_reply_over_the_total_alone_stops_with_an_error(bounded: Served) -> None:
     client = Client(bounded, "c").connected()
     result, output, errors = client.execute(b"SHOW\n" * 30 + b"WRITE [(z,1)]\n")

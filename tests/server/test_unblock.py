@@ -83,7 +83,7 @@ def send_nonsense(_served: Served, client: Client, _patch: pytest.MonkeyPatch) -
 
 
 def run_out_of_memory(_served: Served, client: Client, patch: pytest.MonkeyPatch) -> None:
-    def fail(_: execution.ScriptExecution) -> None:
+    def fail(_: execution.ScriptExecution, _reserved: int) -> None:
         raise MemoryError
 
     patch.setattr(execution.ScriptExecution, "run_slice", fail)

@@ -4,6 +4,8 @@ Invariants:
 
 - The output and errors of scripts must count from when a script may produce them until the client
   has read them or the session has ended.
+- What a script produces beyond its estimate, because words are long, must be held back until it is
+  reserved. All that is held back must not exceed the limit either; more stops its script.
 - A reply of up to `SMALL_REPLY_BYTES`, as estimated by `ScriptExecution.prepare`, must never wait
   for memory. So a session that does not read a large reply delays no short request, and all replies
   together may exceed the limit by that much for each session.

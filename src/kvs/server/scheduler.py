@@ -26,7 +26,7 @@ from time import monotonic
 from kvs.engine.interface import UNKNOWN_ORIGIN, ExecuteResult, StopReason
 from kvs.errors import JournalWriteError, StoreClosedError, ThreadStartError
 from kvs.protocol.requests import Execute
-from kvs.server.execution import BLOCK_BYTES, ScriptExecution
+from kvs.server.execution import BLOCK_BYTES, ScriptExecution, no_memory_reason
 from kvs.server.loop import EventLoop, Timer
 from kvs.server.reply_memory import SMALL_REPLY_BYTES, ReplyMemory, Reservation
 from kvs.store.core import StoreCore
@@ -126,8 +126,8 @@ class ScheduledScript:
             yield_interpreter(YIELD_SECONDS)
             if self.is_cancelled:
                 return None
-            result = script.run_slice()
-            if result.reason is StopReason.WAIT:
+            result = script.run_slice(reserved)
+            if result is not None and result.reason is StopReason.WAIT:
                 return result
             if monotonic() > deadline:
                 return None
@@ -143,8 +143,8 @@ class ScheduledScript:
             script.prepare()
             if script.is_next_long or script.required > SMALL_REPLY_BYTES:
                 return None
-            result = script.run_slice()
-            if result.reason is StopReason.WAIT:
+            result = script.run_slice(SMALL_REPLY_BYTES)
+            if result is not None and result.reason is StopReason.WAIT:
                 return result
         return None
 
@@ -277,6 +277,7 @@ class ScriptScheduler:
             self._large = execution
         if self._large is not execution:
             self._large_queue.append(execution)
+            self._limit_held_back(execution)
             return False
         for size in (min(required + BLOCK_BYTES, script.limit), required):
             if reservation.fits(size):
@@ -285,6 +286,17 @@ class ScriptScheduler:
         self._large_waits = True
         self._stall = self.loop.call_later(STALL_SECONDS, self._on_stall)
         return False
+
+    def _limit_held_back(self, execution: ScheduledScript) -> None:
+        """Stop `execution`, which waits, if too much output is held back with its own."""
+        waiting = [one for one in (self._large, *self._large_queue) if one is not None]
+        held_back = sum(one.script.held_back_bytes for one in waiting)
+        if execution.script.held_back_bytes and held_back > self.memory.total:
+            self.loop.call_soon_threadsafe(lambda: self._stop_for_memory(execution))
+
+    def _stop_for_memory(self, execution: ScheduledScript) -> None:
+        if not execution.is_cancelled:
+            execution.stop(no_memory_reason(self.memory.total))
 
     def _on_freed(self) -> None:
         """Queue the script that waits for memory, if there is enough now."""
@@ -308,8 +320,7 @@ class ScriptScheduler:
             self._stall = self.loop.call_later(STALL_SECONDS, self._on_stall)
             slowest.evict()
         else:
-            total = self.memory.total
-            execution.stop(f"the replies of all sessions would be longer than {total} bytes")
+            execution.stop(no_memory_reason(self.memory.total))
 
 
 def _pop_all(parts: deque[memoryview]) -> None:
