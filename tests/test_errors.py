@@ -18,6 +18,11 @@ from tests.helpers import SECONDS
     [
         (errors.InvalidCommandError("j/a.job", "why", 7, 11), "j/a.job:7:11: why"),
         (errors.JobError("j/a.job", "why"), "j/a.job: why"),
+        (errors.InvalidValueError(b"a\n", b"1", "is odd"), r"'a\n': the value '1' is odd"),
+        (
+            errors.InvalidValueError(b"k" * 1024, b"v" * 99_999, "is long"),
+            f"'{'k' * 64}...': the value '{'v' * 24}...' is long",
+        ),
         (errors.SnapshotError("a.bck", "why"), "a.bck: not written: why"),
         (errors.BackupError("a.job", "why", 3, 2), "a.job:3: backup 2 failed: why"),
         (errors.BackupReadError("a.bck", "why"), "a.bck: cannot read the backup: why"),

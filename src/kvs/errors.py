@@ -12,6 +12,11 @@ from typing import Any, ClassVar, Self
 
 from kvs.text import printable
 
+MAX_KEY_SHOWN_BYTES = 64
+"""Maximum bytes of a key that the text of an error quotes."""
+MAX_VALUE_SHOWN_BYTES = 24
+"""Maximum bytes of a value that the text of an error quotes."""
+
 
 class KvsError(Exception):
     """Base of all errors and warnings of this package. They can be copied and pickled."""
@@ -302,6 +307,20 @@ class SlowConsumerError(StoreError):
 
     def __str__(self) -> str:
         return "the watch was closed: changes arrived faster than they were read"
+
+
+@dataclass(eq=False)
+class InvalidValueError(StoreError, ValueError):
+    """A stored value that is not a number, for `add`, or that a codec cannot decode."""
+
+    key: bytes
+    value: bytes
+    reason: str
+
+    def __str__(self) -> str:
+        key = printable(self.key, MAX_KEY_SHOWN_BYTES)
+        value = printable(self.value, MAX_VALUE_SHOWN_BYTES)
+        return f"'{key}': the value '{value}' {self.reason}"
 
 
 @dataclass(eq=False)
