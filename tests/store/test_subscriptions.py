@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvs import DataSettings, Store
 from kvs.concurrency.atomic import atomically
+from kvs.store import subscriptions as module
 from kvs.store.core import StoreCore
 from kvs.store.subscriptions import CHANGE_BYTES, Outbox, Subscriptions
 from kvs.store.watch import Change, Reader
@@ -93,6 +94,22 @@ def publish(watchers: Subscriptions[Item], *changes: Item) -> set[Outbox[Item]]:
     steps, filled = watchers.publish(changes)
     atomically(*steps)
     return {*filled, *watchers.limit(filled)}
+
+
+def test_outbox_over_its_bytes_of_words_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORD_BYTES", 16_000)
+    watchers = Subscriptions(item, word_bytes=lambda change: len(change[1] or b""))
+    outbox = Outbox[Item](lambda: None, held=False)
+    atomically(*watchers.subscribe(outbox, b"a"))
+    for _ in range(50):
+        publish(watchers, (b"a", b"v" * 10_000))
+        assert outbox.take(1) == [(b"a", b"v" * 10_000)]
+    publish(watchers, (b"a", b"v" * 100), (b"a", None))
+    publish(watchers, (b"a", b"v" * 15_900))
+    assert not outbox.overflowed
+    for _ in range(20):
+        publish(watchers, (b"a", b"v" * 100))
+    assert outbox.overflowed
 
 
 def test_total_limit_closes_the_longest_outbox() -> None:

@@ -23,6 +23,9 @@ Item = TypeVar("Item")
 CHANGE_BYTES = 82
 """Bytes that one change counts against a limit, whatever its item: the length of a frame."""
 
+WORD_BYTES = 256 << 20
+"""Maximum bytes of keys and values in one outbox whose items hold them."""
+
 OUTBOX_BYTES = 8 << 20
 """Default maximum bytes of changes in one outbox."""
 
@@ -49,6 +52,8 @@ class Outbox(Generic[Item]):
         """Whether the outbox was closed because it was over a limit."""
         self.added = 0
         """Number of changes ever added."""
+        self.uncounted_bytes = 0
+        """Bytes of words added since `count_bytes` was last called."""
         self._items: deque[Item] = deque()
         self._released = 0 if held else None
         """Number of added changes that were released; None if every change is available."""
@@ -77,12 +82,21 @@ class Outbox(Generic[Item]):
             pass
         return taken
 
-    def steps(self, items: Sequence[Item]) -> list[Step]:
-        """Return the steps that append `items`."""
-        return [
+    def steps(self, items: Sequence[Item], word_bytes: int = 0) -> list[Step]:
+        """Return the steps that append `items`, which hold `word_bytes` of keys and values."""
+        steps: list[Step] = [
             partial(self._items.extend, iter(items)),  # `extend` creates no iterator of its own
             partial(setattr, self, "added", self.added + len(items)),
         ]
+        if word_bytes:
+            total = self.uncounted_bytes + word_bytes
+            steps.append(partial(setattr, self, "uncounted_bytes", total))
+        return steps
+
+    def count_bytes(self, word_bytes: Callable[[Item], int]) -> int:
+        """Return the bytes of keys and values in the outbox."""
+        self.uncounted_bytes = 0
+        return sum(map(word_bytes, self._items.copy()))
 
     def release(self, added: int) -> None:
         """Make the first `added` of all changes ever added available."""
@@ -106,12 +120,16 @@ class Subscriptions(Generic[Item]):
         *,
         outbox_bytes: int = OUTBOX_BYTES,
         total_bytes: int = TOTAL_BYTES,
+        word_bytes: Callable[[Item], int] | None = None,
     ) -> None:
         """Create one without subscriptions.
 
         `item` returns the item of a change: of a key and its new value, None if it was removed.
+        `word_bytes` returns the bytes of the words in an item; None if all items have the same
+        size.
         """
         self._item = item
+        self._word_bytes = word_bytes
         self._outbox_items = outbox_bytes // CHANGE_BYTES
         self._total_items = total_bytes // CHANGE_BYTES
         self._by_key: dict[bytes, tuple[Outbox[Item], ...]] = {}
@@ -184,7 +202,8 @@ class Subscriptions(Generic[Item]):
         published = self._published
         for outbox, added in items.items():
             if not outbox.overflowed:
-                steps += outbox.steps(added)
+                words = 0 if self._word_bytes is None else sum(map(self._word_bytes, added))
+                steps += outbox.steps(added, words)
                 to_wake[outbox] = outbox.added + len(added)
                 published += len(added)
         steps.append(partial(setattr, self, "_published", published))
@@ -218,7 +237,7 @@ class Subscriptions(Generic[Item]):
         Returns the outboxes that were closed because of the total limit.
         """
         for outbox in outboxes:
-            if len(outbox) > self._outbox_items:
+            if len(outbox) > self._outbox_items or self._has_too_long_words(outbox):
                 outbox.overflow()
         if self._published <= self._total_items // 16:
             return ()
@@ -233,6 +252,12 @@ class Subscriptions(Generic[Item]):
             outbox.overflow()
             closed.append(outbox)
         return closed
+
+    def _has_too_long_words(self, outbox: Outbox[Item]) -> bool:
+        """Return whether the words in an outbox are over their limit. One change never is."""
+        if self._word_bytes is None or outbox.uncounted_bytes <= WORD_BYTES // 16:
+            return False
+        return outbox.count_bytes(self._word_bytes) > WORD_BYTES
 
 
 def _add_to_each(
