@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kvs.jobs import input as job_input
 from kvs.jobs.input import FileShrankError, line_blocks
-from kvs.language.diagnostics import check
+from kvs.language.diagnostics import FINAL_BYTES, check
+from kvs.language.grammar import MAX_LINE_BYTES
 from tests.strategies import scripts
 
 
@@ -60,6 +61,41 @@ def test_valid_line_is_whole_however_long(tmp_path: Path) -> None:
     line = b"WRITE [" + b"(key,value)" * 400_000 + b"]\n"
     (tmp_path / "x.job").write_bytes(line + b"SHOW")
     assert list(read(tmp_path / "x.job")) == [line, b"SHOW"]
+
+
+def test_word_in_quotes_is_whole_though_its_end_is_far(tmp_path: Path) -> None:
+    line = b'WRITE [(key,"%b")]\n' % (rb"READ [\0" * 1_000_000)
+    (tmp_path / "x.job").write_bytes(line + b"SHOW")
+    assert list(read(tmp_path / "x.job")) == [line, b"SHOW"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "filler", "rest"),
+    [
+        (b"SHOW", b" ", b""),
+        (b"READ [a", b" ", b"]"),
+        (b'WRITE [(a,"', b"x", b'")]'),
+        (b'WRITE [(a,"', b"x", b""),
+        (b"", b" ", b""),
+        (b"", b" ", b"\r"),
+        (b"", b" ", b"\r#"),
+        (b"", b" ", b"# comment"),
+        (b"", b" ", b"SHOW"),
+    ],
+)
+def test_no_more_is_stored_of_a_line_than_its_verdict_needs(
+    tmp_path: Path, start: bytes, filler: bytes, rest: bytes
+) -> None:
+    line = start + filler * (MAX_LINE_BYTES + 10 * job_input.BLOCK) + rest + b"\n"
+    (tmp_path / "x.job").write_bytes(line + b"READ [\n")
+    seen = b"".join(read(tmp_path / "x.job"))
+    assert len(seen) < FINAL_BYTES + 2 * job_input.BLOCK
+    assert seen.endswith(b"\nREAD [\n")
+    assert seen.count(b"\n") == 2
+    whole = [(each.column, each.reason) for each in check(line).diagnostics]
+    stored = [(each.column, each.reason) for each in check(seen).diagnostics]
+    assert stored[:-1] == whole
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

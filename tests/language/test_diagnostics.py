@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kvs.errors import InvalidWordError
 from kvs.language.diagnostics import (
+    FINAL_BYTES,
     Diagnostic,
     check,
     diagnose_line,
@@ -97,6 +98,7 @@ def test_verdict_is_final_once_nothing_can_change_it(
     assert verdict_is_final(head + filler * 30_000) == is_final
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quote", [b"", b'"'])
 def test_verdict_of_a_long_value_waits_until_its_length_is_over_the_limit(quote: bytes) -> None:
     head = b"WRITE [(a," + quote
@@ -106,12 +108,18 @@ def test_verdict_of_a_long_value_waits_until_its_length_is_over_the_limit(quote:
     assert verdict_is_final(too_long + b"v" * 3 + quote + b"," * 20_000)
 
 
-def test_verdict_of_every_line_is_final_beyond_the_limit_of_lines() -> None:
-    for head in (b'READ ["', b"SHOW", b"READ [a" + b",a" * 100):
-        line = head + b" " * (MAX_LINE_BYTES + MAX_COUNTED_BYTES - len(head))
-        assert not verdict_is_final(line)
-        assert verdict_is_final(line + b"  ")
-    assert not verdict_is_final(b" " * (MAX_LINE_BYTES + 20_000))
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [b'READ ["', b"SHOW", b"READ [a" + b",a" * 100])
+def test_verdict_of_line_beyond_the_limit_is_final(head: bytes) -> None:
+    line = head + b" " * (MAX_LINE_BYTES - len(head))
+    assert not verdict_is_final(line)
+    assert verdict_is_final(line.ljust(FINAL_BYTES))
+
+
+def test_verdict_of_blanks_is_never_final() -> None:
+    assert not verdict_is_final(b" " * FINAL_BYTES)
+    assert verdict_is_final(b" " * FINAL_BYTES + b"#")
+    assert verdict_is_final(b" " * FINAL_BYTES + b"SHOW")
 
 
 @given(start=st.sampled_from(INVALID_LINES) | soup.lines, rest=st.binary(max_size=60))

@@ -313,6 +313,7 @@ def test_matches_cover_script_without_gap(script: bytes) -> None:
     assert position == len(script)
 
 
+@pytest.mark.slow
 def test_line_of_many_megabytes_matches() -> None:
     pairs = b"".join(b"(key%d,value)" % number for number in range(1_500_000))
     assert len(pairs) > grammar.MAX_VALUE_BYTES
@@ -323,6 +324,7 @@ def test_line_of_many_megabytes_matches() -> None:
     assert kinds(b"WRITE [" + pairs + b")]\n") == [grammar.INVALID]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
 def test_length_of_a_line_is_that_without_its_ending(ending: bytes) -> None:
     line = b"READ [a" + b" " * (grammar.MAX_LINE_BYTES - 8) + b"]"
@@ -382,6 +384,7 @@ def test_many_words_are_spelled_as_each_is(words: list[bytes]) -> None:
         assert words == [spell_value(word) for word in words]
 
 
+@pytest.mark.slow
 def test_words_of_many_megabytes_are_unquoted() -> None:
     for spelling, word in [
         (rb"\x41", b"A"),

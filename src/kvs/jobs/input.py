@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from kvs.engine.selection import check
-from kvs.language.diagnostics import verdict_is_final
+from kvs.language.diagnostics import FINAL_BYTES, verdict_is_final
 
 BLOCK = 256 * 1024
 """Bytes per read(2)."""
@@ -27,8 +27,9 @@ def line_blocks(file: int) -> Iterator[bytes]:
     """Yield the contents of the open regular `file` as scripts of whole lines, in order.
 
     Only the last script may lack its newline. Memory: a few blocks and the longest valid line. Of a
-    line that can only be a comment or invalid, the bytes after about the first MiB are read and
-    dropped, which does not change the result of the line.
+    line that can only be a comment or invalid, the bytes after about the first MiB, or as soon as
+    that is certain, are read and dropped, which does not change the result of the line. So no more
+    is stored of one line than `FINAL_BYTES` and a block.
 
     Raises:
         FileShrankError: the file became shorter; what is buffered is not yielded.
@@ -69,16 +70,21 @@ class _PartialLine:
         self._size = 0
         self._check_at = LONG_LINE_BYTES
         self._dropping = False
+        self._dropping_blanks = False
+        """Whether the line has only blanks so far, and more of them make no difference."""
 
     def add(self, piece: bytes) -> None:
+        if self._dropping_blanks:
+            piece = piece.lstrip(b" \t")
         if self._dropping or not piece:
             return
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size >= self._check_at:  # at each doubling, so that all checks are linear
             self._pieces = [b"".join(self._pieces)]
-            self._check_at = 2 * self._size
             self._dropping = verdict_is_final(self._pieces[0], check)
+            self._dropping_blanks = self._size >= FINAL_BYTES and not self._dropping
+            self._check_at = max(min(2 * self._size, FINAL_BYTES), self._size + 1)
 
     def complete(self, block: bytes) -> bytes:
         """Return the line with its end, and the lines after it, from `block`."""

@@ -6,22 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
-from kvs.errors import InvalidValueError, InvalidWordError
-from kvs.language.diagnostics import validate_word
-from kvs.language.grammar import (
-    MAX_KEY_BYTES,
-    MAX_VALUE_BYTES,
-    MISSING_VALUE,
-    NUMBER,
-    PLAIN,
-    QUOTED,
-    are_plain,
-    spell,
-    spell_all,
-    spell_value,
-    unquote,
-)
-from kvs.language.scanner import MAX_QUOTED_BYTES
+from kvs.errors import InvalidWordError
+from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
+from kvs.language.grammar import MISSING_VALUE, split_pairs
 from kvs.text import printable
 
 Word = str | bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvs.errors import InvalidWordError
-from kvs.language.grammar import BLANKS, INVALID, LINE, MAX_OUTPUT_BYTES, kind_of
+from kvs.language.grammar import BLANKS, INVALID, LINE, MAX_LINE_BYTES, MAX_OUTPUT_BYTES, kind_of
 from kvs.language.scanner import (
     KEY,
     LANGUAGE,
@@ -22,6 +22,27 @@ from kvs.language.scanner import (
     size_problem,
 )
 from kvs.text import printable
+
+__all__ = [
+    "FINAL_BYTES",
+    "LANGUAGE",
+    "MAX_QUOTED_BYTES",
+    "Check",
+    "Checked",
+    "CommandSet",
+    "Diagnostic",
+    "check",
+    "diagnose_line",
+    "line_at",
+    "line_end",
+    "number_lines",
+    "output_too_long",
+    "validate_word",
+    "verdict_is_final",
+]
+
+FINAL_BYTES = MAX_LINE_BYTES + MAX_COUNTED_BYTES + 3
+"""Bytes of a line of which the verdict is always final, if one of them is no blank."""
 
 _BEFORE_COMMAND = re.compile(BLANKS)
 _COMMENT = re.compile(BLANKS + rb"#")
