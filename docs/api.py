@@ -59,6 +59,7 @@ OTHER_CLASSES = {"Diagnostic": "kvs.language.diagnostics", "TornTail": "kvs.jour
 """Classes that are not public, and their modules: the page describes what programs get of them."""
 
 OTHER_VALUES = {
+    "JSON": "kvs.codecs",
     "DEFAULT_BUDGET_BYTES": "kvs.engine.interface",
     "ErrorCallback": "kvs.jobs.report",
     "FSYNC_MODES": "kvs.settings",
@@ -67,12 +68,12 @@ OTHER_VALUES = {
     "ProgressCallback": "kvs.settings",
     "Word": "kvs.language.builder",
 }
-"""Types and constants that the page uses and that are not public, and their modules."""
+"""Constants, and types that the page uses and that are not public, and their modules."""
 
 OTHER_HEAD = """\
 ## Other names
 
-Types and constants that are not public names of `kvs`:
+Constants, and types that are not public names of `kvs`:
 
 | name | meaning |
 | --- | --- |
@@ -82,12 +83,18 @@ Types and constants that are not public names of `kvs`:
 
 def library_page() -> str:
     """Return the page about all public names but errors."""
-    names = [name for name in kvs.__all__ if not name.startswith("_") and not _is_error(name)]
+    names = [name for name in _public_definitions() if not _is_error(name)]
     sections = [_section(name) for name in sorted(names, key=str.lower)]
     values = "\n".join(_value_row(name, module) for name, module in OTHER_VALUES.items())
     classes = [f"#{_section(name)}" for name in OTHER_CLASSES]
     page = [LIBRARY_HEAD, *sections, OTHER_HEAD + values + "\n", *classes]
     return "\n".join(page).rstrip("\n") + "\n"
+
+
+def _public_definitions() -> list[str]:
+    """Return the names of public classes and functions: not those of constants."""
+    names = (name for name in kvs.__all__ if not name.startswith("_"))
+    return [name for name in names if name not in OTHER_VALUES]
 
 
 def _value_row(name: str, module: str) -> str:
@@ -224,12 +231,12 @@ def _literal(statement: ast.stmt | None) -> str:
 
 
 def _is_property(statement: ast.stmt) -> TypeGuard[Definition]:
-    return isinstance(statement, Definition) and _has_decorator(statement, ("property",))
+    return isinstance(statement, Definition) and _is_decorated(statement, "property")
 
 
-def _has_decorator(definition: Definition, names: tuple[str, ...]) -> bool:
+def _is_decorated(definition: Definition, name: str) -> bool:
     return any(
-        isinstance(decorator, ast.Name) and decorator.id in names
+        isinstance(decorator, ast.Name) and decorator.id == name
         for decorator in definition.decorator_list
     )
 
@@ -238,9 +245,9 @@ def _public_methods(node: ast.ClassDef) -> Iterator[Definition]:
     if node.name in CONSTRUCTED and node.decorator_list:
         yield _dataclass_constructor(node)
     for statement in node.body:
-        if isinstance(statement, Definition) and not _has_decorator(
-            statement, ("property", "overload")
-        ):
+        if isinstance(statement, Definition) and not _is_property(statement):
+            if _is_decorated(statement, "overload"):
+                continue  # the implementation follows, which has the docstring
             is_constructor = statement.name == "__init__" and node.name in CONSTRUCTED
             is_public = statement.name in SPECIAL or not statement.name.startswith("_")
             if is_constructor or (is_public and f"{node.name}.{statement.name}" not in INTERNAL):
@@ -297,8 +304,8 @@ def _split_at_commas(arguments: str) -> list[str]:
 def _raised_by() -> dict[str, set[str]]:
     """Return, for each error, the public calls whose docstring names it under `Raises:`."""
     found: dict[str, set[str]] = {}
-    for name in kvs.__all__:
-        if name.startswith("_") or name in CONSTANTS or _is_error(name):
+    for name in _public_definitions():
+        if _is_error(name):
             continue
         node = _node(name)
         methods = _public_methods(node) if isinstance(node, ast.ClassDef) else [node]

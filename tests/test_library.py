@@ -1,9 +1,12 @@
 """The store on one thread: execute beside the naive model, and the library beside execute."""
 
 import inspect
+import math
 import os
 import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from kvs import (
     BackupReadError,
     DataDirectoryError,
     ExecuteResult,
+    InvalidValueError,
     InvalidWordError,
     JobsDirectoryError,
     KvsError,
@@ -195,25 +199,47 @@ class TestLibrary:
         assert store.delete(["a"]) == [b"a"]
         assert store.revision == 0
 
-    def test_invalid_words_are_refused_and_change_nothing(self) -> None:
+    def test_words_of_a_wrong_size_are_refused_and_change_nothing(self) -> None:
         store = Store()
-        for bad in ("", "x" * 41, "a b", "a,b", "a)", "a]", "a\0", "a\r", "a\n", "a\t"):
+        for bad in ("", "x" * 1025, b"x" * 1025):
             with pytest.raises(InvalidWordError):
                 store.write({"good": "1", bad: "1"})
-            with pytest.raises(InvalidWordError):
-                store.write([("good", "1"), ("other", bad)])
             with pytest.raises(InvalidWordError):
                 store.read(["good", bad])
             with pytest.raises(InvalidWordError):
                 store.delete(["good", bad])
             with pytest.raises(InvalidWordError):
                 bad in store  # noqa: B015
-        for reserved in ("KVSERROR", "KVSMISSING"):
-            with pytest.raises(InvalidWordError, match="reserved"):
-                store.write({"a": reserved})
-            store.write({reserved: "as-a-key"})
-        assert store.revision == 2
+        with pytest.raises(InvalidWordError):
+            store.write([("good", "1"), ("other", b"v" * ((1 << 24) + 1))])
+        assert store.revision == 0
         assert "good" not in store
+
+    @given(st.dictionaries(st.binary(min_size=1, max_size=50), st.binary(max_size=50)))
+    def test_words_may_have_any_bytes(self, pairs: dict[bytes, bytes]) -> None:
+        store = Store()
+        store.write(pairs)
+        assert dict(store.items()) == store.read(pairs) == pairs
+        for key in pairs:
+            assert store.keys(prefix=key, limit=1) == [key]
+            assert key in store
+        assert store.delete([*pairs, *pairs]) == sorted(pairs)
+
+    def test_reserved_words_are_ordinary_values(self) -> None:
+        store = Store()
+        store.write({"a": "KVSERROR", "KVSMISSING": "KVSMISSING", "b": ""})
+        assert store.read(["a", "b", "c"]) == {b"a": b"KVSERROR", b"b": b""}
+        assert store.get("KVSMISSING") == b"KVSMISSING"
+        assert store.write({"b": "1"}, if_={"a": "KVSERROR", "c": None}) == 2
+        assert store.write({"b": "2"}, if_={"a": None}) is None
+
+    def test_value_of_16_mib_and_many_of_them_are_one_change(self) -> None:
+        store = Store()
+        value = bytes(range(256)) * (1 << 16)
+        assert store.write({f"k{number}": value for number in range(5)}) == 1
+        assert store["k4"] == value
+        assert store.update(["k0", "k1", "k2", "k3", "k4"], lambda found: {"n": str(len(found))})
+        assert store["n"] == b"5"
 
     @pytest.mark.parametrize(
         "given", [("a", "b", "c"), ("a",), (), "ab", b"ab", 5, None, ("x" * 99, "b", "c")]
@@ -401,7 +427,7 @@ class TestMapping:
     @given(st.dictionaries(words, values, max_size=8), words)
     def test_access_by_key_agrees_with_a_dict(self, pairs: dict[bytes, bytes], key: bytes) -> None:
         store = Store()
-        store.update(pairs)
+        store.write(pairs)
         assert list(store) == store.keys() == sorted(pairs)
         assert dict(store.items()) == {each: store[each] for each in store} == pairs
         assert (key in store, store.get(key), store.get(key, b"-")) == (
@@ -419,15 +445,7 @@ class TestMapping:
         del store[key]
         assert key not in store
 
-    def test_update_is_one_change(self) -> None:
-        store = Store()
-        store.update({"a": "1"}, b="2", c="3")
-        store.update([("a", "4"), (b"d", b"5")])
-        store.update()
-        assert store.items() == [(b"a", b"4"), (b"b", b"2"), (b"c", b"3"), (b"d", b"5")]
-        assert store.revision == 2
-
-    @pytest.mark.parametrize("key", ["two words", "", "a,b", b"x" * 41])
+    @pytest.mark.parametrize("key", ["", b"x" * 1025])
     def test_invalid_key_raises_invalid_word_error(self, key: str | bytes) -> None:
         store = Store()
         uses: list[Callable[[], object]] = [
@@ -436,11 +454,201 @@ class TestMapping:
             lambda: key in store,
             lambda: store.__setitem__(key, "1"),
             lambda: store.__delitem__(key),
-            lambda: store.update({key: "1"}),
+            lambda: store.write({key: "1"}),
+            lambda: store.add({key: 1}),
+            lambda: store.update([key], lambda _: {}),
+            lambda: store.update([], lambda _: {key: "1"}),
         ]
         for use in uses:
             with pytest.raises(InvalidWordError):
                 use()
+
+
+class TestConditions:
+    def test_write_returns_none_if_its_condition_does_not_hold(self) -> None:
+        store = Store()
+        assert store.write({"lock": "me"}, if_={"lock": None}) == 1
+        assert store.write({"lock": "you"}, if_={"lock": None}) is None
+        assert store.write({"lock": "you"}, if_={"lock": "me", b"other": "x"}) is None
+        assert store["lock"] == b"me"
+        assert store.write({"lock": "you"}, if_={b"lock": b"me", "other": None}) == 2
+        assert store.write({"lock": "x"}, if_={}) == 3
+        assert store.write({"lock": "x"}, if_=None) == 4
+
+    def test_condition_without_pairs_is_only_checked(self) -> None:
+        store = Store()
+        store["a"] = "1"
+        assert store.write({}, if_={"a": "1"}) == 1
+        assert store.write({}, if_={"a": "2"}) is None
+        assert store.revision == 1
+
+    def test_invalid_condition_writes_nothing(self) -> None:
+        store = Store()
+        for condition in ({"": "x"}, {"a": "v" * ((1 << 24) + 1)}):
+            with pytest.raises(InvalidWordError):
+                store.write({"a": "1"}, if_=condition)
+        assert len(store) == 0
+
+
+class TestExpiry:
+    def test_write_with_for_sets_the_time_in_milliseconds(self) -> None:
+        store = Store()
+        before = time.time_ns() // 1_000_000
+        store.write({"a": "1", "b": "2"}, for_=100)
+        store.add({"n": 1}, for_=0.0001)
+        after = time.time_ns() // 1_000_000
+        lines = store.execute(b"SHOW UNTIL").output.splitlines()
+        times = [int(line.rpartition(b" UNTIL ")[2]) for line in lines]
+        assert before + 100_000 <= times[0] == times[1] <= after + 100_000
+        if len(times) == 3:  # the pair has not expired yet
+            assert before + 1 <= times[2] <= after + 1
+        store.write({"a": "1"})
+        assert store.execute(b"SHOW [a] UNTIL").output == b"(a, 1)\n"
+
+    @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, 1e12])
+    def test_impossible_time_is_refused(self, seconds: float) -> None:
+        store = Store()
+        for use in (
+            lambda: store.write({"a": "1"}, for_=seconds),
+            lambda: store.add({"a": 1}, for_=seconds),
+        ):
+            with pytest.raises(ValueError, match=r"^for_ is more than 0 seconds"):
+                use()
+        assert len(store) == 0
+
+
+class TestAdd:
+    def test_sums_are_returned_in_the_order_of_the_keys_given(self) -> None:
+        store = Store()
+        assert store.add({"hits": 1, "a": -3}) == {b"hits": 1, b"a": -3}
+        assert list(store.add({"hits": 1, "a": 0})) == [b"hits", b"a"]
+        assert store.add([("n", 1), ("hits", 5), ("n", 2)]) == {b"n": 3, b"hits": 7}
+        assert store.add({}) == {}
+        assert store.items() == [(b"a", b"-3"), (b"hits", b"7"), (b"n", b"3")]
+        assert store.revision == 3
+
+    @pytest.mark.parametrize("value", ["x", "", "+1", "01", "-0", "1 ", "9" * 19, "KVSERROR"])
+    def test_value_that_is_no_number_raises_with_its_key(self, value: str) -> None:
+        store = Store()
+        store.write({"bad": value, "good": "1"})
+        with pytest.raises(InvalidValueError) as caught:
+            store.add({"good": 1, "bad": 1})
+        assert (caught.value.key, caught.value.value) == (b"bad", value.encode())
+        assert str(caught.value) == f"'bad': the value '{value}' is not a whole number of 64 bits"
+        assert store["good"] == b"1"
+
+    def test_sum_over_64_bits_raises_with_its_key(self) -> None:
+        store = Store()
+        store.add({"a": (1 << 63) - 1, "b": -(1 << 63)})
+        with pytest.raises(InvalidValueError) as caught:
+            store.add([("b", 1), ("a", -1), ("a", 2)])
+        assert str(caught.value) == (
+            "'a': the value '9223372036854775806' plus 2 is not a whole number of 64 bits"
+        )
+        assert store.add({"a": 0, "b": 0}) == {b"a": (1 << 63) - 1, b"b": -(1 << 63)}
+
+    def test_only_an_int_of_64_bits_is_added(self) -> None:
+        store = Store()
+        wrong: Any
+        for wrong in (1.0, "1", None, True):
+            with pytest.raises(TypeError, match=r"^a number to add is an int, not "):
+                store.add({"a": wrong})
+        for number in (1 << 63, -(1 << 63) - 1):
+            with pytest.raises(ValueError, match="64 bits"):
+                store.add({"a": number})
+        assert len(store) == 0
+
+    def test_concurrent_additions_lose_nothing(self) -> None:
+        store = Store()
+
+        def count() -> None:
+            for _ in range(500):
+                store.add({"n": 1})
+                store.update(["m"], lambda found: {"m": str(int(found.get(b"m", b"0")) + 1)})
+
+        with ThreadPoolExecutor(4) as pool:
+            for future in [pool.submit(count) for _ in range(4)]:
+                future.result()
+        assert store.read(["n", "m"]) == {b"n": b"2000", b"m": b"2000"}
+
+
+class TestUpdate:
+    def test_function_gets_the_existing_pairs_and_returns_the_changes(self) -> None:
+        store = Store()
+        store.write({"a": "1", "b": "2"})
+        given: list[dict[bytes, bytes]] = []
+
+        def move(found: dict[bytes, bytes]) -> dict[bytes, str | None]:
+            given.append(found)
+            return {b"a": None, b"c": "3", b"none": None}
+
+        assert store.update(["a", "c"], move) == {b"a": None, b"c": b"3", b"none": None}
+        assert given == [{b"a": b"1"}]
+        assert store.items() == [(b"b", b"2"), (b"c", b"3")]
+        assert store.revision == 2
+
+    def test_function_is_called_again_if_a_key_changed_meanwhile(self) -> None:
+        store = Store()
+        calls: list[bytes | None] = []
+
+        def append(found: dict[bytes, bytes]) -> dict[bytes, bytes]:
+            calls.append(found.get(b"a"))
+            if len(calls) < 3:
+                store["a"] = f"{len(calls)}"
+            store["other"] = "x"
+            return {b"a": found.get(b"a", b"") + b"!"}
+
+        store.update(["a"], append)
+        assert calls == [None, b"1", b"2"]
+        assert store["a"] == b"2!"
+
+    def test_no_changes_and_exceptions_leave_the_store_unchanged(self) -> None:
+        store = Store()
+        assert store.update(["a"], lambda _: {}) == {}
+        with pytest.raises(ZeroDivisionError):
+            store.update(["a"], lambda _: {b"a": str(1 // 0)})
+        assert store.revision == 0
+
+    def test_without_keys_it_is_a_write(self) -> None:
+        store = Store()
+        store.write({"a": "1"})
+        store.update([], lambda found: {b"a": None, b"n": str(len(found))})
+        assert store.items() == [(b"n", b"0")]
+        assert store.revision == 2
+
+
+class TestListing:
+    @given(
+        st.sets(st.binary(min_size=1, max_size=3)),
+        st.binary(max_size=2),
+        st.none() | st.binary(max_size=3),
+        st.none() | st.integers(0, 4),
+    )
+    def test_prefix_after_and_limit_select_what_they_say(
+        self, keys: set[bytes], prefix: bytes, after: bytes | None, limit: int | None
+    ) -> None:
+        store = Store()
+        store.write(dict.fromkeys(keys, "v"))
+        expected = [
+            key for key in sorted(keys) if key.startswith(prefix) and (after is None or key > after)
+        ][:limit]
+        assert store.keys(prefix=prefix, after=after, limit=limit) == expected
+        assert store.items(prefix=prefix, after=after, limit=limit) == [
+            (key, b"v") for key in expected
+        ]
+        matching = [key for key in keys if key.startswith(prefix)]
+        assert store.count(prefix) == len(matching)
+        assert store.count() == len(keys)
+        assert store.clear(prefix) == len(matching)
+        assert store.keys() == sorted(keys - set(matching))
+
+    def test_wrong_arguments_are_refused(self) -> None:
+        store = Store()
+        with pytest.raises(ValueError, match=r"^limit must be 0 or more, not -1$"):
+            store.items(limit=-1)
+        for use in (store.count, store.clear, lambda word: store.items(after=word)):
+            with pytest.raises(InvalidWordError):
+                use("x" * 1025)
 
 
 def test_public_names_have_docstrings() -> None:

@@ -13,6 +13,7 @@ from kvs._version import VERSION
 TYPE_CHECKING = False  # true for type checkers; importing typing would take too long
 if TYPE_CHECKING:
     from kvs.client.session import Session, connect
+    from kvs.codecs import JSON, Codec
     from kvs.engine.interface import ExecuteResult, StopReason
     from kvs.errors import (
         BackupError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         InheritedByForkError,
         InvalidClientIdError,
         InvalidCommandError,
+        InvalidValueError,
         InvalidWordError,
         JobError,
         JobOutputChangedWarning,
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
+    "JSON",
     "BackupError",
     "BackupFormatError",
     "BackupReadError",
@@ -76,6 +79,7 @@ __all__ = [
     "Change",
     "ClientError",
     "ClientIdInUseError",
+    "Codec",
     "CommitPoint",
     "ConnectRejectedError",
     "ConnectTimeoutError",
@@ -89,6 +93,7 @@ __all__ = [
     "InheritedByForkError",
     "InvalidClientIdError",
     "InvalidCommandError",
+    "InvalidValueError",
     "InvalidWordError",
     "JobError",
     "JobOutputChangedWarning",
@@ -126,9 +131,11 @@ __all__ = [
 
 _MODULES = {
     "Change": "kvs.store.watch",
+    "Codec": "kvs.codecs",
     "CommitPoint": "kvs.store.commit",
     "DataSettings": "kvs.settings",
     "ExecuteReply": "kvs.protocol.replies",
+    "JSON": "kvs.codecs",
     "JobReport": "kvs.jobs.report",
     "ExecuteResult": "kvs.engine.interface",
     "StopReason": "kvs.engine.interface",

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
+from kvs.codecs import BYTES, Codec, K, V
 from kvs.concurrency.atomic import exhaust
 from kvs.concurrency.resources import NonCopyable
 from kvs.concurrency.waiters import call_uninterrupted
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, ExecuteResult
 from kvs.errors import (
+    InvalidValueError,
     JournalWriteError,
     KvsError,
     SnapshotError,
@@ -20,7 +22,6 @@ from kvs.jobs.report import ErrorCallback, Report
 from kvs.jobs.run import JobRun, ignore_error
 from kvs.language import builder
 from kvs.language.builder import Word
-from kvs.language.diagnostics import validate_word
 from kvs.posix.files import check_can_replace, open_directory
 from kvs.settings import DataSettings, ProgressCallback, Settings, ignore_progress, usable_cpu_count
 from kvs.snapshot.reader import load
@@ -34,15 +35,25 @@ from kvs.text import os_error_text, printable
 if TYPE_CHECKING:  # a store in memory does not load these
     from kvs.store.persistence import RecoveryInfo
 
+D = TypeVar("D")
 
-class Store(NonCopyable):
+
+class _Missing:
+    """The default of `get` that no caller has."""
+
+
+_MISSING = _Missing()
+
+
+class Store(NonCopyable, Generic[K, V]):
     """Pairs of bytes in memory, and optionally in a data directory.
 
-    Keys and values are given as bytes, or as str and then encoded as UTF-8; they are returned as
-    bytes. A word that the command language cannot express raises `InvalidWordError`, a
-    `ValueError`, in every method. After `close` every method but `close` and `on_failure` raises
-    `StoreClosedError`, in a forked child `InheritedByForkError`, and `JournalWriteError` once the
-    journal has failed.
+    Keys and values are any bytes, given as bytes, or as str and then encoded as UTF-8; they are
+    returned as bytes. With a `codec` they are what it encodes and decodes: with `kvs.JSON`, keys
+    are str, and values whatever JSON can express. A key has 1 to 1,024 bytes, a value at most 16
+    MiB; others raise `InvalidWordError`, a `ValueError`, in every method. After `close` every
+    method but `close` and `on_failure` raises `StoreClosedError`, in a forked child
+    `InheritedByForkError`, and `JournalWriteError` once the journal has failed.
 
     With a data directory, a method returns only when every change that its result depends on is
     committed: the ``fsync`` setting is met for it. `execute` alone returns earlier: its caller
@@ -52,17 +63,36 @@ class Store(NonCopyable):
     finalizer may call every method, also within another call of the same thread.
     """
 
+    @overload
+    def __init__(
+        self: "Store[bytes, bytes]",
+        data: Path | None = None,
+        settings: DataSettings | None = None,
+        *,
+        progress: ProgressCallback = ignore_progress,
+    ) -> None: ...
+    @overload
     def __init__(
         self,
         data: Path | None = None,
         settings: DataSettings | None = None,
         *,
+        codec: Codec[K, V],
+        progress: ProgressCallback = ignore_progress,
+    ) -> None: ...
+    def __init__(
+        self,
+        data: Path | None = None,
+        settings: DataSettings | None = None,
+        *,
+        codec: Codec[Any, Any] = BYTES,
         progress: ProgressCallback = ignore_progress,
     ) -> None:
         """Create an empty store in memory, or open the data directory `data`.
 
         The directory is created if it does not exist; it is locked until `close`. `settings`
-        defaults to `DataSettings()`. `progress` is called during recovery with the bytes read and
+        defaults to `DataSettings()`. `codec` is not kept with the data: it is given at each
+        opening. `progress` is called during recovery with the bytes read and
         the bytes to read.
 
         Raises:
@@ -72,8 +102,9 @@ class Store(NonCopyable):
             CorruptionError: a file in the directory fails a check; no file was changed.
 
         """
+        self._codec: Codec[K, V] = codec
         self._core = StoreCore(data, settings, progress=progress)
-        self._subscriptions = Subscriptions(Change)
+        self._subscriptions = Subscriptions(Change, word_bytes=_word_bytes)
         self._readers: dict[Reader, None] = {}
         """The state of every open watch."""
         self._core.add_subscriptions(self._subscriptions)
@@ -138,105 +169,281 @@ class Store(NonCopyable):
         """
         return self._core.commit_point()
 
-    def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> int:
+    @overload
+    def write(
+        self,
+        pairs: Mapping[Any, V | Word] | Iterable[tuple[K | Word, V | Word]],
+        *,
+        for_: float | None = None,
+    ) -> int: ...
+    @overload
+    def write(
+        self,
+        pairs: Mapping[Any, V | Word] | Iterable[tuple[K | Word, V | Word]],
+        *,
+        if_: Mapping[Any, V | Word | None] | None,
+        for_: float | None = None,
+    ) -> int | None: ...
+    def write(
+        self,
+        pairs: Mapping[Any, V | Word] | Iterable[tuple[K | Word, V | Word]],
+        *,
+        if_: Mapping[Any, V | Word | None] | None = None,
+        for_: float | None = None,
+    ) -> int | None:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
 
-        A key named twice gets the last value. Returns the revision after the change. No pairs are
-        no change.
+        A key named twice gets the last value. With `if_`, nothing is written unless each of its
+        keys has exactly its value (None: the key does not exist) at that instant. With `for_`, the
+        pairs expire after so many seconds; without it, they do not expire.
+
+        Returns the revision after the change, or None if `if_` did not hold. No pairs are no
+        change.
 
         Raises:
-            InvalidWordError: a key or value is not a word of the language, or an item is not a
-                pair; nothing was written.
+            InvalidWordError: a key or value is too long, or an item is not a pair; nothing was
+                written.
+            ValueError: `for_` is not more than 0, or more than 10**11.
 
         """
-        return self._core.after_commit(self.execute(builder.build_write(pairs)).revision)
+        self._core.check_open()
+        encoded = self._encode_pairs(pairs)
+        condition = self._encode_changes(if_ or {})
+        line = builder.build_write(encoded, condition, builder.to_milliseconds(for_))
+        result = self._execute_line(line)
+        if builder.is_refused(result.output):
+            return self._core.after_commit(None)
+        return self._core.after_commit(result.revision)
 
-    def read(self, keys: Iterable[Word]) -> dict[bytes, bytes]:
+    def add(
+        self,
+        numbers: Mapping[Any, int] | Iterable[tuple[K | Word, int]],
+        *,
+        for_: float | None = None,
+    ) -> dict[K, int]:
+        """Add a whole number to the value of each key, as one change; return the new values.
+
+        A missing key counts from 0. The values are decimal numbers of 64 bits, as ``b"-12"``. With
+        `for_`, the pairs expire after so many seconds; without, an expiry stays as it is.
+
+        Raises:
+            InvalidValueError: a value is not a number, or a sum has more than 64 bits; no number
+                was added.
+            InvalidWordError: a key is too long, or an item is not a pair.
+            TypeError: what is to be added is not an int.
+            ValueError: it has more than 64 bits, or `for_` is not more than 0, or more than
+                10**11.
+
+        """
+        self._core.check_open()
+        encode = self._codec.encode_key
+        pairs = [(encode(key), number) for key, number in builder.iterate_pairs(numbers)]
+        result = self._execute_line(builder.build_add(pairs, builder.to_milliseconds(for_)))
+        sums = builder.parse_add_output(pairs, self._core.after_commit(result.output))
+        return {self._codec.decode_key(key): number for key, number in sums.items()}
+
+    def update(
+        self,
+        keys: Iterable[K | Word],
+        function: Callable[[dict[K, V]], Mapping[Any, V | Word | None]],
+    ) -> dict[K, V | None]:
+        """Change pairs depending on what they are, as one change; return what was written.
+
+        `function` is called with the pairs of those `keys` that exist, and returns the pairs to
+        write, of any keys; the value None removes a key. If one of `keys` has changed meanwhile,
+        nothing is written and `function` is called again, so it should do nothing else. What it
+        raises leaves the store unchanged.
+
+        Raises:
+            InvalidWordError: a key or value is too long; nothing was written.
+            InvalidValueError: the codec of the store cannot decode a value.
+
+        """
+        self._core.check_open()
+        encode_key = self._codec.encode_key
+        names = builder.validate_keys(keys, encode_key)
+        while True:
+            found = dict(zip(names, self._core.get(names), strict=True))
+            given = {k: v for k, v in found.items() if v is not None}
+            changes = self._encode_changes(function(dict(self._decode_pairs(given.items()))))
+            line = builder.build_change(changes.items(), found)
+            if not builder.is_refused(self._execute_line(line).output):
+                break
+        return self._core.after_commit(
+            {
+                self._codec.decode_key(key): None
+                if value is None
+                else self._decode_value(key, value)
+                for key, value in changes.items()
+            }
+        )
+
+    def read(self, keys: Iterable[K | Word]) -> dict[K, V]:
         """Return the pairs of those `keys` that exist, at one instant, in the order of `keys`.
 
         (`Session.read` returns them in ascending order of the keys.)
 
         Raises:
-            InvalidWordError: a key is not a word of the language.
+            InvalidWordError: a key is too long.
+            InvalidValueError: the codec of the store cannot decode a value.
 
         """
         self._core.check_open()
-        names = builder.validate_keys(keys)
-        values = self._core.get(names)
-        return {k: v for k, v in zip(names, values, strict=True) if v is not None}
+        names = builder.validate_keys(keys, self._codec.encode_key)
+        pairs = zip(names, self._core.get(names), strict=True)
+        return dict(self._decode_pairs((k, v) for k, v in pairs if v is not None))
 
-    def delete(self, keys: Iterable[Word]) -> list[bytes]:
+    def delete(self, keys: Iterable[K | Word]) -> list[K]:
         """Remove `keys` as one change; return those that did not exist, in ascending order.
 
         As in the language, a key named twice is missing the second time.
 
         Raises:
-            InvalidWordError: a key is not a word of the language; nothing was removed.
+            InvalidWordError: a key is too long; nothing was removed.
 
         """
         self._core.check_open()
-        names = builder.validate_keys(keys)
+        names = builder.validate_keys(keys, self._codec.encode_key)
         if not names:
             return []
-        result = self.execute(builder.build_keys_command(b"DELETE", names))
-        return self._core.after_commit(builder.parse_delete_output(result.output))
+        result = self._execute_line(builder.build_keys_command(b"DELETE", names))
+        missing = self._core.after_commit(builder.parse_delete_output(result.output))
+        return list(map(self._codec.decode_key, missing))
+
+    def count(self, prefix: K | Word = b"") -> int:
+        """Return the number of keys that begin with `prefix`.
+
+        Raises:
+            InvalidWordError: `prefix` is too long.
+
+        """
+        self._core.check_open()
+        line = builder.build_keys_command(b"COUNT", [self._encode_prefix(prefix)])
+        return int(self._core.after_commit(self._execute_line(line).output))
+
+    def clear(self, prefix: K | Word) -> int:
+        """Remove every key that begins with `prefix`, as one change; return their number.
+
+        An empty prefix is that of every key.
+
+        Raises:
+            InvalidWordError: `prefix` is too long; nothing was removed.
+
+        """
+        self._core.check_open()
+        line = builder.build_keys_command(b"CLEAR", [self._encode_prefix(prefix)])
+        return int(self._core.after_commit(self._execute_line(line).output))
+
+    def _execute_line(self, line: bytes) -> ExecuteResult:
+        """Execute one command of any length that is built of valid words, or no command."""
+        return self._core.execute(line, limits=False)
+
+    # Encoding.
+
+    def _encode_pairs(
+        self, pairs: Mapping[Any, V | Word] | Iterable[tuple[K | Word, V | Word]]
+    ) -> Mapping[Any, Word] | Iterable[tuple[Word, Word]]:
+        if self._codec is BYTES:  # the builder encodes them
+            return cast("Iterable[tuple[Word, Word]]", pairs)
+        encode_key, encode_value = self._codec.encode_key, self._codec.encode_value
+        return [
+            (encode_key(key), encode_value(value)) for key, value in builder.iterate_pairs(pairs)
+        ]
+
+    def _encode_changes(self, values: Mapping[Any, V | Word | None]) -> dict[bytes, bytes | None]:
+        """Return encoded keys and values; None, which stands for a missing key, as it is."""
+        encode_key, encode_value = self._codec.encode_key, self._codec.encode_value
+        return {
+            encode_key(key): None if value is None else encode_value(value)
+            for key, value in values.items()
+        }
+
+    def _encode_prefix(self, prefix: K | Word) -> bytes:
+        return self._codec.encode_key(prefix) if prefix else b""
+
+    def _decode_pairs(self, pairs: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[K, V]]:
+        if self._codec is BYTES:
+            return cast("Iterable[tuple[K, V]]", pairs)
+        return (
+            (self._codec.decode_key(key), self._decode_value(key, value)) for key, value in pairs
+        )
+
+    def _decode_value(self, key: bytes, value: bytes) -> V:
+        try:
+            return self._codec.decode_value(value)
+        except ValueError as error:
+            raise InvalidValueError(key, value, f"cannot be decoded: {error}") from error
+
+    def _decode_change(self, change: Change) -> Change[K, V]:
+        key, value = change.key, change.value
+        return Change(
+            self._codec.decode_key(key), None if value is None else self._decode_value(key, value)
+        )
 
     # As a mapping.
 
-    def get(self, key: Word, default: bytes | None = None) -> bytes | None:
+    @overload
+    def get(self, key: K | Word) -> V | None: ...
+    @overload
+    def get(self, key: K | Word, default: D) -> V | D: ...
+    def get(self, key: K | Word, default: object = None) -> object:
         """Return the value of `key`, or `default` if the key does not exist.
 
         Raises:
-            InvalidWordError: `key` is not a word of the language.
+            InvalidWordError: `key` is too long.
+            InvalidValueError: the codec of the store cannot decode the value.
 
         """
         self._core.check_open()
-        [value] = self._core.get([validate_word(key, "key")])
-        return default if value is None else value
+        name = self._codec.encode_key(key)
+        [value] = self._core.get([name])
+        return default if value is None else self._decode_value(name, value)
 
-    def __getitem__(self, key: Word) -> bytes:
+    def __getitem__(self, key: K | Word) -> V:
         """Return the value of `key`.
 
         Raises:
             KeyError: `key` does not exist.
-            InvalidWordError: `key` is not a word of the language.
+            InvalidWordError: `key` is too long.
+            InvalidValueError: the codec of the store cannot decode the value.
 
         """
-        value = self.get(key)
-        if value is None:
+        value = self.get(key, _MISSING)
+        if isinstance(value, _Missing):
             raise KeyError(key)
         return value
 
-    def __setitem__(self, key: Word, value: Word) -> None:
+    def __setitem__(self, key: K | Word, value: V | Word) -> None:
         """Set the value of `key`.
 
         Raises:
-            InvalidWordError: `key` or `value` is not a word of the language.
+            InvalidWordError: `key` or `value` is too long.
 
         """
         self.write([(key, value)])
 
-    def __delitem__(self, key: Word) -> None:
+    def __delitem__(self, key: K | Word) -> None:
         """Remove `key`.
 
         Raises:
             KeyError: `key` does not exist.
-            InvalidWordError: `key` is not a word of the language.
+            InvalidWordError: `key` is too long.
 
         """
         if self.delete([key]):
             raise KeyError(key)
 
-    def __contains__(self, key: Word) -> bool:
+    def __contains__(self, key: K | Word) -> bool:
         """Return whether `key` exists.
 
         Raises:
-            InvalidWordError: `key` is not a word of the language.
+            InvalidWordError: `key` is too long.
 
         """
-        return self.get(key) is not None
+        self._core.check_open()
+        return self._core.get([self._codec.encode_key(key)]) != [None]
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[K]:
         """Return an iterator of the keys at one instant, in ascending order."""
         return iter(self.keys())
 
@@ -244,38 +451,59 @@ class Store(NonCopyable):
         """Return the number of pairs."""
         return len(self._core)
 
-    def keys(self) -> list[bytes]:
-        """Return all keys at one instant, in ascending order."""
-        return [key for key, _ in self.items()]
+    def keys(
+        self, *, prefix: K | Word = b"", after: K | Word | None = None, limit: int | None = None
+    ) -> list[K]:
+        """Return keys at one instant, in ascending order of their bytes.
 
-    def items(self) -> list[tuple[bytes, bytes]]:
-        """Return all pairs at one instant, in ascending order of the keys."""
-        return self._core.items()
-
-    def update(
-        self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]] = (), **more: Word
-    ) -> None:
-        """Set every pair of `pairs` and of the keyword arguments, as one change, as `write` does.
+        By default they are all keys; the arguments are those of `items`.
 
         Raises:
-            InvalidWordError: a key or value is not a word of the language, or an item is not a
-                pair; nothing was written.
+            InvalidWordError: `prefix` or `after` is too long.
+            ValueError: `limit` is negative.
 
         """
-        items = pairs.items() if isinstance(pairs, Mapping) else pairs
-        self.write([*items, *more.items()])
+        return [self._codec.decode_key(key) for key, _ in self._items(prefix, after, limit)]
+
+    def items(
+        self, *, prefix: K | Word = b"", after: K | Word | None = None, limit: int | None = None
+    ) -> list[tuple[K, V]]:
+        """Return pairs at one instant, in ascending order of the bytes of their keys.
+
+        They are those whose keys begin with `prefix` and are greater than `after`, which need not
+        exist: the first `limit` of them, or all. To take many pairs in parts, pass the last key of
+        a part as `after` of the next one.
+
+        Raises:
+            InvalidWordError: `prefix` or `after` is too long.
+            InvalidValueError: the codec of the store cannot decode a value.
+            ValueError: `limit` is negative.
+
+        """
+        return list(self._decode_pairs(self._items(prefix, after, limit)))
+
+    def _items(
+        self, prefix: K | Word, after: K | Word | None, limit: int | None
+    ) -> list[tuple[bytes, bytes]]:
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be 0 or more, not {limit}")
+        self._core.check_open()
+        begin = self._encode_prefix(prefix)
+        return self._core.items(
+            (begin,) if begin else (), None if after is None else self._encode_prefix(after), limit
+        )
 
     # Watches.
 
-    def watch(self, keys: Iterable[Word]) -> Watch:
+    def watch(self, keys: Iterable[K | Word]) -> Watch[K, V]:
         """Return an iterator of every later change of `keys`, in order; see `Watch`.
 
         A key need not exist; its removal and its return are changes. A watch with more than about
-        100,000 changes that were not read is closed with `SlowConsumerError`: writers never wait
-        for a watch.
+        100,000 changes that were not read, or 256 MiB of them, is closed with `SlowConsumerError`:
+        writers never wait for a watch.
 
         Raises:
-            InvalidWordError: a key is not a word of the language.
+            InvalidWordError: a key is too long.
 
         """
         self._core.check_open()
@@ -285,8 +513,8 @@ class Store(NonCopyable):
             self._readers.pop(reader, None)
             self._core.unsubscribe_all(self._subscriptions, reader.outbox)
 
-        names = builder.validate_keys(keys)
-        watch = Watch(reader, unsubscribe)
+        names = builder.validate_keys(keys, self._codec.encode_key)
+        watch = Watch(reader, unsubscribe, self._decode_change)
         self._readers[reader] = None
         try:
             for name in names:
@@ -423,6 +651,11 @@ class Store(NonCopyable):
         with JobRun(self._core, directory, settings, on_error) as run:
             run.wait()
         return run.report
+
+
+def _word_bytes(change: Change) -> int:
+    """Return the bytes of the words in a change."""
+    return len(change.key) + len(change.value or b"")
 
 
 def _end_readers(readers: dict[Reader, None], error: KvsError) -> None:

@@ -58,9 +58,9 @@ class GroupPerCall(StoreCore):
         budget: int = DEFAULT_BUDGET_BYTES,
         cursor: JobCursor | None = None,
         *,
-        origin: int = UNKNOWN_ORIGIN,
+        limits: bool = True,
     ) -> ExecuteResult:
-        result = super().execute(script, start, budget, cursor, origin=origin)
+        result = super().execute(script, start, budget, cursor, limits=limits)
         self.commit_point().wait()
         return result
 

@@ -218,14 +218,15 @@ class StoreCore(NonCopyable):
         budget: int = DEFAULT_BUDGET_BYTES,
         cursor: JobCursor | None = None,
         *,
-        origin: int = UNKNOWN_ORIGIN,
+        limits: bool = True,
     ) -> ExecuteResult:
         """Execute the commands of `script` from byte `start` on, which must be a start of a line.
 
         Returns at the end of the script, at a WAIT or BACKUP, which the caller carries out, or
         after the command that takes input or output past `budget` bytes. The caller continues from
         the `offset` of the result. An invalid line has no effect and is in its `diagnostics`; no
-        content of a script raises. `cursor` is for jobs; `origin` is a number of `add_origin`.
+        content of a script raises. `cursor` is for jobs. Without `limits`, a line and its output
+        may have any length.
 
         Raises:
             ValueError: `start` is outside of the script, `budget` is negative, or `cursor` names a
@@ -243,7 +244,7 @@ class StoreCore(NonCopyable):
             if cursor is not None and cursor.job not in self._data.jobs:
                 raise ValueError(f"job {cursor.job} of the cursor is not known")
         try:
-            return self._engine.execute(script, start, budget, cursor, origin=origin)
+            return self._engine.execute(script, start, budget, cursor, limits=limits)
         finally:
             self._publication.publish()
             self._expiry.check()
@@ -258,15 +259,20 @@ class StoreCore(NonCopyable):
         self.check_open()
         return self.after_commit(self._engine.get(keys))
 
-    def items(self) -> list[tuple[bytes, bytes]]:
-        """Return all pairs at one instant, in ascending order of the keys.
+    def items(
+        self, prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return pairs at one instant, in ascending order of the keys.
+
+        They are those whose keys begin with one of `prefixes`, if there are any, and are greater
+        than `after`: at most `limit`.
 
         Raises:
             JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
 
         """
         self.check_open()
-        return self.after_commit(self._engine.items())
+        return self.after_commit(self._engine.items(prefixes, after, limit))
 
     def __len__(self) -> int:
         """Return the number of pairs."""

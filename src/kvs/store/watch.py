@@ -6,8 +6,9 @@ A `Reader` is what the store refers to, a `Watch` what the caller does.
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Generic, Self
 
+from kvs.codecs import K, V
 from kvs.concurrency import forks
 from kvs.concurrency.resources import NonCopyable, warn_unclosed
 from kvs.concurrency.waiters import Waiters
@@ -16,11 +17,11 @@ from kvs.store.subscriptions import Outbox
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Generic[K, V]):
     """One change of a watched key."""
 
-    key: bytes
-    value: bytes | None
+    key: K
+    value: V | None
     """The new value; None if the key was removed."""
 
 
@@ -60,7 +61,7 @@ class Reader:
         return self.closed or self.outbox.overflowed or self.failure is not None
 
 
-class Watch(NonCopyable):
+class Watch(NonCopyable, Generic[K, V]):
     """The changes of some keys, in order.
 
     An iterator of `Change` that blocks until the next one, and a context manager that closes it.
@@ -69,21 +70,32 @@ class Watch(NonCopyable):
     Threads: one at a time reads it; any thread, signal handler or finalizer may close it.
     """
 
-    def __init__(self, reader: Reader, unsubscribe: Callable[[], None]) -> None:
-        """Read from `reader`; `unsubscribe`, which is idempotent, ends its subscriptions."""
+    def __init__(
+        self,
+        reader: Reader,
+        unsubscribe: Callable[[], None],
+        decode: Callable[[Change], Change[K, V]],
+    ) -> None:
+        """Read from `reader`; `unsubscribe`, which is idempotent, ends its subscriptions.
+
+        `decode` is called with each change before it is returned.
+        """
         self._reader = reader
         self._unsubscribe = unsubscribe
+        self._decode = decode
         self._generation = forks.generation()
         self._finalizer = weakref.finalize(
             self, _close_unclosed, reader, unsubscribe, self._generation
         )
         self._finalizer.atexit = False
 
-    def next(self, timeout: float | None = None) -> Change | None:
+    def next(self, timeout: float | None = None) -> Change[K, V] | None:
         """Return the next change; None if none came within `timeout` seconds, or after `close`.
 
         Raises:
             SlowConsumerError: the outbox was over its limit, and the changes in it are lost.
+            InvalidValueError: the codec of the store cannot decode the new value; the next call
+                returns the change after it.
             JournalWriteError: the journal of the store failed.
             StoreClosedError: the store was closed, and every earlier change has been returned.
             InheritedByForkError: this process is a forked child.
@@ -94,7 +106,7 @@ class Watch(NonCopyable):
             raise forks.inherited_error()
         reader.wait(timeout)
         for change in reader.outbox.take(1):
-            return change
+            return self._decode(change)
         if reader.outbox.overflowed:
             raise SlowConsumerError
         if reader.failure is not None and not reader.closed:
@@ -108,7 +120,7 @@ class Watch(NonCopyable):
             self._reader.end(None)
         self._finalizer.detach()
 
-    def __iter__(self) -> Iterator[Change]:
+    def __iter__(self) -> Iterator[Change[K, V]]:
         """Yield changes until the watch is closed."""
         while (change := self.next()) is not None:
             yield change

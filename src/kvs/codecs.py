@@ -1,0 +1,109 @@
+"""Codecs: the types of keys and values in programs, and their bytes in a store. Pure functions.
+
+A store has bytes alone. A `Codec` says which bytes a key or value of a program becomes, and what a
+program gets back: `BYTES` changes nothing, `JSON` is for keys of text and values of JSON.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from kvs.errors import InvalidWordError
+from kvs.language.builder import Word
+from kvs.language.diagnostics import validate_word
+from kvs.language.scanner import MAX_QUOTED_BYTES
+from kvs.text import printable
+
+if TYPE_CHECKING:
+    # A default, which `typing` has from Python 3.13 on, makes `Store` mean `Store[bytes, bytes]`.
+    from typing_extensions import TypeVar as _TypeVar
+
+    K = _TypeVar("K", default=bytes)
+    V = _TypeVar("V", default=bytes)
+else:
+    K = TypeVar("K")
+    V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Codec(Generic[K, V]):
+    """How a store encodes the keys and values of a program, and decodes them again.
+
+    `decode_key` must return, for the bytes of every key, what `encode_key` takes back to the same
+    bytes. Order and prefixes of keys are those of their bytes. None is never encoded: it stands for
+    a missing key. A decoder raises ValueError for bytes that it cannot decode.
+    """
+
+    encode_key: Callable[[K | Word], bytes]
+    """Return the bytes of a key, 1 to 1,024."""
+    decode_key: Callable[[bytes], K]
+    """Return the key of the bytes that a store has."""
+    encode_value: Callable[[V | Word], bytes]
+    """Return the bytes of a value, at most 16 MiB."""
+    decode_value: Callable[[bytes], V]
+    """Return the value of the bytes that a store has."""
+
+
+def _encode_bytes_key(key: Word) -> bytes:
+    return validate_word(key, "key")
+
+
+def _encode_bytes_value(value: Word) -> bytes:
+    return validate_word(value, "value")
+
+
+def _same(word: bytes) -> bytes:
+    return word
+
+
+def _decode_text(word: bytes) -> str:
+    """Return a word as text; bytes that are not UTF-8 become surrogates, as `os.fsdecode` does."""
+    return word.decode(errors="surrogateescape")
+
+
+def _encode_json(value: Any) -> bytes:  # noqa: ANN401
+    """Return the shortest JSON text of `value`, in UTF-8.
+
+    Raises:
+        InvalidWordError: `value` is None, or has a number that JSON has not, or its text is too
+            long.
+        TypeError: `value` has a part of a type that JSON has not.
+
+    """
+    if value is None:
+        raise InvalidWordError("None is not a value: it stands for a missing key; delete the key")
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError:  # lone surrogates, which JSON can only escape
+            raw = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as error:
+        shown = printable(repr(value)[: 2 * MAX_QUOTED_BYTES].encode(errors="replace"))
+        raise InvalidWordError(f"{shown}: it cannot be written as JSON: {error}") from error
+    return validate_word(raw, "value")
+
+
+def _decode_json(raw: bytes) -> Any:  # noqa: ANN401
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: `raw` is no JSON text.
+
+    """
+    try:
+        return json.loads(raw, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+BYTES = Codec[bytes, bytes](_encode_bytes_key, _same, _encode_bytes_value, _same)
+"""Words as they are: given as bytes, or as str and then encoded as UTF-8; returned as bytes."""
+
+JSON = Codec[str, Any](_encode_bytes_key, _decode_text, _encode_json, _decode_json)
+"""Keys are str; values are whatever JSON can express, except None and NaN, in UTF-8."""
