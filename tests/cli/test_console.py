@@ -228,7 +228,7 @@ def test_hangup_removes_the_pipes(home: Path, served: Served) -> None:
 
 def test_completions_fit_the_position_in_the_line() -> None:
     keys = Keys()
-    keys.add([b"alpha", b"alps", b"beta", b"\xff", b"\x1b"])
+    keys.add([b"alpha", b"alps", b"beta", b"two words", b"\xff", b"\x1b"])
     completions = Completions(keys)
 
     def completed(text: str) -> list[str]:
@@ -244,7 +244,13 @@ def test_completions_fit_the_position_in_the_line() -> None:
     assert completed("READ[beta, be") == ["READ[beta, beta"]
     assert completed("WRITE [(al") == ["WRITE [(alpha", "WRITE [(alps"]
     assert completed("WRITE [(al,1) (b") == ["WRITE [(al,1) (beta"]
-    for text in ("WRITE [(a,al", "WRITE [al", "READ [a] ", "READ al", "DELAY 1"):
+    assert completed('READ [",],", "tw') == ['READ [",],", "two words"']
+    assert completed("IF [(a,1)] W") == ["IF [(a,1)] WRITE"]
+    assert completed('IF [(a,")") (al') == ['IF [(a,")") (alpha', 'IF [(a,")") (alps']
+    assert completed("WRITE [(a,1)] FOR 50 READ [be") == ["WRITE [(a,1)] FOR 50 READ [beta"]
+    assert completed("SHOW L") == ["SHOW LIMIT"]
+    assert completed("SHOW [al] AFTER [be") == ["SHOW [al] AFTER [beta"]
+    for text in ("WRITE [(a,al", "WRITE [al", "READ al", "DELAY 1", 'READ ["two words"'):
         assert completed(text) == []
 
 

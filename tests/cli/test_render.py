@@ -2,7 +2,13 @@
 
 import pytest
 
-from kvs.cli.render import PlainRenderer, reply_line, shown_value
+from kvs.cli.render import (
+    MAX_SHOWN_BYTES,
+    PlainRenderer,
+    change_line,
+    reply_line,
+    terminal_line,
+)
 from kvs.protocol import frames
 from kvs.protocol.replies import Reply
 from kvs.store.watch import Change
@@ -20,9 +26,37 @@ def test_reply_line_names_the_operation(reply: Reply, line: str) -> None:
     assert reply_line(reply) == line
 
 
-def test_value_of_a_removed_key_is_shown_as_deleted() -> None:
-    assert shown_value(Change(b"k", None)) == b"DELETED"
-    assert shown_value(Change(b"k", b"v")) == b"v"
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (Change(b"k", b"v"), b"(k,v)\n"),
+        (Change(b"k", None), b"(k,DELETED)\n"),
+        (Change(b"two words", b""), b'("two words","")\n'),
+        (Change(b"k", b"KVSERROR"), b'(k,"KVSERROR")\n'),
+        (Change(b"\xff", b'"\n'), b'(\xff,"\\"\\n")\n'),
+    ],
+)
+def test_change_is_shown_in_canonical_spelling(change: Change, line: bytes) -> None:
+    assert change_line(change) == line
+
+
+def test_long_words_are_shortened_on_a_terminal_only(capfd: pytest.CaptureFixture[str]) -> None:
+    long = 1_048_576 * b"v"
+    line = b'[(a,%b)(b,"%b ")("%b",KVSERROR)(c,3)]' % (long, long, long[:500])
+    start = MAX_SHOWN_BYTES * "v"
+    assert terminal_line(line) == (
+        f'[(a,{start}... (1,048,576 bytes))(b,"{start[1:]}... (1,048,577 bytes))'
+        f'("{start[1:]}... (500 bytes),KVSERROR)(c,3)]'
+    )
+    assert terminal_line(b"(a, %b)" % long) == f"(a, {start}... (1,048,576 bytes))"
+    PlainRenderer().show_output(line + b"\n")
+    assert capfd.readouterr().out.encode() == line + b"\n"
+
+
+def test_terminal_line_is_printable_and_keeps_backslashes() -> None:
+    assert terminal_line(b'[("\\"\x1b\xff",\\x)]') == '[("\\"\\x1b\\xff",\\x)]'
+    assert terminal_line(b'[(((,[)(k,a"b)]') == '[(((,[)(k,a"b)]'
+    assert terminal_line(b"no pairs") == "no pairs"
 
 
 def test_results_are_on_stdout_unchanged(capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from kvs.client.commands import (
     COMMANDS,
@@ -15,16 +16,21 @@ from kvs.client.commands import (
     parse_line,
 )
 from kvs.language.diagnostics import Diagnostic, check, diagnose_line
+from kvs.language.grammar import spell
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
-from tests.strategies import blanks, words
+from tests.strategies import blanks
 from tests.strategies import lines as any_line
 
+subscribable = st.binary(min_size=1, max_size=40).filter(lambda key: b"\0" not in key)
 CLIENT_COMMAND = re.compile(rb"[ \t]*(SUBSCRIBE|UNSUBSCRIBE|DELAY|DISCONNECT)(?![A-Za-z])")
 
 COMMAND_OF_LINE: dict[bytes, ClientCommand] = {
     b"SUBSCRIBE [a]": Subscribe(b"a"),
     b" \tSUBSCRIBE\t[ a\t] \r\n": Subscribe(b"a"),
     b"SUBSCRIBE[READ]": Subscribe(b"READ"),
+    b'SUBSCRIBE ["two words"]': Subscribe(b"two words"),
+    b'UNSUBSCRIBE [ "a,\\"]\\n" ]': Unsubscribe(b'a,"]\n'),
+    b'SUBSCRIBE ["\\x41"]': Subscribe(b"A"),
     b"UNSUBSCRIBE [%b]" % (b"x" * 40): Unsubscribe(b"x" * 40),
     b"DELAY 20": Delay(20),
     b"DELAY0\n": Delay(0),
@@ -45,12 +51,16 @@ def test_valid_line_is_parsed(line: bytes, command: ClientCommand) -> None:
     assert parse_line(line) == command
 
 
+SUBSCRIBED = "a key that is subscribed to is at most 40 bytes without NUL"
 INVALID = {
     b"SUBSCRIBE": (10, "expected '[' after SUBSCRIBE, not the end of the line"),
     b"SUBSCRIBE a": (11, "expected '[' after SUBSCRIBE, not 'a'"),
     b"SUBSCRIBE []": (12, "expected a key, not ']'"),
     b"SUBSCRIBE [a": (13, "expected ',' or ']' after a key, not the end of the line"),
-    b"SUBSCRIBE [%b]" % (b"x" * 41): (12, "a key is at most 40 bytes, this one has 41"),
+    b"SUBSCRIBE [ %b]" % (b"x" * 41): (13, f"{SUBSCRIBED}, this one has 41"),
+    b"UNSUBSCRIBE [%b]" % (b"x" * 1024): (14, f"{SUBSCRIBED}, this one has 1024"),
+    b'SUBSCRIBE ["\\0"]': (12, f"{SUBSCRIBED}, this one has a NUL byte"),
+    b'SUBSCRIBE ["a,b" ,c]': (18, "SUBSCRIBE takes one key, these are 2"),
     b"SUBSCRIBE [a,b]": (13, "SUBSCRIBE takes one key, these are 2"),
     b"UNSUBSCRIBE [a,,]": (16, "expected a key, not ','"),
     b"UNSUBSCRIBE [a] b": (17, "nothing may follow the command, but 'b' does"),
@@ -58,13 +68,14 @@ INVALID = {
     b" DELAY x": (8, "DELAY takes a whole number of milliseconds, not 'x'"),
     b"DELAY 12345678901": (7, "milliseconds have at most 10 digits, these have 11"),
     b"DISCONNECT now": (12, "nothing may follow the command, but 'now' does"),
+    b"DISCONNECT [a]": (12, "nothing may follow the command, but '[' does"),
     b" subscribe [a]": (2, "command names are upper case: SUBSCRIBE"),
     b"read [a]": (1, "command names are upper case: READ"),
     b"READ a": (6, "expected '[' after READ, not 'a'"),
     b"SUBSCRIBES [a]": (
         1,
         "'SUBSCRIBES' is not a command; the commands are SUBSCRIBE, UNSUBSCRIBE, DELAY, "
-        "DISCONNECT, WRITE, READ, DELETE, WAIT, SHOW and HELP",
+        "DISCONNECT, WRITE, READ, DELETE, ADD, IF, SHOW, COUNT, CLEAR, EXPIRE, WAIT and HELP",
     ),
 }
 
@@ -74,9 +85,9 @@ def test_invalid_line_gets_column_and_reason(line: bytes, diagnostic: tuple[int,
     assert parse_line(line) == Diagnostic(0, *diagnostic)
 
 
-@given(words, blanks, blanks, blanks)
+@given(subscribable, blanks, blanks, blanks)
 def test_subscribe_accepts_every_word(key: bytes, a: bytes, b: bytes, c: bytes) -> None:
-    line = a + b"SUBSCRIBE" + b + b"[" + c + key + a + b"]" + b
+    line = a + b"SUBSCRIBE" + b + b"[" + c + spell(key) + a + b"]" + b
     assert parse_line(line) == Subscribe(key)
     assert named_keys(line) == [key]
 
@@ -98,6 +109,7 @@ def test_named_keys_returns_the_keys_of_a_line() -> None:
     assert named_keys(b"WRITE [(a,1) (b,2)]") == [b"a", b"b"]
     assert named_keys(b"DELETE [ a , b ]") == [b"a", b"b"]
     assert named_keys(b"READ [a]") == [b"a"]
+    assert named_keys(b'IF [(a,1)] WRITE [("b c",2)] FOR 5 READ [d]') == [b"a", b"b c", b"d"]
     for line in (b"SHOW", b"READ a", b"# a", b"DELAY 3"):
         assert named_keys(line) == []
 

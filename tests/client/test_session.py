@@ -16,6 +16,7 @@ import kvs
 from kvs.client import transport
 from kvs.client.session import Session, connect
 from kvs.errors import (
+    InvalidValueError,
     InvalidWordError,
     RequestRejectedError,
     ScriptTooLargeError,
@@ -63,21 +64,65 @@ def test_requests_return_what_the_server_replies(served: Served) -> None:
 
 def test_invalid_words_are_refused_before_sending(served: Served) -> None:
     with connect(served.path) as session:
-        for refused in (
-            lambda: session.subscribe("two words"),
+        long = "x" * 1025
+        refused: list[Callable[[], object]] = [
+            lambda: session.subscribe("x" * 41),
+            lambda: session.subscribe("a\0"),
             lambda: session.unsubscribe(""),
-            lambda: session.read(["a", "x" * 41]),
-            lambda: session.delete(["a]"]),
-            lambda: session.write({"a": "KVSERROR"}),
-        ):
+            lambda: session.read(["a", long]),
+            lambda: session.delete([long]),
+            lambda: session.write({long: "1"}),
+            lambda: session.write({"a": "1"}, if_={long: None}),
+            lambda: session.add({long: 1}),
+            lambda: session.count(long),
+            lambda: session.clear(long),
+            lambda: session.items(after=long),
+        ]
+        for use in refused:
             with pytest.raises(InvalidWordError):
-                refused()
+                use()
         with pytest.raises(TypeError):
             session.read("a")
         with pytest.raises(ScriptTooLargeError, match="a server takes at most 1048576"):
             session.execute(b"#" * (frames.MAX_SCRIPT_BYTES + 1))
         assert served.store.revision == 0
         assert session.execute(b"#" * frames.MAX_SCRIPT_BYTES).result == 0
+
+
+def test_words_may_have_any_bytes(served: Served) -> None:
+    pairs = {b"two words": b'say "hi",\n', b"\xff)": b"\0", b"a": b"", b"KVSERROR": b"KVSERROR"}
+    with connect(served.path) as session:
+        for key in pairs:
+            assert session.subscribe(key) is False
+        session.write(pairs)
+        assert session.read([*pairs, "none"]) == pairs
+        assert session.items() == sorted(pairs.items())
+        changes = {change.key: change.value for change in session.changes(0)}
+        assert changes == pairs | {b"\xff)": b"CHANGED"}
+        assert session.delete([*pairs, "two words"]) == [b"two words"]
+
+
+def test_conditions_counters_and_prefixes_are_those_of_the_library(served: Served) -> None:
+    with connect(served.path) as session:
+        assert session.write({"lock": "me"}, if_={"lock": None}, for_=60) is True
+        assert session.write({"lock": "you"}, if_={"lock": None}) is False
+        assert session.write({}, if_={"lock": "me"}) is True
+        assert session.write({}, if_={"lock": "you"}) is False
+        assert session.add({"n": 2, "m": -1}) == {b"n": 2, b"m": -1}
+        assert session.add([("n", 1), ("n", 1)], for_=60) == {b"n": 4}
+        assert session.add({}) == {}
+        with pytest.raises(InvalidValueError) as caught:
+            session.add({"n": 1, "lock": 1})
+        assert (caught.value.key, caught.value.value) == (b"lock", b"me")
+        assert session.items() == [(b"lock", b"me"), (b"m", b"-1"), (b"n", b"4")]
+        assert session.items(after="lock", limit=1) == [(b"m", b"-1")]
+        assert session.items(prefix="n") == [(b"n", b"4")]
+        assert (session.count(), session.count("l")) == (3, 1)
+        assert (session.clear("l"), session.clear(""), session.count()) == (1, 2, 0)
+        with pytest.raises(ValueError, match="limit"):
+            session.items(limit=-1)
+    lines = served.store.execute(b"SHOW UNTIL").output
+    assert lines == b""
 
 
 def test_rejected_request_raises_with_the_reason(runtime: Path, tmp_path: Path) -> None:

@@ -25,16 +25,17 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from kvs.cli.executor import CommandExecutor
 from kvs.cli.lint import excerpt_with_caret
-from kvs.cli.render import Renderer, reply_line, shown_value
+from kvs.cli.render import Renderer, change_line, reply_line, terminal_line
 from kvs.cli.signals import SIGNALS
 from kvs.cli.stdio import StdoutClosed
 from kvs.client.commands import COMMANDS, HELP, named_keys, parse_line
 from kvs.client.transport import Transport
 from kvs.language.diagnostics import Diagnostic
+from kvs.language.grammar import spell
 from kvs.posix.files import PRIVATE_MODE, open_regular
 from kvs.protocol.replies import Reply
 from kvs.store.watch import Change
-from kvs.text import os_error_text, printable
+from kvs.text import os_error_text
 
 PROMPT = "kvs> "
 
@@ -121,7 +122,7 @@ class Console(Renderer):
         await wait_for_event(self._readable, self._executor.remaining_seconds())
         self._readable.clear()
 
-    # Rendering. Control characters, which a key may contain, are shown escaped.
+    # Rendering. Control characters, which a word may contain, are shown escaped.
 
     def show_reply(self, reply: Reply) -> None:
         """Show the line of a reply."""
@@ -130,13 +131,12 @@ class Console(Renderer):
     def show_changes(self, changes: list[Change]) -> None:
         """Show a line for each change, above the prompt if there is one."""
         self._keys.add(change.key for change in changes)
-        pairs = [(printable(change.key), printable(shown_value(change))) for change in changes]
-        self._print("".join(f"({key},{value})\n" for key, value in pairs))
+        self.show_output(b"".join(map(change_line, changes)))
 
     def show_output(self, output: bytes) -> None:
         """Show the output of commands."""
         lines = output.split(b"\n")[:-1]
-        self._print("".join(printable(line) + "\n" for line in lines))
+        self._print("".join(terminal_line(line) + "\n" for line in lines))
 
     def show_error(self, line: bytes, number: int, column: int, reason: str) -> None:  # noqa: ARG002
         """Show the line with a caret under the column, and the reason."""
@@ -191,9 +191,9 @@ class Keys:
         """Oldest first."""
 
     def add(self, keys: Iterable[bytes]) -> None:
-        """Remember keys, except those that a terminal cannot show."""
+        """Remember the spellings of keys, except those that a terminal cannot show."""
         for key in keys:
-            text = key.decode(errors="replace")
+            text = spell(key).decode(errors="replace")
             if text.isprintable() and "\ufffd" not in text:
                 self._keys.pop(text, None)
                 self._keys[text] = None
@@ -201,7 +201,7 @@ class Keys:
             del self._keys[next(iter(self._keys))]
 
     def with_prefix(self, prefix: str) -> list[str]:
-        """Return the keys that start with `prefix`, in lexical order."""
+        """Return the spellings that start with `prefix`, in lexical order."""
         return sorted(key for key in self._keys if key.startswith(prefix))
 
 
@@ -219,17 +219,32 @@ class Completions(Completer):
         prefix = match["pair"] if match["key"] is None else match["key"]
         if prefix is None:
             prefix = match["name"]
-            words = [name for name in COMMANDS if name.startswith(prefix)]
+            names = CONTINUATIONS if match["before"] else COMMANDS
+            words = [name for name in names if name.startswith(prefix)]
         else:
             words = self._keys.with_prefix(prefix)
         for word in words:
             yield Completion(word, start_position=-len(prefix))
 
 
+CONTINUATIONS = ("ADD", "AFTER", "DELETE", "FOR", "LIMIT", "READ", "UNTIL", "WRITE")
+"""What may follow a part of a command in the same line."""
+
+_BLANKS = r"[ \t]*+"
+_PLAIN = r'[^ \t,)\]"][^ \t,)\]]*+'
+_QUOTED_START = r'"(?>(?:[^"\\]|\\.)*)'
+_WORD = rf'(?:{_QUOTED_START}"|{_PLAIN}){_BLANKS}'
+_PAIR = rf"\({_BLANKS}{_WORD},{_BLANKS}{_WORD}\){_BLANKS}"
+_COMPLETE_LIST = rf"\[{_BLANKS}(?:(?>(?:{_PAIR})+)|{_WORD}(?>(?:,{_BLANKS}{_WORD})*))\]"
+_COMPLETE_PART = rf"[A-Z]*+{_BLANKS}{_COMPLETE_LIST}{_BLANKS}|[A-Z0-9]++[ \t]++(?!\[)"
+_INCOMPLETE_WORD = rf"(?:{_QUOTED_START}|{_PLAIN}|)"
 _INCOMPLETE_LINE = re.compile(
-    r"[ \t]*(?P<name>[A-Z]*)"
-    r"(?:(?<=WRITE)[ \t]*\[(?:[ \t]*\([^)]*\))*[ \t]*\([ \t]*(?P<pair>[^ \t,)\]]*)"
-    r"|(?<!WRITE)[ \t]*\[(?:[^,\]]*,)*[ \t]*(?P<key>[^ \t,)\]]*))?"
+    rf"{_BLANKS}(?P<before>(?>(?:{_COMPLETE_PART})*))"
+    r"(?P<name>[A-Z]*+)"
+    rf"(?:(?:(?<=WRITE)|(?<=ADD)|(?<=IF)){_BLANKS}\[{_BLANKS}(?>(?:{_PAIR})*)"
+    rf"\({_BLANKS}(?P<pair>{_INCOMPLETE_WORD})"
+    rf"|(?<!WRITE)(?<!ADD)(?<!IF){_BLANKS}\[{_BLANKS}(?>(?:{_WORD},{_BLANKS})*)"
+    rf"(?P<key>{_INCOMPLETE_WORD}))?"
 )
 
 

@@ -1,11 +1,19 @@
 """How what a server sends is shown: the interface, and plain lines for programs."""
 
+import re
 from abc import ABC, abstractmethod
 
 from kvs.cli.stdio import print_error, write_result
+from kvs.language import grammar
 from kvs.protocol import frames
 from kvs.protocol.replies import Reply
 from kvs.store.watch import Change
+from kvs.text import printable
+
+MAX_SHOWN_BYTES = 200
+"""Maximum bytes of a word that a terminal shows; of a longer one this many, and its length."""
+
+_PAIR = re.compile(rb"\((%b|%b)(, ?)(%b|%b)\)" % (2 * (grammar.PLAIN, grammar.QUOTED)))
 
 
 class Renderer(ABC):
@@ -37,7 +45,7 @@ class PlainRenderer(Renderer):
 
     def show_changes(self, changes: list[Change]) -> None:
         """Write a line for each change."""
-        write_result(b"".join(b"(%b,%b)\n" % (c.key, shown_value(c)) for c in changes))
+        write_result(b"".join(map(change_line, changes)))
 
     def show_output(self, output: bytes) -> None:
         """Write the output unchanged."""
@@ -54,6 +62,33 @@ def reply_line(reply: Reply) -> str:
     return f"Server returned {reply.result} for operation: {operation}\n"
 
 
-def shown_value(change: Change) -> bytes:
-    """Return the new value of a change, ``DELETED`` for a key that was removed."""
-    return frames.DELETED if change.value is None else change.value
+def change_line(change: Change) -> bytes:
+    """Return the line that shows a change: both words as output spells them, or ``DELETED``."""
+    value = frames.DELETED if change.value is None else grammar.spell_value(change.value)
+    return b"(%b,%b)\n" % (grammar.spell(change.key), value)
+
+
+def terminal_line(line: bytes) -> str:
+    """Return a line of output for a terminal: printable, its long words shortened.
+
+    A backslash, which escapes bytes in words, stays as it is.
+    """
+    parts: list[str] = []
+    at = 0
+    for pair in _PAIR.finditer(line):
+        if len(pair[0]) > MAX_SHOWN_BYTES:
+            key, value = map(_shortened, (pair[1], pair[3]))
+            parts += [_escaped(line[at : pair.start()]), f"({key}{pair[2].decode()}{value})"]
+            at = pair.end()
+    return "".join([*parts, _escaped(line[at:])])
+
+
+def _shortened(spelling: bytes) -> str:
+    if len(spelling) <= MAX_SHOWN_BYTES:
+        return _escaped(spelling)
+    size = len(grammar.unquote(spelling))
+    return f"{_escaped(spelling[:MAX_SHOWN_BYTES])}... ({size:,} bytes)"
+
+
+def _escaped(data: bytes) -> str:
+    return "\\".join(map(printable, data.split(b"\\")))

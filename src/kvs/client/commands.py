@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import CommandSet, Diagnostic, diagnose_line, line_at
+from kvs.language.diagnostics import Diagnostic, diagnose_line, line_at
+from kvs.language.scanner import CommandSet
+from kvs.protocol import frames
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 
 
@@ -31,7 +33,7 @@ _SYNTAX_TEMPLATES = {
     b"SUBSCRIBE": b"READ",
     b"UNSUBSCRIBE": b"READ",
     b"DELAY": b"WAIT",
-    b"DISCONNECT": b"SHOW",
+    b"DISCONNECT": b"HELP",
 }
 """Each command of the client, and the command of the language that has its syntax."""
 
@@ -58,6 +60,7 @@ DISCONNECT                         end the session, as the end of the input does
 """One line for each command."""
 
 _NAME = re.compile(rb"[ \t]*+([A-Za-z]*+)")
+_FIRST_KEY = re.compile(rb"[^\[]*+\[%b(%b)%b" % (grammar.BLANKS, grammar.KEY, grammar.BLANKS))
 
 
 def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
@@ -77,12 +80,31 @@ def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
         return Disconnect()
     if name == b"DELAY":
         return Delay(int(parts[grammar.WAIT]))
-    keys = grammar.split_keys(parts[grammar.READ])
+    return _parse_subscription(name, line, grammar.split_keys(parts[grammar.READ]))
+
+
+def _parse_subscription(name: bytes, line: bytes, keys: list[bytes]) -> ClientCommand | Diagnostic:
+    first = _FIRST_KEY.match(line)
+    if first is None:
+        raise ValueError(line)
     if len(keys) > 1:
         return Diagnostic(
-            0, line.index(b",") + 1, f"{name.decode()} takes one key, these are {len(keys)}"
+            0, first.end() + 1, f"{name.decode()} takes one key, these are {len(keys)}"
         )
+    if (reason := unsubscribable_reason(keys[0])) is not None:
+        return Diagnostic(0, first.start(1) + 1, reason)
     return Subscribe(keys[0]) if name == b"SUBSCRIBE" else Unsubscribe(keys[0])
+
+
+def unsubscribable_reason(key: bytes) -> str | None:
+    """Return why a key cannot be subscribed to over pipes; None if it can."""
+    if frames.fits_field(key):
+        return None
+    what = f"has {len(key)}" if len(key) > frames.MAX_FIELD_WORD_BYTES else "has a NUL byte"
+    return (
+        f"a key that is subscribed to is at most {frames.MAX_FIELD_WORD_BYTES} bytes without NUL, "
+        f"this one {what}"
+    )
 
 
 def named_keys(line: bytes) -> list[bytes]:
@@ -97,4 +119,7 @@ def named_keys(line: bytes) -> list[bytes]:
                 return grammar.split_keys(parts[kind])
             if parts and kind == grammar.WRITE:
                 return grammar.split_pairs(parts[kind])[::2]
+            if parts and kind == grammar.STEPS:
+                condition, steps = grammar.parse_steps(parts[kind])
+                return [key for key, _ in condition] + [key for step in steps for key in step.keys]
     return []

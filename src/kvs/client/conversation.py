@@ -125,7 +125,8 @@ def decode_change(notification: Notification) -> Change:
     """Return the change in a notification.
 
     The protocol encodes the removal of a key and the value ``DELETED`` in the same bytes: both
-    become a change without a value. A client that stores such values must read the key.
+    become a change without a value. A value that does not fit a notification becomes ``CHANGED``.
+    A client that stores such values must read the key.
     """
     value = notification.value
     return Change(notification.key, None if value == frames.DELETED else value)

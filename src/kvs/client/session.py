@@ -6,11 +6,17 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self
 
+from kvs.client.commands import unsubscribable_reason
 from kvs.client.conversation import Request
 from kvs.client.handshake import Path, connect_transport
 from kvs.client.multiplexer import RequestMultiplexer
 from kvs.concurrency.resources import NonCopyable, warn_unclosed
-from kvs.errors import RequestRejectedError, ScriptTooLargeError
+from kvs.errors import (
+    MAX_KEY_SHOWN_BYTES,
+    InvalidWordError,
+    RequestRejectedError,
+    ScriptTooLargeError,
+)
 from kvs.language import builder
 from kvs.language.builder import Word
 from kvs.language.diagnostics import validate_word
@@ -51,9 +57,11 @@ class Session(NonCopyable):
     Threads: every method may be called from any thread, and blocks until the server replies.
     Requests are answered in the order in which they were sent.
 
-    Changes of subscribed keys are buffered until they are taken, about 200 bytes each, while a call
-    waits for a reply; with more than 1,048,576 of them the session ends. While no call waits they
-    stay with the server, which disconnects slow consumers.
+    A value that does not fit a notification, because it is longer than 40 bytes or has a NUL byte,
+    arrives as ``CHANGED``: read the key. Changes of subscribed keys are buffered until they are
+    taken, about 200 bytes each, while a call waits for a reply; with more than 1,048,576 of them
+    the session ends. While no call waits they stay with the server, which disconnects slow
+    consumers.
 
     Signals: every method may also be called from a signal handler or a finalizer, in the middle of
     another call of the same thread, and an exception that a signal handler raises leaves the
@@ -90,21 +98,21 @@ class Session(NonCopyable):
         """Subscribe to the changes of `key`, which need not exist; return whether it exists.
 
         Raises:
-            InvalidWordError: `key` is not a word of the language.
+            InvalidWordError: `key` is empty, longer than 40 bytes, or has a NUL byte.
             SessionClosedError: the session has ended.
 
         """
-        return self._result(Subscribe(validate_word(key, "key"))) == 1
+        return self._result(Subscribe(_validate_subscribed(key))) == 1
 
     def unsubscribe(self, key: Word) -> bool:
         """Unsubscribe from the changes of `key`; return whether it was subscribed.
 
         Raises:
-            InvalidWordError: `key` is not a word of the language.
+            InvalidWordError: `key` is empty, longer than 40 bytes, or has a NUL byte.
             SessionClosedError: the session has ended.
 
         """
-        return self._result(Unsubscribe(validate_word(key, "key"))) == 0
+        return self._result(Unsubscribe(_validate_subscribed(key))) == 0
 
     def execute(self, script: str | bytes) -> ExecuteReply:
         """Execute lines of the command language; return their output and errors.
@@ -125,7 +133,7 @@ class Session(NonCopyable):
         """Return the pairs of those `keys` that exist, at one instant, in ascending order of keys.
 
         Raises:
-            InvalidWordError: a key is not a word of the language.
+            InvalidWordError: a key is too long.
             ScriptTooLargeError: the command is longer than 1 MiB.
             RequestRejectedError: the server rejected the command.
             SessionClosedError: the session has ended.
@@ -135,22 +143,111 @@ class Session(NonCopyable):
         valid_keys = builder.validate_keys(keys)
         if not valid_keys:
             return {}
-        reply = self.execute(builder.build_keys_command(b"READ", valid_keys))
-        return builder.parse_read_output(_require_success(reply))
+        line = builder.build_keys_command(b"READ", valid_keys)
+        return builder.parse_read_output(self._execute_line(line))
 
-    def write(self, pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]]) -> None:
+    def write(
+        self,
+        pairs: Mapping[Any, Word] | Iterable[tuple[Word, Word]],
+        *,
+        if_: Mapping[Any, Word | None] | None = None,
+        for_: float | None = None,
+    ) -> bool:
         """Set every pair of a mapping, or of an iterable of pairs, as one change.
 
+        With `if_`, nothing is written unless each of its keys has exactly its value (None: the key
+        does not exist) at that instant. With `for_`, the pairs expire after so many seconds.
+        Returns whether `if_` held.
+
         Raises:
-            InvalidWordError: a key or value is not a word of the language; nothing was sent.
+            InvalidWordError: a key or value is too long, or an item is not a pair; nothing was
+                sent.
             ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
             RequestRejectedError: the server rejected the command.
             SessionClosedError: the session has ended; whether the pairs were set is unknown.
+            ValueError: `for_` is not more than 0, or more than 10**11.
 
         """
         self._multiplexer.check_process()
-        if line := builder.build_write(pairs):
-            _require_success(self.execute(line))
+        condition = {
+            validate_word(key, "key"): None if value is None else validate_word(value, "value")
+            for key, value in (if_ or {}).items()
+        }
+        milliseconds = builder.to_milliseconds(for_)
+        line = builder.build_write(pairs, condition, milliseconds)
+        return not line or not builder.is_refused(self._execute_line(line))
+
+    def add(
+        self,
+        numbers: Mapping[Any, int] | Iterable[tuple[Word, int]],
+        *,
+        for_: float | None = None,
+    ) -> dict[bytes, int]:
+        """Add a whole number to the value of each key, as one change; return the new values.
+
+        A missing key counts from 0. With `for_`, the pairs expire after so many seconds; without,
+        an expiry stays as it is.
+
+        Raises:
+            InvalidValueError: a value is not a number, or a sum has more than 64 bits; no number
+                was added.
+            InvalidWordError: a key is too long, or an item is not a pair; nothing was sent.
+            ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
+            RequestRejectedError: the server rejected the command.
+            SessionClosedError: the session has ended; whether the numbers were added is unknown.
+            TypeError: what is to be added is not an int.
+            ValueError: it has more than 64 bits, or `for_` is not more than 0, or more than
+                10**11.
+
+        """
+        self._multiplexer.check_process()
+        pairs = [(validate_word(key, "key"), n) for key, n in builder.iterate_pairs(numbers)]
+        line = builder.build_add(pairs, builder.to_milliseconds(for_))
+        return builder.parse_add_output(pairs, self._execute_line(line)) if line else {}
+
+    def count(self, prefix: Word = b"") -> int:
+        """Return the number of keys that begin with `prefix`.
+
+        Raises:
+            InvalidWordError: `prefix` is too long.
+            RequestRejectedError: the server rejected the command.
+            SessionClosedError: the session has ended.
+
+        """
+        return int(self._execute_line(_build_prefix_command(b"COUNT", prefix)))
+
+    def clear(self, prefix: Word) -> int:
+        """Remove every key that begins with `prefix`, as one change; return their number.
+
+        An empty prefix is that of every key.
+
+        Raises:
+            InvalidWordError: `prefix` is too long; nothing was sent.
+            RequestRejectedError: the server rejected the command.
+            SessionClosedError: the session has ended; whether the keys were removed is unknown.
+
+        """
+        return int(self._execute_line(_build_prefix_command(b"CLEAR", prefix)))
+
+    def items(
+        self, *, prefix: Word = b"", after: Word | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return pairs at one instant, in ascending order of their keys.
+
+        They are those whose keys begin with `prefix` and are greater than `after`, which need not
+        exist: the first `limit` of them, or all.
+
+        Raises:
+            InvalidWordError: `prefix` or `after` is too long.
+            RequestRejectedError: the server rejected the command, or the pairs are longer than 256
+                MiB: take them in parts.
+            SessionClosedError: the session has ended.
+            ValueError: `limit` is negative.
+
+        """
+        begin = _encode_prefix(prefix)
+        line = builder.build_show(begin, None if after is None else _encode_prefix(after), limit)
+        return builder.parse_show_output(self._execute_line(line))
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
         """Remove `keys` as one change; return the missing ones, in ascending order.
@@ -158,7 +255,7 @@ class Session(NonCopyable):
         As in the language, a key named twice is missing the second time.
 
         Raises:
-            InvalidWordError: a key is not a word of the language; nothing was sent.
+            InvalidWordError: a key is too long; nothing was sent.
             ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
             RequestRejectedError: the server rejected the command.
             SessionClosedError: the session has ended; whether the keys were removed is unknown.
@@ -168,8 +265,21 @@ class Session(NonCopyable):
         valid_keys = builder.validate_keys(keys)
         if not valid_keys:
             return []
-        reply = self.execute(builder.build_keys_command(b"DELETE", valid_keys))
-        return builder.parse_delete_output(_require_success(reply))
+        line = builder.build_keys_command(b"DELETE", valid_keys)
+        return builder.parse_delete_output(self._execute_line(line))
+
+    def _execute_line(self, line: bytes) -> bytes:
+        """Return the output of one command.
+
+        Raises:
+            RequestRejectedError: the server did not execute the command.
+
+        """
+        self._multiplexer.check_process()
+        reply = self.execute(line)
+        if reply.result:
+            raise RequestRejectedError(printable(reply.errors.removesuffix(b"\n")))
+        return reply.output
 
     def _result(self, request: Request) -> int:
         return self._multiplexer.request(request).result
@@ -267,16 +377,25 @@ def _encode_script(script: str | bytes) -> bytes:
     return raw
 
 
-def _require_success(reply: ExecuteReply) -> bytes:
-    """Return the output of a valid script.
+def _encode_prefix(prefix: Word) -> bytes:
+    return validate_word(prefix, "key") if prefix else b""
+
+
+def _build_prefix_command(name: bytes, prefix: Word) -> bytes:
+    return builder.build_keys_command(name, [_encode_prefix(prefix)])
+
+
+def _validate_subscribed(key: Word) -> bytes:
+    """Return the bytes of a key that can be subscribed to.
 
     Raises:
-        RequestRejectedError: the server did not execute the script.
+        InvalidWordError: it cannot.
 
     """
-    if reply.result:
-        raise RequestRejectedError(printable(reply.errors.removesuffix(b"\n")))
-    return reply.output
+    raw = validate_word(key, "key")
+    if (reason := unsubscribable_reason(raw)) is not None:
+        raise InvalidWordError(f"'{printable(raw, MAX_KEY_SHOWN_BYTES)}': {reason}")
+    return raw
 
 
 def _drop(multiplexer: RequestMultiplexer) -> None:
