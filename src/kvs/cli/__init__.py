@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("serve", help="run jobs and serve sessions", allow_abbrev=False)
     )
     _add_maintenance_commands(commands)
+    _add_transfer_commands(commands)
     return parser
 
 
@@ -278,6 +279,46 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
     parser.set_defaults(load=_lazy_action("restore", "maintenance"))
     parser.add_argument("file", type=_path, metavar="FILE.bck", help="the backup")
     parser.add_argument("directory", type=_path, metavar="DIR", help="a new or empty directory")
+
+
+def _add_transfer_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    """Add the commands that exchange pairs with other programs."""
+    parser = commands.add_parser(
+        "import", help="write the pairs of a CSV, JSON or KEY=VALUE file", allow_abbrev=False
+    )
+    parser.description = (
+        "Write the pairs of a file into a data directory, which is created if it does not exist "
+        "and which no process may have open. A regular file is checked first, and nothing is "
+        "imported if a line is invalid. Other input is imported as it arrives, up to the first "
+        "invalid line. The pairs are written in changes of at most 256 pairs and about 1 MiB."
+    )
+    parser.set_defaults(load=_lazy_action("import_", "transfer"))
+    parser.add_argument("file", type=_path, metavar="FILE", help="the file; - is standard input")
+    parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
+    _add_format_argument(parser)
+    parser = commands.add_parser(
+        "export", help="write all pairs as CSV, JSON or KEY=VALUE", allow_abbrev=False
+    )
+    parser.description = (
+        "Write all pairs of a data directory, which no process may have open, in order of the "
+        "keys. A file is replaced when it is complete. Only jsonl keeps the times at which pairs "
+        "expire."
+    )
+    parser.set_defaults(load=_lazy_action("export", "transfer"))
+    parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
+    parser.add_argument(
+        "file", type=_path, metavar="FILE", nargs="?", default="-",
+        help="the file; - is standard output (default: -)",
+    )  # fmt: skip
+    _add_format_argument(parser)
+
+
+def _add_format_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("csv", "jsonl", "env"),
+        help="csv: rows of key and value; jsonl: an object with key and value on each line; env: "
+        "KEY=VALUE (default: by the end of FILE: .csv, .jsonl or .ndjson, .env or .conf)",
+    )  # fmt: skip
 
 
 def _lazy_action(name: str, module: str | None = None) -> Callable[[], Action]:

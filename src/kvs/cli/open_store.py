@@ -129,7 +129,7 @@ def usage_errors() -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar() -> Iterator[ProgressCallback]:
+def progress_bar(description: str = "reading the journal") -> Iterator[ProgressCallback]:
     """Yield a callback that shows the progress of a long reading on a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield ignore_progress
@@ -149,7 +149,7 @@ def progress_bar() -> Iterator[ProgressCallback]:
 
             terminal = Console(file=cast("TextIO", Terminal()))
             bar = Progress(console=terminal, transient=True)
-            bar.add_task("reading the journal")
+            bar.add_task(description)
             bar.start()
         bar.update(bar.task_ids[0], total=total, completed=done)
 

@@ -6,6 +6,7 @@ Locking: `repair` and `restore` lock the directory; `check` and `dump` only read
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from kvs.journal.format import FileHeader, FileKind, StoreMark, file_name
 from kvs.journal.job_records import JobRegistry
 from kvs.journal.recovery import RESTORE_ADVICE, RecoveredState, Recovery
 from kvs.journal.storage import Storage
-from kvs.language.output_format import NO_EXPIRIES, Expiries, format_listing
+from kvs.language import grammar
+from kvs.language.output_format import format_pairs
 from kvs.posix.files import AtomicFile, open_regular, write_all
 from kvs.settings import ProgressCallback, ignore_progress
 from kvs.store.persistence import EngineReplayTarget
@@ -32,6 +34,11 @@ SAVED_SUFFIX = b".cut"
 
 BLOCK = 1 << 20
 """Bytes copied at a time."""
+
+MAX_PAIRS_PER_BLOCK = 16384
+"""Maximum pairs that a dump lists at a time."""
+
+_SHOWN_KEY = re.compile(rb"\((%b)," % grammar.KEY)
 
 
 def check(path: Path, progress: ProgressCallback = ignore_progress) -> RecoveredState:
@@ -67,7 +74,7 @@ def size_bytes(path: Path) -> int:
 
 
 def dump(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[bytes]:
-    """Yield all pairs of a data directory in the format of SHOW. Change nothing.
+    """Yield all pairs of a data directory as lines of ``SHOW UNTIL``, in blocks. Change nothing.
 
     Raises:
         DataDirectoryError: it is not a data directory, or cannot be read.
@@ -78,7 +85,22 @@ def dump(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[b
     engine = create_engine()
     with _open_unlocked(path) as directory:
         _recovery(directory, engine, progress).read()
-    yield from format_listing(engine.items())
+    yield from _listing(engine)
+
+
+def _listing(engine: Engine) -> Iterator[bytes]:
+    """Yield the output of ``SHOW UNTIL`` in blocks of about `BLOCK` bytes."""
+    after, limit = b"", 1
+    while True:
+        command = b"SHOW%b LIMIT %d UNTIL\n" % (after and b" AFTER [%b]" % after, limit)
+        block = engine.execute(command, 0, 0).output
+        yield block
+        if block.count(b"\n") < limit:
+            return
+        last = _SHOWN_KEY.match(block, block.rfind(b"\n", 0, -1) + 1)
+        assert last is not None, block
+        after = last[1]
+        limit = min(2 * limit, MAX_PAIRS_PER_BLOCK) if len(block) < BLOCK else (limit + 1) // 2
 
 
 @dataclass(frozen=True, slots=True)
