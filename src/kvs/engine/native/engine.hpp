@@ -178,7 +178,7 @@ public:
         assert(keys.size() == values.size() && keys.size() == untils.size());
         auto table = std::make_shared<Table>(key_);
         for (std::size_t i = 0; i < keys.size(); ++i)
-            insert(*table, keys[i], values[i], untils[i]);
+            insert_pair(*table, keys[i], values[i], untils[i]);
         auto change_batch = std::make_unique<ChangeBatch>();
         change_batch->call = next_call_.fetch_add(1, std::memory_order_relaxed);
         std::vector<Change>& changes = change_batch->changes;
@@ -401,19 +401,6 @@ private:
         if (context.change_batch && recording_.load(std::memory_order_relaxed))
             space.set_record(context.change_batch->lines, batch.max_record_bytes());
         return space;
-    }
-
-    // Insert a pair of any form into a table that does not have its key. Throws std::bad_alloc.
-    static void insert(Table& table, const Key& key, const Word& value, std::uint64_t until) {
-        LargeValueRef large;
-        const bool is_plain = is_plain_value(value.view());
-        if (value.size > MAX_INLINE_VALUE) {
-            large = LargeValueRef(LargeValue::create(value.size, is_plain));
-            std::memcpy(large.get()->data(), value.at, value.size);
-        }
-        const NewValue new_value{value, is_plain, large.get(), until};
-        table.reserve(&key, &new_value, 1);
-        table.insert_or_assign(key, new_value);
     }
 
     // Reserve space in the change batch of a job call for the output of a long READ, whose size

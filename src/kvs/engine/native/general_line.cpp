@@ -134,6 +134,18 @@ private:
     GeneralLines::Line& line_;
 };
 
+void insert_pair(Table& table, const Key& key, const Word& value, std::uint64_t until) {
+    LargeValueRef large;
+    const bool is_plain = is_plain_value(value.view());
+    if (value.size > MAX_INLINE_VALUE) {
+        large = LargeValueRef(LargeValue::create(value.size, is_plain));
+        std::memcpy(large.get()->data(), value.at, value.size);
+    }
+    const NewValue new_value{value, is_plain, large.get(), until};
+    table.reserve(&key, &new_value, 1);
+    table.insert_or_assign(key, new_value);
+}
+
 GeneralLines::GeneralLines(HashKey hash_key) : hash_key_(hash_key) {}
 
 GeneralLines::~GeneralLines() { clear(); }

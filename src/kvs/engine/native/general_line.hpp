@@ -74,6 +74,9 @@ private:
     std::size_t record_bytes_ = 0;
 };
 
+// Insert a pair of any form into a table that does not have its key. Throws std::bad_alloc.
+void insert_pair(Table& table, const Key& key, const Word& value, std::uint64_t until);
+
 // What a line did.
 struct Outcome {
     std::size_t output_bytes = 0;

@@ -302,9 +302,13 @@ private:
     // Move `at` to the word after any blanks; return the size of the word, 0 if there is none or if
     // it is quoted.
     std::size_t find_word(const char*& at) const {
-        std::size_t size = word_size(at, end_);
-        if (!size) size = word_size(at = skip_blanks(at), end_);
-        return size > WORD_BYTES || *at == '"' ? 0 : size;
+        for (;;) {
+            const std::size_t size = word_size(at, end_);
+            if (__builtin_expect(size - 1 < WORD_BYTES && *at != '"', true)) return size;
+            const char* const next = skip_blanks(at);
+            if (next == at) return 0;
+            at = next;
+        }
     }
 
     const char* parse_milliseconds(const char* at) {
