@@ -22,7 +22,8 @@
 // Evacuation: when freed records take more than a quarter of the bytes in use and 8 MiB, the table
 // moves the records in use out of a chunk in which at least the average share is freed, so that the
 // chunk can be given back (`Table::release_garbage`). So memory follows what is in use, whatever
-// sizes come and go, and at most four bytes are moved for each that is freed.
+// sizes come and go. At most four bytes are moved for each that is freed, and fewer of short
+// records, because these move to the places of freed ones.
 //
 // Invariants:
 //   - Records lie one after the other, so that a chunk can be read from its start to its end. A
@@ -34,7 +35,8 @@
 //     value of a short record stays within the chunk.
 //   - A chunk that is being evacuated has no free list, so no new record gets into it.
 //
-// Limits: 2^36 units are 256 GiB. The rest of a chunk into which the next record does not fit stays
+// Limits: 2^36 units are 256 GiB. Where the kernel makes huge pages of all memory, it may give the
+// memory of a chunk back later. The rest of a chunk into which the next record does not fit stays
 // unused, but for its first page without memory.
 //
 // Locking: the engine's lock guards everything but `prefetch`.

@@ -169,7 +169,7 @@ public:
     // Return whether `release_garbage` has something to do. Cheap.
     bool has_garbage() const { return records_.is_evacuating() || records_.has_garbage(); }
 
-    // Give memory of freed records back: move at most 1024 records out of a chunk. To be called
+    // Give memory of freed records back: move at most 512 records out of a chunk. To be called
     // after a command that freed records, never within one. Return whether there is more to do;
     // the caller may release the engine's lock before it calls again. Without memory to move
     // records to, this does nothing.
@@ -270,7 +270,7 @@ private:
         return count;
     }
 
-    static constexpr std::size_t MAX_MOVED = 1024;
+    static constexpr std::size_t MAX_MOVED = 512;
     static constexpr std::size_t MOVED_TOGETHER = 16;
 
     // Keys of a command up to which each segment reserves a slot for every key of the command. For
