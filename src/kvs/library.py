@@ -553,7 +553,7 @@ class Store(NonCopyable, Generic[K, V]):
 
         try:
             call_uninterrupted(begin)
-            self._core.fork_snapshot(writers[0])
+            self._core.fork_snapshot(writers[0], framed=True)
             # No return here: CPython could run a signal handler between it and `close_all`.
             info = writers[0].finish(self._core.commit_point().wait)
         except BaseException as error:
@@ -578,7 +578,8 @@ class Store(NonCopyable, Generic[K, V]):
 
         """
         self._core.check_open()
-        return self._core.load(load(os.fsencode(path)))
+        backup = load(os.fsencode(path))
+        return self._core.load(backup.pairs, backup.expiries)
 
     def compact(self) -> SnapshotInfo | None:
         """Write all pairs as a snapshot, and remove the journal before it.

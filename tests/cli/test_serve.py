@@ -172,7 +172,7 @@ def test_sigint_stops_jobs_and_leaves_no_partial_backup() -> None:
         names = set(os.listdir(server.jobs))
         assert names <= {"a.job", "a.out", "b.job", "b.out", "a-1.bck"}
         if "a-1.bck" in names:
-            assert len(load(os.fsencode(server.jobs / "a-1.bck"))) == 20_000
+            assert len(load(os.fsencode(server.jobs / "a-1.bck")).pairs) == 20_000
 
 
 def test_sigusr1_ends_sessions_but_not_the_server() -> None:

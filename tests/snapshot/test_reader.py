@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kvs.errors import BackupFormatError, BackupReadError
 from kvs.language.output_format import format_listing
 from kvs.snapshot import reader
-from kvs.snapshot.reader import load
+from kvs.snapshot.frame import framed
+from kvs.snapshot.reader import Backup, load
 from tests.strategies import values, words
 
 BAD = [
@@ -28,8 +29,20 @@ BAD = [
     (b"(a, KVSERROR)\n", 1, "KVSERROR is reserved"),
     (b"(a, KVSMISSING)\n", 1, "KVSMISSING is reserved"),
     (b"(, 1)\n", 1, "expected"),
-    (b"(%b, 1)\n" % (b"k" * 41), 1, "expected"),
-    (b"(a, %b)\n" % (b"v" * 41), 1, "expected"),
+    (b"(%b, 1)\n" % (b"k" * 1025), 1, "a key is at most 1024 bytes, this one has 1025"),
+    (b'("%b", 1)\n' % (b" " * 1025), 1, "a key is at most 1024 bytes, this one has 1025"),
+    (b'("", 1)\n', 1, "a key has at least 1 byte, this one is empty"),
+    (b'(a, 1)\n("b", 2)\n', 2, "not in its canonical spelling: '(\"b\", 2)'"),
+    (b'(a, "1")\n', 1, "not in its canonical spelling"),
+    (b'(a, "\\t ")\n', 1, "not in its canonical spelling"),
+    (b'(a, "\\x00")\n', 1, "not in its canonical spelling"),
+    (b'(a, "x)\n', 1, "expected"),
+    (b'(a, "x"y)\n', 1, "expected"),
+    (b'(a, 1)\n("a", 2)\n', 2, "not in its canonical spelling"),
+    (b"(a, 1) UNTIL 05\n", 1, "expected"),
+    (b"(a, 1) UNTIL 1000000000000000\n", 1, "expected"),
+    (b"(a, 1)  UNTIL 5\n", 1, "expected"),
+    (b"# end 1 0 00000000\n", 1, "expected '(key, value)', not '# end"),
     (b"(a\0, 1)\n", 1, r"not '(a\x00, 1)'"),
     (b"\n", 1, "expected"),
     (b"x" * 3_000_000, 1, "expected"),
@@ -55,7 +68,7 @@ def test_backup_round_trip(
 ) -> None:
     path = tmp_path_factory.mktemp("backup") / "x.bck"
     path.write_bytes(b"".join(format_listing(sorted(pairs.items()))))
-    assert load(os.fsencode(path)) == pairs
+    assert load(os.fsencode(path)).pairs == pairs
 
 
 def test_backup_of_many_blocks_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +76,7 @@ def test_backup_of_many_blocks_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "x.bck").write_bytes(b"".join(format_listing(sorted(pairs.items()))))
     for block in (1, 7, 100, 4096):
         monkeypatch.setattr(reader, "BLOCK", block)
-        assert load(os.fsencode(tmp_path / "x.bck")) == pairs
+        assert load(os.fsencode(tmp_path / "x.bck")).pairs == pairs
 
 
 @given(cut=st.integers(0, 20), block=st.sampled_from([1, 3, 1 << 20]))
@@ -76,11 +89,84 @@ def test_backup_cut_within_a_line_is_refused(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "BLOCK", block)
         if cut % 7 == 0:
-            assert len(load(os.fsencode(path))) == cut // 7
+            assert len(load(os.fsencode(path)).pairs) == cut // 7
         else:
             with pytest.raises(BackupFormatError) as caught:
                 load(os.fsencode(path))
             assert caught.value.line == cut // 7 + 1
+
+
+EDGES = [b"\0", b'\n\r\\"', b"KVSERROR", b"\xff\t ", b"a b", b",)(]["]
+
+
+@given(
+    st.dictionaries(
+        st.binary(min_size=1, max_size=20) | st.sampled_from(EDGES),
+        st.tuples(
+            st.binary(max_size=50) | st.sampled_from(EDGES), st.none() | st.integers(0, 10**15 - 1)
+        ),
+        max_size=20,
+    ),
+    st.booleans(),
+)
+def test_words_of_any_bytes_and_expiries_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    made: dict[bytes, tuple[bytes, int | None]],
+    in_frame: bool,
+) -> None:
+    pairs = {key: value for key, (value, _) in made.items()}
+    expiries = {key: until for key, (_, until) in made.items() if until is not None}
+    blocks = format_listing(sorted(pairs.items()), expiries)
+    path = tmp_path_factory.mktemp("backup") / "x.bck"
+    path.write_bytes(b"".join(framed(7, len(pairs), blocks) if in_frame else blocks))
+    assert load(os.fsencode(path)) == Backup(pairs, expiries, 7 if in_frame else None)
+
+
+def test_longest_words_are_read(tmp_path: Path) -> None:
+    pairs = {b"\\" * 1024: b'"' * (1 << 24), b"k" * 1024: b"v" * (1 << 24)}
+    (tmp_path / "x.bck").write_bytes(b"".join(format_listing(sorted(pairs.items()))))
+    assert load(os.fsencode(tmp_path / "x.bck")).pairs == pairs
+    (tmp_path / "x.bck").write_bytes(b"(a, 1)\n(b, %b)\n" % (b"v" * ((1 << 24) + 1)))
+    with pytest.raises(BackupFormatError) as caught:
+        load(os.fsencode(tmp_path / "x.bck"))
+    reason = "a value is at most 16777216 bytes, this one has 16777217"
+    assert (caught.value.line, caught.value.reason) == (2, reason)
+
+
+FRAMED = b"".join(framed(7, 2, [b"(a, 1)\n", b"(b, 2) UNTIL 5\n"]))
+
+
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+def test_framed_backup_cut_anywhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(reader, "BLOCK", block)
+    for length in range(1, len(FRAMED)):
+        (tmp_path / "x.bck").write_bytes(FRAMED[:length])
+        with pytest.raises(BackupFormatError):
+            load(os.fsencode(tmp_path / "x.bck"))
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "reason"),
+    [
+        (FRAMED + b"(c, 3)\n", 5, "there is more behind the last line, '# end ...'"),
+        (FRAMED + b"x", 5, "there is more behind the last line, '# end ...'"),
+        (FRAMED[:22], 3, "the last line, '# end ...', is missing: the file was cut short"),
+        (FRAMED.replace(b"(a, 1)", b"(a, 2)"), 4, "the lines before do not match the checksum"),
+        (FRAMED.replace(b"(a, 1)\n", b""), 3, "there are 1 pairs, not 2"),
+        (
+            FRAMED.replace(b"backup 2", b"backup 3"),
+            1,
+            "expected '(key, value)', not '# kvs backup 3'",
+        ),
+    ],
+)
+def test_damaged_frame_is_refused(tmp_path: Path, data: bytes, line: int, reason: str) -> None:
+    (tmp_path / "x.bck").write_bytes(data)
+    with pytest.raises(BackupFormatError) as caught:
+        load(os.fsencode(tmp_path / "x.bck"))
+    assert (caught.value.line, caught.value.reason) == (line, reason)
 
 
 def test_unreadable_file_has_a_reason(tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ def test_group_names_an_origin_where_it_changes(tmp_path: Path, gate: Gate) -> N
         store.commit_point().wait()
     assert lines(tmp_path / "d")[3:] == [
         b"-",
-        b"# origin session /tmp/c one", b"WRITE [(b,0)]", b"WRITE [(b,1)]",
+        b'# origin session "/tmp/c one"', b"WRITE [(b,0)]", b"WRITE [(b,1)]",
         b"# origin session /tmp/\xff", b"WRITE [(b,2)]",
         LIBRARY, b"WRITE [(b,3)]",
-        b"# origin session /tmp/c one", b"WRITE [(b,4)]",
+        b'# origin session "/tmp/c one"', b"WRITE [(b,4)]",
     ]  # fmt: skip
 
 

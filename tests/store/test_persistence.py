@@ -151,7 +151,7 @@ def test_job_releases_output_and_backup_after_the_commit(tmp_path: Path, gate: G
         assert released == [""]
         assert not results[0].failed
     assert content(jobs / "a.out") == b"[(k,1)]\n(k, 1)\n"
-    assert load(os.fsencode(jobs / "a-1.bck")) == {b"k": b"1"}
+    assert load(os.fsencode(jobs / "a-1.bck")).pairs == {b"k": b"1"}
 
 
 def test_backup_is_renamed_only_after_its_commit(tmp_path: Path, gate: Gate) -> None:
@@ -164,7 +164,7 @@ def test_backup_is_renamed_only_after_its_commit(tmp_path: Path, gate: Gate) -> 
             until(lambda: waits_for_commit(thread))
             assert not (tmp_path / "k.bck").exists()
         thread.join(SECONDS)
-    assert load(os.fsencode(tmp_path / "k.bck")) == {b"k": b"1"}
+    assert load(os.fsencode(tmp_path / "k.bck")).pairs == {b"k": b"1"}
 
 
 def test_job_of_50000_commands_costs_tens_of_syncs(

@@ -50,7 +50,7 @@ def check_what_is_left(directory: Path, whole: list[bytes]) -> None:
     for part, full in zip(outputs(directory), whole, strict=True):
         assert full.startswith(part)
     for snapshot in directory.glob("*.bck"):
-        pairs = load(os.fsencode(snapshot))
+        pairs = load(os.fsencode(snapshot)).pairs
         for key, value in pairs.items():
             if not key.endswith(b"-again"):
                 assert pairs[key + b"-again"] == value, "half a command in a snapshot"

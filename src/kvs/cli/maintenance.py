@@ -104,11 +104,12 @@ def compact(options: argparse.Namespace) -> int:
 def restore(options: argparse.Namespace) -> int:
     """Run ``kvs restore``; return the exit status."""
     with usage_errors():
-        pairs = load(os.fsencode(options.file))  # before the directory is created
-        revision = maintenance.restore(options.directory, pairs)
+        backup = load(os.fsencode(options.file))  # before the directory is created
+        pairs, expiries = backup.pairs, backup.expiries
+        revision = maintenance.restore(options.directory, pairs, expiries)
         if revision is None:
             with StoreCore(options.directory) as store:
-                revision = store.load(pairs)
+                revision = store.load(pairs, expiries)
     print_error(
         f"{printable(options.directory)}: {pluralize(len(pairs), 'pair')}, at revision {revision}"
     )

@@ -12,7 +12,7 @@ from kvs.cli.stdio import UsageError
 from kvs.errors import BackupReadError, DataDirectoryError, JobsDirectoryError, StoreNotEmptyError
 from kvs.jobs.directory import JobsDirectory
 from kvs.settings import DataSettings, ProgressCallback, ignore_progress
-from kvs.snapshot.reader import load
+from kvs.snapshot.reader import Backup, load
 from kvs.store.core import StoreCore
 from kvs.text import pluralize, printable
 
@@ -40,28 +40,28 @@ def open_store(options: argparse.Namespace, report: Callable[[str], None]) -> St
         _check_fsync_options(options)
     # Everything that may fail is checked before a data directory is created.
     _check_jobs_directory(options.directory)
-    pairs = None
+    backup = None
     if options.restore is not None:
         with usage_errors():
-            pairs = load(os.fsencode(options.restore))
-            if options.data is not None and _restore_if_empty(options.data, pairs):
-                pairs = None
+            backup = load(os.fsencode(options.restore))
+            if options.data is not None and _restore_if_empty(options.data, backup):
+                backup = None
     store = _open(options, report)
-    if pairs is not None:
+    if backup is not None:
         try:
             with usage_errors():
-                store.load(pairs)
+                store.load(backup.pairs, backup.expiries)
         except BaseException:
             store.close()
             raise
     return store
 
 
-def _restore_if_empty(path: str, pairs: dict[bytes, bytes]) -> bool:
+def _restore_if_empty(path: str, backup: Backup) -> bool:
     """Restore into a new or empty data directory; return False if it holds a store already."""
     from kvs.store import maintenance  # not imported for an in-memory store, which starts faster
 
-    return maintenance.restore(path, pairs) is not None
+    return maintenance.restore(path, backup.pairs, backup.expiries) is not None
 
 
 def _check_jobs_directory(path: str) -> None:

@@ -117,12 +117,6 @@ def output_too_long(script: bytes, offset: int) -> Diagnostic:
     return Diagnostic(offset, column, reason)
 
 
-def output_too_long(script: bytes, offset: int) -> Diagnostic:
-    """Return the diagnostic of the valid line at `offset`, whose output exceeds the limit."""
-    column = len(script[offset:]) - len(script[offset:].lstrip(b" \t")) + 1
-    return Diagnostic(offset, column, "the output of a line is at most 268435456 bytes, this one has more")
-
-
 def check(script: bytes) -> Checked:
     """Validate every line of `script`; execute nothing."""
     diagnostics: list[Diagnostic] = []

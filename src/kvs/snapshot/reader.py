@@ -1,82 +1,201 @@
 r"""Read a backup: lines ``(key, value)``, strictly ascending by key, each with its newline.
 
-Only the exact bytes that a backup can have are accepted. So a file that is damaged, joined from two
-backups, or truncated within a line is never loaded in silence. A file that is truncated at the end
-of a line cannot be detected: it is a backup of fewer pairs.
+A pair that expires has its time behind it: ``(key, value) UNTIL 1790000000000``. `Store.backup`
+writes a framed file, with a line before and a line after the pairs::
+
+    # kvs backup 2
+    (key, value)
+    # end 17 1 0a1b2c3d
+
+The last line has the revision, the number of pairs, and the CRC-32C of all bytes before it.
+
+Only the exact bytes that a backup can have are accepted, words in canonical spelling included. So a
+file that is damaged, joined from two backups, or truncated within a line is never loaded in
+silence. A framed file must have its last line, and nothing behind it. A file without a frame, as a
+BACKUP in a job writes it, that is truncated at the end of a line cannot be detected: it is a backup
+of fewer pairs.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from kvs.errors import BackupFormatError, BackupReadError
-from kvs.language.grammar import RESERVED, WORD
+from kvs.language import grammar
+from kvs.language.grammar import PLAIN, QUOTED, RESERVED
 from kvs.posix.files import open_regular
 from kvs.text import os_error_text, printable
 
 BLOCK = 1 << 20
 """Bytes read at a time."""
 
-LINE_BYTES = 40 + 40 + len("(, )")
-"""Maximum bytes of a line without its newline."""
+START_OF_FRAME = b"# kvs backup 2\n"
+"""First line of a framed backup, `HEAD` of `kvs.snapshot.frame`."""
 
-_LINE = re.compile(rb"\((%b), ((?!(?:%b)\))%b)\)\n" % (WORD, b"|".join(RESERVED), WORD))
+LINE_BYTES = 2 * (grammar.MAX_KEY_BYTES + grammar.MAX_VALUE_BYTES) + 100
+"""Maximum bytes of a line: a word is at most twice as long in its spelling."""
+
+_LINE = re.compile(rb"\((%b|%b), (%b|%b)\)(?: UNTIL (0|[1-9][0-9]{0,14}))?\n" % (
+    PLAIN, QUOTED, PLAIN, QUOTED,
+))  # fmt: skip
 
 
-def load(path: bytes) -> dict[bytes, bytes]:
-    """Return the pairs of the backup at `path`.
+@dataclass(slots=True)
+class Backup:
+    """The pairs of a backup."""
+
+    pairs: dict[bytes, bytes] = field(default_factory=dict)
+    expiries: dict[bytes, int] = field(default_factory=dict)
+    """Keys of pairs that expire, and the times: milliseconds since the epoch."""
+    revision: int | None = None
+    """Revision of the store that it contains; None if there is no frame, which names it."""
+
+
+def load(path: bytes) -> Backup:
+    """Return the contents of the backup at `path`.
 
     Raises:
         BackupReadError: the file cannot be opened or read.
-        BackupFormatError: a line is not ``(key, value)``, the keys do not strictly ascend, or the
-            last line has no newline.
+        BackupFormatError: a line is not ``(key, value)``, the keys do not strictly ascend, the last
+            line has no newline, or the frame is not complete.
 
     """
-    name = printable(path)
-    pairs: dict[bytes, bytes] = {}
-    last = b""
     try:
-        for block in _blocks(path):
-            position = 0
-            while position < len(block):
-                match = _LINE.match(block, position)
-                if match is None:
-                    raise BackupFormatError(name, len(pairs) + 1, _describe_fault(block, position))
-                key, value = match.groups()
-                if key <= last:
-                    reason = f"key '{printable(key)}' does not ascend from '{printable(last)}'"
-                    raise BackupFormatError(name, len(pairs) + 1, reason)
-                pairs[key] = value
-                last = key
-                position = match.end()
+        file = open_regular(path, os.O_RDONLY)
+        try:
+            return _Reader(printable(path)).read(_blocks(file))
+        finally:
+            os.close(file)
     except OSError as error:
-        raise BackupReadError(name, os_error_text(error)) from error
-    return pairs
+        raise BackupReadError(printable(path), os_error_text(error)) from error
 
 
-def _blocks(path: bytes) -> Iterator[bytes]:
-    """Yield the file in blocks that end at a newline, unless a line is too long or the last."""
-    file = open_regular(path, os.O_RDONLY)
-    try:
-        rest = b""
-        while data := os.read(file, BLOCK):
-            block = rest + data
-            end = block.rfind(b"\n") + 1
-            rest = block[end:]
-            if len(rest) > LINE_BYTES:  # this line is too long, whatever follows
-                end, rest = len(block), b""
-            yield block[:end]
-        yield rest
-    finally:
-        os.close(file)
+class _Reader:
+    """One reading of a backup, which messages call `name`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._backup = Backup()
+        self._last_key = b""
+        self._is_framed = False
+        self._checksum = 0
+        """Of the bytes before the block that is read."""
+        self._add_to_checksum: Callable[[int, bytes], int] = lambda _checksum, _data: 0
+
+    def read(self, blocks: Iterator[bytes]) -> Backup:
+        """Return the contents of `blocks`, which end with a newline unless a line is invalid."""
+        block = next(blocks, b"")
+        position = 0
+        if block.startswith(START_OF_FRAME):
+            from kvs.snapshot.frame import add_to_checksum  # not loaded without need
+
+            self._add_to_checksum = add_to_checksum
+            self._is_framed = True
+            position = len(START_OF_FRAME)
+        while block:
+            end = self._read_pairs(block, position)
+            if end < len(block):
+                self._read_end(block, end, next(blocks, b""))
+                return self._backup
+            self._checksum = self._add_to_checksum(self._checksum, block)
+            block = b""  # before the next one is read: it may be long
+            block, position = next(blocks, b""), 0
+        if self._is_framed:
+            raise self._error("the last line, '# end ...', is missing: the file was cut short")
+        return self._backup
+
+    def _read_pairs(self, block: bytes, position: int) -> int:
+        """Add the pairs of `block` from `position` on; return where they end."""
+        pairs, last_key = self._backup.pairs, self._last_key
+        while match := _LINE.match(block, position):
+            key, value, until = match.groups()
+            if (
+                b'"' in {key[:1], value[:1]}
+                or len(key) > grammar.MAX_KEY_BYTES
+                or len(value) > grammar.MAX_VALUE_BYTES
+                or value in RESERVED
+            ):
+                key, value = self._unquote(block, position, key, value)
+            if key <= last_key:
+                previous = printable(last_key)
+                raise self._error(f"key '{printable(key)}' does not ascend from '{previous}'")
+            pairs[key] = value
+            if until is not None:
+                self._backup.expiries[key] = int(until)
+            last_key = key
+            position = match.end()
+        self._last_key = last_key
+        return position
+
+    def _unquote(self, block: bytes, at: int, key: bytes, value: bytes) -> tuple[bytes, bytes]:
+        """Return the words of two spellings in the line at `at` of `block`."""
+        word, content = grammar.unquote(key), grammar.unquote(value)
+        if value in RESERVED:
+            reason = f"{value.decode('ascii')} is reserved and cannot be a value"
+        elif not word:
+            reason = "a key has at least 1 byte, this one is empty"
+        elif len(word) > grammar.MAX_KEY_BYTES:
+            reason = f"a key is at most {grammar.MAX_KEY_BYTES} bytes, this one has {len(word)}"
+        elif len(content) > grammar.MAX_VALUE_BYTES:
+            limit = grammar.MAX_VALUE_BYTES
+            reason = f"a value is at most {limit} bytes, this one has {len(content)}"
+        elif (word is not key and grammar.spell(word) != key) or (
+            content is not value and grammar.spell_value(content) != value
+        ):
+            line = _line_at(block, at)
+            reason = f"a word is not in its canonical spelling: '{printable(line, 60)}'"
+        else:
+            return word, content
+        raise self._error(reason)
+
+    def _read_end(self, block: bytes, position: int, following: bytes) -> None:
+        """Check the last line of a framed backup, which is at `position` of `block`."""
+        end = None
+        line = block[position : block.find(b"\n", position) + 1]
+        if self._is_framed:
+            from kvs.snapshot.frame import End
+
+            end = End.decode(line)
+        if end is None:
+            raise self._error(self._describe_fault(block, position))
+        if following or position + len(line) != len(block):
+            raise self._error("there is more behind the last line, '# end ...'", after=1)
+        if end.pairs != len(self._backup.pairs):
+            raise self._error(f"there are {len(self._backup.pairs)} pairs, not {end.pairs}")
+        if end.checksum != self._add_to_checksum(self._checksum, block[:position]):
+            raise self._error("the lines before do not match the checksum")
+        self._backup.revision = end.revision
+
+    def _describe_fault(self, block: bytes, position: int) -> str:
+        line = _line_at(block, position)
+        starts = (b"(", b"#") if self._is_framed else (b"(",)
+        if b"\n" not in block[position:] and len(line) <= LINE_BYTES and line.startswith(starts):
+            return "the last line has no newline: the file was cut short"
+        return f"expected '(key, value)', not '{printable(line, 60)}'"
+
+    def _error(self, reason: str, after: int = 0) -> BackupFormatError:
+        """Return the error of the line behind the pairs so far, or of a later one."""
+        line = len(self._backup.pairs) + 1 + self._is_framed + after
+        return BackupFormatError(self._name, line, reason)
 
 
-def _describe_fault(block: bytes, position: int) -> str:
+def _line_at(block: bytes, position: int) -> bytes:
     end = block.find(b"\n", position)
-    if end < 0 and len(block) - position <= LINE_BYTES:
-        return "the last line has no newline: the file was cut short"
-    line = block[position : end if end >= 0 else len(block)]
-    for word in RESERVED:
-        if line.endswith(b", %b)" % word):
-            return f"{word.decode('ascii')} is reserved and cannot be a value"
-    return f"expected '(key, value)', not '{printable(line, 60)}'"
+    return block[position : end if end >= 0 else len(block)]
+
+
+def _blocks(file: int) -> Iterator[bytes]:
+    """Yield the file in blocks that end at a newline, unless a line is too long or the last."""
+    rest: list[bytes] = []
+    size = 0
+    while data := os.read(file, BLOCK):
+        end = data.rfind(b"\n") + 1
+        if end or size + len(data) > LINE_BYTES:  # a line that is too long, whatever follows
+            end = end or len(data)
+            yield b"".join([*rest, data[:end]])
+            rest, size = [], 0
+        rest.append(data[end:])
+        size += len(data) - end
+    if size:
+        yield b"".join(rest)

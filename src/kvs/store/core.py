@@ -12,7 +12,7 @@ may use the store.
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
@@ -332,9 +332,10 @@ class StoreCore(NonCopyable):
 
     # Backups.
 
-    def fork_snapshot(self, writer: SnapshotWriter) -> None:
-        """Fork the child of `writer`, which writes the pairs of this instant.
+    def fork_snapshot(self, writer: SnapshotWriter, *, framed: bool = False) -> None:
+        """Fork the child of `writer`, which writes the pairs of this instant and their expiries.
 
+        A `framed` file has lines before and behind the pairs, see `kvs.snapshot.reader`.
         The engine is locked during the fork alone.
 
         Raises:
@@ -342,9 +343,15 @@ class StoreCore(NonCopyable):
             ThreadStartError: no thread could be started.
 
         """
+        if framed:  # before the fork: a child imports nothing
+            from kvs.snapshot import frame
 
         def fork(view: TableView) -> None:
-            writer.fork(view.revision, len(view), view.listing)
+            def blocks() -> Iterator[bytes]:
+                listing = view.listing(expiries=True)
+                return frame.framed(view.revision, len(view), listing) if framed else listing
+
+            writer.fork(view.revision, len(view), blocks)
 
         self.check_open()
         fork_uninterrupted(

@@ -4,7 +4,7 @@ A group says where changes came from before the first of them, and again before 
 another origin. The lines, each of them a comment of the command language::
 
     # origin library 1234
-    # origin session 1234 /run/user/1000/kvs/client
+    # origin session /run/user/1000/kvs/client
     # origin job stock
     # origin expiry
 
@@ -23,6 +23,7 @@ from collections import deque
 from contextlib import suppress
 
 from kvs.engine.interface import EXPIRY_ORIGIN, UNKNOWN_ORIGIN
+from kvs.language.grammar import spell
 
 MAX_REMOVED = 1000
 """Removed origins that are kept, since their last changes may not be in the journal yet."""
@@ -32,9 +33,8 @@ MAX_NAME_BYTES = 255
 
 
 def encode_origin(kind: bytes, name: bytes) -> bytes:
-    """Return the line of an origin. A line break in the name is written as a blank."""
-    name = name[:MAX_NAME_BYTES].replace(b"\n", b" ").replace(b"\r", b" ")
-    return b"# origin %b %b\n" % (kind, name)
+    """Return the line of an origin, with the name in canonical spelling."""
+    return b"# origin %b %b\n" % (kind, spell(name[:MAX_NAME_BYTES]))
 
 
 class Origins:

@@ -111,7 +111,7 @@ class EngineReplayTarget:
         before = self._engine.revision
         offset = 0
         while offset < len(lines):
-            offset = self._engine.execute(lines, offset, DEFAULT_BUDGET_BYTES).offset
+            offset = self._engine.execute(lines, offset, DEFAULT_BUDGET_BYTES, limits=False).offset
         return self._engine.revision - before
 
 
