@@ -18,9 +18,9 @@ from kvs.client.commands import (
 from kvs.language.diagnostics import Diagnostic, check, diagnose_line
 from kvs.language.grammar import spell
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
-from tests.strategies import blanks
 from tests.strategies import lines as any_line
 
+blanks = st.sampled_from([b"", b" ", b"\t", b"  "])
 subscribable = st.binary(min_size=1, max_size=40).filter(lambda key: b"\0" not in key)
 CLIENT_COMMAND = re.compile(rb"[ \t]*(SUBSCRIBE|UNSUBSCRIBE|DELAY|DISCONNECT)(?![A-Za-z])")
 
