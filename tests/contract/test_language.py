@@ -18,14 +18,29 @@ from tests.contract.program import (
 )
 
 HELP = b"""\
-WRITE [(key,value)(key,value)...]  set every pair
-READ [key,key,...]                 write the pairs; KVSERROR where a key is missing
-DELETE [key,key,...]               remove the keys; KVSMISSING where one was missing
+WRITE [(key,value)(key,value)...]  set every pair; the pairs never expire
+WRITE [...] FOR milliseconds       set every pair; the pairs expire after that
+WRITE [...] UNTIL milliseconds     the same, at that time since the epoch
+READ [key,key,...]                 write the pairs; KVSERROR: the key is missing
+DELETE [key,key,...]               remove the keys; KVSMISSING: it was missing
+ADD [(key,number)...]              add whole numbers, and write the sums
+ADD [...] FOR or UNTIL             the same, and the pairs expire then
+WRITE [...] READ [...] ...         one change of several of the lines above
+IF [(key,value)...] WRITE [...]    the change, if all is so; KVSERROR: no key
 SHOW                               write every pair, in order of the keys
+SHOW [prefix,...]                  the pairs whose keys begin with a prefix
+SHOW AFTER [key] LIMIT number      the pairs after a key, at most that many
+SHOW UNTIL                         write also when the pairs expire
+COUNT                              write the number of keys
+COUNT [prefix,...]                 the number of keys that begin with a prefix
+CLEAR [prefix,...]                 remove those keys, and write their number
+EXPIRE milliseconds                remove the pairs that expire until that time
 WAIT milliseconds                  pause, and hold up nobody else
-BACKUP                             write a snapshot beside the job, which goes on
+BACKUP                             write a snapshot beside the job
 HELP                               write this list
 # ...                              a comment
+"two words"                        a word in quotes may have any bytes; escapes:
+                                   \\" \\\\ \\n \\r \\t \\0 \\xHH; "" is an empty value
 """
 
 RESULTS = {
@@ -94,6 +109,54 @@ RESULTS = {
         b"WRITE [%b]\nREAD [l0000,l4999]\n" % b"".join(b"(l%04d,1)" % n for n in range(5000)),
         b"[(l0000,1)(l4999,1)]\n",
     ),
+    "quoted_words": (
+        b'WRITE [(q1,"two words, and a \\"quote\\"")("q 2","")("q\\\\3",x"y)("q4",KVSERROR2)]\n'
+        b'READ [q1,"q 2",q\\3,"\\x714"]\n'
+        b'WRITE [(q5,"\\n\\r\\t\\0\\x01\\xfF")("KVSERROR","KVSMISSING")]\n'
+        b'READ ["q5",KVSERROR,"q,6"]\n'
+        b'DELETE ["q 2",q5,"q 7"]\n',
+        b'[("q 2","")(q1,"two words, and a \\"quote\\"")(q4,KVSERROR2)(q\\3,x"y)]\n'
+        b'[(KVSERROR,"KVSMISSING")("q,6",KVSERROR)(q5,"\\n\\r\t\\0\x01\xff")]\n'
+        b'[("q 7",KVSMISSING)]\n',
+    ),
+    "great_words": (
+        b"WRITE [(%b,%b)]\nREAD [%b]\nDELETE [%b]\n"
+        % (b"g" * 1024, b"v" * 100_000, b"g" * 1024, b"h" * 1024),
+        b"[(%b,%b)]\n[(%b,KVSMISSING)]\n" % (b"g" * 1024, b"v" * 100_000, b"h" * 1024),
+    ),
+    "steps": (
+        b"WRITE [(s1,1)]READ[s1,s2]DELETE[s1,s1] READ [s1] WRITE [(s2,2)]\nREAD [s1,s2]READ [s2]\n",
+        b"[(s1,1)(s2,KVSERROR)]\n[(s1,KVSMISSING)]\n[(s1,KVSERROR)]\n"
+        b"[(s1,KVSERROR)(s2,2)]\n[(s2,2)]\n",
+    ),
+    "conditions": (
+        b"IF [(lock,KVSERROR)] WRITE [(lock,me)] FOR 60000\n"
+        b"IF [(lock,KVSERROR)] WRITE [(lock,you)]\n"
+        b'IF [(lock,me)(lock2,"KVSERROR")(lock,me)] READ [lock]\n'
+        b"IF [(lock,me)(lock2,KVSERROR)] WRITE [(lock2,KVSERROR2)] READ [lock,lock2]\n",
+        b"NOT [(lock,me)]\n"
+        b"NOT [(lock,me)(lock,me)(lock2,KVSERROR)]\n"
+        b"[(lock,me)(lock2,KVSERROR2)]\n",
+    ),
+    "additions": (
+        b"ADD [(hits,1)(stock,-3)(hits,1)]\n"
+        b'WRITE [(word,w)(most,9223372036854775807)]\nADD [(hits,"5")]\n'
+        b"ADD [(hits,1)(word,1)]\nADD [(hits,1)] ADD [(most,1)(hits,1)]\nREAD [hits,most]\n",
+        b"[(hits,2)(hits,2)(stock,-3)]\n[(hits,7)]\n"
+        b"NOT [(hits,7)(word,w)]\nNOT [(hits,8)(most,9223372036854775807)]\n"
+        b"[(hits,7)(most,9223372036854775807)]\n",
+    ),
+    "prefixes": (
+        b'WRITE [(pa1,1)(pa2,"2 2")(pb1,3)(pc,4)]\nCOUNT [pa]\nCOUNT [pa,pb,pa1]\n'
+        b"SHOW [pa,pb] AFTER [pa1] LIMIT 2\nSHOW [pc] LIMIT 0\nSHOW [pa]UNTIL\n"
+        b"CLEAR [pb,pa2]\nCLEAR [pb]\nSHOW [p]\n",
+        b'2\n3\n(pa2, "2 2")\n(pb1, 3)\n(pa1, 1)\n(pa2, "2 2")\n2\n0\n(pa1, 1)\n(pc, 4)\n',
+    ),
+    "expiries": (
+        b"WRITE [(xp1,1)(xp2,2)] UNTIL 99999999999999\nWRITE [(xp3,3)]\nWRITE [(xp2,4)]\n"
+        b"SHOW [xp] UNTIL\nEXPIRE 99999999999998\nREAD [xp1]\nEXPIRE 99999999999999\nSHOW [xp]\n",
+        b"(xp1, 1) UNTIL 99999999999999\n(xp2, 4)\n(xp3, 3)\n[(xp1,1)]\n(xp2, 4)\n(xp3, 3)\n",
+    ),
 }
 
 INVALID = {
@@ -106,10 +169,19 @@ INVALID = {
         b"\xef\xbb\xbfSHOW",
         b"\0",
         b"\r\r",
+        b"NOT [(a,1)]",
     ],
     4: [b"  \tread [a]"],
     5: [b"READ", b"WAIT", b"HELP!"],
-    6: [b"WRITE", b"READ a", b"WAIT x", b"WAIT -1", b"WAIT 00000000001", b"SHOW x"],
+    6: [
+        b"WRITE",
+        b"READ a",
+        b"WAIT x",
+        b"WAIT -1",
+        b"WAIT 00000000001",
+        b"SHOW x",
+        b"CLEAR",
+    ],
     7: [
         b"WRITE (a,1)",
         b"READ []",
@@ -117,16 +189,52 @@ INVALID = {
         b"READ [%b]" % (b"k" * 1025),
         b"WAIT 1.5",
         b"WAIT 1s",
+        b"SHOW []",
+        b'READ [""]',
+        b'READ ["a]',
+        b'READ ["%b"]' % (rb"\x41" * 1025),
     ],
-    8: [b"WRITE []", b"READ [a", b"WAIT 1 2", b"BACKUP 1"],
-    9: [b"WRITE [()]", b"WRITE [(,1)]", b"READ [a,]", b"READ [a b]", b"READ [a]]", b"READ [a]\r "],
-    10: [b"WRITE [(a)]", b"WRITE [(a\0,1)]"],
-    11: [b"WRITE [(a,)]", b"WRITE [(a b,1)]", b"WRITE [(a,KVSERROR)]"],
-    12: [b"WRITE [(a,1,2)]", b"WRITE [(a,1]", b"WRITE [(a, KVSMISSING )]"],
-    13: [b"WRITE [(a,1)", b"WRITE [(a,1),(b,2)]", b"WRITE [(a,1 2)]"],
+    8: [
+        b"WRITE []",
+        b"READ [a",
+        b"WAIT 1 2",
+        b"BACKUP 1",
+        rb'READ ["\q"]',
+        b"IF [(a,KVSMISSING)] READ [a]",
+        b"EXPIRE 1234567890123456",
+    ],
+    9: [
+        b"WRITE [()]",
+        b"WRITE [(,1)]",
+        b"READ [a,]",
+        b"READ [a b]",
+        b"READ [a]]",
+        b"READ [a]\r ",
+        b"ADD [(a,x)]",
+        b"ADD [(a,01)]",
+        b"ADD [(a,9223372036854775808)]",
+    ],
+    10: [
+        b"WRITE [(a)]",
+        b"WRITE [(a\0,1)]",
+        b"READ [a] SHOW",
+        b"READ [a] FOR 5",
+        b"READ [a] IF [(a,1)] READ [a]",
+        b"SHOW [a] [b]",
+    ],
+    11: [
+        b"WRITE [(a,)]",
+        b"WRITE [(a b,1)]",
+        b"WRITE [(a,KVSERROR)]",
+        b'WRITE [(a,"x)]',
+        b"IF [(a,1)]",
+    ],
+    12: [b"WRITE [(a,1,2)]", b"WRITE [(a,1]", b"WRITE [(a, KVSMISSING )]", b"SHOW UNTIL LIMIT 3"],
+    13: [b"WRITE [(a,1)", b"WRITE [(a,1),(b,2)]", b"WRITE [(a,1 2)]", rb'WRITE [(a,"b\x4")]'],
     15: [b"WRITE [(a,1)] x", b"WRITE [(a,1)] # comment"],
+    19: [b"WRITE [(a,1)] FOR 0"],
 }
-"""Columns that are reported, and their lines. Those that LANGUAGE.md makes valid are not here."""
+"""Columns that are reported, and their lines."""
 
 
 FIRST = ["empty_store", "document"]
@@ -174,11 +282,15 @@ def test_invalid_lines_are_reported_with_line_and_column(engine: str, tmp_path: 
     assert content(jobs / "bad.out") == HELP * len(cases)
 
 
-def test_words_of_41_bytes_are_invalid_today(engine: str, tmp_path: Path) -> None:
-    jobs = write_jobs(tmp_path / "jobs", a=b"READ [%b]\nWRITE [(k,%b)]\n" % (b"k" * 41, b"v" * 41))
+def test_words_are_refused_beyond_their_limits(engine: str, tmp_path: Path) -> None:
+    value = b"v" * 16_777_216
+    jobs = write_jobs(
+        tmp_path / "jobs", a=b"WRITE [(k,%b)]\nWRITE [(k,%bv)]\nREAD [k]\n" % (value, value)
+    )
     ended = kvs("run", "--quiet", jobs, engine=engine)
-    places = [line.split(": ")[0] for line in lines_of(ended.stderr)]
-    assert places == [f"{jobs}/a.job:1:7", f"{jobs}/a.job:2:11"]
+    (line,) = lines_of(ended.stderr)
+    assert line.startswith(f"{jobs}/a.job:2:11: ")
+    assert content(jobs / "a.out") == b"[(k,%b)]\n" % value
 
 
 def test_bytes_of_a_diagnostic_are_printable(engine: str, tmp_path: Path) -> None:
