@@ -6,18 +6,33 @@ from hypothesis import strategies as st
 
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES
 from kvs.engine.python import PythonEngine
-from kvs.errors import InvalidWordError
+from kvs.errors import InvalidValueError, InvalidWordError
 from kvs.language.builder import (
+    MAX_FOR_SECONDS,
+    build_add,
+    build_change,
     build_keys_command,
+    build_show,
     build_write,
     encode_script,
+    is_refused,
+    iterate_pairs,
+    parse_add_output,
     parse_delete_output,
     parse_read_output,
+    parse_show_output,
+    to_milliseconds,
     validate_keys,
 )
 from tests.strategies import values, words
 
-pairs = st.dictionaries(words, values, min_size=1, max_size=6)
+any_keys = st.binary(min_size=1, max_size=5) | words
+any_values = st.binary(max_size=5) | values | st.sampled_from([b"KVSERROR", b"KVSMISSING"])
+pairs = st.dictionaries(any_keys, any_values, min_size=1, max_size=6)
+numbers = st.integers(-(1 << 63), (1 << 63) - 1)
+
+
+SHOW = b"SHOW\n"
 
 
 def output_of(*commands: bytes) -> bytes:
@@ -29,12 +44,12 @@ def output_of(*commands: bytes) -> bytes:
 
 @given(pairs)
 def test_output_of_a_read_has_the_pairs_of_the_write(written: dict[bytes, bytes]) -> None:
-    keys = [*written, b"m" * 40]  # the last one is missing
+    keys = [*written, b"m" * 41]  # the last one is missing
     output = output_of(build_write(written), build_keys_command(b"READ", keys))
     assert parse_read_output(output) == written
 
 
-@given(pairs, st.lists(words, min_size=1, max_size=6, unique=True))
+@given(pairs, st.lists(any_keys, min_size=1, max_size=6, unique=True))
 def test_output_of_a_delete_has_the_missing_keys(
     written: dict[bytes, bytes], keys: list[bytes]
 ) -> None:
@@ -48,8 +63,102 @@ def test_mapping_and_pairs_build_the_same_write() -> None:
     assert build_write([("a", b"1"), ("b", "2"), ("a", "3")]) == b"WRITE [(a,1)(b,2)(a,3)]\n"
 
 
+@given(pairs, pairs)
+def test_condition_holds_exactly_for_what_is_there(
+    there: dict[bytes, bytes], other: dict[bytes, bytes]
+) -> None:
+    write = build_write(there)
+    missing: dict[bytes, bytes | None] = dict.fromkeys(other.keys() - there.keys())
+    assert output_of(write, build_write({"n": "1"}, there | missing)) == b""
+    changed = there | {next(iter(there)): b"something else"}
+    refused = output_of(write, build_write({"n": "1"}, changed))
+    assert is_refused(refused)
+    assert parse_read_output(refused) == there
+    for condition in (dict.fromkeys(there), {**missing, b"no" * 9: b""}):
+        assert is_refused(output_of(write, build_write({}, condition)))
+
+
+@given(pairs, st.dictionaries(any_keys, st.none() | any_values, min_size=1, max_size=6))
+def test_change_writes_and_removes(
+    there: dict[bytes, bytes], changes: dict[bytes, bytes | None]
+) -> None:
+    line = build_change(changes.items(), there)
+    assert line.count(b"\n") == 1
+    output = output_of(build_write(there), line, SHOW)
+    shown = output.removeprefix(output_of(build_write(there), line))
+    expected = {key: value for key, value in {**there, **changes}.items() if value is not None}
+    assert parse_show_output(shown) == sorted(expected.items())
+
+
+@given(pairs, st.binary(max_size=2), st.none() | st.binary(max_size=3), st.none() | numbers)
+def test_show_lists_what_it_is_asked_for(
+    there: dict[bytes, bytes], prefix: bytes, after: bytes | None, limit: int | None
+) -> None:
+    if limit is not None and limit < 0:
+        with pytest.raises(ValueError, match="limit must be 0 or more"):
+            build_show(prefix, after, limit)
+        return
+    output = output_of(build_write(there), build_show(prefix, after, limit))
+    assert (
+        parse_show_output(output)
+        == [
+            pair
+            for pair in sorted(there.items())
+            if pair[0].startswith(prefix) and (after is None or pair[0] > after)
+        ][:limit]
+    )
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c d"]), numbers), min_size=1, max_size=4))
+def test_sums_are_parsed_or_the_key_that_overflows_is_named(
+    added: list[tuple[bytes, int]],
+) -> None:
+    output = output_of(build_add(added))
+    sums: dict[bytes, int] = {}
+    for key, number in added:
+        sums[key] = sums.get(key, 0) + number
+        if not -(1 << 63) <= sums[key] < 1 << 63:
+            with pytest.raises(InvalidValueError) as caught:
+                parse_add_output(added, output)
+            assert caught.value.key == key
+            assert caught.value.value == b"%d" % (sums[key] - number)
+            return
+    assert parse_add_output(added, output) == sums
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"),
+    [(1, 1000), (0.25, 250), (0.0001, 1), (MAX_FOR_SECONDS, 10**14), (None, None)],
+)
+def test_seconds_become_milliseconds(seconds: float | None, milliseconds: int | None) -> None:
+    assert to_milliseconds(seconds) == milliseconds
+    if milliseconds is not None:
+        assert output_of(build_write({"a": "1"}, for_ms=milliseconds), b"COUNT\n") == b"1\n"
+        assert output_of(build_add([(b"a", 1)], milliseconds), b"COUNT\n") == b"[(a,1)]\n1\n"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, MAX_FOR_SECONDS * 1.01, float("nan"), float("inf")])
+def test_impossible_seconds_are_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"^for_ is more than 0 seconds and at most "):
+        to_milliseconds(seconds)
+
+
+@pytest.mark.parametrize(
+    "pair", [("", "1"), ("k" * 1025, "1"), ("a", b"v" * ((1 << 24) + 1)), ("\ud800", "1")]
+)
+def test_words_of_a_wrong_size_are_refused(pair: tuple[str, str | bytes]) -> None:
+    with pytest.raises(InvalidWordError):
+        build_write([("good", "1"), pair])
+
+
+def test_words_of_a_wrong_type_are_refused() -> None:
+    with pytest.raises(TypeError, match="a value is str or bytes, not int"):
+        build_write([("good", "1"), ("a", 5)])  # type: ignore[list-item]
+
+
 def test_no_pairs_build_no_command() -> None:
-    assert build_write({}) == build_write([]) == b""
+    assert build_write({}) == build_write([]) == build_add([]) == b""
+    assert build_change([], {b"a": b"1"}) == b""
 
 
 def test_single_word_is_neither_keys_nor_pairs() -> None:
@@ -57,6 +166,8 @@ def test_single_word_is_neither_keys_nor_pairs() -> None:
         validate_keys("key")
     with pytest.raises(TypeError, match="not one word"):
         build_write(b"ab")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not one word"):
+        iterate_pairs("ab")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("item", ["ab", b"ab", ("a",), ("a", "b", "c"), 7])
