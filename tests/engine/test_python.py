@@ -1,24 +1,11 @@
-"""The Python engine: its table, its view of all pairs, and the replacement of all."""
+"""The Python engine: its view of all pairs, replaced pairs, stale entries, output of changes."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from kvs.engine.python import PythonEngine, Table, ordered
+from kvs.engine import python
+from kvs.engine.interface import NO_EXPIRY, JobCursor
+from kvs.engine.python import STALE_ENTRIES, PythonEngine
 from tests.engine.engines import run, take_batches
-
-
-@given(st.dictionaries(st.binary(min_size=1, max_size=5), st.binary(max_size=3)))
-def test_ordered_sorts_pairs_by_bytes_of_keys(pairs: dict[bytes, bytes]) -> None:
-    table = Table(pairs)
-    assert ordered(table) == sorted(pairs.items())
-    assert dict(ordered(table)) == pairs
-
-
-def test_copy_does_not_change_with_table() -> None:
-    table = Table({b"a": b"1"})
-    before = table.copy()
-    table[b"b"] = b"2"
-    assert ordered(before) == [(b"a", b"1")]
 
 
 def test_views_and_counts_agree_with_the_pairs() -> None:
@@ -45,3 +32,42 @@ def test_replaced_pairs_are_changes_of_watched_keys() -> None:
     engine.replace({b"b": b"2", b"c": b"3"})
     [batch] = take_batches(engine)
     assert (batch.changes, batch.revision) == ([(b"a", None), (b"c", b"3")], 2)
+
+
+def test_stale_entries_are_removed_from_time_to_time() -> None:
+    engine = PythonEngine()
+    longest = 0
+    for number in range(5000):
+        run(engine, b"WRITE [(k%d,1)] UNTIL %d\n" % (number % 300, 10_000 - number))
+        longest = max(longest, len(engine._table.expiry_heap))
+    assert 300 < longest <= 2 * 300 + STALE_ENTRIES + 1
+    assert engine.next_expiry == 5001
+    for number in range(300):
+        assert engine.expire(5001 + number, 9) == 1
+    assert (len(engine), engine.next_expiry) == (0, NO_EXPIRY)
+    assert engine._table.expiry_heap == []
+
+
+@pytest.mark.parametrize(
+    ("line", "output"),
+    [
+        (b"DELETE [a,b]\n", b"[(b,KVSMISSING)]\n"),
+        (b"CLEAR [a]\n", b"1\n"),
+        (b"WRITE [(a,2)] READ [a]\n", b"[(a,2)]\n"),
+    ],
+)
+def test_batch_of_change_has_output_of_its_line(
+    monkeypatch: pytest.MonkeyPatch, line: bytes, output: bytes
+) -> None:
+    """A job resumed from a batch that another thread moved at once loses no output."""
+    monkeypatch.setattr(python, "merge_batches", list)
+    engine = PythonEngine()
+    engine.start_recording(0)
+    run(engine, b"WRITE [(a,1)]\n")
+    take_batches(engine)
+    script = b"READ [q]\n" + line + b"READ [r]\n"
+    engine.execute(script, 0, 65536, JobCursor(1, 0))
+    assert [(batch.offset, batch.output) for batch in take_batches(engine)] == [
+        (len(script) - 9, b"[(q,KVSERROR)]\n" + output),
+        (len(script), b"[(r,KVSERROR)]\n"),
+    ]

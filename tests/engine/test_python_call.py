@@ -53,10 +53,21 @@ def test_marked_call_stops_at_a_show_too(stopped_at: int, unmarked: bool, marked
 
 def test_result_counts_lines_and_commands() -> None:
     one = call()
-    one.offset, one.idle_lines, one.invalid = len(SCRIPT), 1, []
+    one.offset, one.idle_lines = len(SCRIPT), 1
     result = one.result()
     assert (result.reason, result.lines, result.commands) == (StopReason.END, 3, 2)
     assert (result.revision, result.uncheckpointed_output) == (5, None)
+
+
+def test_refused_lines_are_diagnosed_in_order_and_not_counted() -> None:
+    script = b"READ\n  READ [a]\nSHOW x\n"
+    one = PythonCall(script, 0, 100, 5)
+    for one.offset in (0, 5, 16):
+        one.refuse_output() if one.offset == 5 else one.refused.append(one.offset)
+    one.offset = len(script)
+    result = one.result()
+    assert [(each.offset, each.column) for each in result.diagnostics] == [(0, 5), (5, 3), (16, 6)]
+    assert (result.lines, result.commands) == (3, 0)
 
 
 def test_wait_writes_its_line_and_its_time() -> None:

@@ -153,7 +153,7 @@ class TableView(Protocol):
     def writes(self) -> Iterator[bytes]:
         """Yield lines of WRITE that together set every pair, with its expiry, in any order.
 
-        A line has at most about 1 MiB, or one pair. Each block has whole lines.
+        A line has at most about 1 MiB beside its longest pair. Each block has whole lines.
         """
 
 
