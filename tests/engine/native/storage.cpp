@@ -720,6 +720,14 @@ void check_memory() {
             if (random() % 10) churn.erase(number);
         churn.check("90 % deleted");
     }
+    // Each block was longer before.
+    for (std::size_t number = 0; number < 8000; ++number) {
+        churn.set(number, 62000);
+        churn.erase(number);
+        churn.set(number, 34000);
+    }
+    churn.check("shorter values");
+    for (std::size_t number = 0; number < KEYS; ++number) churn.erase(number);
     for (std::size_t number = 0; number < 8; ++number) churn.set(number, std::size_t(1) << 24);
     churn.check("the largest values");
     for (std::size_t number = 0; number < KEYS; ++number) churn.erase(number);

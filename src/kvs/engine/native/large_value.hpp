@@ -4,8 +4,8 @@
 //
 // Memory: blocks of powers of two bytes of address space, carved from mappings that are never
 // unmapped. Only the pages of a block that its value needs take memory. When a value is freed, its
-// pages go back to the kernel, but for a cache of a few MiB of blocks that are used next. malloc(3)
-// would return such blocks by munmap(2), a mapping each, or keep them.
+// pages go back to the kernel, but for a cache of 1 MiB of blocks of each size, used next.
+// malloc(3) would return such blocks by munmap(2), a mapping each, or keep them.
 //
 // Invariants:
 //   - A block in use has no touched page behind its value: `allocate` discards what a longer value
@@ -62,8 +62,8 @@ public:
         const std::size_t resident = whole_pages(bytes);
         {
             const ScopedLock held(lock_);
-            if (cached_bytes_ + resident <= MAX_CACHED_BYTES) {
-                cached_bytes_ += resident;
+            if (blocks.cached_bytes + resident <= MAX_CACHED_BYTES) {
+                blocks.cached_bytes += resident;
                 blocks.cached[blocks.cached_count++] = {at, resident};
                 return;
             }
@@ -77,7 +77,7 @@ private:
     static constexpr int MIN_BLOCK_BITS = 14;
     static constexpr int MAX_BLOCK_BITS = 25;  // a value of the maximum size and its header
     static constexpr std::size_t REGION_BYTES = std::size_t(1) << 22;
-    static constexpr std::size_t MAX_CACHED_BYTES = std::size_t(1) << 22;
+    static constexpr std::size_t MAX_CACHED_BYTES = std::size_t(1) << 20;  // of each size
 
     struct FreeBlock {
         char* at;
@@ -88,6 +88,7 @@ private:
     struct SizeClass {
         MappedArray<FreeBlock> cached;
         std::size_t cached_count = 0;
+        std::size_t cached_bytes = 0;
         MappedArray<char*> discarded;  // without a touched page
         std::size_t discarded_count = 0;
         std::size_t block_count = 0;  // in use or free
@@ -118,7 +119,7 @@ private:
         SizeClass& blocks = classes_[number];
         if (blocks.cached_count) {
             const FreeBlock block = blocks.cached[--blocks.cached_count];
-            cached_bytes_ -= block.resident;
+            blocks.cached_bytes -= block.resident;
             return block;
         }
         if (blocks.discarded_count) return {blocks.discarded[--blocks.discarded_count], 0};
@@ -154,7 +155,6 @@ private:
 
     SpinThenSleepLock lock_;                                              // a leaf
     std::array<SizeClass, MAX_BLOCK_BITS - MIN_BLOCK_BITS + 1> classes_;  // guarded by `lock_`
-    std::size_t cached_bytes_ GUARDED_BY(lock_) = 0;
 };
 
 class LargeValue {
