@@ -100,7 +100,7 @@ def test_verdict_is_final_once_nothing_can_change_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quote", [b"", b'"'])
-def test_verdict_of_a_long_value_waits_until_its_length_is_over_the_limit(quote: bytes) -> None:
+def test_verdict_of_a_long_value_waits_for_its_length(quote: bytes) -> None:
     head = b"WRITE [(a," + quote
     too_long = head + b"v" * (MAX_VALUE_BYTES + MAX_COUNTED_BYTES)
     assert not verdict_is_final(too_long)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kvs.language import grammar
 from kvs.language.grammar import Listing, Step, Steps, spell, spell_value, unquote
+from tests import model
 from tests.language import old_grammar, soup
 from tests.strategies import lines, scripts
 
@@ -259,7 +260,52 @@ def test_old_valid_line_keeps_kind_and_words(line: bytes) -> None:
             assert [new[kind]] == words
 
 
-# Parts of lines.
+# Lines and their parts, compared with the naive model.
+
+
+@given(lines | soup.lines)
+@example(b"READ [a]\r")
+@example(b"WRITE[(a,1)]FOR5DELETE[b]")
+def test_grammar_accepts_same_lines_as_model(line: bytes) -> None:
+    for one in line.split(b"\n"):
+        match = grammar.LINE.match(one + b"\n")
+        assert match is not None
+        kind = grammar.kind_of(match)
+        try:
+            command = model.parse(one)
+        except model.Invalid:
+            assert kind == grammar.INVALID
+            continue
+        if command is None:
+            assert kind is None
+            continue
+        name, arguments = command
+        assert kind == getattr(grammar, name.decode())
+        assert kind is not None
+        text = match[kind]
+        if name == b"WRITE":
+            assert grammar.split_pairs(text) == arguments
+        elif name in {b"READ", b"DELETE"}:
+            assert grammar.split_keys(text) == arguments
+        elif name == b"STEPS":
+            assert_steps_equal(grammar.parse_steps(text), arguments)
+        elif name in {b"SHOW", b"COUNT", b"CLEAR"}:
+            found = grammar.parse_listing(text)
+            prefixes = arguments.prefixes or []
+            assert found == Listing(prefixes, arguments.after, arguments.limit, arguments.until)
+        elif name == b"EXPIRE":
+            assert int(text) == arguments
+
+
+def assert_steps_equal(found: Steps, line: model.Line) -> None:
+    assert found.condition == line.condition
+    assert len(found.steps) == len(line.steps)
+    for step, expected in zip(found.steps, line.steps, strict=True):
+        words = step.keys
+        if step.name in {b"WRITE", b"ADD"}:
+            words = [word for pair in zip(step.keys, step.values, strict=True) for word in pair]
+        assert (step.name, words) == (expected.name, expected.words)
+        assert (step.for_ms, step.until) == (expected.for_ms, expected.until)
 
 
 def test_split_removes_blanks_delimiters_and_quotes() -> None:

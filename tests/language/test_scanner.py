@@ -246,7 +246,7 @@ def test_line_of_64_mib_is_valid_and_one_byte_more_is_not(
 
 
 @pytest.mark.slow
-def test_too_long_line_is_described_by_an_earlier_problem_or_its_length() -> None:
+def test_too_long_line_has_an_earlier_problem_or_its_length() -> None:
     rest = b" " * MAX_LINE_BYTES
     over = LINE_REASON + f"over {MAX_LINE_BYTES + MAX_COUNTED_BYTES}"
     for line, column, reason in [
