@@ -59,6 +59,7 @@ OTHER_CLASSES = {"Diagnostic": "kvs.language.diagnostics", "TornTail": "kvs.jour
 """Classes that are not public, and their modules: the page describes what programs get of them."""
 
 OTHER_VALUES = {
+    "BYTES": "kvs.codecs",
     "JSON": "kvs.codecs",
     "DEFAULT_BUDGET_BYTES": "kvs.engine.interface",
     "ErrorCallback": "kvs.jobs.report",
@@ -108,7 +109,12 @@ def _value(name: str, module: str) -> tuple[str, str]:
     body = ast.parse(inspect.getsource(import_module(module))).body
     for statement, after in pairwise([*body, None]):
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
-            return ast.unparse(statement.value), _joined(_literal(after))
+            definition = f"{name} = {ast.unparse(statement.value)}"
+        elif isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == name:
+            definition = f"{name}: {ast.unparse(statement.annotation)}"
+        else:
+            continue
+        return f"| {_cell(f'`{definition}`')} | {_cell(_joined(_literal(after)))} |"
     raise ValueError(name)
 
 

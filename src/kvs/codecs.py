@@ -30,6 +30,8 @@ else:
 class Codec(Generic[K, V]):
     """How a store encodes the keys and values of a program, and decodes them again.
 
+    `K` and `V` are the types of keys and values, `bytes` where none are given.
+
     `decode_key` must return, for the bytes of every key, what `encode_key` takes back to the same
     bytes. Order and prefixes of keys are those of their bytes. None is never encoded: it stands for
     a missing key. A decoder raises ValueError for bytes that it cannot decode.
@@ -102,8 +104,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-BYTES = Codec[bytes, bytes](_encode_bytes_key, _same, _encode_bytes_value, _same)
+BYTES: Codec[bytes, bytes] = Codec(_encode_bytes_key, _same, _encode_bytes_value, _same)
 """Words as they are: given as bytes, or as str and then encoded as UTF-8; returned as bytes."""
 
-JSON = Codec[str, Any](_encode_bytes_key, _decode_text, _encode_json, _decode_json)
+JSON: Codec[str, Any] = Codec(_encode_bytes_key, _decode_text, _encode_json, _decode_json)
 """Keys are str; values are whatever JSON can express, except None and NaN, in UTF-8."""
