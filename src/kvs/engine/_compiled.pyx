@@ -54,7 +54,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         IDLE, WAIT, SHOW, BACKUP
 
     cdef enum class Fault:
-        SYNTAX, LINE_BYTES, OUTPUT_BYTES
+        OUTPUT_BYTES
 
     cdef cppclass Buffer:
         const char* data()
@@ -236,7 +236,7 @@ cdef class CompiledEngine:
             call.get().remove_limits()
         with nogil:
             engine.execute(call.get()[0])
-        result = _execute_result(script, call.get(), cursor is not None)
+        result = _execute_result(script, call.get(), cursor is not None, limits)
         if call.get().output.size() > _LONG_BYTES:
             with nogil:
                 call.reset()
@@ -250,7 +250,7 @@ cdef class CompiledEngine:
         cdef size_t size = len(script)
         with nogil:
             script_check.run(text, size)
-        return Checked(_diagnostics(script, script_check.invalid), script_check.commands)
+        return Checked(_diagnostics(script, script_check.invalid, True), script_check.commands)
 
     def get(self, keys):
         """Return the value of each key, None for a missing one."""
@@ -583,7 +583,7 @@ cdef class _WritesIterator:
         return _buffer_bytes(self._block, 0)
 
 
-cdef _execute_result(bytes script, Call* call, bint is_job_call):
+cdef _execute_result(bytes script, Call* call, bint is_job_call, cbool limits):
     reason = StopReason.END if call.offset == call.size else StopReason.BUDGET
     wait_output = b""
     if call.stop == Kind.WAIT:
@@ -598,7 +598,7 @@ cdef _execute_result(bytes script, Call* call, bint is_job_call):
         reason,
         call.offset,
         _drained_bytes(call.output) + wait_output,
-        _diagnostics(script, call.invalid),
+        _diagnostics(script, call.invalid, limits),
         call.commands,
         call.lines,
         call.revision,
@@ -615,11 +615,11 @@ cdef _append_changes(ChangeBatch* batch, list changes):
         changes.append((<bytes>change.key, None if change.removed else <bytes>change.value))
 
 
-cdef list _diagnostics(bytes script, vector[Invalid]& invalid):
+cdef list _diagnostics(bytes script, vector[Invalid]& invalid, cbool limits):
     diagnostics = [
         output_too_long(script, line.offset)
         if line.fault == Fault.OUTPUT_BYTES
-        else diagnose_line(script, line.offset, line.valid_until)
+        else diagnose_line(script, line.offset, line.valid_until, limits=limits)
         for line in invalid
     ]
     return [diagnostic for diagnostic in diagnostics if diagnostic is not None]

@@ -69,8 +69,7 @@ public:
                 break;
             }
             line.end = at = parser_.next();
-            if (line.kind == Kind::INVALID || std::size_t(line.end - line.begin) > MAX_LINE_BYTES)
-                read_refused(line);
+            if (__builtin_expect(line.kind == Kind::INVALID, false)) read_general(line);
             line.key_count = words_.keys.size() - line.first_key;
             if (line.kind == Kind::READ) {
                 line.first_value = value_count;
@@ -80,6 +79,7 @@ public:
             classify_line(line, commands);
             lines_.push_back(line);
         }
+        if (script_bytes() > max_line_bytes_) refuse_long_lines();
         if (values_.size() < value_count) values_.resize(value_count);
         changed_lines_.clear();
         changed_lines_.reserve(lines_.size());
@@ -148,10 +148,8 @@ public:
     // for, and that `write_record` appends.
     std::size_t max_output_bytes() const { return max_output_bytes_; }
     std::size_t max_record_bytes() const {
-        if (lines_.empty()) return 0;
         // A line that is recorded as it is written, or a DELETE, may get a blank and a newline.
-        return std::size_t(lines_.back().end - lines_.front().begin) + 2 * lines_.size() +
-               (general_ ? general_->max_record_bytes() : 0);
+        return script_bytes() + 2 * lines_.size() + (general_ ? general_->max_record_bytes() : 0);
     }
     // The maximum bytes of the output of a line.
     std::size_t max_output_line_bytes() const { return max_output_line_bytes_; }
@@ -177,10 +175,15 @@ public:
         if (long_ && executed_count_) return long_->write(out);
         for (std::size_t i = 0; i < executed_count_; ++i) {
             const Line& line = lines_[i];
-            if (line.kind == Kind::READ) write_read(line, out);
-            if (line.kind == Kind::DELETE) write_missing(line, out);
-            if (line.kind == Kind::HELP) out.append(help_);
-            if (line.is_general) general_->write(line.first_value, out);
+            switch (line.kind) {
+            case Kind::READ: write_read(line, out); break;
+            case Kind::DELETE: write_missing(line, out); break;
+            case Kind::HELP: out.append(help_); break;
+            case Kind::STEPS:
+            case Kind::COUNT:
+            case Kind::CLEAR: general_->write(line.first_value, out); break;
+            default: break;
+            }
         }
     }
 
@@ -188,6 +191,10 @@ public:
     const char* valid_until() const { return long_ ? long_->valid_until() : nullptr; }
 
 private:
+    std::size_t script_bytes() const {
+        return lines_.empty() ? 0 : std::size_t(lines_.back().end - lines_.front().begin);
+    }
+
     static constexpr std::size_t MAX_COMMANDS = 32;  // that read or write keys
     static constexpr std::size_t MAX_WORDS = 1024;   // keys after which the batch ends
     static constexpr std::size_t MAX_LINES = 1024;
@@ -201,8 +208,7 @@ private:
             std::memchr(line.begin, '\n', std::size_t(parser_.end() - line.begin));
         line.end = newline ? static_cast<const char*>(newline) + 1 : parser_.end();
         if (is_too_long(line.begin, line.end, max_line_bytes_)) {
-            line.kind = Kind::INVALID;
-            line.fault = Fault::LINE_BYTES;
+            refuse(line, Fault::LINE_BYTES);
         } else {
             long_.emplace(parser_, max_output_line_bytes_);
             line.kind = long_->read(line.begin);
@@ -219,19 +225,20 @@ private:
         lines_.push_back(line);
     }
 
-    // Read a line that is very long or that `parser_` has refused.
-    __attribute__((noinline)) void read_refused(Line& line) {
-        if (line.kind == Kind::IDLE) return;
-        if (is_too_long(line.begin, line.end, max_line_bytes_)) {
-            words_.truncate({line.first_key, line.first_value});
-            line.kind = Kind::INVALID;
-            line.fault = Fault::LINE_BYTES;
-        } else if (line.kind == Kind::INVALID) {
-            read_general(line);
+    // Make lines that are too long invalid.
+    __attribute__((noinline, cold)) void refuse_long_lines() {
+        for (Line& line : lines_) {
+            if (line.kind == Kind::IDLE || !is_too_long(line.begin, line.end, max_line_bytes_))
+                continue;
+            refuse(line, Fault::LINE_BYTES);
+            if (&line == &lines_.back()) stop_ = Kind::IDLE;
         }
     }
 
-    void read_general(Line& line) {
+    // Let `GeneralLines` read a line that `parser_` has refused. The line stays as it is if it is
+    // not valid, or too long.
+    __attribute__((noinline, cold)) void read_general(Line& line) {
+        if (is_too_long(line.begin, line.end, max_line_bytes_)) return;
         if (!general_) general_ = std::make_unique<GeneralLines>(parser_.hasher().hash_key());
         const Kind kind = 
             general_->parse(line.begin, end_without_ending(line.begin, line.end));
@@ -252,15 +259,15 @@ private:
             return false;
         }
         executed_count_ = 1;
-        if (long_->is_refused()) refuse(lines_.front());
+        if (long_->is_refused()) refuse(lines_.front(), Fault::OUTPUT_BYTES);
         if (long_->has_changed()) record_change(state, lines_.front());
         return true;
     }
 
-    // Make a line that was executed, but changed nothing, an invalid one.
-    static void refuse(Line& line) {
+    // Make a line that has changed nothing an invalid one.
+    static void refuse(Line& line, Fault fault) {
         line.kind = Kind::INVALID;
-        line.fault = Fault::OUTPUT_BYTES;
+        line.fault = fault;
         line.is_general = false;
     }
 
@@ -303,11 +310,11 @@ private:
         }
     }
 
-    __attribute__((noinline)) std::size_t execute_general(EngineState& state, Line& line,
+    __attribute__((noinline, cold)) std::size_t execute_general(EngineState& state, Line& line,
                                                           std::vector<Change>* changes,
                                                           TextSpace& space) {
         const Outcome outcome = general_->execute(line.first_value, state, changes, space);
-        if (outcome.is_refused) refuse(line);
+        if (outcome.is_refused) refuse(line, Fault::OUTPUT_BYTES);
         if (outcome.has_changed) record_change(state, line);
         return outcome.output_bytes;
     }
@@ -346,7 +353,7 @@ private:
         if (captured_.size() != captured_before) {
             if (bytes > max_output_line_bytes_) {
                 captured_.truncate(captured_before);
-                refuse(line);
+                refuse(line, Fault::OUTPUT_BYTES);
                 return 0;
             }
             space.reserve_output(bytes);
@@ -356,7 +363,7 @@ private:
 
     // Capture the value of an extended record, unless the output has too many bytes already. Return
     // the bytes of its spelling minus `value.size`.
-    __attribute__((noinline)) std::size_t capture(const Record& record, Value& value,
+    __attribute__((noinline, cold)) std::size_t capture(const Record& record, Value& value,
                                                   std::size_t output_bytes) {
         const KeyValue captured = KeyValue::of_record(record.value());
         const std::size_t number = captured_.size();
@@ -405,7 +412,7 @@ private:
         out.append("]\n");
     }
 
-    __attribute__((noinline)) void write_captured(std::string_view key, const Value& value,
+    __attribute__((noinline, cold)) void write_captured(std::string_view key, const Value& value,
                                                   Buffer& out) const {
         out.append('(');
         out.append(key);

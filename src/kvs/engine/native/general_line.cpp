@@ -515,7 +515,6 @@ Outcome GeneralLines::execute_alone(Line& line, const EngineState& state,
 
 void GeneralLines::write(std::size_t number, Buffer& out) const {
     const Line& line = lines_[number];
-    if (line.kind == Kind::EXPIRE || line.kind == Kind::SHOW) return;
     if (line.kind == Kind::COUNT || line.kind == Kind::CLEAR) {
         out.append(NumberText(std::int64_t(line.number)).view());
         out.append('\n');
