@@ -218,11 +218,9 @@ def test_other_quotes_of_version_1_are_not_found() -> None:
     assert journal_format.find_old_word(lines) is None
 
 
-def test_last_mark_of_lines_is_found() -> None:
-    lines = b"# mark %b open\nWRITE [(a,1)]\n#># mark 0000000000000000 open\n" % STORE
-    mark = StoreMark(STORE, is_open=True)
-    assert journal_format.last_mark(lines) == mark
-    assert journal_format.last_mark(mark.encode()) == mark
-    closed = StoreMark(OTHER)
-    assert journal_format.last_mark(lines + closed.encode() + b"DELETE [a]\n") == closed
-    assert journal_format.last_mark(b'WRITE [(a,"# mark 0000000000000000 open")]\n') is None
+def test_mark_is_at_the_start_of_a_body() -> None:
+    for mark in (StoreMark(STORE), StoreMark(OTHER, is_open=True)):
+        line = mark.encode()
+        assert journal_format.decode_mark(line + b"WRITE [(a,1)]\n") == mark
+        assert journal_format.decode_mark(b"WRITE [(a,1)]\n" + line) is None
+        assert journal_format.decode_mark(line[:-1]) is None

@@ -266,20 +266,17 @@ class StoreMark:
     """Whether a process that commits changes before they are synced has not closed the store."""
 
     def encode(self) -> bytes:
-        """Return the line of the journal from which on this is the mark."""
+        """Return the line from which on this is the mark, the first one of its group."""
         return b"# mark %b %b\n" % (self.mark, b"open" if self.is_open else b"closed")
 
 
-_MARK = re.compile(rb"^# mark ([0-9a-f]{16}) (open|closed)$", re.MULTILINE)
+_MARK = re.compile(rb"# mark ([0-9a-f]{16}) (open|closed)\n")
 
 
-def last_mark(lines: bytes) -> StoreMark | None:
-    """Return the mark in the last of `lines` that has one; None if none has."""
-    found = None
-    if b"# mark " in lines:
-        for match in _MARK.finditer(lines):
-            found = StoreMark(match[1], match[2] == b"open")
-    return found
+def decode_mark(body: bytes) -> StoreMark | None:
+    """Return the mark with which the body of a group begins; None if it begins otherwise."""
+    match = _MARK.match(body)
+    return None if match is None else StoreMark(match[1], match[2] == b"open")
 
 
 MAX_TRAILER_BYTES = len("# end ") + 20 + 1

@@ -256,7 +256,7 @@ class Recovery:
             if reader.header.version == 1:
                 self._check_words(reader, group, lines)
             self._replay_jobs(lines)
-            self.state.mark = journal_format.last_mark(lines) or self.state.mark
+            self.state.mark = journal_format.decode_mark(lines) or self.state.mark
             changes += self._target.apply(lines)
             self._read_bytes += len(lines)
             self._progress(self._read_bytes, self._total_bytes)

@@ -3,7 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from kvs.journal.format import RESTORE
+from kvs.language.grammar import spell, spell_value
 from kvs.language.output_format import Expiries, format_writes
+
+LONG_BYTES = 1 << 20
+"""Bytes of a value that is not copied into its line."""
 
 
 class RestoreLines(Iterable[bytes]):
@@ -18,7 +22,15 @@ class RestoreLines(Iterable[bytes]):
         self._expiries = expiries
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield whole lines; nothing if there are no pairs."""
-        if self._pairs:
-            yield RESTORE
-            yield from format_writes(self._pairs.items(), self._expiries)
+        """Yield lines in pieces; nothing if there are no pairs."""
+        if not self._pairs:
+            return
+        yield RESTORE
+        items, expiries = self._pairs.items(), self._expiries
+        yield from format_writes((pair for pair in items if len(pair[1]) < LONG_BYTES), expiries)
+        for key, value in items:
+            if len(value) >= LONG_BYTES:
+                until = b" UNTIL %d" % expiries[key] if key in expiries else b""
+                yield b"WRITE [(%b," % spell(key)
+                yield spell_value(value)
+                yield b")]%b\n" % until
