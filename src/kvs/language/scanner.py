@@ -37,7 +37,7 @@ MATCHED_BYTES = 1 << 16
 # length.
 _BLANKS = re.compile(grammar.BLANKS)
 _NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (MAX_QUOTED_BYTES + 1))
-_PLAIN = re.compile(rb"(?:%b)?+" % grammar.PLAIN)
+_PLAIN = re.compile(grammar.PLAIN)
 _IN_QUOTES = re.compile(grammar.IN_QUOTES)
 _DIGITS = re.compile(rb"[0-9]{0,%d}+" % (MAX_COUNTED_BYTES + 1))
 _PART = re.compile(rb"[^ \t\[\]()]++|.", re.DOTALL)
