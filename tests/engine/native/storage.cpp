@@ -165,7 +165,7 @@ public:
         CHECK(table_.earliest_expiry() == earliest);
         CHECK(table_.expiries().size() == expiring);
         CHECK(table_.records().large_bytes() == large_bytes);
-        if (expiring) CHECK(table_.until(table_.earliest_record()) == earliest);
+        if (expiring) CHECK(table_.until(table_.expiries()[0].record) == earliest);
         std::size_t count = 0;
         for (const kvs::Span& span : table_.records().spans())
             kvs::Records::for_each(span, [&](const char*) { ++count; });

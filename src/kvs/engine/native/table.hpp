@@ -154,9 +154,8 @@ public:
         return record.expires() ? expiries_[record.heap_position()].until : NO_EXPIRY;
     }
 
-    // The earliest of these times, and the record that has it. There is none, 0, without expiries.
+    // The earliest of these times; NO_EXPIRY if no pair expires.
     std::uint64_t earliest_expiry() const { return expiries_.earliest(); }
-    RecordId earliest_record() const { return expiries_.size() ? expiries_[0].record : 0; }
 
     const ExpiryHeap& expiries() const { return expiries_; }
 
