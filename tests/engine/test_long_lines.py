@@ -21,8 +21,8 @@ WORDS = 20_000
 
 BREAKS = [
     b" ", b"\t", b"\r", b"\0", b"\x01", b"\x1f", b",", b")", b"]", b"[", b"(", b",,", b"))", b"()",
-    b"x" * 41, b"x" * 100, b"KVSERROR", b"KVSMISSING", b",KVSERROR)", b",KVSMISSING )", b"\n",
-    b"]\n", b"", b" ,", b", ", b") (", b" ) ( ", b"]]", b"#",
+    b"x" * 41, b"x" * 1100, b'"', b'""', b'\\', b"\\n", b"KVSERROR", b"KVSMISSING", b"#",
+    b",KVSERROR)", b",KVSMISSING )", b"\n", b"]\n", b"", b" ,", b", ", b") (", b" ) ( ", b"]]",
 ]  # fmt: skip
 
 
@@ -35,9 +35,13 @@ def words(rng: random.Random, count: int) -> list[bytes]:
 
 def line(rng: random.Random, name: bytes) -> bytes:
     keys = words(rng, WORDS)
+    if rng.random() < 0.3:
+        keys = [b'"%b\\n"' % key if rng.random() < 0.1 else key for key in keys]
     blank = rng.choice([b"", b"", b" ", b"\t "])
     if name == b"WRITE":
         pairs = zip(keys, words(rng, WORDS), strict=True)
+        if rng.random() < 0.3:
+            name = b"DELETE [k1,k2] ADD [(n,1)] UNTIL 5" + name
         body = blank.join(b"(%b,%b%b)" % (key, blank, value) for key, value in pairs)
     else:
         body = (blank + b",").join(keys)

@@ -1,11 +1,16 @@
 """The Python engine: its view of all pairs, replaced pairs, stale entries, output of changes."""
 
+import itertools
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from kvs.engine import python
 from kvs.engine.interface import NO_EXPIRY, JobCursor
 from kvs.engine.python import STALE_ENTRIES, PythonEngine
 from tests.engine.engines import run, take_batches
+from tests.opcodes import Interrupted, at_opcode, raise_interrupted
 
 
 def test_views_and_counts_agree_with_the_pairs() -> None:
@@ -71,3 +76,91 @@ def test_batch_of_change_has_output_of_its_line(
         (len(script) - 9, b"[(q,KVSERROR)]\n" + output),
         (len(script), b"[(r,KVSERROR)]\n"),
     ]
+
+
+at_engine_opcode = partial(at_opcode, places=("/kvs/engine/", "/kvs/concurrency/"), handling=True)
+
+LINE = b"IF [(a,KVSERROR)] WRITE [(a,1)] UNTIL 3 ADD [(b,1)] UNTIL 2 DELETE [c] WRITE [(d,1)]"
+BEFORE = b"(c, 1) UNTIL 5\n(e, 1) UNTIL 4\n"
+AFTER = b"(a, 1) UNTIL 3\n(b, 1) UNTIL 2\n(d, 1)\n(e, 1) UNTIL 4\n"
+
+
+def at_each_opcode(
+    work: Callable[[PythonEngine], object], act: Callable[[PythonEngine], object], step: int
+) -> list[PythonEngine]:
+    """Return recording engines; in each, `act` disturbed `work` at another bytecode."""
+    engines = []
+    for number in itertools.count(step=step):
+        engine = PythonEngine()
+        engine.start_recording(0)
+        run(engine, b"WRITE [(c,1)] UNTIL 5 WRITE [(e,1)] UNTIL 4\n")
+        try:
+            if not at_engine_opcode(number, partial(act, engine), partial(work, engine)):
+                break
+        except Interrupted:
+            pass
+        engines.append(engine)
+    assert len(engines) > 100
+    return engines
+
+
+def require_consistent(engine: PythonEngine) -> None:
+    """Require that a replay gives the same pairs, and that each pair expires in its turn."""
+    replica = PythonEngine()
+    batches = take_batches(engine)
+    for batch in batches:
+        run(replica, batch.lines)
+    assert run(replica, b"SHOW UNTIL") == run(engine, b"SHOW UNTIL")
+    assert replica.revision == engine.revision == sum(batch.change_count for batch in batches)
+    for until in range(1, 10):
+        assert engine.expire(until, 9) == replica.expire(until, 9)
+        assert engine.next_expiry == replica.next_expiry > until
+    assert engine.next_expiry == NO_EXPIRY
+
+
+@pytest.mark.slow
+def test_exception_at_any_bytecode_leaves_line_whole() -> None:
+    shown = []
+    for engine in at_each_opcode(partial(run, script=LINE), lambda _: raise_interrupted(), 2):
+        shown.append(run(engine, b"SHOW UNTIL"))
+        require_consistent(engine)
+    assert list(dict.fromkeys(shown)) == [BEFORE, AFTER]
+
+
+@pytest.mark.slow
+def test_exception_at_any_bytecode_of_expire_loses_no_pair() -> None:
+    def work(engine: PythonEngine) -> None:
+        run(engine, LINE)
+        engine.expire(3, 9)
+        run(engine, b"EXPIRE 4")
+
+    left = set()
+    for engine in at_each_opcode(work, lambda _: raise_interrupted(), 3):
+        left.add(len(engine))
+        require_consistent(engine)
+    assert left == {2, 4, 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"DELETE [a,c]",
+        b"ADD [(b,5)(z,1)] UNTIL 7",
+        b"EXPIRE 4",
+        b"CLEAR [b,e]",
+        b"IF [(a,1)] WRITE [(e,2)]",
+    ],
+)
+def test_line_within_another_is_before_or_after_it(line: bytes) -> None:
+    """As a signal handler or a finalizer executes it."""
+    expected = []
+    for first, second in ((line, LINE), (LINE, line)):
+        engine = PythonEngine()
+        run(engine, b"WRITE [(c,1)] UNTIL 5 WRITE [(e,1)] UNTIL 4\n%b\n%b" % (first, second))
+        expected.append(run(engine, b"SHOW UNTIL"))
+    found = []
+    for engine in at_each_opcode(partial(run, script=LINE), partial(run, script=line), 5):
+        found.append(run(engine, b"SHOW UNTIL"))
+        require_consistent(engine)
+    assert list(dict.fromkeys(found)) == list(dict.fromkeys(expected))
