@@ -332,7 +332,7 @@ cdef class CompiledEngine:
         """The revision of the last change."""
         return self._engine.get().revision()
 
-    def replace(self, dict pairs not None, expiries=None):
+    def replace(self, dict pairs not None, expiries=output_format.NO_EXPIRIES):
         """Replace all pairs by `pairs`, as one change; return its revision."""
         cdef Engine* engine = self._engine.get()
         cdef vector[Key] keys
