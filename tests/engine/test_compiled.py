@@ -279,7 +279,7 @@ def test_failing_view_call_unlocks_engine_and_loses_no_batch(create_engine: NewE
 def test_replace_rejects_invalid_words(create_engine: NewEngine, pair: tuple[bytes, bytes]) -> None:
     engine = create_engine()
     run(engine, b"WRITE [(a,1)]\n")
-    with pytest.raises(ValueError, match="a (key|value) must have"):
+    with pytest.raises(ValueError, match=r"a (key|value) must have"):
         engine.replace(dict([pair]))
     assert engine.items() == [(b"a", b"1")]
     assert engine.revision == 1
