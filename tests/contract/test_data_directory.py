@@ -124,7 +124,7 @@ def test_restore_and_sessions_write_the_golden_records(tmp_path: Path) -> None:
     written = content(data / SEGMENT)
     assert written == rebuilt(journal_head(mark), written)
     records = [line for line in comments_and_records(written) if not line.startswith(b"#")]
-    assert records == [body.rstrip(b"\n") for _, _, body in GOLDEN_GROUPS]
+    assert records == [*(body.rstrip(b"\n") for _, _, body in GOLDEN_GROUPS[:2]), b"DELETE [b]"]
     modes = {stat.S_IMODE(path.stat().st_mode) for path in data.iterdir()}
     assert (modes, stat.S_IMODE(data.stat().st_mode)) == ({0o600}, 0o700)
     reserve = (data / "kvs.reserve").stat().st_size
@@ -136,10 +136,11 @@ def test_compact_writes_a_snapshot_and_a_new_segment(tmp_path: Path) -> None:
     assert kvs("compact", data).returncode == 0
     assert names(data) == [THIRD_SEGMENT, THIRD_SNAPSHOT]
     head = b"# kvs snapshot 2 0000000003 00000000000000000003 %b 00000000 " % MARK
-    body = b"WRITE [(a,(()(c,3)]\n"
+    bodies = [b"WRITE [(a,(()(c,3)]", b"WRITE [(c,3)(a,(()]"]
     written = content(data / THIRD_SNAPSHOT)
     assert written == rebuilt(head, written)
-    assert comments_and_records(written) == [body.rstrip(), b"# end 2"]
+    records = comments_and_records(written)
+    assert records in [[body, b"# end 2"] for body in bodies]
     head = b"# kvs journal 2 0000000003 00000000000000000003 %b " % MARK
     assert content(data / THIRD_SEGMENT).startswith(head)
     assert dump(data) == b"(a, (()\n(c, 3)\n"
@@ -162,7 +163,7 @@ def test_jobs_are_recorded_with_progress_and_output(tmp_path: Path) -> None:
         b"# job 1 is " + job_identity(jobs, "stock"),
         b"# origin job stock",
         b"WRITE [(pump,14)(valve,120)]",
-        b"DELETE [valve,hose]",
+        b"DELETE [valve]",
         b"# job 1 at 67 32",
         b"#>[(pump,14)]",
         b"#>[(hose,KVSMISSING)]",

@@ -244,7 +244,7 @@ class StoreCore(NonCopyable):
             if cursor is not None and cursor.job not in self._data.jobs:
                 raise ValueError(f"job {cursor.job} of the cursor is not known")
         try:
-            return self._engine.execute(script, start, budget, cursor, limits=limits)
+            return self._engine.execute(script, start, budget, cursor, origin=origin, limits=limits)
         finally:
             self._publication.publish()
             self._expiry.check()
