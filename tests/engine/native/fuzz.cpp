@@ -109,6 +109,10 @@ int main(int, char** arguments) {
         "WRITE", "READ", "DELETE", "SHOW", "WAIT", "BACKUP", "HELP",
         "[", "]", "(", ")", ",", " ", "\t", "\r", "\n", "\n", "#", "a", "b", "KVSERROR",
         "WRITE [(a,b)(c,d)]\n", "READ [a,b]\n", "DELETE [a]\n", MANY_KEYS, MANY_PAIRS,
+        "ADD", "IF", "COUNT", "CLEAR", "EXPIRE", "UNTIL", "LIMIT", "AFTER", "1", "-5", "\"", "\\",
+        "\\n", "\\x0", "IF [(a,b)] ", "IF [(a,KVSERROR)] ", "ADD [(n,1)(n,-3)] ", "WRITE [(a,1)] ",
+        "READ [a,b,n] ", "DELETE [a,b] ", "UNTIL 5 ", "EXPIRE 5\n", "SHOW [a] AFTER [a] LIMIT 1",
+        "COUNT [a,k]\n", "CLEAR [b]\n", "\"two words\"", "\"KVSERROR\"",
         "0123456789", "abcdefghijklmnopqrstuvwxyz0123456789-_+*"};
     // clang-format on
     const auto end =
