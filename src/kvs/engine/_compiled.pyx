@@ -223,7 +223,7 @@ cdef class CompiledEngine:
         return self._engine.get().change_queue().has_ready()
 
     def execute(
-        self, bytes script not None, size_t start, budget, cursor=None, *, limits=True, origin=0
+        self, bytes script not None, size_t start, budget, cursor=None, *, cbool limits=True
     ):
         """Execute the commands of `script` from byte `start` on."""
         cdef Engine* engine = self._engine.get()
@@ -273,7 +273,7 @@ cdef class CompiledEngine:
         return found
 
     def expire(self, uint64_t now_ms, size_t limit):
-        """Remove at most `limit` of the pairs that expire at `now_ms` or before; return how many."""
+        """Remove at most `limit` pairs that expire at `now_ms` or before; return how many."""
         cdef size_t count
         with nogil:
             count = self._engine.get().expire(now_ms, limit)
@@ -517,7 +517,7 @@ cdef class CompiledView:
         return _ListingIterator(self)
 
     def writes(self):
-        """Yield lines of WRITE that together set every pair, with UNTIL, in any order, in blocks."""
+        """Yield lines of WRITE that set every pair, with UNTIL, in any order, in blocks."""
         return _WritesIterator(self)
 
     def end(self):

@@ -32,7 +32,8 @@ struct Line {
     const char* end;
     std::size_t first_key;  // index in the words of the batch
     std::size_t key_count;
-    // Of a WRITE in the words of the batch, of a READ in its `values_`; the number of a general line.
+    // Of a WRITE in the words of the batch, of a READ in its `values_`; the number of a general
+    // line.
     std::size_t first_value;
 };
 
@@ -59,8 +60,8 @@ public:
         max_output_bytes_ = 0;
         while (at != end && commands < MAX_COMMANDS && words_.keys.size() < MAX_WORDS &&
                lines_.size() < max_lines && stop_ == Kind::IDLE) {
-            Line line{Kind::IDLE,         false, Fault::SYNTAX, at, at, words_.keys.size(), 0,
-                      words_.values.size()};
+            Line line{Kind::IDLE,         false, Fault::SYNTAX,       at, at,
+                      words_.keys.size(), 0,     words_.values.size()};
             try {
                 line.kind = parser_.parse_line(at, words_);
             } catch (const CapacityExceeded&) {
@@ -240,14 +241,12 @@ private:
     __attribute__((noinline, cold)) void read_general(Line& line) {
         if (is_too_long(line.begin, line.end, max_line_bytes_)) return;
         if (!general_) general_ = std::make_unique<GeneralLines>(parser_.hasher().hash_key());
-        const Kind kind = 
-            general_->parse(line.begin, end_without_ending(line.begin, line.end));
+        const Kind kind = general_->parse(line.begin, end_without_ending(line.begin, line.end));
         if (kind == Kind::INVALID) return;
         line.kind = kind;
         line.is_general = true;
         line.first_value = general_->size() - 1;
     }
-
 
     bool execute_long(EngineState& state, long long& output_budget, std::vector<Change>* changes,
                       Buffer& out) {
@@ -311,8 +310,8 @@ private:
     }
 
     __attribute__((noinline, cold)) std::size_t execute_general(EngineState& state, Line& line,
-                                                          std::vector<Change>* changes,
-                                                          TextSpace& space) {
+                                                                std::vector<Change>* changes,
+                                                                TextSpace& space) {
         const Outcome outcome = general_->execute(line.first_value, state, changes, space);
         if (outcome.is_refused) refuse(line, Fault::OUTPUT_BYTES);
         if (outcome.has_changed) record_change(state, line);
@@ -364,7 +363,7 @@ private:
     // Capture the value of an extended record, unless the output has too many bytes already. Return
     // the bytes of its spelling minus `value.size`.
     __attribute__((noinline, cold)) std::size_t capture(const Record& record, Value& value,
-                                                  std::size_t output_bytes) {
+                                                        std::size_t output_bytes) {
         const KeyValue captured = KeyValue::of_record(record.value());
         const std::size_t number = captured_.size();
         // Beyond the maximum, one more is captured, so that the line is seen to be too long.
@@ -413,7 +412,7 @@ private:
     }
 
     __attribute__((noinline, cold)) void write_captured(std::string_view key, const Value& value,
-                                                  Buffer& out) const {
+                                                        Buffer& out) const {
         out.append('(');
         out.append(key);
         out.append(',');

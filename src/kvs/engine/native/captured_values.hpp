@@ -16,7 +16,6 @@
 
 namespace kvs {
 
-
 // The decimal digits of a number.
 class NumberText {
 public:
@@ -53,7 +52,7 @@ struct KeyValue {
     }
 
     static KeyValue of_record(const ValueView& value) {
-        return {State::WORD, value.is_plain,    true, std::uint32_t(value.size),
+        return {State::WORD, value.is_plain, true, std::uint32_t(value.size),
                 {value.at},  value.large};
     }
 

@@ -257,10 +257,15 @@ public:
 
     // Return `key` with its hash. The bytes of `key` must outlive the returned value.
     Key make_key(std::string_view key) const {
-        // A key of 0 or of more than 1024 bytes is not a word: as a key of size 0 it equals no other.
+        // A key of 0 or of more than 1024 bytes is not a word: as a key of size 0 it equals no
+        // other.
         const std::uint32_t size = key.size() > MAX_KEY_BYTES ? 0 : std::uint32_t(key.size());
-        return {{key.data(), size}, false,  is_plain_word(key), siphash13(key_, key.data(), size),
-                0,                  nullptr};
+        return {{key.data(), size},
+                false,
+                is_plain_word(key),
+                siphash13(key_, key.data(), size),
+                0,
+                nullptr};
     }
 
 private:

@@ -6,9 +6,9 @@ namespace kvs {
 
 namespace {
 
-constexpr std::size_t LINEAR_KEYS = 16;          // of a line, up to which they are searched one by one
+constexpr std::size_t LINEAR_KEYS = 16;  // of a line, up to which they are searched one by one
 constexpr std::size_t VALIDATED_BYTES = 1 << 16;  // of a line that is validated before it is stored
-constexpr std::size_t PREFETCHED_KEYS = 128;  // of a line of more keys, at a time
+constexpr std::size_t PREFETCHED_KEYS = 128;      // of a line of more keys, at a time
 constexpr std::size_t BLOCK_BYTES = 1 << 12;
 constexpr std::size_t OVERREAD_BYTES = 16;  // behind a word in a block, which may be read
 constexpr std::uint64_t MAX_UNTIL = 999'999'999'999'999;  // that UNTIL can express
@@ -39,7 +39,7 @@ public:
     void begin(Kind kind) { line_.kind = kind; }
 
     void begin_step(StepKind kind) {
-        lines_.steps_.push_uninitialized() = {kind, ExpiryForm::NONE,     0, lines_.pairs_.size(),
+        lines_.steps_.push_uninitialized() = {kind, ExpiryForm::NONE,    0, lines_.pairs_.size(),
                                               0,    lines_.runs_.size(), 0};
     }
 
@@ -235,8 +235,8 @@ std::uint32_t GeneralLines::find_or_add(Line& line, const Word& word, bool is_pl
     key.key.size = word.size;
     key.key.is_plain = is_plain;
     key.key.hash = hash;
-    key.key.sort_prefix = sip::big_endian(word.size < 8 ? sip::rest(word.at, word.size)
-                                                        : sip::block(word.at, 8));
+    key.key.sort_prefix =
+        sip::big_endian(word.size < 8 ? sip::rest(word.at, word.size) : sip::block(word.at, 8));
     key.spelled_size = std::uint32_t(spelled_size(word.view(), is_plain));
     if (place) *place = std::uint32_t(keys_.size());
     return std::uint32_t(keys_.size() - 1);
@@ -414,8 +414,7 @@ void GeneralLines::capture(Line& line, const Step& step, std::size_t max_output_
 
 // Give the table what the line has made of its keys; return whether anything has changed. Throws
 // std::bad_alloc; then nothing has changed.
-bool GeneralLines::apply(const Line& line, const EngineState& state,
-                         std::vector<Change>* changes) {
+bool GeneralLines::apply(const Line& line, const EngineState& state, std::vector<Change>* changes) {
     written_keys_.truncate(0);
     written_values_.truncate(0);
     numbers_.clear();
@@ -445,8 +444,7 @@ bool GeneralLines::apply(const Line& line, const EngineState& state,
         state.table.insert_or_assign(written_keys_[i], written_values_[i]);
     for (std::size_t i = line.first_changed; i < line.end_changed; ++i) {
         const LineKey& key = keys_[changed_[i]];
-        if (key.value.is_missing() && key.has_existed)
-            state.table.erase(key.key);
+        if (key.value.is_missing() && key.has_existed) state.table.erase(key.key);
     }
     return true;
 }
@@ -591,9 +589,7 @@ void GeneralLines::write_record(std::size_t number, Buffer& out) {
 // Write the changes of a line as steps; neighbours of one kind and one expiry share a step.
 void GeneralLines::write_changes(const Line& line, Buffer& out) const {
     const LineKey* before = nullptr;
-    const auto is_written = [](const LineKey& key) {
-        return !key.value.is_missing();
-    };
+    const auto is_written = [](const LineKey& key) { return !key.value.is_missing(); };
     const auto end_step = [&] {
         out.append(']');
         if (!is_written(*before) || before->until == NO_EXPIRY) return;

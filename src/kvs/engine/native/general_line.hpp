@@ -7,8 +7,8 @@
 // of memory change nothing. At the end, each key that a WRITE, ADD or DELETE names has one change:
 // from what it was to what it is. That is what the table, the watchers and the journal get.
 //
-// Cost: of the lines of a batch, about 120 bytes for each different key, 16 for each step that names
-// it, and 40 for each pair. Few keys are told apart by comparing their hashes, more by a hash
+// Cost: of the lines of a batch, about 120 bytes for each different key, 16 for each step that
+// names it, and 40 for each pair. Few keys are told apart by comparing their hashes, more by a hash
 // table.
 //
 // The .cpp file is a translation unit of its own, as long_line.cpp is.
@@ -206,7 +206,7 @@ private:
                        std::vector<Change>& changes) const;
     PrefixSet prefix_set(const Line& line) const;
     Outcome execute_alone(Line& line, const EngineState& state, std::vector<Change>* changes,
-                   TextSpace& space);
+                          TextSpace& space);
     void write_runs(const Step& step, std::size_t& captured, Buffer& out) const;
     void write_missing(const Step& step, Buffer& out) const;
     void write_changes(const Line& line, Buffer& out) const;
@@ -226,7 +226,7 @@ private:
     // Memory of words whose spellings have escapes.
     std::vector<std::unique_ptr<char[]>> blocks_;
     char* block_at_ = nullptr;
-    std::size_t block_bytes_ = 0;  // left
+    std::size_t block_bytes_ = 0;            // left
     std::vector<LargeValue*> large_values_;  // of the pairs; a reference to each
 
     std::vector<std::uint32_t> index_;  // of the line that is parsed: numbers of keys plus 1

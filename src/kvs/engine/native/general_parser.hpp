@@ -66,11 +66,10 @@ inline const char* find_quoted_end(const char* at, const char* end) {
     for (; end - at >= std::ptrdiff_t(SIMD_WIDTH); at += SIMD_WIDTH) {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
         const auto equals = [&](char byte) { return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(byte)); };
-        const __m128i any = _mm_or_si128(
-            _mm_or_si128(equals('"'), equals('\\')),
-            _mm_or_si128(_mm_or_si128(equals('\0'), equals('\n')), equals('\r')));
-        if (const unsigned mask = unsigned(_mm_movemask_epi8(any)))
-            return at + __builtin_ctz(mask);
+        const __m128i any =
+            _mm_or_si128(_mm_or_si128(equals('"'), equals('\\')),
+                         _mm_or_si128(_mm_or_si128(equals('\0'), equals('\n')), equals('\r')));
+        if (const unsigned mask = unsigned(_mm_movemask_epi8(any))) return at + __builtin_ctz(mask);
     }
 #endif
     while (at != end && *at != '"' && *at != '\\' && *at != '\0' && *at != '\n' && *at != '\r')
@@ -139,9 +138,7 @@ private:
             if (!take_text("COUNT")) return false;
             sink_.begin(Kind::COUNT);
             return next_is('[') ? parse_prefixes() : true;
-        case 'E':
-            sink_.begin(Kind::EXPIRE);
-            return take_text("EXPIRE") && parse_milliseconds();
+        case 'E': sink_.begin(Kind::EXPIRE); return take_text("EXPIRE") && parse_milliseconds();
         default: sink_.begin(Kind::STEPS); return parse_steps();
         }
     }
@@ -158,8 +155,7 @@ private:
 
     bool parse_step() {
         switch (*at_) {
-        case 'W':
-            return take_text("WRITE") && parse_pairs(StepKind::WRITE) && parse_expiry();
+        case 'W': return take_text("WRITE") && parse_pairs(StepKind::WRITE) && parse_expiry();
         case 'A': return take_text("ADD") && parse_pairs(StepKind::ADD) && parse_expiry();
         case 'R': return take_text("READ") && parse_keys(StepKind::READ);
         case 'D': return take_text("DELETE") && parse_keys(StepKind::DELETE);
@@ -170,8 +166,8 @@ private:
     bool parse_expiry() {
         skip_blanks();
         const ExpiryForm form = take_text("FOR")     ? ExpiryForm::FOR
-                              : take_text("UNTIL") ? ExpiryForm::UNTIL
-                                                   : ExpiryForm::NONE;
+                                : take_text("UNTIL") ? ExpiryForm::UNTIL
+                                                     : ExpiryForm::NONE;
         if (form == ExpiryForm::NONE) {
             sink_.end_step(form, 0);
             return true;

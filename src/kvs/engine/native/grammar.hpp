@@ -1,6 +1,6 @@
-// The parser of the lines that most scripts consist of: a WRITE, READ or DELETE of plain words of at
-// most 40 bytes, without other steps and expiries, a WAIT, a SHOW without arguments, BACKUP, HELP,
-// comments and empty lines. It refuses every other line, which is for `GeneralParser`.
+// The parser of the lines that most scripts consist of: a WRITE, READ or DELETE of plain words of
+// at most 40 bytes, without other steps and expiries, a WAIT, a SHOW without arguments, BACKUP,
+// HELP, comments and empty lines. It refuses every other line, which is for `GeneralParser`.
 // kvs/language/grammar.py defines what is valid. The two parsers together must accept exactly the
 // same lines, which tests verify.
 //

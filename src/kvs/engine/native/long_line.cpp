@@ -270,9 +270,9 @@ std::size_t LongLine::read_keys(const Table& table, Buffer& out) {
             prefetch(table, keys, count);
             for (std::size_t k = 0; k < count && !is_refused_; ++k) {
                 const std::size_t size = out.size() - size_before + std::string_view("]\n").size();
-                is_refused_ = size > allowed_output_bytes_ ||
-                              !append_value(table, keys[k], times[k],
-                                            allowed_output_bytes_ - size, out);
+                is_refused_ =
+                    size > allowed_output_bytes_ ||
+                    !append_value(table, keys[k], times[k], allowed_output_bytes_ - size, out);
             }
             if (is_refused_) {
                 out.truncate(size_before);
@@ -296,18 +296,16 @@ void ScriptCheck::run(const char* script, std::size_t size) {
     for (const char* at = script; at != end; at = parser.next()) {
         WordCounter counter;
         const Kind kind = parser.parse_line(at, counter);
-        const bool is_long =
-            kind != Kind::IDLE && is_too_long(at, parser.next(), MAX_LINE_BYTES);
+        const bool is_long = kind != Kind::IDLE && is_too_long(at, parser.next(), MAX_LINE_BYTES);
         const bool is_valid =
             !is_long && (kind != Kind::INVALID ||
                          is_valid_general_line(at, end_without_ending(at, parser.next())));
         if (is_valid)
             commands += kind != Kind::IDLE;
         else
-            invalid.push_back(
-                {std::size_t(at - script),
-                 counter.valid_until ? std::size_t(counter.valid_until - script) : 0,
-                 is_long ? Fault::LINE_BYTES : Fault::SYNTAX});
+            invalid.push_back({std::size_t(at - script),
+                               counter.valid_until ? std::size_t(counter.valid_until - script) : 0,
+                               is_long ? Fault::LINE_BYTES : Fault::SYNTAX});
     }
 }
 

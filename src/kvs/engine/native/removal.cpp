@@ -17,8 +17,7 @@ void Removal::find_earliest(const Table& table, std::uint64_t until, std::size_t
     const auto is_later = [&](std::size_t left, std::size_t right) {
         return expiries[left].until > expiries[right].until;
     };
-    std::priority_queue<std::size_t, std::vector<std::size_t>, decltype(is_later)> next(
-        is_later);
+    std::priority_queue<std::size_t, std::vector<std::size_t>, decltype(is_later)> next(is_later);
     if (expiries.size()) next.push(0);
     while (!next.empty() && keys_.size() < limit) {
         const std::size_t position = next.top();
