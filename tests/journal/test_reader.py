@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.journal import format as journal_format
+from kvs.journal import reader as reader_module
 from kvs.journal.reader import PAGE, Group, JournalReader, TailState
 from tests.journal.builders import JournalBuilder
 
@@ -190,3 +191,22 @@ def test_overwritten_file_yields_only_original_groups(
     _, groups = read_all(bytes(raw))
     read = [b"".join(group.body) for group in groups]
     assert read == bodies[: len(read)]
+
+
+@pytest.mark.parametrize("block", [2, 7, 1 << 20])
+def test_long_restore_is_read_in_whole_lines(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(reader_module, "LONG_BODY_BYTES", 0)
+    monkeypatch.setattr(reader_module, "BLOCK", block)
+    lines = [b"# restore\n", b"WRITE [(a,1)]\n", b"WRITE [(b,%b)]\n" % (b"2" * 30)]
+    made = JournalBuilder().group(b"".join(lines), 1).group(b"DELETE [a]\n", 1)
+    with opened(made.data) as file:
+        reader = JournalReader(file)
+        pieces = [(group.is_restore, list(group.body)) for group in reader]
+    assert [is_restore for is_restore, _ in pieces] == [True, False]
+    assert b"".join(pieces[0][1]) == b"".join(lines)
+    assert all(piece.endswith(b"\n") for piece in pieces[0][1])
+    assert (len(pieces[0][1]) == 1) == (block > 1000)
+    for at in range(made.ends[0], made.ends[1]):
+        changed = made.data[:at] + bytes([made.data[at] ^ 1]) + made.data[at + 1 :]
+        changed_reader, groups = read_all(changed)
+        assert (groups, changed_reader.tail_state) == ([], TailState.DAMAGED)

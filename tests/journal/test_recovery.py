@@ -323,3 +323,13 @@ def test_read_error_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         f"{tmp_path}/d/0000000001.journal: cannot read it: Input/output error"
     )
     assert contents(tmp_path / "d") == before_the_snapshot()
+
+
+def test_lines_of_a_restore_are_one_change(tmp_path: Path) -> None:
+    restored = JournalBuilder().group(b"# restore\nWRITE [(a,1)]\nWRITE [(b,2)]\n", 1)
+    state, pairs = read(put(tmp_path / "d", files(restored.group(b"DELETE [a]\n", 1))))
+    assert (state.revision, state.changes, pairs) == (2, 2, {b"b": b"2"})
+    put(tmp_path / "d", files(JournalBuilder().group(b"# restore\nWRITE [(a,1)]\n", 2)))
+    assert damage(tmp_path / "d")[2] == (
+        "the lines of the group do not lead to the revision in its header"
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvs.errors import DataDirectoryError
+from kvs.journal.queue import PendingAppend
 from kvs.settings import DataSettings
 from tests.helpers import until
 from tests.journal.builders import JournalBuilder, contents, files
@@ -111,3 +112,38 @@ def test_start_without_threads_raises(tmp_path: Path, monkeypatch: pytest.Monkey
     assert caught.value.reason == (
         "cannot start the journal's writer thread; raise the limit of processes (ulimit -u)"
     )
+
+
+def test_pending_appends_are_written_in_bounded_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvs.journal.queue.GROUP_BYTES", 2 * len(write_line(1)))
+    gate = Gate()
+    with open_journal(tmp_path / "d", gate) as (queue, _):
+        with gate.shut():
+            queue.append(write_line(0), 1)
+            gate.wait_until_held()
+            for number in range(1, 6):
+                queue.append(write_line(number), 1)
+        queue.wait(queue.appended_count)
+    made = JournalBuilder().group(write_line(0), 1)
+    for numbers in ((1, 2), (3, 4), (5,)):
+        made.group(b"".join(map(write_line, numbers)), len(numbers))
+    assert contents(tmp_path / "d") == files(made)
+
+
+def test_restore_has_a_group_of_its_own(tmp_path: Path) -> None:
+    gate = Gate()
+    restore = (b"# restore\n", b"WRITE [(a,1)]\n", b"WRITE [(b,2)]\n")
+    with open_journal(tmp_path / "d", gate) as (queue, _):
+        with gate.shut():
+            queue.append(b"# job 1 done\n", 0)
+            gate.wait_until_held()
+            queue.append(b"# job 2 done\n", 0)
+            size = sum(map(len, restore))
+            queue.append_item(PendingAppend(restore, size, 1, is_restore=True))
+            queue.append(write_line(1), 1)
+        queue.wait(queue.appended_count)
+    made = JournalBuilder().group(b"# job 1 done\n", 0).group(b"# job 2 done\n", 0)
+    made.group(b"".join(restore), 1).group(write_line(1), 1)
+    assert contents(tmp_path / "d") == files(made)
