@@ -30,6 +30,7 @@ from kvs.language.grammar import (
 )
 from kvs.language.output_format import format_changes, format_clear
 
+_BETWEEN_MISSING = b",%b)(" % MISSING_KEY
 _MIN_NUMBER, _MAX_NUMBER = -(1 << 63), (1 << 63) - 1
 
 NetChanges = Mapping[bytes, bytes | None]
@@ -110,7 +111,7 @@ def _attempt_delete(
             missing.sort()
             if has_quotes:
                 missing = spell_all(missing, spell)
-            output = format_answer(missing, [MISSING_KEY] * len(missing))
+            output = b"[(%b,%b)]\n" % (_BETWEEN_MISSING.join(missing), MISSING_KEY)
             if len(output) > max_output_bytes:
                 return Effect(output=None)
     return _removal(existing, output, table, is_recording)
