@@ -70,6 +70,7 @@ USES_OF_CORE: dict[str, Callable[[Store, Path], object]] = {
     ),
     "fork_snapshot": lambda store, _: store._core.fork_snapshot(cast(Any, None)),
     "throttle": lambda store, _: store._core.throttle(),
+    "add_origin": lambda store, _: store._core.add_origin(b"session", b"x"),
     "record_job": lambda store, _: store._core.record_job(lambda _: b""),
 }
 USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
@@ -87,6 +88,8 @@ USES_OF_CORE_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
     "remove_subscriptions": lambda store, _: store._core.remove_subscriptions(
         Subscriptions(Change)
     ),
+    "remove_origin": lambda store, _: store._core.remove_origin(2),
+    "mark": lambda store, _: store._core.mark,
     "is_persistent": lambda store, _: store._core.is_persistent,
     "syncs_to_disk": lambda store, _: store._core.syncs_to_disk,
 }
