@@ -12,13 +12,19 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from bench.processes import timed
 
 SERVER = "redis-server"
 CLIENT = "redis-cli"
 _START_SECONDS = 60
+_POLL_S = 0.005
 _REPLIES = re.compile(r"errors: (\d+), replies: (\d+)")
+
+
+Reply = int | bytes | list["Reply"] | None
+"""A reply of the server; a status or an error is bytes."""
 
 
 class RedisError(Exception):
@@ -104,9 +110,13 @@ class Connection:
             RedisError: they are different.
 
         """
-        answer = self.socket.recv(len(data), socket.MSG_WAITALL)
+        answer = self.receive(len(data))
         if answer != data:
             raise RedisError(f"Redis replied {answer!r}, expected {data!r}")
+
+    def receive(self, count: int) -> bytes:
+        """Block until `count` bytes of replies have come, and return them."""
+        return self.socket.recv(count, socket.MSG_WAITALL)
 
     def info(self, section: str) -> dict[str, str]:
         """Return the fields of a section of INFO."""
@@ -116,11 +126,46 @@ class Connection:
         lines = (line.partition(":") for line in text.decode().splitlines())
         return {name: value for name, separator, value in lines if separator}
 
+    def answer(self, *words: bytes) -> Reply:
+        """Send a request; block until its reply, and return it."""
+        self.socket.sendall(encoded(*words))
+        with self.socket.makefile("rb") as replies:
+            return _reply(replies)
+
+    def save(self) -> tuple[float, float]:
+        """Make the server save all pairs (BGSAVE); return the seconds, and those of its fork.
+
+        Raises:
+            RedisError: it failed.
+
+        """
+        start = time.perf_counter()
+        self.ask(b"BGSAVE", reply=b"+Background saving started\r\n")
+        while (info := self.info("persistence"))["rdb_bgsave_in_progress"] != "0":
+            time.sleep(_POLL_S)
+        seconds = time.perf_counter() - start
+        if info["rdb_last_bgsave_status"] != "ok":
+            raise RedisError("BGSAVE failed")
+        return seconds, int(self.info("stats")["latest_fork_usec"]) / 1e6
+
     def subscribe(self, channel: bytes, count: int = 0) -> None:
         """Subscribe to a channel; this connection already has `count` subscriptions."""
         confirmed = b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:%d\r\n"
         reply = confirmed % (len(channel), channel, count + 1)
         self.ask(b"SUBSCRIBE", channel, reply=reply)
+
+
+def _reply(replies: BinaryIO) -> Reply:
+    """Read one reply."""
+    line = replies.readline().removesuffix(b"\r\n")
+    kind, rest = line[:1], line[1:]
+    if kind == b":":
+        return int(rest)
+    if kind == b"$":
+        return None if rest == b"-1" else replies.read(int(rest) + len(b"\r\n"))[:-2]
+    if kind == b"*":
+        return [_reply(replies) for _ in range(int(rest))]
+    return rest
 
 
 class Redis:
@@ -137,6 +182,15 @@ class Redis:
 
         """
         timed([CLIENT, "-s", self.socket, "FLUSHALL", "SYNC"])
+        return self.pipe(requests, commands)
+
+    def pipe(self, requests: str, commands: int) -> float:
+        """Send the file `requests` to the server; return the seconds of the client.
+
+        Raises:
+            RedisError: the number of replies without error is not `commands`.
+
+        """
         seconds, output = timed([CLIENT, "-s", self.socket, "--pipe"], stdin=requests)
         match = _REPLIES.search(output)
         if match is None or (int(match[1]), int(match[2])) != (0, commands):
@@ -165,6 +219,8 @@ def running(directory: str, fsync: str | None = None) -> Iterator[Redis]:
     # No configuration file is read: these options turn off what a system's own server would do.
     command = [SERVER, "--port", "0", "--unixsocket", redis.socket, "--unixsocketperm", "700"]
     command += ["--dir", directory, "--save", "", "--daemonize", "no"]
+    # As kvs does; compressing takes Redis several times as long here as writing more bytes.
+    command += ["--rdbcompression", "no"]
     command += ["--appendonly", "no"] if fsync is None else ["--appendonly", "yes"]
     command += [] if fsync is None else ["--appendfsync", fsync]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

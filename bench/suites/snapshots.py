@@ -18,8 +18,6 @@ from bench.systems import system_of
 from kvs import Store
 from kvs.engine.selection import COMPILED, ENGINE_VARIABLE
 
-_POLL_S = 0.005
-
 _DICT = "Python dict"
 
 # Limits for a million pairs in the compiled engine:
@@ -160,14 +158,7 @@ def _redis_backup(server: redis.Redis, pairs: int, directory: str) -> Subject:
 
     def save() -> Mapping[str, float]:
         with redis.Connection(server.socket) as connection:
-            start = time.perf_counter()
-            connection.ask(b"BGSAVE", reply=b"+Background saving started\r\n")
-            while (info := connection.info("persistence"))["rdb_bgsave_in_progress"] != "0":
-                time.sleep(_POLL_S)
-            seconds = time.perf_counter() - start
-            if info["rdb_last_bgsave_status"] != "ok":
-                raise redis.RedisError("BGSAVE failed")
-            fork = int(connection.info("stats")["latest_fork_usec"]) / 1e6
+            seconds, fork = connection.save()
         return {"bgsave": seconds, "bgsave fork": fork}
 
     return save
