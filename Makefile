@@ -75,7 +75,7 @@ sanitize: .venv/dev
 	tests/engine/native/sanitize $(BIN)/python
 
 bench: .venv/dev
-	@bench/get-redis
+	@bench/get-servers
 	$(BIN)/python -m bench
 
 clean:
