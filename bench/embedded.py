@@ -1,4 +1,4 @@
-"""The same commands for SQLite and LMDB, in the process: one transaction a command, synced.
+"""The same commands for SQLite and LMDB, in the process: one transaction a command.
 
 `bench.baseline` gets each database in place of its dict and in place of its lock: a command holds
 the lock while it uses the table, and so becomes a transaction.
@@ -18,17 +18,18 @@ _MAP_BYTES = 1 << 30
 
 
 class SQLite:
-    """A table in a database with a write-ahead log; each transaction syncs the log."""
+    """A table in a database with a write-ahead log; by default each transaction syncs the log."""
 
     version = f"SQLite {sqlite3.sqlite_version}"
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, synced: bool = True) -> None:
+        """Create the database; unless `synced`, only checkpoints of the log are synced."""
         self._connection = sqlite3.connect(os.path.join(directory, "pairs"), isolation_level=None)
         execute = self._execute = self._connection.execute
         [mode] = execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise RuntimeError(f"SQLite: journal_mode is {mode!r}, must be 'wal'")
-        execute("PRAGMA synchronous = FULL")
+        execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
         execute("CREATE TABLE pairs (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
 
     def update(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
@@ -65,12 +66,13 @@ class SQLite:
 
 
 class LMDB:
-    """A database with the default options: each transaction that changed something is synced."""
+    """A database; by default each transaction that changed something is synced."""
 
     version = "LMDB " + ".".join(map(str, lmdb.version()))
 
-    def __init__(self, directory: str) -> None:
-        self._environment = lmdb.open(directory, map_size=_MAP_BYTES)
+    def __init__(self, directory: str, *, synced: bool = True) -> None:
+        """Create the database; unless `synced`, it is left to the kernel when to write."""
+        self._environment = lmdb.open(directory, map_size=_MAP_BYTES, sync=synced)
 
     def update(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         """Set every pair."""

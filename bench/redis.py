@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from threading import Thread
 from typing import BinaryIO
 
 from bench.processes import timed
@@ -20,6 +21,10 @@ SERVER = "redis-server"
 CLIENT = "redis-cli"
 _START_SECONDS = 60
 _POLL_S = 0.005
+_STREAM_BYTES = 1 << 20
+"""Bytes of replies received at a time."""
+_STREAM_SECONDS = 60
+"""Seconds without a reply after which none comes."""
 _REPLIES = re.compile(r"errors: (\d+), replies: (\d+)")
 
 
@@ -117,6 +122,42 @@ class Connection:
     def receive(self, count: int) -> bytes:
         """Block until `count` bytes of replies have come, and return them."""
         return self.socket.recv(count, socket.MSG_WAITALL)
+
+    def stream(self, requests: str, reply_bytes: int) -> float:
+        """Send the file `requests`, and discard `reply_bytes` bytes of replies; return the seconds.
+
+        `redis-cli --pipe` buffers replies that come faster than it reads them, and moves all of
+        them for each one: it takes minutes for long values.
+
+        Raises:
+            RedisError: fewer bytes came.
+
+        """
+        buffer = bytearray(_STREAM_BYTES)
+        left = reply_bytes
+        self.socket.settimeout(_STREAM_SECONDS)
+        with open(requests, "rb") as file:
+            start = time.perf_counter()
+            sender = Thread(target=self.socket.sendfile, args=(file,))
+            sender.start()
+            try:
+                while left and (count := self._receive_into(buffer, left)):
+                    left -= count
+                seconds = time.perf_counter() - start
+            finally:
+                if left:
+                    self.socket.shutdown(socket.SHUT_RDWR)
+                sender.join()
+        self.socket.settimeout(None)
+        if left:
+            raise RedisError(f"Redis replied {left} bytes less than expected")
+        return seconds
+
+    def _receive_into(self, buffer: bytearray, limit: int) -> int:
+        try:
+            return self.socket.recv_into(buffer, min(limit, len(buffer)))
+        except TimeoutError:
+            return 0
 
     def info(self, section: str) -> dict[str, str]:
         """Return the fields of a section of INFO."""

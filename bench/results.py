@@ -29,14 +29,17 @@ KVS_IN_MEMORY = "kvs, in memory"
 PYTHON_BASELINE = "Python baseline"
 CPP_BASELINE = "C++ baseline"
 REDIS = "Redis"
+REDIS_WATCH = "Redis, WATCH"
 SQLITE = "SQLite"
 LMDB = "LMDB"
+ETCD = "etcd"
 PIPE = "bare pipe"
 DISK = "bare file"
 
 SYSTEMS = (
     KVS, KVS_ONE_THREAD, KVS_TWO_THREADS, KVS_PYTHON, KVS_IN_MEMORY,
-    PYTHON_BASELINE, CPP_BASELINE, REDIS, SQLITE, LMDB, PIPE, DISK,
+    PYTHON_BASELINE, CPP_BASELINE, REDIS, REDIS_WATCH, SQLITE, LMDB, ETCD,
+    PIPE, DISK,
 )  # fmt: skip
 """The order of systems in tables and charts; other systems follow."""
 

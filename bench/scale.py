@@ -6,6 +6,20 @@ from bench import make_jobs
 
 
 @dataclass(frozen=True)
+class Amount:
+    """How many values of a size are written, by whichever limit is reached first."""
+
+    most: int
+    """Maximum number."""
+    total_bytes: int
+    """Maximum bytes of all together."""
+
+    def count(self, size: int) -> int:
+        """Return the number of values of `size` bytes, 1 or more."""
+        return max(1, min(self.most, self.total_bytes // size))
+
+
+@dataclass(frozen=True)
 class Scale:
     """The sizes of all suites."""
 
@@ -60,6 +74,26 @@ class Scale:
     """Numbers of sessions that write at the same time."""
     writes: int
     """WRITEs of all sessions together, per round."""
+    value_sizes: tuple[int, ...]
+    """Bytes of long values."""
+    values: Amount
+    """Values written and read in memory, of each size."""
+    journaled_values: Amount
+    """Values written with a journal, many to a sync."""
+    synced_values: Amount
+    """Values written with a journal, each before the next."""
+    conditions: int
+    """Conditional writes, and additions, in one job."""
+    single_conditions: int
+    """Conditional writes, and additions, each sent after the one before was answered."""
+    prefixes: int
+    """Prefixes with equally many of the keys."""
+    listings: int
+    """Listings of one prefix per round."""
+    expiry_rounds: int
+    """Rounds in which all pairs expire."""
+    expiry_s: float
+    """Seconds from the start of writing the pairs until they expire; more if it takes longer."""
 
 
 FULL = Scale(
@@ -91,6 +125,16 @@ FULL = Scale(
     synced_commands=1_000,
     writers=(1, 10, 100),
     writes=3_000,
+    value_sizes=(100, 1_000, 100_000, 1 << 20),
+    values=Amount(200_000, 60_000_000),
+    journaled_values=Amount(100_000, 30_000_000),
+    synced_values=Amount(200, 20_000_000),
+    conditions=200_000,
+    single_conditions=5_000,
+    prefixes=100,
+    listings=20,
+    expiry_rounds=3,
+    expiry_s=4.0,
 )
 
 QUICK = Scale(
@@ -122,4 +166,14 @@ QUICK = Scale(
     synced_commands=30,
     writers=(1, 3),
     writes=60,
+    value_sizes=(100, 1_000, 100_000, 1 << 20),
+    values=Amount(300, 3_000_000),
+    journaled_values=Amount(100, 3_000_000),
+    synced_values=Amount(10, 3_000_000),
+    conditions=500,
+    single_conditions=20,
+    prefixes=100,
+    listings=2,
+    expiry_rounds=1,
+    expiry_s=1.0,
 )

@@ -49,6 +49,21 @@ class Session:
         reply = frames.encode_execute_reply_header(0, len(output), 0) + output
         self.ask(Execute(script).encode(), reply)
 
+    def answer(self, script: bytes) -> bytes:
+        """Execute lines that must be valid; return their output.
+
+        Raises:
+            NoReplyError: a line was invalid.
+
+        """
+        os.write(self.requests, Execute(script).encode())
+        head = self._read(frames.EXECUTE_REPLY_HEADER_BYTES)
+        result, output, errors = frames.decode_execute_reply_header(head)
+        answer = self._read(output + errors)
+        if result:
+            raise NoReplyError(f"the server replied {answer!r}")
+        return answer
+
     def ask(self, request: bytes, reply: bytes) -> None:
         """Send requests in one write, and block until their replies, which must be `reply`.
 
@@ -68,14 +83,19 @@ class Session:
             os.unlink(path)
 
     def _expect(self, reply: bytes) -> None:
-        answer = b""
-        while len(answer) < len(reply):
-            data = os.read(self.responses, len(reply) - len(answer))
-            if not data:
-                raise NoReplyError(f"the server closed the session after {answer!r}")
-            answer += data
+        answer = self._read(len(reply))
         if answer != reply:
             raise NoReplyError(f"the server replied {answer!r}, expected {reply!r}")
+
+    def _read(self, count: int) -> bytes:
+        """Block until `count` bytes of replies have come, and return them."""
+        answer = bytearray()
+        while len(answer) < count:
+            data = os.read(self.responses, count - len(answer))
+            if not data:
+                raise NoReplyError(f"the server closed the session after {bytes(answer)!r}")
+            answer += data
+        return bytes(answer)
 
 
 @contextmanager

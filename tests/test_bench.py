@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from bench import page, redis, results
+from bench import etcd, page, redis, results
+from bench.goals import as_fast_as
 from bench.listeners import listening
 from bench.results import (
     BYTES,
@@ -23,8 +24,11 @@ from bench.results import (
     Workload,
 )
 from bench.rounds import Rounds, joined
+from bench.scale import Amount
 from bench.suites import SECTIONS
+from bench.values import Values, size_label
 
+from kvs import Store
 from kvs.engine.selection import COMPILED, engine_name
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +88,48 @@ def test_joined_workload_has_the_systems_of_all() -> None:
     one = Workload("w", "label", SECONDS, {KVS: Figure(1, 1, 1)})
     other = Workload("w", "label", SECONDS, {REDIS: Figure(2, 2, 2)})
     assert joined(one, other).systems == {KVS: Figure(1, 1, 1), REDIS: Figure(2, 2, 2)}
+
+
+def test_goal_beside_another_system_compares_rates() -> None:
+    rounds = rounds_of(kvs=[1, 2, 4], redis=[2, 4, 2], etcd=[0.5, 1, 2])
+    [goal] = as_fast_as(rounds, "all", "kvs", "redis")
+    assert goal == Goal("all: at least as fast as Redis", "2.00 x", met=True)
+    [goal] = as_fast_as(rounds, "all", "kvs", "etcd", "etcd")
+    assert goal == Goal("all: at least as fast as etcd", "0.50 x", met=False)
+
+
+def test_goal_beside_a_system_that_was_not_measured_is_left_out() -> None:
+    assert list(as_fast_as(rounds_of(kvs=[1]), "all", "kvs", "redis")) == []
+
+
+def test_amount_ends_at_the_first_of_two_limits() -> None:
+    amount = Amount(100, 5_000)
+    assert [amount.count(size) for size in (10, 100, 1_000, 10_000)] == [100, 50, 5, 1]
+
+
+@pytest.mark.parametrize("size", [100, 1_000, 100_000, 1 << 20])
+def test_script_that_reads_long_values_prints_what_another_wrote(size: int) -> None:
+    values = Values(size, 9)
+    store = Store()
+    written = store.execute(values.writes(), budget=1 << 30)
+    read = store.execute(values.reads(), budget=1 << 30)
+    assert (written.diagnostics, written.commands, read.diagnostics) == ([], 9, [])
+    assert read.output == values.output()
+    assert {key: store[key] for key, _ in values.pairs()} == dict(values.pairs())
+    assert {len(value) for _, value in values.pairs()} == {size}
+
+
+def test_sizes_have_the_unit_that_fits() -> None:
+    labels = [size_label(size) for size in (100, 1_000, 100_000, 1 << 20)]
+    assert labels == ["100 bytes", "1 kB", "100 kB", "1 MiB"]
+
+
+def test_pairs_in_a_reply_of_etcd_are_decoded() -> None:
+    header = b"\x0a\x06\x08\x85\xff\x01\x18\x02"
+    short = b"\x12\x0d\x0a\x03key\x10\x02\x2a\x04abcd"
+    long = b"\x12\xce\x01\x0a\x01k\x18\x90\x4e\x2a\xc5\x01" + b"v" * 197
+    pairs = etcd.pairs_of(header + short + long + b"\x20\x02")
+    assert list(pairs) == [(b"key", b"abcd"), (b"k", b"v" * 197)]
 
 
 @pytest.fixture
@@ -229,12 +275,23 @@ def test_quick_run_measures_every_suite_and_writes_no_file() -> None:
         "journal of as many WRITEs",
         "snapshot of `kvs compact`",
         "longest wait of a writing thread",
+        "WRITEs of 1 MiB in a job",
+        "READs of 100 bytes in a job",
+        "values of 100 kB in a backup",
+        "WRITEs of 1 kB, each on disk before the next",
+        "conditional WRITEs (`IF [(k,v)] WRITE [(k,w)]`), one after the other",
+        "additions (`ADD [(k,1)]`), 500 in a job",
+        "list 200 of 20,000 pairs by prefix",
+        "memory of an expiry",
+        "20,000 pairs expire at one time: longest wait",
     ):
         assert row in done.stdout
     assert "met |" not in done.stdout  # the goals are of the full scale
     columns = ["| kvs, Python engine |" if engine_name() == COMPILED else "| kvs |"]
     if redis.missing() is None:
-        columns.append("| Redis |")
+        columns += ["| Redis |", "| Redis, WATCH |"]
+    if etcd.missing() is None:
+        columns.append("| etcd |")
     for column in columns:
         assert column in done.stdout
     for suite in (suite for section in SECTIONS.values() for suite in section):
@@ -242,9 +299,10 @@ def test_quick_run_measures_every_suite_and_writes_no_file() -> None:
 
 
 @pytest.mark.slow
-def test_sections_without_redis_measure_the_other_systems(tmp_path: Path) -> None:
+def test_sections_without_servers_measure_the_other_systems(tmp_path: Path) -> None:
+    sections = ["throughput", "durability", "values", "conditions", "prefixes", "expiry"]
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--section", "throughput", "durability"],
+        [sys.executable, "-m", "bench", "--quick", "--section", *sections],
         cwd=ROOT,
         env={**os.environ, "PATH": str(tmp_path)},
         capture_output=True,
@@ -254,8 +312,9 @@ def test_sections_without_redis_measure_the_other_systems(tmp_path: Path) -> Non
     )
     for text in ("| Python baseline |", "| SQLite | LMDB |", "| WRITEs of 3 sessions"):
         assert text in done.stdout
-    assert "| Redis |" not in done.stdout
+    assert "| Redis" not in done.stdout
     assert "Redis was not measured" in done.stdout
+    assert "etcd was not measured" in done.stdout
 
 
 @pytest.mark.slow
