@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -133,13 +134,13 @@ def test_any_script_ends_with_its_session(
     under_way, ended = threading.Event(), threading.Event()
     real = served.store._core.execute
 
-    def execute(*given: object) -> object:
+    def execute(*given: Any, **options: Any) -> object:  # noqa: ANN401
         nonlocal slices
         slices += 1
         if slices == 10:
             under_way.set()
             assert ended.wait(SECONDS)
-        return real(*given)  # type: ignore[arg-type]
+        return real(*given, **options)
 
     monkeypatch.setattr(served.store._core, "execute", execute)
     client.send(Execute(script).encode())
