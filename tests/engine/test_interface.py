@@ -19,6 +19,7 @@ from kvs.engine.interface import (
     TableView,
 )
 from kvs.engine.selection import COMPILED, PYTHON
+from kvs.language.grammar import spell_value
 from tests.engine.engines import NewEngine, engine_called, run, take_batches
 from tests.helpers import SECONDS
 from tests.strategies import engine_scripts
@@ -60,6 +61,21 @@ def test_replayed_lines_give_same_pairs_and_expiries(
         assert target.next_expiry == engine.next_expiry
     lines = b"".join(batch.lines for batch in batches)
     assert b"".join(batch.lines for batch in take_batches(other)) == lines
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 128, 200])
+def test_bytes_that_need_an_escape_get_one_at_any_place(
+    create_engine: NewEngine, size: int
+) -> None:
+    engine = create_engine()
+    for at in range(size):
+        for byte in b'"\\\n\r\0':
+            word = bytearray(b" " * size)
+            word[at] = byte
+            spelling = spell_value(bytes(word))
+            output = run(engine, b"WRITE [(k,%b)] READ [k]\nSHOW\n" % spelling)
+            assert output == b"[(k,%b)]\n(k, %b)\n" % (spelling, spelling)
+            assert engine.get([b"k"]) == [bytes(word)]
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])

@@ -47,6 +47,25 @@ constexpr std::array<char, 256> ESCAPE_LETTERS = escape_letters();
 
 inline char escape_letter(char byte) { return ESCAPE_LETTERS[static_cast<unsigned char>(byte)]; }
 
+// Return how many of the next `ESCAPE_BLOCK` bytes need an escape: 16 bytes are compared at a time.
+constexpr std::size_t ESCAPE_BLOCK = 64;
+
+inline std::size_t count_escapes(const char* at) {
+    typedef signed char Bytes __attribute__((vector_size(16)));
+    typedef std::uint64_t Halves __attribute__((vector_size(16)));
+    Bytes found{};
+    for (std::size_t i = 0; i < ESCAPE_BLOCK; i += sizeof found) {
+        Bytes bytes;
+        std::memcpy(&bytes, at + i, sizeof bytes);
+        found += (bytes == '"') | (bytes == '\\') | (bytes == '\n') | (bytes == '\r') | (bytes == 0);
+    }
+    const Halves halves = (Halves)found;
+    if (!(halves[0] | halves[1])) return 0;
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < sizeof found; ++i) count += std::size_t(-found[i]);
+    return count;
+}
+
 // The maximum bytes of the canonical spelling of a word of `size` bytes.
 constexpr std::size_t max_spelled_size(std::size_t size, bool is_plain) {
     return is_plain ? size : 2 * size + 2;
@@ -55,9 +74,11 @@ constexpr std::size_t max_spelled_size(std::size_t size, bool is_plain) {
 // Return the bytes of the canonical spelling of a word. Cost: it reads a word that is not plain.
 inline std::size_t spelled_size(std::string_view word, bool is_plain) {
     if (is_plain) return word.size();
-    return word.size() + 2 + std::size_t(std::count_if(word.begin(), word.end(), [](char byte) {
-               return escape_letter(byte) != 0;
-           }));
+    std::size_t escapes = 0, i = 0;
+    for (; i + ESCAPE_BLOCK <= word.size(); i += ESCAPE_BLOCK)
+        escapes += count_escapes(word.data() + i);
+    for (; i < word.size(); ++i) escapes += escape_letter(word[i]) != 0;
+    return word.size() + 2 + escapes;
 }
 
 inline void append_spelled(Buffer& out, std::string_view word, bool is_plain) {
@@ -65,6 +86,7 @@ inline void append_spelled(Buffer& out, std::string_view word, bool is_plain) {
     out.append('"');
     std::size_t done = 0;
     for (std::size_t i = 0; i < word.size(); ++i) {
+        while (i + ESCAPE_BLOCK < word.size() && !count_escapes(word.data() + i)) i += ESCAPE_BLOCK;
         const char letter = escape_letter(word[i]);
         if (!letter) continue;
         out.append(word.substr(done, i - done));
