@@ -132,9 +132,9 @@ FULL = Scale(
     conditions=200_000,
     single_conditions=5_000,
     prefixes=100,
-    listings=20,
+    listings=10,
     expiry_rounds=3,
-    expiry_s=4.0,
+    expiry_s=6.0,
 )
 
 QUICK = Scale(

@@ -32,7 +32,7 @@ def prefixes(scale: Scale, directory: str) -> Outcome:
             subjects.append(_in_redis(stack, scale, listed, directory))
         if etcd.missing() is None:
             subjects.append(_in_etcd(stack, scale, listed))
-        rounds = Rounds(subjects, scale.rounds)
+        rounds = Rounds(subjects, scale.long_rounds)
     what = f"list {len(listed):,} of {scale.pairs:,} pairs by prefix"
     workload = rounds.workload(
         "list",

@@ -26,7 +26,7 @@ from kvs.settings import DataSettings
 
 _IN_MEMORY = {
     "write": "WRITEs of {} in a job",
-    "again": "the same once more, over the values written before: {}",
+    "again": "WRITEs of {} in a job, over the values written before",
     "read": "READs of {} in a job",
     "backup": "values of {} in a backup, until it is on disk (Redis: BGSAVE)",
 }
