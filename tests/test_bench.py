@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 LIMIT_SECONDS = 900.0
 """Seconds after which a benchmark hangs.
 
-All sections take 20 s on two idle cores. They are many processes that wait for one another, and
+All sections take 30 s on two idle cores. They are many processes that wait for one another, and
 busy cores make each wait longer: 70 s at a load of 9, 420 s at one of 14.
 """
 
