@@ -235,11 +235,14 @@ class TestLibrary:
 
     def test_value_of_16_mib_and_many_of_them_are_one_change(self) -> None:
         store = Store()
-        value = bytes(range(256)) * (1 << 16)
-        assert store.write({f"k{number}": value for number in range(5)}) == 1
+        value = b"v" * (1 << 24)
+        assert store.write({f"k{number}": value for number in range(5)}) == 1  # over 64 MiB
         assert store["k4"] == value
-        assert store.update(["k0", "k1", "k2", "k3", "k4"], lambda found: {"n": str(len(found))})
-        assert store["n"] == b"5"
+        store["k4"] = value = bytes(range(256)) * (1 << 12)
+        assert store.update(["k4"], lambda found: {"n": str(len(found[b"k4"]))}) == {
+            b"n": b"1048576"
+        }
+        assert store.read(["k4"]) == {b"k4": value}
 
     @pytest.mark.parametrize(
         "given", [("a", "b", "c"), ("a",), (), "ab", b"ab", 5, None, ("x" * 99, "b", "c")]

@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from kvs.errors import BackupFormatError, BackupReadError
+from kvs.errors import MAX_KEY_SHOWN_BYTES, BackupFormatError, BackupReadError
 from kvs.language import grammar
 from kvs.language.grammar import PLAIN, QUOTED, RESERVED
 from kvs.posix.files import open_regular
@@ -118,8 +118,10 @@ class _Reader:
             ):
                 key, value = self._unquote(block, position, key, value)
             if key <= last_key:
-                previous = printable(last_key)
-                raise self._error(f"key '{printable(key)}' does not ascend from '{previous}'")
+                previous = printable(last_key, MAX_KEY_SHOWN_BYTES)
+                raise self._error(
+                    f"key '{printable(key, MAX_KEY_SHOWN_BYTES)}' does not ascend from '{previous}'"
+                )
             pairs[key] = value
             if until is not None:
                 self._backup.expiries[key] = int(until)
