@@ -211,7 +211,7 @@ def test_run_with_a_failing_disk_fails_once(
 def test_failed_sync_at_the_end_of_a_run_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fault = Fault(spared=1)
+    fault = Fault(spared=2)  # of what was recovered, and that the store is open
     install(monkeypatch, fault)
     data = tmp_path / "d"
     jobs = write_jobs(tmp_path / "jobs", {"a": numbered(3)})
