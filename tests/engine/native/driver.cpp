@@ -205,9 +205,16 @@ void check_threads() {
                 for (int line = 0; line < 200; ++line) {
                     const std::string one = "k" + std::to_string(random() % 500);
                     const std::string two = "k" + std::to_string(random() % 500);
-                    switch (random() % 4) {
+                    switch (random() % 7) {
                     case 0: script += "DELETE [" + one + "," + two + "]\n"; break;
                     case 1: script += "READ [" + one + "," + two + "]\n"; break;
+                    case 2: script += "ADD [(n" + one + ",1)] READ [" + one + "]\n"; break;
+                    case 3: script += "WRITE [(" + one + ",\"a b\")] UNTIL 5\nEXPIRE 5\n"; break;
+                    case 4:
+                        script += "IF [(" + one + ",x)] WRITE [(" + two + "," +
+                                  std::string(random() % 100 ? 50 : 20000, 'v') + ")] DELETE [" +
+                                  one + "]\nCOUNT [k1]\n";
+                        break;
                     default: script += "WRITE [(" + one + "," + two + ")(" + two + ",x)]\n";
                     }
                 }
