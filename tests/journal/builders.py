@@ -42,6 +42,8 @@ class JournalBuilder:
     store: bytes = STORE
     previous: int = 0
     version: int = 2
+    time_ms: int = TIME_MS
+    """Time of the groups that are appended."""
     data: bytes = b""
     ends: list[int] = field(default_factory=list)
     """Offsets of the ends of the file header and of each group."""
@@ -64,7 +66,7 @@ class JournalBuilder:
         """Append a group; return this file."""
         after = self.revision + changes
         line = b"# group %020d %020d %012d " % (self.revision, after, len(body))
-        line += b"%015d " % TIME_MS if self.version > 1 else b""
+        line += b"%015d " % self.time_ms if self.version > 1 else b""
         line += b"%08x " % crc(body)
         self.chain = crc(line, self.chain)
         self.data += line + b"%08x\n" % self.chain + body
@@ -75,7 +77,13 @@ class JournalBuilder:
     def next(self) -> "JournalBuilder":
         """Return the segment that follows this one."""
         return JournalBuilder(
-            "journal", self.number + 1, self.revision, self.store, self.chain, self.version
+            "journal",
+            self.number + 1,
+            self.revision,
+            self.store,
+            self.chain,
+            self.version,
+            self.time_ms,
         )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from kvs.cli.formats import FORMATS, MAX_ROW_BYTES, BadRow, Format, Record, form
 from kvs.cli.open_store import progress_bar, usage_errors
 from kvs.cli.stdio import UsageError, print_error, write_result
 from kvs.errors import KvsError
-from kvs.language import grammar
+from kvs.language.builder import parse_listing
 from kvs.language.output_format import format_writes
 from kvs.posix.files import AtomicFile, check_can_replace, check_path, open_directory, write_all
 from kvs.settings import ProgressCallback
@@ -191,10 +190,6 @@ def _format(path: str, name: str | None) -> Format:
 
 # Export.
 
-_LINE = re.compile(
-    rb"\((%b|%b), (%b|%b)\)(?: UNTIL ([0-9]++))?\n" % (2 * (grammar.PLAIN, grammar.QUOTED))
-)
-
 
 def export(options: argparse.Namespace) -> int:
     """Run ``kvs export``; return the exit status."""
@@ -227,11 +222,7 @@ def _records(first: bytes, blocks: Iterator[bytes]) -> Iterator[Record]:
     """Yield the records in blocks of whole lines of SHOW."""
     block: bytes | None = first
     while block is not None:
-        for line in _LINE.finditer(block):
-            key, value, until = line.groups()
-            yield Record(
-                grammar.unquote(key), grammar.unquote(value), None if until is None else int(until)
-            )
+        yield from map(Record._make, parse_listing(block))
         block = next(blocks, None)
 
 

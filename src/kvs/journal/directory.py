@@ -307,6 +307,19 @@ class DataDirectory(LockableDirectory):
                 raise DataDirectoryError(self.display_path_of(name), reason) from error
 
 
+def replay_starts(files: dict[FileKind, list[int]]) -> list[int]:
+    """Return the numbers at which a replay can begin, ascending; recovery begins at the last one.
+
+    They are those of the first segment of a store and of snapshots, if no segment up to the newest
+    snapshot is missing. `files` has the numbers of the files of each kind.
+    """
+    snapshots, segments = files[FileKind.SNAPSHOT], files[FileKind.JOURNAL]
+    first = newest = snapshots[-1] if snapshots else 1
+    while first in segments and first - 1 in segments:
+        first -= 1
+    return [number for number in (1, *snapshots) if first <= number <= newest]
+
+
 def new_store_id() -> bytes:
     """Return a random ID for a new store, or a new mark of one, in hex digits."""
     return os.urandom(journal_format.STORE_DIGITS // 2).hex().encode()

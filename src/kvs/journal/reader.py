@@ -57,6 +57,8 @@ class Group:
     """Offset of its header in the file, in bytes."""
     is_restore: bool
     """Whether all lines are one change, see `RESTORE` of `kvs.journal.format`."""
+    time_ms: int
+    """Time at which it was written, in milliseconds since the epoch; 0 if it is unknown."""
 
 
 class JournalReader:
@@ -122,7 +124,15 @@ class JournalReader:
             checksum = crc(0, text)
         if checksum != header.checksum:
             return None
-        return Group(header.before, header.after, body, header.length, self.end, is_restore)
+        return Group(
+            header.before,
+            header.after,
+            body,
+            header.length,
+            self.end,
+            is_restore,
+            header.time_ms,
+        )
 
     def _blocks(self, offset: int, length: int) -> Iterator[bytes]:
         """Yield the next `length` bytes, less after the end of the file."""

@@ -103,10 +103,22 @@ class Recovery:
         """The file that was read last, or is missing."""
         self._read_bytes = self._total_bytes = 0
 
-    def read(self, before: int | None = None) -> RecoveredState:
-        """Read and verify the files; return what was read. There must be a file.
+    def read(self, before: int | None = None, end: int | None = None) -> RecoveredState:
+        """Read and verify the files; return what was read. The arguments are those of `groups`.
 
-        With `before`, ignore the snapshots with this or a later number.
+        Raises:
+            CorruptionError: a file is damaged or missing.
+            DataDirectoryError: the directory cannot be read, or has other files and no journal.
+
+        """
+        for group in self.groups(before, end):
+            del group  # before the next one is read: a group may be long
+        return self.state
+
+    def groups(self, before: int | None = None, end: int | None = None) -> Iterator[Group]:
+        """Read and verify the files; yield each group before it is applied. There must be a file.
+
+        With `before`, ignore the snapshots with this or a later number; with `end`, the segments.
 
         Raises:
             CorruptionError: a file is damaged or missing.
@@ -118,7 +130,7 @@ class Recovery:
         if before is not None:
             snapshots = [number for number in snapshots if number < before]
         try:
-            return self._read(snapshots, segments)
+            yield from self._read(snapshots, segments, end)
         except CorruptionError as damage:
             damage.advice = self._advice(snapshots, segments)
             raise
@@ -137,24 +149,27 @@ class Recovery:
             advice = RESTORE_ADVICE if is_missing else f"nothing comes before it: {RESTORE_ADVICE}"
         return f"put the file back, or else {advice}" if is_missing else advice
 
-    def _read(self, snapshots: list[int], segments: list[int]) -> RecoveredState:
+    def _read(self, snapshots: list[int], segments: list[int], end: int | None) -> Iterator[Group]:
         first = snapshots[-1] if snapshots else 1
-        files = [(FileKind.JOURNAL, number) for number in segments if number >= first]
+        files = [
+            (FileKind.JOURNAL, number)
+            for number in segments
+            if number >= first and (end is None or number < end)
+        ]
         if snapshots:
             files.insert(0, (FileKind.SNAPSHOT, first))
         self._total_bytes = sum(self._size(kind, number) for kind, number in files)
         expected = first
         if snapshots:
-            self._read_snapshot(first)
+            yield from self._read_snapshot(first)
         for kind, number in files:
             if kind is FileKind.JOURNAL:
                 self._expect_segment(number, expected)
-                self._read_segment(number, last=number == segments[-1])
+                yield from self._read_segment(number, last=number == segments[-1])
                 expected += 1
         if expected == first:
             self._expect_segment(None, first)
         self.state.pairs = len(self._target)
-        return self.state
 
     def _size(self, kind: FileKind, number: int) -> int:
         file = self._directory.open_file(kind, number)
@@ -172,7 +187,7 @@ class Recovery:
                 reason += f", or else {file_name(FileKind.SNAPSHOT, number).decode()}"
             raise CorruptionError(name, 0, reason)
 
-    def _read_snapshot(self, number: int) -> None:
+    def _read_snapshot(self, number: int) -> Iterator[Group]:
         state = self.state
         pairs = None
         with self._open(FileKind.SNAPSHOT, number) as reader:
@@ -184,6 +199,8 @@ class Recovery:
                 if group.length <= MAX_TRAILER_BYTES:
                     pairs = journal_format.decode_trailer(b"".join(group.body))
                 if pairs is None:
+                    self._check_words(reader, group)
+                    yield group
                     self._apply_group(reader, group)
                 del group  # before the next one is read: a group may be long
             if reader.tail_state is not TailState.CLEAN:
@@ -191,7 +208,7 @@ class Recovery:
             if pairs != len(self._target):
                 raise self._corruption(reader, reader.end, "the snapshot is not complete")
 
-    def _read_segment(self, number: int, *, last: bool) -> None:
+    def _read_segment(self, number: int, *, last: bool) -> Iterator[Group]:
         state = self.state
         with self._open(FileKind.JOURNAL, number) as reader:
             header = reader.header
@@ -203,6 +220,8 @@ class Recovery:
             state.store_id = header.store_id
             state.segments.append(number)
             for group in reader:
+                self._check_words(reader, group)
+                yield group
                 changes = self._apply_group(reader, group)
                 if group.before != state.revision or group.after != group.before + changes:
                     reason = "the lines of the group do not lead to the revision in its header"
@@ -253,8 +272,6 @@ class Recovery:
         changes = 0
         self._read_bytes += journal_format.group_header_bytes(reader.header.version)
         for lines in group.body:
-            if reader.header.version == 1:
-                self._check_words(reader, group, lines)
             self._replay_jobs(lines)
             self.state.mark = journal_format.decode_mark(lines) or self.state.mark
             changes += self._target.apply(lines)
@@ -262,10 +279,12 @@ class Recovery:
             self._progress(self._read_bytes, self._total_bytes)
         return min(changes, 1) if group.is_restore else changes
 
-    def _check_words(self, reader: JournalReader, group: Group, lines: bytes) -> None:
+    def _check_words(self, reader: JournalReader, group: Group) -> None:
         """Raise an error if a word has another meaning in the version that this code writes."""
-        offset = journal_format.find_old_word(lines)
-        if offset is not None:
+        for lines in group.body if reader.header.version == 1 else ():
+            offset = journal_format.find_old_word(lines)
+            if offset is None:
+                continue
             offset += group.offset + journal_format.group_header_bytes(reader.header.version)
             reason = (
                 f"at byte {offset}: a word of this line begins with '\"', which has another "
@@ -273,6 +292,19 @@ class Recovery:
                 "kvs that wrote it, quote such words, and use 'kvs restore'"
             )
             raise DataDirectoryError(self._path_of(reader), reason)
+
+    def snapshot_time(self, number: int) -> tuple[int, int]:
+        """Return the revision of a snapshot, and the time at which it was written, or 0.
+
+        Raises:
+            CorruptionError: the snapshot is damaged.
+            DataDirectoryError: it cannot be read.
+
+        """
+        with self._open(FileKind.SNAPSHOT, number) as reader:
+            for group in reader:
+                return reader.header.revision, group.time_ms
+            raise self._corruption(reader, reader.end, reader.reason or "it has no group")
 
     def _path_of(self, reader: JournalReader) -> str:
         return self._directory.display_path_of(reader.header.name)

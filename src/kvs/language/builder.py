@@ -30,6 +30,7 @@ _REFUSED = b"NOT "
 _WORD = rb"(?:%b|%b)" % (PLAIN, QUOTED)
 _PAIR = re.compile(rb"\((%b),(%b)\)" % (_WORD, _WORD))
 _SHOWN_PAIR = re.compile(rb"\((%b), (%b)\)" % (_WORD, _WORD))
+_LISTED_PAIR = re.compile(rb"\((%b), (%b)\)(?: UNTIL ([0-9]++))?\n" % (_WORD, _WORD))
 
 
 def encode_script(script: Word) -> bytes:
@@ -278,6 +279,16 @@ def parse_add_output(numbers: Iterable[tuple[bytes, int]], output: bytes) -> dic
 def parse_show_output(output: bytes) -> list[tuple[bytes, bytes]]:
     """Return the pairs in the output of a SHOW without UNTIL."""
     return [(unquote(key), unquote(value)) for key, value in _SHOWN_PAIR.findall(output)]
+
+
+def parse_listing(output: bytes) -> Iterator[tuple[bytes, bytes, int | None]]:
+    """Yield key, value and UNTIL, or None, of the pairs in whole lines of SHOW, also of SHOW UNTIL.
+
+    UNTIL is in milliseconds since the epoch.
+    """
+    for line in _LISTED_PAIR.finditer(output):
+        key, value, until = line.groups()
+        yield unquote(key), unquote(value), None if until is None else int(until)
 
 
 def _parse_pairs(output: bytes) -> Iterator[tuple[bytes, bytes | None]]:
