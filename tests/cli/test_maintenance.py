@@ -383,3 +383,48 @@ def test_backup_is_restored_into_new_data_only(data: Path, tmp_path: Path) -> No
         "directory",
     )
     assert kvs("dump", data).stdout == b"(a, 2)\n(b, 1)\n"
+
+
+def test_restore_at_a_moment_creates_a_store_of_its_own(tmp_path: Path) -> None:
+    first = JournalBuilder().group(b"WRITE [(a,1)(b,2)] UNTIL 99999999999999\n", 1)
+    first.group(b"DELETE [b]\n", 1)
+    data = put(tmp_path / "d", files(first))
+    before = contents(data)
+    moments = {"1": 2, "2": 1, "2026-09-21T14:13:20.123Z": 1, "1790000000123ms": 1, "2090-01-01": 1}
+    for number, (moment, pairs) in enumerate(moments.items()):
+        new = tmp_path / f"new{number}"
+        ended = kvs("restore", "--at", moment, data, new)
+        assert (ended.status, only_line(ended)) == (
+            0,
+            f"{new}: {pluralize(pairs, 'pair')}, at revision 1",
+        )
+        assert kvs("dump", new).stdout.startswith(b"(a, 1) UNTIL 99999999999999\n")
+        assert content(new / first.name).split()[6] != content(data / first.name).split()[6]
+    assert contents(data) == before
+
+
+@pytest.mark.parametrize(
+    ("moment", "reason"),
+    [
+        ("3", "{data}: the journal reaches to revision 2"),
+        (
+            "2026-09-21T16:13:20.122+02:00",
+            "{data}: the journal reaches back to 2026-09-21T14:13:20.123Z, with revision 2",
+        ),
+        *(
+            (
+                moment,
+                "argument --at: a revision or a time is needed, such as 17, 2026-09-21T14:00:00Z "
+                f"or 1790000000000ms, not '{moment}'; see 'kvs restore --help'",
+            )
+            for moment in ("yesterday", "", "-1", "2026-13-01", "0001-01-01", "9ms9")
+        ),
+    ],
+)
+def test_restore_at_no_moment_of_the_journal_is_refused(
+    data: Path, tmp_path: Path, moment: str, reason: str
+) -> None:
+    put(data, files(JournalBuilder().group(b"WRITE [(a,1)]\nWRITE [(a,2)]\n", 2)))
+    ended = kvs("restore", f"--at={moment}", data, tmp_path / "new")
+    assert (ended.status, only_line(ended)) == (2, f"kvs restore: {reason.format(data=data)}")
+    assert not (tmp_path / "new").exists()

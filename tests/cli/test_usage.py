@@ -104,14 +104,14 @@ EMPTY_PATHS = {
     "JOBS_DIR_OR_FILE": ["lint", "jobs"],
     "FIFO": ["client", "1"],
     "DIR": ["dump"],
-    "FILE.bck": ["restore"],
+    "SOURCE": ["restore"],
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("argument", "arguments"), EMPTY_PATHS.items(), ids=EMPTY_PATHS)
 def test_empty_path_is_wrong_usage(jobs: Path, argument: str, arguments: list[str]) -> None:
-    rest = ["new"] if argument == "FILE.bck" else []
+    rest = ["new"] if argument == "SOURCE" else []
     ended = kvs(*arguments, "", *rest, how=Start(cwd=jobs.parent))
     message = f"kvs {arguments[0]}: argument {argument}: the path is empty; "
     assert only_line(ended) == f"{message}see 'kvs {arguments[0]} --help'"

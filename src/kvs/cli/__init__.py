@@ -261,6 +261,19 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
         parser.set_defaults(load=_lazy_action(name, "maintenance"))
         parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
+        "history", help="list the changes of a key in a data directory", allow_abbrev=False
+    )
+    parser.description = (
+        "List every change of a key in a data directory, which no process may have open, oldest "
+        "first, as far back as the journal reaches. A line has the revision, the time in UTC, who "
+        "made the change, and the value, or (removed), separated by tabs. If the journal begins "
+        "with a snapshot, the first line is what the snapshot has: a value, or (missing). What is "
+        "unknown is -."
+    )
+    parser.set_defaults(load=_lazy_action("history"))
+    parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
+    parser.add_argument("key", metavar="KEY", help="the key, without quotes of the language")
+    parser = commands.add_parser(
         "repair", help="cut a corrupt journal at its first damage", allow_abbrev=False
     )
     parser.description = (
@@ -273,11 +286,23 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
     parser.add_argument("--cut", action="store_true", help="confirm the cut")
     parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
-        "restore", help="create a data directory from a backup", allow_abbrev=False
+        "restore", help="create a data directory from a backup, or from the past of another one",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.description = (
+        "Create a data directory that holds the pairs of a backup; or, with --at, the pairs that "
+        "another data directory, which no process may have open, held in the past."
     )
-    parser.description = "Create a data directory that holds the pairs of a backup."
     parser.set_defaults(load=_lazy_action("restore", "maintenance"))
-    parser.add_argument("file", type=_path, metavar="FILE.bck", help="the backup")
+    parser.add_argument(
+        "--at", metavar="REVISION_OR_TIME", type=_moment,
+        help="right after this revision, or right before the first change after this time: ISO "
+        "8601, in local time unless it ends in Z or an offset, or milliseconds since the epoch and "
+        "ms, such as 1790000000000ms",
+    )  # fmt: skip
+    parser.add_argument(
+        "file", type=_path, metavar="SOURCE", help="the backup, or with --at a data directory"
+    )
     parser.add_argument("directory", type=_path, metavar="DIR", help="a new or empty directory")
 
 
@@ -383,6 +408,22 @@ def _add_client_arguments(parser: argparse.ArgumentParser) -> None:
         help="maximum seconds until the server answers the connect, 0.001 to 3600 (default: wait "
         "as long as the server exists)",
     )  # fmt: skip
+
+
+def _moment(text: str) -> tuple[str, int]:
+    """Return ``revision`` or ``time``, and the revision or the milliseconds since the epoch."""
+    if match := re.fullmatch("([0-9]{1,99})(ms)?", text):
+        return "time" if match[2] else "revision", int(match[1])
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        since_epoch = datetime.fromisoformat(text).astimezone(UTC) - datetime.fromtimestamp(0, UTC)
+        return "time", since_epoch // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            "a revision or a time is needed, such as 17, 2026-09-21T14:00:00Z or "
+            f"1790000000000ms, not '{text}'"
+        ) from None
 
 
 def _positive(text: str) -> int:

@@ -10,6 +10,7 @@ from kvs.journal.recovery import RecoveredState
 from kvs.snapshot.reader import load
 from kvs.store import maintenance
 from kvs.store.core import StoreCore
+from kvs.store.history import state_at_revision, state_at_time
 from kvs.text import pluralize, printable
 
 
@@ -104,8 +105,7 @@ def compact(options: argparse.Namespace) -> int:
 def restore(options: argparse.Namespace) -> int:
     """Run ``kvs restore``; return the exit status."""
     with usage_errors():
-        backup = load(os.fsencode(options.file))  # before the directory is created
-        pairs, expiries = backup.pairs, backup.expiries
+        pairs, expiries = _pairs_to_restore(options)  # before the directory is created
         revision = maintenance.restore(options.directory, pairs, expiries)
         if revision is None:
             with StoreCore(options.directory) as store:
@@ -114,3 +114,13 @@ def restore(options: argparse.Namespace) -> int:
         f"{printable(options.directory)}: {pluralize(len(pairs), 'pair')}, at revision {revision}"
     )
     return 0
+
+
+def _pairs_to_restore(options: argparse.Namespace) -> tuple[dict[bytes, bytes], dict[bytes, int]]:
+    if options.at is None:
+        backup = load(os.fsencode(options.file))
+        return backup.pairs, backup.expiries
+    kind, number = options.at
+    state = {"revision": state_at_revision, "time": state_at_time}[kind]
+    with progress_bar() as progress:
+        return state(options.file, number, progress)

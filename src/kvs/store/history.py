@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from kvs.engine.interface import DEFAULT_BUDGET_BYTES, NO_EXPIRY, ChangeBatch, Engine
 from kvs.engine.selection import create_engine
-from kvs.errors import DataDirectoryError
+from kvs.errors import CorruptionError, DataDirectoryError
 from kvs.journal.directory import DataDirectory, replay_starts
 from kvs.journal.format import FileKind
 from kvs.journal.reader import Group
@@ -73,9 +73,13 @@ def history(
         oldest = replay_starts(directory.list_files())[0]
         target = _KeyTarget(key)
         recovery = Recovery(directory, target, _ignore_jobs, progress)
-        for group in recovery.groups(before=oldest + 1):
-            yield from target.begin(group, recovery.current_file[0])
-            del group  # before the next one is read: a group may be long
+        try:
+            for group in recovery.groups(before=oldest + 1):
+                yield from target.begin(group, recovery.current_file[0])
+                del group  # before the next one is read: a group may be long
+        except CorruptionError:
+            yield from target.end(recovery.state.revision)
+            raise
         yield from target.end(recovery.state.revision)
 
 
@@ -240,7 +244,7 @@ def state_at_time(path: Path, time_ms: int, progress: ProgressCallback = ignore_
     with open_unlocked(path) as directory:
         recovery = Recovery(directory, EngineReplayTarget(engine), _ignore_jobs, progress)
         starts = _find_starts(directory, recovery)
-        start = [start for start in starts if 0 < start.time_ms <= time_ms or start is starts[0]][-1]
+        start = [starts[0], *(start for start in starts if 0 < start.time_ms <= time_ms)][-1]
         oldest = start.revision, start.time_ms
         for group in _changes(recovery, start):
             if not oldest[1]:

@@ -50,7 +50,7 @@ def check(path: Path, progress: ProgressCallback = ignore_progress) -> Recovered
         CorruptionError: a file is damaged or missing; the error describes the first one.
 
     """
-    with _open_unlocked(path) as directory:
+    with open_unlocked(path) as directory:
         return _recovery(directory, create_engine(), progress).read()
 
 
@@ -83,12 +83,12 @@ def dump(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[b
 
     """
     engine = create_engine()
-    with _open_unlocked(path) as directory:
+    with open_unlocked(path) as directory:
         _recovery(directory, engine, progress).read()
-    yield from _listing(engine)
+    yield from listing(engine)
 
 
-def _listing(engine: Engine) -> Iterator[bytes]:
+def listing(engine: Engine) -> Iterator[bytes]:
     """Yield the output of ``SHOW UNTIL`` in blocks of about `BLOCK` bytes."""
     after, limit = b"", 1
     while True:
@@ -194,7 +194,14 @@ def restore(
 
 
 @contextlib.contextmanager
-def _open_unlocked(path: Path) -> Iterator[DataDirectory]:
+def open_unlocked(path: Path) -> Iterator[DataDirectory]:
+    """Yield a data directory that no other process has locked, and that has a journal.
+
+    Raises:
+        DataDirectoryError: it is not a data directory, or cannot be read.
+        DirectoryLockedError: another process has locked it, also when the caller has read damage.
+
+    """
     with DataDirectory(path) as directory:
         directory.check_unlocked()
         _require_journal(directory)
