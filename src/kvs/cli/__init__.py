@@ -307,7 +307,20 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
 
 
 def _add_transfer_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    """Add the commands that exchange pairs with other programs."""
+    """Add the commands that compare pairs, and exchange them with other programs."""
+    parser = commands.add_parser(
+        "diff", help="compare backups and data directories", allow_abbrev=False
+    )
+    parser.description = (
+        "Write the lines of WRITE and DELETE that turn OLD into NEW, in order of the keys, so that "
+        "a job of them makes the changes. Each is a backup, or a data directory that no process "
+        "may have open. Exit status: 0 equal, 1 different, 2 an error."
+    )
+    parser.set_defaults(load=_lazy_action("diff"))
+    for name, summary in (("old", "the pairs before"), ("new", "the pairs after")):
+        parser.add_argument(
+            name, type=_path, metavar=name.upper(), help=f"{summary}: a backup or a data directory"
+        )
     parser = commands.add_parser(
         "import", help="write the pairs of a CSV, JSON or KEY=VALUE file", allow_abbrev=False
     )

@@ -61,10 +61,41 @@ def load(path: bytes) -> Backup:
             line has no newline, or the frame is not complete.
 
     """
+    backup = Backup()
+    for _ in _read(path, backup):
+        pass
+    return backup
+
+
+def stream(path: bytes) -> Iterator[Backup]:
+    """Yield the pairs of the backup at `path` in parts, in order of the keys; hold one at a time.
+
+    The last part has the revision. What comes behind the last pair, the checksum included, is
+    verified after all pairs were yielded.
+
+    Raises:
+        BackupReadError, BackupFormatError: as `load`.
+
+    """
+    part = Backup()
+    for _ in _read(path, part):
+        yield part
+        part.pairs.clear()
+        part.expiries.clear()
+    yield part
+
+
+def _read(path: bytes, backup: Backup) -> Iterator[None]:
+    """Add the contents of the file at `path` to `backup`; yield after each block.
+
+    Raises:
+        BackupReadError, BackupFormatError: as `load`.
+
+    """
     try:
         file = open_regular(path, os.O_RDONLY)
         try:
-            return _Reader(printable(path)).read(_blocks(file))
+            yield from _Reader(printable(path), backup).read(_blocks(file))
         finally:
             os.close(file)
     except OSError as error:
@@ -72,19 +103,29 @@ def load(path: bytes) -> Backup:
 
 
 class _Reader:
-    """One reading of a backup, which messages call `name`."""
+    """One reading of a backup, which messages call `name`, into `backup`.
 
-    def __init__(self, name: str) -> None:
+    The caller may remove what was added, between two blocks.
+    """
+
+    def __init__(self, name: str, backup: Backup) -> None:
         self._name = name
-        self._backup = Backup()
+        self._backup = backup
+        self._pairs_before = 0
+        """Pairs in the blocks before the one that is read."""
+        self._kept = 0
+        """Pairs in `backup` when the block was begun."""
         self._last_key = b""
         self._is_framed = False
         self._checksum = 0
         """Of the bytes before the block that is read."""
         self._add_to_checksum: Callable[[int, bytes], int] = lambda _checksum, _data: 0
 
-    def read(self, blocks: Iterator[bytes]) -> Backup:
-        """Return the contents of `blocks`, which end with a newline unless a line is invalid."""
+    def read(self, blocks: Iterator[bytes]) -> Iterator[None]:
+        """Add the contents of `blocks`, which end with a newline unless a line is invalid.
+
+        Yields after each block.
+        """
         block = next(blocks, b"")
         position = 0
         if block.startswith(START_OF_FRAME):
@@ -97,13 +138,19 @@ class _Reader:
             end = self._read_pairs(block, position)
             if end < len(block):
                 self._read_end(block, end, next(blocks, b""))
-                return self._backup
+                return
             self._checksum = self._add_to_checksum(self._checksum, block)
             block = b""  # before the next one is read: it may be long
+            self._pairs_before = self._pair_count()
+            yield
+            self._kept = len(self._backup.pairs)
             block, position = next(blocks, b""), 0
         if self._is_framed:
             raise self._error("the last line, '# end ...', is missing: the file was cut short")
-        return self._backup
+
+    def _pair_count(self) -> int:
+        """Return the number of pairs so far."""
+        return self._pairs_before + len(self._backup.pairs) - self._kept
 
     def _read_pairs(self, block: bytes, position: int) -> int:
         """Add the pairs of `block` from `position` on; return where they end."""
@@ -163,8 +210,8 @@ class _Reader:
             raise self._error(self._describe_fault(block, position))
         if following or position + len(line) != len(block):
             raise self._error("there is more behind the last line, '# end ...'", after=1)
-        if end.pairs != len(self._backup.pairs):
-            raise self._error(f"there are {len(self._backup.pairs)} pairs, not {end.pairs}")
+        if end.pairs != self._pair_count():
+            raise self._error(f"there are {self._pair_count()} pairs, not {end.pairs}")
         if end.checksum != self._add_to_checksum(self._checksum, block[:position]):
             raise self._error("the lines before do not match the checksum")
         self._backup.revision = end.revision
@@ -178,7 +225,7 @@ class _Reader:
 
     def _error(self, reason: str, after: int = 0) -> BackupFormatError:
         """Return the error of the line behind the pairs so far, or of a later one."""
-        line = len(self._backup.pairs) + 1 + self._is_framed + after
+        line = self._pair_count() + 1 + self._is_framed + after
         return BackupFormatError(self._name, line, reason)
 
 
