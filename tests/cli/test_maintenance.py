@@ -78,7 +78,7 @@ def test_check_prints_the_first_damage_and_changes_nothing(damaged: Path) -> Non
     assert contents(damaged) == before
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "dump", "compact"])
+@pytest.mark.parametrize("command", ["run", "serve", "dump", "compact", "backup"])
 def test_corrupt_data_is_refused_with_the_remedy(
     damaged: Path, tmp_path: Path, command: str
 ) -> None:
@@ -87,6 +87,7 @@ def test_corrupt_data_is_refused_with_the_remedy(
     arguments = {
         "run": ("run", jobs, "--data", damaged),
         "serve": ("serve", jobs, "1", "1", tmp_path / "fifo", "--data", damaged),
+        "backup": ("backup", damaged, tmp_path / "x.bck"),
     }.get(command, (command, damaged))
     ended = kvs(*arguments)
     assert ended.status == 1
@@ -97,6 +98,7 @@ def test_corrupt_data_is_refused_with_the_remedy(
     )
     assert contents(damaged) == before
     assert [path.name for path in jobs.iterdir()] == ["a.job"]
+    assert not (tmp_path / "x.bck").exists()
 
 
 def test_repair_needs_cut_and_reports_the_loss(damaged: Path) -> None:
@@ -226,16 +228,54 @@ def test_compact_reports_the_sizes(data: Path) -> None:
     assert set(contents(data)) == {"0000000003.snapshot", "0000000003.journal"}
 
 
-@pytest.mark.parametrize("command", ["check", "dump", "compact", "repair"])
+def test_backup_has_a_frame_and_is_restored(data: Path, tmp_path: Path) -> None:
+    before = contents(data)
+    file = tmp_path / "x.bck"
+    file.write_text("old")
+    ended = kvs("backup", data, file)
+    assert (ended.status, ended.stdout, ended.stderr) == (0, b"", b"")
+    lines = file.read_bytes().splitlines()
+    assert lines[:-1] == [b"# kvs backup 2", b"(a, 2)", b"(b, 1)"]
+    assert lines[-1].startswith(b"# end 3 2 ")
+    assert kvs("restore", file, tmp_path / "new").status == 0
+    assert kvs("dump", tmp_path / "new").stdout == b"(a, 2)\n(b, 1)\n"
+    assert contents(data) == before
+
+
+def test_backup_is_what_the_library_writes(tmp_path: Path) -> None:
+    with Store(tmp_path / "d") as store:
+        store.execute(
+            b'WRITE [(a,"b c")] UNTIL 999999999999999 WRITE [(long,%b)]\n' % (b"1" * 9**6)
+        )
+        store.backup(tmp_path / "library.bck")
+    assert kvs("backup", tmp_path / "d", tmp_path / "command.bck").status == 0
+    assert content(tmp_path / "command.bck") == content(tmp_path / "library.bck")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("none/x.bck", "No such file or directory"), (".", "it is not a regular file")],
+)
+def test_backup_that_cannot_be_written_is_reported(
+    data: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    file = f"{tmp_path}/{name}"
+    ended = kvs("backup", data, file)
+    assert (ended.status, only_line(ended)) == (1, f"kvs backup: {file}: not written: {reason}")
+    assert list(tmp_path.iterdir()) == [data]
+
+
+@pytest.mark.parametrize("command", ["check", "dump", "compact", "repair", "backup"])
 def test_directory_without_a_journal_is_wrong_usage(tmp_path: Path, command: str) -> None:
     (tmp_path / "empty").mkdir(mode=0o700)
-    more = ("--cut",) if command == "repair" else ()
-    ended = kvs(command, *more, tmp_path / "empty")
+    before = ("--cut",) if command == "repair" else ()
+    after = (tmp_path / "x.bck",) if command == "backup" else ()
+    ended = kvs(command, *before, tmp_path / "empty", *after)
     assert (ended.status, only_line(ended)) == (
         2,
         f"kvs {command}: {tmp_path}/empty: it holds no journal",
     )
-    ended = kvs(command, *more, tmp_path / "none")
+    ended = kvs(command, *before, tmp_path / "none", *after)
     assert (ended.status, only_line(ended)) == (
         2,
         f"kvs {command}: {tmp_path}/none: cannot open the data directory: "
@@ -326,6 +366,7 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
             ("serve", other, "1", "1", tmp_path / "fifo", "--data", data),
             ("check", data),
             ("dump", data),
+            ("backup", data, tmp_path / "x.bck"),
             ("compact", data),
             ("repair", "--cut", data),
         ]:

@@ -261,18 +261,16 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
         parser.set_defaults(load=_lazy_action(name, "maintenance"))
         parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
     parser = commands.add_parser(
-        "history", help="list the changes of a key in a data directory", allow_abbrev=False
+        "backup", help="write a backup of a data directory", allow_abbrev=False
     )
     parser.description = (
-        "List every change of a key in a data directory, which no process may have open, oldest "
-        "first, as far back as the journal reaches. A line has the revision, the time in UTC, who "
-        "made the change, and the value, or (removed), separated by tabs. If the journal begins "
-        "with a snapshot, the first line is what the snapshot has: a value, or (missing). What is "
-        "unknown is -."
+        "Write all pairs of a data directory to a file from which 'kvs restore' creates a data "
+        "directory. The file ends with a checksum, so that damage is found. It is replaced when "
+        "it is complete. The data directory is not changed."
     )
-    parser.set_defaults(load=_lazy_action("history"))
+    parser.set_defaults(load=_lazy_action("backup", "maintenance"))
     parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
-    parser.add_argument("key", metavar="KEY", help="the key, without quotes of the language")
+    parser.add_argument("file", type=_path, metavar="FILE.bck", help="the file to write")
     parser = commands.add_parser(
         "repair", help="cut a corrupt journal at its first damage", allow_abbrev=False
     )

@@ -1,17 +1,25 @@
-"""The commands for data directories: ``check``, ``repair``, ``dump``, ``compact``, ``restore``."""
+"""The commands for data directories: ``check``, ``dump``, ``backup`` and so on."""
 
 import argparse
 import os
+from collections.abc import Iterable
+from itertools import chain
 
 from kvs.cli.open_store import describe_torn_tail, progress_bar, usage_errors
 from kvs.cli.stdio import UsageError, print_error, print_result, write_result
-from kvs.errors import CorruptionError
+from kvs.errors import CorruptionError, SnapshotError, SnapshotNotDurableError
 from kvs.journal.recovery import RecoveredState
+from kvs.posix.files import (
+    AtomicFile,
+    DirectorySyncError,
+    check_can_replace,
+    open_directory,
+    write_all,
+)
 from kvs.snapshot.reader import load
 from kvs.store import maintenance
 from kvs.store.core import StoreCore
-from kvs.store.history import state_at_revision, state_at_time
-from kvs.text import pluralize, printable
+from kvs.text import os_error_text, pluralize, printable
 
 
 def check(options: argparse.Namespace) -> int:
@@ -82,6 +90,42 @@ def dump(options: argparse.Namespace) -> int:
         for block in maintenance.dump(options.directory, progress):
             write_result(block)
     return 0
+
+
+def backup(options: argparse.Namespace) -> int:
+    """Run ``kvs backup``; return the exit status."""
+    path = printable(options.file)
+    with usage_errors(), progress_bar() as progress:
+        blocks = maintenance.backup(options.directory, progress)
+        first = next(blocks)  # the directory is read now, before a file is created
+    try:
+        replace_file(options.file, chain((first,), blocks))
+    except DirectorySyncError as error:
+        raise SnapshotNotDurableError(path, os_error_text(error)) from error
+    except OSError as error:
+        raise SnapshotError(path, os_error_text(error), error.errno) from error
+    return 0
+
+
+def replace_file(path: str, blocks: Iterable[bytes]) -> None:
+    """Write `blocks` to a new file, and replace `path` by the file when it is on disk.
+
+    Raises:
+        DirectorySyncError: the file is in place, but a loss of power may undo that.
+        OSError: the file cannot be written, and `path` is unchanged.
+
+    """
+    parent, name = os.path.split(os.fsencode(path))
+    directory = open_directory(parent or b".")
+    try:
+        check_can_replace(name, directory)
+        with AtomicFile(directory, name) as file:
+            for block in blocks:
+                write_all(file.file, block)
+            os.fsync(file.file)
+            file.commit()
+    finally:
+        os.close(directory)
 
 
 def compact(options: argparse.Namespace) -> int:

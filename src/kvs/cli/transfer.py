@@ -4,17 +4,18 @@ import argparse
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 
 from kvs.cli.formats import FORMATS, MAX_ROW_BYTES, BadRow, Format, Record, format_of
+from kvs.cli.maintenance import replace_file
 from kvs.cli.open_store import progress_bar, usage_errors
 from kvs.cli.stdio import UsageError, print_error, write_result
 from kvs.errors import KvsError
 from kvs.language.builder import parse_listing
 from kvs.language.output_format import format_writes
-from kvs.posix.files import AtomicFile, check_can_replace, check_path, open_directory, write_all
+from kvs.posix.files import check_path
 from kvs.settings import ProgressCallback
 from kvs.store import maintenance
 from kvs.store.core import StoreCore
@@ -199,19 +200,11 @@ def export(options: argparse.Namespace) -> int:
         first = next(blocks, b"")  # the directory is read now, before a file is created
     data = _buffered(form.write(_records(first, blocks)))
     if options.file == STANDARD_STREAM:
-        _write(data, write_result)
+        for block in data:
+            write_result(block)
         return 0
-    parent, name = os.path.split(os.fsencode(options.file))
     try:
-        directory = open_directory(parent or b".")
-        try:
-            check_can_replace(name, directory)
-            with AtomicFile(directory, name) as file:
-                _write(data, lambda block: write_all(file.file, block))
-                os.fsync(file.file)
-                file.commit()
-        finally:
-            os.close(directory)
+        replace_file(options.file, data)
     except OSError as error:
         reason = f"not written: {os_error_text(error)}"
         raise TransferError(f"{printable(options.file)}: {reason}") from error
@@ -235,8 +228,3 @@ def _buffered(pieces: Iterator[bytes]) -> Iterator[bytes]:
             yield bytes(buffer)
             buffer.clear()
     yield bytes(buffer)
-
-
-def _write(blocks: Iterator[bytes], write: Callable[[bytes], None]) -> None:
-    for block in blocks:
-        write(block)

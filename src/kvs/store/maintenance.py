@@ -1,7 +1,7 @@
-"""Maintenance of a data directory that no store has open: check, dump, repair, restore.
+"""Maintenance of a data directory that no store has open: check, dump, backup, repair, restore.
 
-Locking: `repair` and `restore` lock the directory; `check` and `dump` only read it, and raise
-`DirectoryLockedError` if another process has locked it before or meanwhile. Threads: one.
+Locking: `repair` and `restore` lock the directory; `check`, `dump` and `backup` only read it, and
+raise `DirectoryLockedError` if another process has locked it before or meanwhile. Threads: one.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from kvs.language import grammar
 from kvs.language.output_format import format_pairs
 from kvs.posix.files import AtomicFile, open_regular, write_all
 from kvs.settings import ProgressCallback, ignore_progress
+from kvs.snapshot.frame import framed
 from kvs.store.persistence import EngineReplayTarget
 from kvs.store.restoring import RestoreLines
 from kvs.text import os_error_text, printable
@@ -50,8 +51,7 @@ def check(path: Path, progress: ProgressCallback = ignore_progress) -> Recovered
         CorruptionError: a file is damaged or missing; the error describes the first one.
 
     """
-    with open_unlocked(path) as directory:
-        return _recovery(directory, create_engine(), progress).read()
+    return _read(path, create_engine(), progress)
 
 
 def size_bytes(path: Path) -> int:
@@ -83,12 +83,29 @@ def dump(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[b
 
     """
     engine = create_engine()
-    with open_unlocked(path) as directory:
-        _recovery(directory, engine, progress).read()
-    yield from listing(engine)
+    _read(path, engine, progress)
+    yield from _listing(engine)
 
 
-def listing(engine: Engine) -> Iterator[bytes]:
+def backup(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[bytes]:
+    """Yield the backup of a data directory, as `Store.backup` writes it. Change nothing.
+
+    Raises:
+        DataDirectoryError, DirectoryLockedError, CorruptionError: as `dump`.
+
+    """
+    engine = create_engine()
+    state = _read(path, engine, progress)
+    yield from framed(state.revision, state.pairs, _listing(engine))
+
+
+def _read(path: Path, engine: Engine, progress: ProgressCallback) -> RecoveredState:
+    """Read a data directory into `engine`; return its state."""
+    with _open_unlocked(path) as directory:
+        return _recovery(directory, engine, progress).read()
+
+
+def _listing(engine: Engine) -> Iterator[bytes]:
     """Yield the output of ``SHOW UNTIL`` in blocks of about `BLOCK` bytes."""
     after, limit = b"", 1
     while True:
