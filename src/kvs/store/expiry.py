@@ -28,8 +28,12 @@ from kvs.concurrency.waiters import Waiters
 from kvs.engine.interface import NO_EXPIRY, Engine
 from kvs.errors import KvsError
 
-PAIRS_PER_CHANGE = 1000
+PAIRS_PER_CHANGE = 256
 """Maximum pairs removed as one change, for which the engine is locked."""
+
+PAUSE_SECONDS = 1e-4
+"""Pause of the thread after each change, in which waiting threads get the engine and the
+interpreter: without it, the thread that releases a lock is the first to have it again."""
 
 CLOCK_CHECK_SECONDS = 1.0
 """Maximum seconds of a wait, after which a clock that was set is noticed."""
@@ -76,8 +80,8 @@ class Expiry:
         """Remove nothing more, and end the thread. Idempotent."""
         _stop(self._stopped, self._waiters)
 
-    def remove_due(self) -> None:
-        """Remove every pair whose time has come.
+    def remove_due(self, pause: float = 0.0) -> None:
+        """Remove every pair whose time has come; sleep for `pause` seconds after each change.
 
         Raises:
             KvsError: `publish` raised it.
@@ -87,6 +91,8 @@ class Expiry:
             self._publish()  # raises before anything is removed
             self._engine.expire(now, PAIRS_PER_CHANGE)
             self._publish()
+            if pause:
+                time.sleep(pause)
 
     def _run(self) -> None:
         """Remove pairs at their times, in the thread."""
@@ -100,7 +106,7 @@ class Expiry:
             while not self._stopped[0]:
                 least_s = 0.0
                 try:
-                    self.remove_due()
+                    self.remove_due(PAUSE_SECONDS)
                 except MemoryError:
                     least_s = CLOCK_CHECK_SECONDS
                 self._wait(least_s)

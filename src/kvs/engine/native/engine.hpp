@@ -14,6 +14,7 @@
 
 #include <atomic>
 #include <cassert>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -364,12 +365,15 @@ private:
         return succeeded;
     }
 
-    // Let the thread that made garbage give its memory back. Other threads get the lock in between:
-    // without a yield, the thread that releases a lock is the first to have it again.
+    // Let the thread that made garbage give its memory back. A thread that sleeps until the lock is
+    // free gets it in between: without a pause, the thread that releases a lock is the first to
+    // have it again.
     void release_garbage() EXCLUDES(lock_) {
-        for (bool has_more = true; has_more; std::this_thread::yield()) {
+        for (bool has_more = true, has_sleepers = false; has_more;) {
+            if (has_sleepers) std::this_thread::sleep_for(std::chrono::microseconds(50));
             const ScopedLock held(lock_);
             has_more = table_->release_garbage();
+            has_sleepers = lock_.has_sleepers();
         }
     }
 

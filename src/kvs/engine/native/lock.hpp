@@ -74,6 +74,9 @@ public:
         if (before == CONTENDED) futex(FUTEX_WAKE_PRIVATE, 1);
     }
 
+    // Return whether a thread probably sleeps until the caller, who holds the lock, releases it.
+    bool has_sleepers() const { return state_.load(std::memory_order_relaxed) == CONTENDED; }
+
 private:
     static constexpr std::uint32_t FREE = 0, HELD = 1, CONTENDED = 2;
 
@@ -96,13 +99,18 @@ public:
             if (mutex_.try_lock()) return;
             cpu_pause();
         }
+        sleepers_.fetch_add(1, std::memory_order_relaxed);
         mutex_.lock();
+        sleepers_.fetch_sub(1, std::memory_order_relaxed);
     }
 
     void unlock() RELEASE() NO_THREAD_SAFETY_ANALYSIS { mutex_.unlock(); }
 
+    bool has_sleepers() const { return sleepers_.load(std::memory_order_relaxed); }
+
 private:
     std::mutex mutex_;
+    std::atomic<int> sleepers_{0};
 };
 
 #endif

@@ -26,6 +26,8 @@ public:
         if (!leave()) lock_.unlock();
     }
 
+    bool has_sleepers() const { return lock_.has_sleepers(); }
+
     // Allow this thread, which has just taken the lock, to take it again; until `disown`, which
     // must be called before the thread releases the lock.
     void own() REQUIRES(this) {
