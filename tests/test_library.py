@@ -654,6 +654,19 @@ class TestListing:
             with pytest.raises(InvalidWordError):
                 use("x" * 1025)
 
+    def test_prefix_that_is_no_word_is_never_that_of_every_key(self) -> None:
+        store = Store()
+        store["a"] = "1"
+        wrong: list[Any] = [None, 0, ()]
+        for prefix in wrong:
+            with pytest.raises(TypeError):
+                store.count(prefix)
+            with pytest.raises(TypeError):
+                store.clear(prefix)
+            with pytest.raises(TypeError):
+                store.items(prefix=prefix)
+        assert len(store) == 1
+
 
 def test_public_names_have_docstrings() -> None:
     for name, member in vars(Store).items():

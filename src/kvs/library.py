@@ -359,7 +359,8 @@ class Store(NonCopyable, Generic[K, V]):
         }
 
     def _encode_prefix(self, prefix: K | Word) -> bytes:
-        return self._codec.encode_key(prefix) if prefix else b""
+        is_empty = isinstance(prefix, str | bytes) and not prefix
+        return b"" if is_empty else self._codec.encode_key(prefix)
 
     def _decode_pairs(self, pairs: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[K, V]]:
         if self._codec is BYTES:

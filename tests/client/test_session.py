@@ -121,6 +121,10 @@ def test_conditions_counters_and_prefixes_are_those_of_the_library(served: Serve
         assert (session.clear("l"), session.clear(""), session.count()) == (1, 2, 0)
         with pytest.raises(ValueError, match="limit"):
             session.items(limit=-1)
+        with pytest.raises(InvalidWordError, match="a prefix is at most 1024 bytes"):
+            session.count("x" * 1025)
+        with pytest.raises(TypeError):
+            session.clear(None)  # type: ignore[arg-type]
     lines = served.store.execute(b"SHOW UNTIL").output
     assert lines == b""
 

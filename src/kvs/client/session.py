@@ -245,8 +245,9 @@ class Session(NonCopyable):
             ValueError: `limit` is negative.
 
         """
-        begin = _encode_prefix(prefix)
-        line = builder.build_show(begin, None if after is None else _encode_prefix(after), limit)
+        begin = validate_word(prefix, "prefix")
+        above = None if after is None else validate_word(after, "prefix")
+        line = builder.build_show(begin, above, limit)
         return builder.parse_show_output(self._execute_line(line))
 
     def delete(self, keys: Iterable[Word]) -> list[bytes]:
@@ -377,12 +378,8 @@ def _encode_script(script: str | bytes) -> bytes:
     return raw
 
 
-def _encode_prefix(prefix: Word) -> bytes:
-    return validate_word(prefix, "key") if prefix else b""
-
-
 def _build_prefix_command(name: bytes, prefix: Word) -> bytes:
-    return builder.build_keys_command(name, [_encode_prefix(prefix)])
+    return builder.build_keys_command(name, [validate_word(prefix, "prefix")])
 
 
 def _validate_subscribed(key: Word) -> bytes:
