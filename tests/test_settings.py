@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvs.settings import FIFO_MODES, ServerSettings, Settings, usable_cpu_count
+from kvs.settings import FIFO_MODES, DataSettings, ServerSettings, Settings, usable_cpu_count
 
 
 def test_numbers_below_one_are_rejected() -> None:
@@ -31,3 +31,9 @@ def test_only_the_owner_may_read_a_registration_pipe() -> None:
 def test_limit_of_a_server_below_one_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be 1 or more, not 0"):
         ServerSettings(**{name: 0})
+
+
+def test_keep_segments_is_not_negative() -> None:
+    assert DataSettings().keep_segments == 0
+    with pytest.raises(ValueError, match="keep_segments must be 0 or more, not -1"):
+        DataSettings(keep_segments=-1)

@@ -93,6 +93,9 @@ class DataSettings:
     """Bytes of journal beyond which it is compacted, if the last snapshot is not longer."""
     segment_bytes: int = 64 << 20
     """Bytes of a segment of the journal beyond which the next one begins."""
+    keep_segments: int = 0
+    """Number of segments that a compaction keeps for the history, beside those after the snapshot.
+    With them it keeps every snapshot from the one on at which their replay begins."""
 
     def __post_init__(self) -> None:
         if self.fsync not in FSYNC_MODES:
@@ -104,6 +107,8 @@ class DataSettings:
         for name in ("compact_bytes", "segment_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.keep_segments < 0:
+            raise ValueError(f"keep_segments must be 0 or more, not {self.keep_segments}")
 
 
 ProgressCallback = Callable[[int, int], None]

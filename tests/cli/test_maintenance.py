@@ -391,6 +391,7 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
             "--fsync-interval needs --fsync interval",
         ),
         (("--resume",), "--resume needs --data"),
+        (("--keep-segments", "2"), "--keep-segments needs --data"),
     ],
 )
 def test_options_without_data_are_wrong_usage(
@@ -469,3 +470,26 @@ def test_restore_at_no_moment_of_the_journal_is_refused(
     ended = kvs("restore", f"--at={moment}", data, tmp_path / "new")
     assert (ended.status, only_line(ended)) == (2, f"kvs restore: {reason.format(data=data)}")
     assert not (tmp_path / "new").exists()
+
+
+def test_kept_segments_are_checked_and_reach_back(tmp_path: Path) -> None:
+    data, jobs = tmp_path / "d", tmp_path / "jobs"
+    for number in range(4):
+        write_jobs(jobs, {"a": f"WRITE [(k,{number})]\n"})
+        options = ("--data", data, "--keep-segments", "1")
+        assert kvs("run", "--quiet", jobs, *options).status == 0
+        assert kvs("compact", "--keep-segments", "1", data).status == 0
+    assert [name.split(".")[0] for name in contents(data)].count("0000000004") == 2
+    assert min(contents(data)) == "0000000004.journal"
+    ended = kvs("check", data)
+    assert (ended.status, ended.stdout.endswith(b", 1 older segment\n")) == (0, True)
+    lines = kvs("history", data, "k").stdout.splitlines()
+    assert [line.split(b"\t")[::3] for line in lines] == [[b"3", b"2"], [b"4", b"3"]]
+    older = data / "0000000004.journal"
+    older.write_bytes(older.read_bytes().replace(b"(k,3)", b"(k,9)"))
+    ended = kvs("check", data)
+    assert ended.status == 1
+    assert b"does not match its checksum (only the history needs this file)\n" in ended.stdout
+    assert kvs("dump", data).stdout == b"(k, 3)\n"
+    assert kvs("compact", data).status == 0
+    assert set(contents(data)) == {"0000000006.journal", "0000000006.snapshot"}

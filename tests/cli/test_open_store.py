@@ -16,7 +16,8 @@ from tests.helpers import write_jobs
 
 def options(folder: Path, **given: object) -> argparse.Namespace:
     """Return the options of a run; `given` ones replace the defaults."""
-    defaults = {"data": None, "restore": None, "fsync": None, "fsync_interval": None}
+    names = ("data", "restore", "fsync", "fsync_interval", "keep_segments")
+    defaults = dict.fromkeys(names)
     directory = str(write_jobs(folder / "jobs", {}))
     return argparse.Namespace(**{"directory": directory, "resume": False, **defaults, **given})
 

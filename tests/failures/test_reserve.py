@@ -105,6 +105,30 @@ def test_small_disk_filled_by_the_journal_is_compacted(
         assert store.revision == revision
 
 
+def test_full_disk_costs_what_is_kept_for_the_history(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = kvs.DataSettings(keep_segments=9)
+    with kvs.Store(place / "d", settings) as store:
+        for number in range(2):
+            overwrite(store, 1000)
+            store.write({"before": str(number)})
+            store.compact()
+        assert len(list((place / "d").glob("*.journal"))) == 3
+        fill(place)
+        with caplog.at_level(logging.WARNING, "kvs.store"):
+            for number in range(3000):
+                store.write({"more": str(number)})
+        messages = [record.getMessage() for record in caplog.records]
+        assert messages[:2] == [
+            f"{place}/d: {FULL}; using the reserve and compacting the journal; free disk space",
+            f"{place}/d: the disk is full; removing the segments that are kept for the history",
+        ]
+        until(lambda: len(list((place / "d").glob("*.journal"))) == 1)
+    with kvs.Store(place / "d") as store:
+        assert store.read(["before", "more"]) == {b"before": b"1", b"more": b"2999"}
+
+
 def test_kvs_compact_works_on_a_full_disk(place: Path) -> None:
     with kvs.Store(place / "d") as store:
         overwrite(store, MANY)

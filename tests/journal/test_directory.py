@@ -9,7 +9,7 @@ import pytest
 
 from kvs.concurrency import forks
 from kvs.errors import DataDirectoryError, DirectoryLockedError
-from kvs.journal.directory import DataDirectory
+from kvs.journal.directory import DataDirectory, replay_starts
 from kvs.journal.format import FileKind
 from kvs.journal.storage import Storage
 from kvs.posix.locks import LOCK_FILE_NAME
@@ -193,3 +193,37 @@ def test_remove_older_removes_only_replaced_files(tmp_path: Path) -> None:
         "0000000003.journal", "0000000003.snapshot", "0000000004.journal", "0000000004.snapshot",
         "mine",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keep", "oldest"), [(0, 9), (1, 7), (2, 7), (3, 4), (5, 4), (6, 1), (8, 1), (99, 1)]
+)
+def test_remove_older_keeps_segments_and_their_snapshot(
+    tmp_path: Path, keep: int, oldest: int
+) -> None:
+    made = [JournalBuilder(number=number) for number in range(1, 11)]
+    made += [JournalBuilder("snapshot", number) for number in (4, 7, 9)]
+    put(tmp_path / "d", files(*made))
+    with DataDirectory(tmp_path / "d") as directory:
+        directory.remove_older(Storage(directory.descriptor), 9, keep)
+    assert set(contents(tmp_path / "d")) == {file.name for file in made if file.number >= oldest}
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "segments", "starts"),
+    [
+        ([], [1, 2, 3], [1]),
+        ([3], [1, 2, 3], [1, 3]),
+        ([3], [2, 3, 4], [3]),
+        ([2, 3], [2, 3, 4], [2, 3]),
+        ([2, 4], [2, 4], [4]),
+        ([2], [1, 3], [2]),
+        ([], [2], [1]),
+        ([], [], [1]),
+    ],
+)
+def test_replay_begins_where_no_later_segment_is_missing(
+    snapshots: list[int], segments: list[int], starts: list[int]
+) -> None:
+    numbers = {FileKind.SNAPSHOT: snapshots, FileKind.JOURNAL: segments}
+    assert replay_starts(numbers) == starts

@@ -23,6 +23,7 @@ from kvs.journal.queue import RotationPoint
 from kvs.journal.storage import Storage
 from kvs.settings import DataSettings
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
+from kvs.store.history import history, state_at_revision
 from kvs.store.persistence import Persistence
 from tests.helpers import SECONDS, until
 from tests.journal.builders import contents, read
@@ -359,12 +360,37 @@ def test_replaced_file_that_cannot_be_removed_does_no_harm(
         )
         store.write({"k": "2"})
     assert read(tmp_path / "d")[1] == {b"k": b"2"}
-    with pytest.raises(DataDirectoryError):
-        Store(tmp_path / "d")
-    fault.armed = False
     with Store(tmp_path / "d") as store:
+        fault.armed = False
         assert store.read(["k"]) == {b"k": b"2"}
-        assert "0000000001.journal" not in contents(tmp_path / "d")
+        store.compact()
+        assert set(contents(tmp_path / "d")) == {
+            ".kvs.lock", "0000000003.journal", "0000000003.snapshot",
+        }  # fmt: skip
+
+
+def test_kept_segments_outlive_openings_until_a_compaction(tmp_path: Path) -> None:
+    keeping = DataSettings(keep_segments=2, segment_bytes=1)
+    expected: dict[int, bytes | None] = {}
+    for number in range(4):
+        with Store(tmp_path / "d", keeping) as store:
+            for step in range(3):
+                store.write({"k": f"{number}.{step}"})
+                expected[store.revision] = f"{number}.{step}".encode()
+            store.compact()
+    kept = {version.revision: version.value for version in history(tmp_path / "d", b"k")}
+    assert kept.items() <= expected.items()
+    assert 3 <= len(kept) <= 5
+    with Store(tmp_path / "d") as store:
+        assert store.read(["k"]) == {b"k": b"3.2"}
+        assert store.revision == 12
+    again = {version.revision: version.value for version in history(tmp_path / "d", b"k")}
+    assert again == kept
+    for revision, value in kept.items():
+        assert state_at_revision(tmp_path / "d", revision) == ({b"k": value}, {})
+    with Store(tmp_path / "d") as store:
+        store.compact()
+    assert [version.revision for version in history(tmp_path / "d", b"k")] == [12]
 
 
 @pytest.mark.slow

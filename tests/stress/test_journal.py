@@ -23,7 +23,7 @@ ROUNDS = 300
 PROGRAM = """
 import sys
 from kvs import settings
-settings.DataSettings.__init__.__defaults__ = ("always", 1.0, {compact}, {segment})
+settings.DataSettings.__init__.__defaults__ = ("always", 1.0, {compact}, {segment}, 0)
 from kvs.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -247,6 +247,15 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --fsync interval: maximum seconds between a change and its sync, 0.001 to 3600 "
         "(default: 1)",
     )  # fmt: skip
+    _add_keep_argument(parser)
+
+
+def _add_keep_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-segments", metavar="N", type=_positive,
+        help="segments of the journal that a compaction keeps for kvs history and kvs restore "
+        "--at, and what their replay needs (default: 0)",
+    )  # fmt: skip
 
 
 def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -260,6 +269,8 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
         parser.description = summary[0].upper() + summary[1:] + "."
         parser.set_defaults(load=_lazy_action(name, "maintenance"))
         parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
+        if name == "compact":
+            _add_keep_argument(parser)
     parser = commands.add_parser(
         "backup", help="write a backup of a data directory", allow_abbrev=False
     )

@@ -9,13 +9,7 @@ from kvs.cli.open_store import describe_torn_tail, progress_bar, usage_errors
 from kvs.cli.stdio import UsageError, print_error, print_result, write_result
 from kvs.errors import CorruptionError, SnapshotError, SnapshotNotDurableError
 from kvs.journal.recovery import RecoveredState
-from kvs.posix.files import (
-    AtomicFile,
-    DirectorySyncError,
-    check_can_replace,
-    open_directory,
-    write_all,
-)
+from kvs.settings import DataSettings
 from kvs.snapshot.reader import load
 from kvs.store import maintenance
 from kvs.store.core import StoreCore
@@ -40,11 +34,14 @@ def _describe_sizes(state: RecoveredState) -> str:
     snapshot = "no snapshot"
     if state.snapshot is not None:
         snapshot = f"a snapshot of {pluralize(state.snapshot_bytes, 'byte')}"
+    older = ""
+    if state.older_segments:
+        older = f", {pluralize(state.older_segments, 'older segment')}"
     return (
         f"revision {state.revision}, {pluralize(state.pairs, 'pair')}, "
         f"{pluralize(state.snapshot_bytes + state.journal_bytes, 'byte')}: {snapshot}, "
         f"{pluralize(len(state.segments), 'segment')} of the journal of "
-        f"{pluralize(state.journal_bytes, 'byte')}"
+        f"{pluralize(state.journal_bytes, 'byte')}{older}"
     )
 
 
@@ -132,7 +129,8 @@ def compact(options: argparse.Namespace) -> int:
     """Run ``kvs compact``; return the exit status."""
     with usage_errors(), progress_bar() as progress:
         before = maintenance.size_bytes(options.directory)
-        store = StoreCore(options.directory, progress=progress)
+        settings = DataSettings(keep_segments=options.keep_segments or 0)
+        store = StoreCore(options.directory, settings, progress=progress)
     with store, usage_errors():
         if store.recovered is not None and store.recovered.torn is not None:
             print_error(f"kvs compact: {describe_torn_tail(store.recovered.torn, 'was truncated')}")

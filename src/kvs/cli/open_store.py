@@ -77,14 +77,15 @@ def _open(options: argparse.Namespace, report: Callable[[str], None]) -> StoreCo
         return StoreCore()
     fsync = options.fsync or DataSettings.fsync
     interval = options.fsync_interval or DataSettings.fsync_interval
+    settings = DataSettings(fsync, interval, keep_segments=options.keep_segments or 0)
     with usage_errors(), progress_bar() as progress:
-        store = StoreCore(options.data, DataSettings(fsync, interval), progress=progress)
+        store = StoreCore(options.data, settings, progress=progress)
     _report_recovery(store, options, report)
     return store
 
 
 def _check_data_is_not_needed(options: argparse.Namespace) -> None:
-    for name in ("fsync", "fsync_interval", "resume"):
+    for name in ("fsync", "fsync_interval", "keep_segments", "resume"):
         if getattr(options, name, None):
             raise UsageError(f"--{name.replace('_', '-')} needs --data")
 

@@ -288,15 +288,19 @@ class DataDirectory(LockableDirectory):
             ) from error
         return Segment(file, number, checksum, size)
 
-    def remove_older(self, storage: Storage, number: int) -> None:
+    def remove_older(self, storage: Storage, number: int, keep: int = 0) -> None:
         """Remove the files that a snapshot with this number replaces, and `UNFINISHED`.
 
-        A file that remains does no harm: recovery ignores it.
+        Keep the `keep` newest of those segments, and what a replay needs that begins before them:
+        a snapshot, and the segments between. A file that remains does no harm: recovery ignores it.
 
         Raises:
             DataDirectoryError: a file cannot be removed.
 
         """
+        if keep:
+            starts = replay_starts(self.list_files())
+            number = max((start for start in starts if start <= number - keep), default=starts[0])
         names = self._names()
         older = [name for name in names if (parsed := kind_and_number(name)) and parsed[1] < number]
         for name in sorted(older) + [UNFINISHED] * (UNFINISHED in names):

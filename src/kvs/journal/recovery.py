@@ -3,8 +3,8 @@
 Invariants:
 
 - The files to read are the newest snapshot, the segment with the same number, and all later
-  segments, without a gap; without a snapshot, the segments from 1 on. Older files are left over
-  from a compaction and may be removed.
+  segments, without a gap; without a snapshot, the segments from 1 on. Older files are kept
+  for the history, or left over from a compaction; they may be removed.
 - Each segment must begin at the revision, and with the checksum, at which the previous one ends.
 - Only the last segment may be torn. Any other failed check raises `CorruptionError`, and no file is
   changed.
@@ -66,6 +66,8 @@ class RecoveredState:
     snapshot_bytes: int = 0
     segments: list[int] = field(default_factory=list)
     """Numbers of the segments, in order."""
+    older_segments: int = 0
+    """Number of segments before them that are kept for the history, where a check counts them."""
     journal_bytes: int = 0
     """Valid bytes of all segments."""
     revision: int = 0

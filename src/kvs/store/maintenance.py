@@ -9,12 +9,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kvs.engine.interface import Engine
 from kvs.engine.selection import create_engine
 from kvs.errors import CorruptionError, DataDirectoryError
 from kvs.journal import format as journal_format
-from kvs.journal.directory import DataDirectory, new_store_id
+from kvs.journal.directory import DataDirectory, new_store_id, replay_starts
 from kvs.journal.format import FileHeader, FileKind, StoreMark, file_name
 from kvs.journal.job_records import JobRegistry
 from kvs.journal.recovery import RESTORE_ADVICE, RecoveredState, Recovery
@@ -45,13 +46,26 @@ _SHOWN_KEY = re.compile(rb"\((%b)," % grammar.KEY)
 def check(path: Path, progress: ProgressCallback = ignore_progress) -> RecoveredState:
     """Verify all checksums of a data directory; return its state. Change nothing.
 
+    Files that are kept for the history are verified, too.
+
     Raises:
         DataDirectoryError: it is not a data directory, or cannot be read.
         DirectoryLockedError: another process has locked it.
         CorruptionError: a file is damaged or missing; the error describes the first one.
 
     """
-    return _read(path, create_engine(), progress)
+    with open_unlocked(path) as directory:
+        state = _recovery(directory, create_engine(), progress).read()
+        starts = replay_starts(directory.list_files())
+        for start, following in pairwise(starts):
+            try:
+                older = _recovery(directory, create_engine(), progress)
+                older.read(before=start + 1, end=following + 1)
+            except CorruptionError as damage:
+                reason = f"{damage.reason} (only the history needs this file)"
+                raise CorruptionError(damage.path, damage.offset, reason) from None
+        state.older_segments = starts[-1] - starts[0]
+        return state
 
 
 def size_bytes(path: Path) -> int:
@@ -173,6 +187,8 @@ def repair(
                     raise
                 else:
                     state = recovery.state
+                    if not state.segments:
+                        state.last_checksum = _checksum_before(directory, number, progress)
                 work = _Repair(directory, storage(directory.descriptor), state, damage, number)
                 return work.set_snapshot_aside() if kind is FileKind.SNAPSHOT else work.cut()
             except OSError as error:
@@ -252,6 +268,20 @@ def _state_without_snapshot(
     except CorruptionError:
         damage.advice = f"no repair is possible without it: {RESTORE_ADVICE}"
         raise damage from None
+
+
+def _checksum_before(directory: DataDirectory, number: int, progress: ProgressCallback) -> int:
+    """Return the last checksum of the segment before the segment `number`, or 0.
+
+    So the older segments, which are kept for the history, are still followed by the new one.
+    """
+    if number - 1 not in directory.list_files()[FileKind.JOURNAL]:
+        return 0
+    try:
+        older = _recovery(directory, create_engine(), progress)
+        return older.read(before=number, end=number).last_checksum
+    except CorruptionError:
+        return 0
 
 
 class _Repair:

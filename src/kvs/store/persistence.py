@@ -7,6 +7,7 @@ snapshot of the engine replaces the journal.
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from kvs.errors import (
     ThreadStartError,
 )
 from kvs.journal import format as journal_format
-from kvs.journal.directory import DataDirectory, new_store_id
+from kvs.journal.directory import DataDirectory, new_store_id, replay_starts
 from kvs.journal.format import FileHeader, FileKind, StoreMark
 from kvs.journal.job_records import JobRegistry, encode_progress
 from kvs.journal.queue import JournalQueue, PendingAppend, RotationPoint
@@ -60,6 +61,9 @@ MIN_GROUP_BYTES = 1 << 12
 FILES_BYTES = 64 << 10
 """Maximum bytes that a snapshot and a new segment take beside the lines: partly used blocks, and
 names."""
+
+ALL_SEGMENTS = sys.maxsize
+"""Number of segments that an opening keeps: all that can be replayed, until the next compaction."""
 
 WARN_SECONDS = 10.0
 """Minimum seconds between two log messages about a full disk."""
@@ -146,6 +150,8 @@ class Persistence:
         self._next_warning_at = 0.0
         """Time from which a full disk is logged again (time.monotonic)."""
         self._has_writer_thread = False
+        self._is_disk_full = False
+        """Whether the next compaction must free space, so that it keeps nothing for the history."""
         self.origins = Origins()
 
     def open(self, progress: ProgressCallback = ignore_progress) -> None:
@@ -181,6 +187,8 @@ class Persistence:
             store_id, revision = new_store_id(), 0
             segment = self._directory.create_first_segment(self._storage, store_id)
             self._snapshot_bytes = self._bytes_since_snapshot = 0
+            self._base_number = 1
+            """Number of the newest snapshot, or of the first segment."""
             seconds = time.perf_counter() - started_at
             self.recovered = RecoveryInfo(0, 0, 0, seconds, None, new=True)
             before = StoreMark(store_id)
@@ -192,6 +200,7 @@ class Persistence:
             store_id, revision = recovered.store_id, recovered.revision
             before = recovered.mark or StoreMark(store_id)
             version = recovered.version
+            self._base_number = recovered.segments[0]
             self._bytes_since_snapshot = recovered.journal_bytes
             self._snapshot_bytes = recovered.snapshot_bytes
             seconds = time.perf_counter() - started_at
@@ -223,7 +232,7 @@ class Persistence:
         )
         with self._storage.closed_on_error(segment.file):
             if recovered is not None:
-                self._directory.remove_older(self._storage, recovered.segments[0])
+                self._directory.remove_older(self._storage, self._base_number, ALL_SEGMENTS)
             self.reserve.renew()
             self._writer.start()
         self._has_writer_thread = True
@@ -300,6 +309,7 @@ class Persistence:
         """
         if not self.reserve.free_half():
             return False
+        self._is_disk_full = True
         if time.monotonic() >= self._next_warning_at:
             self._next_warning_at = time.monotonic() + WARN_SECONDS
             import logging  # takes as long as opening the directory, and is rarely used
@@ -332,8 +342,36 @@ class Persistence:
                 self.journal.resume()
 
     def free_space_after(self, error: SnapshotError) -> bool:
-        """Free the reserve if `error` is a full disk or quota; return whether space was freed."""
-        return error.errno in DISK_FULL_ERRNOS and self.reserve.free()
+        """Free space if `error` is a full disk or quota; return whether any was freed.
+
+        That of the files that are kept for the history, or else of the reserve.
+
+        Raises:
+            DataDirectoryError: a file that is kept cannot be removed.
+
+        """
+        if error.errno not in DISK_FULL_ERRNOS:
+            return False
+        self._is_disk_full = True
+        return self._remove_kept() or self.reserve.free()
+
+    def _remove_kept(self) -> bool:
+        """Remove the files that are kept for the history; return whether there were any.
+
+        Raises:
+            DataDirectoryError: a file cannot be removed.
+
+        """
+        if replay_starts(self._directory.list_files())[0] == self._base_number:
+            return False
+        import logging  # takes as long as opening the directory, and is rarely used
+
+        logging.getLogger("kvs.store").warning(
+            "%s: the disk is full; removing the segments that are kept for the history",
+            self.display_path,
+        )
+        self._directory.remove_older(self._storage, self._base_number)
+        return True
 
     def prepare_compaction(self) -> SnapshotWriter:
         """Sync the journal, and return the writer of a new snapshot.
@@ -341,21 +379,28 @@ class Persistence:
         Raises:
             SnapshotError: the file cannot be created; the journal cannot be synced; or the snapshot
                 may take all the space, so that the journal could not be written any more.
+            DataDirectoryError: a file that is kept for the history cannot be removed.
 
         """
         name = f"{self.display_path}: compaction"
         try:
             self._writer.presync()
-            free = os.fstatvfs(self._directory.descriptor)
+            missing_bytes = self._max_compaction_bytes() - self._free_bytes()
+            self._is_disk_full = self._is_disk_full or missing_bytes > 0
+            if self._is_disk_full and self._remove_kept():
+                missing_bytes = self._max_compaction_bytes() - self._free_bytes()
         except OSError as error:
             raise SnapshotError(name, os_error_text(error)) from error
-        missing_bytes = self._max_compaction_bytes() - free.f_bavail * free.f_frsize
         if missing_bytes > self.reserve.size():
             reason = f"it may take {missing_bytes} bytes more than are free"
             raise SnapshotError(name, f"{reason}; free disk space")
         if missing_bytes > 0:
             self.reserve.free()
         return SnapshotWriter(self._directory.descriptor, b"", name)
+
+    def _free_bytes(self) -> int:
+        free = os.fstatvfs(self._directory.descriptor)
+        return free.f_bavail * free.f_frsize
 
     def _max_compaction_bytes(self) -> int:
         """Return an upper bound of the bytes that a compaction takes: a snapshot and a segment."""
@@ -395,6 +440,8 @@ class Persistence:
     def finish_compaction(self, snapshot: SnapshotWriter, rotation: RotationPoint) -> SnapshotInfo:
         """Wait for the child, rename its file, and remove the files that it replaces.
 
+        Those that are kept for the history stay, unless the disk was full.
+
         Raises:
             SnapshotError: the child failed, or its file cannot be renamed.
             DataDirectoryError: a file that the snapshot replaces cannot be removed.
@@ -408,7 +455,10 @@ class Persistence:
         self._bytes_since_snapshot = 0
         self._bytes_at_snapshot = rotation.written_bytes
         self._compact_at_bytes = rotation.written_bytes + self._compaction_threshold()
-        self._directory.remove_older(self._storage, rotation.number)
+        self._base_number = rotation.number
+        keep = 0 if self._is_disk_full else self._settings.keep_segments
+        self._is_disk_full = False
+        self._directory.remove_older(self._storage, rotation.number, keep)
         return info
 
 
