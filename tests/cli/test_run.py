@@ -223,7 +223,7 @@ MALFORMED = {
     "a key twice": (b"(a, b)\n(a, b)\n", ":2: key 'a' does not ascend from 'a'"),
     "keys that descend": (b"(a, b)\n(c, d)\n(b, x)\n", ":3: key 'b' does not ascend from 'c'"),
     "a value that is reserved": (b"(a, KVSERROR)\n", ":1: "),
-    "a word too long": (b"(a, %b)\n" % (b"x" * 41), ":1: "),
+    "a word too long": (b"(%b, b)\n" % (b"x" * 1025), ":1: a key is at most 1024 bytes"),
     "a line without an end": (b"(" * 3_000_000, ":1: "),
 }
 
