@@ -14,8 +14,6 @@ from kvs.language.output_format import (
     format_changes,
     format_clear,
     format_listing,
-    format_missing_keys,
-    format_pairs,
     format_writes,
 )
 
@@ -31,34 +29,18 @@ def kind_of_line(line: bytes) -> int | None:
     return grammar.kind_of(match)
 
 
-def test_read_output() -> None:
-    assert format_pairs([(b"a", b"1"), (b"b", None)]) == b"[(a,1)(b,KVSERROR)]\n"
-    assert format_pairs([(b"a", None)]) == b"[(a,KVSERROR)]\n"
-    assert format_pairs([(b"a", b"1")]) == b"[(a,1)]\n"
-
-
 def test_stored_word_of_an_answer_is_quoted_as_a_value_only() -> None:
-    pairs = [(b"KVSERROR", b"KVSERROR"), (b"KVSMISSING", b"KVSMISSING"), (b"x", None)]
-    assert format_pairs(pairs) == b'[(KVSERROR,"KVSERROR")(KVSMISSING,"KVSMISSING")(x,KVSERROR)]\n'
+    pairs = [(b"KVSERROR", b"KVSERROR"), (b"KVSMISSING", b"KVSMISSING")]
+    assert list(format_writes(pairs)) == [
+        b'WRITE [(KVSERROR,"KVSERROR")(KVSMISSING,"KVSMISSING")]\n'
+    ]
 
 
 def test_words_that_cannot_be_plain_are_quoted() -> None:
-    assert format_pairs([(b"a b", b""), (b'"', b'x"y')]) == b'[("a b","")("\\"",x"y)]\n'
-    assert format_pairs([(b"\t", b"\\\r\n\0\x01")]) == b'[("\t","\\\\\\r\\n\\0\x01")]\n'
-
-
-def test_delete_output() -> None:
-    assert format_missing_keys([b"a"]) == b"[(a,KVSMISSING)]\n"
-    assert format_missing_keys([b"a", b"b,"]) == b'[(a,KVSMISSING)("b,",KVSMISSING)]\n'
-
-
-@given(st.lists(st.tuples(keys, values | st.none()), min_size=1, max_size=5))
-def test_read_output_is_a_condition_of_the_same_pairs(
-    pairs: list[tuple[bytes, bytes | None]],
-) -> None:
-    line = b"IF " + format_pairs(pairs)[:-1] + b" READ [a]\n"
-    assert kind_of_line(line) == grammar.STEPS
-    assert grammar.parse_steps(line[:-1]).condition == pairs
+    pairs = [(b"a b", b""), (b'"', b'x"y')]
+    assert list(format_writes(pairs)) == [b'WRITE [("a b","")("\\"",x"y)]\n']
+    pairs = [(b"\t", b"\\\r\n\0\x01")]
+    assert list(format_writes(pairs)) == [b'WRITE [("\t","\\\\\\r\\n\\0\x01")]\n']
 
 
 @pytest.mark.parametrize("count", [1, PAIRS_PER_BLOCK, PAIRS_PER_BLOCK + 1, 3 * PAIRS_PER_BLOCK])

@@ -4,14 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 
-from kvs.language.grammar import (
-    MISSING_KEY,
-    MISSING_VALUE,
-    are_plain,
-    spell,
-    spell_all,
-    spell_value,
-)
+from kvs.language.grammar import are_plain, spell, spell_all, spell_value
 
 WAITING = b"Waiting...\n"
 """Output of a WAIT."""
@@ -54,41 +47,15 @@ Expiries = Mapping[bytes, int]
 """Keys of pairs that expire, and the times: milliseconds since the epoch."""
 NO_EXPIRIES: Expiries = MappingProxyType({})
 
-Expiries = Mapping[bytes, int]
-"""Keys of pairs that expire, and the times: milliseconds since the epoch."""
-NO_EXPIRIES: Expiries = MappingProxyType({})
 
-_BETWEEN_MISSING = b",%b)(" % MISSING_KEY
-_AFTER_MISSING = b",%b)]\n" % MISSING_KEY
+def _join_pairs(pairs: Pairs) -> bytes:
+    return b"(" + b")(".join(map(b",".join, _spell_pairs(pairs))) + b")"
 
 
-def format_pairs(pairs: Iterable[tuple[bytes, bytes | None]]) -> bytes:
-    """Return the output of a READ: ``[(k1,v1)(k2,v2)]`` and a newline.
-
-    A value is None where the key is missing. There must be at least one pair.
-    """
-    return b"[" + _join_pairs(pairs) + b"]\n"
-
-
-def _join_pairs(pairs: Iterable[tuple[bytes, bytes | None]]) -> bytes:
-    return b"(" + b")(".join(map(b",".join, _spell_pairs(list(pairs)))) + b")"
-
-
-def _spell_pairs(pairs: Sequence[tuple[bytes, bytes | None]]) -> Iterable[tuple[bytes, bytes]]:
-    words = [word for word in chain.from_iterable(pairs) if word is not None]
-    if not are_plain(words):
-        return [
-            (spell(key), MISSING_VALUE if value is None else spell_value(value))
-            for key, value in pairs
-        ]
-    if len(words) < 2 * len(pairs):
-        return [(key, MISSING_VALUE if value is None else value) for key, value in pairs]
-    return pairs  # type: ignore[return-value]
-
-
-def format_missing_keys(keys: Iterable[bytes]) -> bytes:
-    """Return the output of a DELETE of missing keys: ``[(k,KVSMISSING)...]`` and a newline."""
-    return b"[(" + _BETWEEN_MISSING.join(spell_all(list(keys), spell)) + _AFTER_MISSING
+def _spell_pairs(pairs: Pairs) -> Iterable[tuple[bytes, bytes]]:
+    if are_plain(list(chain.from_iterable(pairs))):
+        return pairs
+    return [(spell(key), spell_value(value)) for key, value in pairs]
 
 
 def format_listing(pairs: Pairs, expiries: Expiries | None = None) -> Iterator[bytes]:
@@ -149,8 +116,8 @@ def format_changes(changes: Iterable[tuple[bytes, bytes | None, int | None]]) ->
             keys = spell_all([key for key, _, _ in group], spell)
             steps.append(b"DELETE [%b]" % b",".join(keys))
         else:
-            pairs = _join_pairs((key, value) for key, value, _ in group)
-            steps.append(b"WRITE [%b]%b" % (pairs, _until(time)))
+            pairs = [(key, value) for key, value, _ in group if value is not None]
+            steps.append(b"WRITE [%b]%b" % (_join_pairs(pairs), _until(time)))
     return b" ".join(steps) + b"\n"
 
 
