@@ -91,9 +91,8 @@ class Store(NonCopyable, Generic[K, V]):
         """Create an empty store in memory, or open the data directory `data`.
 
         The directory is created if it does not exist; it is locked until `close`. `settings`
-        defaults to `DataSettings()`. `codec` is not kept with the data: it is given at each
-        opening. `progress` is called during recovery with the bytes read and
-        the bytes to read.
+        defaults to `DataSettings()`. `codec` is not stored with the data: each opening names it.
+        `progress` is called during recovery with the bytes read and the bytes to read.
 
         Raises:
             EngineUnavailableError: `KVS_ENGINE` names an engine that is not available.

@@ -13,7 +13,7 @@ from kvs.text import printable
 MAX_SHOWN_BYTES = 200
 """Maximum bytes of a word that a terminal shows; of a longer one this many, and its length."""
 
-_PAIR = re.compile(rb"\((%b|%b)(, ?)(%b|%b)\)" % (2 * (grammar.PLAIN, grammar.QUOTED)))
+_PAIR = re.compile(rb"\((%b)(, ?)(%b)\)" % (grammar.WORD, grammar.WORD))
 
 
 class Renderer(ABC):

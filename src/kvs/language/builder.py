@@ -8,7 +8,18 @@ from typing import Any, Literal, TypeVar
 
 from kvs.errors import InvalidWordError
 from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
-from kvs.language.grammar import MISSING_VALUE, split_pairs
+from kvs.language.grammar import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    MISSING_VALUE,
+    NUMBER,
+    WORD,
+    are_plain,
+    spell,
+    spell_all,
+    spell_value,
+    unquote,
+)
 from kvs.text import printable
 
 Word = str | bytes
@@ -27,10 +38,8 @@ Value = TypeVar("Value")
 _KEY: Literal["key"] = "key"
 _VALUE: Literal["value"] = "value"
 _REFUSED = b"NOT "
-_WORD = rb"(?:%b|%b)" % (PLAIN, QUOTED)
-_PAIR = re.compile(rb"\((%b),(%b)\)" % (_WORD, _WORD))
-_SHOWN_PAIR = re.compile(rb"\((%b), (%b)\)" % (_WORD, _WORD))
-_LISTED_PAIR = re.compile(rb"\((%b), (%b)\)(?: UNTIL ([0-9]++))?\n" % (_WORD, _WORD))
+_PAIR = re.compile(rb"\((%b),(%b)\)" % (WORD, WORD))
+_SHOWN_PAIR = re.compile(rb"\((%b), (%b)\)" % (WORD, WORD))
 
 
 def encode_script(script: Word) -> bytes:

@@ -70,9 +70,9 @@ PLAIN = rb'[^%b"][^%b]*+' % (WORD_DELIMITERS, WORD_DELIMITERS)
 _PLAIN_KEY = rb'[^%b"][^%b]{0,%d}+' % (WORD_DELIMITERS, WORD_DELIMITERS, MAX_KEY_BYTES - 1)
 KEY = rb'(?:%b|(?!"")%b)' % (_PLAIN_KEY, QUOTED)
 PREFIX = rb"(?:%b|%b)" % (_PLAIN_KEY, QUOTED)
-_WORD = rb"(?:%b|%b)" % (PLAIN, QUOTED)
-VALUE = rb"(?!(?:%b)[ \t)])%b" % (b"|".join(RESERVED), _WORD)
-_EXPECTED = rb"(?!%b[ \t)])%b" % (MISSING_KEY, _WORD)
+WORD = rb"(?:%b|%b)" % (PLAIN, QUOTED)
+VALUE = rb"(?!(?:%b)[ \t)])%b" % (b"|".join(RESERVED), WORD)
+_EXPECTED = rb"(?!%b[ \t)])%b" % (MISSING_KEY, WORD)
 
 
 def _digits_up_to(maximum: bytes) -> bytes:
@@ -174,14 +174,14 @@ NUMBER = re.compile(_NUMBER)
 """A number of ADD; to be used with `fullmatch`."""
 
 # The parts of valid lines. What `LINE` has checked is not checked again.
-ANY_PAIR = re.compile(_pair(rb"(%b)" % PREFIX, rb"(%b)" % _WORD))
+ANY_PAIR = re.compile(_pair(rb"(%b)" % PREFIX, rb"(%b)" % WORD))
 """One valid pair of a list; its groups are the spellings of the words."""
 ANY_WORD = re.compile(BLANKS + rb"(%b)" % PREFIX + BLANKS + rb"(?:,|\Z)")
 """One valid word of a list, with the comma that follows it or at the end of the list."""
 _ANY_STEP = re.compile(
     rb"%b(?:(IF|WRITE|ADD)%b\[(%b)%b\]|(READ|DELETE)%b\[(%b)\])(?:%b(FOR|UNTIL)%b([0-9]++))?"
     % (
-        BLANKS, BLANKS, _ONE_OR_MORE % _pair(PREFIX, _WORD), BLANKS, BLANKS, _KEYS, BLANKS, BLANKS,
+        BLANKS, BLANKS, _ONE_OR_MORE % _pair(PREFIX, WORD), BLANKS, BLANKS, _KEYS, BLANKS, BLANKS,
     )
 )  # fmt: skip
 _ANY_LISTING = re.compile(
