@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import weakref
+from _thread import start_new_thread
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class FakeEngine:
         self.times: list[int] = []
         self.calls: list[tuple[int, int]] = []
         """Time and limit of each removal."""
+        self.removed: list[int] = []
+        """Number of pairs of each removal that did not fail."""
         self.threads: set[int] = set()
         self.fails = 0
         """Number of removals that raise MemoryError."""
@@ -47,6 +50,7 @@ class FakeEngine:
         due = sorted(time for time in self.times if time <= now)[:limit]
         for each in due:
             self.times.remove(each)
+        self.removed.append(len(due))
         return len(due)
 
 
@@ -62,17 +66,59 @@ class Owner:
         self.expiry.check()
 
 
-def threads() -> int:
-    """Return the number of threads of this process."""
-    return len(os.listdir("/proc/self/task"))
+class Threads:
+    """The threads that expiries started."""
+
+    def __init__(self) -> None:
+        self.started: list[None] = []
+        self.ended: list[None] = []
+
+    def start(self, function: Callable[[], None], arguments: tuple[()]) -> int:
+        """Replace `start_new_thread`."""
+
+        def run() -> None:
+            try:
+                function()
+            finally:
+                self.ended.append(None)
+
+        self.started.append(None)
+        return start_new_thread(run, arguments)
+
+    def all_ended(self) -> bool:
+        return len(self.ended) == len(self.started)
 
 
-def test_store_without_expiries_starts_no_thread() -> None:
-    before = threads()
+@pytest.fixture(name="threads")
+def _threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
+    threads = Threads()
+    monkeypatch.setattr(expiry, "start_new_thread", threads.start)
+    return threads
+
+
+LATER_MS = 10**8
+"""Milliseconds after which a pair expires that the test makes due by `set_clock_forward`."""
+
+SetClock = Callable[[], None]
+
+
+@pytest.fixture(name="set_clock_forward")
+def _set_clock_forward(monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    monkeypatch.setattr(expiry, "CLOCK_CHECK_SECONDS", 0.01)
+    original = time.time_ns
+    return lambda: monkeypatch.setattr(
+        time, "time_ns", lambda: original() + 10 * LATER_MS * 1_000_000
+    )
+
+
+def test_store_without_expiries_starts_no_thread(threads: Threads) -> None:
     owner = Owner()
     owner.expiry.check()
     owner.add()
-    assert threads() == before
+    assert not threads.started
+    owner.add(now_ms() + LATER_MS)
+    assert len(threads.started) == 1
+    owner.expiry.stop()
 
 
 def test_due_pairs_are_removed_in_changes_of_limited_size() -> None:
@@ -84,16 +130,7 @@ def test_due_pairs_are_removed_in_changes_of_limited_size() -> None:
     assert owner.engine.threads == {threading.get_ident()}
 
 
-def test_thread_pauses_after_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    owner = Owner()
-    owner.add(*[now_ms()] * (2 * PAIRS_PER_CHANGE + 1))
-    until(lambda: pauses.count(expiry.PAUSE_SECONDS) == 3)
-    assert not owner.engine.times
-
-
-def test_one_thread_removes_pairs_and_never_early() -> None:
+def test_one_thread_removes_pairs_and_never_early(threads: Threads) -> None:
     owner = Owner()
     last = now_ms()
     for delay in (60, 20, 90, 40):
@@ -101,11 +138,13 @@ def test_one_thread_removes_pairs_and_never_early() -> None:
     until(lambda: not owner.engine.times)
     assert len(owner.engine.threads) == 1
     assert threading.get_ident() not in owner.engine.threads
-    assert len(owner.engine.calls) <= 4  # fewer if the thread is late: none removes nothing
     owner.add(now_ms())
     until(lambda: not owner.engine.times)
-    assert len(owner.engine.threads) == 1
     owner.expiry.stop()
+    until(threads.all_ended)
+    assert len(owner.engine.threads) == 1
+    assert sum(owner.engine.removed) == 5
+    assert 0 not in owner.engine.removed
 
 
 def test_earlier_pair_wakes_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,52 +157,50 @@ def test_earlier_pair_wakes_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     owner.expiry.stop()
 
 
-def test_clock_that_is_set_forward_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expiry, "CLOCK_CHECK_SECONDS", 0.01)
+def test_clock_that_is_set_forward_is_noticed(set_clock_forward: SetClock) -> None:
     owner = Owner()
-    owner.add(now_ms() + 10**8)
+    owner.add(now_ms() + LATER_MS)
     until(lambda: owner.expiry._wakes_at != NO_EXPIRY)
-    original = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: original() + 10**15)
+    set_clock_forward()
     until(lambda: not owner.engine.times)
     owner.expiry.stop()
 
 
-def test_nothing_is_removed_after_a_stop() -> None:
-    before = threads()
+def test_nothing_is_removed_after_a_stop(threads: Threads, set_clock_forward: SetClock) -> None:
     owner = Owner()
-    owner.add(now_ms() + 10**9)
+    owner.add(now_ms() + LATER_MS)
     owner.expiry.stop()
-    until(lambda: threads() <= before)
-    owner.engine.times.append(now_ms())
+    set_clock_forward()
+    until(threads.all_ended)
     owner.expiry.remove_due()
     owner.expiry.check()
-    until(lambda: threads() <= before)
+    until(threads.all_ended)
+    assert threads.started
     assert owner.engine.calls == []
 
 
-def test_thread_ends_when_its_store_is_collected() -> None:
-    before = threads()
+def test_thread_ends_when_its_store_is_collected(threads: Threads) -> None:
     gc.disable()
     try:
         owner = Owner()
         engine = weakref.ref(owner.engine)
-        owner.add(now_ms() + 10**9)
+        owner.add(now_ms() + LATER_MS)
+        assert threads.started
         del owner
-        until(lambda: threads() <= before)
+        until(threads.all_ended)
         until(lambda: engine() is None)
     finally:
         gc.enable()
 
 
-def test_thread_ends_when_nothing_can_be_published() -> None:
+def test_thread_ends_when_nothing_can_be_published(threads: Threads) -> None:
     def publish() -> None:
         raise StoreClosedError
 
-    before = threads()
     owner = Owner(publish)
     owner.add(now_ms())
-    until(lambda: threads() <= before)
+    until(threads.all_ended)
+    assert threads.started
     assert owner.engine.calls == []
 
 
@@ -207,10 +244,12 @@ def records(path: Path) -> list[bytes]:
 
 @pytest.mark.parametrize("data", [True, False])
 @pytest.mark.usefixtures("each_engine")
-def test_pair_is_removed_at_its_time(path: Path, data: bool) -> None:
+def test_pair_is_removed_at_its_time(path: Path, data: bool, set_clock_forward: SetClock) -> None:
     with StoreCore(path if data else None) as store:
-        store.execute(b"WRITE [(a,1)(b,2)] FOR 30 WRITE [(c,3)]\nWRITE [(d,4)] FOR 1000000\n")
+        store.execute(b"WRITE [(a,1)(b,2)] FOR %d WRITE [(c,3)]\n" % LATER_MS)
+        store.execute(b"WRITE [(d,4)] FOR %d\n" % (1000 * LATER_MS))
         assert len(store) == 4
+        set_clock_forward()
         until(lambda: len(store) == 2)
         assert store.items() == [(b"c", b"3"), (b"d", b"4")]
         assert store.revision == 3
@@ -229,10 +268,12 @@ def test_due_pairs_are_removed_before_the_first_command(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("each_engine")
-def test_recovered_pair_is_removed_at_its_time(path: Path) -> None:
+def test_recovered_pair_is_removed_at_its_time(path: Path, set_clock_forward: SetClock) -> None:
     with StoreCore(path) as store:
-        store.execute(b"WRITE [(a,1)] UNTIL %d\n" % (now_ms() + 200))
+        store.execute(b"WRITE [(a,1)] UNTIL %d\n" % (now_ms() + LATER_MS))
     with StoreCore(path) as store:
+        assert len(store) == 1
+        set_clock_forward()
         until(lambda: not len(store))
 
 
@@ -265,38 +306,46 @@ def test_expiries_outlast_compaction_backup_and_restore(path: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("each_engine")
-def test_closed_store_removes_nothing(path: Path) -> None:
-    before = threads()
+def test_closed_store_removes_nothing(
+    path: Path, threads: Threads, set_clock_forward: SetClock
+) -> None:
     store = StoreCore(path)
-    store.execute(b"WRITE [(a,1)] FOR 50\n")
+    store.execute(b"WRITE [(a,1)] FOR %d\n" % LATER_MS)
+    assert threads.started
     store.close()
-    until(lambda: threads() <= before)
+    set_clock_forward()
+    until(threads.all_ended)
     assert records(path)[-2].startswith(b"WRITE [(a,1)] UNTIL ")
 
 
 @pytest.mark.usefixtures("each_engine")
-def test_failed_journal_ends_the_removal(path: Path, fault: Fault) -> None:
-    before = threads()
+def test_failed_journal_ends_the_removal(
+    path: Path, fault: Fault, threads: Threads, set_clock_forward: SetClock
+) -> None:
     store = StoreCore(path)
-    store.execute(b"WRITE [(a,1)] FOR 200\n")
+    store.execute(b"WRITE [(a,1)] FOR %d\n" % LATER_MS)
     store.commit_point().wait()
     fault.armed = True
     store.execute(b"WRITE [(b,1)]\n")
     until(lambda: store.failure)
-    until(lambda: threads() <= before)
+    set_clock_forward()
+    until(threads.all_ended)
+    assert threads.started
     assert store._engine.get([b"a"]) == [b"1"]
     with contextlib.suppress(JournalWriteError):
         store.close()
 
 
 @pytest.mark.usefixtures("each_engine")
-def test_forked_child_removes_nothing(path: Path) -> None:
+def test_forked_child_removes_nothing(path: Path, set_clock_forward: SetClock) -> None:
     with StoreCore(path) as store:
-        store.execute(b"WRITE [(a,1)] FOR 100\n")
+        store.execute(b"WRITE [(a,1)] FOR %d\n" % LATER_MS)
         pid = os.fork()
         if not pid:
+            set_clock_forward()
             with contextlib.suppress(AssertionError):
                 until(lambda: not len(store._engine), seconds=0.3)
             os._exit(len(store._engine))
+        set_clock_forward()
         until(lambda: not len(store))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
