@@ -294,7 +294,7 @@ private:
     }
 
     // Execute one line; return the bytes of its output.
-    std::size_t execute_line(EngineState& state, Line& line, std::vector<Change>* changes,
+    ALWAYS_INLINE std::size_t execute_line(EngineState& state, Line& line, std::vector<Change>* changes,
                              TextSpace& space) {
         switch (line.kind) {
         case Kind::WRITE: return write_pairs(state, line, changes);
@@ -318,7 +318,7 @@ private:
         return outcome.output_bytes;
     }
 
-    std::size_t write_pairs(EngineState& state, const Line& line, std::vector<Change>* changes) {
+    ALWAYS_INLINE std::size_t write_pairs(EngineState& state, const Line& line, std::vector<Change>* changes) {
         const Key* const keys = &words_.keys[line.first_key];
         const Word* const values = &words_.values[line.first_value];
         state.table.reserve(keys, line.key_count);
@@ -332,7 +332,7 @@ private:
         return 0;
     }
 
-    std::size_t read_keys(EngineState& state, Line& line, TextSpace& space) {
+    ALWAYS_INLINE std::size_t read_keys(EngineState& state, Line& line, TextSpace& space) {
         std::size_t bytes = LINE_BYTES;
         const std::size_t captured_before = captured_.size();
         const Key* const keys = &words_.keys[line.first_key];
@@ -373,7 +373,7 @@ private:
         return captured.spelled_size() - CAPTURED;
     }
 
-    std::size_t erase_keys(EngineState& state, const Line& line, std::vector<Change>* changes) {
+    ALWAYS_INLINE std::size_t erase_keys(EngineState& state, const Line& line, std::vector<Change>* changes) {
         Key* const keys = &words_.keys[line.first_key];
         if (changes) {
             state.watched_keys.begin_command();

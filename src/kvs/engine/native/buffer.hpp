@@ -44,7 +44,7 @@ public:
     }
 
     // Append at most 40 bytes.
-    void append_word(std::string_view word) {
+    ALWAYS_INLINE void append_word(std::string_view word) {
         assert(word.size() <= WORD_BYTES && word.size() <= capacity_ - size_);
         copy_word(data_ + size_, word.data(), word.size());
         size_ += word.size();

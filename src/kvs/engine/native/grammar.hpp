@@ -301,14 +301,16 @@ private:
 
     // Move `at` to the word after any blanks; return the size of the word, 0 if there is none or if
     // it is quoted.
-    std::size_t find_word(const char*& at) const {
-        for (;;) {
-            const std::size_t size = word_size(at, end_);
-            if (__builtin_expect(size - 1 < WORD_BYTES && *at != '"', true)) return size;
-            const char* const next = skip_blanks(at);
-            if (next == at) return 0;
-            at = next;
-        }
+    ALWAYS_INLINE std::size_t find_word(const char*& at) const {
+        const std::size_t size = word_size(at, end_);
+        if (__builtin_expect(size - 1 < WORD_BYTES && *at != '"', true)) return size;
+        return rare_word_size(at = skip_blanks(at), end_);
+    }
+
+    // The same after blanks, in a function that is not inlined.
+    COLD static std::size_t rare_word_size(const char* at, const char* end) {
+        const std::size_t size = word_size(at, end);
+        return size > WORD_BYTES || *at == '"' ? 0 : size;
     }
 
     const char* parse_milliseconds(const char* at) {

@@ -59,7 +59,7 @@ public:
     const Records& records() const { return records_; }
 
     // Return the record of `key`, or 0 if the key is missing.
-    RecordId find(const Key& key) const {
+    ALWAYS_INLINE RecordId find(const Key& key) const {
         return record_id_of(*segment(key.hash)->find(key, records_));
     }
 

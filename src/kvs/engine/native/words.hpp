@@ -31,7 +31,7 @@ void copy_fixed(char* to, const char* from) {
     std::memcpy(to, from, N);
 }
 
-inline void copy_word(char* to, const char* from, std::size_t size) {
+ALWAYS_INLINE void copy_word(char* to, const char* from, std::size_t size) {
     if (size > WORD_BYTES) __builtin_unreachable();
     if (size >= 16) {
         for (std::size_t i = 0; i + 16 < size; i += 16) copy_fixed<16>(to + i, from + i);
@@ -54,7 +54,7 @@ T load_unaligned(const char* at) {
     return value;
 }
 
-inline bool equal_bytes(const char* left, const char* right, std::size_t size) {
+ALWAYS_INLINE bool equal_bytes(const char* left, const char* right, std::size_t size) {
     if (size > WORD_BYTES) __builtin_unreachable();
     using Long = std::uint64_t;
     using Short = std::uint32_t;
@@ -114,7 +114,7 @@ inline bool operator<(const Key& left, const Key& right) {
 // std::sort. The ranks are a permutation even among equal prefixes, because of two equal ones the
 // later gets the higher rank. Limit: only the prefixes are compared; if two of them are equal, the
 // result is sorted once more by whole words.
-inline void sort_keys(Key* keys, std::size_t count) {
+ALWAYS_INLINE void sort_keys(Key* keys, std::size_t count) {
     constexpr std::size_t MAX_RANKED = 8;
     if (count > MAX_RANKED) {
         std::sort(keys, keys + count);
