@@ -627,6 +627,21 @@ void check_large_values() {
     for (std::thread& thread : threads) thread.join();
 }
 
+// Sizes.
+
+void check_size_of_expiring_pairs() {
+    for (std::size_t key_size : {1, 16, 40})
+        for (std::size_t value_size : {1, 2, 3, 40}) {
+            const std::string name(key_size, 'k'), value(value_size, 'v');
+            Pair plain(kvs::siphash13), expiring(kvs::siphash13);
+            plain.set(name, value, NO_EXPIRY);
+            expiring.set(name, value, 5);
+            expiring.check();
+            CHECK(expiring.table().records().bytes() + sizeof(kvs::Expiry) <=
+                  plain.table().records().bytes() + 20);
+        }
+}
+
 // Memory.
 
 std::size_t resident_bytes() {
@@ -752,5 +767,6 @@ int main(int count, char** arguments) {
     check_failures();
     check_failures_of_large_values();
     check_large_values();
+    check_size_of_expiring_pairs();
     return 0;
 }

@@ -4,10 +4,12 @@
 // A record is short if both words have at most 40 bytes and are plain as they are spelled, and the
 // pair does not expire. It is the size of its key (1 byte), the size of its value (1 byte), the key
 // and the value. Every other record is extended: a byte of 64 and flags, the sizes, the position in
-// the expiry heap if the pair expires, the key, and the value or a pointer to it. All are rounded
-// up to whole units of 4 bytes:
+// the expiry heap if the pair expires, the key, and the value or a pointer to it. An extended
+// record of short words that are plain is expiring: it has 128 and the size of its key instead of
+// the flags. All are rounded up to whole units of 4 bytes:
 //
 //     WRITE [(key,value)]            ->   03 05 'k' 'e' 'y' 'v' 'a' 'l' 'u' 'e' .. ..     3 units
+//     WRITE [(key,value)] UNTIL 9    ->   83 05 <position, 4 bytes> 'k' 'e' 'y' 'v' 'a' ...
 //     WRITE [(key,"a b")] UNTIL 9    ->   49 03 03 <position, 4 bytes> 'k' 'e' 'y' 'a' ' ' 'b' ...
 //     WRITE [(key,<100 kB>)]         ->   52 .. <key size, 2 bytes> <value size, 4> 'k' 'e' 'y'
 //                                         <LargeValue*, 8 bytes>
@@ -88,19 +90,19 @@ public:
         if (is_short()) return {at_ + 2, std::uint8_t(at_[0])};
         return {at_ + header_bytes(), key_size()};
     }
-    bool key_is_plain() const { return is_short() || !(at_[0] & KEY_IS_QUOTED); }
+    bool key_is_plain() const { return is_short() || !(flags() & KEY_IS_QUOTED); }
 
     ValueView value() const {
         if (is_short()) return {at_ + 2 + at_[0], std::uint8_t(at_[1]), true, nullptr};
         const char* const at = at_ + header_bytes() + key_size();
-        const bool is_plain = !(at_[0] & VALUE_IS_QUOTED);
-        if (!(at_[0] & IS_LARGE)) return {at, value_size(), is_plain, nullptr};
+        const bool is_plain = !(flags() & VALUE_IS_QUOTED);
+        if (!(flags() & IS_LARGE)) return {at, value_size(), is_plain, nullptr};
         LargeValue* const large = load_unaligned<LargeValue*>(at);
         return {large->data(), large->size(), is_plain, large};
     }
 
-    bool expires() const { return !is_short() && (at_[0] & EXPIRES); }
-    bool is_large() const { return !is_short() && (at_[0] & IS_LARGE); }
+    bool expires() const { return !is_short() && (flags() & EXPIRES); }
+    bool is_large() const { return !is_short() && (flags() & IS_LARGE); }
 
     bool has_key(const Word& key) const {
         const std::uint8_t size = std::uint8_t(at_[0]);
@@ -159,27 +161,37 @@ private:
     static constexpr std::uint8_t KEY_IS_QUOTED = 4;
     static constexpr std::uint8_t VALUE_IS_QUOTED = 8;
     static constexpr std::uint8_t HAS_WIDE_SIZES = 16;  // of 2 and 4 bytes, else of 1 byte each
+    static constexpr std::uint8_t IS_EXPIRING = 128;    // and the size of the key, not flags
+    static constexpr std::size_t EXPIRING_SIZES_BYTES = 2;
     static constexpr std::size_t NARROW_SIZES_BYTES = 3;
     static constexpr std::size_t WIDE_SIZES_BYTES = 8;
     static constexpr std::size_t POSITION_BYTES = 4;
 
+    // Of an extended record.
+
+    bool is_expiring() const { return at_[0] & IS_EXPIRING; }
+    std::uint8_t flags() const { return is_expiring() ? EXPIRES : std::uint8_t(at_[0]); }
+
     // The flags and the sizes.
     std::size_t sizes_bytes() const {
-        return at_[0] & HAS_WIDE_SIZES ? WIDE_SIZES_BYTES : NARROW_SIZES_BYTES;
+        if (is_expiring()) return EXPIRING_SIZES_BYTES;
+        return flags() & HAS_WIDE_SIZES ? WIDE_SIZES_BYTES : NARROW_SIZES_BYTES;
     }
     std::size_t header_bytes() const {
-        return sizes_bytes() + (at_[0] & EXPIRES ? POSITION_BYTES : 0);
+        return sizes_bytes() + (flags() & EXPIRES ? POSITION_BYTES : 0);
     }
     std::uint32_t key_size() const {
-        return at_[0] & HAS_WIDE_SIZES ? load_unaligned<std::uint16_t>(at_ + 2)
-                                       : std::uint8_t(at_[1]);
+        if (is_expiring()) return std::uint8_t(at_[0]) - IS_EXPIRING;
+        return flags() & HAS_WIDE_SIZES ? load_unaligned<std::uint16_t>(at_ + 2)
+                                        : std::uint8_t(at_[1]);
     }
     std::uint32_t value_size() const {
-        return at_[0] & HAS_WIDE_SIZES ? load_unaligned<std::uint32_t>(at_ + 4)
-                                       : std::uint8_t(at_[2]);
+        if (is_expiring()) return std::uint8_t(at_[1]);
+        return flags() & HAS_WIDE_SIZES ? load_unaligned<std::uint32_t>(at_ + 4)
+                                        : std::uint8_t(at_[2]);
     }
     std::size_t extended_bytes() const {
-        const std::size_t value = at_[0] & IS_LARGE ? sizeof(LargeValue*) : value_size();
+        const std::size_t value = flags() & IS_LARGE ? sizeof(LargeValue*) : value_size();
         return header_bytes() + key_size() + value;
     }
 
@@ -193,12 +205,7 @@ private:
 // What an extended record of a key and a value looks like.
 class Shape {
 public:
-    Shape(const Key& key, const NewValue& value)
-        : flags_(std::uint8_t(
-              Record::EXTENDED | (value.until != NO_EXPIRY ? Record::EXPIRES : 0) |
-              (value.large ? Record::IS_LARGE : 0) | (key.is_plain ? 0 : Record::KEY_IS_QUOTED) |
-              (value.is_plain ? 0 : Record::VALUE_IS_QUOTED) |
-              (key.size > 255 || value.bytes.size > 255 ? Record::HAS_WIDE_SIZES : 0))) {
+    Shape(const Key& key, const NewValue& value) : flags_(flags(key, value)) {
         assert(key.size && key.size <= MAX_KEY_BYTES);
         assert(value.large ? value.large->size() == value.bytes.size
                            : value.bytes.size <= MAX_INLINE_VALUE);
@@ -213,11 +220,13 @@ public:
     void write(Record record, const Key& key, const NewValue& value) const {
         char* const at = record.at_;
         at[0] = char(flags_);
-        if (flags_ & Record::HAS_WIDE_SIZES) {
+        if (record.flags() & Record::HAS_WIDE_SIZES) {
             const std::uint16_t key_size = std::uint16_t(key.size);
             at[1] = 0;
             std::memcpy(at + 2, &key_size, sizeof key_size);
             std::memcpy(at + 4, &value.bytes.size, sizeof value.bytes.size);
+        } else if (record.is_expiring()) {
+            at[1] = char(value.bytes.size);
         } else {
             at[1] = char(key.size);
             at[2] = char(value.bytes.size);
@@ -231,7 +240,19 @@ public:
     }
 
 private:
-    std::uint8_t flags_;
+    static std::uint8_t flags(const Key& key, const NewValue& value) {
+        const bool expires = value.until != NO_EXPIRY;
+        if (expires && key.is_plain && key.size <= WORD_BYTES && value.is_plain &&
+            value.bytes.size <= WORD_BYTES && !value.large)
+            return std::uint8_t(Record::IS_EXPIRING | key.size);
+        return std::uint8_t(
+            Record::EXTENDED | (expires ? Record::EXPIRES : 0) |
+            (value.large ? Record::IS_LARGE : 0) | (key.is_plain ? 0 : Record::KEY_IS_QUOTED) |
+            (value.is_plain ? 0 : Record::VALUE_IS_QUOTED) |
+            (key.size > 255 || value.bytes.size > 255 ? Record::HAS_WIDE_SIZES : 0));
+    }
+
+    std::uint8_t flags_;  // the first byte
     std::size_t header_bytes_;
     std::size_t bytes_;
 };
