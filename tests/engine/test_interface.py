@@ -228,6 +228,21 @@ def test_pairs_expire_when_told_and_not_before(create_engine: NewEngine) -> None
     assert lines == b"DELETE [e]\nDELETE [b]\nDELETE [c]\n"
 
 
+def test_limit_of_expire_removes_the_earliest_of_equal_times(create_engine: NewEngine) -> None:
+    engine = recording(create_engine)
+    groups = {until: {b"%d-%d" % (until, i) for i in range(7)} for until in (3, 1, 2)}
+    for until, keys in groups.items():
+        pairs = b"".join(b"(%s,v)" % key for key in sorted(keys, reverse=True))
+        run(engine, b"WRITE [%s] UNTIL %d\n" % (pairs, until))
+    for limit, left in ((5, [2, 7, 7]), (9, [0, 0, 7]), (7, [0, 0, 0])):
+        assert engine.expire(3, limit) == limit
+        keys_left = {key for key, _ in engine.items()}
+        assert [len(keys_left & groups[until]) for until in (1, 2, 3)] == left
+    for batch in take_batches(engine)[-3:]:
+        removed = batch.lines.removeprefix(b"DELETE [").removesuffix(b"]\n").split(b",")
+        assert removed == sorted(removed)
+
+
 def test_replaced_pairs_may_expire(create_engine: NewEngine) -> None:
     engine = create_engine()
     run(engine, b"WRITE [(a,1)] UNTIL 5\n")

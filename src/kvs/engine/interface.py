@@ -187,7 +187,7 @@ class Engine(Protocol):
     def expire(self, now_ms: int, limit: int) -> int:
         """Remove pairs whose UNTIL is at most `now_ms`, as one change; return their number.
 
-        At most `limit`, the earliest first.
+        At most `limit`, the earliest first. Of pairs with one UNTIL, any may be the first.
         """
 
     @property
