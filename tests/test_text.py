@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvs.text import pluralize, printable
+from kvs.text import pluralize, printable, printable_line
 
 
 @given(st.binary())
@@ -30,6 +30,17 @@ def test_printable_is_injective(one: bytes, other: bytes) -> None:
 )
 def test_printable_escapes_unprintable_characters(raw: bytes | str, text: str) -> None:
     assert printable(raw) == text
+
+
+@given(st.binary())
+def test_printable_line_is_printable_and_keeps_backslashes(raw: bytes) -> None:
+    assert printable_line(raw).isprintable()
+    assert printable_line(b"\\" + raw) == "\\" + printable_line(raw)
+
+
+def test_printable_line_cuts_at_its_limit() -> None:
+    assert printable_line(rb"a\b\c", 5) == r"a\b\c"
+    assert printable_line(rb"a\b\c", 4) == r"a\b\..."
 
 
 def test_pluralize_adds_s_except_for_one() -> None:

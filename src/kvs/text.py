@@ -19,6 +19,16 @@ def printable(
     return escaped + "..." if cut else escaped
 
 
+def printable_line(raw: bytes, limit: int | None = None) -> str:
+    r"""Return a line, or a part of it, as `printable` does, but each backslash as it is.
+
+    So users see what they typed, with its escapes. Unlike the text of `printable`, by which paths
+    and words are told apart, this one may stand for several lines.
+    """
+    text = "\\".join(map(printable, raw[:limit].split(b"\\")))
+    return text + "..." if limit is not None and len(raw) > limit else text
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape decodes it

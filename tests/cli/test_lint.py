@@ -40,6 +40,12 @@ def test_invalid_line_is_reported_with_excerpt_and_caret(tmp_path: Path) -> None
     assert lines[4:] == ["    foo", "    ^", "a.job: 5 lines, 3 commands, 2 invalid"]
 
 
+def test_invalid_line_is_shown_as_it_was_typed(tmp_path: Path) -> None:
+    write_jobs(tmp_path, {"a": 'WRITE [(a,"b\\q")]\n'})
+    lines = kvs("lint", "a.job", how=Start(cwd=tmp_path)).stdout.decode().splitlines()
+    assert lines[1:3] == [r'    WRITE [(a,"b\q")]', "                ^"]
+
+
 def test_directories_and_files_can_be_mixed(tmp_path: Path) -> None:
     write_jobs(tmp_path / "jobs", {"b": "HELP\n", "a": "x\n", "c": "HELP\n"})
     (tmp_path / "jobs" / "readme.txt").write_text("no job")

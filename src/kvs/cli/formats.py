@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from kvs.errors import InvalidWordError
 from kvs.language import grammar
 from kvs.language.diagnostics import validate_word
-from kvs.text import printable
+from kvs.text import printable, printable_line
 
 MAX_ROW_BYTES = 8 * grammar.MAX_VALUE_BYTES
 """Maximum bytes of a row: a value of which each byte is escaped in 6, and a margin."""
@@ -234,7 +234,7 @@ def _read_env(lines: Iterable[bytes]) -> Rows:
 def _parse_assignment(line: bytes) -> Record:
     match = _ENV_LINE.fullmatch(line)
     if match is None:
-        raise InvalidWordError(f"expected KEY=VALUE, not '{printable(line, 24)}'")
+        raise InvalidWordError(f"expected KEY=VALUE, not '{printable_line(line, 24)}'")
     key, value = match.groups()
     value = _unquote(value)
     return _record(grammar.unquote(key) if key.startswith(b'"') else key.rstrip(b" \t"), value)

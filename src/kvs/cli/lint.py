@@ -10,7 +10,7 @@ from kvs.errors import JobError, JobsDirectoryError
 from kvs.jobs.directory import JOB_SUFFIX, JobsDirectory, open_job
 from kvs.jobs.input import line_blocks
 from kvs.language.diagnostics import Diagnostic, line_end, number_lines
-from kvs.text import os_error_text, pluralize, printable
+from kvs.text import os_error_text, pluralize, printable, printable_line
 
 MAX_EXCERPT_BYTES_BEFORE = 40
 MAX_EXCERPT_BYTES_AFTER = 32
@@ -83,8 +83,8 @@ def excerpt_with_caret(script: bytes, diagnostic: Diagnostic) -> str:
     start = max(diagnostic.offset, column - MAX_EXCERPT_BYTES_BEFORE)
     end_of_line = line_end(script, diagnostic.offset)
     end = min(column + MAX_EXCERPT_BYTES_AFTER, end_of_line)
-    before = ("..." if start > diagnostic.offset else "") + printable(script[start:column])
-    after = printable(script[column:end]) + ("..." if end < end_of_line else "")
+    before = ("..." if start > diagnostic.offset else "") + printable_line(script[start:column])
+    after = printable_line(script[column:end]) + ("..." if end < end_of_line else "")
     return f"    {before}{after}\n    {' ' * _width(before)}^"
 
 

@@ -8,7 +8,7 @@ from kvs.language import grammar
 from kvs.protocol import frames
 from kvs.protocol.replies import Reply
 from kvs.store.watch import Change
-from kvs.text import printable
+from kvs.text import printable_line
 
 MAX_SHOWN_BYTES = 200
 """Maximum bytes of a word that a terminal shows; of a longer one this many, and its length."""
@@ -78,17 +78,13 @@ def terminal_line(line: bytes) -> str:
     for pair in _PAIR.finditer(line):
         if len(pair[0]) > MAX_SHOWN_BYTES:
             key, value = map(_shortened, (pair[1], pair[3]))
-            parts += [_escaped(line[at : pair.start()]), f"({key}{pair[2].decode()}{value})"]
+            parts += [printable_line(line[at : pair.start()]), f"({key}{pair[2].decode()}{value})"]
             at = pair.end()
-    return "".join([*parts, _escaped(line[at:])])
+    return "".join([*parts, printable_line(line[at:])])
 
 
 def _shortened(spelling: bytes) -> str:
     if len(spelling) <= MAX_SHOWN_BYTES:
-        return _escaped(spelling)
+        return printable_line(spelling)
     size = len(grammar.unquote(spelling))
-    return f"{_escaped(spelling[:MAX_SHOWN_BYTES])}... ({size:,} bytes)"
-
-
-def _escaped(data: bytes) -> str:
-    return "\\".join(map(printable, data.split(b"\\")))
+    return f"{printable_line(spelling[:MAX_SHOWN_BYTES])}... ({size:,} bytes)"

@@ -25,7 +25,7 @@ from kvs.errors import MAX_KEY_SHOWN_BYTES, BackupFormatError, BackupReadError
 from kvs.language import grammar
 from kvs.language.grammar import PLAIN, QUOTED, RESERVED
 from kvs.posix.files import open_regular
-from kvs.text import os_error_text, printable
+from kvs.text import os_error_text, printable, printable_line
 
 BLOCK = 1 << 20
 """Bytes read at a time."""
@@ -193,7 +193,7 @@ class _Reader:
             content is not value and grammar.spell_value(content) != value
         ):
             line = _line_at(block, at)
-            reason = f"a word is not in its canonical spelling: '{printable(line, 60)}'"
+            reason = f"a word is not in its canonical spelling: '{printable_line(line, 60)}'"
         else:
             return word, content
         raise self._error(reason)
@@ -221,7 +221,7 @@ class _Reader:
         starts = (b"(", b"#") if self._is_framed else (b"(",)
         if b"\n" not in block[position:] and len(line) <= LINE_BYTES and line.startswith(starts):
             return "the last line has no newline: the file was cut short"
-        return f"expected '(key, value)', not '{printable(line, 60)}'"
+        return f"expected '(key, value)', not '{printable_line(line, 60)}'"
 
     def _error(self, reason: str, after: int = 0) -> BackupFormatError:
         """Return the error of the line behind the pairs so far, or of a later one."""
