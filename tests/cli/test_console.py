@@ -116,6 +116,12 @@ def test_invalid_line_is_shown_with_caret_and_reason(home: Path, served: Served)
         enter(terminal, "BACKUP", r" BACKUP\n    \^\n")
 
 
+@pytest.mark.parametrize("line", ["QUIT", "exit"])
+def test_word_for_the_end_names_the_command(home: Path, served: Served, line: str) -> None:
+    with console(home, served.path) as (_, terminal):
+        enter(terminal, line, "DISCONNECT, or Ctrl-D, ends the session")
+
+
 def test_control_characters_are_shown_escaped(home: Path, served: Served) -> None:
     served.store.write({b"a": b"\x1b[31m\xff"})
     with console(home, served.path) as (_, terminal):

@@ -15,8 +15,10 @@ from kvs.client.commands import (
     named_keys,
     parse_line,
 )
+from kvs.language import grammar
 from kvs.language.diagnostics import Diagnostic, check, diagnose_line
 from kvs.language.grammar import spell
+from kvs.language.scanner import CLIENT_NAMES
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 from tests.strategies import lines as any_line
 
@@ -44,6 +46,10 @@ COMMAND_OF_LINE: dict[bytes, ClientCommand] = {
     b"SHOW": Execute(b"SHOW"),
     b"BACKUP": Execute(b"BACKUP"),
 }
+
+
+def test_commands_of_the_language_and_of_clients_differ() -> None:
+    assert set(COMMANDS) - set(grammar.COMMANDS) == set(CLIENT_NAMES)
 
 
 @pytest.mark.parametrize(("line", "command"), COMMAND_OF_LINE.items())

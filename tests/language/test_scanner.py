@@ -12,6 +12,7 @@ from tests.language.soup import lines
 from tests.language.test_grammar import INVALID_LINES, VALID_LINES
 
 IN_QUOTES = ' is written in quotes: "two words"'
+QUOTE_IN_QUOTES = r'; in quotes, " is written \"'
 SHOW_TAKES = "SHOW takes [prefix,...], AFTER [key], LIMIT number and UNTIL, in this order, not "
 
 REASONS = [
@@ -21,6 +22,11 @@ REASONS = [
     (b"read [a]", 1, "command names are upper case: READ"),
     (b"(a,1)", 1, "a line begins with a command or with #, not with '('"),
     (b"\0", 1, "a line begins with a command or with #, not with a NUL byte"),
+    (b"DELAY 5", 1, "DELAY is a command of 'kvs client', not of the language"),
+    (b"disconnect", 1, "DISCONNECT is a command of 'kvs client', not of the language"),
+    (b"\xef\xbb\xbfREAD [a]", 1, "a byte order mark (BOM) is no part of a line; save the file "
+     "without it"),
+    (b"HELP # all", 6, "a comment has a line of its own"),
     (b"HELP all", 6, "nothing may follow the command, but 'all' does"),
     # Lists.
     (b"READ a", 6, "expected '[' after READ, not 'a'"),
@@ -39,6 +45,9 @@ REASONS = [
     (b"WRITE [(a,two words)]", 15, "expected ')' after a value, not 'words'; a value with a blank, "
      "comma or bracket" + IN_QUOTES),
     (b"WRITE [(a,1),(b,2)]", 13, "expected '(' or ']' after a pair, not ','"),
+    (b"WRITE [(u,http://x/?q=(1))]", 26, "expected '(' or ']' after a pair, not ')'; a value with "
+     "')' is written in quotes"),
+    (b"WRITE [(a,1) b)]", 14, "expected '(' or ']' after a pair, not 'b'"),
     (b"WRITE [(a,1)", 13, "expected '(' or ']' after a pair, not the end of the line"),
     # Words.
     (b"WRITE [(k,v)(%b,v)]" % (b"k" * 1100), 14, "a key is at most 1024 bytes, this one has 1100"),
@@ -56,7 +65,9 @@ REASONS = [
     (b'READ [a, "b]', 10, "expected '\"' at the end of a key, not the end of the line"),
     (b'WRITE [(a,"b\\")]', 11, "expected '\"' at the end of a value, not the end of the line"),
     (b'WRITE [(a,"b" c)]', 15, "expected ')' after a value, not 'c'"),
-    (b'WRITE [("a"b,c)]', 12, "expected ',' after a key, not 'b,c'"),
+    (b'WRITE [("a"b,c)]', 12, "expected ',' after a key, not 'b,c'" + QUOTE_IN_QUOTES),
+    (b'WRITE [(j,"{"a":1}")]', 14, "expected ')' after a value, not 'a\":1}\"'" + QUOTE_IN_QUOTES),
+    (b'WRITE [("a")]', 12, "expected ',' after a key, not ')'"),
     (b'WRITE [(a,"b\\q")]', 13, r"in quotes, a backslash begins one of \" \\ \n \r \t \0 and \xHH"),
     (b'WRITE [(a,"\\x4")]', 12, r"in quotes, a backslash begins one of \" \\ \n \r \t \0 and \xHH"),
     (b'WRITE [(a,"b\\', 13, r"in quotes, a backslash begins one of \" \\ \n \r \t \0 and \xHH"),
@@ -67,6 +78,12 @@ REASONS = [
     (b"WAIT x", 6, "WAIT takes a whole number of milliseconds, not 'x'"),
     (b"WAIT \xff", 6, "WAIT takes a whole number of milliseconds, not '\\xff'"),
     (b"WAIT 12345678901", 6, "milliseconds have at most 10 digits, these have 11"),
+    (b"WAIT 1s", 7, "WAIT takes a whole number of milliseconds without a unit, but 's' follows it"),
+    (b"WRITE [(a,1)] FOR 0.5", 20, "FOR takes a whole number of milliseconds without a unit, but "
+     "'.5' follows it"),
+    (b"ADD [(a,1)] FOR 5 min", 19, "FOR takes a whole number of milliseconds without a unit, but "
+     "'min' follows it"),
+    (b"WAIT 5 more", 8, "nothing may follow the command, but 'more' does"),
     (b"EXPIRE 1234567890123456", 8, "milliseconds have at most 15 digits, these have 16"),
     (b"WRITE [(a,1)] FOR 00", 19, "FOR takes at least 1 millisecond"),
     (b"WRITE [(a,1)] UNTIL", 20, "UNTIL takes a whole number of milliseconds, not the end of the "
@@ -80,7 +97,8 @@ REASONS = [
      "9223372036854775807"),
     # Steps.
     (b"READ [a]\r\r", 9, "only WRITE, READ, DELETE or ADD may follow, but a carriage return does"),
-    (b"WRITE [(a,1)] # x", 15, "only WRITE, READ, DELETE or ADD may follow, but '#' does"),
+    (b"WRITE [(a,1)] # x", 15, "a comment has a line of its own"),
+    (b"WRITE [(a,1)] x", 15, "only WRITE, READ, DELETE or ADD may follow, but 'x' does"),
     (b"READ [a] read [b]", 10, "command names are upper case: READ"),
     (b"READ [a] SHOW", 10, "SHOW stands alone on its line"),
     (b"READ [a] IF [(a,1)] READ [b]", 10, "IF stands once, at the beginning of its line"),
@@ -90,6 +108,8 @@ REASONS = [
     (b"IF [(a,1)] SHOW", 12, "WRITE, READ, DELETE or ADD must follow IF, not 'SHOW'"),
     # Listings.
     (b"SHOW all", 6, SHOW_TAKES + "'all'"),
+    (b"SHOW # all", 6, "a comment has a line of its own"),
+    (b"SHOW a\\b", 6, SHOW_TAKES + r"'a\b'"),
     (b"SHOW \x1b[31m", 6, SHOW_TAKES + "'\\x1b'"),
     (b"SHOW UNTIL LIMIT 3", 12, SHOW_TAKES + "'LIMIT'"),
     (b"SHOW AFTER [a] [b]", 16, SHOW_TAKES + "'['"),
@@ -250,7 +270,7 @@ def test_too_long_line_has_an_earlier_problem_or_its_length() -> None:
     rest = b" " * MAX_LINE_BYTES
     over = LINE_REASON + f"over {MAX_LINE_BYTES + MAX_COUNTED_BYTES}"
     for line, column, reason in [
-        (b"READ [a b]" + rest, 9, REASONS[7][2]),
+        (b"READ [a b]" + rest, 9, {line: reason for line, _, reason in REASONS}[b"READ [a b]"]),
         (b"SHOW" + rest * 2, 1, over),
         (b"READ [a" + rest * 2 + b"b c]", 1, over),
         (b'READ ["' + rest, 1, LINE_REASON + "67108871"),

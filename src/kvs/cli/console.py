@@ -105,7 +105,9 @@ class Console(Renderer):
             return
         command = parse_line(line)
         if isinstance(command, Diagnostic):
-            self.show_error(line, self._number, command.column, command.reason)
+            is_end = line.strip().upper() in {b"QUIT", b"EXIT"}
+            reason = "DISCONNECT, or Ctrl-D, ends the session" if is_end else command.reason
+            self.show_error(line, self._number, command.column, reason)
             return
         self._keys.add(named_keys(line))
         self._executor.start(command, line, self._number)

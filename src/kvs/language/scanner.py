@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from kvs.language import grammar
 from kvs.language.grammar import COMMANDS, MAX_KEY_BYTES, MAX_LINE_BYTES, MAX_VALUE_BYTES
-from kvs.text import printable
+from kvs.text import printable, printable_line
 
 MAX_QUOTED_BYTES = 24
 """Maximum bytes of an offending part that a reason quotes."""
@@ -43,6 +43,12 @@ _DIGITS = re.compile(rb"[0-9]{0,%d}+" % (MAX_COUNTED_BYTES + 1))
 _PART = re.compile(rb"[^ \t\[\]()]++|.", re.DOTALL)
 _BYTE_NAMES = {0: "a NUL byte", 13: "a carriage return", 9: "a tab", 32: "a space"}
 _BYTE_ESCAPES = {0: r"\0", 13: r"\r"}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UNIT = re.compile(
+    rb"\.|%b(?:[mun]?s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)(?![A-Za-z])"
+    % grammar.BLANKS
+)
+"""What may stand after a number of milliseconds by mistake."""
 _NOTHING = re.compile(b"")
 
 _STEP_NAMES = ("WRITE", "READ", "DELETE", "ADD")
@@ -64,6 +70,9 @@ class CommandSet:
     listed: Sequence[str]
     """The names that the diagnostic of an unknown command lists."""
 
+
+CLIENT_NAMES = ("SUBSCRIBE", "UNSUBSCRIBE", "DELAY", "DISCONNECT")
+"""The commands that ``kvs client`` has and the language has not."""
 
 LANGUAGE = CommandSet(MappingProxyType({name: name for name in COMMANDS}), COMMANDS)
 """The commands of the language."""
@@ -190,6 +199,8 @@ class _LineScanner:
     def command(self) -> None:
         start = self.position
         name = self.name()
+        if self.next_is(_BYTE_ORDER_MARK) and not name:
+            self.fail("a byte order mark (BOM) is no part of a line; save the file without it")
         if not name:
             self.fail(f"a line begins with a command or with #, not with {self.describe_next()}")
         if name in _SHOW_AND_PART:  # without a blank between them
@@ -205,7 +216,7 @@ class _LineScanner:
             self.lone_command(name, form)
         self.blanks()
         if not self.ended():
-            self.fail(f"nothing may follow the command, but {self.describe_next()} does")
+            self.fail_at_rest(f"nothing may follow the command, but {self.describe_next()} does")
 
     def lone_command(self, name: str, form: str) -> None:
         match form:
@@ -260,7 +271,7 @@ class _LineScanner:
         name = self.name()
         if name not in _STEP_NAMES and not (self.ended() and before and not name):
             self.position = start
-            self.fail(self.describe_misplaced(name, before))
+            self.fail_at_rest(self.describe_misplaced(name, before))
         return name
 
     def describe_misplaced(self, name: str, before: str) -> str:
@@ -296,7 +307,12 @@ class _LineScanner:
         if has_pairs and self.next_is(b"]"):
             self.position += 1
             return
-        self.symbol(b"(", "or ']' after a pair" if has_pairs else "before a key")
+        place, hint = "before a key", ""
+        if has_pairs:
+            place = "or ']' after a pair"
+            if self.touches(b")", but=b",]"):
+                hint = "; a value with ')' is written in quotes"
+        self.symbol(b"(", place, hint=hint)
         self.word(key, b",", "','")
         self.word(value, b")", "')'")
 
@@ -331,7 +347,7 @@ class _LineScanner:
         if part.upper() in parts:
             self.fail(f"command names are upper case: {part.upper()}")
         if not self.ended():
-            self.fail(f"{name} takes {_LISTING_IN_WORDS}, not {self.describe_next()}")
+            self.fail_at_rest(f"{name} takes {_LISTING_IN_WORDS}, not {self.describe_next()}")
 
     # Numbers.
 
@@ -340,6 +356,9 @@ class _LineScanner:
         start = self.position
         expected = f"{name} takes a whole number of milliseconds"
         digits = self.digits(expected, "milliseconds have", "these have", max_digits)
+        if _UNIT.match(self.text, self.position, self.end):
+            self.blanks()
+            self.fail(f"{expected} without a unit, but {self.describe_next()} follows it")
         if name == "FOR" and not digits.strip(b"0"):
             self.position = start
             self.fail("FOR takes at least 1 millisecond")
@@ -365,7 +384,10 @@ class _LineScanner:
             self.quoted_word(role)
         else:
             self.plain_word(role)
-        hint = "" if is_quoted else self.hint_at_quotes(role)
+        if not is_quoted:
+            hint = self.hint_at_quotes(role)
+        else:
+            hint = r'; in quotes, " is written \"' if self.touches(b'"', but=b",)]") else ""
         self.symbol(symbol, f"after a {role.name}", expected, hint)
 
     def plain_word(self, role: Role) -> None:
@@ -504,6 +526,13 @@ class _LineScanner:
                 return item.start()
         return None
 
+    def touches(self, symbol: bytes, *, but: bytes) -> bool:
+        """Return whether a byte that is neither a blank nor one of `but` follows `symbol`."""
+        self.blanks()
+        if self.ended() or self.text[self.position] in but:
+            return False
+        return self.text.endswith(symbol, 0, self.position)
+
     def next_is(self, symbol: bytes) -> bool:
         return self.text.startswith(symbol, self.position, self.end)
 
@@ -519,7 +548,11 @@ class _LineScanner:
             return _BYTE_NAMES[byte]
         end = min(self.end, self.position + MAX_QUOTED_BYTES + 1)
         part = _PART.match(self.text, self.position, end)
-        return f"'{printable(part[0], MAX_QUOTED_BYTES)}'" if part else "the end of the line"
+        return f"'{printable_line(part[0], MAX_QUOTED_BYTES)}'" if part else "the end of the line"
+
+    def fail_at_rest(self, reason: str) -> NoReturn:
+        """Fail where the line should end, or other parts of it may follow."""
+        self.fail("a comment has a line of its own" if self.next_is(b"#") else reason)
 
     def fail(self, reason: str, *, known_at: int = 0) -> NoReturn:
         known_at = max(known_at, self.position + MAX_COUNTED_BYTES + 1)
@@ -536,6 +569,8 @@ def _is_valid(role: Role, spelling: bytes) -> bool:
 def _describe_unknown(name: str, commands: CommandSet) -> str:
     if name.upper() in commands.forms:
         return f"command names are upper case: {name.upper()}"
+    if name.upper() in CLIENT_NAMES:
+        return f"{name.upper()} is a command of 'kvs client', not of the language"
     names = ", ".join(commands.listed[:-1]) + " and " + commands.listed[-1]
     return f"'{printable(name, MAX_QUOTED_BYTES)}' is not a command; the commands are {names}"
 
