@@ -33,10 +33,16 @@ def written(name: str, records: Iterable[Record]) -> bytes:
 @pytest.mark.parametrize("name", FORMATS)
 @given(st.lists(st.tuples(any_keys, any_values), max_size=6))
 @example([(b"key", b"value")])
+@example([(b"\xef\xbb\xbf", b"1")])
 @example([(b"export a", b"'x'"), (b"#", b" "), (b'"', b'"'), (b"\xef\xbb\xbf", b"\xff\0")])
 def test_written_records_are_read_again(name: str, pairs: list[tuple[bytes, bytes]]) -> None:
     records = [Record(*pair) for pair in pairs]
     assert read(name, written(name, records)) == records
+
+
+@pytest.mark.parametrize(("name", "data"), [("jsonl", b'{"key":"a","value":"1"}'), ("env", b"a=1")])
+def test_byte_order_mark_is_no_part_of_a_record(name: str, data: bytes) -> None:
+    assert read(name, b"\xef\xbb\xbf" + data) == [Record(b"a", b"1")]
 
 
 @given(st.lists(st.builds(Record, any_keys, any_values, st.none() | st.integers(0, 10**15 - 1))))

@@ -67,6 +67,15 @@ def _record(key: str | bytes, value: str | bytes, until: int | None = None) -> R
     return Record(validate_word(key, "key"), validate_word(value, "value"), until)
 
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def _without_byte_order_mark(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines without the mark with which some programs begin a file in UTF-8."""
+    for number, line in enumerate(lines):
+        yield line if number else line.removeprefix(_BYTE_ORDER_MARK)
+
+
 # CSV.
 
 _HEADER = ["key", "value"]
@@ -93,8 +102,6 @@ class _RowReader:
     def __next__(self) -> str:
         line = next(self._lines)
         self.number += 1
-        if self.number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark of some programs
         self._row_bytes += len(line)
         if self._row_bytes > MAX_ROW_BYTES:
             raise csv.Error(f"a row is at most {MAX_ROW_BYTES} bytes")
@@ -103,7 +110,7 @@ class _RowReader:
 
 def _read_csv(lines: Iterable[bytes]) -> Rows:
     csv.field_size_limit(grammar.MAX_VALUE_BYTES)
-    reader = _RowReader(lines)
+    reader = _RowReader(_without_byte_order_mark(lines))
     rows = csv.reader(reader, strict=True)
     while True:
         reader.begin_row()
@@ -147,7 +154,7 @@ _MEMBERS = {"key", "value", "key" + _BASE64, "value" + _BASE64, "until"}
 
 
 def _read_jsonl(lines: Iterable[bytes]) -> Rows:
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_without_byte_order_mark(lines), 1):
         if not line.strip():
             continue
         try:
@@ -215,13 +222,13 @@ _ENV_LINE = re.compile(
     rb"%b(?:export[ \t]++)?(%b|[^=\"]*+)%b=%b(.*)" % (_SPACES, grammar.QUOTED, _SPACES, _SPACES),
     re.DOTALL,
 )
-_PLAIN_KEY = re.compile(rb"(?!export[ \t])[^\0-\x20=\"#;'\x7f]++")
+_PLAIN_KEY = re.compile(rb"(?!export[ \t]|%b)[^\0-\x20=\"#;'\x7f]++" % _BYTE_ORDER_MARK)
 _PLAIN_VALUE = re.compile(rb"[A-Za-z0-9_./:@%+,=-]*+")
 _QUOTED = re.compile(grammar.QUOTED)
 
 
 def _read_env(lines: Iterable[bytes]) -> Rows:
-    for number, raw in enumerate(lines, 1):
+    for number, raw in enumerate(_without_byte_order_mark(lines), 1):
         line = raw.strip(b" \t\r\n")
         if not line or line.startswith((b"#", b";")):
             continue
