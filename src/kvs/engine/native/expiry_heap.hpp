@@ -64,6 +64,7 @@ public:
     void remove(std::size_t position, Place place) {
         assert(position < size_);
         const Expiry last = entries_[--size_];
+        if (size_ % DISCARDED_TOGETHER == 0) discard(size_ + DISCARDED_TOGETHER);
         if (position == size_) return;
         if (position && last.until < entries_[parent(position)].until)
             move_up(position, last, place);
@@ -78,6 +79,15 @@ public:
     }
 
 private:
+    static constexpr std::size_t DISCARDED_TOGETHER = std::size_t(1) << 16;  // entries: 1 MiB
+
+    // Give the pages of the unused entries from `begin` on back; those further on are given back.
+    void discard(std::size_t begin) {
+        if (begin + DISCARDED_TOGETHER <= entries_.capacity())
+            discard_pages(reinterpret_cast<char*>(entries_.data() + begin),
+                          DISCARDED_TOGETHER * sizeof(Expiry));
+    }
+
     static std::size_t parent(std::size_t position) { return (position - 1) / CHILDREN; }
 
     template <typename Place>

@@ -28,6 +28,13 @@
 // Limit: a tag has no more than 18 segment bits; then the table grows a segment in one piece
 // (`move_to`).
 //
+// Merge (`move_to`): when a segment and the one from which it was split are nearly empty, the slots
+// of one move to the other, and it is retired.
+//
+// Memory (`SegmentMemory`): the slots of a segment are whole pages. A retired segment has given its
+// pages back, can still be read, as an empty one, and is used for the next split. Nothing is
+// unmapped before the table is destroyed.
+//
 // Slot hints (`find_hint`): the address of the slot in which a key was seen before the engine's
 // lock was taken. The slot may have changed since, so `find` compares the tag and the key once more
 // and searches if they differ. This is sound because a slot of this table whose record has the key
@@ -40,9 +47,11 @@
 
 #include <cassert>
 #include <cstdint>
-#include <cstdlib>
 #include <new>
+#include <utility>
+#include <vector>
 
+#include "mapped_memory.hpp"
 #include "records.hpp"
 
 namespace kvs {
@@ -66,18 +75,15 @@ inline std::size_t home_bits(Slot tag) {
 // The bits that select the segment in the table's directory.
 inline std::size_t segment_bits(Slot tag) { return tag >> (Records::RECORD_ID_BITS + HOME_BITS); }
 
-class Segment {
+class alignas(64) Segment {
 public:
-    // Create an empty segment of 2^bits slots. Throws std::bad_alloc.
-    static Segment* create(int depth, int bits = HOME_BITS) {
+    // An empty segment of 2^bits slots, which are zeros and outlive it.
+    Segment(Slot* slots, int depth, int bits) : slots_(slots), depth_(depth), bits_(bits) {
         assert(depth >= 0 && depth <= MAX_DEPTH && bits >= HOME_BITS);
-        const std::size_t bytes = sizeof(Segment) + (sizeof(Slot) << bits);
-        void* memory = std::calloc(1, bytes);
-        if (!memory) throw std::bad_alloc();
-        return new (memory) Segment(depth, bits);
     }
 
-    static void destroy(Segment* segment) { std::free(segment); }
+    Segment(const Segment&) = delete;
+    Segment& operator=(const Segment&) = delete;
 
     int depth() const { return depth_; }
     int bits() const { return bits_; }
@@ -153,14 +159,29 @@ public:
         }
     }
 
-    // Move all slots to `larger`, which is empty. A slot hint into this segment then finds an empty
-    // slot.
-    void move_to(Segment* larger) {
-        assert(larger->depth_ == depth_ && larger->bits_ > bits_ && !larger->count_);
+    // Move all slots to `other`, which has the capacity. A slot hint into this segment then finds an
+    // empty slot.
+    void move_to(Segment* other) {
+        assert(other->count_ + count_ < other->capacity());
         for (std::size_t i = 0; i < capacity(); ++i) {
-            if (slots()[i]) larger->insert_at_home(slots()[i]);
+            if (!slots()[i]) continue;
+            other->insert_at_home(slots()[i]);
             store_release(slots()[i], Slot(0));  // pairs with `find_hint`
         }
+        count_ = 0;
+    }
+
+    // Return whether two segments of so few slots are to be merged. The merged one has at most a
+    // quarter of its slots in use, far from its next split.
+    bool is_sparse() const { return bits_ == HOME_BITS && count_ <= MAX_SPARSE; }
+
+    // Return whether it is time to look for a merge after an `erase`; not at each, because that
+    // looks at another segment.
+    bool should_merge() const { return is_sparse() && count_ % (MAX_SPARSE / 4) == 0; }
+
+    void set_depth(int depth) {
+        assert(depth >= 0 && depth <= MAX_DEPTH);
+        depth_ = depth;
     }
 
     // The number of keys of one long command that belong here; counted by `Table::reserve`, else 0.
@@ -185,12 +206,12 @@ public:
     }
 
 private:
+    friend class SegmentMemory;
+
     static constexpr int MAX_HINT_PROBES = 32;  // a longer search is left to `find`
+    static constexpr std::size_t MAX_SPARSE = (std::size_t(1) << HOME_BITS) / 8;
 
-    Segment(int depth, int bits) : depth_(depth), bits_(bits) {}
-
-    Slot* slots() { return reinterpret_cast<Slot*>(this + 1); }
-    const Slot* slots() const { return reinterpret_cast<const Slot*>(this + 1); }
+    Slot* slots() const { return slots_; }
     std::size_t capacity() const { return std::size_t(1) << bits_; }
     bool owns(const Slot* slot) const { return slot >= slots() && slot < slots() + capacity(); }
     std::size_t next(std::size_t i) const { return (i + 1) & (capacity() - 1); }
@@ -204,9 +225,62 @@ private:
         ++count_;
     }
 
+    Slot* const slots_;
     int depth_;
     const int bits_;
     std::size_t count_ = 0;
+    Segment* next_free_ = nullptr;
+};
+
+// The segments of a table.
+class SegmentMemory {
+public:
+    // Return an empty segment. Throws std::bad_alloc.
+    Segment* create(int depth) {
+        if (!free_) add_region();
+        Segment* const segment = std::exchange(free_, free_->next_free_);
+        segment->set_depth(depth);
+        return segment;
+    }
+
+    // Return an empty segment of more slots than others. Throws std::bad_alloc.
+    Segment* create_larger(int depth, int bits) {
+        assert(bits > HOME_BITS);
+        mappings_.reserve(mappings_.size() + 1);
+        mappings_.emplace_back(sizeof(Segment) + (sizeof(Slot) << bits));
+        char* const at = mappings_.back().data();
+        return new (at) Segment(reinterpret_cast<Slot*>(at + sizeof(Segment)), depth, bits);
+    }
+
+    // Retire an empty segment, which other threads may still read.
+    void retire(Segment* segment) {
+        assert(!segment->count());
+        discard_pages(reinterpret_cast<char*>(segment->slots()), sizeof(Slot) << segment->bits());
+        if (segment->bits() == HOME_BITS) free(segment);
+    }
+
+private:
+    static constexpr std::size_t SEGMENTS_PER_REGION = 256;  // 2 MiB of slots
+    static constexpr std::size_t SLOTS_BYTES = sizeof(Slot) << HOME_BITS;
+
+    COLD void add_region() {
+        constexpr std::size_t header_bytes = sizeof(Segment) * SEGMENTS_PER_REGION;
+        mappings_.reserve(mappings_.size() + 1);
+        mappings_.emplace_back(header_bytes + SLOTS_BYTES * SEGMENTS_PER_REGION);
+        char* const at = mappings_.back().data();
+        for (std::size_t i = SEGMENTS_PER_REGION; i-- > 0;) {
+            Slot* const slots = reinterpret_cast<Slot*>(at + header_bytes + i * SLOTS_BYTES);
+            free(new (at + i * sizeof(Segment)) Segment(slots, 0, HOME_BITS));
+        }
+    }
+
+    void free(Segment* segment) {
+        segment->next_free_ = free_;
+        free_ = segment;
+    }
+
+    std::vector<MappedMemory> mappings_;
+    Segment* free_ = nullptr;
 };
 
 }  // namespace kvs

@@ -3,14 +3,15 @@
 // How it works: a directory of 2^depth pointers leads from bits of a key's hash to a segment. A
 // full segment is split in two, alone; when it is as deep as the directory, the directory is
 // doubled first, which copies pointers. So growth is spread over many commands, a few microseconds
-// at a time, at any size.
+// at a time, at any size. Two segments that a split has made become one again when both are nearly
+// empty; the directory is not halved.
 //
 // Invariants:
 //   - A segment of depth d is in the directory at each index whose last d bits are those of its
 //   keys.
 //   - The directory never moves: its address space is reserved for the greatest depth.
-//   - Memory that `prefetch_slot` or `prefetch_record` may read is freed with the table only. A
-//     replaced segment is retired, not freed.
+//   - Memory that `prefetch_slot` or `prefetch_record` may read is unmapped with the table only.
+//   - Segments are merged by `erase` only, so the slots that `reserve` has reserved stay.
 //
 // Limits: keys whose tags are equal cannot be split; their segment grows in one piece, and searches
 // in it are linear. The hash has a secret key, so no other process can choose such keys.
@@ -42,18 +43,11 @@ public:
     // `hash` is the hash of all keys. Throws std::bad_alloc.
     explicit Table(HashKey hash_key = {}, Hash hash = siphash13)
         : hash_key_(hash_key), hash_(hash), directory_(sizeof(Segment*) << MAX_DEPTH) {
-        store_release(segments()[0], Segment::create(0));  // pairs with `load_segment`
+        store_release(segments()[0], segment_memory_.create(0));  // pairs with `load_segment`
     }
 
     Table(const Table&) = delete;
     Table& operator=(const Table&) = delete;
-
-    ~Table() {
-        // A segment is destroyed at its first index, which is the last one of this walk.
-        for (std::size_t i = std::size_t(1) << depth_; i-- > 0;)
-            if (i >> segments()[i]->depth() == 0) Segment::destroy(segments()[i]);
-        for (Segment* segment : retired_segments_) Segment::destroy(segment);
-    }
 
     std::size_t size() const { return size_; }
     const Records& records() const { return records_; }
@@ -144,6 +138,7 @@ public:
         if (!records_[id].is_short()) detach(id);
         records_.free(id);
         target->erase(slot);
+        if (target->should_merge()) merge(target, key.hash);
         --size_;
         return true;
     }
@@ -296,16 +291,29 @@ private:
         const int depth = target->depth();
         assert(depth <= depth_);
         if (depth == MAX_DEPTH) {
-            retired_segments_.reserve(retired_segments_.size() + 1);
-            Segment* const larger = Segment::create(depth, target->bits() + 1);
+            Segment* const larger = segment_memory_.create_larger(depth, target->bits() + 1);
             target->move_to(larger);
             link_segment(larger, directory_index(hash, depth));
-            retired_segments_.push_back(target);
+            segment_memory_.retire(target);
         } else {
-            Segment* const sibling = Segment::create(depth + 1);
+            Segment* const sibling = segment_memory_.create(depth + 1);
             if (depth == depth_) double_directory();
             target->split(sibling);
             link_segment(sibling, directory_index(hash, depth) | std::size_t(1) << depth);
+        }
+    }
+
+    // Merge the sparse segment of `hash` with the one of the same depth whose keys differ from its
+    // keys in the last segment bit, as long as that is sparse too.
+    COLD void merge(Segment* target, std::uint64_t hash) {
+        while (const int depth = target->depth()) {
+            const std::size_t index = directory_index(hash, depth);
+            Segment* const other = segments()[index ^ std::size_t(1) << (depth - 1)];
+            if (other->depth() != depth || !other->is_sparse() || !target->is_sparse()) return;
+            other->move_to(target);
+            target->set_depth(depth - 1);
+            link_segment(target, directory_index(hash, depth - 1));
+            segment_memory_.retire(other);
         }
     }
 
@@ -369,12 +377,12 @@ private:
     const HashKey hash_key_;
     const Hash hash_;
     MappedMemory directory_;  // reserved for 2^MAX_DEPTH pointers
+    SegmentMemory segment_memory_;
     int depth_ = 0;
     Records records_;
     ExpiryHeap expiries_;
     DroppedValues dropped_;
     std::size_t size_ = 0;
-    std::vector<Segment*> retired_segments_;
 };
 
 }  // namespace kvs
