@@ -110,10 +110,8 @@ public:
              std::uint64_t* hint = nullptr) {
         const bool is_plain = kvs::is_plain_value(value);
         LargeValueRef large;
-        if (value.size() > kvs::MAX_INLINE_VALUE) {
-            large = LargeValueRef(LargeValue::create(value.size(), is_plain));
-            std::memcpy(large.get()->data(), value.data(), value.size());
-        }
+        if (value.size() > kvs::MAX_INLINE_VALUE)
+            large = LargeValueRef(LargeValue::create(value, is_plain));
         Key named = key(name);
         named.slot_hint = hint;
         const kvs::Word bytes{large.get() ? large.get()->data() : value.data(),
@@ -149,6 +147,8 @@ public:
         CHECK(record.key().view() == name);
         CHECK(record.value().view() == found->second.value);
         CHECK(record.value().is_plain == kvs::is_plain_value(found->second.value));
+        CHECK(record.value().spelled_size() ==
+              kvs::spelled_size(found->second.value, record.value().is_plain));
         CHECK(table_.until(id) == found->second.until);
     }
 
@@ -564,16 +564,17 @@ void check_failures() {
 void check_failures_of_large_values() {
     std::vector<LargeValueRef> values;
     values.reserve(4000);
+    const std::string text(std::size_t(9000) << 5, 'x');
     int failures = 0;
     for (int round = 0; round < 2000; ++round) {
         const std::size_t size = std::size_t(9000) << round % 6;
         failures += fail_each(
             [&] {
-                values.emplace_back(LargeValue::create(size, true));
+                values.emplace_back(LargeValue::create({text.data(), size}, true));
                 return true;
             },
             [] {});
-        values.back().get()->data()[size - 1] = 'x';
+        CHECK(values.back().get()->data()[size - 1] == 'x');
     }
     CHECK(failures > 20);
     allocations_left = 0;  // to free needs no allocation
@@ -587,6 +588,7 @@ void check_failures_of_large_values() {
 // Threads create values, hand them to others, and read them; meanwhile children are forked.
 void check_large_values() {
     constexpr int THREADS = 3, ROUNDS = 400;
+    const std::string text(10000000, 'x');
     std::vector<std::thread> threads;
     for (unsigned number = 0; number < THREADS; ++number)
         threads.emplace_back([number] {
@@ -595,8 +597,7 @@ void check_large_values() {
             for (int round = 0; round < ROUNDS; ++round) {
                 const std::size_t size = 1 + random() % (1 << 10 << random() % 9);
                 const char byte = char('a' + random() % 26);
-                LargeValueRef value(LargeValue::create(size, true));
-                std::memset(value.get()->data(), byte, size);
+                LargeValueRef value(LargeValue::create(std::string(size, byte), true));
                 value.get()->acquire();
                 std::thread reader([shared = value.get(), byte] {
                     const LargeValueRef reference(shared);
@@ -618,7 +619,7 @@ void check_large_values() {
         if (!child) {
             alarm(60);
             for (std::size_t size : {1, 20000, 20000000 / 2})
-                LargeValueRef(LargeValue::create(size, true)).get()->data()[size - 1] = 'x';
+                LargeValueRef(LargeValue::create({text.data(), size}, true));
             syscall(SYS_exit_group, 0);  // _exit(2) would report threads of the parent as leaks
         }
         int status = 0;
@@ -663,10 +664,8 @@ public:
         const std::string name = "key" + std::to_string(number);
         const Key key = make_key(name, kvs::siphash13);
         LargeValueRef large;
-        if (size > kvs::MAX_INLINE_VALUE) {
-            large = LargeValueRef(LargeValue::create(size, true));
-            std::memcpy(large.get()->data(), text_.data(), size);
-        }
+        if (size > kvs::MAX_INLINE_VALUE)
+            large = LargeValueRef(LargeValue::create({text_.data(), size}, true));
         const NewValue value{
             {large.get() ? large.get()->data() : text_.data(), std::uint32_t(size)},
             true,

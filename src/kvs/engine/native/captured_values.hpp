@@ -62,7 +62,8 @@ struct KeyValue {
     // Return the bytes of its spelling.
     std::size_t spelled_size() const {
         switch (state) {
-        case State::WORD: return kvs::spelled_size(view(), is_plain);
+        case State::WORD:
+            return large ? large->spelled_size() : kvs::spelled_size(view(), is_plain);
         case State::NUMBER: return NumberText(number).view().size();
         default: return MISSING_VALUE.size();
         }

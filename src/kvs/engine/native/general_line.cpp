@@ -68,9 +68,8 @@ public:
         KeyValue value{KeyValue::State::WORD, is_plain, false, word.size, {word.at}, nullptr};
         if (word.size > MAX_INLINE_VALUE && step().kind == StepKind::WRITE) {
             lines_.large_values_.reserve(lines_.large_values_.size() + 1);
-            value.large = LargeValue::create(word.size, is_plain);
+            value.large = LargeValue::create(word.view(), is_plain);
             lines_.large_values_.push_back(value.large);
-            std::memcpy(value.large->data(), word.at, word.size);
             value.at = value.large->data();
         }
         lines_.pairs_.push_uninitialized() = {key, value};
@@ -137,10 +136,8 @@ private:
 void insert_pair(Table& table, const Key& key, const Word& value, std::uint64_t until) {
     LargeValueRef large;
     const bool is_plain = is_plain_value(value.view());
-    if (value.size > MAX_INLINE_VALUE) {
-        large = LargeValueRef(LargeValue::create(value.size, is_plain));
-        std::memcpy(large.get()->data(), value.at, value.size);
-    }
+    if (value.size > MAX_INLINE_VALUE)
+        large = LargeValueRef(LargeValue::create(value.view(), is_plain));
     const NewValue new_value{value, is_plain, large.get(), until};
     table.reserve(&key, &new_value, 1);
     table.insert_or_assign(key, new_value);

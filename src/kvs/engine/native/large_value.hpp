@@ -32,6 +32,7 @@
 
 #include "lock.hpp"
 #include "mapped_memory.hpp"
+#include "output_format.hpp"
 #include "words.hpp"
 
 namespace kvs {
@@ -159,12 +160,13 @@ private:
 
 class LargeValue {
 public:
-    // Create a value of `size` bytes with one reference, the caller's, who fills `data` before any
-    // other thread sees the value. Throws std::bad_alloc.
-    static LargeValue* create(std::size_t size, bool is_plain) {
-        assert(size <= MAX_VALUE_BYTES);
-        char* const block = LargeValueMemory::instance().allocate(sizeof(LargeValue) + size);
-        return new (block) LargeValue(std::uint32_t(size), is_plain);
+    // Create a value with one reference, the caller's. Throws std::bad_alloc.
+    static LargeValue* create(std::string_view bytes, bool is_plain) {
+        assert(bytes.size() <= MAX_VALUE_BYTES);
+        char* const block =
+            LargeValueMemory::instance().allocate(sizeof(LargeValue) + bytes.size());
+        if (!bytes.empty()) std::memcpy(block + sizeof(LargeValue), bytes.data(), bytes.size());
+        return new (block) LargeValue(bytes, is_plain);
     }
 
     LargeValue(const LargeValue&) = delete;
@@ -181,18 +183,23 @@ public:
         LargeValueMemory::instance().free(reinterpret_cast<char*>(this), bytes);
     }
 
-    char* data() { return reinterpret_cast<char*>(this + 1); }
     const char* data() const { return reinterpret_cast<const char*>(this + 1); }
     std::uint32_t size() const { return size_; }
     bool is_plain() const { return is_plain_; }
+    // The bytes of its canonical spelling, which are counted once.
+    std::size_t spelled_size() const { return spelled_size_; }
 
 private:
     friend class DroppedValues;
 
-    LargeValue(std::uint32_t size, bool is_plain) : size_(size), is_plain_(is_plain) {}
+    LargeValue(std::string_view bytes, bool is_plain)
+        : size_(std::uint32_t(bytes.size())),
+          spelled_size_(std::uint32_t(kvs::spelled_size(bytes, is_plain))),
+          is_plain_(is_plain) {}
 
     std::atomic<std::uint32_t> references_{1};
     const std::uint32_t size_;
+    const std::uint32_t spelled_size_;
     LargeValue* next_dropped_ = nullptr;
     const bool is_plain_;
 };

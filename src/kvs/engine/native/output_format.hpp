@@ -4,7 +4,7 @@
 //
 // A word is spelled as its bytes if it can be written plain, else in quotes with escapes. To look
 // at 16 MiB for that takes milliseconds, so it is done once, when a word is read, and kept as
-// `is_plain` beside the word.
+// `is_plain` beside the word; of a large value, the bytes of the spelling are kept too.
 #pragma once
 
 #include <algorithm>
@@ -85,14 +85,17 @@ inline void append_spelled(Buffer& out, std::string_view word, bool is_plain) {
     if (is_plain) return out.append(word);
     out.append('"');
     std::size_t done = 0;
-    for (std::size_t i = 0; i < word.size(); ++i) {
-        while (i + ESCAPE_BLOCK < word.size() && !count_escapes(word.data() + i)) i += ESCAPE_BLOCK;
-        const char letter = escape_letter(word[i]);
-        if (!letter) continue;
-        out.append(word.substr(done, i - done));
-        out.append('\\');
-        out.append(letter);
-        done = i + 1;
+    for (std::size_t end, i = 0; i < word.size(); i = end) {
+        end = std::min(i + ESCAPE_BLOCK, word.size());
+        if (end - i == ESCAPE_BLOCK && !count_escapes(word.data() + i)) continue;
+        for (; i < end; ++i) {
+            const char letter = escape_letter(word[i]);
+            if (!letter) continue;
+            out.append(word.substr(done, i - done));
+            out.append('\\');
+            out.append(letter);
+            done = i + 1;
+        }
     }
     out.append(word.substr(done));
     out.append('"');

@@ -69,6 +69,9 @@ struct ValueView {
     LargeValue* large;  // of which these are the bytes, or null
 
     std::string_view view() const { return {at, size}; }
+    std::size_t spelled_size() const {
+        return large ? large->spelled_size() : kvs::spelled_size(view(), is_plain);
+    }
 };
 
 // A value to be written. A value of more than MAX_INLINE_VALUE bytes must be a large one; a shorter

@@ -181,7 +181,7 @@ private:
         const std::string_view key = record.key().view();
         const ValueView value = record.value();
         out.reserve_more(max_spelled_size(key.size(), record.key_is_plain()) +
-                         spelled_size(value.view(), value.is_plain) + MAX_UNTIL_BYTES + reserved);
+                         value.spelled_size() + MAX_UNTIL_BYTES + reserved);
         out.append('(');
         append_spelled(out, key, record.key_is_plain());
         out.append(", ");
@@ -267,7 +267,7 @@ private:
         const std::string_view key = record.key().view();
         const ValueView value = record.value();
         out.reserve_more(pair_bytes(max_spelled_size(key.size(), record.key_is_plain()) +
-                                    spelled_size(value.view(), value.is_plain)) +
+                                    value.spelled_size()) +
                          reserved);
         out.append('(');
         append_spelled(out, key, record.key_is_plain());
