@@ -668,6 +668,34 @@ class TestListing:
         assert len(store) == 1
 
 
+def test_argument_of_another_type_is_named(tmp_path: Path) -> None:
+    wrong: Any = "3"
+    with Store() as store:
+        for call, reason in (
+            (lambda: Store(codec=wrong), "codec is kvs.JSON or another kvs.Codec, not str"),
+            (lambda: Store(tmp_path / "d", wrong), "settings is a kvs.DataSettings, not str"),
+            (lambda: store.write({"a": "1"}, for_=wrong), "for_ is a number of seconds, not str"),
+            (lambda: store.add({"a": 1}, for_=wrong), "for_ is a number of seconds, not str"),
+            (lambda: store.items(limit=wrong), "limit is an int or None, not str"),
+            (lambda: store.keys(limit=wrong), "limit is an int or None, not str"),
+            (lambda: store.write({}, if_=wrong), "if_ is a mapping of keys and values, not str"),
+        ):
+            with pytest.raises(TypeError) as caught:
+                call()
+            assert str(caught.value) == reason
+        assert not (tmp_path / "d").exists()
+        assert len(store) == 0
+
+
+def test_update_says_what_its_function_must_return() -> None:
+    nothing: Any = lambda _: None  # noqa: E731
+    with Store() as store, pytest.raises(TypeError) as caught:
+        store.update(["a"], nothing)
+    assert str(caught.value) == (
+        "the function of update must return a mapping of keys and values, not NoneType"
+    )
+
+
 def test_public_names_have_docstrings() -> None:
     for name, member in vars(Store).items():
         if not name.startswith("_"):

@@ -99,8 +99,13 @@ class Store(NonCopyable, Generic[K, V]):
             DataDirectoryError: the directory cannot be created, opened, locked or read.
             DirectoryLockedError: another process has the directory open.
             CorruptionError: a file in the directory fails a check; no file was changed.
+            TypeError: `settings` is no `DataSettings`, or `codec` no `Codec`.
 
         """
+        if settings is not None and not isinstance(settings, DataSettings):
+            raise TypeError(f"settings is a kvs.DataSettings, not {type(settings).__name__}")
+        if not isinstance(codec, Codec):
+            raise TypeError(f"codec is kvs.JSON or another kvs.Codec, not {type(codec).__name__}")
         self._codec: Codec[K, V] = codec
         self._core = StoreCore(data, settings, progress=progress)
         self._subscriptions = Subscriptions(Change, word_bytes=_word_bytes)
@@ -207,7 +212,7 @@ class Store(NonCopyable, Generic[K, V]):
         """
         self._core.check_open()
         encoded = self._encode_pairs(pairs)
-        condition = self._encode_changes(if_ or {})
+        condition = self._encode_changes(if_ or {}, "if_ is")
         line = builder.build_write(encoded, condition, builder.to_milliseconds(for_))
         result = self._execute_line(line)
         if builder.is_refused(result.output):
@@ -256,6 +261,7 @@ class Store(NonCopyable, Generic[K, V]):
         Raises:
             InvalidWordError: a key or value is too long; nothing was written.
             InvalidValueError: the codec of the store cannot decode a value.
+            TypeError: `function` returned no mapping.
 
         """
         self._core.check_open()
@@ -264,7 +270,10 @@ class Store(NonCopyable, Generic[K, V]):
         while True:
             found = dict(zip(names, self._core.get(names), strict=True))
             given = {k: v for k, v in found.items() if v is not None}
-            changes = self._encode_changes(function(dict(self._decode_pairs(given.items()))))
+            changes = self._encode_changes(
+                function(dict(self._decode_pairs(given.items()))),
+                "the function of update must return",
+            )
             line = builder.build_change(changes.items(), found)
             if not builder.is_refused(self._execute_line(line).output):
                 break
@@ -349,8 +358,17 @@ class Store(NonCopyable, Generic[K, V]):
             (encode_key(key), encode_value(value)) for key, value in builder.iterate_pairs(pairs)
         ]
 
-    def _encode_changes(self, values: Mapping[Any, V | Word | None]) -> dict[bytes, bytes | None]:
-        """Return encoded keys and values; None, which stands for a missing key, as it is."""
+    def _encode_changes(
+        self, values: Mapping[Any, V | Word | None], source: str
+    ) -> dict[bytes, bytes | None]:
+        """Return encoded keys and values; None, which stands for a missing key, as it is.
+
+        Raises:
+            TypeError: `values` is no mapping; the text begins with `source`.
+
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"{source} a mapping of keys and values, not {type(values).__name__}")
         encode_key, encode_value = self._codec.encode_key, self._codec.encode_value
         return {
             encode_key(key): None if value is None else encode_value(value)
@@ -485,8 +503,7 @@ class Store(NonCopyable, Generic[K, V]):
     def _items(
         self, prefix: K | Word, after: K | Word | None, limit: int | None
     ) -> list[tuple[bytes, bytes]]:
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit must be 0 or more, not {limit}")
+        builder.validate_limit(limit)
         self._core.check_open()
         begin = self._encode_prefix(prefix)
         return self._core.items(

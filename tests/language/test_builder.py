@@ -1,5 +1,7 @@
 """Commands built from words, and words parsed from output: each is read back by the other."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -308,3 +310,11 @@ def test_script_is_encoded_as_utf8_without_change_of_bytes() -> None:
 def test_output_of_no_read_has_no_pairs() -> None:
     assert parse_read_output(b"") == {}
     assert parse_delete_output(b"") == []
+
+
+def test_number_of_another_type_is_refused() -> None:
+    wrong: Any = "3"
+    with pytest.raises(TypeError, match="for_ is a number of seconds, not str"):
+        to_milliseconds(wrong)
+    with pytest.raises(TypeError, match="limit is an int or None, not str"):
+        build_show(b"", None, wrong)

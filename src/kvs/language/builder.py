@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 from kvs.errors import InvalidWordError
 from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
@@ -113,11 +113,14 @@ def to_milliseconds(seconds: float | None) -> int | None:
     """Return the argument of FOR for `seconds`; None for None.
 
     Raises:
+        TypeError: it is no number.
         ValueError: it is not more than 0, or more than `MAX_FOR_SECONDS`.
 
     """
     if seconds is None:
         return None
+    if not hasattr(seconds, "__round__"):
+        raise TypeError(f"for_ is a number of seconds, not {type(seconds).__name__}")
     if not 0 < seconds <= MAX_FOR_SECONDS:
         raise ValueError(
             f"for_ is more than 0 seconds and at most {MAX_FOR_SECONDS}, not {seconds}"
@@ -210,15 +213,31 @@ def build_keys_command(name: bytes, keys: Sequence[bytes]) -> bytes:
     return b"%b [%b]\n" % (name, b",".join(spell_all(list(keys), spell)))
 
 
+def validate_limit(limit: int | None) -> None:
+    """Check the argument of LIMIT.
+
+    Raises:
+        TypeError: `limit` is no whole number.
+        ValueError: `limit` is negative.
+
+    """
+    if limit is None:
+        return
+    if not isinstance(limit, SupportsIndex):
+        raise TypeError(f"limit is an int or None, not {type(limit).__name__}")
+    if limit < 0:
+        raise ValueError(f"limit must be 0 or more, not {limit}")
+
+
 def build_show(prefix: bytes, after: bytes | None, limit: int | None) -> bytes:
     """Return a SHOW of the keys that begin with `prefix`.
 
     Raises:
+        TypeError: `limit` is no whole number.
         ValueError: `limit` is negative.
 
     """
-    if limit is not None and limit < 0:
-        raise ValueError(f"limit must be 0 or more, not {limit}")
+    validate_limit(limit)
     line = b"SHOW [%b]" % spell(prefix)
     if after is not None:
         line += b" AFTER [%b]" % spell(after)
