@@ -9,7 +9,7 @@ from kvs.jobs.run import JobRun
 from kvs.settings import Settings
 from kvs.store.core import StoreCore
 from kvs.store.origins import MAX_NAME_BYTES, MAX_REMOVED, Origins, encode_origin
-from tests.helpers import write_jobs
+from tests.helpers import content, until, write_jobs
 from tests.journal.fake_storage import Gate
 from tests.store.background import in_background
 
@@ -64,6 +64,35 @@ def test_job_is_named_before_its_changes_only(tmp_path: Path) -> None:
         b"# origin job stock", b"WRITE [(a,1)]", b"# job 2 at 14 0",
     ]  # fmt: skip
     assert sum(line.startswith(b"# origin") for line in written) == 1
+
+
+def test_job_is_named_with_the_first_line_of_its_call(tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs"
+    write_jobs(jobs, {"stock": b"WRITE [(a,1)]\n# b\nSHOW\nREAD [a]\nWRITE [(b,1)]\n"})
+    with StoreCore(tmp_path / "d") as store, JobRun(store, jobs, Settings(1)) as run:
+        run.wait()
+    written = lines(tmp_path / "d")
+    assert written[written.index(b"WRITE [(a,1)]") - 1] == b"# origin job stock"
+    assert written[written.index(b"WRITE [(b,1)]") - 1] == b"# origin job stock 4"
+
+
+def test_resumed_job_is_named_with_the_line_of_the_file(tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs"
+    write_jobs(jobs, {"stock": b"WRITE [(a,1)]\nWAIT 600000\n\nWRITE [(b,1)]\n"})
+    with StoreCore(tmp_path / "d") as store, JobRun(store, jobs, Settings(1)) as run:
+        until(lambda: content(jobs / "stock.out"))
+        run.stop()
+        run.wait()
+    job = jobs / "stock.job"
+    status = job.stat()
+    job.write_bytes(b"WRITE [(a,1)]\nWAIT 0     \n\nWRITE [(b,1)]\n")
+    os.utime(job, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with (
+        StoreCore(tmp_path / "d") as store,
+        JobRun(store, jobs, Settings(1, resume=True)) as run,
+    ):
+        run.wait()
+    assert b"# origin job stock 2\nWRITE [(b,1)]" in b"\n".join(lines(tmp_path / "d"))
 
 
 def test_origin_is_one_line_of_bounded_length() -> None:

@@ -52,6 +52,8 @@ class JobCheckpoint:
         self._directory = directory
         self._name = name
         self._is_recorded = record is not None
+        self._job = record
+        """The record, of which only this run sets the line."""
         record = record or _EMPTY_RECORD
         self._number = record.number
         self._lock = Lock()
@@ -73,9 +75,15 @@ class JobCheckpoint:
         self.restarted = restarted
         """Whether the job restarts from the beginning because its file changed."""
 
-    def cursor(self, base: int) -> JobCursor | None:
-        """Return the cursor for a script at byte `base` of the job; None if not recorded."""
-        return JobCursor(self._number, base) if self._is_recorded else None
+    def begin_call(self, base: int, line: int) -> JobCursor | None:
+        """Return the cursor of a call for a script at byte `base` of the job; None if not recorded.
+
+        The call begins at the line number `line` of the job, which the journal names.
+        """
+        if self._job is None:
+            return None
+        self._job.line = line
+        return JobCursor(self._job.number, base)
 
     def advance(self, offset: int, output: bytes | None) -> None:
         """Record that the job has executed `offset` bytes, and `output` since the last record.

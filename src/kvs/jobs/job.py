@@ -168,10 +168,10 @@ class _Execution:
 
     def _execute(self, script: bytes, offset: int, base: int) -> bool:
         """Execute `script`, which is at byte `base` of the job; return False if stopped."""
-        cursor = self._checkpoint.cursor(base)
         while offset < len(script):
             if self._context.stopping.is_set():
                 return False
+            cursor = self._checkpoint.begin_call(base, self._line_count + 1)
             result = self._context.store.execute(script, offset, DEFAULT_BUDGET_BYTES, cursor)
             for error in self._add_errors(script, offset, result.diagnostics):
                 self._context.on_error(error)

@@ -77,6 +77,9 @@ class JobRecord:
     """Version of the job's file when the job started."""
     offset: int = 0
     """Bytes of the job executed."""
+    line: int = 1
+    """Number of the line at which the call began that executes the job, for the origin of its
+    changes. Set by the thread of the job."""
     synced: int = 0
     """Bytes of output that are on disk."""
     output: list[bytes] = field(default_factory=list)

@@ -6,12 +6,14 @@ another origin. The lines, each of them a comment of the command language::
     # origin library 1234
     # origin session /run/user/1000/kvs/client
     # origin job stock
+    # origin job stock 1203
     # origin expiry
 
 - ``library``: a program that has the store open, by its process ID.
 - ``session``: a client of a server, by the name of its session.
-- ``job``: a job, by its name. Its checkpoint, which follows the changes, has the offset up to which
-  the job was executed (`kvs.journal.job_records`).
+- ``job``: a job, by its name, and the number of the line at which the call that made the changes
+  began; without a number, at line 1. A call executes about 64 KiB. The job's checkpoint, which
+  follows the changes, has the offset up to which it was executed (`kvs.journal.job_records`).
 - ``expiry``: the time of the pairs had come.
 
 A restore is recognized by its own comment (`kvs.journal.format.RESTORE`).
@@ -35,6 +37,12 @@ MAX_NAME_BYTES = 255
 def encode_origin(kind: bytes, name: bytes) -> bytes:
     """Return the line of an origin, with the name in canonical spelling."""
     return b"# origin %b %b\n" % (kind, spell(name[:MAX_NAME_BYTES]))
+
+
+def encode_job_origin(name: bytes, line: int) -> bytes:
+    """Return the line of a job call that began at the line `line` of the job `name`."""
+    origin = encode_origin(b"job", name)
+    return origin if line == 1 else b"%b %d\n" % (origin[:-1], line)
 
 
 class Origins:

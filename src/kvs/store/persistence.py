@@ -41,7 +41,7 @@ from kvs.journal.writer import JournalWriter
 from kvs.language.output_format import Expiries
 from kvs.settings import DataSettings, ProgressCallback, ignore_progress
 from kvs.snapshot.writer import SnapshotInfo, SnapshotWriter
-from kvs.store.origins import Origins, encode_origin
+from kvs.store.origins import Origins, encode_job_origin
 from kvs.store.restoring import RestoreLines
 from kvs.text import os_error_text
 
@@ -268,13 +268,14 @@ class Persistence:
         if batch.job is None:
             item.origin = self.origins[batch.origin]
             return self.journal.steps(item)
+        job = self.jobs[batch.job]
         if batch.change_count:
-            item.origin = encode_origin(b"job", self.jobs[batch.job].key.name)
+            item.origin = encode_job_origin(job.key.name, job.line)
         offset, output = batch.offset, batch.output
         progress = encode_progress(batch.job, offset, output)
         item.lines = (*lines, progress)
         item.size += len(progress)
-        return [*self.journal.steps(item), *self.jobs[batch.job].advance_steps(offset, output)]
+        return [*self.journal.steps(item), *job.advance_steps(offset, output)]
 
     def restore_item(self, pairs: dict[bytes, bytes], expiries: Expiries) -> PendingAppend:
         """Return what is to be appended to the journal for a restore, which is one change."""
