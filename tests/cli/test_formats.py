@@ -83,7 +83,8 @@ class TestCsv:
         bad = {row.line: row.reason for row in rows if isinstance(row, BadRow)}
         assert list(bad) == [2, 4, 5, 7, 8]
         assert bad[2] == "a row is a key and a value, the fields here are 3"
-        assert bad[4] == "a row is a key and a value, the fields here are 1"
+        assert bad[4] == "a row is a key and a value, the fields here are 1; a comma separates them"
+        assert bad[8] == "a quote is opened in this row and not closed"
 
     def test_row_over_the_limit_is_bad(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(formats, "MAX_ROW_BYTES", 100)

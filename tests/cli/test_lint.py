@@ -85,6 +85,7 @@ def test_lint_reports_every_invalid_line(tmp_path: Path) -> None:
 def test_directory_without_jobs_is_valid(tmp_path: Path) -> None:
     ended = kvs("lint", tmp_path)
     assert (ended.status, ended.stderr) == (0, b"")
+    assert ended.stdout.decode() == f"{tmp_path}: no jobs (no file ends in .job)\n"
 
 
 def test_run_and_lint_ignore_hidden_files(tmp_path: Path) -> None:

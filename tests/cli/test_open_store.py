@@ -57,7 +57,7 @@ def test_restored_pairs_are_in_the_store(tmp_path: Path, data: str | None) -> No
     ("given", "reason"),
     [
         ({"fsync": "always"}, "--fsync needs --data"),
-        ({"fsync_interval": 2.0}, "--fsync-interval needs --data"),
+        ({"fsync_interval": 2.0}, "--fsync-interval needs --data and --fsync interval"),
         ({"resume": True}, "--resume needs --data"),
         ({"data": "new", "fsync_interval": 2.0}, "--fsync-interval needs --fsync interval"),
     ],

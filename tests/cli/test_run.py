@@ -220,8 +220,11 @@ MALFORMED = {
     "bytes that no terminal takes": (b"\x1b[31m\n", r"not '\x1b[31m'"),
     "a NUL": (b"(a, b\0)\n", r"\x00"),
     "no newline at the end": (b"(a, b)\n(c, d)", ":2: the last line has no newline"),
-    "a key twice": (b"(a, b)\n(a, b)\n", ":2: key 'a' does not ascend from 'a'"),
-    "keys that descend": (b"(a, b)\n(c, d)\n(b, x)\n", ":3: key 'b' does not ascend from 'c'"),
+    "a key twice": (b"(a, b)\n(a, b)\n", ":2: key 'a' is not greater than the key before it, 'a'"),
+    "keys that descend": (
+        b"(a, b)\n(c, d)\n(b, x)\n",
+        ":3: key 'b' is not greater than the key before it, 'c'",
+    ),
     "a value that is reserved": (b"(a, KVSERROR)\n", ":1: "),
     "a word too long": (b"(%b, b)\n" % (b"x" * 1025), ":1: a key is at most 1024 bytes"),
     "a line without an end": (b"(" * 3_000_000, ":1: "),

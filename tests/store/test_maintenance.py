@@ -100,11 +100,11 @@ def test_directory_without_a_journal_is_refused(
     put(tmp_path / "empty", {})
     with pytest.raises(DataDirectoryError) as caught:
         act(tmp_path / "empty")
-    assert str(caught.value) == f"{tmp_path}/empty: it holds no journal"
+    assert str(caught.value) == f"{tmp_path}/empty: not a data directory: it has no journal"
     put(tmp_path / "other", {"file": b"mine"})
     with pytest.raises(DataDirectoryError) as caught:
         act(tmp_path / "other")
-    assert caught.value.reason == "it is not empty and has no journal; choose another directory"
+    assert caught.value.reason == "not a data directory: it has no journal"
     with pytest.raises(DataDirectoryError) as caught:
         act(tmp_path / "none")
     assert caught.value.reason == "cannot open the data directory: No such file or directory"
@@ -466,7 +466,7 @@ def check_unfinished_restore(directory: Path) -> bool:
     except DataDirectoryError as refused:
         refusal = refused.reason
         assert maintenance.restore(directory, PAIRS) == 1
-    assert refusal in {None, INTERRUPTED, "it holds no journal"}
+    assert refusal in {None, INTERRUPTED, "not a data directory: it has no journal"}
     with Store(directory) as store:
         assert (store.revision, store.items()) == (1, sorted(PAIRS.items()))
     return refusal is None

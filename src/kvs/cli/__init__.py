@@ -364,7 +364,8 @@ def _add_format_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("csv", "jsonl", "env"),
         help="csv: rows of key and value; jsonl: an object with key and value on each line; env: "
-        "KEY=VALUE (default: by the end of FILE: .csv, .jsonl or .ndjson, .env or .conf)",
+        "KEY=VALUE (default: by the end of FILE: .csv, .jsonl or .ndjson, .env or .conf; "
+        "required where that is none of these, as for -)",
     )  # fmt: skip
 
 

@@ -121,12 +121,19 @@ def _read_csv(lines: Iterable[bytes]) -> Rows:
         except StopIteration:
             return
         except (csv.Error, InvalidWordError) as error:
-            yield BadRow(reader.first, str(error))
+            yield BadRow(reader.first, _csv_reason(error))
+
+
+def _csv_reason(error: Exception) -> str:
+    if str(error) == "unexpected end of data":
+        return "a quote is opened in this row and not closed"
+    return str(error)
 
 
 def _parse_row(row: list[str]) -> Record:
     if len(row) != 2:
-        raise InvalidWordError(f"a row is a key and a value, the fields here are {len(row)}")
+        hint = "; a comma separates them" if len(row) == 1 else ""
+        raise InvalidWordError(f"a row is a key and a value, the fields here are {len(row)}{hint}")
     return _record(row[0], row[1])
 
 

@@ -36,7 +36,7 @@ def _lint_directory(path: str) -> bool:
         with JobsDirectory(path) as directory:
             names = [name + JOB_SUFFIX for name in directory.list_jobs()]
             if not names:
-                print_result(f"{printable(path)}: no jobs")
+                print_result(f"{printable(path)}: no jobs (no file ends in .job)")
             results = [
                 _lint_file(name, directory.display_path_of(name), directory.descriptor)
                 for name in names

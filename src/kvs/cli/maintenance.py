@@ -48,6 +48,8 @@ def _describe_sizes(state: RecoveredState) -> str:
 def repair(options: argparse.Namespace) -> int:
     """Run ``kvs repair``; return the exit status."""
     if not options.cut:
+        with usage_errors():
+            maintenance.size_bytes(options.directory)  # only a data directory can be repaired
         directory = printable(options.directory)
         raise UsageError(
             f"{directory}: a repair changes the journal: confirm with 'kvs repair --cut "

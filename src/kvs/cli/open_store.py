@@ -87,7 +87,8 @@ def _open(options: argparse.Namespace, report: Callable[[str], None]) -> StoreCo
 def _check_data_is_not_needed(options: argparse.Namespace) -> None:
     for name in ("fsync", "fsync_interval", "keep_segments", "resume"):
         if getattr(options, name, None):
-            raise UsageError(f"--{name.replace('_', '-')} needs --data")
+            more = " and --fsync interval" if name == "fsync_interval" else ""
+            raise UsageError(f"--{name.replace('_', '-')} needs --data{more}")
 
 
 def _check_fsync_options(options: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from kvs.posix.locks import LOCK_FILE_NAME, LockableDirectory
 from kvs.text import os_error_text, printable
 
 UNFINISHED = b"restore.unfinished"
+_INTERRUPTED = "a restore into it was interrupted; restore again, or remove the directory"
 """Name of the file that marks an unfinished restore, in a directory without a journal."""
 
 
@@ -164,9 +165,22 @@ class DataDirectory(LockableDirectory):
                 reason = "it is not empty and has no journal; choose another directory"
                 raise DataDirectoryError(printable(self.path), reason)
             if others and not restoring:
-                reason = "a restore into it was interrupted; restore again, or remove the directory"
-                raise DataDirectoryError(printable(self.path), reason)
+                raise DataDirectoryError(printable(self.path), _INTERRUPTED)
         return {kind: sorted(of_kind) for kind, of_kind in numbers.items()}
+
+    def require_journal(self) -> None:
+        """Raise an error if the directory has no file of a journal.
+
+        Raises:
+            DataDirectoryError: it has none, or cannot be listed.
+
+        """
+        names = self._names()
+        if not any(map(kind_and_number, names)):
+            reason = "not a data directory: it has no journal"
+            if UNFINISHED in names:
+                reason = _INTERRUPTED
+            raise DataDirectoryError(printable(self.path), reason)
 
     def _names(self) -> list[bytes]:
         try:

@@ -56,7 +56,7 @@ class RegistrationPipe:
             return self._make()
         except OSError as error:
             self.close(remove=False)
-            reason = f"cannot make the registration pipe: {os_error_text(error)}"
+            reason = f"cannot create the registration pipe: {os_error_text(error)}"
             raise RegistrationPipeError(printable(self._path), reason) from error
         except RegistrationPipeError:
             self.close(remove=False)

@@ -167,7 +167,8 @@ class _Reader:
             if key <= last_key:
                 previous = printable(last_key, MAX_KEY_SHOWN_BYTES)
                 raise self._error(
-                    f"key '{printable(key, MAX_KEY_SHOWN_BYTES)}' does not ascend from '{previous}'"
+                    f"key '{printable(key, MAX_KEY_SHOWN_BYTES)}' is not greater than the key "
+                    f"before it, '{previous}'"
                 )
             pairs[key] = value
             if until is not None:

@@ -76,7 +76,7 @@ def size_bytes(path: Path) -> int:
 
     """
     with DataDirectory(path) as directory:
-        _require_journal(directory)
+        directory.require_journal()
         try:
             return sum(
                 os.stat(file_name(kind, number), dir_fd=directory.descriptor).st_size
@@ -174,7 +174,7 @@ def repair(
     """
     with DataDirectory(path) as directory:
         directory.lock()
-        _require_journal(directory)
+        directory.require_journal()
         recovery = _recovery(directory, create_engine(), progress)
         try:
             recovery.read()
@@ -237,17 +237,12 @@ def open_unlocked(path: Path) -> Iterator[DataDirectory]:
     """
     with DataDirectory(path) as directory:
         directory.check_unlocked()
-        _require_journal(directory)
+        directory.require_journal()
         try:
             yield directory
         except (CorruptionError, DataDirectoryError):
             directory.check_unlocked()  # a process that has locked it since has changed the files
             raise
-
-
-def _require_journal(directory: DataDirectory) -> None:
-    if not any(directory.list_files().values()):
-        raise DataDirectoryError(printable(directory.path), "it holds no journal")
 
 
 def _recovery(directory: DataDirectory, engine: Engine, progress: ProgressCallback) -> Recovery:
