@@ -16,7 +16,9 @@ import pytest
 
 import kvs.engine
 from kvs.engine.interface import ChangeBatch, Engine, JobCursor, TableView
+from kvs.engine.python import PythonEngine
 from kvs.engine.selection import COMPILED
+from kvs.language.grammar import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from tests.engine.engines import (
     NewEngine,
     engine_called,
@@ -387,3 +389,29 @@ def test_memory_error_undoes_one_command_only(
         timeout=SECONDS,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "good\n", "")
+
+
+# Beginnings of lines.
+
+
+@pytest.mark.parametrize(
+    ("head", "filler", "count", "expected"),
+    [
+        (b"WRITE [(a", b",", 1, True),
+        (b"WRITE [(a,1)(b,", b"v", 100_000, True),
+        (b'WRITE [(a,"', b"v,", 50_000, True),
+        (b" IF [(a,1)] WRITE [(b,", b"v", 100_000, True),
+        (b"READ [", b"key,", 30_000, True),
+        (b"READ [a]", b" x", 1, False),
+        (b"READ [", b"k", MAX_KEY_BYTES + 1, False),
+        (b"WRITE [(a,", b"v", MAX_VALUE_BYTES + 1, False),
+        (b"ADD [(a,", b"x", 30, False),
+        (b"#", b"x", 30, False),
+    ],
+)
+def test_beginning_of_a_line_that_may_be_valid_is_unfinished(
+    create_engine: NewEngine, head: bytes, filler: bytes, count: int, *, expected: bool
+) -> None:
+    beginning = head + filler * count
+    assert create_engine().is_unfinished(beginning) == expected
+    assert not PythonEngine.is_unfinished(beginning)

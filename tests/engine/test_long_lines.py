@@ -94,6 +94,20 @@ def test_compiled_check_of_long_lines_equals_reference(seed: int) -> None:
             assert check(each) == diagnostics.check(each)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_unfinished_line_has_no_final_verdict(seed: int) -> None:
+    is_unfinished = engine_called(COMPILED)().is_unfinished
+    rng = random.Random(seed)
+    unfinished = 0
+    for script in scripts(rng):
+        for line in broken(rng, script).splitlines():
+            beginning = line[: rng.randrange(len(line) + 1)]
+            if is_unfinished(beginning):
+                unfinished += 1
+                assert not diagnostics.verdict_is_final(beginning), beginning
+    assert unfinished
+
+
 @pytest.mark.parametrize("size", [*range(60, 70), 127, 128, 129, 191, 192])
 @pytest.mark.parametrize("name", [b"WRITE", b"READ"])
 def test_check_of_list_that_ends_near_end_of_script(name: bytes, size: int) -> None:

@@ -140,6 +140,8 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         size_t valid_until
         Fault fault
 
+    cbool is_unfinished_line(const char*, const char*)
+
     cdef cppclass ScriptCheck:
         size_t commands
         vector[Invalid] invalid
@@ -251,6 +253,16 @@ cdef class CompiledEngine:
         with nogil:
             script_check.run(text, size)
         return Checked(_diagnostics(script, script_check.invalid, True), script_check.commands)
+
+    @staticmethod
+    def is_unfinished(bytes beginning not None):
+        """Return whether a line that begins with `beginning` may be valid; False if unknown."""
+        cdef const char* text = beginning
+        cdef size_t size = len(beginning)
+        cdef cbool unfinished
+        with nogil:
+            unfinished = is_unfinished_line(text, text + size)
+        return unfinished
 
     def get(self, keys):
         """Return the value of each key, None for a missing one."""

@@ -198,6 +198,14 @@ class Engine(Protocol):
     def check(script: bytes) -> Checked:
         """Validate every line of `script`, as `diagnostics.check` does; execute nothing."""
 
+    @staticmethod
+    def is_unfinished(beginning: bytes) -> bool:
+        """Return whether a line that begins with `beginning` may be valid; False if unknown.
+
+        For a caller that reads a long line piece by piece: `diagnostics.verdict_is_final` is False
+        then, and takes longer. `beginning` has no line ending.
+        """
+
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, None for a missing one."""
 

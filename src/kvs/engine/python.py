@@ -120,6 +120,12 @@ class PythonEngine:
         """Validate every line of `script`; execute nothing."""
         return check(script)
 
+    @staticmethod
+    def is_unfinished(beginning: bytes) -> bool:
+        """Return whether a line that begins with `beginning` may be valid: not known here."""
+        del beginning
+        return False
+
     def _execute_lines(self, call: PythonCall) -> None:
         """Execute lines until the call is finished or reaches a SHOW."""
         show_epoch = object()

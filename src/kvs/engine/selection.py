@@ -45,6 +45,16 @@ def check(script: bytes) -> Checked:
     return _select()[1].check(script)
 
 
+def is_unfinished(beginning: bytes) -> bool:
+    """Return whether a line that begins with `beginning` may be valid; False if unknown.
+
+    Raises:
+        EngineUnavailableError: `KVS_ENGINE` names an engine that is not available.
+
+    """
+    return _select()[1].is_unfinished(beginning)
+
+
 def _select() -> tuple[str, type[Engine]]:
     wanted = os.environ.get(ENGINE_VARIABLE, "")
     if wanted not in {"", COMPILED, PYTHON}:

@@ -6,7 +6,7 @@ The file is read, never mapped: a mapped file that shrinks kills the process by 
 import os
 from collections.abc import Iterator
 
-from kvs.engine.selection import check
+from kvs.engine.selection import check, is_unfinished
 from kvs.language.diagnostics import FINAL_BYTES, verdict_is_final
 
 BLOCK = 256 * 1024
@@ -81,8 +81,12 @@ class _PartialLine:
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size >= self._check_at:  # at each doubling, so that all checks are linear
-            self._pieces = [b"".join(self._pieces)]
-            self._dropping = verdict_is_final(self._pieces[0], check)
+            beginning = b"".join(self._pieces)
+            self._pieces = [beginning]
+            if self._size < FINAL_BYTES and is_unfinished(beginning):
+                self._dropping = False  # most lines, and this takes far less than the verdict
+            else:
+                self._dropping = verdict_is_final(beginning, check)
             self._dropping_blanks = self._size >= FINAL_BYTES and not self._dropping
             self._check_at = max(min(2 * self._size, FINAL_BYTES), self._size + 1)
 

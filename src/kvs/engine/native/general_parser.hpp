@@ -126,6 +126,13 @@ public:
         return at_ == end_;
     }
 
+    // Parse the line, which goes on after `end`; return whether the parser found nothing invalid up
+    // to there. May return false for such a line, too.
+    bool parse_beginning() {
+        skip_blanks();
+        return !parse_command() && at_ >= end_;
+    }
+
 private:
     // Each of these functions moves past one part of the line, and returns false if it is not
     // there.
@@ -193,11 +200,12 @@ private:
     bool add_pair(StepKind kind, const Spelling& key, const Spelling& value) {
         if (kind == StepKind::ADD) {
             std::int64_t number;
-            if (!parse_addend(value, number)) return false;
+            if (!parse_addend(value, number)) return refuse(value);
             sink_.add_number(key, number);
             return true;
         }
-        if (value.size > MAX_VALUE_BYTES || value.is_bare(MISSING_KEY)) return false;
+        if (value.size > MAX_VALUE_BYTES) return refuse(value);
+        if (value.is_bare(MISSING_KEY)) return false;
         if (!value.is_bare(MISSING_VALUE)) {
             sink_.add_pair(key, value);
         } else if (kind == StepKind::IF) {
@@ -275,7 +283,15 @@ private:
     }
 
     bool parse_key(Spelling& word) { return parse_prefix(word) && word.size; }
-    bool parse_prefix(Spelling& word) { return parse_word(word) && word.size <= MAX_KEY_BYTES; }
+    bool parse_prefix(Spelling& word) {
+        return parse_word(word) && (word.size <= MAX_KEY_BYTES || refuse(word));
+    }
+
+    // Move back to a word that is not valid here, whatever follows.
+    bool refuse(const Spelling& word) {
+        at_ = word.at;
+        return false;
+    }
 
     bool parse_word(Spelling& word) {
         skip_blanks();
@@ -354,6 +370,12 @@ struct PartCheck {
 inline bool is_valid_general_line(const char* at, const char* end) {
     PartCheck check;
     return GeneralParser<PartCheck>(at, end, check).parse_line();
+}
+
+// Return whether a line that goes on after `end` may be valid; false if that is not known.
+inline bool is_unfinished_line(const char* at, const char* end) {
+    PartCheck check;
+    return GeneralParser<PartCheck>(at, end, check).parse_beginning();
 }
 
 }  // namespace kvs
