@@ -228,6 +228,45 @@ def test_pairs_expire_when_told_and_not_before(create_engine: NewEngine) -> None
     assert lines == b"DELETE [e]\nDELETE [b]\nDELETE [c]\n"
 
 
+def test_clear_of_every_pair_is_one_change(create_engine: NewEngine) -> None:
+    engine = recording(create_engine)
+    for key in (b"w", b"q", b"missing"):
+        engine.watch(key)
+    value = b"v" * 20_000
+    run(engine, b"WRITE [(q,%s)(w,1)] UNTIL 5\nWRITE [(a,1)]\n" % value)
+    take_batches(engine)
+    before = engine.revision
+    script = (
+        b'WRITE [(b,1)]\nREAD [q]\nCLEAR ["",k]\nCOUNT\nCLEAR [""]\nWRITE [(a,2)]\nREAD [a,q]\n'
+    )
+    output = run(engine, script)
+    assert output == b"[(q,%s)]\n4\n0\n0\n[(a,2)(q,KVSERROR)]\n" % value
+    assert (engine.revision - before, len(engine), engine.next_expiry) == (3, 1, NO_EXPIRY)
+    batches = take_batches(engine)
+    assert b"".join(batch.lines for batch in batches) == (
+        b'WRITE [(b,1)]\nCLEAR ["",k]\nWRITE [(a,2)]\n'
+    )
+    assert [change for batch in batches for change in batch.changes] == [
+        (b"q", None),
+        (b"w", None),
+    ]
+
+
+def test_clear_of_every_pair_leaves_a_view_valid(create_engine: NewEngine) -> None:
+    engine = recording(create_engine)
+    run(engine, b"WRITE [(a,1)]\n")
+    lengths = []
+
+    def clear(view: TableView) -> None:
+        lengths.append(len(view))
+        run(engine, b'CLEAR [""]\nWRITE [(b,1)(c,1)]\n')
+        lengths.append(len(engine))
+
+    engine.with_locked_view(clear)
+    assert lengths == [1, 2]
+    assert engine.items() == [(b"b", b"1"), (b"c", b"1")]
+
+
 def test_limit_of_expire_removes_the_earliest_of_equal_times(create_engine: NewEngine) -> None:
     engine = recording(create_engine)
     groups = {until: {b"%d-%d" % (until, i) for i in range(7)} for until in (3, 1, 2)}

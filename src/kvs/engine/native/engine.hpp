@@ -346,8 +346,9 @@ private:
         std::vector<Change>* const changes =
             watched_keys_.empty() ? nullptr : &context.change_batch->changes;
         TextSpace space = text_space(call, batch, context);
-        bool succeeded = batch.execute({*table_, watched_keys_, revision_}, call.output_budget,
-                                       changes, space, call.output);
+        bool succeeded = batch.execute(
+            {*context.table, watched_keys_, revision_, lock_.is_owned() ? nullptr : &table_},
+            call.output_budget, changes, space, call.output);
         if (call.output.size() != output_before)
             succeeded = reserve_published_output(call, batch, context, output_before);
         if (succeeded && batch.stop() == Kind::SHOW) succeeded = context.copy->copy_from(*table_);

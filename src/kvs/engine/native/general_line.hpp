@@ -207,6 +207,8 @@ private:
     PrefixSet prefix_set(const Line& line) const;
     Outcome execute_alone(Line& line, const EngineState& state, std::vector<Change>* changes,
                           TextSpace& space);
+    Outcome remove_all(Line& line, const EngineState& state, std::vector<Change>* changes,
+                       TextSpace& space);
     void write_runs(const Step& step, std::size_t& captured, Buffer& out) const;
     void write_missing(const Step& step, Buffer& out) const;
     void write_changes(const Line& line, Buffer& out) const;

@@ -57,7 +57,8 @@ inline std::size_t count_escapes(const char* at) {
     for (std::size_t i = 0; i < ESCAPE_BLOCK; i += sizeof found) {
         Bytes bytes;
         std::memcpy(&bytes, at + i, sizeof bytes);
-        found += (bytes == '"') | (bytes == '\\') | (bytes == '\n') | (bytes == '\r') | (bytes == 0);
+        found +=
+            (bytes == '"') | (bytes == '\\') | (bytes == '\n') | (bytes == '\r') | (bytes == 0);
     }
     const Halves halves = (Halves)found;
     if (!(halves[0] | halves[1])) return 0;

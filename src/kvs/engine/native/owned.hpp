@@ -26,6 +26,9 @@ public:
         if (!leave()) lock_.unlock();
     }
 
+    // Return whether this thread, which has taken the lock, has declared itself the owner.
+    bool is_owned() const { return owner_.load(std::memory_order_relaxed) == this_thread(); }
+
     bool has_sleepers() const { return lock_.has_sleepers(); }
 
     // Allow this thread, which has just taken the lock, to take it again; until `disown`, which

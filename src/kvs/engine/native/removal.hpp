@@ -45,8 +45,19 @@ public:
         for (const RemovedKey& key : keys_)
             if (watched.contains(hashed(key, hash_key)))
                 changes.push_back({std::string(key.view()), std::string(), true});
-        std::sort(changes.begin() + std::ptrdiff_t(first), changes.end(),
-                  [](const Change& left, const Change& right) { return left.key < right.key; });
+        sort(changes, first);
+    }
+
+    // The same if all pairs are removed.
+    static void collect_all_changes(const Table& table, const WatchedKeys& watched,
+                                    HashKey hash_key, std::vector<Change>& changes) {
+        const std::size_t first = changes.size();
+        for (const auto& entry : watched.entries()) {
+            const std::string& name = entry.first;
+            if (table.find(hashed({{name.data(), std::uint32_t(name.size())}, true}, hash_key)))
+                changes.push_back({name, std::string(), true});
+        }
+        sort(changes, first);
     }
 
     // Reserve space for copies of the keys, for `write_record`. Throws std::bad_alloc.
@@ -90,6 +101,11 @@ private:
     struct RemovedKey : Word {
         bool is_plain;
     };
+
+    static void sort(std::vector<Change>& changes, std::size_t first) {
+        std::sort(changes.begin() + std::ptrdiff_t(first), changes.end(),
+                  [](const Change& left, const Change& right) { return left.key < right.key; });
+    }
 
     void add(const Record& record) { keys_.push_back({record.key(), record.key_is_plain()}); }
 

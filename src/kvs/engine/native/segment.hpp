@@ -159,8 +159,8 @@ public:
         }
     }
 
-    // Move all slots to `other`, which has the capacity. A slot hint into this segment then finds an
-    // empty slot.
+    // Move all slots to `other`, which has the capacity. A slot hint into this segment then finds
+    // an empty slot.
     void move_to(Segment* other) {
         assert(other->count_ + count_ < other->capacity());
         for (std::size_t i = 0; i < capacity(); ++i) {

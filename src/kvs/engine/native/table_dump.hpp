@@ -266,9 +266,9 @@ private:
     static void append_extended(Buffer& out, Record record, std::size_t reserved) {
         const std::string_view key = record.key().view();
         const ValueView value = record.value();
-        out.reserve_more(pair_bytes(max_spelled_size(key.size(), record.key_is_plain()) +
-                                    value.spelled_size()) +
-                         reserved);
+        out.reserve_more(
+            pair_bytes(max_spelled_size(key.size(), record.key_is_plain()) + value.spelled_size()) +
+            reserved);
         out.append('(');
         append_spelled(out, key, record.key_is_plain());
         out.append(',');
