@@ -394,9 +394,12 @@ def test_invalid_id_is_wrong_usage(runtime: Path, name: str) -> None:
     assert ended.lines[0].isprintable()
 
 
-def test_help_describes_wait_in_a_session(runtime: Path, served: Served) -> None:
+def test_help_lists_the_commands_of_the_client(runtime: Path, served: Served) -> None:
     ended = client(runtime, served.path, b"HELP\n")
-    assert b"\nWAIT milliseconds                  pause, and hold up nobody else\n" in ended.stdout
+    assert ended.status == 0
+    assert b"\nSUBSCRIBE [key]                    report every change of the key\n" in ended.stdout
+    assert b"\nWAIT milliseconds                  pause this job or session\n" in ended.stdout
+    assert b"BACKUP" not in ended.stdout
 
 
 def test_missing_server_is_reported_with_the_remedy(runtime: Path) -> None:

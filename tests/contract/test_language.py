@@ -26,7 +26,7 @@ DELETE [key,key,...]               remove the keys; KVSMISSING: it was missing
 ADD [(key,number)...]              add whole numbers, and write the sums
 ADD [...] FOR or UNTIL             the same, and the pairs expire then
 WRITE [...] READ [...] ...         one change of several of the lines above
-IF [(key,value)...] WRITE [...]    the change, if all is so; KVSERROR: no key
+IF [(key,value)...] WRITE [...]    only if all pairs are so; KVSERROR: missing
 SHOW                               write every pair, in order of the keys
 SHOW [prefix,...]                  the pairs whose keys begin with a prefix
 SHOW AFTER [key] LIMIT number      the pairs after a key, at most that many
@@ -35,8 +35,8 @@ COUNT                              write the number of keys
 COUNT [prefix,...]                 the number of keys that begin with a prefix
 CLEAR [prefix,...]                 remove those keys, and write their number
 EXPIRE milliseconds                remove the pairs that expire until that time
-WAIT milliseconds                  pause, and hold up nobody else
-BACKUP                             write a snapshot beside the job
+WAIT milliseconds                  pause this job or session
+BACKUP                             write a backup beside the job
 HELP                               write this list
 # ...                              a comment
 "two words"                        a word in quotes may have any bytes; escapes:

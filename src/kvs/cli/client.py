@@ -10,7 +10,7 @@ from kvs.cli.executor import CommandExecutor
 from kvs.cli.render import PlainRenderer, Renderer, reply_line
 from kvs.cli.signals import Interrupted, ignore_signals, interruptible
 from kvs.cli.stdio import UsageError, print_error, write_result
-from kvs.client.commands import parse_line
+from kvs.client.commands import HELP, parse_line
 from kvs.client.handshake import connect_transport
 from kvs.client.transport import Transport
 from kvs.errors import ConnectRejectedError, InvalidClientIdError
@@ -88,6 +88,9 @@ class _LineClient:
             if not line.lstrip(b" \t").startswith(b"#"):
                 reason = f"a line has at most {MAX_SCRIPT_BYTES} bytes here, this one has more"
                 self._renderer.show_error(line, self._number, MAX_SCRIPT_BYTES + 1, reason)
+            return
+        if line.strip() == b"HELP":
+            self._renderer.show_output(HELP)
             return
         command = parse_line(line)
         if isinstance(command, Diagnostic):
