@@ -58,9 +58,17 @@ CONSTANTS = {"JSON": "kvs.codecs"}
 OTHER_CLASSES = {"Diagnostic": "kvs.language.diagnostics", "TornTail": "kvs.journal.recovery"}
 """Classes that are not public, and their modules: the page describes what programs get of them."""
 
+PUBLIC_VALUES = {"JSON": "kvs.codecs"}
+"""Public constants, and their modules."""
+
+COMMON_ATTRIBUTES = {
+    "path": "The file or directory, in printable form.",
+    "reason": "What is wrong.",
+}
+"""Meanings of attributes of many classes, which have no text of their own there."""
+
 OTHER_VALUES = {
     "BYTES": "kvs.codecs",
-    "JSON": "kvs.codecs",
     "DEFAULT_BUDGET_BYTES": "kvs.engine.interface",
     "ErrorCallback": "kvs.jobs.report",
     "FSYNC_MODES": "kvs.settings",
@@ -85,7 +93,10 @@ Constants, and types that are not public names of `kvs`:
 def library_page() -> str:
     """Return the page about all public names but errors."""
     names = [name for name in _public_definitions() if not _is_error(name)]
-    sections = [_section(name) for name in sorted(names, key=str.lower)]
+    sections = [
+        _value_section(name) if name in PUBLIC_VALUES else _section(name)
+        for name in sorted([*names, *PUBLIC_VALUES], key=str.lower)
+    ]
     values = "\n".join(_value_row(name, module) for name, module in OTHER_VALUES.items())
     classes = [f"#{_section(name)}" for name in OTHER_CLASSES]
     page = [LIBRARY_HEAD, *sections, OTHER_HEAD + values + "\n", *classes]
@@ -95,13 +106,17 @@ def library_page() -> str:
 def _public_definitions() -> list[str]:
     """Return the names of public classes and functions: not those of constants."""
     names = (name for name in kvs.__all__ if not name.startswith("_"))
-    return [name for name in names if name not in OTHER_VALUES]
+    return [name for name in names if name not in PUBLIC_VALUES]
 
 
 def _value_row(name: str, module: str) -> str:
-    """Return a row about a type or constant: its definition, and the text that documents it."""
-    value, text = _value(name, module)
-    return f"| {_cell(f'`{name} = {value}`')} | {_cell(text)} |"
+    definition, text = _value(name, module)
+    return f"| {_cell(f'`{definition}`')} | {_cell(text)} |"
+
+
+def _value_section(name: str) -> str:
+    definition, text = _value(name, PUBLIC_VALUES[name])
+    return f"## {name}\n\n```\nkvs.{definition}\n```\n\n{text}\n"
 
 
 def _value(name: str, module: str) -> tuple[str, str]:
@@ -114,7 +129,7 @@ def _value(name: str, module: str) -> tuple[str, str]:
             definition = f"{name}: {ast.unparse(statement.annotation)}"
         else:
             continue
-        return f"| {_cell(f'`{definition}`')} | {_cell(_joined(_literal(after)))} |"
+        return definition, _joined(_literal(after))
     raise ValueError(name)
 
 
@@ -217,9 +232,10 @@ def _attribute_rows(node: ast.ClassDef) -> Iterator[str]:
         elif _is_property(statement):
             name = statement.name
             type_ = ast.unparse(statement.returns).strip("'") if statement.returns else ""
-        if not name or name.startswith("_") or f"{node.name}.{name}" in INTERNAL:
+        if not name or name.startswith("_") or name == "FORM" or f"{node.name}.{name}" in INTERNAL:
             continue
         text = (ast.get_docstring(statement) or "") if _is_property(statement) else _literal(after)
+        text = text or COMMON_ATTRIBUTES.get(name, "")
         shown = f"`{name}: {type_}`" if type_ else f"`{name}`"
         yield f"| {_cell(shown)} | {_cell(_joined(text.partition('Raises:')[0]))} |"
 

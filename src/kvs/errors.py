@@ -35,12 +35,10 @@ class KvsWarning(KvsError):
 
 
 class PathError(KvsError):
-    """Base of errors about one file or directory, which `path` names in printable form.
-
-    `FORM` is the text, with the fields of the subclass in braces.
-    """
+    """Base of errors about one file or directory, which `path` names in printable form."""
 
     FORM: ClassVar[str] = "{path}: {reason}"
+    """The text, with the fields of the subclass in braces."""
 
     path: str
 
@@ -314,7 +312,9 @@ class InvalidValueError(StoreError, ValueError):
     """A stored value that is not a number, for `add`, or that a codec cannot decode."""
 
     key: bytes
+    """The key."""
     value: bytes
+    """What the key has."""
     reason: str
 
     def __str__(self) -> str:
@@ -356,6 +356,7 @@ class InvalidClientIdError(ClientError, ValueError):
     """A client ID that is not valid."""
 
     id: str
+    """The client's ID."""
 
     def __str__(self) -> str:
         return (
@@ -369,6 +370,7 @@ class ClientIdInUseError(ClientError):
     """A client ID that another client uses."""
 
     id: str
+    """The client's ID."""
     pid: int | None
     """The process that uses it, if it is known."""
 
@@ -407,6 +409,7 @@ class ConnectTimeoutError(PathError, ClientError, TimeoutError):
     path: str
     """The registration pipe."""
     seconds: float
+    """How long the client waited."""
     known: str = "the server may be at its maximum number of sessions"
     """What the client knows of the server."""
 
@@ -440,7 +443,9 @@ class ScriptTooLargeError(ClientError, ValueError):
     """A script over the server's limit; nothing was sent."""
 
     size_bytes: int
+    """Bytes of the script."""
     max_bytes: int
+    """Bytes that a script may have."""
 
     def __str__(self) -> str:
         return (
