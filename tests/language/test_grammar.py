@@ -388,6 +388,16 @@ hard_words = st.lists(st.sampled_from([*b'\0\n\r \t,)]"\\xnrt0a5cC1\xff'])).map(
 ESCAPES = {0: rb"\0", 10: rb"\n", 13: rb"\r", 9: rb"\t", 34: rb"\"", 92: rb"\\"}
 
 
+@pytest.mark.parametrize("piece", [1, 2, 1 << 20])
+@given(word=st.binary(min_size=1))
+def test_long_value_is_spelled_in_pieces(piece: int, word: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grammar, "PIECE_BYTES", piece)
+        pieces = list(grammar.spell_long_value(word))
+    assert b"".join(pieces) == spell(word)
+    assert pieces == [word] or max(map(len, pieces)) <= 2 * piece
+
+
 @given(hard_words | st.binary() | st.sampled_from([b"KVSERROR", b"KVSMISSING", b"KVS"]))
 def test_canonical_spelling_is_read_back(word: bytes) -> None:
     for spelling in (spell(word), spell_value(word)):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvs.errors import BackupFormatError, BackupReadError
+from kvs.language import grammar
 from kvs.language.output_format import format_listing
 from kvs.snapshot import reader
 from kvs.snapshot.frame import framed
@@ -120,6 +121,49 @@ def test_words_of_any_bytes_and_expiries_round_trip(
     path = tmp_path_factory.mktemp("backup") / "x.bck"
     path.write_bytes(b"".join(framed(7, len(pairs), blocks) if in_frame else blocks))
     assert load(os.fsencode(path)) == Backup(pairs, expiries, 7 if in_frame else None)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 1 << 20])
+@given(pairs=st.dictionaries(st.binary(min_size=1), st.binary()), until=st.none() | st.just(5))
+def test_long_words_are_read_as_short_ones(
+    tmp_path_factory: pytest.TempPathFactory,
+    piece: int,
+    pairs: dict[bytes, bytes],
+    until: int | None,
+) -> None:
+    expiries = {} if until is None else dict.fromkeys(pairs, until)
+    file = tmp_path_factory.mktemp("b") / "x.bck"
+    file.write_bytes(b"".join(format_listing(sorted(pairs.items()), expiries)) if pairs else b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "LONG_BYTES", 0)
+        patch.setattr(grammar, "PIECE_BYTES", piece)
+        assert load(os.fsencode(file)) == Backup(pairs, expiries)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'(a, "")\n', b'("", 1)\n', b'(a, "b")\n', b'(a, "\\x20")\n', b'(a, "\\t")\n',
+        b'("b", 1)\n', b"(a, KVSERROR)\n", b'(a, "KVSERROR")\n', b'(a, " \\0001\\n")\n',
+        b'(a, " \\x0")\n', b'(a, " \\\\\\"")\n', b'(a, " \\\\\\")\n', b'("a b", "\\r")\n',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("piece", [1, 2, 3])
+def test_long_line_is_checked_as_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, piece: int
+) -> None:
+    def loaded() -> Backup | str:
+        try:
+            return load(os.fsencode(file))
+        except BackupFormatError as error:
+            return str(error)
+
+    file = tmp_path / "x.bck"
+    file.write_bytes(line)
+    expected = loaded()
+    monkeypatch.setattr(reader, "LONG_BYTES", 0)
+    monkeypatch.setattr(grammar, "PIECE_BYTES", piece)
+    assert loaded() == expected
 
 
 def test_longest_words_are_read(tmp_path: Path) -> None:

@@ -147,8 +147,9 @@ class JournalReader:
         for block in self._blocks(offset, length):
             end = block.rfind(b"\n") + 1
             if end:
-                yield b"".join([*pieces, block[:end]])
-                pieces = []
+                pieces.append(block[:end])
+                pieces[:] = [b"".join(pieces)]
+                yield pieces.pop()  # not referred to while the caller executes it: it may be long
             pieces.append(block[end:])
 
     def _classify_header(self, start: bytes) -> None:

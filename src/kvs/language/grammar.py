@@ -19,7 +19,7 @@ Invariants:
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MAX_KEY_BYTES = 1024
@@ -396,9 +396,45 @@ def are_plain(words: Sequence[bytes]) -> bool:
 
 
 def _quote(word: bytes) -> bytes:
+    return b'"%b"' % _escape(word)
+
+
+def _escape(word: bytes) -> bytes:
     for byte, escape in _ESCAPES:
         word = word.replace(byte, escape)
-    return b'"' + word + b'"'
+    return word
+
+
+def spell_long_value(word: bytes) -> Iterator[bytes]:
+    """Yield what `spell_value` returns, in pieces, so that a long spelling takes no memory."""
+    if _PLAIN.fullmatch(word):
+        yield word
+        return
+    yield b'"'
+    for start in range(0, len(word), PIECE_BYTES):
+        yield _escape(word[start : start + PIECE_BYTES])
+    yield b'"'
+
+
+def unquote_long_value(spelling: memoryview) -> bytes | None:
+    """Return the word of a valid spelling in quotes, or None if that is not the canonical one.
+
+    In pieces, so that the call takes little memory beside the word.
+    """
+    word = bytearray()
+    start, end = 1, len(spelling) - 1
+    while start < end:
+        piece = bytes(spelling[start : min(start + PIECE_BYTES, end)])
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # within an escape
+            piece += spelling[start + len(piece) : start + len(piece) + 1]
+        if rb"\x" in piece.replace(rb"\\", b""):  # of four bytes, perhaps cut; never canonical
+            return None
+        content = unquote(b'"%b"' % piece)
+        if _escape(content) != piece:
+            return None
+        word += content
+        start += len(piece)
+    return None if _PLAIN.fullmatch(word) else bytes(word)
 
 
 def unquote_all(spellings: list[bytes]) -> list[bytes]:
@@ -424,4 +460,6 @@ def unquote(spelling: bytes) -> bytes:
 
 _ESCAPES = ((b"\\", rb"\\"), (b'"', rb"\""), (b"\n", rb"\n"), (b"\r", rb"\r"), (b"\0", rb"\0"))
 """The escapes of canonical spelling, in the order in which they must replace bytes."""
+PIECE_BYTES = 1 << 20
+"""Bytes of a long word that are spelled or read at a time."""
 _NOT_PLAIN = b'\0\n\r \t,)]"'

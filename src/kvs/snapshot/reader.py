@@ -33,6 +33,9 @@ BLOCK = 1 << 20
 START_OF_FRAME = b"# kvs backup 2\n"
 """First line of a framed backup, `HEAD` of `kvs.snapshot.frame`."""
 
+LONG_BYTES = 1 << 20
+"""Bytes of a line above which the spelling of its value is not copied."""
+
 LINE_BYTES = 2 * (grammar.MAX_KEY_BYTES + grammar.MAX_VALUE_BYTES) + 100
 """Maximum bytes of a line: a word is at most twice as long in its spelling."""
 
@@ -156,14 +159,17 @@ class _Reader:
         """Add the pairs of `block` from `position` on; return where they end."""
         pairs, last_key = self._backup.pairs, self._last_key
         while match := _LINE.match(block, position):
-            key, value, until = match.groups()
-            if (
-                b'"' in {key[:1], value[:1]}
-                or len(key) > grammar.MAX_KEY_BYTES
-                or len(value) > grammar.MAX_VALUE_BYTES
-                or value in RESERVED
-            ):
-                key, value = self._unquote(block, position, key, value)
+            end = match.end()
+            if end - position > LONG_BYTES:
+                (key, value), until = self._long_pair(block, match), match[3]
+            else:
+                key, value, until = match.groups()
+                if (
+                    b'"' in {key[:1], value[:1]}
+                    or len(key) > grammar.MAX_KEY_BYTES
+                    or value in RESERVED
+                ):
+                    key, value = self._unquote(block, position, key, value)
             if key <= last_key:
                 previous = printable(last_key, MAX_KEY_SHOWN_BYTES)
                 raise self._error(
@@ -174,9 +180,20 @@ class _Reader:
             if until is not None:
                 self._backup.expiries[key] = int(until)
             last_key = key
-            position = match.end()
+            position = end
         self._last_key = last_key
         return position
+
+    def _long_pair(self, block: bytes, match: re.Match[bytes]) -> tuple[bytes, bytes]:
+        """Return the words of a long line, without a copy of the spelling of its value."""
+        start, end = match.span(2)
+        value = None
+        if block.startswith(b'"', start):
+            value = grammar.unquote_long_value(memoryview(block)[start:end])
+        if value is None or len(value) > grammar.MAX_VALUE_BYTES:
+            return self._unquote(block, match.start(), match[1], match[2])
+        key, _ = self._unquote(block, match.start(), match[1], b"-")
+        return key, value
 
     def _unquote(self, block: bytes, at: int, key: bytes, value: bytes) -> tuple[bytes, bytes]:
         """Return the words of two spellings in the line at `at` of `block`."""
@@ -236,16 +253,18 @@ def _line_at(block: bytes, position: int) -> bytes:
 
 
 def _blocks(file: int) -> Iterator[bytes]:
-    """Yield the file in blocks that end at a newline, unless a line is too long or the last."""
-    rest: list[bytes] = []
-    size = 0
-    while data := os.read(file, BLOCK):
-        end = data.rfind(b"\n") + 1
-        if end or size + len(data) > LINE_BYTES:  # a line that is too long, whatever follows
-            end = end or len(data)
-            yield b"".join([*rest, data[:end]])
-            rest, size = [], 0
-        rest.append(data[end:])
-        size += len(data) - end
-    if size:
-        yield b"".join(rest)
+    """Yield the file in blocks that end at a newline, unless a line is too long or the last.
+
+    A block is read once its size is known: to join pieces would take twice the memory.
+    """
+    offset = 0
+    while data := os.pread(file, BLOCK, offset):
+        end, size = data.rfind(b"\n") + 1, len(data)
+        while not end and size <= LINE_BYTES and (data := os.pread(file, BLOCK, offset + size)):
+            newline = data.find(b"\n")
+            end = size + newline + 1 if newline >= 0 else 0
+            size += len(data)
+        data = b""
+        blocks = [os.pread(file, end or size, offset)]
+        offset += len(blocks[0])
+        yield blocks.pop()  # not referred to while the caller reads: it may be long

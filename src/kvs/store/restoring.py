@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from kvs.journal.format import RESTORE
-from kvs.language.grammar import spell, spell_value
+from kvs.language.grammar import spell, spell_long_value
 from kvs.language.output_format import Expiries, format_writes
 
 LONG_BYTES = 1 << 20
@@ -32,5 +32,5 @@ class RestoreLines(Iterable[bytes]):
             if len(value) >= LONG_BYTES:
                 until = b" UNTIL %d" % expiries[key] if key in expiries else b""
                 yield b"WRITE [(%b," % spell(key)
-                yield spell_value(value)
+                yield from spell_long_value(value)
                 yield b")]%b\n" % until
