@@ -52,11 +52,14 @@ def test_memory_is_bounded_by_twice_the_live_data(
     data, backup = tmp_path / "d", tmp_path / "x.bck"
     settings = DataSettings("never", compact_bytes=1 << 40)
 
+    def line(number: int) -> bytes:
+        value = b'"%b"' % (rb"\"" * size) if quoted else b"%d" % (number % 10) * size
+        return b"WRITE [(k%d,%b)]\n" % (number, value)
+
     def write() -> None:
         with Store(data, settings) as store:
             for number in range(count):
-                value = b'"%b"' % (rb"\"" * size) if quoted else b"%d" % (number % 10) * size
-                store.execute(b"WRITE [(k%d,%b)]\n" % (number, value))
+                store.execute(line(number))
                 store.commit_point().wait()
 
     def open_and(act: Callable[[Store], object]) -> Callable[[], None]:
