@@ -17,6 +17,14 @@ namespace kvs {
 // another thread may prefetch from it, and the number of mappings stays too.
 inline void discard_pages(char* at, std::size_t size) { madvise(at, size, MADV_DONTNEED); }
 
+// Map whole pages that are used soon: at once, which takes less time than a page fault for each. A
+// hint.
+inline void populate_pages([[maybe_unused]] char* at, [[maybe_unused]] std::size_t size) {
+#ifdef MADV_POPULATE_WRITE
+    madvise(at, size, MADV_POPULATE_WRITE);
+#endif
+}
+
 class MappedMemory {
 public:
     MappedMemory() = default;

@@ -39,7 +39,7 @@
 //
 // Limits: 2^36 units are 256 GiB. Where the kernel makes huge pages of all memory, it may give the
 // memory of a chunk back later. The rest of a chunk into which the next record does not fit stays
-// unused, but for its first page without memory.
+// unused.
 //
 // Locking: the engine's lock guards everything but `prefetch`.
 #pragma once
@@ -607,6 +607,7 @@ private:
         empty_chunks_ = chunks_[current_].next_empty;
         --empty_count_;
         chunks_[current_].used = FIRST_UNIT;
+        populate_pages(chunk_start(current_), CHUNK_BYTES);
     }
 
     COLD void add_region() {

@@ -31,9 +31,9 @@
 // Merge (`move_to`): when a segment and the one from which it was split are nearly empty, the slots
 // of one move to the other, and it is retired.
 //
-// Memory (`SegmentMemory`): the slots of a segment are whole pages. A retired segment has given its
-// pages back, can still be read, as an empty one, and is used for the next split. Nothing is
-// unmapped before the table is destroyed.
+// Memory (`SegmentMemory`): the slots of a segment are whole pages. A retired segment can
+// still be read, as an empty one, and is used for the next split; beyond 512 of them, it has given
+// its pages back. Nothing is unmapped before the table is destroyed.
 //
 // Slot hints (`find_hint`): the address of the slot in which a key was seen before the engine's
 // lock was taken. The slot may have changed since, so `find` compares the tag and the key once more
@@ -237,8 +237,9 @@ class SegmentMemory {
 public:
     // Return an empty segment. Throws std::bad_alloc.
     Segment* create(int depth) {
-        if (!free_) add_region();
+        if (!free_) add_segments();
         Segment* const segment = std::exchange(free_, free_->next_free_);
+        --free_count_;
         segment->set_depth(depth);
         return segment;
     }
@@ -255,32 +256,45 @@ public:
     // Retire an empty segment, which other threads may still read.
     void retire(Segment* segment) {
         assert(!segment->count());
-        discard_pages(reinterpret_cast<char*>(segment->slots()), sizeof(Slot) << segment->bits());
+        if (segment->bits() != HOME_BITS || free_count_ >= MAX_KEPT)
+            discard_pages(reinterpret_cast<char*>(segment->slots()), sizeof(Slot)
+                                                                         << segment->bits());
         if (segment->bits() == HOME_BITS) free(segment);
     }
 
 private:
     static constexpr std::size_t SEGMENTS_PER_REGION = 256;  // 2 MiB of slots
+    static constexpr std::size_t MAX_KEPT = 512;             // free ones with their pages: 4 MiB
+    static constexpr std::size_t ADDED_TOGETHER = 8;         // 64 KiB of slots
     static constexpr std::size_t SLOTS_BYTES = sizeof(Slot) << HOME_BITS;
 
-    COLD void add_region() {
-        constexpr std::size_t header_bytes = sizeof(Segment) * SEGMENTS_PER_REGION;
-        mappings_.reserve(mappings_.size() + 1);
-        mappings_.emplace_back(header_bytes + SLOTS_BYTES * SEGMENTS_PER_REGION);
-        char* const at = mappings_.back().data();
-        for (std::size_t i = SEGMENTS_PER_REGION; i-- > 0;) {
-            Slot* const slots = reinterpret_cast<Slot*>(at + header_bytes + i * SLOTS_BYTES);
-            free(new (at + i * sizeof(Segment)) Segment(slots, 0, HOME_BITS));
+    COLD void add_segments() {
+        if (!unused_) {
+            mappings_.reserve(mappings_.size() + 1);
+            mappings_.emplace_back((sizeof(Segment) + SLOTS_BYTES) * SEGMENTS_PER_REGION);
+            region_ = mappings_.back().data();
+            unused_ = SEGMENTS_PER_REGION;
         }
+        char* const first_slots = region_ + sizeof(Segment) * SEGMENTS_PER_REGION;
+        for (std::size_t i = 0; i < ADDED_TOGETHER; ++i) {
+            --unused_;
+            Slot* const slots = reinterpret_cast<Slot*>(first_slots + unused_ * SLOTS_BYTES);
+            free(new (region_ + unused_ * sizeof(Segment)) Segment(slots, 0, HOME_BITS));
+        }
+        populate_pages(first_slots + unused_ * SLOTS_BYTES, ADDED_TOGETHER * SLOTS_BYTES);
     }
 
     void free(Segment* segment) {
         segment->next_free_ = free_;
         free_ = segment;
+        ++free_count_;
     }
 
     std::vector<MappedMemory> mappings_;
+    char* region_ = nullptr;  // the last one
+    std::size_t unused_ = 0;  // segments of it, the first ones
     Segment* free_ = nullptr;
+    std::size_t free_count_ = 0;
 };
 
 }  // namespace kvs
