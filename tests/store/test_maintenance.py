@@ -1,4 +1,4 @@
-"""Maintenance of a data directory: check, dump, and repair of every damage."""
+"""Maintenance of a data directory: check, load, and repair of every damage."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def test_size_is_that_of_snapshots_and_segments(tmp_path: Path) -> None:
             assert maintenance.size_bytes(tmp_path / "d") == expected
 
 
-def test_dump_has_the_format_of_show(tmp_path: Path) -> None:
+def test_loaded_engine_has_pairs_and_revision(tmp_path: Path) -> None:
     with Store(tmp_path / "d") as store:
         store.write({"b": "2", "a": "1", "c": "3"})
         store.compact()
@@ -60,15 +60,15 @@ def test_dump_has_the_format_of_show(tmp_path: Path) -> None:
         with pytest.raises(DirectoryLockedError):
             maintenance.check(tmp_path / "d")
         with pytest.raises(DirectoryLockedError):
-            list(maintenance.dump(tmp_path / "d"))
+            maintenance.load(tmp_path / "d")
     before = contents(tmp_path / "d")
-    assert b"".join(maintenance.dump(tmp_path / "d")) == b"(a, 1)\n(b, 2)\n"
+    engine = maintenance.load(tmp_path / "d")
+    assert engine.items() == [(b"a", b"1"), (b"b", b"2")]
+    assert engine.revision == 2
     assert contents(tmp_path / "d") == before
 
 
-@pytest.mark.parametrize(
-    "read_only", [maintenance.check, lambda *args: list(maintenance.dump(*args))]
-)
+@pytest.mark.parametrize("read_only", [maintenance.check, maintenance.load])
 def test_change_during_a_check_is_not_taken_for_damage(
     tmp_path: Path, read_only: Callable[[Path, Callable[[int, int], None]], object]
 ) -> None:
@@ -91,7 +91,7 @@ def test_change_during_a_check_is_not_taken_for_damage(
         maintenance.check,
         maintenance.repair,
         maintenance.size_bytes,
-        lambda path: list(maintenance.dump(path)),
+        maintenance.load,
     ],
 )
 def test_directory_without_a_journal_is_refused(
@@ -112,11 +112,11 @@ def test_directory_without_a_journal_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
 
 
-def test_check_and_dump_of_damage_change_nothing(tmp_path: Path) -> None:
+def test_check_and_load_of_damage_change_nothing(tmp_path: Path) -> None:
     first, *others = made()
     put(tmp_path / "d", {**files(*others), first.name: flipped(first.data, first.ends[1] + 3)})
     before = contents(tmp_path / "d")
-    for read_only in (maintenance.check, lambda path: list(maintenance.dump(path))):
+    for read_only in (maintenance.check, maintenance.load):
         with pytest.raises(CorruptionError) as caught:
             read_only(tmp_path / "d")
         assert caught.value.offset == first.ends[1]

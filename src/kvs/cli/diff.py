@@ -14,11 +14,15 @@ TROUBLE = 2
 def diff(options: argparse.Namespace) -> int:
     """Run ``kvs diff``; return the exit status: 0 equal, 1 different, 2 an error."""
     status = 0
+
+    def write(line: bytes) -> None:
+        nonlocal status
+        status = 1
+        write_result(line)
+
     try:
         with progress_bar() as progress:
-            for line in compare(options.old, options.new, progress):
-                status = 1
-                write_result(line)
+            compare(options.old, options.new, write, progress)
     except StdoutClosed:
         return TROUBLE
     except KvsError as error:

@@ -3,13 +3,15 @@
 import argparse
 import os
 from collections.abc import Iterable
-from itertools import chain
+from functools import partial
 
 from kvs.cli.open_store import describe_torn_tail, progress_bar, usage_errors
 from kvs.cli.stdio import UsageError, print_error, print_result, write_result
+from kvs.engine.interface import TableView
 from kvs.errors import CorruptionError, SnapshotError, SnapshotNotDurableError
 from kvs.journal.recovery import RecoveredState
 from kvs.settings import DataSettings
+from kvs.snapshot.frame import framed
 from kvs.snapshot.reader import load
 from kvs.store import maintenance
 from kvs.store.core import StoreCore
@@ -86,24 +88,32 @@ def _describe_loss(result: maintenance.RepairResult) -> str:
 def dump(options: argparse.Namespace) -> int:
     """Run ``kvs dump``; return the exit status."""
     with usage_errors(), progress_bar() as progress:
-        for block in maintenance.dump(options.directory, progress):
-            write_result(block)
+        engine = maintenance.load(options.directory, progress)
+    engine.with_locked_view(_write_listing)
     return 0
+
+
+def _write_listing(view: TableView) -> None:
+    for block in view.listing(expiries=True):
+        write_result(block)
 
 
 def backup(options: argparse.Namespace) -> int:
     """Run ``kvs backup``; return the exit status."""
     path = printable(options.file)
     with usage_errors(), progress_bar() as progress:
-        blocks = maintenance.backup(options.directory, progress)
-        first = next(blocks)  # the directory is read now, before a file is created
+        engine = maintenance.load(options.directory, progress)
     try:
-        replace_file(options.file, chain((first,), blocks))
+        engine.with_locked_view(partial(_replace_backup, options.file))
     except DirectorySyncError as error:
         raise SnapshotNotDurableError(path, os_error_text(error)) from error
     except OSError as error:
         raise SnapshotError(path, os_error_text(error), error.errno) from error
     return 0
+
+
+def _replace_backup(path: str, view: TableView) -> None:
+    replace_file(path, framed(view.revision, len(view), view.listing(expiries=True)))
 
 
 def replace_file(path: str, blocks: Iterable[bytes]) -> None:

@@ -6,14 +6,16 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader
 
 from kvs.cli.formats import FORMATS, MAX_ROW_BYTES, BadRow, Format, Record, format_of
 from kvs.cli.maintenance import replace_file
 from kvs.cli.open_store import progress_bar, usage_errors
 from kvs.cli.stdio import UsageError, print_error, write_result
+from kvs.engine.interface import TableView
 from kvs.errors import KvsError
-from kvs.language.builder import parse_listing
+from kvs.language.builder import parse_listings
 from kvs.language.output_format import format_writes
 from kvs.posix.files import check_path
 from kvs.settings import ProgressCallback
@@ -198,27 +200,23 @@ def export(options: argparse.Namespace) -> int:
     """Run ``kvs export``; return the exit status."""
     form = _format(options.file, options.format)
     with usage_errors(), progress_bar() as progress:
-        blocks = maintenance.dump(options.directory, progress)
-        first = next(blocks, b"")  # the directory is read now, before a file is created
-    data = _buffered(form.write(_records(first, blocks)))
-    if options.file == STANDARD_STREAM:
-        for block in data:
-            write_result(block)
-        return 0
+        engine = maintenance.load(options.directory, progress)
     try:
-        replace_file(options.file, data)
+        engine.with_locked_view(partial(_export, form, options.file))
     except OSError as error:
         reason = f"not written: {os_error_text(error)}"
         raise TransferError(f"{printable(options.file)}: {reason}") from error
     return 0
 
 
-def _records(first: bytes, blocks: Iterator[bytes]) -> Iterator[Record]:
-    """Yield the records in blocks of whole lines of SHOW."""
-    block: bytes | None = first
-    while block is not None:
-        yield from map(Record._make, parse_listing(block))
-        block = next(blocks, None)
+def _export(form: Format, path: str, view: TableView) -> None:
+    records = map(Record._make, parse_listings(view.listing(expiries=True)))
+    data = _buffered(form.write(records))
+    if path == STANDARD_STREAM:
+        for block in data:
+            write_result(block)
+    else:
+        replace_file(path, data)
 
 
 def _buffered(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -309,14 +309,15 @@ def parse_show_output(output: bytes) -> list[tuple[bytes, bytes]]:
     return [(unquote(key), unquote(value)) for key, value in _SHOWN_PAIR.findall(output)]
 
 
-def parse_listing(output: bytes) -> Iterator[tuple[bytes, bytes, int | None]]:
-    """Yield key, value and UNTIL, or None, of the pairs in whole lines of SHOW, also of SHOW UNTIL.
+def parse_listings(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, int | None]]:
+    """Yield key, value and UNTIL, or None, of the pairs in blocks of lines of SHOW or SHOW UNTIL.
 
-    UNTIL is in milliseconds since the epoch.
+    Each block has whole lines. UNTIL is in milliseconds since the epoch.
     """
-    for line in _LISTED_PAIR.finditer(output):
-        key, value, until = line.groups()
-        yield unquote(key), unquote(value), None if until is None else int(until)
+    for block in blocks:
+        for line in _LISTED_PAIR.finditer(block):
+            key, value, until = line.groups()
+            yield unquote(key), unquote(value), None if until is None else int(until)
 
 
 def _parse_pairs(output: bytes) -> Iterator[tuple[bytes, bytes | None]]:

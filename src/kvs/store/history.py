@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from kvs.engine.interface import DEFAULT_BUDGET_BYTES, NO_EXPIRY, ChangeBatch, Engine
+from kvs.engine.interface import DEFAULT_BUDGET_BYTES, NO_EXPIRY, ChangeBatch, Engine, TableView
 from kvs.engine.selection import create_engine
 from kvs.errors import CorruptionError, DataDirectoryError
 from kvs.journal.directory import DataDirectory, replay_starts
 from kvs.journal.format import FileKind
 from kvs.journal.reader import Group
 from kvs.journal.recovery import Recovery
-from kvs.language.builder import parse_listing
+from kvs.language.builder import parse_listings
 from kvs.language.grammar import spell
 from kvs.language.output_format import format_changes
 from kvs.settings import ProgressCallback, ignore_progress
-from kvs.store.maintenance import Path, listing, open_unlocked
+from kvs.store.maintenance import Path, open_unlocked
 from kvs.store.persistence import EngineReplayTarget
 from kvs.text import printable
 
@@ -177,7 +177,7 @@ class _KeyTarget:
             return None
         shown = self._engine.execute(self._show, 0, DEFAULT_BUDGET_BYTES).output
         # If the key is missing, this is the pair of one that begins with it.
-        return next((until for key, _, until in parse_listing(shown) if key == self._key), None)
+        return next((until for key, _, until in parse_listings([shown]) if key == self._key), None)
 
     def _forget(self, executed: int) -> None:
         """Note `executed` bytes of lines; after many, continue without the other keys."""
@@ -306,11 +306,14 @@ def _apply_changes(engine: Engine, group: Group, count: int) -> None:
 def _pairs(engine: Engine) -> Pairs:
     pairs: dict[bytes, bytes] = {}
     expiries: dict[bytes, int] = {}
-    for block in listing(engine):
-        for key, value, until in parse_listing(block):
+
+    def take(view: TableView) -> None:
+        for key, value, until in parse_listings(view.listing(expiries=True)):
             pairs[key] = value
             if until is not None:
                 expiries[key] = until
+
+    engine.with_locked_view(take)
     return pairs, expiries
 
 

@@ -1,12 +1,11 @@
-"""Maintenance of a data directory that no store has open: check, dump, backup, repair, restore.
+"""Maintenance of a data directory that no store has open: check, load, repair, restore.
 
-Locking: `repair` and `restore` lock the directory; `check`, `dump` and `backup` only read it, and
-raise `DirectoryLockedError` if another process has locked it before or meanwhile. Threads: one.
+Locking: `repair` and `restore` lock the directory; `check` and `load` only read it, and raise
+`DirectoryLockedError` if another process has locked it before or meanwhile. Threads: one.
 """
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,11 +19,9 @@ from kvs.journal.format import FileHeader, FileKind, StoreMark, file_name
 from kvs.journal.job_records import JobRegistry
 from kvs.journal.recovery import RESTORE_ADVICE, RecoveredState, Recovery
 from kvs.journal.storage import Storage
-from kvs.language import grammar
-from kvs.language.output_format import format_pairs
+from kvs.language.output_format import NO_EXPIRIES, Expiries
 from kvs.posix.files import AtomicFile, open_regular, write_all
 from kvs.settings import ProgressCallback, ignore_progress
-from kvs.snapshot.frame import framed
 from kvs.store.persistence import EngineReplayTarget
 from kvs.store.restoring import RestoreLines
 from kvs.text import os_error_text, printable
@@ -36,11 +33,6 @@ SAVED_SUFFIX = b".cut"
 
 BLOCK = 1 << 20
 """Bytes copied at a time."""
-
-MAX_PAIRS_PER_BLOCK = 16384
-"""Maximum pairs that a dump lists at a time."""
-
-_SHOWN_KEY = re.compile(rb"\((%b)," % grammar.KEY)
 
 
 def check(path: Path, progress: ProgressCallback = ignore_progress) -> RecoveredState:
@@ -87,51 +79,20 @@ def size_bytes(path: Path) -> int:
             raise DataDirectoryError(printable(directory.path), os_error_text(error)) from error
 
 
-def dump(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[bytes]:
-    """Yield all pairs of a data directory as lines of ``SHOW UNTIL``, in blocks. Change nothing.
+def load(path: Path, progress: ProgressCallback = ignore_progress) -> Engine:
+    """Return an engine with the pairs and the revision of a data directory. Change nothing.
 
     Raises:
         DataDirectoryError: it is not a data directory, or cannot be read.
         DirectoryLockedError: another process has locked it.
-        CorruptionError: a file is damaged or missing; nothing was yielded.
+        CorruptionError: a file is damaged or missing.
 
     """
     engine = create_engine()
-    _read(path, engine, progress)
-    yield from _listing(engine)
-
-
-def backup(path: Path, progress: ProgressCallback = ignore_progress) -> Iterator[bytes]:
-    """Yield the backup of a data directory, as `Store.backup` writes it. Change nothing.
-
-    Raises:
-        DataDirectoryError, DirectoryLockedError, CorruptionError: as `dump`.
-
-    """
-    engine = create_engine()
-    state = _read(path, engine, progress)
-    yield from framed(state.revision, state.pairs, _listing(engine))
-
-
-def _read(path: Path, engine: Engine, progress: ProgressCallback) -> RecoveredState:
-    """Read a data directory into `engine`; return its state."""
-    with _open_unlocked(path) as directory:
-        return _recovery(directory, engine, progress).read()
-
-
-def _listing(engine: Engine) -> Iterator[bytes]:
-    """Yield the output of ``SHOW UNTIL`` in blocks of about `BLOCK` bytes."""
-    after, limit = b"", 1
-    while True:
-        command = b"SHOW%b LIMIT %d UNTIL\n" % (after and b" AFTER [%b]" % after, limit)
-        block = engine.execute(command, 0, 0).output
-        yield block
-        if block.count(b"\n") < limit:
-            return
-        last = _SHOWN_KEY.match(block, block.rfind(b"\n", 0, -1) + 1)
-        assert last is not None, block
-        after = last[1]
-        limit = min(2 * limit, MAX_PAIRS_PER_BLOCK) if len(block) < BLOCK else (limit + 1) // 2
+    with open_unlocked(path) as directory:
+        state = _recovery(directory, engine, progress).read()
+    engine.start_recording(state.revision)
+    return engine
 
 
 @dataclass(frozen=True, slots=True)
