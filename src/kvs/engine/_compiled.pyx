@@ -83,7 +83,6 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         PrefixSet prefixes
         optional[string] after
         size_t limit
-        cbool shows_expiries
 
     cdef cppclass Pairs:
         pass
@@ -93,11 +92,11 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         Pairs pairs() except +
 
     cdef cppclass TableCopy:
-        TableCopy(size_t) except +
+        TableCopy(size_t, DumpQuery) except +
         const Pairs& pairs()
 
     cdef cppclass SortedDump:
-        SortedDump(const Pairs&, const DumpQuery&) except +
+        SortedDump(const Pairs&, cbool) except +
         size_t size()
         Word key(size_t)
         ValueView value(size_t)
@@ -309,9 +308,9 @@ cdef class CompiledEngine:
         cdef unique_ptr[TableCopy] copy
         cdef unique_ptr[SortedDump] dump
         with nogil:
-            copy.reset(new TableCopy(engine.estimate_copy_bytes()))
+            copy.reset(new TableCopy(engine.estimate_copy_bytes(), query))
             engine.copy(copy.get()[0])
-            dump.reset(new SortedDump(copy.get().pairs(), query))
+            dump.reset(new SortedDump(copy.get().pairs(), False))
         cdef size_t number
         cdef Word key
         cdef ValueView value
@@ -556,11 +555,9 @@ cdef class _ListingIterator:
 
     def __cinit__(self, CompiledView view not None, cbool expiries):
         cdef const Table* table = view._require_open()
-        cdef DumpQuery query
-        query.shows_expiries = expiries
         self._view = view
         with nogil:
-            self._listing.reset(new SortedDump(table.pairs(), query))
+            self._listing.reset(new SortedDump(table.pairs(), expiries))
 
     def __iter__(self):
         return self

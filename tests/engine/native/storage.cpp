@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
 #include <new>
 #include <random>
 #include <string>
@@ -302,12 +303,19 @@ std::string text_of(kvs::SortedDump& dump) {
     return std::string(out.view_from(0));
 }
 
-void check_dumps(const kvs::Pairs& pairs, const Model& model, std::mt19937& random) {
-    for (int round = 0; round < 12; ++round) {
+// A copy of what a query selects, and the lines that a SHOW of it must have.
+struct Shown {
+    std::unique_ptr<kvs::TableCopy> copy;
+    std::string expected;
+};
+
+std::vector<Shown> copies_of(const kvs::Table& table, const Model& model, std::mt19937& random) {
+    std::vector<Shown> copies;
+    for (int round = 0; round < 24; ++round) {
         std::vector<std::string> prefixes;
         for (std::size_t left = random() % 5; left; --left) {
             auto each = model.lower_bound(std::string(1, char(random())));
-            prefixes.push_back(each == model.end() ? "k" : each->first.substr(0, random() % 4));
+            prefixes.push_back(each == model.end() ? "k" : each->first.substr(0, random() % 12));
         }
         kvs::DumpQuery query;
         if (!prefixes.empty()) query.prefixes = kvs::PrefixSet(prefixes);
@@ -330,9 +338,27 @@ void check_dumps(const kvs::Pairs& pairs, const Model& model, std::mt19937& rand
             expected += listed(key, entry, query.shows_expiries);
             --left;
         }
-        kvs::SortedDump dump(pairs, query);
+        auto copy =
+            std::make_unique<kvs::TableCopy>(random() % 2 ? 100 : table.copy_bytes(), query);
+        CHECK(copy->copy_from(table));
+        copies.push_back({std::move(copy), std::move(expected)});
+    }
+    return copies;
+}
+
+void check_copies(const std::vector<Shown>& copies) {
+    for (const auto& [copy, expected] : copies) {
+        kvs::SortedDump dump(copy->pairs(), copy->query().shows_expiries);
+        CHECK(dump.size() == copy->pairs().count);
         CHECK(text_of(dump) == expected);
     }
+}
+
+void check_listing(const kvs::Pairs& pairs, const Model& model) {
+    std::string expected;
+    for (const auto& [key, entry] : model) expected += listed(key, entry, true);
+    kvs::SortedDump dump(pairs, true);
+    CHECK(text_of(dump) == expected);
 }
 
 void check_writes(const kvs::Pairs& pairs, const Model& model) {
@@ -430,9 +456,10 @@ void check_table(Table::Hash hash, unsigned keys, int steps, std::size_t max_val
     if (steps > 100000) CHECK(evacuations > 100);
     pair.check();
     const kvs::Pairs pairs = pair.table().pairs();
-    check_dumps(pairs, pair.model(), random);
+    check_listing(pairs, pair.model());
     check_writes(pairs, pair.model());
-    // A copy keeps everything, large values too, while the table loses it.
+    // A copy keeps what it selects, large values too, while the table loses it.
+    const std::vector<Shown> copies = copies_of(pair.table(), pair.model(), random);
     kvs::TableCopy copy(100);
     CHECK(copy.copy_from(pair.table()));
     const Model before = pair.model();
@@ -442,7 +469,8 @@ void check_table(Table::Hash hash, unsigned keys, int steps, std::size_t max_val
     }
     pair.check();
     CHECK(pair.table().records().freed_bytes() == 0);
-    check_dumps(copy.pairs(), before, random);
+    check_copies(copies);
+    check_listing(copy.pairs(), before);
     check_writes(copy.pairs(), before);
     for (const auto& [name, entry] : before) pair.set(name, entry.value, entry.until);
     pair.check();
@@ -539,6 +567,14 @@ void check_failures() {
                   return copy.copy_from(pair.table());
               },
               check) >= 2);
+    kvs::DumpQuery smallest;
+    smallest.limit = 1000;
+    CHECK(fail_each(
+              [&] {
+                  kvs::TableCopy copy(0, smallest);
+                  return copy.copy_from(pair.table()) && copy.pairs().count == smallest.limit;
+              },
+              check) >= 4);
     CHECK(fail_each(
               [&] {
                   kvs::SortedDump dump(pair.table().pairs());

@@ -100,7 +100,7 @@ public:
         while (!call.is_finished()) {
             read_batch(call, batch, context);
             if (!execute_batch(call, batch, context)) throw std::bad_alloc();
-            if (call.stop == Kind::SHOW) append_dump(call, batch, context);
+            if (call.stop == Kind::SHOW) append_dump(call, context);
         }
     }
 
@@ -114,7 +114,7 @@ public:
         }
     }
 
-    // Copy all records. Throws std::bad_alloc.
+    // Copy the records that the query of `copy` selects. Throws std::bad_alloc.
     void copy(TableCopy& copy) EXCLUDES(lock_) {
         const ScopedLock held(lock_);
         if (!copy.copy_from(*table_)) throw std::bad_alloc();
@@ -321,7 +321,7 @@ private:
         call.output.reserve_more(batch.max_output_bytes());
         if (call.invalid.capacity() < call.invalid.size() + batch.lines().size())
             call.invalid.reserve(2 * call.invalid.size() + batch.lines().size());
-        if (batch.ends_in_show()) context.copy.emplace(estimate_copy_bytes());
+        if (batch.ends_in_show()) context.copy.emplace(estimate_copy_bytes(), batch.query());
         if (context.change_batch || has_consumers()) prepare_change_batch(call, batch, context);
     }
 
@@ -379,8 +379,8 @@ private:
     }
 
     // Append the output of a SHOW, whose records were copied under the lock.
-    static void append_dump(Call& call, const LineBatch& batch, CallContext& context) {
-        SortedDump dump(context.copy->pairs(), batch.query());
+    static void append_dump(Call& call, CallContext& context) {
+        SortedDump dump(context.copy->pairs(), context.copy->query().shows_expiries);
         const std::size_t output_before = call.output.size();
         while (!dump.is_finished()) dump.append_block(call.output);
         call.output_budget -= static_cast<long long>(call.output.size() - output_before);

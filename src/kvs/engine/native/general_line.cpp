@@ -15,11 +15,12 @@ constexpr std::uint64_t MAX_UNTIL = 999'999'999'999'999;  // that UNTIL can expr
 constexpr std::string_view NOT = "NOT ";
 constexpr std::string_view LONGEST_UNTIL = "] UNTIL 999999999999999 DELETE [";
 
-template <typename Matches>
-std::size_t count(const Table& table, Matches matches) {
+std::size_t count(const Table& table, const PrefixSet& prefixes) {
+    if (prefixes.has_all()) return table.size();
     std::size_t number = 0;
     for (const Span& span : table.records().spans())
-        Records::for_each(span, [&](const char* at) { number += matches(key_at(at).view()); });
+        Records::for_each(
+            span, [&](const char* at) { number += prefixes.matches_record_key(key_at(at)); });
     return number;
 }
 
@@ -487,13 +488,10 @@ Outcome GeneralLines::execute_alone(Line& line, const EngineState& state,
         removal_.find_expired(state.table, line.ms);
     } else {
         const PrefixSet prefixes = prefix_set(line);
-        const auto matches = [&](std::string_view key) { return prefixes.matches(key); };
-        const bool is_clear = line.kind == Kind::CLEAR;
-        const bool has_all = prefixes.has_all();
-        if (is_clear && !(has_all && state.table_holder)) removal_.find(state.table, matches);
-        if (is_clear && state.table_holder && (has_all || removal_.size() == state.table.size()))
-            return remove_all(line, state, changes, space);
-        if (!is_clear) line.number = has_all ? state.table.size() : count(state.table, matches);
+        if (line.kind == Kind::CLEAR)
+            removal_.find(state.table, prefixes);
+        else
+            line.number = count(state.table, prefixes);
     }
     Outcome outcome;
     if (line.kind == Kind::CLEAR) line.number = removal_.size();

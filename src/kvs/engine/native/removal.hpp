@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "output_format.hpp"
+#include "prefix_set.hpp"
 #include "state.hpp"
 
 namespace kvs {
@@ -23,12 +24,11 @@ public:
 
     // Each of these finds pairs, under the engine's lock, and throws std::bad_alloc.
 
-    template <typename Matches>
-    void find(const Table& table, Matches matches) {
+    void find(const Table& table, const PrefixSet& prefixes) {
         for (const Span& span : table.records().spans())
             Records::for_each(span, [&](const char* at) {
                 const Record record(const_cast<char*>(at));
-                if (matches(record.key().view())) add(record);
+                if (prefixes.matches_record_key(record.key())) add(record);
             });
     }
 

@@ -5,17 +5,13 @@
 #pragma once
 
 #include <algorithm>
-#include <cassert>
-#include <limits>
-#include <optional>
-#include <string>
 #include <vector>
 
 #include "buffer.hpp"
 #include "output_format.hpp"
-#include "prefix_set.hpp"
 #include "records.hpp"
 #include "table.hpp"
+#include "table_copy.hpp"
 
 namespace kvs {
 
@@ -24,113 +20,23 @@ constexpr std::size_t PAIRS_PER_WRITE = 256;
 // Bytes after which a block or a line of WRITE ends, whatever its pairs.
 constexpr std::size_t MAX_BLOCK_BYTES = std::size_t(1) << 20;
 
-inline Record record_at(const char* at) { return Record(const_cast<char*>(at)); }
-inline Word key_at(const char* record) { return record_at(record).key(); }
-
 inline std::uint64_t until_at(const char* at, const Expiry* expiries) {
     const Record record = record_at(at);
     return record.expires() ? expiries[record.heap_position()].until : NO_EXPIRY;
 }
 
-// A copy of the records of a table, with references to its large values.
-class TableCopy {
-public:
-    // Allocate memory before the lock is taken, as much as will probably suffice. Throws
-    // std::bad_alloc.
-    explicit TableCopy(std::size_t bytes) : memory_(bytes) {
-        // Touch each page, so that the kernel maps the pages now and not under the lock.
-        for (std::size_t i = 0; i < bytes; i += PAGE_BYTES) memory_.data()[i] = 0;
-    }
-
-    TableCopy(const TableCopy&) = delete;
-    TableCopy& operator=(const TableCopy&) = delete;
-
-    ~TableCopy() {
-        for_each_large([](LargeValue* large) { large->release(); });
-    }
-
-    // Copy the records, under the lock; return false if there is too little memory. Once only.
-    bool copy_from(const Table& table) {
-        assert(pairs_.spans.empty());
-        std::vector<Span> spans;
-        try {
-            const std::size_t bytes = table.copy_bytes();
-            if (bytes > memory_.size()) memory_ = MappedMemory(bytes);
-            spans = table.records().spans();
-        } catch (const std::bad_alloc&) {
-            return false;
-        }
-        assert(memory_.size() >= table.copy_bytes());
-        char* to = memory_.data();
-        const auto copy = [&to](const void* from, std::size_t size) {
-            if (size) std::memcpy(to, from, size);
-            return std::exchange(to, to + size);
-        };
-        const ExpiryHeap& heap = table.expiries();
-        pairs_.expiries =
-            reinterpret_cast<const Expiry*>(copy(heap.entries(), heap.size() * sizeof(Expiry)));
-        for (Span& span : spans) {
-            span.begin = copy(span.begin, std::size_t(span.end - span.begin));
-            span.end = to;
-        }
-        pairs_.spans = std::move(spans);
-        pairs_.count = table.size();
-        for_each_large([](LargeValue* large) { large->acquire(); });
-        return true;
-    }
-
-    const Pairs& pairs() const { return pairs_; }
-
-private:
-    static constexpr std::size_t PAGE_BYTES = 4096;
-
-    template <typename Visit>
-    void for_each_large(Visit visit) {
-        for (const Span& span : pairs_.spans) {
-            if (!span.has_large) continue;
-            Records::for_each(span, [&](const char* at) {
-                if (record_at(at).is_large()) visit(record_at(at).value().large);
-            });
-        }
-    }
-
-    MappedMemory memory_;
-    Pairs pairs_;
-};
-
-// Which pairs a SHOW selects, and how it writes them.
-struct DumpQuery {
-    PrefixSet prefixes;
-    std::optional<std::string> after;  // only keys greater than this
-    std::size_t limit = std::numeric_limits<std::size_t>::max();
-    bool shows_expiries = false;
-};
-
 // The lines of SHOW, in ascending order of the keys.
-//
-// Entries are sorted by a prefix of 8 bytes as a number, taken after the bytes that all keys have
-// in common (as in key0001, key0002), so that most comparisons look at no record. With a limit,
-// only the entries below it are sorted.
 class SortedDump {
 public:
     // The records must not change during the life of the dump. Throws std::bad_alloc.
-    explicit SortedDump(const Pairs& pairs, const DumpQuery& query = {})
-        : expiries_(query.shows_expiries ? pairs.expiries : nullptr) {
-        const bool has_all = query.prefixes.has_all() && !query.after;
-        if (has_all) entries_.reserve(pairs.count);
+    explicit SortedDump(const Pairs& pairs, bool shows_expiries = false)
+        : expiries_(shows_expiries ? pairs.expiries : nullptr) {
+        entries_.reserve(pairs.count);
         for (const Span& span : pairs.spans)
-            Records::for_each(span, [&](const char* at) {
-                if (has_all || selects(query, key_at(at).view())) entries_.push_back({0, at});
-            });
+            Records::for_each(span, [&](const char* at) { entries_.push_back({0, at}); });
         const std::size_t shared = common_prefix_bytes();
-        for (std::size_t i = 0; i < entries_.size(); ++i) {
-            entries_[i].prefix = prefix(key_at(entries_[i].record), shared);
-        }
-        if (query.limit < entries_.size()) {
-            std::nth_element(entries_.begin(), entries_.begin() + std::ptrdiff_t(query.limit),
-                             entries_.end());
-            entries_.resize(query.limit);
-        }
+        for (SortEntry& entry : entries_)
+            entry.prefix = SortEntry::prefix_of(key_at(entry.record), shared);
         std::sort(entries_.begin(), entries_.end());
     }
 
@@ -160,21 +66,6 @@ public:
 private:
     static constexpr std::size_t PREFETCH_DISTANCE = 16;  // records
 
-    // The prefix is the 8 bytes after the common prefix, as a big-endian number.
-    struct Entry {
-        std::uint64_t prefix;
-        const char* record;
-
-        bool operator<(const Entry& other) const {
-            if (prefix != other.prefix) return prefix < other.prefix;
-            return key_at(record).view() < key_at(other.record).view();
-        }
-    };
-
-    static bool selects(const DumpQuery& query, std::string_view key) {
-        return (!query.after || key > *query.after) && query.prefixes.matches(key);
-    }
-
     // Append the line of an extended record, and keep `reserved` bytes for the lines after it.
     void append_extended(Buffer& out, const char* at, std::size_t reserved) const {
         const Record record = record_at(at);
@@ -198,7 +89,7 @@ private:
         if (entries_.empty()) return 0;
         const Word first = key_at(entries_[0].record);
         std::size_t shared = first.size;
-        for (const Entry& entry : entries_) {
+        for (const SortEntry& entry : entries_) {
             const Word key = key_at(entry.record);
             shared = std::min(shared, std::size_t(key.size));
             std::size_t equal = 0;
@@ -208,14 +99,7 @@ private:
         return shared;
     }
 
-    static std::uint64_t prefix(const Word& key, std::size_t shared) {
-        std::uint64_t number = 0;
-        for (std::size_t i = shared; i < shared + 8; ++i)
-            number = number << 8 | (i < key.size ? static_cast<unsigned char>(key.at[i]) : 0);
-        return number;
-    }
-
-    std::vector<Entry> entries_;
+    std::vector<SortEntry> entries_;
     std::size_t next_ = 0;
     const Expiry* const expiries_;  // null if they are not shown
 };
