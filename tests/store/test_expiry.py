@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import sys
 import threading
 import time
 import weakref
@@ -34,8 +35,8 @@ class FakeEngine:
         self.removed: list[int] = []
         """Number of pairs of each removal that did not fail."""
         self.threads: set[int] = set()
-        self.fails = 0
-        """Number of removals that raise MemoryError."""
+        self.errors: list[Exception] = []
+        """What the next removals raise."""
 
     @property
     def next_expiry(self) -> int:
@@ -44,9 +45,8 @@ class FakeEngine:
     def expire(self, now: int, limit: int) -> int:
         self.threads.add(threading.get_ident())
         self.calls.append((now, limit))
-        if self.fails:
-            self.fails -= 1
-            raise MemoryError
+        if self.errors:
+            raise self.errors.pop()
         due = sorted(time for time in self.times if time <= now)[:limit]
         for each in due:
             self.times.remove(each)
@@ -207,10 +207,59 @@ def test_thread_ends_when_nothing_can_be_published(threads: Threads) -> None:
 def test_removal_without_memory_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expiry, "CLOCK_CHECK_SECONDS", 0.01)
     owner = Owner()
-    owner.engine.fails = 3
+    owner.engine.errors = [MemoryError()] * 3
     owner.add(now_ms())
     until(lambda: not owner.engine.times)
     assert len(owner.engine.calls) == 4
+    owner.expiry.stop()
+
+
+def test_wait_without_memory_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "CLOCK_CHECK_SECONDS", 0.01)
+    errors = [MemoryError()] * 3
+    owner = Owner()
+    wait_for = owner.expiry._waiters.wait_for
+
+    def fail(predicate: Callable[[], object], timeout: float | None = None) -> bool:
+        if errors:
+            raise errors.pop()
+        return wait_for(predicate, timeout)
+
+    monkeypatch.setattr(owner.expiry._waiters, "wait_for", fail)
+    owner.add(now_ms() + LATER_MS)
+    until(lambda: not errors)
+    owner.add(now_ms())
+    until(lambda: len(owner.engine.times) == 1)
+    owner.expiry.stop()
+
+
+def test_calls_before_the_thread_runs_start_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Callable[[], None]] = []
+
+    def start(function: Callable[[], None], _: tuple[()]) -> int:
+        started.append(function)
+        return 1
+
+    monkeypatch.setattr(expiry, "start_new_thread", start)
+    owner = Owner()
+    for _ in range(3):
+        owner.add(now_ms())
+    assert len(started) == 1
+
+
+def test_defect_ends_the_thread_and_the_next_change_starts_one(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append(args.exc_type))
+    owner = Owner()
+    owner.engine.errors = [ZeroDivisionError()]
+    owner.add(now_ms())
+    until(lambda: reported)
+    assert reported == [ZeroDivisionError]
+    owner.expiry.check()
+    until(lambda: not owner.engine.times)
+    assert len(threads.started) == 2
     owner.expiry.stop()
 
 

@@ -8,6 +8,8 @@ Invariants:
 
 - The thread must state the time at which it looks next before it reads the earliest expiry once
   more and waits. So either the thread sees an earlier one, or `check` sees that the thread is late.
+- One call into C must start the thread and count it: else each change until the thread runs would
+  start a further one, or an interrupted call would leave a count without a thread.
 - Nothing may be removed once the store is closed or its journal has failed.
 - The thread must not keep the store from being collected.
 
@@ -36,7 +38,8 @@ PAUSE_SECONDS = 1e-4
 interpreter: without it, the thread that releases a lock is the first to have it again."""
 
 CLOCK_CHECK_SECONDS = 1.0
-"""Maximum seconds of a wait, after which a clock that was set is noticed."""
+"""Maximum seconds of a wait, after which a clock that was set is noticed, and seconds after which a
+removal without memory is tried again."""
 
 
 def now_ms() -> int:
@@ -71,10 +74,14 @@ class Expiry:
 
     def _wake(self) -> None:
         self._waiters.notify_all()
-        if not self._thread_count[0]:
-            # Without a thread, the next change tries again.
-            with suppress(RuntimeError):
-                start_new_thread(self._run, ())
+        # ValueError: there is a thread. RuntimeError: none can be started; the next change tries
+        # again.
+        with suppress(ValueError, RuntimeError):
+            atomically(
+                partial(self._thread_count.index, 0),
+                partial(start_new_thread, self._run, ()),
+                partial(setitem, self._thread_count, 0, 1),
+            )
 
     def stop(self) -> None:
         """Remove nothing more, and end the thread. Idempotent."""
@@ -95,28 +102,32 @@ class Expiry:
                 time.sleep(pause)
 
     def _run(self) -> None:
-        """Remove pairs at their times, in the thread."""
+        """Remove pairs at their times, in the thread.
+
+        Without memory, the thread tries again after `CLOCK_CHECK_SECONDS`. Any other error is a
+        defect: it ends the thread and goes to `sys.unraisablehook`, and the next call of `check`
+        with an expiry starts another thread.
+        """
         try:
-            atomically(
-                partial(self._thread_count.index, 0), partial(setitem, self._thread_count, 0, 1)
-            )
-        except ValueError:  # two calls started a thread
-            return
-        with suppress(KvsError):  # reported by what waits for the journal
             while not self._stopped[0]:
-                least_s = 0.0
                 try:
                     self.remove_due(PAUSE_SECONDS)
+                    self._wait()
                 except MemoryError:
-                    least_s = CLOCK_CHECK_SECONDS
-                self._wait(least_s)
+                    time.sleep(CLOCK_CHECK_SECONDS)
+        except KvsError:
+            pass  # reported by what waits for the journal
+        except BaseException:
+            self._wakes_at = NO_EXPIRY
+            self._thread_count[0] = 0
+            raise
 
-    def _wait(self, least_s: float) -> None:
+    def _wait(self) -> None:
         """Block until the earliest pair is due, at most until a clock that was set is noticed."""
         self._wakes_at = earliest = self._engine.next_expiry
         timeout = None
         if earliest != NO_EXPIRY:
-            timeout = min(max((earliest - now_ms()) / 1000, least_s), CLOCK_CHECK_SECONDS)
+            timeout = min((earliest - now_ms()) / 1000, CLOCK_CHECK_SECONDS)
         self._waiters.wait_for(
             lambda: self._stopped[0] or self._engine.next_expiry < earliest, timeout
         )
