@@ -5,6 +5,7 @@ import math
 import os
 import random
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -645,6 +646,19 @@ class TestListing:
         assert store.count() == len(keys)
         assert store.clear(prefix) == len(matching)
         assert store.keys() == sorted(keys - set(matching))
+
+    @pytest.mark.parametrize("list_keys", [Store.keys, list])
+    def test_keys_are_listed_without_values(self, list_keys: Callable[[Store], object]) -> None:
+        store = Store()
+        pairs = {b"%d" % number: b" " * (1 << 20) for number in range(8)}
+        store.write(pairs)
+        tracemalloc.start()
+        try:
+            assert list_keys(store) == sorted(pairs)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < 1 << 20
 
     def test_wrong_arguments_are_refused(self) -> None:
         store = Store()

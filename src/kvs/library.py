@@ -1,7 +1,7 @@
 """The library: `Store`, the public store for programs that embed KVS."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
@@ -481,7 +481,8 @@ class Store(NonCopyable, Generic[K, V]):
             ValueError: `limit` is negative.
 
         """
-        return [self._codec.decode_key(key) for key, _ in self._items(prefix, after, limit)]
+        selection = self._selection(prefix, after, limit)
+        return [self._codec.decode_key(key) for key in self._core.keys(*selection)]
 
     def items(
         self, *, prefix: K | Word = b"", after: K | Word | None = None, limit: int | None = None
@@ -498,17 +499,19 @@ class Store(NonCopyable, Generic[K, V]):
             ValueError: `limit` is negative.
 
         """
-        return list(self._decode_pairs(self._items(prefix, after, limit)))
+        selection = self._selection(prefix, after, limit)
+        return list(self._decode_pairs(self._core.items(*selection)))
 
-    def _items(
+    def _selection(
         self, prefix: K | Word, after: K | Word | None, limit: int | None
-    ) -> list[tuple[bytes, bytes]]:
-        builder.validate_limit(limit)
+    ) -> tuple[Sequence[bytes], bytes | None, int | None]:
+        """Return the encoded arguments; raise if one is invalid."""
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be 0 or more, not {limit}")
         self._core.check_open()
         begin = self._encode_prefix(prefix)
-        return self._core.items(
-            (begin,) if begin else (), None if after is None else self._encode_prefix(after), limit
-        )
+        last_before = None if after is None else self._encode_prefix(after)
+        return (begin,) if begin else (), last_before, limit
 
     # Watches.
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -300,7 +301,9 @@ def test_items_take_the_arguments_of_show(create_engine: NewEngine) -> None:
     def found(
         prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
     ) -> list[bytes]:
-        return [key for key, _ in engine.items(prefixes, after, limit)]
+        keys_found = [key for key, _ in engine.items(prefixes, after, limit)]
+        assert engine.keys(prefixes, after, limit) == keys_found
+        return keys_found
 
     assert found() == found([b""]) == found([b"", b"1"]) == keys
     assert found([b"1", b"12", b"4"]) == keys[10:20] + keys[40:]
@@ -308,6 +311,19 @@ def test_items_take_the_arguments_of_show(create_engine: NewEngine) -> None:
     assert found(after=b"", limit=3) == found(limit=3) == keys[:3]
     assert found([b"2", b"1"], b"15", 5) == keys[16:21]
     assert found(limit=0) == found([b"9"]) == found(after=b"49") == []
+
+
+def test_keys_copy_no_value(create_engine: NewEngine) -> None:
+    engine = create_engine()
+    pairs = {b"%d" % number: b" " * (1 << 20) for number in range(8)}
+    engine.replace(pairs)
+    tracemalloc.start()
+    try:
+        assert engine.keys() == sorted(pairs)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 def test_no_batches_without_watches_and_recording(create_engine: NewEngine) -> None:

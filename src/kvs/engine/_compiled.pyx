@@ -297,6 +297,13 @@ cdef class CompiledEngine:
 
     def items(self, prefixes=(), after=None, limit=None):
         """Return the pairs that SHOW with these arguments shows; by default, all."""
+        return self._select(prefixes, after, limit, True)
+
+    def keys(self, prefixes=(), after=None, limit=None):
+        """Return the keys of `items` with these arguments."""
+        return self._select(prefixes, after, limit, False)
+
+    cdef list _select(self, prefixes, after, limit, cbool with_values):
         cdef Engine* engine = self._engine.get()
         cdef DumpQuery query
         if prefixes:
@@ -312,13 +319,17 @@ cdef class CompiledEngine:
             engine.copy(copy.get()[0])
             dump.reset(new SortedDump(copy.get().pairs(), False))
         cdef size_t number
-        cdef Word key
+        cdef bytes key
         cdef ValueView value
-        pairs = []
+        selected = []
         for number in range(dump.get().size()):
-            key, value = dump.get().key(number), dump.get().value(number)
-            pairs.append((_word_bytes(key), value.at[: value.size]))
-        return pairs
+            key = _word_bytes(dump.get().key(number))
+            if with_values:
+                value = dump.get().value(number)
+                selected.append((key, value.at[: value.size]))
+            else:
+                selected.append(key)
+        return selected
 
     def __len__(self):
         """Return the number of pairs."""

@@ -214,6 +214,11 @@ class Engine(Protocol):
     ) -> list[tuple[bytes, bytes]]:
         """Return the pairs that SHOW with these arguments lists, in ascending order of the keys."""
 
+    def keys(
+        self, prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """Return the keys of `items` with these arguments. Copies no value."""
+
     def __len__(self) -> int:
         """Return the number of pairs."""
 

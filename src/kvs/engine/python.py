@@ -373,6 +373,12 @@ class PythonEngine:
         """Return the pairs that SHOW with these arguments lists."""
         return words_of(select(self._table.copy(), prefixes, after, limit))
 
+    def keys(
+        self, prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """Return the keys of `items` with these arguments."""
+        return [key for key, _ in select(self._table.copy(), prefixes, after, limit)]
+
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self._table)

@@ -274,6 +274,18 @@ class StoreCore(NonCopyable):
         self.check_open()
         return self.after_commit(self._engine.items(prefixes, after, limit))
 
+    def keys(
+        self, prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """Return the keys of `items` with these arguments, without a look at the values.
+
+        Raises:
+            JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
+
+        """
+        self.check_open()
+        return self.after_commit(self._engine.keys(prefixes, after, limit))
+
     def __len__(self) -> int:
         """Return the number of pairs."""
         self.check_open()
