@@ -86,6 +86,7 @@ def test_verdict_is_final_for_comment_but_not_for_valid_start() -> None:
         (b'READ ["a\\q', b"x", True),
         (b'READ ["' + b" " * 1025 + b'"', b"x", True),
         (b'READ ["' + b" " * 1025, b"x", False),
+        (b'READ ["' + b" " * 100_000, b"x", True),
         (b"ADD [(a,", b"x", True),
         (b'ADD [(a,"', b"x", False),
         (b"READ [a] ", b"x", True),
@@ -109,7 +110,7 @@ def test_verdict_of_a_long_value_waits_for_its_length(quote: bytes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", [b'READ ["', b"SHOW", b"READ [a" + b",a" * 100])
+@pytest.mark.parametrize("head", [b'READ ["a"', b"SHOW", b"READ [a" + b",a" * 100])
 def test_verdict_of_line_beyond_the_limit_is_final(head: bytes) -> None:
     line = head + b" " * (MAX_LINE_BYTES - len(head))
     assert not verdict_is_final(line)

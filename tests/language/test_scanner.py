@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from kvs.language import scanner
 from kvs.language.diagnostics import Diagnostic, diagnose_line
-from kvs.language.grammar import INVALID, LINE, MAX_LINE_BYTES, MAX_VALUE_BYTES, kind_of
+from kvs.language.grammar import (
+    INVALID,
+    LINE,
+    MAX_LINE_BYTES,
+    MAX_VALUE_BYTES,
+    kind_of,
+    unquote,
+)
 from kvs.language.scanner import LANGUAGE, MAX_COUNTED_BYTES, CommandSet, find_problem
 from tests.language.soup import lines
 from tests.language.test_grammar import INVALID_LINES, VALID_LINES
@@ -53,6 +60,7 @@ REASONS = [
     (b"WRITE [(k,v)(%b,v)]" % (b"k" * 1100), 14, "a key is at most 1024 bytes, this one has 1100"),
     (b"READ [a,%b]" % (b"k" * 20000), 9, "a key is at most 1024 bytes, this one has over 11023"),
     (b'READ [a,"%b"]' % (rb"\x41" * 1025), 9, "a key is at most 1024 bytes, this one has 1025"),
+    (b'READ ["%b' % (rb"\\" * 20000), 7, "a key is at most 1024 bytes, this one has over 11023"),
     (b'DELETE ["a", ""]', 14, "a key has at least 1 byte, this one is empty"),
     (b'WRITE [("",1)]', 9, "a key has at least 1 byte, this one is empty"),
     (b'COUNT ["%b"]' % (b"," * 1025), 8, "a prefix is at most 1024 bytes, this one has 1025"),
@@ -90,6 +98,8 @@ REASONS = [
      "line"),
     (b"ADD [(a,1)(b,x)]", 14, "ADD takes whole numbers, not 'x'"),
     (b'ADD [(a,"5")(b,"5 ")]', 16, "ADD takes whole numbers, not '\"5'"),
+    (b'ADD [(a,"%b")]' % (rb"\x31" * 99), 9, "a number is from -9223372036854775808 to "
+     "9223372036854775807"),
     (b"ADD [(a,01)]", 9, "a number of ADD has no zero at its beginning"),
     (b"ADD [(a,9223372036854775808)]", 9, "a number is from -9223372036854775808 to "
      "9223372036854775807"),
@@ -206,6 +216,33 @@ def test_problem_behind_many_items_does_not_depend_on_matches(
         assert find_problem(line, 0, len(line)) == whole
 
 
+@given(
+    st.lists(st.sampled_from([b"a", b"x41", rb"\\", rb"\"", rb"\n", rb"\0", rb"\x4f"]), min_size=1),
+    st.integers(1, 40),
+)
+def test_size_of_a_quoted_word_is_that_of_its_bytes(parts: list[bytes], matched_bytes: int) -> None:
+    spelling = b'"%b"' % (b"".join(parts) * 1025)
+    size = min(len(unquote(spelling)), 11024)
+    found = "over 11023" if size > 11023 else str(size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanner, "MATCHED_BYTES", matched_bytes)
+        diagnostic = diagnose_line(b"READ [a," + spelling + b"]", 0)
+    reason = f"a key is at most 1024 bytes, this one has {found}"
+    assert diagnostic == Diagnostic(0, 9, reason)
+
+
+def test_long_items_are_scanned_one_by_one() -> None:
+    key, value = b'"%b"' % (rb"\x61" * 1024), b'"%b"' % (rb"\n" * scanner.MATCHED_BYTES)
+    pair = b"(%b,%b)" % (key, value)
+    write = b"WRITE [%b]" % (3 * pair)
+    keys = b"READ [%b]" % b",".join(3 * [b" " * scanner.MATCHED_BYTES + key])
+    for line in (write, keys, write + keys + write):
+        assert diagnose_line(line, 0) is None
+        assert diagnose_line(line + b"READ [a b]", 0) == Diagnostic(
+            0, len(line) + 9, {line: reason for line, _, reason in REASONS}[b"READ [a b]"]
+        )
+
+
 @given(lines, lines)
 def test_problem_that_is_known_does_not_depend_on_what_follows(line: bytes, rest: bytes) -> None:
     beginning = line + b"," * (MAX_COUNTED_BYTES + 100)
@@ -273,8 +310,8 @@ def test_too_long_line_has_an_earlier_problem_or_its_length() -> None:
         (b"READ [a b]" + rest, 9, {line: reason for line, _, reason in REASONS}[b"READ [a b]"]),
         (b"SHOW" + rest * 2, 1, over),
         (b"READ [a" + rest * 2 + b"b c]", 1, over),
-        (b'READ ["' + rest, 1, LINE_REASON + "67108871"),
-        (b'READ ["' + rest + b'"]', 1, LINE_REASON + "67108873"),
+        (b'READ ["a"' + rest, 1, LINE_REASON + "67108873"),
+        (b'READ ["' + rest, 7, "a key is at most 1024 bytes, this one has over 11023"),
     ]:
         diagnostic = diagnose_line(line, 0)
         assert diagnostic == Diagnostic(0, column, reason)

@@ -31,13 +31,12 @@ MAX_COUNTED_BYTES = 9_999
 because its end may not have been read."""
 
 MATCHED_BYTES = 1 << 16
-"""Bytes of a list that one match covers, which holds the interpreter's lock."""
+"""Bytes of a line that one match covers, which holds the interpreter's lock."""
 
-# No pattern but those of words matches more of a part than a reason can state: a part may have any
-# length.
 _BLANKS = re.compile(grammar.BLANKS)
 _NAME = re.compile(rb"[A-Za-z]{1,%d}+" % (MAX_QUOTED_BYTES + 1))
-_PLAIN = re.compile(grammar.PLAIN)
+_PLAIN_START = re.compile(rb'[^%b"]' % grammar.WORD_DELIMITERS)
+_PLAIN_REST = re.compile(rb"[^%b]*+" % grammar.WORD_DELIMITERS)
 _IN_QUOTES = re.compile(grammar.IN_QUOTES)
 _DIGITS = re.compile(rb"[0-9]{0,%d}+" % (MAX_COUNTED_BYTES + 1))
 _PART = re.compile(rb"[^ \t\[\]()]++|.", re.DOTALL)
@@ -302,30 +301,36 @@ class _LineScanner:
 
     def pairs(self, items: _Items) -> None:
         key, value = items.roles
-        has_pairs = self.items(items)
-        self.blanks()
-        if has_pairs and self.next_is(b"]"):
-            self.position += 1
-            return
-        place, hint = "before a key", ""
-        if has_pairs:
-            place = "or ']' after a pair"
-            if self.touches(b")", but=b",]"):
-                hint = "; a value with ')' is written in quotes"
-        self.symbol(b"(", place, hint=hint)
-        self.word(key, b",", "','")
-        self.word(value, b")", "')'")
-
-    def words(self, items: _Items) -> None:
-        self.items(items)
-        self.word(items.roles[0], b"]", "']'" if items is _ONE_AFTER else "',' or ']'")
-
-    def items(self, items: _Items) -> bool:
-        """Move past all valid items of a list; return whether there are any."""
         start = self.position
         self.position = max(start, self.valid_until)
+        while True:
+            self.skip_items(items)
+            has_pairs = self.position > start
+            self.blanks()
+            if has_pairs and self.next_is(b"]"):
+                self.position += 1
+                return
+            place, hint = "before a key", ""
+            if has_pairs:
+                place = "or ']' after a pair"
+                if self.touches(b")", but=b",]"):
+                    hint = "; a value with ')' is written in quotes"
+            self.symbol(b"(", place, hint=hint)
+            self.word(key, b",", "','")
+            self.word(value, b")", "')'")
+
+    def words(self, items: _Items) -> None:
+        self.position = max(self.position, self.valid_until)
+        delimiters, expected = (b"]", "']'") if items is _ONE_AFTER else (b",]", "',' or ']'")
+        while True:
+            self.skip_items(items)
+            self.word(items.roles[0], delimiters, expected)
+            if self.text.endswith(b"]", 0, self.position):
+                return
+
+    def skip_items(self, items: _Items) -> None:
+        """Move past valid items of a list, to the first that is not valid or has many bytes."""
         self.skip(items.valid, partial(self.find_invalid_item, items))
-        return self.position > start
 
     def listing(self, name: str) -> None:
         self.blanks()
@@ -376,8 +381,8 @@ class _LineScanner:
 
     # Words.
 
-    def word(self, role: Role, symbol: bytes, expected: str) -> None:
-        """Move past a word, blanks around it, and the symbol that must follow the word."""
+    def word(self, role: Role, delimiters: bytes, expected: str) -> None:
+        """Move past a word, blanks around it, and one of the delimiters that must follow it."""
         self.blanks()
         is_quoted = self.next_is(b'"')
         if is_quoted:
@@ -388,45 +393,63 @@ class _LineScanner:
             hint = self.hint_at_quotes(role)
         else:
             hint = r'; in quotes, " is written \"' if self.touches(b'"', but=b",)]") else ""
-        self.symbol(symbol, f"after a {role.name}", expected, hint)
+        self.symbol(delimiters, f"after a {role.name}", expected, hint)
 
     def plain_word(self, role: Role) -> None:
         start = self.position
-        max_counted = role.max_bytes + MAX_COUNTED_BYTES + 1
-        word_match = _PLAIN.match(self.text, start, min(self.end, start + max_counted))
-        size = word_match.end() - start if word_match else 0
-        if not size:
+        if not _PLAIN_START.match(self.text, start, self.end):
             hint = '; an empty value is written ""' if role.name == "value" else ""
             self.fail(f"expected a {role.name}, not {self.describe_next()}{hint}")
-        word = self.text[start : start + min(size, MAX_QUOTED_BYTES + 1)]
+        max_counted = role.max_bytes + MAX_COUNTED_BYTES + 1
+        self.skip(_PLAIN_REST, end=min(self.end, start + max_counted))
+        end, self.position = self.position, start
+        word = self.text[start : min(end, start + MAX_QUOTED_BYTES + 1)]
         if role is _NUMBER:
             self.number(word)
-        elif reason := size_problem(role, size):
+        elif reason := size_problem(role, end - start):
             self.fail(reason, known_at=start + max_counted)
         elif word in role.reserved:
             self.fail(_describe_reserved(word.decode("ascii"), role))
-        self.position += size
+        self.position = end
 
     def quoted_word(self, role: Role) -> None:
         start = self.position
-        inside = _IN_QUOTES.match(self.text, start + 1, self.end)
-        end = inside.end() if inside else start
-        if end >= self.end:
-            self.fail(
-                f"expected '\"' at the end of a {role.name}, not the end of the line", known_at=end
-            )
-        if not self.text.startswith(b'"', end):
-            self.position = end
-            self.fail(self.describe_in_quotes())
-        end += 1
-        size = end - start - 2
+        end, size = self.measure_in_quotes(start + 1, role.max_bytes + MAX_COUNTED_BYTES)
+        if size <= role.max_bytes + MAX_COUNTED_BYTES:
+            if end >= self.end:
+                self.fail(
+                    f"expected '\"' at the end of a {role.name}, not the end of the line",
+                    known_at=end,
+                )
+            if not self.text.startswith(b'"', end):
+                self.position = end
+                self.fail(self.describe_in_quotes())
+            end += 1
         if role is _NUMBER:
-            self.number(grammar.unquote(self.text[start:end]), known_at=end)
-        elif size > role.max_bytes or not size:
-            size = len(grammar.unquote(self.text[start:end]))
-            if reason := size_problem(role, size):
-                self.fail(reason, known_at=end)
+            self.number(self.beginning_in_quotes(start + 1), known_at=end)
+        elif reason := size_problem(role, size):
+            self.fail(reason, known_at=end)
         self.position = end
+
+    def measure_in_quotes(self, start: int, max_bytes: int) -> tuple[int, int]:
+        """Return the end of what may stand in quotes at `start`, and the bytes it stands for.
+
+        The end is before the whole of it if these are more than `max_bytes`.
+        """
+        end, size = start, 0
+        while size <= max_bytes:
+            match = _IN_QUOTES.match(self.text, end, min(end + MATCHED_BYTES + 3, self.end))
+            if match is None or match.end() == end:
+                break
+            end = match.end()
+            size += _unquoted_size(match[0])
+        return end, size
+
+    def beginning_in_quotes(self, start: int) -> bytes:
+        """Return the first bytes that the inside of a quoted word at `start` stands for."""
+        max_bytes = MAX_QUOTED_BYTES + 1
+        inside = _IN_QUOTES.match(self.text, start, min(start + 4 * max_bytes, self.end))
+        return grammar.unquote(b'"%b"' % inside[0])[:max_bytes] if inside else b""
 
     def number(self, word: bytes, known_at: int = 0) -> None:
         if grammar.NUMBER.fullmatch(word):
@@ -458,10 +481,11 @@ class _LineScanner:
 
     # Moving.
 
-    def symbol(self, symbol: bytes, place: str, expected: str = "", hint: str = "") -> None:
+    def symbol(self, symbols: bytes, place: str, expected: str = "", hint: str = "") -> None:
+        """Move past blanks and one of the bytes of `symbols`, which must follow."""
         self.blanks()
-        if not self.next_is(symbol):
-            expected = expected or f"'{symbol.decode('ascii')}'"
+        if self.ended() or self.text[self.position] not in symbols:
+            expected = expected or f"'{symbols.decode('ascii')}'"
             self.fail(f"expected {expected} {place}, not {self.describe_next()}{hint}")
         self.position += 1
 
@@ -483,38 +507,36 @@ class _LineScanner:
         self.skip(grammar.VALID_STEPS_PREFIX, self.find_invalid_step)
 
     def skip(
-        self, pattern: re.Pattern[bytes], find_invalid: Callable[[int], int | None] | None = None
+        self,
+        pattern: re.Pattern[bytes],
+        find_invalid: Callable[[int], int | None] | None = None,
+        *,
+        end: int | None = None,
     ) -> None:
-        """Move past all that `pattern`, a repetition, matches at this position.
+        """Move past what `pattern`, a repetition, matches at this position, up to `end` at most.
 
-        `find_invalid` returns where a part with an invalid word begins, between this position and
-        an offset, or None; the move ends there. A match holds the interpreter's lock, so a long one
-        is made of many short ones. Blanks and quoted words can make one item longer than
-        `MATCHED_BYTES`; then the limit is doubled.
+        A match holds the interpreter's lock, so a long one is made of many short ones, and the move
+        ends before an item of more than `MATCHED_BYTES`. `find_invalid` returns where a part with
+        an invalid word begins, between this position and an offset, or None; the move ends there.
         """
-        max_bytes = MATCHED_BYTES
+        end = self.end if end is None else end
         while True:
-            end = min(self.position + max_bytes, self.end)
-            match = pattern.match(self.text, self.position, end)
-            if match is not None and match.end() > self.position:
-                if find_invalid and (position := find_invalid(match.end())) is not None:
-                    self.position = position
-                    return
-                self.position = match.end()
-                max_bytes = MATCHED_BYTES
-            elif end == self.end:
+            match = pattern.match(self.text, self.position, min(self.position + MATCHED_BYTES, end))
+            if match is None or match.end() == self.position:
                 return
-            else:
-                max_bytes *= 2
+            if find_invalid and (position := find_invalid(match.end())) is not None:
+                self.position = position
+                return
+            self.position = match.end()
 
     def find_invalid_step(self, end: int) -> int | None:
-        if self.text.find(b'"', self.position, end) < 0 and end - self.position <= MAX_VALUE_BYTES:
+        if self.text.find(b'"', self.position, end) < 0:
             return None
         offset = grammar.find_invalid_step(self.text[self.position : end])
         return None if offset is None else self.position + offset
 
     def find_invalid_item(self, items: _Items, end: int) -> int | None:
-        if self.text.find(b'"', self.position, end) < 0 and end - self.position <= MAX_VALUE_BYTES:
+        if self.text.find(b'"', self.position, end) < 0:
             return None
         if _NUMBER not in items.roles:
             found = items.item.findall(self.text, self.position, end)
@@ -557,6 +579,12 @@ class _LineScanner:
     def fail(self, reason: str, *, known_at: int = 0) -> NoReturn:
         known_at = max(known_at, self.position + MAX_COUNTED_BYTES + 1)
         raise _ProblemError(Problem(self.position, reason, known_at))
+
+
+def _unquoted_size(inside: bytes) -> int:
+    """Return the bytes that the inside of a quoted word stands for."""
+    rest = inside.replace(rb"\\", b"")  # each backslash of it begins an escape
+    return (len(inside) + len(rest)) // 2 - rest.count(b"\\") - 2 * rest.count(rb"\x")
 
 
 def _is_valid(role: Role, spelling: bytes) -> bool:
