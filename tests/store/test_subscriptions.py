@@ -97,7 +97,7 @@ def publish(watchers: Subscriptions[Item], *changes: Item) -> set[Outbox[Item]]:
 
 
 def test_outbox_over_its_bytes_of_words_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORD_BYTES", 16_000)
+    monkeypatch.setattr(module, "MAX_WORD_BYTES", 16_000)
     watchers = Subscriptions(item, word_bytes=lambda change: len(change[1] or b""))
     outbox = Outbox[Item](lambda: None, held=False)
     atomically(*watchers.subscribe(outbox, b"a"))

@@ -294,5 +294,5 @@ FORMATS = {
 
 
 def format_of(path: bytes) -> Format | None:
-    """Return the format that the end of a file's name tells; None if it tells none."""
+    """Return the format whose suffix a file's name has; None if it has none."""
     return next((each for each in FORMATS.values() if path.endswith(each.suffixes)), None)

@@ -85,8 +85,7 @@ def parse_line(raw: bytes) -> ClientCommand | Diagnostic:
 
 def _parse_subscription(name: bytes, line: bytes, keys: list[bytes]) -> ClientCommand | Diagnostic:
     first = _FIRST_KEY.match(line)
-    if first is None:
-        raise ValueError(line)
+    assert first is not None, line
     if len(keys) > 1:
         return Diagnostic(
             0, first.end() + 1, f"{name.decode()} takes one key, these are {len(keys)}"

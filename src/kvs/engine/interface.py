@@ -248,8 +248,9 @@ class Engine(Protocol):
     def replace(self, pairs: dict[bytes, bytes], expiries: Expiries = NO_EXPIRIES) -> int:
         """Replace all pairs by `pairs`, as one change; return its revision.
 
-        `expiries` has the times of the pairs that expire. The engine takes over the dict `pairs`.
-        The change gets a revision even if nothing differs, and is not recorded as a line.
+        `expiries` are the keys of the pairs that expire, each with its UNTIL. The engine changes
+        neither mapping and keeps no reference. The keys and values must be valid. The change gets a
+        revision even if nothing differs, and is not recorded as a line.
         """
 
     def start_recording(self, revision: int) -> None:

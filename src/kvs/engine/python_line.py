@@ -6,7 +6,6 @@ Invariants:
 - Values are in canonical spelling, as they are in the table.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from heapq import heappush
@@ -29,6 +28,7 @@ from kvs.language.grammar import (
     spell_value,
 )
 from kvs.language.output_format import format_changes, format_clear
+from kvs.posix.clock import now_ms
 
 _BETWEEN_MISSING = b",%b)(" % MISSING_KEY
 _MIN_NUMBER, _MAX_NUMBER = -(1 << 63), (1 << 63) - 1
@@ -213,12 +213,12 @@ class StepsLine:
             (key, None if value is None else spell_value(value)) for key, value in condition
         ]
         has_for = any(step.for_ms is not None for step in steps)
-        now_ms = time.time_ns() // 1_000_000 if has_for else 0
+        now = now_ms() if has_for else 0
         self._steps: list[_Step] = []
         for step in steps:
             until = step.until
             if step.for_ms is not None:
-                until = min(now_ms + step.for_ms, MAX_UNTIL)
+                until = min(now + step.for_ms, MAX_UNTIL)
             values = spell_all(step.values)
             if step.name == b"WRITE" and until is not None:
                 values = [value_until(value, until) for value in values]

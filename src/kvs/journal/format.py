@@ -21,12 +21,13 @@ Invariants:
 """
 
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from google_crc32c import extend as crc
+
+from kvs.posix import clock
 
 VERSION = 2
 """Version of the format that this code writes."""
@@ -173,9 +174,6 @@ _TEMPLATES = {
 }
 """The shape of a group header, by the version of the format."""
 
-MAX_GROUP_HEADER_BYTES = len(_TEMPLATES[VERSION])
-"""Length of a group header of the version that this code writes, which has the longest."""
-
 _ALLOWED_BYTES = {ord("0"): b"0123456789", ord("f"): b"0123456789abcdef"}
 """Bytes that a header may have in place of a byte of the template; all others are fixed."""
 
@@ -187,7 +185,7 @@ def group_header_bytes(version: int) -> int:
 
 def now_ms() -> int:
     """Return the time for the header of a group, in milliseconds since the epoch."""
-    return min(max(0, time.time_ns() // 1_000_000), _MAX_TIME_MS)
+    return min(max(0, clock.now_ms()), _MAX_TIME_MS)
 
 
 def encode_group_header(

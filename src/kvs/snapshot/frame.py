@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from google_crc32c import extend
 
-HEAD = b"# kvs backup 2\n"
-"""First line of a framed backup."""
+from kvs.snapshot.reader import START_OF_FRAME
 
 _END = re.compile(rb"# end (0|[1-9][0-9]*) (0|[1-9][0-9]*) ([0-9a-f]{8})\n")
 
@@ -43,8 +42,8 @@ def add_to_checksum(checksum: int, data: bytes) -> int:
 
 def framed(revision: int, pairs: int, listing: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the blocks of a framed backup, whose lines of pairs are those of `listing`."""
-    checksum = add_to_checksum(0, HEAD)
-    yield HEAD
+    checksum = add_to_checksum(0, START_OF_FRAME)
+    yield START_OF_FRAME
     for block in listing:
         checksum = add_to_checksum(checksum, block)
         yield block

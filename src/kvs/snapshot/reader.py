@@ -31,7 +31,7 @@ BLOCK = 1 << 20
 """Bytes read at a time."""
 
 START_OF_FRAME = b"# kvs backup 2\n"
-"""First line of a framed backup, `HEAD` of `kvs.snapshot.frame`."""
+"""First line of a framed backup."""
 
 LONG_BYTES = 1 << 20
 """Bytes of a line above which the spelling of its value is not copied."""

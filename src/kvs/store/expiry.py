@@ -29,6 +29,7 @@ from kvs.concurrency.atomic import atomically
 from kvs.concurrency.waiters import Waiters
 from kvs.engine.interface import NO_EXPIRY, Engine
 from kvs.errors import KvsError
+from kvs.posix.clock import now_ms
 
 PAIRS_PER_CHANGE = 256
 """Maximum pairs removed as one change, for which the engine is locked."""
@@ -40,11 +41,6 @@ interpreter: without it, the thread that releases a lock is the first to have it
 CLOCK_CHECK_SECONDS = 1.0
 """Maximum seconds of a wait, after which a clock that was set is noticed, and seconds after which a
 removal without memory is tried again."""
-
-
-def now_ms() -> int:
-    """Return the time of CLOCK_REALTIME in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class Expiry:

@@ -302,7 +302,7 @@ class _Repair:
         )
 
     def _create_segment(self, number: int) -> None:
-        """Create the segment that follows what is kept, with a new mark and no changes.
+        """Create the segment that follows the rest of the journal, with a new mark and no changes.
 
         Changes that were committed may be lost.
         """

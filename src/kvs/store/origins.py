@@ -28,7 +28,7 @@ from kvs.engine.interface import EXPIRY_ORIGIN, UNKNOWN_ORIGIN
 from kvs.language.grammar import spell
 
 MAX_REMOVED = 1000
-"""Removed origins that are kept, since their last changes may not be in the journal yet."""
+"""Removed origins that stay in memory: their last changes may not be in the journal yet."""
 
 MAX_NAME_BYTES = 255
 """Bytes of a name that are written; the rest is left out."""

@@ -172,6 +172,8 @@ class Publication:
     def load(self, pairs: dict[bytes, bytes], expiries: Expiries, data: "Persistence") -> int:
         """Replace everything by `pairs`, as one change; return its revision.
 
+        Neither mapping may change until the change is committed.
+
         Raises:
             StoreNotEmptyError: the store was changed before.
             JournalWriteError: the journal failed.

@@ -23,8 +23,9 @@ Item = TypeVar("Item")
 CHANGE_BYTES = 82
 """Bytes that one change counts against a limit, whatever its item: the length of a frame."""
 
-WORD_BYTES = 256 << 20
-"""Maximum bytes of keys and values in one outbox whose items hold them."""
+MAX_WORD_BYTES = 256 << 20
+"""Maximum bytes of keys and values in one outbox whose items hold them, when they are counted. They
+are counted after a sixteenth of this was added, so the effective bound is about 17/16 of it."""
 
 OUTBOX_BYTES = 8 << 20
 """Default maximum bytes of changes in one outbox."""
@@ -255,9 +256,9 @@ class Subscriptions(Generic[Item]):
 
     def _has_too_long_words(self, outbox: Outbox[Item]) -> bool:
         """Return whether the words in an outbox are over their limit. One change never is."""
-        if self._word_bytes is None or outbox.uncounted_bytes <= WORD_BYTES // 16:
+        if self._word_bytes is None or outbox.uncounted_bytes <= MAX_WORD_BYTES // 16:
             return False
-        return outbox.count_bytes(self._word_bytes) > WORD_BYTES
+        return outbox.count_bytes(self._word_bytes) > MAX_WORD_BYTES
 
 
 def _add_to_each(
