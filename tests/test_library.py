@@ -607,6 +607,29 @@ class TestUpdate:
         assert calls == [None, b"1", b"2"]
         assert store["a"] == b"2!"
 
+    def test_tries_read_once_and_wait_for_one_commit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = Store()
+        calls: list[str] = []
+        for name in ("peek", "after_commit"):
+            method = getattr(StoreCore, name)
+
+            def counted(
+                *arguments: object, name: str = name, method: Callable[..., object] = method
+            ) -> object:
+                calls.append(name)
+                return method(*arguments)
+
+            monkeypatch.setattr(StoreCore, name, counted)
+
+        def change(found: dict[bytes, bytes]) -> dict[bytes, str]:
+            calls.append(str(found))
+            if not found:
+                store._core.execute(b"WRITE [(a,1)]\n")
+            return {b"b": "2"}
+
+        store.update(["a", "c"], change)
+        assert calls == ["peek", "{}", "{b'a': b'1'}", "after_commit"]
+
     def test_no_changes_and_exceptions_leave_the_store_unchanged(self) -> None:
         store = Store()
         assert store.update(["a"], lambda _: {}) == {}

@@ -207,6 +207,7 @@ class Store(NonCopyable, Generic[K, V]):
         Raises:
             InvalidWordError: a key or value is too long, or an item is not a pair; nothing was
                 written.
+            TypeError: the codec of the store cannot encode a key or value; nothing was written.
             ValueError: `for_` is not more than 0, or more than 10**11.
 
         """
@@ -256,10 +257,11 @@ class Store(NonCopyable, Generic[K, V]):
         `function` is called with the pairs of those `keys` that exist, and returns the pairs to
         write, of any keys; the value None removes a key. If one of `keys` has changed meanwhile,
         nothing is written and `function` is called again, so it should do nothing else. What it
-        raises leaves the store unchanged.
+        raises leaves the store unchanged. It may see changes that are not committed yet.
 
         Raises:
             InvalidWordError: a key or value is too long; nothing was written.
+            TypeError: the codec of the store cannot encode a key or value; nothing was written.
             InvalidValueError: the codec of the store cannot decode a value.
             TypeError: `function` returned no mapping.
 
@@ -267,16 +269,19 @@ class Store(NonCopyable, Generic[K, V]):
         self._core.check_open()
         encode_key = self._codec.encode_key
         names = builder.validate_keys(keys, encode_key)
+        found = dict(zip(names, self._core.peek(names), strict=True))
         while True:
-            found = dict(zip(names, self._core.get(names), strict=True))
             given = {k: v for k, v in found.items() if v is not None}
             changes = self._encode_changes(
                 function(dict(self._decode_pairs(given.items()))),
                 "the function of update must return",
             )
             line = builder.build_change(changes.items(), found)
-            if not builder.is_refused(self._execute_line(line).output):
+            output = self._execute_line(line).output
+            if not builder.is_refused(output):
                 break
+            values = builder.parse_read_output(output)
+            found = {name: values.get(name) for name in names}
         return self._core.after_commit(
             {
                 self._codec.decode_key(key): None
@@ -358,22 +363,9 @@ class Store(NonCopyable, Generic[K, V]):
             (encode_key(key), encode_value(value)) for key, value in builder.iterate_pairs(pairs)
         ]
 
-    def _encode_changes(
-        self, values: Mapping[Any, V | Word | None], source: str
-    ) -> dict[bytes, bytes | None]:
-        """Return encoded keys and values; None, which stands for a missing key, as it is.
-
-        Raises:
-            TypeError: `values` is no mapping; the text begins with `source`.
-
-        """
-        if not isinstance(values, Mapping):
-            raise TypeError(f"{source} a mapping of keys and values, not {type(values).__name__}")
-        encode_key, encode_value = self._codec.encode_key, self._codec.encode_value
-        return {
-            encode_key(key): None if value is None else encode_value(value)
-            for key, value in values.items()
-        }
+    def _encode_changes(self, values: Mapping[Any, V | Word | None]) -> dict[bytes, bytes | None]:
+        """Return encoded keys and values; None, which stands for a missing key, as it is."""
+        return builder.encode_changes(values, self._codec.encode_key, self._codec.encode_value)
 
     def _encode_prefix(self, prefix: K | Word) -> bytes:
         is_empty = isinstance(prefix, str | bytes) and not prefix
@@ -504,10 +496,8 @@ class Store(NonCopyable, Generic[K, V]):
 
     def _selection(
         self, prefix: K | Word, after: K | Word | None, limit: int | None
-    ) -> tuple[Sequence[bytes], bytes | None, int | None]:
-        """Return the encoded arguments; raise if one is invalid."""
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit must be 0 or more, not {limit}")
+    ) -> list[tuple[bytes, bytes]]:
+        builder.validate_limit(limit)
         self._core.check_open()
         begin = self._encode_prefix(prefix)
         last_before = None if after is None else self._encode_prefix(after)

@@ -169,10 +169,7 @@ class Session(NonCopyable):
 
         """
         self._multiplexer.check_process()
-        condition = {
-            validate_word(key, "key"): None if value is None else validate_word(value, "value")
-            for key, value in (if_ or {}).items()
-        }
+        condition = builder.encode_changes(if_ or {}, builder.encode_key, builder.encode_value)
         milliseconds = builder.to_milliseconds(for_)
         line = builder.build_write(pairs, condition, milliseconds)
         return not line or not builder.is_refused(self._execute_line(line))
@@ -210,6 +207,7 @@ class Session(NonCopyable):
 
         Raises:
             InvalidWordError: `prefix` is too long.
+            ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
             RequestRejectedError: the server rejected the command.
             SessionClosedError: the session has ended.
 
@@ -223,6 +221,7 @@ class Session(NonCopyable):
 
         Raises:
             InvalidWordError: `prefix` is too long; nothing was sent.
+            ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
             RequestRejectedError: the server rejected the command.
             SessionClosedError: the session has ended; whether the keys were removed is unknown.
 
@@ -239,6 +238,7 @@ class Session(NonCopyable):
 
         Raises:
             InvalidWordError: `prefix` or `after` is too long.
+            ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
             RequestRejectedError: the server rejected the command, or the pairs are longer than 256
                 MiB: take them in parts.
             SessionClosedError: the session has ended.
@@ -276,7 +276,6 @@ class Session(NonCopyable):
             RequestRejectedError: the server did not execute the command.
 
         """
-        self._multiplexer.check_process()
         reply = self.execute(line)
         if reply.result:
             raise RequestRejectedError(printable(reply.errors.removesuffix(b"\n")))

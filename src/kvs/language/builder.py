@@ -64,6 +64,44 @@ def encode_key(key: Word) -> bytes:
     return validate_word(key, "key")
 
 
+def encode_value(value: Word) -> bytes:
+    """Return a value as bytes.
+
+    Raises:
+        InvalidWordError: the value is too long.
+
+    """
+    return validate_word(value, "value")
+
+
+def encode_changes(
+    values: Mapping[Any, Any],
+    encode_key: Callable[[Any], bytes],
+    encode_value: Callable[[Any], bytes],
+) -> dict[bytes, bytes | None]:
+    """Return encoded keys and values; None, which stands for a missing key, as it is.
+
+    Raises:
+        InvalidWordError: a key is empty, or a key or value too long.
+
+    """
+    return {
+        encode_key(key): None if value is None else encode_value(value)
+        for key, value in values.items()
+    }
+
+
+def validate_limit(limit: int | None) -> None:
+    """Check the limit of a listing.
+
+    Raises:
+        ValueError: `limit` is negative.
+
+    """
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit must be 0 or more, not {limit}")
+
+
 def validate_keys(
     keys: Iterable[Key],
     encode: Callable[[Key], bytes] = encode_key,  # type: ignore[assignment]

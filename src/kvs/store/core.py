@@ -256,8 +256,17 @@ class StoreCore(NonCopyable):
             JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
 
         """
+        return self.after_commit(self.peek(keys))
+
+    def peek(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return what `get` returns, committed or not: for a condition, not for release.
+
+        Raises:
+            JournalWriteError, StoreClosedError, InheritedByForkError: as `commit_point`.
+
+        """
         self.check_open()
-        return self.after_commit(self._engine.get(keys))
+        return self._engine.get(keys)
 
     def items(
         self, prefixes: Sequence[bytes] = (), after: bytes | None = None, limit: int | None = None
