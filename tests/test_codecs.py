@@ -1,5 +1,6 @@
 """Codecs: what a program's keys and values become in a store, and back."""
 
+import json
 import math
 from typing import Any
 
@@ -48,8 +49,10 @@ def _nested(depth: int) -> list[Any]:
     ("value", "reason"),
     [
         (None, "None is not a value"),
-        (math.nan, "it cannot be written as JSON"),
-        ([math.inf], "it cannot be written as JSON"),
+        (math.nan, "a value of type float cannot be written as JSON: "),
+        ([math.inf], "a value of type list cannot be written as JSON: "),
+        ([10**5000], "cannot be written as JSON: a whole number has more than 4300 digits"),
+        (_nested(100_000), "cannot be written as JSON: it is nested too deeply"),
         ("x" * (1 << 24), "a value is at most 16777216 bytes, this one has 16777218"),
         (_nested(900), None),
     ],
@@ -62,6 +65,24 @@ def test_json_refuses_what_it_cannot_express(value: object, reason: str | None) 
         JSON.encode_value(value)
     assert reason in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"null", "null is not a value"),
+        (b"[1,-1e999]", "the number -1e999 is too great"),
+        (b"9" * 5000, "a whole number has more than 4300 digits"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b"[null,1e300,-0.5]", None),
+    ],
+)
+def test_decoded_json_can_be_written_again(raw: bytes, reason: str | None) -> None:
+    if reason is None:
+        assert json.loads(JSON.encode_value(JSON.decode_value(raw))) == json.loads(raw)
+        return
+    with pytest.raises(ValueError, match=reason):
+        JSON.decode_value(raw)
 
 
 def test_types_that_json_has_not_raise_type_error() -> None:

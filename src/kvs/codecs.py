@@ -5,15 +5,15 @@ program gets back: `BYTES` changes nothing, `JSON` is for keys of text and value
 """
 
 import json
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from kvs.errors import InvalidWordError
 from kvs.language.builder import Word
-from kvs.language.diagnostics import validate_word
-from kvs.language.scanner import MAX_QUOTED_BYTES
-from kvs.text import printable
+from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
 
 if TYPE_CHECKING:
     # A default, which `typing` has from Python 3.13 on, makes `Store` mean `Store[bytes, bytes]`.
@@ -68,8 +68,8 @@ def _encode_json(value: Any) -> bytes:  # noqa: ANN401
     """Return the shortest JSON text of `value`, in UTF-8.
 
     Raises:
-        InvalidWordError: `value` is None, or has a number that JSON has not, or its text is too
-            long.
+        InvalidWordError: `value` is None, or has a number that JSON has not, or is nested too
+            deeply, or its text is too long.
         TypeError: `value` has a part of a type that JSON has not.
 
     """
@@ -82,8 +82,10 @@ def _encode_json(value: Any) -> bytes:  # noqa: ANN401
         except UnicodeEncodeError:  # lone surrogates, which JSON can only escape
             raw = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:
-        shown = printable(repr(value)[: 2 * MAX_QUOTED_BYTES].encode(errors="replace"))
-        raise InvalidWordError(f"{shown}: it cannot be written as JSON: {error}") from error
+        reason = json_reason(error)
+        raise InvalidWordError(
+            f"a value of type {type(value).__name__} cannot be written as JSON: {reason}"
+        ) from error
     return validate_word(raw, "value")
 
 
@@ -91,17 +93,36 @@ def _decode_json(raw: bytes) -> Any:  # noqa: ANN401
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: `raw` is no JSON text.
+        ValueError: `raw` is no JSON text, or has a value that `_encode_json` refuses.
 
     """
     try:
-        return json.loads(raw, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        value = json.loads(raw, parse_float=_parse_float, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(json_reason(error)) from error
+    if value is None:
+        raise ValueError("null is not a value: it stands for a missing key")
+    return value
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:MAX_QUOTED_BYTES]} is too great")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def json_reason(error: Exception) -> str:
+    """Return why `json` refuses a value or a text, with no advice for programmers of Python."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "set_int_max_str_digits" in str(error):
+        return f"a whole number has more than {sys.get_int_max_str_digits()} digits"
+    return str(error)
 
 
 BYTES: Codec[bytes, bytes] = Codec(_encode_bytes_key, _same, _encode_bytes_value, _same)
