@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kvs.cli import formats
 from kvs.cli.formats import FORMATS, BadRow, Record, format_of
+from kvs.language.grammar import MAX_VALUE_BYTES
 
 keys = st.binary(min_size=1, max_size=60)
 values = st.binary(max_size=60)
@@ -86,6 +87,18 @@ class TestCsv:
         assert bad[4] == "a row is a key and a value, the fields here are 1; a comma separates them"
         assert bad[8] == "a quote is opened in this row and not closed"
 
+    def test_carriage_return_alone_ends_no_row(self) -> None:
+        assert read("csv", b"a,1\na,b\rc,d\r\ne,2\n") == [
+            Record(b"a", b"1"),
+            BadRow(2, "a carriage return is in no quotes, and no newline follows it"),
+            Record(b"e", b"2"),
+        ]
+
+    def test_field_over_the_limit_is_a_value_that_is_too_long(self) -> None:
+        data = b"a,%b\nb,2\n" % (b"v" * (MAX_VALUE_BYTES + 1))
+        reason = "a value is at most 16777216 bytes, a field here has more"
+        assert read("csv", data) == [BadRow(1, reason), Record(b"b", b"2")]
+
     def test_row_over_the_limit_is_bad(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(formats, "MAX_ROW_BYTES", 100)
         row = b"x,1\n"
@@ -120,6 +133,11 @@ class TestJsonLines:
             (b'{"key":"a"', "not JSON: Expecting ',' delimiter at character 11"),
             (b'{"key":"\xff"}', "byte 9 is not UTF-8"),
             (b"[" * 100_000, "not a record: it is nested too deeply"),
+            (b'{"until":%b}' % (b"9" * 5000), "a whole number has more than 4300 digits"),
+            (b'{"\\ud800":1}', r"'\ud800' is not a member of a record"),
+            (b'{"key":"\\udcff","value":""}', "the key has half of a surrogate pair, which is not "
+             "text; bytes are in 'key_base64'"),
+            (b'{"key":"a","key":"b","value":""}', "'key' is given twice"),
         ],
     )  # fmt: skip
     def test_bad_line_has_a_reason(self, line: bytes, reason: str) -> None:

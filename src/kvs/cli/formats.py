@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
 from typing import Any, Literal, NamedTuple
 
+from kvs.codecs import json_reason
 from kvs.errors import InvalidWordError
 from kvs.language import grammar
 from kvs.language.diagnostics import validate_word
-from kvs.text import printable, printable_line
+from kvs.text import printable_line
 
 MAX_ROW_BYTES = 8 * grammar.MAX_VALUE_BYTES
 """Maximum bytes of a row: a value of which each byte is escaped in 6, and a margin."""
@@ -125,9 +126,14 @@ def _read_csv(lines: Iterable[bytes]) -> Rows:
 
 
 def _csv_reason(error: Exception) -> str:
-    if str(error) == "unexpected end of data":
+    text = str(error)
+    if text == "unexpected end of data":
         return "a quote is opened in this row and not closed"
-    return str(error)
+    if text.startswith("new-line character seen in unquoted field"):
+        return "a carriage return is in no quotes, and no newline follows it"
+    if text.startswith("field larger than field limit"):
+        return f"a value is at most {grammar.MAX_VALUE_BYTES} bytes, a field here has more"
+    return text
 
 
 def _parse_row(row: list[str]) -> Record:
@@ -177,32 +183,56 @@ def _json_reason(error: Exception) -> str:
         case json.JSONDecodeError():
             return f"not JSON: {error.msg} at character {error.pos + 1}"
         case RecursionError():
-            return "not a record: it is nested too deeply"
-    return str(error)
+            return f"not a record: {json_reason(error)}"
+    return json_reason(error)
 
 
 def _parse_json(line: bytes) -> Record:
-    data = json.loads(line.rstrip(b"\r\n").decode())
+    text = line.rstrip(b"\r\n").decode()
+    data = json.loads(text, object_pairs_hook=_members)
     if not isinstance(data, dict):
         raise ValueError(  # noqa: TRY004  (the content of a file, not the type of an argument)
             'a line is {"key": "...", "value": "..."}'
         )
     if unknown := data.keys() - _MEMBERS:
-        raise ValueError(f"'{printable(min(unknown), 24)}' is not a member of a record")
+        raise ValueError(f"'{_shown(min(unknown))}' is not a member of a record")
     until = data.get("until")
     if until is not None and (type(until) is not int or not 0 <= until < 10**15):
         raise ValueError("'until' is milliseconds since the epoch, of at most 15 digits")
     return _record(_member(data, "key"), _member(data, "value"), until)
 
 
-def _member(data: dict[str, Any], name: Literal["key", "value"]) -> str | bytes:
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON.
+
+    Raises:
+        ValueError: a name is given twice, and one value would be lost.
+
+    """
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for i, name in enumerate(names) if names.index(name) < i)
+        raise ValueError(f"'{_shown(name)}' is given twice")
+    return data
+
+
+def _shown(name: str) -> str:
+    return printable_line(name.encode(errors="backslashreplace"), 24)
+
+
+def _member(data: dict[str, Any], name: Literal["key", "value"]) -> bytes:
     plain, encoded = data.get(name), data.get(name + _BASE64)
     if (plain is None) == (encoded is None):
         raise ValueError(f"a record has one of '{name}' and '{name}{_BASE64}'")
     if not isinstance(plain if encoded is None else encoded, str):
         raise ValueError(f"the {name} is a string")  # noqa: TRY004
     if encoded is None:
-        return str(plain)
+        try:
+            return str(plain).encode()
+        except UnicodeEncodeError as error:
+            reason = "half of a surrogate pair, which is not text"
+            raise ValueError(f"the {name} has {reason}; bytes are in '{name}{_BASE64}'") from error
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
