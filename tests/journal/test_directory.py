@@ -47,6 +47,14 @@ def test_make_without_parent_directory_raises(tmp_path: Path) -> None:
         )
 
 
+def test_make_where_no_directory_can_be_names_no_missing_parent() -> None:
+    with pytest.raises(DataDirectoryError) as caught:
+        DataDirectory.make("/proc/kvs")
+    assert str(caught.value) == (
+        "/proc/kvs: cannot create the data directory: No such file or directory"
+    )
+
+
 def test_missing_directory_or_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert refusal(tmp_path / "file") == "cannot open the data directory: Not a directory"

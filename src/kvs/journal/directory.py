@@ -95,7 +95,7 @@ class DataDirectory(LockableDirectory):
         except OSError as error:
             reason = os_error_text(error)
             parent = os.path.dirname(os.fsencode(path).rstrip(b"/"))
-            if isinstance(error, FileNotFoundError) and parent:
+            if isinstance(error, FileNotFoundError) and parent and not os.path.exists(parent):
                 reason = f"the directory {printable(parent)} does not exist; create it first"
             raise DataDirectoryError(
                 printable(path), f"cannot create the data directory: {reason}"
