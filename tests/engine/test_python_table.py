@@ -8,7 +8,7 @@ from kvs.engine.python_table import Table, ordered, select, until_of, value_unti
 short_words = st.binary(min_size=1, max_size=3)
 
 
-@given(st.dictionaries(st.binary(min_size=1, max_size=5), st.binary(max_size=3)))
+@given(st.dictionaries(st.binary(min_size=1, max_size=5), st.binary(max_size=3), max_size=20))
 def test_ordered_sorts_pairs_by_bytes_of_keys(pairs: dict[bytes, bytes]) -> None:
     table = Table(pairs)
     assert ordered(table) == sorted(pairs.items())
@@ -23,8 +23,8 @@ def test_copy_does_not_change_with_table() -> None:
 
 
 @given(
-    st.lists(st.integers(0, 999).map(lambda number: b"%03d" % number)),
-    st.lists(st.sampled_from([b"", b"1", b"12", b"123", b"9"])),
+    st.lists(st.integers(0, 999).map(lambda number: b"%03d" % number), max_size=20),
+    st.lists(st.sampled_from([b"", b"1", b"12", b"123", b"9"]), max_size=5),
     st.one_of(st.none(), st.sampled_from([b"", b"12", b"500", b"5001"])),
     st.one_of(st.none(), st.integers(0, 9)),
 )
@@ -51,7 +51,11 @@ def test_value_keeps_its_spelling_and_its_time() -> None:
     assert (word_of(None), until_of(None)) == (None, None)
 
 
-@given(st.lists(st.tuples(short_words, st.integers(0, 9))), st.integers(0, 9), st.integers(0, 9))
+@given(
+    st.lists(st.tuples(short_words, st.integers(0, 9)), max_size=20),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
 def test_pairs_due_are_the_earliest(written: list[tuple[bytes, int]], now: int, limit: int) -> None:
     """Times that were replaced leave stale entries, which are skipped."""
     table = Table({key: value_until(b"v", until) for key, until in reversed(written)})

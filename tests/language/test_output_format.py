@@ -17,8 +17,10 @@ from kvs.language.output_format import (
     format_writes,
 )
 
-keys = st.one_of(st.sampled_from([b"a", b"KVSERROR", b'"', b"x y"]), st.binary(min_size=1))
-values = st.one_of(st.sampled_from([b"", b"KVSERROR", b"KVSMISSING", b"1"]), st.binary())
+keys = st.one_of(
+    st.sampled_from([b"a", b"KVSERROR", b'"', b"x y"]), st.binary(min_size=1, max_size=60)
+)
+values = st.one_of(st.sampled_from([b"", b"KVSERROR", b"KVSMISSING", b"1"]), st.binary(max_size=60))
 times = st.none() | st.integers(0, 10**15 - 1)
 
 

@@ -263,22 +263,23 @@ def test_scan_of_list_begins_where_it_is_known_to_be_valid() -> None:
 
 @pytest.mark.slow
 def test_value_of_16_mib_is_valid_and_one_byte_more_is_not() -> None:
-    for value, size in [
-        (b"v" * MAX_VALUE_BYTES, MAX_VALUE_BYTES),
-        (b'"%b"' % (b" " * MAX_VALUE_BYTES), MAX_VALUE_BYTES),
-        (b"v" * (MAX_VALUE_BYTES + 1), MAX_VALUE_BYTES + 1),
-        (b'"\\x41%b"' % (b" " * MAX_VALUE_BYTES), MAX_VALUE_BYTES + 1),
+    plain_line, steps_line = b"WRITE [(a,%b)]", b"READ [a]WRITE [(c,d)(a,%b)]READ [a]"
+    for form, value, size in [
+        (plain_line, b"v" * MAX_VALUE_BYTES, MAX_VALUE_BYTES),
+        (steps_line, b'"%b"' % (b" " * MAX_VALUE_BYTES), MAX_VALUE_BYTES),
+        (steps_line, b"v" * (MAX_VALUE_BYTES + 1), MAX_VALUE_BYTES + 1),
+        (plain_line, b'"\\x41%b"' % (b" " * MAX_VALUE_BYTES), MAX_VALUE_BYTES + 1),
     ]:
-        for line in (b"WRITE [(a,%b)]" % value, b"READ [a]WRITE [(c,d)(a,%b)]READ [a]" % value):
-            match = LINE.match(line)
-            assert match is not None
-            assert (kind_of(match) == INVALID) == (size > MAX_VALUE_BYTES)
-            diagnostic = diagnose_line(line, 0)
-            if size == MAX_VALUE_BYTES:
-                assert diagnostic is None
-            else:
-                reason = "a value is at most 16777216 bytes, this one has 16777217"
-                assert diagnostic == Diagnostic(0, line.index(value) + 1, reason)
+        line = form % value
+        match = LINE.match(line)
+        assert match is not None
+        assert (kind_of(match) == INVALID) == (size > MAX_VALUE_BYTES)
+        diagnostic = diagnose_line(line, 0)
+        if size == MAX_VALUE_BYTES:
+            assert diagnostic is None
+        else:
+            reason = "a value is at most 16777216 bytes, this one has 16777217"
+            assert diagnostic == Diagnostic(0, line.index(value) + 1, reason)
 
 
 LINE_REASON = "a line is at most 67108864 bytes, this one has "
