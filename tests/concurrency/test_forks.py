@@ -71,6 +71,7 @@ USES_OF_CORE: dict[str, Callable[[Store, Path], object]] = {
     "fork_snapshot": lambda store, _: store._core.fork_snapshot(cast(Any, None)),
     "throttle": lambda store, _: store._core.throttle(),
     "add_origin": lambda store, _: store._core.add_origin(b"session", b"x"),
+    "peek": lambda store, _: store._core.peek([b"a"]),
     "record_job": lambda store, _: store._core.record_job(lambda _: b""),
 }
 USES_AFTER_CLOSE: dict[str, Callable[[Store, Path], object]] = {
