@@ -29,6 +29,8 @@ inline Word key_at(const char* record) { return record_at(record).key(); }
 
 // Which pairs a SHOW selects, and how it writes them.
 struct DumpQuery {
+    static constexpr std::size_t NO_LIMIT = std::numeric_limits<std::size_t>::max();
+
     // Whether it selects every pair, but for the limit.
     bool has_all() const { return prefixes.has_all() && !after; }
 
@@ -39,7 +41,7 @@ struct DumpQuery {
 
     PrefixSet prefixes;
     std::optional<std::string> after;  // only keys greater than this
-    std::size_t limit = std::numeric_limits<std::size_t>::max();
+    std::size_t limit = NO_LIMIT;
     bool shows_expiries = false;
 };
 
@@ -114,7 +116,7 @@ public:
     // Throws std::bad_alloc.
     explicit TableCopy(std::size_t bytes, DumpQuery query = {})
         : query_(std::move(query)), memory_(bytes) {
-        if (!query_.has_all() || query_.limit != DumpQuery().limit) return;
+        if (!query_.has_all() || query_.limit != DumpQuery::NO_LIMIT) return;
         // Touch each page, so that the kernel maps the pages now and not under the lock.
         for (std::size_t i = 0; i < bytes; i += PAGE_BYTES) memory_.data()[i] = 0;
     }
