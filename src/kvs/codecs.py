@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from kvs.errors import InvalidWordError
-from kvs.language.builder import Word
+from kvs.language.builder import Word, encode_key, encode_value
 from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
 
 if TYPE_CHECKING:
@@ -45,14 +45,6 @@ class Codec(Generic[K, V]):
     """Return the bytes of a value, at most 16 MiB."""
     decode_value: Callable[[bytes], V]
     """Return the value of the bytes that a store has."""
-
-
-def _encode_bytes_key(key: Word) -> bytes:
-    return validate_word(key, "key")
-
-
-def _encode_bytes_value(value: Word) -> bytes:
-    return validate_word(value, "value")
 
 
 def _same(word: bytes) -> bytes:
@@ -125,8 +117,8 @@ def json_reason(error: Exception) -> str:
     return str(error)
 
 
-BYTES: Codec[bytes, bytes] = Codec(_encode_bytes_key, _same, _encode_bytes_value, _same)
+BYTES: Codec[bytes, bytes] = Codec(encode_key, _same, encode_value, _same)
 """Words as they are: given as bytes, or as str and then encoded as UTF-8; returned as bytes."""
 
-JSON: Codec[str, Any] = Codec(_encode_bytes_key, _decode_text, _encode_json, _decode_json)
+JSON: Codec[str, Any] = Codec(encode_key, _decode_text, _encode_json, _decode_json)
 """Keys are str; values are whatever JSON can express, except None and NaN, in UTF-8."""

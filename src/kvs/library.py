@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast, overload
 
 from kvs.codecs import BYTES, Codec, K, V
 from kvs.concurrency.atomic import exhaust
@@ -22,6 +22,7 @@ from kvs.jobs.report import ErrorCallback, Report
 from kvs.jobs.run import JobRun, ignore_error
 from kvs.language import builder
 from kvs.language.builder import Word
+from kvs.language.diagnostics import validate_word
 from kvs.posix.files import check_can_replace, open_directory
 from kvs.settings import DataSettings, ProgressCallback, Settings, ignore_progress, usable_cpu_count
 from kvs.snapshot.reader import load
@@ -205,9 +206,8 @@ class Store(NonCopyable, Generic[K, V]):
         change.
 
         Raises:
-            InvalidWordError: a key or value is too long, or an item is not a pair; nothing was
-                written.
-            TypeError: the codec of the store cannot encode a key or value; nothing was written.
+            InvalidWordError: a key or value is too long, an item is not a pair, or `if_` has a key
+                twice, as str and as bytes; nothing was written.
             ValueError: `for_` is not more than 0, or more than 10**11.
 
         """
@@ -363,13 +363,20 @@ class Store(NonCopyable, Generic[K, V]):
             (encode_key(key), encode_value(value)) for key, value in builder.iterate_pairs(pairs)
         ]
 
-    def _encode_changes(self, values: Mapping[Any, V | Word | None]) -> dict[bytes, bytes | None]:
-        """Return encoded keys and values; None, which stands for a missing key, as it is."""
-        return builder.encode_changes(values, self._codec.encode_key, self._codec.encode_value)
+    def _encode_changes(
+        self, values: Mapping[Any, V | Word | None], source: str
+    ) -> dict[bytes, bytes | None]:
+        return builder.encode_changes(
+            values, source, self._codec.encode_key, self._codec.encode_value
+        )
 
-    def _encode_prefix(self, prefix: K | Word) -> bytes:
+    def _encode_prefix(
+        self, prefix: K | Word, role: Literal["prefix", "after"] = "prefix"
+    ) -> bytes:
         is_empty = isinstance(prefix, str | bytes) and not prefix
-        return b"" if is_empty else self._codec.encode_key(prefix)
+        if is_empty or self._codec.encode_key is BYTES.encode_key:
+            return validate_word(cast("Word", prefix), role)
+        return self._codec.encode_key(prefix)
 
     def _decode_pairs(self, pairs: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[K, V]]:
         if self._codec is BYTES:
@@ -500,8 +507,11 @@ class Store(NonCopyable, Generic[K, V]):
         builder.validate_limit(limit)
         self._core.check_open()
         begin = self._encode_prefix(prefix)
-        last_before = None if after is None else self._encode_prefix(after)
-        return (begin,) if begin else (), last_before, limit
+        return self._core.items(
+            (begin,) if begin else (),
+            None if after is None else self._encode_prefix(after, "after"),
+            limit,
+        )
 
     # Watches.
 

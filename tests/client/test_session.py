@@ -73,6 +73,7 @@ def test_invalid_words_are_refused_before_sending(served: Served) -> None:
             lambda: session.delete([long]),
             lambda: session.write({long: "1"}),
             lambda: session.write({"a": "1"}, if_={long: None}),
+            lambda: session.write({"a": "1"}, if_={"b": "1", b"b": "2"}),
             lambda: session.add({long: 1}),
             lambda: session.count(long),
             lambda: session.clear(long),
@@ -123,6 +124,8 @@ def test_conditions_counters_and_prefixes_are_those_of_the_library(served: Serve
             session.items(limit=-1)
         with pytest.raises(InvalidWordError, match="a prefix is at most 1024 bytes"):
             session.count("x" * 1025)
+        with pytest.raises(InvalidWordError, match="a key is at most 1024 bytes"):
+            session.items(after="x" * 1025)
         with pytest.raises(TypeError):
             session.clear(None)  # type: ignore[arg-type]
     lines = served.store.execute(b"SHOW UNTIL").output

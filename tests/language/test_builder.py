@@ -16,6 +16,7 @@ from kvs.language.builder import (
     build_keys_command,
     build_show,
     build_write,
+    encode_changes,
     encode_script,
     is_refused,
     parse_add_output,
@@ -310,6 +311,14 @@ def test_script_is_encoded_as_utf8_without_change_of_bytes() -> None:
 def test_output_of_no_read_has_no_pairs() -> None:
     assert parse_read_output(b"") == {}
     assert parse_delete_output(b"") == []
+
+
+def test_key_that_is_given_twice_is_refused() -> None:
+    assert encode_changes({"a": "1", b"b": None}, "x is") == {b"a": b"1", b"b": None}
+    with pytest.raises(InvalidWordError, match="'b': the key is given twice"):
+        encode_changes({"b": "1", b"b": None}, "x is")
+    with pytest.raises(TypeError, match="x is a mapping of keys and values, not list"):
+        encode_changes([], "x is")  # type: ignore[arg-type]
 
 
 def test_number_of_another_type_is_refused() -> None:

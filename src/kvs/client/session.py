@@ -160,8 +160,8 @@ class Session(NonCopyable):
         Returns whether `if_` held.
 
         Raises:
-            InvalidWordError: a key or value is too long, or an item is not a pair; nothing was
-                sent.
+            InvalidWordError: a key or value is too long, an item is not a pair, or `if_` has a key
+                twice, as str and as bytes; nothing was sent.
             ScriptTooLargeError: the command is longer than 1 MiB; nothing was sent.
             RequestRejectedError: the server rejected the command.
             SessionClosedError: the session has ended; whether the pairs were set is unknown.
@@ -169,7 +169,7 @@ class Session(NonCopyable):
 
         """
         self._multiplexer.check_process()
-        condition = builder.encode_changes(if_ or {}, builder.encode_key, builder.encode_value)
+        condition = builder.encode_changes(if_ or {}, "if_ is")
         milliseconds = builder.to_milliseconds(for_)
         line = builder.build_write(pairs, condition, milliseconds)
         return not line or not builder.is_refused(self._execute_line(line))
@@ -246,7 +246,7 @@ class Session(NonCopyable):
 
         """
         begin = validate_word(prefix, "prefix")
-        above = None if after is None else validate_word(after, "prefix")
+        above = None if after is None else validate_word(after, "after")
         line = builder.build_show(begin, above, limit)
         return builder.parse_show_output(self._execute_line(line))
 

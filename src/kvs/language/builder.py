@@ -74,34 +74,6 @@ def encode_value(value: Word) -> bytes:
     return validate_word(value, "value")
 
 
-def encode_changes(
-    values: Mapping[Any, Any],
-    encode_key: Callable[[Any], bytes],
-    encode_value: Callable[[Any], bytes],
-) -> dict[bytes, bytes | None]:
-    """Return encoded keys and values; None, which stands for a missing key, as it is.
-
-    Raises:
-        InvalidWordError: a key is empty, or a key or value too long.
-
-    """
-    return {
-        encode_key(key): None if value is None else encode_value(value)
-        for key, value in values.items()
-    }
-
-
-def validate_limit(limit: int | None) -> None:
-    """Check the limit of a listing.
-
-    Raises:
-        ValueError: `limit` is negative.
-
-    """
-    if limit is not None and limit < 0:
-        raise ValueError(f"limit must be 0 or more, not {limit}")
-
-
 def validate_keys(
     keys: Iterable[Key],
     encode: Callable[[Key], bytes] = encode_key,  # type: ignore[assignment]
@@ -145,6 +117,31 @@ def _validate_pair(item: tuple[Key, Value]) -> tuple[Key, Value]:
     raise InvalidWordError(
         f"a pair is a key and a value, not {printable(repr(item), MAX_QUOTED_BYTES)}"
     )
+
+
+def encode_changes(
+    values: Mapping[Any, Value | None],
+    source: str,
+    encode_key: Callable[[Any], bytes] = encode_key,
+    encode_value: Callable[[Any], bytes] = encode_value,
+) -> dict[bytes, bytes | None]:
+    """Return encoded keys and values; None, which stands for a missing key, as it is.
+
+    Raises:
+        InvalidWordError: a key is empty, a key or value too long, or a key is given twice, for
+            example as str and as bytes.
+        TypeError: `values` is no mapping; the text begins with `source`.
+
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{source} a mapping of keys and values, not {type(values).__name__}")
+    changes: dict[bytes, bytes | None] = {}
+    for word, value in values.items():
+        key = encode_key(word)
+        if key in changes:
+            raise InvalidWordError(f"'{printable(key, MAX_QUOTED_BYTES)}': the key is given twice")
+        changes[key] = None if value is None else encode_value(value)
+    return changes
 
 
 def to_milliseconds(seconds: float | None) -> int | None:

@@ -11,6 +11,7 @@ from typing import Literal
 from kvs.errors import InvalidWordError
 from kvs.language.grammar import BLANKS, INVALID, LINE, MAX_LINE_BYTES, MAX_OUTPUT_BYTES, kind_of
 from kvs.language.scanner import (
+    AFTER,
     KEY,
     LANGUAGE,
     MAX_COUNTED_BYTES,
@@ -46,7 +47,7 @@ FINAL_BYTES = MAX_LINE_BYTES + MAX_COUNTED_BYTES + 3
 
 _BEFORE_COMMAND = re.compile(BLANKS)
 _COMMENT = re.compile(BLANKS + rb"#")
-_ROLES = {"key": KEY, "value": VALUE, "prefix": PREFIX}
+_ROLES = {"key": KEY, "value": VALUE, "prefix": PREFIX, "after": AFTER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,8 @@ def verdict_is_final(beginning: bytes, check: Check = check) -> bool:
     return problem is not None and problem.known_at < size
 
 
-def validate_word(word: str | bytes, role: Literal["key", "value", "prefix"]) -> bytes:
-    """Return a key, a value or a prefix as bytes; a str is encoded as UTF-8.
+def validate_word(word: str | bytes, role: Literal["key", "value", "prefix", "after"]) -> bytes:
+    """Return a key, a value, a prefix or the key of AFTER as bytes; a str is encoded as UTF-8.
 
     Raises:
         InvalidWordError: `word` is empty and must not be, or is too long.
@@ -169,7 +170,7 @@ def validate_word(word: str | bytes, role: Literal["key", "value", "prefix"]) ->
 
     """
     if not isinstance(word, str | bytes):
-        raise TypeError(f"a {role} is str or bytes, not {type(word).__name__}")
+        raise TypeError(f"a {_ROLES[role].name} is str or bytes, not {type(word).__name__}")
     try:
         raw = word.encode(errors="surrogateescape") if isinstance(word, str) else word
     except UnicodeEncodeError as error:

@@ -100,7 +100,7 @@ class Role(NamedTuple):
 KEY = Role("key", 1, MAX_KEY_BYTES)
 PREFIX = Role("prefix", 0, MAX_KEY_BYTES)
 VALUE = Role("value", 0, MAX_VALUE_BYTES, grammar.RESERVED)
-_AFTER = Role("key", 0, MAX_KEY_BYTES)
+AFTER = Role("key", 0, MAX_KEY_BYTES)
 _EXPECTED = Role("value", 0, MAX_VALUE_BYTES, (grammar.MISSING_KEY,))
 _NUMBER = Role("number", 0, MAX_QUOTED_BYTES)
 
@@ -121,7 +121,7 @@ _NUMBERS = _Items(grammar.VALID_NUMBERS_PREFIX, grammar.ANY_PAIR, (KEY, _NUMBER)
 _CONDITIONS = _Items(grammar.VALID_CONDITIONS_PREFIX, grammar.ANY_PAIR, (KEY, _EXPECTED))
 _KEYS = _Items(grammar.VALID_KEYS_PREFIX, grammar.ANY_WORD, (KEY,))
 _PREFIXES = _Items(grammar.VALID_PREFIXES_PREFIX, grammar.ANY_WORD, (PREFIX,))
-_ONE_AFTER = _Items(_NOTHING, _NOTHING, (_AFTER,))
+_ONE_AFTER = _Items(_NOTHING, _NOTHING, (AFTER,))
 
 
 class _ProblemError(Exception):
