@@ -31,7 +31,7 @@ def test_trouble_has_status_2(tmp_path: Path) -> None:
         store.write({"a": "1"})
         for name, reason in {
             "none.bck": "cannot read the backup: No such file or directory",
-            "empty": "it holds no journal",
+            "empty": "not a data directory: it has no journal",
             "bad.bck": "expected '(key, value)', not 'nonsense'",
             "used": "in use by process",
         }.items():

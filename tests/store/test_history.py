@@ -211,7 +211,7 @@ def test_locked_directory_is_refused(tmp_path: Path, act: Callable[[Path], objec
     with StoreCore(tmp_path / "d"), pytest.raises(DirectoryLockedError):
         act(tmp_path / "d")
     put(tmp_path / "empty", {})
-    with pytest.raises(DataDirectoryError, match="it holds no journal"):
+    with pytest.raises(DataDirectoryError, match="not a data directory: it has no journal"):
         act(tmp_path / "empty")
 
 
