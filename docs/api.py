@@ -52,9 +52,6 @@ CONSTRUCTED = ("Codec", "DataSettings", "Store")
 INTERNAL = ("ExecuteResult.uncheckpointed_output", "JobReport.add_error")
 """Members of public classes that only KVS uses."""
 
-CONSTANTS = {"JSON": "kvs.codecs"}
-"""Public names that are neither classes nor functions, and their modules."""
-
 OTHER_CLASSES = {"Diagnostic": "kvs.language.diagnostics", "TornTail": "kvs.journal.recovery"}
 """Classes that are not public, and their modules: the page describes what programs get of them."""
 
@@ -122,7 +119,7 @@ def _value_section(name: str) -> str:
 def _value(name: str, module: str) -> tuple[str, str]:
     """Return the definition of a type or constant, and the text that documents it."""
     body = ast.parse(inspect.getsource(import_module(module))).body
-    for statement, after in pairwise([*body, None]):
+    for statement, after in pairwise(body):
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
             definition = f"{name} = {ast.unparse(statement.value)}"
         elif isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == name:
@@ -183,8 +180,6 @@ def _node(name: str) -> ast.ClassDef | Definition:
 
 
 def _section(name: str) -> str:
-    if name in CONSTANTS:
-        return f"## {name}\n\n{_value(name, CONSTANTS[name])[1]}\n".replace("``", "`")
     node = _node(name)
     lines = [f"## {name}", ""]
     if isinstance(node, ast.ClassDef):

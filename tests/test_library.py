@@ -674,6 +674,19 @@ class TestListing:
         assert store.clear(prefix) == len(matching)
         assert store.keys() == sorted(keys - set(matching))
 
+    @pytest.mark.parametrize("list_keys", [Store.keys, list])
+    def test_keys_are_listed_without_values(self, list_keys: Callable[[Store], object]) -> None:
+        store = Store()
+        pairs = {b"%d" % number: b" " * (1 << 20) for number in range(8)}
+        store.write(pairs)
+        tracemalloc.start()
+        try:
+            assert list_keys(store) == sorted(pairs)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < 1 << 20
+
     @pytest.mark.parametrize("codec", [BYTES, JSON])
     def test_too_long_word_is_named_as_what_it_is(self, codec: Codec[Any, Any]) -> None:
         store, word = Store(codec=codec), "x" * 1025

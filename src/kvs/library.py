@@ -208,6 +208,7 @@ class Store(NonCopyable, Generic[K, V]):
         Raises:
             InvalidWordError: a key or value is too long, an item is not a pair, or `if_` has a key
                 twice, as str and as bytes; nothing was written.
+            TypeError: the codec of the store cannot encode a key or value; nothing was written.
             ValueError: `for_` is not more than 0, or more than 10**11.
 
         """
@@ -261,9 +262,9 @@ class Store(NonCopyable, Generic[K, V]):
 
         Raises:
             InvalidWordError: a key or value is too long; nothing was written.
-            TypeError: the codec of the store cannot encode a key or value; nothing was written.
+            TypeError: `function` returned no mapping, or the codec of the store cannot encode a
+                key or value; nothing was written.
             InvalidValueError: the codec of the store cannot decode a value.
-            TypeError: `function` returned no mapping.
 
         """
         self._core.check_open()
@@ -503,15 +504,13 @@ class Store(NonCopyable, Generic[K, V]):
 
     def _selection(
         self, prefix: K | Word, after: K | Word | None, limit: int | None
-    ) -> list[tuple[bytes, bytes]]:
+    ) -> tuple[Sequence[bytes], bytes | None, int | None]:
+        """Return the encoded arguments; raise if one is invalid."""
         builder.validate_limit(limit)
         self._core.check_open()
         begin = self._encode_prefix(prefix)
-        return self._core.items(
-            (begin,) if begin else (),
-            None if after is None else self._encode_prefix(after, "after"),
-            limit,
-        )
+        last_before = None if after is None else self._encode_prefix(after, "after")
+        return (begin,) if begin else (), last_before, limit
 
     # Watches.
 

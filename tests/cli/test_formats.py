@@ -41,6 +41,11 @@ def test_written_records_are_read_again(name: str, pairs: list[tuple[bytes, byte
     assert read(name, written(name, records)) == records
 
 
+@pytest.mark.parametrize(("name", "data"), [("jsonl", b'{"key":"a","value":"1"}'), ("env", b"a=1")])
+def test_byte_order_mark_is_no_part_of_a_record(name: str, data: bytes) -> None:
+    assert read(name, b"\xef\xbb\xbf" + data) == [Record(b"a", b"1")]
+
+
 records_with_expiries = st.builds(
     Record, any_keys, any_values, st.none() | st.integers(0, 10**15 - 1)
 )

@@ -268,12 +268,13 @@ def test_backup_that_cannot_be_written_is_reported(
 @pytest.mark.parametrize("command", ["check", "dump", "compact", "repair", "backup"])
 def test_directory_without_a_journal_is_wrong_usage(tmp_path: Path, command: str) -> None:
     (tmp_path / "empty").mkdir(mode=0o700)
-    ended = kvs(command, tmp_path / "empty")
+    after = (tmp_path / "x.bck",) if command == "backup" else ()
+    ended = kvs(command, tmp_path / "empty", *after)
     assert (ended.status, only_line(ended)) == (
         2,
         f"kvs {command}: {tmp_path}/empty: not a data directory: it has no journal",
     )
-    ended = kvs(command, tmp_path / "none")
+    ended = kvs(command, tmp_path / "none", *after)
     assert (ended.status, only_line(ended)) == (
         2,
         f"kvs {command}: {tmp_path}/none: cannot open the data directory: "

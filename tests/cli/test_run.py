@@ -226,7 +226,7 @@ MALFORMED = {
         ":3: key 'b' is not greater than the key before it, 'c'",
     ),
     "a value that is reserved": (b"(a, KVSERROR)\n", ":1: "),
-    "a word too long": (b"(%b, a)\n" % (b"x" * 1025), ":1: "),
+    "a word too long": (b"(%b, b)\n" % (b"x" * 1025), ":1: a key is at most 1024 bytes"),
     "a line without an end": (b"(" * 3_000_000, ":1: "),
 }
 

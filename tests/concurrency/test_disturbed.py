@@ -135,11 +135,13 @@ def test_write_at_any_instruction_of_a_write_is_published_once(
         (lambda store, _: store.items(), 1),
         (lambda store, _: store.watch(["k"]).close(), 3),
         (lambda store, _: store.delete(["k"]), 5),
-        (lambda store, _: store.execute(b"ADD [(n,1)] FOR 999999999999999 DELETE [m]"), 5),
+        (lambda store, _: store.write({"x": "1"}, if_={"k": "1", "x": None}, for_=60), 5),
+        (lambda store, _: store.add({"n": 1}), 5),
+        (lambda store, _: store.count("k"), 5),
         (lambda store, path: store.backup(path / "k.bck"), 41),  # these fork a child
         (lambda store, _: store.compact(), 41),
     ],
-    ids=["read", "items", "watch", "delete", "steps", "backup", "compact"],
+    ids=["read", "items", "watch", "delete", "write", "add", "count", "backup", "compact"],
 )
 @pytest.mark.filterwarnings("ignore:unclosed watch:ResourceWarning")
 def test_methods_survive_exceptions_and_calls_at_any_instruction(

@@ -58,9 +58,10 @@ class GroupPerCall(StoreCore):
         budget: int = DEFAULT_BUDGET_BYTES,
         cursor: JobCursor | None = None,
         *,
+        origin: int = UNKNOWN_ORIGIN,
         limits: bool = True,
     ) -> ExecuteResult:
-        result = super().execute(script, start, budget, cursor, limits=limits)
+        result = super().execute(script, start, budget, cursor, origin=origin, limits=limits)
         self.commit_point().wait()
         return result
 

@@ -131,6 +131,16 @@ def test_due_pairs_are_removed_in_changes_of_limited_size() -> None:
     assert owner.engine.threads == {threading.get_ident()}
 
 
+def test_thread_pauses_after_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    owner = Owner()
+    owner.add(*[now_ms()] * (2 * PAIRS_PER_CHANGE + 1))
+    until(lambda: pauses.count(expiry.PAUSE_SECONDS) == 3)
+    assert not owner.engine.times
+    owner.expiry.stop()
+
+
 def test_one_thread_removes_pairs_and_never_early(threads: Threads) -> None:
     owner = Owner()
     last = now_ms()

@@ -66,7 +66,7 @@ def test_watch_blocks_until_a_change_or_its_close() -> None:
 
 def test_invalid_words_are_not_watched() -> None:
     with pytest.raises(InvalidWordError):
-        Store().watch([""])
+        Store().watch(["x" * 1025])
 
 
 @pytest.mark.slow

@@ -272,6 +272,19 @@ def _add_maintenance_commands(commands: "argparse._SubParsersAction[_Parser]") -
         if name == "compact":
             _add_keep_argument(parser)
     parser = commands.add_parser(
+        "history", help="list the changes of a key in a data directory", allow_abbrev=False
+    )
+    parser.description = (
+        "List every change of a key in a data directory, which no process may have open, oldest "
+        "first, as far back as the journal reaches. A line has the revision, the time in UTC, who "
+        "made the change, and the value, or (removed), separated by tabs. If the journal begins "
+        "with a snapshot, the first line is what the snapshot has: a value, or (missing). What is "
+        "unknown is -."
+    )
+    parser.set_defaults(load=_lazy_action("history"))
+    parser.add_argument("directory", type=_path, metavar="DIR", help="the data directory")
+    parser.add_argument("key", metavar="KEY", help="the key, without quotes of the language")
+    parser = commands.add_parser(
         "backup", help="write a backup of a data directory", allow_abbrev=False
     )
     parser.description = (

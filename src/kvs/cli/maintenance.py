@@ -10,11 +10,19 @@ from kvs.cli.stdio import UsageError, print_error, print_result, write_result
 from kvs.engine.interface import TableView
 from kvs.errors import CorruptionError, SnapshotError, SnapshotNotDurableError
 from kvs.journal.recovery import RecoveredState
+from kvs.posix.files import (
+    AtomicFile,
+    DirectorySyncError,
+    check_can_replace,
+    open_directory,
+    write_all,
+)
 from kvs.settings import DataSettings
 from kvs.snapshot.frame import framed
 from kvs.snapshot.reader import load
 from kvs.store import maintenance
 from kvs.store.core import StoreCore
+from kvs.store.history import state_at_revision, state_at_time
 from kvs.text import os_error_text, pluralize, printable
 
 

@@ -193,8 +193,6 @@ def _format(path: str, name: str | None) -> Format:
 
 # Export.
 
-_LINE = re.compile(rb"\((%b), (%b)\)(?: UNTIL ([0-9]++))?\n" % (grammar.WORD, grammar.WORD))
-
 
 def export(options: argparse.Namespace) -> int:
     """Run ``kvs export``; return the exit status."""

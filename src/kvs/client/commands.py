@@ -8,8 +8,7 @@ import re
 from dataclasses import dataclass
 
 from kvs.language import grammar, output_format
-from kvs.language.diagnostics import Diagnostic, diagnose_line, line_at
-from kvs.language.scanner import CommandSet
+from kvs.language.diagnostics import CommandSet, Diagnostic, diagnose_line, line_at
 from kvs.protocol import frames
 from kvs.protocol.requests import Disconnect, Execute, Subscribe, Unsubscribe
 

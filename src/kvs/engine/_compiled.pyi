@@ -19,6 +19,7 @@ class CompiledEngine:
         cursor: JobCursor | None = None,
         *,
         limits: bool = True,
+        origin: int = 0,
     ) -> ExecuteResult: ...
     @staticmethod
     def check(script: bytes) -> Checked: ...

@@ -12,7 +12,7 @@ then, a finalizer for example, may call the engine (`native/owned.hpp`).
 
 import os
 
-from kvs.engine.interface import NO_EXPIRY, ExecuteResult, StopReason
+from kvs.engine.interface import ExecuteResult, StopReason
 from kvs.language import output_format
 from kvs.language.diagnostics import Checked, diagnose_line, output_too_long
 
@@ -150,6 +150,7 @@ cdef extern from "native/engine.hpp" namespace "kvs" nogil:
         Call(const char*, size_t, size_t, size_t) except +
         void set_cursor(long long, long long)
         uint64_t origin
+        void remove_limits()
         size_t offset
         size_t size
         Kind stop
@@ -224,7 +225,7 @@ cdef class CompiledEngine:
         return self._engine.get().change_queue().has_ready()
 
     def execute(
-        self, bytes script not None, size_t start, budget, cursor=None, *, cbool limits=True
+        self, bytes script not None, size_t start, budget, cursor=None, *, cbool limits=True, origin=0
     ):
         """Execute the commands of `script` from byte `start` on."""
         cdef Engine* engine = self._engine.get()
@@ -339,15 +340,6 @@ cdef class CompiledEngine:
         """Return an upper bound of the bytes of all keys and values."""
         cdef Engine* engine = self._engine.get()
         return engine.max_dump_bytes()
-
-    @property
-    def next_expiry(self):
-        """The earliest time at which a pair expires, or `NO_EXPIRY`."""
-        return NO_EXPIRY
-
-    def expire(self, now_ms, limit):
-        """Remove at most `limit` pairs that expire until `now_ms`; return their number."""
-        return 0
 
     @property
     def revision(self):
@@ -534,9 +526,9 @@ cdef class CompiledView:
     def __len__(self):
         return self._require_open().size()
 
-    def listing(self, expiries=False):
-        """Yield the lines of SHOW, in order of the keys, in blocks of many lines."""
-        return _ListingIterator(self)
+    def listing(self, cbool expiries=False):
+        """Yield the lines of SHOW, with UNTIL if `expiries`, in blocks of many lines."""
+        return _ListingIterator(self, expiries)
 
     def writes(self):
         """Yield lines of WRITE that set every pair, with UNTIL, in any order, in blocks."""

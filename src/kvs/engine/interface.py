@@ -27,15 +27,11 @@ DEFAULT_BUDGET_BYTES = 65536
 MAX_UNTIL = 10**15 - 1
 """Latest time at which a pair can expire, in milliseconds since the epoch: the greatest number that
 UNTIL takes. A FOR beyond it means this time."""
+UNKNOWN_ORIGIN, EXPIRY_ORIGIN = 0, 1
+"""Origins of calls whose caller names none, and of `Engine.expire`. Other numbers are greater."""
+
 NO_EXPIRY = 1 << 62
 """The earliest time at which a pair expires if none does: later than any UNTIL."""
-
-
-NO_EXPIRY = 1 << 62
-"""`Engine.next_expiry` if no pair expires: later than every time."""
-
-UNKNOWN_ORIGIN, EXPIRY_ORIGIN = 0, 1
-"""Origins of calls that no caller names, and of `Engine.expire`. Callers count from 2."""
 
 
 class StopReason(Enum):
@@ -145,10 +141,7 @@ class TableView(Protocol):
         """Return the number of pairs."""
 
     def listing(self, expiries: bool = False) -> Iterator[bytes]:
-        """Yield the lines of SHOW, in order of the keys, in blocks of many lines.
-
-        With `expiries`, the line of a pair that expires ends with its time, as in a backup.
-        """
+        """Yield the lines of SHOW, with `expiries` of SHOW UNTIL, in blocks of many lines."""
 
     def writes(self) -> Iterator[bytes]:
         """Yield lines of WRITE that together set every pair, with its expiry, in any order.
@@ -176,12 +169,10 @@ class Engine(Protocol):
     ) -> ExecuteResult:
         """Execute commands as `Store.execute` describes; the arguments must be in range.
 
-        Without `limits`, a line and its output may have any length. The change batches have
-        `origin`.
-
         A job call also returns after a SHOW. While lines are recorded, it has a change
         batch whenever it has executed a line, even if nothing changed. Without `limits`, a line and
-        its output may have any length: for the lines that a store has recorded.
+        its output may have any length: for the lines that a store has recorded. The change batches
+        have `origin`.
         """
 
     def expire(self, now_ms: int, limit: int) -> int:
@@ -226,19 +217,6 @@ class Engine(Protocol):
         """Return an upper bound of the bytes of all keys and values. May cost as much as a SHOW.
 
         Spelling at most doubles them.
-        """
-
-    @property
-    def next_expiry(self) -> int:
-        """The earliest time at which a pair expires, in milliseconds since the epoch.
-
-        `NO_EXPIRY` if no pair expires. Cheap, to be read after every call.
-        """
-
-    def expire(self, now_ms: int, limit: int) -> int:
-        """Remove at most `limit` pairs that expire until `now_ms`; return their number.
-
-        The earliest are removed first. They are one change, of `EXPIRY_ORIGIN`.
         """
 
     @property

@@ -20,6 +20,7 @@ from typing import Any
 from kvs.concurrency.atomic import Step, atomically
 from kvs.concurrency.waiters import call_uninterrupted
 from kvs.engine.interface import (
+    EXPIRY_ORIGIN,
     NO_EXPIRY,
     UNKNOWN_ORIGIN,
     ChangeBatch,
@@ -101,11 +102,11 @@ class PythonEngine:
         budget: int,
         cursor: JobCursor | None = None,
         *,
-        limits: bool = True,  # noqa: ARG002
+        limits: bool = True,
         origin: int = UNKNOWN_ORIGIN,
     ) -> ExecuteResult:
         """Execute the commands of `script` from byte `start` on."""
-        call = PythonCall(script, start, budget, self.revision, cursor)
+        call = PythonCall(script, start, budget, self.revision, cursor, limits=limits)
         call.origin = origin
         while not call.is_finished():
             self._execute_lines(call)
@@ -346,6 +347,7 @@ class PythonEngine:
             return 0
         removed: list[bytes] = []
         call = PythonCall(b"", 0, 0, self.revision)
+        call.origin = EXPIRY_ORIGIN
         self._apply(partial(attempt_expire, now_ms, limit, removed=removed), call, 0, object())
         return len(removed)
 
@@ -389,24 +391,11 @@ class PythonEngine:
         return sum(map(len, pairs)) + sum(map(len, pairs.values()))
 
     @property
-    def next_expiry(self) -> int:
-        """The earliest time at which a pair expires, or `NO_EXPIRY`."""
-        return NO_EXPIRY
-
-    def expire(self, now_ms: int, limit: int) -> int:  # noqa: ARG002
-        """Remove at most `limit` pairs that expire until `now_ms`; return their number."""
-        return 0
-
-    @property
     def revision(self) -> int:
         """The revision of the last change."""
         return self._revision[0]
 
-    def replace(
-        self,
-        pairs: dict[bytes, bytes],
-        expiries: Expiries = NO_EXPIRIES,  # noqa: ARG002
-    ) -> int:
+    def replace(self, pairs: dict[bytes, bytes], expiries: Expiries = NO_EXPIRIES) -> int:
         """Replace all pairs by `pairs`, as one change; return its revision."""
         values = dict(zip(pairs, grammar.spell_all(list(pairs.values())), strict=True))
         values.update((key, value_until(values[key], until)) for key, until in expiries.items())
@@ -494,20 +483,3 @@ class PythonEngine:
 def _counter_step(cell: list[int]) -> Step:
     """Return a step that adds 1 to the number in `cell`, which nothing else may change."""
     return map(setitem, repeat(cell), repeat(0), count(cell[0] + 1)).__next__
-
-
-class _TableView:
-    """The table during `with_locked_view`, or in a child process forked meanwhile."""
-
-    def __init__(self, table: Mapping[bytes, bytes], revision: int) -> None:
-        self._table = table
-        self.revision = revision
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def listing(self, expiries: bool = False) -> Iterator[bytes]:  # noqa: ARG002
-        return output_format.format_listing(ordered(self._table))
-
-    def writes(self) -> Iterator[bytes]:
-        return output_format.format_writes(self._table.items())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, SupportsIndex, TypeVar
 
-from kvs.errors import InvalidWordError
+from kvs.errors import InvalidValueError, InvalidWordError
 from kvs.language.diagnostics import MAX_QUOTED_BYTES, validate_word
 from kvs.language.grammar import (
     MAX_KEY_BYTES,
@@ -40,6 +40,7 @@ _VALUE: Literal["value"] = "value"
 _REFUSED = b"NOT "
 _PAIR = re.compile(rb"\((%b),(%b)\)" % (WORD, WORD))
 _SHOWN_PAIR = re.compile(rb"\((%b), (%b)\)" % (WORD, WORD))
+_LISTED_PAIR = re.compile(rb"\((%b), (%b)\)(?: UNTIL ([0-9]++))?\n" % (WORD, WORD))
 
 
 def encode_script(script: Word) -> bytes:

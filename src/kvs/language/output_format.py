@@ -1,7 +1,7 @@
 """The form of output, to the byte. Pure functions: words in, canonical spelling out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, groupby, islice
 from types import MappingProxyType
 
 from kvs.language.grammar import are_plain, spell, spell_all, spell_value
@@ -74,10 +74,9 @@ def format_listing(pairs: Pairs, expiries: Expiries | None = None) -> Iterator[b
 
 
 def format_writes(
-    pairs: Iterable[tuple[bytes, bytes]],
-    expiries: Expiries = NO_EXPIRIES,  # noqa: ARG001
+    pairs: Iterable[tuple[bytes, bytes]], expiries: Expiries = NO_EXPIRIES
 ) -> Iterator[bytes]:
-    """Yield lines of WRITE that together set `pairs`."""
+    """Yield lines of WRITE that together set `pairs` and the times at which the pairs expire."""
     remaining = iter(pairs)
     while next_pairs := list(islice(remaining, PAIRS_PER_WRITE)):
         by_time: dict[int | None, list[tuple[bytes, bytes]]] = {None: next_pairs}

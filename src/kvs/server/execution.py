@@ -6,7 +6,7 @@ are cut so that each takes about a millisecond at most, unless a single line tak
 
 import re
 
-from kvs.engine.interface import ExecuteResult, StopReason
+from kvs.engine.interface import UNKNOWN_ORIGIN, ExecuteResult, StopReason
 from kvs.language.diagnostics import line_at, number_lines
 from kvs.protocol import frames
 from kvs.protocol.requests import Execute

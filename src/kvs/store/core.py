@@ -218,6 +218,7 @@ class StoreCore(NonCopyable):
         budget: int = DEFAULT_BUDGET_BYTES,
         cursor: JobCursor | None = None,
         *,
+        origin: int = UNKNOWN_ORIGIN,
         limits: bool = True,
     ) -> ExecuteResult:
         """Execute the commands of `script` from byte `start` on, which must be a start of a line.
@@ -225,8 +226,8 @@ class StoreCore(NonCopyable):
         Returns at the end of the script, at a WAIT or BACKUP, which the caller carries out, or
         after the command that takes input or output past `budget` bytes. The caller continues from
         the `offset` of the result. An invalid line has no effect and is in its `diagnostics`; no
-        content of a script raises. `cursor` is for jobs. Without `limits`, a line and its output
-        may have any length.
+        content of a script raises. `cursor` is for jobs; `origin` is a number of `add_origin`.
+        Without `limits`, a line and its output may have any length.
 
         Raises:
             ValueError: `start` is outside of the script, `budget` is negative, or `cursor` names a

@@ -33,6 +33,9 @@
 
 namespace kvs {
 
+// The origin of changes by `Engine::expire`; see `kvs.engine.interface`.
+constexpr std::uint64_t EXPIRY_ORIGIN = 1;
+
 // What one batch of lines changed. `kvs.engine.interface.ChangeBatch` describes the fields; Python
 // sees adjacent change batches of one call as one.
 struct ChangeBatch {

@@ -68,6 +68,7 @@ struct Call {
     long long job = 0;
     long long base_offset = 0;
     std::uint64_t origin = 0;
+    bool has_limits = true;
 
     Kind stop = Kind::IDLE;  // what stopped the last batch: WAIT, SHOW or BACKUP; else IDLE
     std::uint64_t wait_ms = 0;
@@ -157,6 +158,7 @@ public:
         removal.collect_changes(watched_keys_, key_, change_batch->changes);
         removal.apply(*table_, key_);
         change_batch->revision = ++revision_;
+        change_batch->origin = EXPIRY_ORIGIN;
         publish();
         dropped = table_->take_dropped();
         const bool has_garbage = table_->has_garbage();

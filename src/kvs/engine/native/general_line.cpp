@@ -488,10 +488,12 @@ Outcome GeneralLines::execute_alone(Line& line, const EngineState& state,
         removal_.find_expired(state.table, line.ms);
     } else {
         const PrefixSet prefixes = prefix_set(line);
-        if (line.kind == Kind::CLEAR)
-            removal_.find(state.table, prefixes);
-        else
-            line.number = count(state.table, prefixes);
+        const bool is_clear = line.kind == Kind::CLEAR;
+        const bool has_all = prefixes.has_all();
+        if (is_clear && !(has_all && state.table_holder)) removal_.find(state.table, prefixes);
+        if (is_clear && state.table_holder && (has_all || removal_.size() == state.table.size()))
+            return remove_all(line, state, changes, space);
+        if (!is_clear) line.number = count(state.table, prefixes);
     }
     Outcome outcome;
     if (line.kind == Kind::CLEAR) line.number = removal_.size();
