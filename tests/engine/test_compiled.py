@@ -364,7 +364,9 @@ def _storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [[], ["churn"]], ids=["model", "churn"])
+@pytest.mark.parametrize(
+    "part", [[], pytest.param(["churn"], marks=pytest.mark.stress)], ids=["model", "churn"]
+)
 def test_storage_agrees_with_model_and_frees_memory(storage: Path, part: list[str]) -> None:
     """After any change of sizes, memory is at most 1.5 times the pairs in use, and 32 MiB."""
     done = subprocess.run(
