@@ -39,7 +39,6 @@ _KEY: Literal["key"] = "key"
 _VALUE: Literal["value"] = "value"
 _REFUSED = b"NOT "
 _PAIR = re.compile(rb"\((%b),(%b)\)" % (WORD, WORD))
-_SHOWN_PAIR = re.compile(rb"\((%b), (%b)\)" % (WORD, WORD))
 _LISTED_PAIR = re.compile(rb"\((%b), (%b)\)(?: UNTIL ([0-9]++))?\n" % (WORD, WORD))
 
 
@@ -342,7 +341,7 @@ def parse_add_output(numbers: Iterable[tuple[bytes, int]], output: bytes) -> dic
 
 def parse_show_output(output: bytes) -> list[tuple[bytes, bytes]]:
     """Return the pairs in the output of a SHOW without UNTIL."""
-    return [(unquote(key), unquote(value)) for key, value in _SHOWN_PAIR.findall(output)]
+    return [(key, value) for key, value, _ in parse_listings([output])]
 
 
 def parse_listings(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, int | None]]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from kvs.errors import MAX_KEY_SHOWN_BYTES, BackupFormatError, BackupReadError
 from kvs.language import grammar
-from kvs.language.grammar import PLAIN, QUOTED, RESERVED
+from kvs.language.grammar import RESERVED
 from kvs.posix.files import open_regular
 from kvs.text import os_error_text, printable, printable_line
 
@@ -39,9 +39,9 @@ LONG_BYTES = 1 << 20
 LINE_BYTES = 2 * (grammar.MAX_KEY_BYTES + grammar.MAX_VALUE_BYTES) + 100
 """Maximum bytes of a line: a word is at most twice as long in its spelling."""
 
-_LINE = re.compile(rb"\((%b|%b), (%b|%b)\)(?: UNTIL (0|[1-9][0-9]{0,14}))?\n" % (
-    PLAIN, QUOTED, PLAIN, QUOTED,
-))  # fmt: skip
+_LINE = re.compile(
+    rb"\((%b), (%b)\)(?: UNTIL (0|[1-9][0-9]{0,14}))?\n" % (grammar.WORD, grammar.WORD)
+)
 
 
 @dataclass(slots=True)
