@@ -1,5 +1,7 @@
 """Helpers for tests that run on every engine."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -8,6 +10,7 @@ import pytest
 from kvs.engine.interface import ChangeBatch, Engine, ExecuteResult, JobCursor
 from kvs.engine.python import PythonEngine
 from kvs.engine.selection import PYTHON
+from tests.helpers import SECONDS
 
 NewEngine = Callable[[], Engine]
 
@@ -21,6 +24,19 @@ def engine_called(name: str) -> NewEngine:
     from kvs.engine._compiled import CompiledEngine
 
     return CompiledEngine
+
+
+def output_of_child(program: str, argument: str) -> str:
+    """Run `program` in a Python process of its own, for its memory; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, argument],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def execute_all(

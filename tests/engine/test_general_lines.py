@@ -1,14 +1,10 @@
 """Lines of the compiled engine's general path: limits, and memory, of which little is enough."""
 
-import subprocess
-import sys
-
 import pytest
 
 from kvs.engine.interface import Engine, ExecuteResult
 from kvs.engine.selection import COMPILED
-from tests.engine.engines import NewEngine, engine_called, take_batches
-from tests.helpers import SECONDS
+from tests.engine.engines import NewEngine, engine_called, output_of_child, take_batches
 
 MIB = 1 << 20
 TOO_LONG = "the output of a line is at most 268435456 bytes, this one has more"
@@ -159,14 +155,7 @@ print(round(checked / len(line), 2), round(executed / len(line), 2))
 )
 def test_memory_of_general_line_is_limited(kind: str, max_ratio: float) -> None:
     engine_called(COMPILED)
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, kind],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    checked, executed = map(float, done.stdout.split())
+    checked, executed = map(float, output_of_child(PEAK, kind).split())
     assert checked < 0.3
     assert executed < max_ratio
 
@@ -230,14 +219,7 @@ print("good")
 def test_general_line_with_too_little_memory_changes_nothing(kind: str) -> None:
     """With more and more memory, the line fails in each of its steps until it succeeds."""
     engine_called(COMPILED)
-    done = subprocess.run(
-        [sys.executable, "-c", SCARCE, kind],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "good\n", "")
+    assert output_of_child(SCARCE, kind) == "good\n"
 
 
 # Expiry.

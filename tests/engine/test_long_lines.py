@@ -1,8 +1,6 @@
 """Lines of very many words: same results in both engines, atomic, in bounded memory."""
 
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,9 +8,8 @@ import pytest
 from kvs.engine.python import PythonEngine
 from kvs.engine.selection import COMPILED
 from kvs.language import diagnostics
-from tests.engine.engines import engine_called, execute_all
+from tests.engine.engines import engine_called, execute_all, output_of_child
 from tests.engine.test_equal import observable_state
-from tests.helpers import SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -178,14 +175,7 @@ print(round(checked / len(script), 2), round(executed / len(script), 2))
 )
 def test_memory_of_long_line_is_few_bytes_per_word(kind: str, max_ratio: float) -> None:
     engine_called(COMPILED)
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, kind],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    checked, executed = map(float, done.stdout.split())
+    checked, executed = map(float, output_of_child(PEAK, kind).split())
     assert checked < 0.3
     assert executed < max_ratio
 
@@ -241,11 +231,4 @@ print("good")
 def test_long_line_with_too_little_memory_changes_nothing(kind: str) -> None:
     """With more and more memory, the line fails in each of its steps until it succeeds."""
     engine_called(COMPILED)
-    done = subprocess.run(
-        [sys.executable, "-c", SCARCE, kind],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "good\n", "")
+    assert output_of_child(SCARCE, kind) == "good\n"
